@@ -1,0 +1,151 @@
+//! The one stream of events: the runner and the stages *say* what happens, reporters *tell* it.
+//!
+//! Run log, terminal and (later) the browser read the same values, so what one shows the others can show too.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The version of the event format, written with every event.
+pub const VERSION: u32 = 1;
+
+/// Something that happened. Every event names the stage it belongs to, if it belongs to one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A run begins.
+    RunStarted {
+        /// The pipeline's name.
+        pipeline: String,
+        /// The run's id, unique in its project.
+        run: String,
+        /// The stages to be visited, in order.
+        stages: Vec<String>,
+    },
+    /// A stage's result is already there.
+    StageFresh {
+        /// The stage.
+        stage: String,
+        /// What it had said of its result.
+        summary: String,
+    },
+    /// A stage begins.
+    StageStarted {
+        /// The stage.
+        stage: String,
+        /// Its kind.
+        kind: String,
+        /// Why it has to run, in words.
+        why: String,
+        /// 1 for the first try.
+        attempt: u32,
+    },
+    /// A stage is `done` of `total` through.
+    Progress {
+        /// The stage.
+        stage: String,
+        /// Units finished.
+        done: u64,
+        /// Units in all, 0 when unknown.
+        total: u64,
+        /// What is counted: `clips`, `steps`.
+        unit: String,
+        /// A short word on what is being done now (`epoch 3, loss 0.41`), may be empty.
+        detail: String,
+    },
+    /// Numbers measured on the way, such as the loss at a step.
+    Metrics {
+        /// The stage.
+        stage: String,
+        /// The step they belong to.
+        step: u64,
+        /// The values by name.
+        values: BTreeMap<String, f64>,
+    },
+    /// Something a person should read, but nothing is wrong.
+    Note {
+        /// The stage.
+        stage: String,
+        /// The sentence.
+        message: String,
+    },
+    /// Something a person should look at; the run goes on.
+    Warning {
+        /// The stage.
+        stage: String,
+        /// The sentence.
+        message: String,
+    },
+    /// A stage is done and its result is kept.
+    StageFinished {
+        /// The stage.
+        stage: String,
+        /// How long it took.
+        seconds: f64,
+        /// What it made, in one sentence.
+        summary: String,
+        /// Its numbers.
+        metrics: BTreeMap<String, f64>,
+    },
+    /// A stage waits for a person.
+    StageParked {
+        /// The stage.
+        stage: String,
+        /// How much is there.
+        have: u64,
+        /// How much is needed.
+        need: u64,
+        /// What to do.
+        message: String,
+    },
+    /// A stage failed.
+    StageFailed {
+        /// The stage.
+        stage: String,
+        /// What happened.
+        message: String,
+        /// What to do.
+        advice: Option<String>,
+    },
+    /// A stage was not reached because of another.
+    StageSkipped {
+        /// The stage.
+        stage: String,
+        /// Why not.
+        because: String,
+    },
+    /// The run ends.
+    RunFinished {
+        /// The exit code.
+        exit: u8,
+        /// How long it took.
+        seconds: f64,
+    },
+}
+
+/// The sending end of the stream; cheap to clone, silent by default.
+#[derive(Clone)]
+pub struct Emitter(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Emitter {
+    /// An emitter that hands every event to `listener`.
+    pub fn new(listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(listener))
+    }
+
+    /// An emitter nobody listens to.
+    pub fn silent() -> Self {
+        Self::new(|_| ())
+    }
+
+    /// Says one event.
+    pub fn emit(&self, event: Event) {
+        (self.0)(event);
+    }
+}
+
+impl std::fmt::Debug for Emitter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Emitter")
+    }
+}

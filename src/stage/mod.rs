@@ -1,0 +1,266 @@
+//! Kinds of work: one file each, one line each in [`STAGES`].
+//!
+//! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, its doc comments
+//! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
+
+use crate::artifact::{Artifact, ArtifactKind};
+use crate::error::{Error, Result};
+use crate::event::{Emitter, Event};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A kind of work, with its settings.
+pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'static {
+    /// What `uses = "…"` says.
+    const KIND: &'static str;
+    /// One sentence on what it does, for `voxpipe schema` and error messages.
+    const ABOUT: &'static str;
+    /// Raise it when old results no longer count.
+    const VERSION: u32;
+    /// What `from = { … }` may name.
+    const INPUTS: &'static [Port];
+
+    /// What the stage makes.
+    fn output(&self) -> ArtifactKind;
+
+    /// Complaints about settings that have the right type but cannot work, found without touching a file.
+    fn check(&self) -> Vec<Complaint> {
+        Vec::new()
+    }
+
+    /// Outside files and folders whose content belongs in the fingerprint, as written in the settings
+    /// (relative ones are relative to the project's root).
+    fn sources(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// The settings as they enter the fingerprint. Override it for settings that do not change the result.
+    fn identity(&self) -> Value {
+        serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+
+    /// Files and folders outside the store that the stage writes (a published folder); they are watched, and the stage runs
+    /// again when they are gone or changed.
+    fn promises(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`Outcome::Done`].
+    fn run(&self, cx: &Context) -> Result<Outcome>;
+}
+
+/// An input a stage takes.
+#[derive(Debug)]
+pub struct Port {
+    /// The key in `from = { … }`; `*` stands for any name.
+    pub name: &'static str,
+    /// The kinds that fit; empty means any.
+    pub kinds: &'static [ArtifactKind],
+    /// How many there may be.
+    pub arity: Arity,
+    /// One sentence on what it is for.
+    pub about: &'static str,
+}
+
+/// How many artifacts a port takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arity {
+    /// Exactly one.
+    One,
+    /// One or none.
+    Optional,
+    /// At least one.
+    Many,
+}
+
+/// Something wrong with a setting, placed by the path of its key inside `with`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// The keys that lead to the value, `["split", "test"]`; empty for the whole table.
+    pub path: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+}
+
+impl Complaint {
+    /// A complaint about the value at `path`, a dotted path such as `split.test`.
+    pub fn new(path: &str, message: impl Into<String>) -> Self {
+        Self { path: path.split('.').filter(|key| !key.is_empty()).map(str::to_owned).collect(), message: message.into(), hint: None }
+    }
+
+    /// Adds what to write instead.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// How a stage ended when nothing went wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The result is in `cx.out`.
+    Done(Made),
+    /// A person has to do something first; running again looks again.
+    Parked {
+        /// How much is there.
+        have: u64,
+        /// How much is needed.
+        need: u64,
+        /// What to do.
+        message: String,
+    },
+}
+
+/// What a stage says of what it made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Made {
+    /// One sentence.
+    pub summary: String,
+    /// Numbers worth comparing and gating on.
+    pub metrics: BTreeMap<String, f64>,
+    /// Further facts for stages downstream.
+    pub facts: BTreeMap<String, Value>,
+}
+
+impl Made {
+    /// Something made, described in one sentence.
+    pub fn new(summary: impl Into<String>) -> Self {
+        Self { summary: summary.into(), ..Self::default() }
+    }
+
+    /// Adds a number.
+    pub fn metric(mut self, name: &str, value: f64) -> Self {
+        self.metrics.insert(name.to_owned(), value);
+        self
+    }
+
+    /// Adds a fact.
+    pub fn fact(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.facts.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// What a running stage is given: its inputs, its folders, its seed, and a voice.
+#[derive(Debug)]
+pub struct Context {
+    /// The stage's name in the pipeline.
+    pub stage: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The project's root: relative paths in settings start here.
+    pub root: PathBuf,
+    /// The stage's own seed, derived from the pipeline's seed and the stage's name.
+    pub seed: u64,
+    /// The inputs by port, in the order `from` names them.
+    pub inputs: BTreeMap<String, Vec<Artifact>>,
+    /// A private, empty folder: what is in it at the end is the result.
+    pub out: PathBuf,
+    /// A folder kept between attempts with the same fingerprint: checkpoints live here.
+    pub scratch: PathBuf,
+    /// Where events go.
+    pub emitter: Emitter,
+    /// Set when the run should stop soon; long stages look at it and leave with [`crate::error::Exit::Interrupted`].
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Context {
+    /// The only artifact of a port.
+    pub fn input(&self, port: &str) -> Result<&Artifact> {
+        self.optional(port).ok_or_else(|| Error::new(format!("stage `{}` was given nothing for `{port}`", self.stage)))
+    }
+
+    /// The only artifact of a port that may be left out.
+    pub fn optional(&self, port: &str) -> Option<&Artifact> {
+        self.inputs.get(port).and_then(|artifacts| artifacts.first())
+    }
+
+    /// All artifacts of a port.
+    pub fn all(&self, port: &str) -> &[Artifact] {
+        self.inputs.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// A path from the settings, made absolute.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// Says how far the stage is.
+    pub fn progress(&self, done: u64, total: u64, unit: &str, detail: impl Into<String>) {
+        self.emitter.emit(Event::Progress { stage: self.stage.clone(), done, total, unit: unit.to_owned(), detail: detail.into() });
+    }
+
+    /// Says something a person should read.
+    pub fn note(&self, message: impl Into<String>) {
+        self.emitter.emit(Event::Note { stage: self.stage.clone(), message: message.into() });
+    }
+
+    /// Says something a person should look at.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.emitter.emit(Event::Warning { stage: self.stage.clone(), message: message.into() });
+    }
+
+    /// Whether the run should stop soon.
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// A stage of any kind, configured: what the runner holds. Implemented for every [`Stage`].
+pub trait AnyStage: Send + Sync {
+    /// See [`Stage::KIND`].
+    fn kind(&self) -> &'static str;
+    /// See [`Stage::VERSION`].
+    fn version(&self) -> u32;
+    /// See [`Stage::INPUTS`].
+    fn ports(&self) -> &'static [Port];
+    /// See [`Stage::output`].
+    fn output(&self) -> ArtifactKind;
+    /// See [`Stage::check`].
+    fn check(&self) -> Vec<Complaint>;
+    /// See [`Stage::sources`].
+    fn sources(&self) -> Vec<PathBuf>;
+    /// See [`Stage::identity`].
+    fn identity(&self) -> Value;
+    /// See [`Stage::promises`].
+    fn promises(&self) -> Vec<PathBuf>;
+    /// See [`Stage::run`].
+    fn run(&self, cx: &Context) -> Result<Outcome>;
+}
+
+impl<S: Stage> AnyStage for S {
+    fn kind(&self) -> &'static str {
+        S::KIND
+    }
+    fn version(&self) -> u32 {
+        S::VERSION
+    }
+    fn ports(&self) -> &'static [Port] {
+        S::INPUTS
+    }
+    fn output(&self) -> ArtifactKind {
+        Stage::output(self)
+    }
+    fn check(&self) -> Vec<Complaint> {
+        Stage::check(self)
+    }
+    fn sources(&self) -> Vec<PathBuf> {
+        Stage::sources(self)
+    }
+    fn identity(&self) -> Value {
+        Stage::identity(self)
+    }
+    fn promises(&self) -> Vec<PathBuf> {
+        Stage::promises(self)
+    }
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        Stage::run(self, cx)
+    }
+}
