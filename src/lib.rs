@@ -1,9 +1,12 @@
 #![doc = "voxpipe: from a person's recordings to a fine-tuned, evaluated, published Voxtral speech recogniser."]
 
 pub mod artifact;
+pub mod audio;
 pub mod error;
 pub mod event;
 pub mod jsonl;
 pub mod pipeline;
 pub mod record;
 pub mod stage;
+pub mod training;
+pub mod voxtral;

@@ -1,0 +1,143 @@
+//! AdamW with PyTorch's arithmetic, over parameters found by name, and the global gradient norm.
+//!
+//! burn's own optimizers clip each tensor apart and key their state by process-wide ids; ours clips over all gradients and its
+//! state is a table of named tensors, which is what a checkpoint holds.
+
+use crate::voxtral::named::{self, Change, Look};
+use burn::module::{Module, Param};
+use burn::tensor::{Gradients, Tensor, TensorData};
+use std::collections::BTreeMap;
+
+/// Gradients by parameter name, flattened, summed over the micro-batches of a step.
+#[derive(Debug, Default)]
+pub struct Gradient(BTreeMap<String, Tensor<1>>);
+
+impl Gradient {
+    /// Adds what a backward pass left for the trainable parameters of a model.
+    pub fn add<M: Module>(&mut self, model: &M, mut gradients: Gradients) {
+        struct Collect<'a> {
+            gradients: &'a mut Gradients,
+            sums: &'a mut BTreeMap<String, Tensor<1>>,
+        }
+        impl Look for Collect<'_> {
+            fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+                let value = param.val();
+                if !value.is_require_grad() {
+                    return;
+                }
+                let Some(gradient) = value.grad_remove(self.gradients) else { return };
+                let count = gradient.shape().num_elements();
+                let gradient = gradient.reshape([count]);
+                let sum = match self.sums.remove(name) {
+                    Some(sum) => sum + gradient,
+                    None => gradient,
+                };
+                self.sums.insert(name.to_owned(), sum);
+            }
+        }
+        named::look(model, &mut Collect { gradients: &mut gradients, sums: &mut self.0 });
+    }
+
+    /// The length of all gradients as one vector.
+    pub fn norm(&self) -> f64 {
+        self.0.values().map(|gradient| f64::from(gradient.clone().square().sum().into_scalar::<f32>())).sum::<f64>().sqrt()
+    }
+
+    /// Shortens all gradients together to a length of at most `limit`, which [`Gradient::norm`] had measured.
+    pub fn clip(&mut self, norm: f64, limit: f64) {
+        let factor = limit / (norm + 1e-6);
+        if factor < 1.0 {
+            for gradient in self.0.values_mut() {
+                *gradient = gradient.clone() * factor;
+            }
+        }
+    }
+}
+
+/// AdamW: a running mean and a running mean square of each gradient decide the step of each weight.
+#[derive(Debug)]
+pub struct AdamW {
+    /// Decay rate of the mean.
+    pub beta1: f64,
+    /// Decay rate of the mean square.
+    pub beta2: f64,
+    /// Keeps the division finite.
+    pub epsilon: f64,
+    /// How much a weight shrinks with each step, times the learning rate; norms and biases do not.
+    pub weight_decay: f64,
+    /// Steps made.
+    pub step: u64,
+    state: BTreeMap<String, (Tensor<1>, Tensor<1>)>,
+}
+
+impl AdamW {
+    /// PyTorch's constants.
+    pub fn new(weight_decay: f64) -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay, step: 0, state: BTreeMap::new() }
+    }
+
+    /// Moves every parameter that has a gradient.
+    pub fn step<M: Module>(&mut self, model: M, gradient: Gradient, learning_rate: f64) -> M {
+        struct Update<'a> {
+            adamw: &'a mut AdamW,
+            gradient: Gradient,
+            learning_rate: f64,
+        }
+        impl Change for Update<'_> {
+            fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let Some(gradient) = self.gradient.0.remove(name) else { return param };
+                param.map(|value| {
+                    let value = value.inner();
+                    let (shape, count) = (value.dims(), value.shape().num_elements());
+                    let moved = self.adamw.moved(name, value.reshape([count]), gradient, self.learning_rate);
+                    Tensor::from_inner(moved.reshape(shape)).require_grad()
+                })
+            }
+        }
+        self.step += 1;
+        named::change(model, &mut Update { adamw: self, gradient, learning_rate })
+    }
+
+    fn moved(&mut self, name: &str, weight: Tensor<1>, gradient: Tensor<1>, learning_rate: f64) -> Tensor<1> {
+        let (mean, square) = match self.state.remove(name) {
+            Some((mean, square)) => (
+                mean * self.beta1 + gradient.clone() * (1.0 - self.beta1),
+                square * self.beta2 + gradient.square() * (1.0 - self.beta2),
+            ),
+            None => (gradient.clone() * (1.0 - self.beta1), gradient.square() * (1.0 - self.beta2)),
+        };
+        let (correction1, correction2) = (1.0 - self.beta1.powf(self.step as f64), 1.0 - self.beta2.powf(self.step as f64));
+        let spread = square.clone().sqrt() / correction2.sqrt() + self.epsilon;
+        let decays = self.weight_decay > 0.0 && !name.ends_with("bias") && !name.contains("norm");
+        let weight = if decays { weight * (1.0 - learning_rate * self.weight_decay) } else { weight };
+        let weight = weight - mean.clone() / spread * (learning_rate / correction1);
+        self.state.insert(name.to_owned(), (mean, square));
+        weight
+    }
+
+    /// Both running means as named tensors.
+    pub fn save(&self) -> BTreeMap<String, TensorData> {
+        let data = |tensor: &Tensor<1>| tensor.clone().into_data();
+        self.state
+            .iter()
+            .flat_map(|(name, (mean, square))| [(format!("mean.{name}"), data(mean)), (format!("square.{name}"), data(square))])
+            .collect()
+    }
+
+    /// Takes back what [`AdamW::save`] gave, after `step` steps.
+    pub fn restore(&mut self, step: u64, tensors: BTreeMap<String, TensorData>, device: &burn::tensor::Device) {
+        self.step = step;
+        let mut means: BTreeMap<String, Tensor<1>> = BTreeMap::new();
+        // `mean.…` sorts before `square.…`, so every square finds its mean.
+        for (name, data) in tensors {
+            let tensor = Tensor::from_data(data, device);
+            if let Some(name) = name.strip_prefix("mean.") {
+                means.insert(name.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix("square.")
+                && let Some(mean) = means.remove(name)
+            {
+                self.state.insert(name.to_owned(), (mean, tensor));
+            }
+        }
+    }
+}

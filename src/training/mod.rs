@@ -1,0 +1,239 @@
+//! The training loop: batches in, a better model out, with a checkpoint now and then.
+//!
+//! One loop serves full fine-tuning and LoRA; they differ only in which parameters require a gradient. The order of the examples
+//! and the dropout of a step depend on the seed and the step's number alone, so a run that was cut off goes on as if it had not been.
+
+pub mod adamw;
+pub mod batch;
+pub mod checkpoint;
+
+use crate::error::{Error, Exit, Result};
+use crate::voxtral::named::{self, Change};
+use crate::voxtral::{Voxtral, int_tensor};
+use adamw::{AdamW, Gradient};
+use batch::{Batch, Example};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use checkpoint::{Checkpoint, State};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How the learning rate changes over a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Falls in a straight line to zero after the last step.
+    #[default]
+    Linear,
+    /// Falls along half a cosine to zero.
+    Cosine,
+    /// Stays.
+    Constant,
+}
+
+/// What the loop needs to know.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Steps over which the rate rises from zero.
+    pub warmup_steps: u64,
+    /// What the rate does afterwards.
+    pub schedule: Schedule,
+    /// Passes over the examples; may be a fraction.
+    pub epochs: f64,
+    /// Examples in one forward pass.
+    pub batch_size: usize,
+    /// Forward passes in one step.
+    pub gradient_accumulation: usize,
+    /// AdamW's weight decay.
+    pub weight_decay: f64,
+    /// Longest allowed gradient, over all parameters; 0 for no limit.
+    pub max_grad_norm: f64,
+    /// Seed of order and dropout.
+    pub seed: u64,
+    /// Fills short rows.
+    pub pad: u32,
+    /// Where checkpoints go, and after how many steps each.
+    pub checkpoints: Option<(PathBuf, u64)>,
+}
+
+/// One line of the loss journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossRow {
+    /// The optimizer step, from 1.
+    pub step: u64,
+    /// Passes over the data finished by then.
+    pub epoch: f64,
+    /// Mean loss over the step's target tokens.
+    pub loss: f64,
+    /// The learning rate used.
+    pub learning_rate: f64,
+    /// Length of the gradient before clipping.
+    pub grad_norm: f64,
+}
+
+/// What the loop says while it runs.
+pub enum Said<'a> {
+    /// A step is done, of so many.
+    Step(&'a LossRow, u64),
+    /// The run goes on after this step.
+    Resumed(u64),
+    /// Something worth reading.
+    Warning(String),
+}
+
+impl Recipe {
+    /// Optimizer steps in one pass over `examples`.
+    pub fn steps_per_epoch(&self, examples: usize) -> u64 {
+        examples.div_ceil(self.batch_size * self.gradient_accumulation) as u64
+    }
+
+    /// Optimizer steps in all.
+    pub fn steps(&self, examples: usize) -> u64 {
+        (self.epochs * self.steps_per_epoch(examples) as f64).ceil() as u64
+    }
+
+    /// The learning rate of a step, counted from 0: the first step after the warm-up uses the full rate, the last a small one.
+    pub fn rate(&self, step: u64, steps: u64) -> f64 {
+        if step < self.warmup_steps {
+            return self.learning_rate * step as f64 / self.warmup_steps.max(1) as f64;
+        }
+        let left = (steps.saturating_sub(step)) as f64 / steps.saturating_sub(self.warmup_steps).max(1) as f64;
+        self.learning_rate
+            * match self.schedule {
+                Schedule::Linear => left,
+                Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - left)).cos()),
+                Schedule::Constant => 1.0,
+            }
+    }
+
+    /// The examples of a step, in order: each pass visits all of them once, shuffled by the seed and the pass.
+    fn examples(&self, step: u64, count: usize) -> Vec<usize> {
+        let (epoch, within) = (step / self.steps_per_epoch(count), step % self.steps_per_epoch(count));
+        let mut order: Vec<usize> = (0..count).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed.wrapping_add(epoch));
+        for last in (1..count).rev() {
+            order.swap(last, rng.random_range(0..=last as u64) as usize);
+        }
+        let size = self.batch_size * self.gradient_accumulation;
+        order.into_iter().skip(within as usize * size).take(size).collect()
+    }
+}
+
+/// Trains the parameters whose names `trained` accepts and returns the model with its losses.
+///
+/// Ends early with exit code 75, after a checkpoint, when `stop` is set.
+pub fn train(
+    model: Voxtral,
+    examples: &[Example],
+    recipe: &Recipe,
+    trained: &dyn Fn(&str) -> bool,
+    device: &Device,
+    stop: &AtomicBool,
+    say: &mut dyn FnMut(Said),
+) -> Result<(Voxtral, Vec<LossRow>)> {
+    let steps = recipe.steps(examples.len());
+    let mut model = mark_trained(model, trained);
+    let mut adamw = AdamW::new(recipe.weight_decay);
+    let mut state = State::default();
+    if let Some((folder, _)) = &recipe.checkpoints
+        && let Some(found) = Checkpoint::newest(folder, |warning| say(Said::Warning(warning)))
+    {
+        model = put_back(model, found.weights)?;
+        adamw.restore(found.state.step, found.optimizer, device);
+        state = found.state;
+        say(Said::Resumed(state.step));
+    }
+    while state.step < steps {
+        let chosen: Vec<&Example> = recipe.examples(state.step, examples.len()).into_iter().map(|index| &examples[index]).collect();
+        // Dropout draws from the device's generator: seeded by the step, it needs no place in a checkpoint.
+        device.seed(recipe.seed ^ state.step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let targets: usize = chosen.iter().map(|example| example.targets()).sum();
+        let (mut gradient, mut loss) = (Gradient::default(), 0.0);
+        for rows in chosen.chunks(recipe.batch_size) {
+            let share = loss_sum(&model, &Batch::new(rows, recipe.pad, device))? / targets as f64;
+            loss += f64::from(share.clone().into_scalar::<f32>());
+            gradient.add(&model, share.backward());
+        }
+        let norm = gradient.norm();
+        if !loss.is_finite() || !norm.is_finite() {
+            let clips: Vec<&str> = chosen.iter().map(|example| example.name.as_str()).collect();
+            return Err(Error::new(format!("training diverged at step {}: loss {loss}, gradient {norm}; its clips: {}", state.step + 1, clips.join(", ")))
+                .advice("lower `learning_rate`, or look at these clips"));
+        }
+        if recipe.max_grad_norm > 0.0 {
+            gradient.clip(norm, recipe.max_grad_norm);
+        }
+        let learning_rate = recipe.rate(state.step, steps);
+        model = adamw.step(model, gradient, learning_rate);
+        state.step += 1;
+        let epoch = state.step as f64 / recipe.steps_per_epoch(examples.len()) as f64;
+        state.losses.push(LossRow { step: state.step, epoch, loss, learning_rate, grad_norm: norm });
+        if let Some(row) = state.losses.last() {
+            say(Said::Step(row, steps));
+        }
+        let stopping = stop.load(Ordering::Relaxed) && state.step < steps;
+        if let Some((folder, every)) = &recipe.checkpoints
+            && (stopping || (state.step.is_multiple_of(*every) && state.step < steps))
+        {
+            let weights = crate::voxtral::weights::tensors(&model, trained);
+            Checkpoint { weights, optimizer: adamw.save(), state: state.clone() }.write(folder)?;
+        }
+        if stopping {
+            return Err(Error::new(format!("stopped after step {} of {steps}, which is saved", state.step)).exit(Exit::Interrupted).advice("run again to go on from there"));
+        }
+    }
+    Ok((model.no_grad(), state.losses))
+}
+
+/// The summed cross-entropy of a batch's targets. The head sees only positions that predict a target.
+///
+/// # Shapes
+/// → `[1]`
+pub fn loss_sum(model: &Voxtral, batch: &Batch) -> Result<Tensor<1>> {
+    let audio = model.embed_audio(batch.features.clone());
+    let hidden = model.language_model.model.forward(model.embed(&batch.tokens, Some(audio))?);
+    let [rows, length, width] = hidden.dims();
+    let device = hidden.device();
+    let hidden = hidden.reshape([rows * length, width]).select(0, int_tensor(batch.positions.iter().copied(), &device));
+    let scores = log_softmax(model.language_model.lm_head.forward(hidden), 1);
+    let labels: Tensor<2, Int> = int_tensor(batch.labels.iter().copied(), &device).unsqueeze_dim(1);
+    Ok(scores.gather(1, labels).sum().neg())
+}
+
+/// Makes exactly the wanted parameters trainable.
+fn mark_trained(model: Voxtral, trained: &dyn Fn(&str) -> bool) -> Voxtral {
+    struct Mark<'a>(&'a dyn Fn(&str) -> bool);
+    impl Change for Mark<'_> {
+        fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let wanted = (self.0)(name);
+            param.map(|value| if wanted { value.autodiff() } else { value }).set_require_grad(wanted)
+        }
+    }
+    named::change(model, &mut Mark(trained))
+}
+
+/// Replaces parameters by those of a checkpoint.
+fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>) -> Result<Voxtral> {
+    struct PutBack(BTreeMap<String, TensorData>);
+    impl Change for PutBack {
+        fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            match self.0.remove(name) {
+                Some(data) => param.map(|value| Tensor::from_inner(Tensor::from_data(data, &value.inner().device())).require_grad()),
+                None => param,
+            }
+        }
+    }
+    let mut hands = PutBack(weights);
+    let model = named::change(model, &mut hands);
+    match hands.0.keys().next() {
+        None => Ok(model),
+        Some(name) => Err(Error::new(format!("the checkpoint holds `{name}`, which is no part of the model"))),
+    }
+}

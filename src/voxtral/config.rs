@@ -1,0 +1,214 @@
+//! The model's dimensions, read from a Hugging Face `config.json`.
+
+use crate::error::{Doing, Error, Exit, Result};
+use serde::Deserialize;
+use std::fs;
+use std::path::Path;
+
+/// The dimensions of a Voxtral model.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Config {
+    /// The audio tower.
+    pub audio_config: AudioConfig,
+    /// The text model.
+    pub text_config: TextConfig,
+    /// The token whose embedding is replaced by a row of audio.
+    #[serde(default = "defaults::audio_token_id")]
+    pub audio_token_id: u32,
+}
+
+/// The Whisper-style encoder. Missing fields are those of Voxtral-Mini-3B.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AudioConfig {
+    /// Mel bins of the spectrogram.
+    pub num_mel_bins: usize,
+    /// Width.
+    #[serde(alias = "d_model")]
+    pub hidden_size: usize,
+    /// Layers.
+    #[serde(alias = "encoder_layers")]
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    #[serde(alias = "encoder_attention_heads")]
+    pub num_attention_heads: usize,
+    /// Width inside the feed-forward block, and of the projector's input.
+    #[serde(alias = "encoder_ffn_dim")]
+    pub intermediate_size: usize,
+    /// Encoder frames of one chunk of audio: half its spectrogram frames.
+    pub max_source_positions: usize,
+}
+
+/// The Llama-style decoder. Missing fields are those of Voxtral-Mini-3B.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TextConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads, each shared by several query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head; heads × width may differ from `hidden_size`.
+    pub head_dim: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Added to the mean square before its root.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary angles, as transformers 4 writes it.
+    pub rope_theta: Option<f64>,
+    /// Base of the rotary angles, as transformers 5 writes it.
+    pub rope_parameters: Option<RopeParameters>,
+    /// Whether the head shares the embedding's weights (Voxtral: no).
+    pub tie_word_embeddings: bool,
+}
+
+/// Rotary position embedding, as transformers 5 writes it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct RopeParameters {
+    /// Base of the angles.
+    pub rope_theta: Option<f64>,
+    /// Must be `default` or absent.
+    pub rope_type: Option<String>,
+}
+
+mod defaults {
+    pub(super) fn audio_token_id() -> u32 {
+        24
+    }
+}
+
+impl Default for AudioConfig {
+    fn default() -> Self {
+        Self {
+            num_mel_bins: 128,
+            hidden_size: 1280,
+            num_hidden_layers: 32,
+            num_attention_heads: 20,
+            intermediate_size: 5120,
+            max_source_positions: 1500,
+        }
+    }
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 131_072,
+            hidden_size: 3072,
+            num_hidden_layers: 30,
+            num_attention_heads: 32,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            intermediate_size: 8192,
+            rms_norm_eps: 1e-5,
+            rope_theta: None,
+            rope_parameters: None,
+            tie_word_embeddings: false,
+        }
+    }
+}
+
+impl AudioConfig {
+    /// Spectrogram frames of one chunk.
+    pub fn chunk_frames(&self) -> usize {
+        2 * self.max_source_positions
+    }
+
+    /// Rows of text-model width that one chunk becomes: the projector sees several encoder frames at once.
+    pub fn chunk_tokens(&self) -> usize {
+        self.max_source_positions * self.hidden_size / self.intermediate_size
+    }
+}
+
+impl TextConfig {
+    /// Base of the rotary angles.
+    pub fn theta(&self) -> f64 {
+        self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(1e8)
+    }
+}
+
+impl Config {
+    /// Reads `config.json` in a model folder.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display())).map_err(|error| {
+            error.exit(Exit::Failed).advice("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
+        })?;
+        let config: Self = serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
+        config.check().map_err(|message| Error::new(format!("{}: {message}", path.display())))?;
+        Ok(config)
+    }
+
+    /// What would make the shapes impossible or the model not the one we know.
+    fn check(&self) -> std::result::Result<(), String> {
+        let (audio, text) = (&self.audio_config, &self.text_config);
+        let sizes = [
+            ("audio_config.num_mel_bins", audio.num_mel_bins),
+            ("audio_config.hidden_size", audio.hidden_size),
+            ("audio_config.num_attention_heads", audio.num_attention_heads),
+            ("audio_config.intermediate_size", audio.intermediate_size),
+            ("audio_config.max_source_positions", audio.max_source_positions),
+            ("text_config.vocab_size", text.vocab_size),
+            ("text_config.hidden_size", text.hidden_size),
+            ("text_config.num_attention_heads", text.num_attention_heads),
+            ("text_config.num_key_value_heads", text.num_key_value_heads),
+            ("text_config.head_dim", text.head_dim),
+            ("text_config.intermediate_size", text.intermediate_size),
+        ];
+        for (name, size) in sizes {
+            if size == 0 || size > 1 << 24 {
+                return Err(format!("`{name}` is {size}, which no model has"));
+            }
+        }
+        if audio.hidden_size < 4 || !audio.hidden_size.is_multiple_of(2) || !audio.hidden_size.is_multiple_of(audio.num_attention_heads) {
+            return Err("`audio_config.hidden_size` must be even and divisible by `num_attention_heads`".into());
+        }
+        if !(audio.max_source_positions * audio.hidden_size).is_multiple_of(audio.intermediate_size) {
+            return Err("a chunk (`max_source_positions` × `hidden_size`) must divide evenly into rows of `intermediate_size`".into());
+        }
+        if !text.num_attention_heads.is_multiple_of(text.num_key_value_heads) {
+            return Err("`text_config.num_attention_heads` must be a multiple of `num_key_value_heads`".into());
+        }
+        if !text.head_dim.is_multiple_of(2) {
+            return Err("`text_config.head_dim` must be even for rotary embedding".into());
+        }
+        if self.audio_token_id as usize >= text.vocab_size {
+            return Err("`audio_token_id` is outside the vocabulary".into());
+        }
+        if text.tie_word_embeddings {
+            return Err("`text_config.tie_word_embeddings` is true: this is not a Voxtral Mini or Small checkpoint of 2507".into());
+        }
+        match text.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()) {
+            None | Some("default") => Ok(()),
+            Some(other) => Err(format!("`text_config.rope_parameters.rope_type` is `{other}`; Voxtral uses `default`")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_and_the_defaults() {
+        let four: Config = serde_json::from_str(r#"{"audio_config":{"head_dim":64},"text_config":{"rope_theta":1e6,"rope_scaling":null}}"#).unwrap();
+        let five: Config = serde_json::from_str(r#"{"audio_config":{},"text_config":{"rope_parameters":{"rope_theta":1e6,"rope_type":"default"}}}"#).unwrap();
+        assert_eq!((four.text_config.theta(), five.text_config.theta()), (1e6, 1e6));
+        assert_eq!((four.audio_config.chunk_frames(), four.audio_config.chunk_tokens()), (3000, 375));
+        assert_eq!(four.check(), Ok(()));
+    }
+
+    #[test]
+    fn impossible_shapes_are_named() {
+        let bad: Config = serde_json::from_str(r#"{"audio_config":{},"text_config":{"num_key_value_heads":7}}"#).unwrap();
+        assert!(bad.check().unwrap_err().contains("num_key_value_heads"));
+        let huge: Config = serde_json::from_str(r#"{"audio_config":{},"text_config":{"vocab_size":99999999999}}"#).unwrap();
+        assert!(huge.check().unwrap_err().contains("vocab_size"));
+    }
+}

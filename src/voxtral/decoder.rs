@@ -1,0 +1,201 @@
+//! The text model: a Llama decoder that continues a prompt in which audio rows stand among token embeddings.
+
+use super::attention::{KvCache, attend, merge_heads, split_heads};
+use super::config::TextConfig;
+use super::linear::Linear;
+use super::norm::RmsNorm;
+use super::weights::{Init, Weights};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData, activation::silu};
+
+/// Embedding, layers, norm and the head that scores the next token.
+#[derive(Module, Debug)]
+pub struct LanguageModel {
+    /// Everything below the head.
+    pub model: Decoder,
+    /// Scores over the vocabulary; not tied to the embedding.
+    pub lm_head: Linear,
+}
+
+impl LanguageModel {
+    pub(super) fn load(config: &TextConfig, weights: &mut Weights) -> Self {
+        Self {
+            model: Decoder::load(config, weights, "language_model.model"),
+            lm_head: Linear::load(weights, "language_model.lm_head", config.hidden_size, config.vocab_size, false),
+        }
+    }
+}
+
+/// Embedding, layers and the last norm.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// One row a token.
+    pub embed_tokens: Embedding,
+    /// The transformer.
+    pub layers: Vec<DecoderLayer>,
+    /// After the last layer.
+    pub norm: RmsNorm,
+    head_width: usize,
+    theta: f64,
+}
+
+impl Decoder {
+    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+        let shape = [config.vocab_size, config.hidden_size];
+        Self {
+            embed_tokens: Embedding { weight: weights.take(&format!("{name}.embed_tokens.weight"), shape, Init::Normal(1.0)) },
+            layers: (0..config.num_hidden_layers).map(|i| DecoderLayer::load(config, weights, &format!("{name}.layers.{i}"))).collect(),
+            norm: RmsNorm::load(weights, &format!("{name}.norm"), config.hidden_size, config.rms_norm_eps),
+            head_width: config.head_dim,
+            theta: config.theta(),
+        }
+    }
+
+    /// # Shapes
+    /// `[batch, length, width]` → the same
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let rotary = Rotary::new(0..x.dims()[1], self.head_width, self.theta, &x.device());
+        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x, &rotary, None));
+        self.norm.forward(x)
+    }
+
+    /// The same for the positions that follow those in the caches; there is one cache a layer. More than one position at a time
+    /// is only meaningful into empty caches.
+    pub fn forward_cached(&self, x: Tensor<3>, caches: &mut [KvCache]) -> Tensor<3> {
+        let start = caches.first().map_or(0, KvCache::length);
+        let rotary = Rotary::new(start..start + x.dims()[1], self.head_width, self.theta, &x.device());
+        let x = self.layers.iter().zip(caches).fold(x, |x, (layer, cache)| layer.forward(x, &rotary, Some(cache)));
+        self.norm.forward(x)
+    }
+}
+
+/// A table with one row a token.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[vocabulary, width]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+/// Attention and a gated feed-forward block, each behind a norm and added to what came in.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    /// Every position sees those before it.
+    pub self_attn: DecoderAttention,
+    /// silu(gate) · up, then down.
+    pub mlp: Mlp,
+    /// Before the attention.
+    pub input_layernorm: RmsNorm,
+    /// Before the feed-forward block.
+    pub post_attention_layernorm: RmsNorm,
+}
+
+impl DecoderLayer {
+    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+        let norm = |weights: &mut Weights, part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), config.hidden_size, config.rms_norm_eps);
+        Self {
+            self_attn: DecoderAttention::load(config, weights, &format!("{name}.self_attn")),
+            mlp: Mlp::load(config, weights, &format!("{name}.mlp")),
+            input_layernorm: norm(weights, "input_layernorm"),
+            post_attention_layernorm: norm(weights, "post_attention_layernorm"),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, rotary: &Rotary, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), rotary, cache);
+        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
+    }
+}
+
+/// Causal grouped-query attention with rotary positions.
+#[derive(Module, Debug)]
+pub struct DecoderAttention {
+    /// Queries.
+    pub q_proj: Linear,
+    /// Keys.
+    pub k_proj: Linear,
+    /// Values.
+    pub v_proj: Linear,
+    /// Back to the width of the model.
+    pub o_proj: Linear,
+    heads: usize,
+    key_heads: usize,
+}
+
+impl DecoderAttention {
+    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+        let (width, heads, key_heads) = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads);
+        let mut linear = |part: &str, inputs, outputs| Linear::load(weights, &format!("{name}.{part}"), inputs, outputs, false);
+        Self {
+            q_proj: linear("q_proj", width, heads * config.head_dim),
+            k_proj: linear("k_proj", width, key_heads * config.head_dim),
+            v_proj: linear("v_proj", width, key_heads * config.head_dim),
+            o_proj: linear("o_proj", heads * config.head_dim, width),
+            heads,
+            key_heads,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, rotary: &Rotary, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let q = rotary.turn(split_heads(self.q_proj.forward(x.clone()), self.heads));
+        let k = rotary.turn(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
+        let v = split_heads(self.v_proj.forward(x), self.key_heads);
+        let causal = q.dims()[2] > 1;
+        let (k, v) = match cache {
+            Some(cache) => cache.append(k, v),
+            None => (k, v),
+        };
+        self.o_proj.forward(merge_heads(attend(q, k, v, causal)))
+    }
+}
+
+/// The gated feed-forward block.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// Through silu, decides what passes.
+    pub gate_proj: Linear,
+    /// What may pass.
+    pub up_proj: Linear,
+    /// Back to the width of the model.
+    pub down_proj: Linear,
+}
+
+impl Mlp {
+    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let mut linear = |part: &str, inputs, outputs| Linear::load(weights, &format!("{name}.{part}"), inputs, outputs, false);
+        Self { gate_proj: linear("gate_proj", width, inner), up_proj: linear("up_proj", width, inner), down_proj: linear("down_proj", inner, width) }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.down_proj.forward(silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x))
+    }
+}
+
+/// Rotary position embedding in the half-split convention: component i turns with component i + width / 2.
+#[derive(Debug)]
+struct Rotary {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+}
+
+impl Rotary {
+    fn new(positions: std::ops::Range<usize>, width: usize, theta: f64, device: &Device) -> Self {
+        let (length, half) = (positions.len(), width / 2);
+        // Frequencies and angles in f32, as the reference computes them.
+        let frequency = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / width as f32);
+        let angles: Vec<f32> = positions.flat_map(|position| (0..width).map(move |i| position as f32 * frequency(i % half))).collect();
+        let table = |f: fn(f32) -> f32| {
+            let values: Vec<f32> = angles.iter().map(|angle| f(*angle)).collect();
+            Tensor::from_data(TensorData::new(values, [1, 1, length, width]), device)
+        };
+        Self { cos: table(f32::cos), sin: table(f32::sin) }
+    }
+
+    /// # Shapes
+    /// `[batch, heads, length, width]` → the same
+    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let turned = Tensor::cat(vec![x.clone().narrow(3, half, half).neg(), x.clone().narrow(3, 0, half)], 3);
+        x * self.cos.clone() + turned * self.sin.clone()
+    }
+}

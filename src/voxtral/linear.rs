@@ -1,0 +1,37 @@
+//! y = x Wᵀ + b, with room for a low-rank adapter.
+
+use super::lora::Lora;
+use super::weights::{Init, Weights};
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, module::linear};
+
+/// A linear layer with the weight as the Hub stores it, `[out, in]`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// A low-rank update learned beside a frozen weight.
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    pub(super) fn load(weights: &mut Weights, name: &str, inputs: usize, outputs: usize, bias: bool) -> Self {
+        Self {
+            weight: weights.take(&format!("{name}.weight"), [outputs, inputs], Init::Normal(1.0 / (inputs as f32).sqrt())),
+            bias: bias.then(|| weights.take(&format!("{name}.bias"), [outputs], Init::Zeros)),
+            lora: None,
+        }
+    }
+
+    /// # Shapes
+    /// `[…, in]` → `[…, out]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let y = linear(x.clone(), self.weight.val().transpose(), self.bias.as_ref().map(Param::val));
+        match &self.lora {
+            Some(lora) => y + lora.forward(x),
+            None => y,
+        }
+    }
+}
