@@ -1,1 +1,3 @@
+//! Every integration test, in one binary: burn is large, and linking it once is enough.
 
+mod voxtral;

@@ -38,6 +38,21 @@ impl Gradient {
         named::look(model, &mut Collect { gradients: &mut gradients, sums: &mut self.0 });
     }
 
+    /// The gradient of one parameter, flattened.
+    pub fn get(&self, name: &str) -> Option<Tensor<1>> {
+        self.0.get(name).cloned()
+    }
+
+    /// How many parameters have one.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no parameter has one.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The length of all gradients as one vector.
     pub fn norm(&self) -> f64 {
         self.0.values().map(|gradient| f64::from(gradient.clone().square().sum().into_scalar::<f32>())).sum::<f64>().sqrt()

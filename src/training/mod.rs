@@ -208,7 +208,7 @@ pub fn loss_sum(model: &Voxtral, batch: &Batch) -> Result<Tensor<1>> {
 }
 
 /// Makes exactly the wanted parameters trainable.
-fn mark_trained(model: Voxtral, trained: &dyn Fn(&str) -> bool) -> Voxtral {
+pub fn mark_trained(model: Voxtral, trained: &dyn Fn(&str) -> bool) -> Voxtral {
     struct Mark<'a>(&'a dyn Fn(&str) -> bool);
     impl Change for Mark<'_> {
         fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
