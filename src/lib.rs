@@ -7,6 +7,7 @@ pub mod event;
 pub mod jsonl;
 pub mod pipeline;
 pub mod record;
+pub mod scoring;
 pub mod stage;
 pub mod training;
 pub mod voxtral;

@@ -18,6 +18,8 @@ pub mod lora;
 pub mod named;
 pub mod norm;
 pub mod projector;
+pub mod prompt;
+pub mod tokenizer;
 pub mod weights;
 
 use crate::error::{Error, Result};
