@@ -1,0 +1,68 @@
+//! Error rates against jiwer's numbers.
+
+use serde::Deserialize;
+use std::path::Path;
+use voxpipe::jsonl;
+use voxpipe::scoring::{Aligned, Edits, Normalisation, Tally, align};
+
+#[derive(Deserialize)]
+struct Pair {
+    reference: String,
+    hypothesis: String,
+    words: [usize; 2],
+    wer: f64,
+    characters: [usize; 2],
+    cer: f64,
+}
+
+fn pairs() -> Vec<Pair> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scoring/pairs.jsonl");
+    let pairs = jsonl::read(&path).unwrap();
+    assert_eq!(pairs.len(), 200);
+    pairs.into_iter().map(|(_, pair)| pair).collect()
+}
+
+#[test]
+fn rates_are_those_of_jiwer() {
+    let mut total = Tally::default();
+    for pair in pairs() {
+        let tally = Tally::of(&pair.reference, &pair.hypothesis, Normalisation::None);
+        assert_eq!([tally.words.errors(), tally.words.reference()], pair.words, "{} / {}", pair.reference, pair.hypothesis);
+        assert_eq!([tally.characters.errors(), tally.characters.reference()], pair.characters, "{} / {}", pair.reference, pair.hypothesis);
+        let score = tally.score();
+        assert!((score.wer - pair.wer).abs() < 1e-12 && (score.cer - pair.cer).abs() < 1e-12, "{score:?}");
+        total += tally;
+    }
+    let errors: usize = pairs().iter().map(|pair| pair.words[0]).sum();
+    let words: usize = pairs().iter().map(|pair| pair.words[1]).sum();
+    assert_eq!((total.clips, total.score().wer), (200, errors as f64 / words as f64));
+}
+
+#[test]
+fn an_alignment_agrees_with_the_counts() {
+    for pair in pairs() {
+        let reference: Vec<&str> = pair.reference.split_whitespace().collect();
+        let hypothesis: Vec<&str> = pair.hypothesis.split_whitespace().collect();
+        let mut counts = Edits::default();
+        let (mut said, mut written) = (Vec::new(), Vec::new());
+        for step in align(&reference, &hypothesis) {
+            match step {
+                Aligned::Hit(word) => (counts.hits, _) = (counts.hits + 1, (said.push(word), written.push(word))),
+                Aligned::Substitution(a, b) => (counts.substitutions, _) = (counts.substitutions + 1, (said.push(a), written.push(b))),
+                Aligned::Insertion(word) => (counts.insertions, _) = (counts.insertions + 1, written.push(word)),
+                Aligned::Deletion(word) => (counts.deletions, _) = (counts.deletions + 1, said.push(word)),
+            }
+        }
+        assert_eq!((said, written), (reference.clone(), hypothesis.clone()));
+        assert_eq!(counts, Edits::between(&reference, &hypothesis));
+    }
+}
+
+#[test]
+fn swapping_the_texts_swaps_insertions_and_deletions() {
+    for pair in pairs() {
+        let there = Tally::of(&pair.reference, &pair.hypothesis, Normalisation::Basic).words;
+        let back = Tally::of(&pair.hypothesis, &pair.reference, Normalisation::Basic).words;
+        assert_eq!(back, Edits { insertions: there.deletions, deletions: there.insertions, ..there });
+    }
+}
