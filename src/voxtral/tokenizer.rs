@@ -180,7 +180,7 @@ fn special_tokens(file: &File) -> Result<BTreeMap<String, u32>, String> {
 /// The byte pieces that are in use: files carry more entries than the model has ids for.
 fn pieces(file: &File) -> Result<Vec<Vec<u8>>, String> {
     let Config { default_vocab_size: all, default_num_special_tokens: special, .. } = file.config;
-    let used = all.checked_sub(special).unwrap_or_default() as usize;
+    let used = all.saturating_sub(special) as usize;
     if used < 256 {
         return Err(format!("config.default_vocab_size is {all} with {special} special tokens, which leaves no room for the 256 bytes"));
     }

@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
 """Makes tokens.jsonl: 300 strings with the ids that mistral-common gives them under three vocabularies, and what it decodes.
+Makes vectors/: texts with their ids in Voxtral's vocabulary, and as much of that vocabulary as these texts can touch.
 
     python tests/voxtral/make_tokens.py            # made with mistral-common 1.13.1, tiktoken 0.14.0
 
 A row has `text`; `tiny` (tests/voxtral/tiny), `nano` (pipelines/models/nano-first-run) and `full` (the 131072 of the package's
 tekken_240911.json, which is not in the repository); `noise`, random ids of the nano vocabulary, special ones among them; `decoded`, their text.
+
+vectors/tekken.json keeps the bytes and every entry that occurs in one of the texts: merging a text looks at no other entry, so its pieces are
+those of the whole vocabulary. `full_rank` is the rank there; Voxtral's id is that plus 1000. Like the whole file it is of version 3 and lists
+no special tokens.
 """
+import base64
 import json
 import random
 from pathlib import Path
@@ -72,9 +78,36 @@ def texts():
     return plain + ODDITIES + mixed
 
 
+VECTORS = [
+    "Hello world, this is a test.", " leading space", "Bonjour à tous, ça va ?", "Straße über 12345 €", "नमस्ते दुनिया", "日本語のテスト",
+    "tab\tnew\nline\r\n\n  two  spaces  ", "don't DON'T e-mail@x.org", "[INST]<s>", "Venture Capital ist wichtig.",
+]
+
+
+def write_vectors(full):
+    texts = VECTORS + [f"lang:{language}" for language in SENTENCES] + [pair[0] for pair in SENTENCES.values()]
+    (HERE / "vectors").mkdir(exist_ok=True)
+    with open(HERE / "vectors" / "vectors.jsonl", "w", encoding="utf-8") as out:
+        for text in texts:
+            out.write(json.dumps({"text": text, "ids": full.encode(text, bos=False, eos=False)}, ensure_ascii=False) + "\n")
+    source, everything = json.loads(FULL.read_text(encoding="utf-8")), [text.encode() for text in texts]
+    kept = source["vocab"][:256]
+    for entry in source["vocab"][256:130072]:
+        piece = base64.b64decode(entry["token_bytes"])
+        if any(piece in text for text in everything):
+            kept.append(entry)
+    entries = [{"rank": i, "token_bytes": e["token_bytes"], "full_rank": e["rank"]} for i, e in enumerate(kept)]
+    config = {"pattern": source["config"]["pattern"], "num_vocab_tokens": len(kept), "default_vocab_size": len(kept) + 1000,
+              "default_num_special_tokens": 1000, "version": "v3"}
+    lines = ",\n".join("    " + json.dumps(e) for e in entries)
+    (HERE / "vectors" / "tekken.json").write_text(
+        f'{{\n  "config": {json.dumps(config, ensure_ascii=False)},\n  "vocab": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
+
+
 def main():
     tokenizers = {"tiny": Tekkenizer.from_file(HERE / "tiny" / "tekken.json"), "nano": Tekkenizer.from_file(NANO / "tekken.json"),
                   "full": Tekkenizer.from_file(FULL)}
+    write_vectors(tokenizers["full"])
     rng = random.Random(12)
     with open(HERE / "tokens.jsonl", "w", encoding="utf-8") as out:
         for text in texts():
