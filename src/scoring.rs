@@ -4,6 +4,9 @@
 //! taken, and among those the one with the most hits, so that the counts do not depend on how the search goes. A corpus is scored as the
 //! sum of all errors over the sum of all reference words: long clips weigh more than short ones.
 //!
+//! Words are what spaces separate. Japanese, Chinese and other scripts without spaces have one word a clause then: look at the
+//! character error rate there.
+//!
 //! A rate is undefined when nothing was said. Here it is 0 if nothing was written either, and 1 otherwise.
 
 use schemars::JsonSchema;
