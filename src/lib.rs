@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod audio;
+pub mod device;
 pub mod error;
 pub mod event;
 pub mod jsonl;

@@ -1,17 +1,22 @@
 //! From clips to what one forward pass needs: padded token rows, features, and which positions are scored.
 
-use crate::audio::mel::Features;
+use crate::audio::Features;
+use crate::error::Result;
 use crate::voxtral::Tokens;
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::voxtral::recognizer::stack;
+use burn::tensor::{Device, Tensor};
 use std::sync::Arc;
 
+/// Gives a clip's log-mel spectrogram: from memory, or computed each time where all of them together would not fit.
+pub type Listen = Arc<dyn Fn() -> Result<Arc<Features>> + Send + Sync>;
+
 /// A clip as the model sees it: its features, and the prompt followed by the transcript and `</s>`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Example {
     /// What the clip is called in messages.
     pub name: String,
     /// The log-mel spectrogram of all its chunks.
-    pub features: Arc<Features>,
+    pub features: Listen,
     /// Prompt, transcript, `</s>`.
     pub ids: Vec<u32>,
     /// How many of the ids are prompt, which is read but not scored.
@@ -40,7 +45,8 @@ pub struct Batch {
 
 impl Batch {
     /// Joins examples; `pad` fills short rows.
-    pub fn new(examples: &[&Example], pad: u32, device: &Device) -> Self {
+    pub fn new(examples: &[&Example], pad: u32, device: &Device) -> Result<Self> {
+        let features = examples.iter().map(|example| (example.features)()).collect::<Result<Vec<_>>>()?;
         let length = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
         let mut tokens = Tokens { ids: Vec::with_capacity(examples.len() * length), rows: examples.len(), length };
         let (mut positions, mut labels) = (Vec::new(), Vec::new());
@@ -51,20 +57,6 @@ impl Batch {
                 labels.push(i64::from(example.ids[place]));
             }
         }
-        Self { tokens, features: join(examples.iter().map(|example| example.features.as_ref()), device), positions, labels }
+        Ok(Self { tokens, features: stack(features.iter().map(Arc::as_ref), device), positions, labels })
     }
-}
-
-/// The chunks of several clips as one tensor.
-///
-/// # Shapes
-/// → `[chunks, mels, frames]`
-pub fn join<'a>(clips: impl Iterator<Item = &'a Features>, device: &Device) -> Tensor<3> {
-    let (mut data, mut chunks, mut mels, mut frames) = (Vec::new(), 0, 0, 0);
-    for clip in clips {
-        data.extend_from_slice(&clip.data);
-        chunks += clip.chunks;
-        (mels, frames) = (clip.mels, clip.frames);
-    }
-    Tensor::from_data(TensorData::new(data, [chunks, mels, frames]), device)
 }

@@ -157,7 +157,7 @@ pub fn train(
         let targets: usize = chosen.iter().map(|example| example.targets()).sum();
         let (mut gradient, mut loss) = (Gradient::default(), 0.0);
         for rows in chosen.chunks(recipe.batch_size) {
-            let share = loss_sum(&model, &Batch::new(rows, recipe.pad, device))? / targets as f64;
+            let share = loss_sum(&model, &Batch::new(rows, recipe.pad, device)?)? / targets as f64;
             loss += f64::from(share.clone().into_scalar::<f32>());
             gradient.add(&model, share.backward());
         }

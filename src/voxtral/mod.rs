@@ -19,6 +19,7 @@ pub mod named;
 pub mod norm;
 pub mod projector;
 pub mod prompt;
+pub mod recognizer;
 pub mod tokenizer;
 pub mod weights;
 

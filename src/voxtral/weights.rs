@@ -179,7 +179,7 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Res
 
 /// The values of a tensor as `f32`.
 pub fn floats(data: &TensorData) -> Result<Vec<f32>> {
-    data.to_vec::<f32>().map_err(|error| Error::new(format!("not 32-bit floats: {error:?}")))
+    data.try_to_vec::<f32>().map_err(|error| Error::new(format!("not 32-bit floats: {error:?}")))
 }
 
 /// Reads all tensors of a safetensors file as `f32`, by name: for adapters and optimizer states.

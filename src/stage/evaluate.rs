@@ -1,0 +1,254 @@
+//! `evaluate`: what the tuned model hears in clips it never saw, beside what the base model hears, as error rates.
+
+use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use crate::artifact::{Artifact, ArtifactKind};
+use crate::audio::read_wav16k;
+use crate::device;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::jsonl;
+use crate::record::Record;
+use crate::scoring::{Normalisation, Score, Tally};
+use crate::voxtral::lora;
+use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
+use burn::tensor::Device;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+
+/// Clips whose samples are in memory at the same time.
+const AT_ONCE: usize = 64;
+
+/// Score a model on held-out clips: word and character error rates, against the base model.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluate {
+    /// Which split is held out: `test` or `validation`.
+    split: String,
+    /// What is made equal before texts are compared; named beside every score.
+    normalisation: Normalisation,
+    /// Score the base model too.
+    compare_base: bool,
+    /// How many training clips are scored as well, from the first on; the gap to the held-out score shows what was only memorised. 0 for none.
+    train_clips: usize,
+    /// How many of the worst clips are listed.
+    worst: usize,
+    /// Longest transcript, in tokens.
+    max_new_tokens: usize,
+    /// `auto`, `cpu` or `cuda:N`.
+    device: String,
+}
+
+impl Default for Evaluate {
+    fn default() -> Self {
+        Self {
+            split: "test".to_owned(),
+            normalisation: Normalisation::default(),
+            compare_base: true,
+            train_clips: 0,
+            worst: 10,
+            max_new_tokens: 256,
+            device: "auto".to_owned(),
+        }
+    }
+}
+
+/// The part of `training.json` that leads back to the base model.
+#[derive(Debug, Deserialize)]
+struct Training {
+    base: Base,
+    seed: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Base {
+    name: String,
+    init: String,
+}
+
+/// A line of `clips.jsonl`.
+#[derive(Debug, Serialize)]
+struct Clip {
+    audio_path: String,
+    split: String,
+    language: Option<String>,
+    reference: String,
+    base: Option<String>,
+    tuned: String,
+    wer: f64,
+    cer: f64,
+}
+
+impl Stage for Evaluate {
+    const KIND: &'static str = "evaluate";
+    const ABOUT: &'static str = "scores a model on held-out clips by word and character error rate, beside its base model";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Port] = &[
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the tuned model or adapter" },
+        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset with the held-out split" },
+        Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the base model, where another stage made it" },
+    ];
+
+    fn output(&self) -> ArtifactKind {
+        ArtifactKind::Scores
+    }
+
+    fn check(&self) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        if !["test", "validation"].contains(&self.split.as_str()) {
+            complaints.push(Complaint::new("split", format!("there is no held-out split `{}`", self.split)).hint("write `test` or `validation`"));
+        }
+        if self.max_new_tokens == 0 {
+            complaints.push(Complaint::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
+        }
+        if !device::is_name(&self.device) {
+            complaints.push(Complaint::new("device", "`device` must be `auto`, `cpu` or `cuda:N`"));
+        }
+        complaints
+    }
+
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        let chosen = device::choose(&self.device)?;
+        let (model, data) = (cx.input("model")?, cx.input("data")?);
+        let held_out = records(data, &self.split)?;
+        if held_out.is_empty() {
+            return Err(Error::new(format!("the split `{}` of stage `{}` holds no clips", self.split, data.stage)).advice("give it a share in the dataset's `split`"));
+        }
+        let mut train = if self.train_clips > 0 { records(data, "train")? } else { Vec::new() };
+        train.truncate(self.train_clips);
+        let (tuned_model, base_model) = self.models(cx, model, &chosen.device)?;
+
+        let total = (held_out.len() * (1 + usize::from(base_model.is_some())) + train.len()) as u64;
+        let mut done = 0;
+        let mut hear = |recognizer: &Recognizer, records: &[Record], what: &str| -> Result<Vec<String>> {
+            let texts = self.transcribe(cx, recognizer, data, records, &mut |count| cx.progress(done + count as u64, total, "clips", what))?;
+            done += records.len() as u64;
+            Ok(texts)
+        };
+        let tuned = hear(&tuned_model, &held_out, "tuned model")?;
+        let on_train = hear(&tuned_model, &train, "tuned model on training clips")?;
+        drop(tuned_model);
+        let base = base_model.map(|recognizer| hear(&recognizer, &held_out, "base model")).transpose()?;
+
+        let tally = |records: &[Record], texts: &[String]| -> Tally {
+            records.iter().zip(texts).map(|(record, text)| Tally::of(&record.text, text, self.normalisation)).sum()
+        };
+        let total = tally(&held_out, &tuned);
+        let (tuned_score, base_score) = (total.score(), base.as_ref().map(|texts| tally(&held_out, texts).score()));
+        let train_score = (!train.is_empty()).then(|| tally(&train, &on_train).score());
+
+        let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_deref());
+        let mut worst: Vec<&Clip> = clips.iter().collect();
+        worst.sort_by(|a, b| b.wer.total_cmp(&a.wer).then_with(|| b.cer.total_cmp(&a.cer)).then_with(|| a.audio_path.cmp(&b.audio_path)));
+        let worst: Vec<Value> = worst
+            .into_iter()
+            .filter(|clip| clip.wer > 0.0)
+            .take(self.worst)
+            .map(|clip| json!({ "audio_path": clip.audio_path, "reference": clip.reference, "base": clip.base, "tuned": clip.tuned, "wer": clip.wer }))
+            .collect();
+        let scores = json!({
+            "normalisation": self.normalisation.name(), "split": self.split, "clips": held_out.len(),
+            "words": total.words.reference(), "characters": total.characters.reference(),
+            "tuned": tuned_score, "base": base_score, "train": with_clips(train_score.as_ref(), train.len()), "worst": worst,
+        });
+        clips.extend(self.clips("train", &train, &on_train, None));
+        jsonl::write(&cx.out.join("clips.jsonl"), &clips)?;
+        let path = cx.out.join("scores.json");
+        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&scores)?)).doing(|| format!("cannot write `{}`", path.display()))?;
+        Ok(Outcome::Done(self.made(held_out.len(), &tuned_score, base_score.as_ref(), train_score.as_ref())))
+    }
+}
+
+impl Evaluate {
+    /// The tuned model, and the base model if it is to be compared.
+    fn models(&self, cx: &Context, model: &Artifact, device: &Device) -> Result<(Recognizer, Option<Recognizer>)> {
+        let path = model.path.join("training.json");
+        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
+        let training: Training = serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
+        let start = if training.base.init == "random" { Start::Random(training.seed) } else { Start::Checkpoint };
+        let adapter = lora::is_adapter(&model.path);
+        if !adapter && !self.compare_base {
+            return Ok((Recognizer::open(&model.path, Start::Checkpoint, device)?, None));
+        }
+        let folder = self.base_folder(cx, &training.base)?;
+        if !adapter {
+            return Ok((Recognizer::open(&model.path, Start::Checkpoint, device)?, Some(Recognizer::open(&folder, start, device)?)));
+        }
+        let mut tuned = Recognizer::open(&folder, start, device)?;
+        tuned.adapt(&model.path)?;
+        let base = if self.compare_base { Some(Recognizer::open(&folder, start, device)?) } else { None };
+        Ok((tuned, base))
+    }
+
+    fn base_folder(&self, cx: &Context, base: &Base) -> Result<PathBuf> {
+        let folder = cx.optional("base").map_or_else(|| cx.path(&base.name), |artifact| artifact.path.clone());
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+        Err(Error::new(format!("the base model `{}` is not at `{}`", base.name, folder.display()))
+            .exit(Exit::Environment)
+            .advice("where another stage made the base, name it in `from = { base = \"STAGE\" }`; else put the folder back, or set compare_base = false for a full model"))
+    }
+
+    fn transcribe(&self, cx: &Context, recognizer: &Recognizer, data: &Artifact, records: &[Record], progress: &mut dyn FnMut(usize)) -> Result<Vec<String>> {
+        let mut texts = Vec::with_capacity(records.len());
+        for part in records.chunks(AT_ONCE) {
+            if cx.stopping() {
+                return Err(Error::new("stopped before all clips were transcribed").exit(Exit::Interrupted).advice("run again"));
+            }
+            let samples = part.iter().map(|record| read_wav16k(&data.path.join(&record.audio_path))).collect::<Result<Vec<_>>>()?;
+            let utterances: Vec<Utterance> =
+                part.iter().zip(&samples).map(|(record, samples)| Utterance { samples, language: record.language.as_deref() }).collect();
+            let before = texts.len();
+            let heard = recognizer.transcribe(&utterances, self.max_new_tokens, &mut |count| progress(before + count))?;
+            texts.extend(heard.into_iter().map(|transcript| transcript.text));
+        }
+        Ok(texts)
+    }
+
+    fn clips(&self, split: &str, records: &[Record], tuned: &[String], base: Option<&[String]>) -> Vec<Clip> {
+        let clip = |(index, record): (usize, &Record)| {
+            let Score { wer, cer, .. } = Tally::of(&record.text, &tuned[index], self.normalisation).score();
+            Clip {
+                audio_path: record.audio_path.clone(),
+                split: split.to_owned(),
+                language: record.language.clone(),
+                reference: record.text.clone(),
+                base: base.map(|texts| texts[index].clone()),
+                tuned: tuned[index].clone(),
+                wer,
+                cer,
+            }
+        };
+        records.iter().enumerate().map(clip).collect()
+    }
+
+    fn made(&self, clips: usize, tuned: &Score, base: Option<&Score>, train: Option<&Score>) -> Made {
+        let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
+        let mut summary = format!("WER {} on {clips} held-out clips", percent(tuned.wer));
+        let mut made = Made::default().metric("wer", tuned.wer).metric("cer", tuned.cer);
+        if let Some(base) = base {
+            summary += &format!(", base {}", percent(base.wer));
+            made = made.metric("base_wer", base.wer).metric("base_cer", base.cer);
+        }
+        if let Some(train) = train {
+            summary += &format!(", training clips {}", percent(train.wer));
+            made = made.metric("train_wer", train.wer).metric("train_cer", train.cer);
+        }
+        Made { summary: format!("{summary} ({})", self.normalisation.name()), ..made }
+    }
+}
+
+fn records(data: &Artifact, split: &str) -> Result<Vec<Record>> {
+    let path = data.path.join(format!("{split}.jsonl"));
+    if path.exists() { Record::read_all(&path) } else { Ok(Vec::new()) }
+}
+
+fn with_clips(score: Option<&Score>, clips: usize) -> Value {
+    let mut value = serde_json::to_value(score).unwrap_or(Value::Null);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("clips".to_owned(), json!(clips));
+    }
+    value
+}

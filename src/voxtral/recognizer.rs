@@ -1,0 +1,144 @@
+//! A model with all it needs to turn samples into text: tokenizer, features, prompt, decoding.
+
+use super::config::Config;
+use super::generate::{Limits, greedy};
+use super::prompt;
+use super::tokenizer::Tokenizer;
+use super::weights::Weights;
+use super::{Tokens, Voxtral, lora};
+use crate::audio::{Features, LogMel};
+use crate::error::Result;
+use burn::tensor::{Device, Tensor, TensorData};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Clips decoded side by side.
+const BATCH: usize = 16;
+
+/// A speech recogniser.
+#[derive(Debug)]
+pub struct Recognizer {
+    /// The dimensions.
+    pub config: Config,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// The network.
+    pub model: Voxtral,
+    /// Where it lives.
+    pub device: Device,
+    mel: LogMel,
+    special: Special,
+}
+
+/// Ids with a meaning of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct Special {
+    /// `</s>`.
+    pub end: u32,
+    /// `<pad>`.
+    pub pad: u32,
+}
+
+/// Something said.
+#[derive(Clone, Copy, Debug)]
+pub struct Utterance<'a> {
+    /// 16 kHz mono.
+    pub samples: &'a [f32],
+    /// ISO 639-1, or none to let the model find out.
+    pub language: Option<&'a str>,
+}
+
+/// What the model heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transcript {
+    /// The text.
+    pub text: String,
+    /// The ids it was decoded from.
+    pub tokens: Vec<u32>,
+}
+
+/// Where the weights come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Start {
+    /// The safetensors files of the folder.
+    Checkpoint,
+    /// This seed; the folder holds only the config and the tokenizer.
+    Random(u64),
+}
+
+impl Recognizer {
+    /// Opens a model folder as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
+    pub fn open(folder: &Path, start: Start, device: &Device) -> Result<Self> {
+        let config = Config::read(folder)?;
+        let tokenizer = Tokenizer::read(&folder.join("tekken.json"))?;
+        let mut weights = match start {
+            Start::Checkpoint => Weights::open(folder, device)?,
+            Start::Random(seed) => Weights::random(seed, device),
+        };
+        let model = Voxtral::load(&config, &mut weights);
+        weights.finish()?;
+        let special = Special { end: tokenizer.special("</s>")?, pad: tokenizer.special("<pad>")? };
+        let mel = LogMel::new(config.audio_config.num_mel_bins);
+        Ok(Self { config, tokenizer, model, device: device.clone(), mel, special })
+    }
+
+    /// Puts the adapter of a folder on the model.
+    pub fn adapt(&mut self, adapter: &Path) -> Result<()> {
+        lora::load(&mut self.model, adapter)
+    }
+
+    /// The ids with a meaning of their own.
+    pub fn special(&self) -> Special {
+        self.special
+    }
+
+    /// The log-mel spectrogram of a clip, in as many chunks as it needs.
+    pub fn features(&self, samples: &[f32]) -> Result<Features> {
+        self.mel.features(samples, self.config.audio_config.chunk_frames())
+    }
+
+    /// The transcription request for a clip of so many chunks.
+    pub fn prompt(&self, language: Option<&str>, chunks: usize) -> Result<Vec<u32>> {
+        prompt::transcription(&self.tokenizer, language, chunks * self.config.audio_config.chunk_tokens())
+    }
+
+    /// Transcribes clips, those with the same prompt side by side; `progress` hears how many are done.
+    pub fn transcribe(&self, utterances: &[Utterance], max_new_tokens: usize, progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
+        let mut groups: BTreeMap<(Vec<u32>, usize), Vec<(usize, Features)>> = BTreeMap::new();
+        for (index, utterance) in utterances.iter().enumerate() {
+            let features = self.features(utterance.samples)?;
+            let prompt = self.prompt(utterance.language, features.chunks)?;
+            groups.entry((prompt, features.chunks)).or_default().push((index, features));
+        }
+        let limits = Limits { end: self.special.end, pad: self.special.pad, max_new_tokens };
+        let mut transcripts = vec![None; utterances.len()];
+        let mut done = 0;
+        for ((prompt, _), clips) in groups {
+            for batch in clips.chunks(BATCH) {
+                let ids: Vec<u32> = std::iter::repeat_n(&prompt, batch.len()).flatten().copied().collect();
+                let prompts = Tokens { ids, rows: batch.len(), length: prompt.len() };
+                let audio = self.model.embed_audio(stack(batch.iter().map(|(_, features)| features), &self.device));
+                for ((index, _), tokens) in batch.iter().zip(greedy(&self.model, &prompts, audio, limits)?) {
+                    transcripts[*index] = Some(Transcript { text: self.tokenizer.decode(&tokens).trim().to_owned(), tokens });
+                }
+                done += batch.len();
+                progress(done);
+            }
+        }
+        Ok(transcripts.into_iter().flatten().collect())
+    }
+}
+
+/// The chunks of several clips as one tensor.
+///
+/// # Shapes
+/// → `[chunks, mels, frames]`
+pub fn stack<'a>(clips: impl Iterator<Item = &'a Features>, device: &Device) -> Tensor<3> {
+    let (mut data, mut chunks, mut mels, mut frames) = (Vec::new(), 0, 0, 0);
+    for clip in clips {
+        data.extend_from_slice(&clip.data);
+        chunks += clip.chunks;
+        (mels, frames) = (clip.mels, clip.frames);
+    }
+    Tensor::from_data(TensorData::new(data, [chunks, mels, frames]), device)
+}
