@@ -4,4 +4,5 @@
 
 mod scores;
 mod tokens;
+mod training;
 mod voxtral;

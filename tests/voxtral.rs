@@ -19,7 +19,7 @@ fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/voxtral").join(name)
 }
 
-fn tiny() -> Voxtral {
+pub(crate) fn tiny() -> Voxtral {
     let device = Device::flex();
     let config = Config::read(&folder("tiny")).unwrap();
     let mut weights = Weights::open(&folder("tiny"), &device).unwrap();
@@ -28,13 +28,13 @@ fn tiny() -> Voxtral {
     model
 }
 
-struct Reference {
+pub(crate) struct Reference {
     tensors: BTreeMap<String, TensorData>,
     json: Value,
 }
 
 impl Reference {
-    fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let json = std::fs::read_to_string(folder("expected.json")).unwrap();
         Self { tensors: read_tensors(&folder("expected.safetensors")).unwrap(), json: serde_json::from_str(&json).unwrap() }
     }
@@ -49,7 +49,7 @@ impl Reference {
         serde_json::from_value(self.json["clips"][clip][key].clone()).unwrap()
     }
 
-    fn example(&self, clip: usize) -> Example {
+    pub(crate) fn example(&self, clip: usize) -> Example {
         let (prompt, target) = (self.ids(clip, "prompt"), self.ids(clip, "target"));
         let length = prompt.len();
         let features = Arc::new(self.features(clip));
@@ -126,7 +126,7 @@ fn loss_and_every_gradient_equal_transformers() {
     assert_eq!(seen, gradient.len(), "a gradient the reference does not have");
 }
 
-fn recipe() -> Recipe {
+pub(crate) fn recipe() -> Recipe {
     Recipe {
         learning_rate: 1e-3,
         warmup_steps: 0,

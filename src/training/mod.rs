@@ -152,8 +152,8 @@ pub fn train(
     }
     while state.step < steps {
         let chosen: Vec<&Example> = recipe.examples(state.step, examples.len()).into_iter().map(|index| &examples[index]).collect();
-        // Dropout draws from the device's generator: seeded by the step, it needs no place in a checkpoint.
-        device.seed(recipe.seed ^ state.step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        // Seeded by the step, dropout needs no place in a checkpoint.
+        model.dropout.seed(recipe.seed.wrapping_add(state.step).rotate_left(32));
         let targets: usize = chosen.iter().map(|example| example.targets()).sum();
         let (mut gradient, mut loss) = (Gradient::default(), 0.0);
         for rows in chosen.chunks(recipe.batch_size) {
@@ -235,5 +235,51 @@ fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>) -> Result<Vox
     match hands.0.keys().next() {
         None => Ok(model),
         Some(name) => Err(Error::new(format!("the checkpoint holds `{name}`, which is no part of the model"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe() -> Recipe {
+        Recipe {
+            learning_rate: 1.0,
+            warmup_steps: 0,
+            schedule: Schedule::Linear,
+            epochs: 3.0,
+            batch_size: 2,
+            gradient_accumulation: 2,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            seed: 7,
+            pad: 0,
+            checkpoints: None,
+        }
+    }
+
+    #[test]
+    fn learning_rates() {
+        let linear = recipe();
+        assert_eq!((linear.rate(0, 4), linear.rate(3, 4)), (1.0, 0.25));
+        let warm = Recipe { warmup_steps: 2, ..recipe() };
+        assert_eq!([0, 1, 2, 3, 5].map(|step| warm.rate(step, 6)), [0.0, 0.5, 1.0, 0.75, 0.25]);
+        let cosine = Recipe { schedule: Schedule::Cosine, ..recipe() };
+        assert!((cosine.rate(2, 4) - 0.5).abs() < 1e-12);
+        assert_eq!(Recipe { schedule: Schedule::Constant, ..recipe() }.rate(3, 4), 1.0);
+    }
+
+    #[test]
+    fn every_epoch_visits_every_example_once_in_an_order_of_its_own() {
+        let recipe = recipe();
+        assert_eq!((recipe.steps_per_epoch(10), recipe.steps(10)), (3, 9), "the short last group of an epoch still steps");
+        let epoch = |number: u64| -> Vec<usize> { (0..3).flat_map(|step| recipe.examples(3 * number + step, 10)).collect() };
+        for number in 0..3 {
+            let mut seen = epoch(number);
+            seen.sort_unstable();
+            assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(epoch(0), epoch(1));
+        assert_eq!(Recipe { epochs: 0.1, ..recipe }.steps(10), 1);
     }
 }

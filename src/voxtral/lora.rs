@@ -1,11 +1,12 @@
 //! Low-rank adapters: y = x Wᵀ + s · (x Aᵀ) Bᵀ beside a frozen W, with s = alpha / r; read and written as PEFT does.
 
 use super::Voxtral;
+use super::dropout::Dropout;
 use super::linear::Linear;
 use super::weights::{self, Init, Weights};
 use crate::error::{Doing, Error, Result};
 use burn::module::{Module, Param};
-use burn::tensor::{Distribution, Tensor, TensorData, module::linear};
+use burn::tensor::{Tensor, TensorData, module::linear};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub struct Lora {
     pub b: Param<Tensor<2>>,
     scale: f64,
     dropout: f64,
+    #[module(skip)]
+    masks: Dropout,
 }
 
 impl Lora {
@@ -32,9 +35,8 @@ impl Lora {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let a = self.a.val();
         let x = if self.dropout > 0.0 && a.is_require_grad() {
-            let keep = 1.0 - self.dropout;
-            let mask = Tensor::random(x.shape(), Distribution::Bernoulli(keep), &x.device().without_autodiff());
-            x * mask / keep
+            let mask = self.masks.mask(self.dropout, x.dims(), &x.device().without_autodiff());
+            x * mask
         } else {
             x
         };
@@ -85,7 +87,7 @@ impl Adapters {
 
 /// Gives a model fresh adapters, A drawn from a seed and B zero; returns how many layers got one.
 pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> usize {
-    let mut count = 0;
+    let (mut count, masks) = (0, model.dropout.clone());
     for (name, layer) in model.linears() {
         if adapters.wants(&name) {
             let [outputs, inputs] = layer.weight.dims();
@@ -94,6 +96,7 @@ pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> us
                 b: source.take(&format!("{name}.lora.b"), [outputs, adapters.r], Init::Zeros),
                 scale: adapters.alpha / adapters.r as f64,
                 dropout: adapters.dropout,
+                masks: masks.clone(),
             });
             count += 1;
         }
@@ -142,6 +145,7 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
     if halves.is_empty() {
         return Err(Error::new(format!("{}: holds no adapter tensors", path.display())));
     }
+    let masks = model.dropout.clone();
     for (name, layer) in model.linears() {
         let Some(halves) = halves.remove(&name) else { continue };
         let (Some(a), Some(b)) = halves else {
@@ -155,7 +159,7 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
             }
         }
         let param = |data| Param::from_tensor(Tensor::from_data(data, &device)).set_require_grad(false);
-        layer.lora = Some(Lora { a: param(a), b: param(b), scale, dropout: config.lora_dropout });
+        layer.lora = Some(Lora { a: param(a), b: param(b), scale, dropout: config.lora_dropout, masks: masks.clone() });
     }
     match halves.keys().next() {
         None => Ok(()),

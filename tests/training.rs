@@ -1,0 +1,88 @@
+//! Training goes on after an interruption as if there had been none, and trains what it should.
+
+use crate::voxtral::{Reference, recipe, tiny};
+use burn::tensor::Device;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use voxpipe::error::Exit;
+use voxpipe::training::{self, LossRow, Recipe, Said};
+use voxpipe::voxtral::lora::{self, Adapters};
+use voxpipe::voxtral::weights::{Weights, tensors};
+
+fn adapters() -> Adapters {
+    Adapters { r: 4, alpha: 8.0, dropout: 0.2, targets: vec!["q_proj".into(), "down_proj".into()], audio_tower: false }
+}
+
+fn with_checkpoints(folder: &Path) -> Recipe {
+    Recipe { epochs: 12.0, batch_size: 1, checkpoints: Some((folder.to_owned(), 4)), ..recipe() }
+}
+
+/// Trains adapters with dropout, asks to stop once `stop_at` steps are done, and returns the losses or the exit code, the adapters' bytes
+/// and what was said beside steps.
+fn train(recipe: &Recipe, stop_at: u64) -> (Result<Vec<LossRow>, Exit>, Vec<u8>, Vec<String>) {
+    let (device, reference, stop) = (Device::flex(), Reference::read(), AtomicBool::new(false));
+    let mut model = tiny();
+    assert_eq!(lora::add(&mut model, &adapters(), &mut Weights::random(5, &device)), 4);
+    let examples = [reference.example(0), reference.example(1)];
+    let mut said = Vec::new();
+    let mut say = |event: Said| match event {
+        Said::Step(row, _) if row.step == stop_at => stop.store(true, Ordering::Relaxed),
+        Said::Step(..) => (),
+        Said::Resumed(step) => said.push(format!("resumed {step}")),
+        Said::Warning(warning) => said.push(warning),
+    };
+    match training::train(model, &examples, recipe, &|name| name.contains(".lora."), &device, &stop, &mut say) {
+        Ok((model, losses)) => {
+            let adapter = tensors(&model, |name| name.contains(".lora."));
+            (Ok(losses), adapter.into_iter().flat_map(|(_, data)| data.as_bytes().to_vec()).collect(), said)
+        }
+        Err(error) => (Err(error.exit), Vec::new(), said),
+    }
+}
+
+#[test]
+fn an_interrupted_run_ends_in_the_same_bytes() {
+    let (straight, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (losses, bytes, _) = train(&with_checkpoints(straight.path()), 0);
+    let losses = losses.unwrap();
+    assert_eq!(losses.len(), 24);
+
+    assert_eq!(train(&with_checkpoints(cut.path()), 7).0, Err(Exit::Interrupted));
+    let (resumed, resumed_bytes, said) = train(&with_checkpoints(cut.path()), 0);
+    assert_eq!(said, ["resumed 7"]);
+    assert_eq!(resumed.unwrap(), losses);
+    assert!(resumed_bytes == bytes, "the adapters differ");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_skipped_for_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, bytes, _) = train(&with_checkpoints(tempfile::tempdir().unwrap().path()), 0);
+    assert_eq!(train(&with_checkpoints(folder.path()), 10).0, Err(Exit::Interrupted));
+    let mut kept: Vec<String> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    kept.sort();
+    assert_eq!(kept, ["step-000008", "step-000010"], "the previous one is kept, older ones go");
+
+    let weights = folder.path().join("step-000010/weights.safetensors");
+    let mut damaged = fs::read(&weights).unwrap();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    fs::write(&weights, damaged).unwrap();
+    fs::create_dir(folder.path().join("step-000012.tmp")).unwrap();
+    let (_, resumed, said) = train(&with_checkpoints(folder.path()), 0);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("`step-000010` is damaged") && said[0].contains("weights.safetensors"), "{said:?}");
+    assert_eq!(said[1], "resumed 8");
+    assert!(resumed == bytes, "the adapters differ");
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_its_clips() {
+    let recipe = Recipe { learning_rate: 1e30, max_grad_norm: 0.0, ..recipe() };
+    let (device, reference) = (Device::flex(), Reference::read());
+    let examples = [reference.example(0), reference.example(1)];
+    let trained = |name: &str| name != "audio_tower.embed_positions.weight";
+    let error = training::train(tiny(), &examples, &recipe, &trained, &device, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
+    assert!(error.message.contains("diverged at step 2") && error.message.contains("clip 0") && error.message.contains("clip 1"), "{}", error.message);
+}
