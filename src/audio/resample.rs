@@ -1,0 +1,129 @@
+//! From any sample rate to 16 kHz.
+//!
+//! A synchronous resampler works in the frequency domain: what lies above the lower of the two Nyquist frequencies is cut off
+//! before it can fold back into the voice. Its delay is taken out, so a sound stays where it was.
+
+use rubato::audioadapter_buffers::owned::InterleavedOwned;
+use rubato::{Fft, FixedSync, Resampler, WindowFunction};
+
+use super::SAMPLE_RATE;
+use crate::error::{Error, Result};
+
+/// Rates that a recording can sensibly have; outside, the header is wrong and the sound with it.
+pub const RATES: std::ops::RangeInclusive<u32> = 4_000..=384_000;
+
+/// Length of the filter at the lower of the two rates: long enough to keep 95 % of the band, short enough to ring unheard.
+const FILTER: usize = 1024;
+
+/// Brings samples of any rate to 16 kHz; at 16 kHz they are returned as they are.
+pub fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
+    if rate == SAMPLE_RATE || samples.is_empty() {
+        return Ok(samples);
+    }
+    if !RATES.contains(&rate) {
+        return Err(Error::new(format!("a sample rate of {rate} Hz is outside {} to {} Hz", RATES.start(), RATES.end())));
+    }
+    let refused = |error: String| Error::new(format!("cannot resample from {rate} Hz to {SAMPLE_RATE} Hz: {error}"));
+    let (from, to) = (rate as usize, SAMPLE_RATE as usize);
+    let length = samples.len();
+    let chunk = filter_length(from, to);
+    let mut fft = Fft::<f32>::new_custom(from, to, chunk, 1, 1, WindowFunction::BlackmanHarris2, FixedSync::Both)
+        .map_err(|error| refused(error.to_string()))?;
+    let input = InterleavedOwned::new_from(samples, 1, length).map_err(|error| refused(error.to_string()))?;
+    let output = fft.process_all(&input, length, None).map_err(|error| refused(error.to_string()))?;
+    let mut samples = output.take_data();
+    // The resampler rounds the length up; a clip should last as long as before, to the nearest sample.
+    samples.resize(resampled_length(length, rate), 0.0);
+    Ok(samples)
+}
+
+/// Samples of input that the resampler takes at once: whole periods of the two rates, and an even number of them, because half
+/// of it is the delay: half a sample could not be taken out again.
+fn filter_length(from: usize, to: usize) -> usize {
+    let (mut divisor, mut rest) = (from, to);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    (FILTER * from.div_ceil(to)).next_multiple_of(2 * (from / divisor))
+}
+
+/// `length · 16000 / rate`, rounded.
+fn resampled_length(length: usize, rate: u32) -> usize {
+    let (length, rate) = (length as u128, u128::from(rate));
+    ((2 * length * u128::from(SAMPLE_RATE) + rate) / (2 * rate)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::f64::consts::PI;
+
+    use super::*;
+
+    const COMMON: [u32; 8] = [8_000, 11_025, 12_000, 22_050, 32_000, 44_100, 48_000, 96_000];
+
+    fn tone(hertz: f64, rate: u32, length: usize) -> Vec<f32> {
+        (0..length).map(|n| (0.5 * (2.0 * PI * hertz * n as f64 / f64::from(rate)).sin()) as f32).collect()
+    }
+
+    /// Power in decibels, relative to the reference, over what is far enough from the ends.
+    fn decibel(signal: impl Iterator<Item = f32>, reference: &[f32]) -> f64 {
+        let energy = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>();
+        10.0 * (energy(&mut { signal }) / energy(&mut reference.iter().copied())).log10()
+    }
+
+    #[test]
+    fn a_sine_stays_the_same_sine() {
+        for rate in COMMON {
+            let nyquist = f64::from(rate.min(SAMPLE_RATE)) / 2.0;
+            for hertz in [100.0, 440.0, 0.5 * nyquist, 0.9 * nyquist] {
+                let found = resample(tone(hertz, rate, rate as usize), rate).unwrap();
+                let expected = tone(hertz, SAMPLE_RATE, 16_000);
+                assert_eq!(found.len(), 16_000);
+                let middle = 2_000..14_000;
+                let wrong = found[middle.clone()].iter().zip(&expected[middle.clone()]).map(|(x, y)| x - y);
+                let noise = decibel(wrong, &expected[middle.clone()]);
+                assert!(noise < -60.0, "{hertz} Hz from {rate} Hz: noise at {noise:.1} dB");
+            }
+        }
+    }
+
+    #[test]
+    fn what_16_khz_cannot_hold_vanishes() {
+        for (rate, hertz) in [(96_000, 20_000.0), (44_100, 9_000.0), (48_000, 15_500.0), (22_050, 10_000.0)] {
+            let found = resample(tone(hertz, rate, rate as usize), rate).unwrap();
+            let left = decibel(found[2_000..14_000].iter().copied(), &tone(440.0, SAMPLE_RATE, 16_000)[2_000..14_000]);
+            assert!(left < -60.0, "{hertz} Hz from {rate} Hz: {left:.1} dB left");
+        }
+    }
+
+    #[test]
+    fn a_click_stays_where_it_was() {
+        for rate in COMMON {
+            let mut click = vec![0.0; rate as usize];
+            click[rate as usize / 4] = 1.0;
+            let found = resample(click, rate).unwrap();
+            let peak = (0..found.len()).max_by(|a, b| found[*a].abs().total_cmp(&found[*b].abs())).unwrap();
+            assert!(peak.abs_diff(4_000) <= 1, "the click from {rate} Hz is at {peak}");
+        }
+    }
+
+    #[test]
+    fn the_length_is_rounded_and_16_khz_untouched() {
+        let samples = tone(440.0, 16_000, 12_345);
+        assert_eq!(resample(samples.clone(), 16_000).unwrap(), samples);
+        for (length, rate, expected) in
+            [(1, 8_000, 2), (441, 44_100, 160), (100_003, 44_100, 36_282), (5, 96_000, 1), (12_345, 11_025, 17_916)]
+        {
+            assert_eq!(resample(vec![0.25; length], rate).unwrap().len(), expected, "{length} at {rate} Hz");
+        }
+        assert_eq!(resample(Vec::new(), 44_100).unwrap(), Vec::<f32>::new());
+    }
+
+    #[test]
+    fn odd_rates_work_and_absurd_ones_are_named() {
+        assert_eq!(resample(tone(440.0, 44_101, 44_101), 44_101).unwrap().len(), 16_000);
+        for rate in [0, 1, 3_999, 384_001, u32::MAX] {
+            assert!(resample(vec![0.0; 10], rate).unwrap_err().message.contains(&format!("{rate} Hz")));
+        }
+    }
+}
