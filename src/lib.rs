@@ -3,12 +3,17 @@
 pub mod artifact;
 pub mod audio;
 pub mod device;
+pub mod diagnostic;
 pub mod error;
 pub mod event;
 pub mod jsonl;
+pub mod manifest;
+pub mod overrides;
 pub mod pipeline;
 pub mod record;
+pub mod schema;
 pub mod scoring;
 pub mod stage;
+pub mod substitute;
 pub mod training;
 pub mod voxtral;
