@@ -6,6 +6,7 @@ pub mod device;
 pub mod diagnostic;
 pub mod error;
 pub mod event;
+pub mod graph;
 pub mod jsonl;
 pub mod manifest;
 pub mod overrides;

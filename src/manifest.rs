@@ -209,10 +209,12 @@ impl<'t> Manifest<'t> {
     /// Reads the text, with the overrides written into it. There is no manifest when the text is not TOML.
     pub(crate) fn read(text: &'t str, overrides: &'t Overrides, arguments: &mut Arguments) -> (Option<Self>, Vec<Diagnostic>) {
         let mut found = Vec::new();
-        let mut tree = match DeTable::parse(text) {
-            Ok(tree) => tree,
-            Err(error) => return (None, vec![broken(text, &error)]),
-        };
+        let (mut tree, slips) = DeTable::parse_recoverable(text);
+        // What follows the first slip is mostly its echo.
+        let place = |slip: &toml::de::Error| slip.span().map_or(text.len(), |span| span.start);
+        if let Some(first) = slips.iter().min_by_key(|slip| place(slip)) {
+            return (None, vec![broken(text, first)]);
+        }
         overrides::apply(&mut tree, overrides, arguments, &mut found);
 
         let mut generator = schema::generator();
@@ -250,6 +252,9 @@ impl<'t> Manifest<'t> {
 pub fn schema(registry: &[&dyn Entry]) -> Value {
     let mut generator = schema::generator();
     let kinds: Vec<(&dyn Entry, Value)> = registry.iter().map(|entry| (*entry, entry.schema(&mut generator).to_value())).collect();
+    for definition in generator.definitions_mut().values_mut() {
+        allow_references(definition);
+    }
     let mut root = generator.into_root_schema_for::<Manifest<'static>>().to_value();
 
     let choices: Vec<Value> = kinds
@@ -282,8 +287,49 @@ pub fn schema(registry: &[&dyn Entry]) -> Value {
         }
         stage["properties"]["with"] = json!({ "type": "object", "description": "The settings of the kind of work." });
     }
+    root["$defs"]["Reference"] = json!({
+        "type": "string",
+        "pattern": r"^\$\{\s*(params|env)\.[^}]+\}$",
+        "description": "A param or an environment variable: ${params.NAME}, ${env.NAME}.",
+    });
     root["properties"]["schema"]["const"] = json!(SCHEMA);
     root
+}
+
+/// Lets `${params.x}` stand for every value inside a table of settings.
+fn allow_references(schema: &mut Value) {
+    for key in ["properties", "items", "additionalProperties"] {
+        match schema.get_mut(key) {
+            Some(Value::Object(properties)) if key == "properties" => properties.values_mut().for_each(allow_reference),
+            Some(inner @ Value::Object(_)) => allow_reference(inner),
+            _ => {}
+        }
+    }
+    for key in ["anyOf", "oneOf"] {
+        if let Some(choices) = schema.get_mut(key).and_then(Value::as_array_mut) {
+            choices.iter_mut().for_each(allow_references);
+        }
+    }
+}
+
+fn allow_reference(value: &mut Value) {
+    allow_references(value);
+    let any_text =
+        value.get("type").is_some_and(|kind| kind == "string" || kind.as_array().is_some_and(|kinds| kinds.contains(&json!("string"))));
+    let free = any_text && ["enum", "const", "pattern"].iter().all(|key| value.get(key).is_none());
+    let constant = value.get("const").is_some();
+    if free || constant || value.as_object().is_none_or(serde_json::Map::is_empty) {
+        return;
+    }
+    // What editors show stays outside.
+    let mut outside = serde_json::Map::new();
+    if let Some(inside) = value.as_object_mut() {
+        for key in ["description", "default", "title"] {
+            outside.extend(inside.remove(key).map(|shown| (key.to_owned(), shown)));
+        }
+    }
+    outside.insert("anyOf".to_owned(), json!([value.take(), { "$ref": "#/$defs/Reference" }]));
+    *value = Value::Object(outside);
 }
 
 /// A syntax error of the TOML itself.

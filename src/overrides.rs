@@ -115,8 +115,20 @@ fn chain(profiles: &[ProfileTable<'_>], name: &Spanned<String>, found: &mut Vec<
     let mut next = Some(name.clone());
     while let Some(name) = next {
         if chain.contains(name.get_ref()) {
-            let ring = chain.iter().chain([name.get_ref()]).map(String::as_str).collect::<Vec<_>>().join(" → ");
-            push_once(found, Diagnostic::error(name.span(), format!("profiles extend each other in a circle: {ring}")));
+            // Every way into the circle leads here; it is told of once, at its first name.
+            let start = chain.iter().position(|other| other == name.get_ref()).unwrap_or(0);
+            let circle = &chain[start..];
+            let first = circle.iter().min().map_or(0, |least| circle.iter().position(|name| name == least).unwrap_or(0));
+            let mut ring: Vec<&str> = (0..=circle.len()).map(|step| circle[(first + step) % circle.len()].as_str()).collect();
+            let place = profiles.iter().find(|profile| profile.name.get_ref() == ring[0]).and_then(|profile| profile.extends.as_ref());
+            if ring.len() == 2 {
+                ring.truncate(1);
+            }
+            let message = match ring.as_slice() {
+                [own] => format!("profile `{own}` extends itself"),
+                ring => format!("profiles extend each other in a circle: {}", ring.join(" → ")),
+            };
+            push_once(found, Diagnostic::error(place.map_or_else(|| name.span(), Spanned::span), message));
             break;
         }
         let Some(profile) = profiles.iter().find(|profile| profile.name.get_ref() == name.get_ref()) else {

@@ -162,7 +162,8 @@ impl<'a> Resolver<'a, '_> {
 
         let mut names: Vec<Spanned<String>> = stage.keys().cloned().collect();
         names.sort_by_key(|name| name.span().start);
-        if names.is_empty() && !self.found.iter().any(|other| other.message.starts_with("`stage")) {
+        let misspelt = self.found.iter().any(|other| other.hint.as_deref() == Some("did you mean `stage`?"));
+        if names.is_empty() && !misspelt && !self.found.iter().any(|other| other.message.starts_with("`stage")) {
             self.found.push(Diagnostic::error(0..0, "the pipeline has no stages").hint("add a `[stage.NAME]` table with `uses = \"…\"`"));
         }
         let mut drafts: Vec<Draft<'a>> = Vec::new();

@@ -5,7 +5,7 @@
 //! read, and further mistakes in it can be found. Only the part of JSON Schema that `schemars` makes of Rust types is
 //! understood; where several readings of a value remain, the choice is left to serde.
 
-use crate::diagnostic::{Diagnostic, did_you_mean, join, list};
+use crate::diagnostic::{Diagnostic, closest, did_you_mean, join, list};
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -58,11 +58,14 @@ impl<'a> Shape<'a> {
         let open = ["allOf", "anyOf", "oneOf"].iter().any(|key| self.get(key).is_some());
         let others = self.get("additionalProperties").or_else(|| self.get("unevaluatedProperties"));
         let strict = others.map_or(!open, |others| *others == Value::Bool(false));
+        // What is there, or was meant to be.
+        let mut present: Vec<String> = table.keys().map(|key| key.get_ref().to_string()).collect();
         keep(table, |key, value| match properties.get(key.get_ref().as_ref()) {
             Some(schema) => self.with(schema).value(value, &below(name, key.get_ref()), found),
             None if strict => {
                 let mut unknown = Diagnostic::error(key.span(), format!("unknown key `{}` in {}", key.get_ref(), quoted(name)));
                 unknown = unknown.maybe_hint(did_you_mean(key.get_ref(), self.keys()));
+                present.extend(closest(key.get_ref(), self.keys()).map(str::to_owned));
                 found.push(unknown.note(format!("keys of {}: {}", quoted(name), list(self.keys()))));
                 false
             }
@@ -71,11 +74,12 @@ impl<'a> Shape<'a> {
                 .is_none_or(|others| self.with(others).value(value, &below(name, key.get_ref()), found)),
         });
         for key in self.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
-            let missing =
-                !table.contains_key(key) && !found.iter().any(|other| other.message.starts_with(&format!("`{}` ", below(name, key))));
-            if missing {
-                let wanted = properties.get(key).map(|schema| self.with(schema));
-                let about = wanted.and_then(|shape| shape.description()).map(|about| format!("`{key}`: {about}"));
+            if !present.iter().any(|present| present == key) {
+                let schema = properties.get(key);
+                let about =
+                    schema.and_then(|schema| schema.get("description")).and_then(Value::as_str).and_then(|text| text.lines().next());
+                let about = about.map(|about| format!("`{key}`: {about}"));
+                let wanted = schema.map(|schema| self.with(schema));
                 let mut lacking = Diagnostic::error(span.clone(), format!("{} lacks `{key}`", quoted(name)));
                 lacking.hint = wanted.and_then(Shape::example).map(|example| format!("add `{key} = {example}`"));
                 lacking.notes.extend(about);
@@ -99,7 +103,7 @@ impl<'a> Shape<'a> {
                 other => Diagnostic::error(span, format!("`{name}` must be {wanted}, not {}", kind_of(other))),
             };
             if wrong.hint.is_none() {
-                wrong.hint = self.example().map(|example| format!("write {example}"));
+                wrong.hint = self.example().map(|example| format!("for example {example}"));
             }
             found.push(wrong);
             return false;
@@ -133,11 +137,20 @@ impl<'a> Shape<'a> {
 
     fn range(self, number: f64, span: Range<usize>, name: &str, found: &mut Vec<Diagnostic>) -> bool {
         let bound = |key| self.get(key).and_then(Value::as_f64);
+        // The types of Rust, which `schemars` gives as formats.
+        let widest = match self.get("format").and_then(Value::as_str) {
+            Some("uint8") => f64::from(u8::MAX),
+            Some("uint16") => f64::from(u16::MAX),
+            Some("uint32") => f64::from(u32::MAX),
+            Some("int32") => f64::from(i32::MAX),
+            _ => f64::INFINITY,
+        };
         let wanted = match (bound("minimum"), bound("exclusiveMinimum"), bound("maximum"), bound("exclusiveMaximum")) {
             (Some(least), ..) if number < least => format!("at least {least}"),
             (_, Some(least), ..) if number <= least => format!("more than {least}"),
             (_, _, Some(most), _) if number > most => format!("at most {most}"),
             (.., Some(most)) if number >= most => format!("less than {most}"),
+            _ if number > widest => format!("at most {widest}"),
             _ => return true,
         };
         found.push(Diagnostic::error(span, format!("`{name}` must be {wanted}, not {number}")));
@@ -232,10 +245,6 @@ impl<'a> Shape<'a> {
         Some(join(examples.iter().map(Value::to_string).collect(), "or"))
     }
 
-    fn description(self) -> Option<&'a str> {
-        self.get("description").and_then(Value::as_str).and_then(|text| text.lines().next())
-    }
-
     fn properties(self) -> Option<&'a Map<String, Value>> {
         self.get("properties").and_then(Value::as_object)
     }
@@ -248,7 +257,7 @@ impl<'a> Shape<'a> {
         Self { schema, ..self }.resolved()
     }
 
-    /// Follows `$ref`. The description beside a reference is lost here, which only shortens a note.
+    /// Follows `$ref`.
     fn resolved(self) -> Self {
         let mut shape = self;
         for _ in 0..16 {
@@ -313,5 +322,120 @@ fn words_for(json_type: &str) -> &str {
         "array" => "an array",
         "object" => "a table",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemars::JsonSchema;
+    use std::collections::BTreeMap;
+
+    #[derive(JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its schema is used")]
+    struct Settings {
+        /// Where it comes from.
+        source: Source,
+        #[serde(default)]
+        parts: BTreeMap<String, f64>,
+        inner: Option<Inner>,
+        #[serde(default)]
+        list: Vec<Inner>,
+        either: Option<Either>,
+        #[serde(default)]
+        shape: Shaped,
+    }
+
+    #[derive(JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its schema is used")]
+    struct Inner {
+        size: u8,
+        #[serde(default)]
+        #[schemars(range(min = 0.0, max = 1.0))]
+        share: f64,
+    }
+
+    #[derive(JsonSchema)]
+    #[serde(rename_all = "kebab-case")]
+    #[expect(dead_code, reason = "only its schema is used")]
+    enum Source {
+        /// Ours.
+        Embedded,
+        OnDisk,
+    }
+
+    #[derive(JsonSchema)]
+    #[serde(untagged)]
+    #[expect(dead_code, reason = "only its schema is used")]
+    enum Either {
+        Name(String),
+        Table(Inner),
+    }
+
+    #[derive(JsonSchema, Default)]
+    #[serde(tag = "kind", deny_unknown_fields, rename_all = "kebab-case")]
+    #[expect(dead_code, reason = "only its schema is used")]
+    enum Shaped {
+        #[default]
+        Point,
+        Circle {
+            radius: f64,
+        },
+    }
+
+    #[derive(JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+
+    fn complaints<T: JsonSchema>(text: &str) -> Vec<String> {
+        let mut generator = generator();
+        let schema = generator.subschema_for::<T>().to_value();
+        let mut table = DeTable::parse(text).unwrap();
+        let found = Shape::new(&schema, generator.definitions()).check(&mut table, "with");
+        found.into_iter().map(|one| format!("{}: {}", &text[one.span], one.message)).collect()
+    }
+
+    #[test]
+    fn what_fits_is_left_alone() {
+        for text in [
+            "source = 'embedded'",
+            "source = 'on-disk'\nparts = { a = 1, b = 0.5 }\nlist = [{ size = 1 }, { size = 0xff, share = 1 }]",
+            "source = 'embedded'\neither = 'a'\ninner = { size = 2 }",
+            "source = 'embedded'\neither = { size = 2 }\nshape = { kind = 'circle', radius = 1.5 }",
+            "source = 'embedded'\nshape = { kind = 'point' }",
+        ] {
+            assert_eq!(complaints::<Settings>(text), [] as [&str; 0], "{text}");
+        }
+        assert_eq!(complaints::<Nothing>(""), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn everything_else_is_told_at_once() {
+        let text = "sauce = 'x'\nparts = { a = 1, b = '2' }\ninner = { size = 256, share = 2.0, sise = 1 }\nlist = [{ size = 1 }, { }, 3]\neither = 1";
+        assert_eq!(
+            complaints::<Settings>(text),
+            [
+                "1: `with.either` must be a string or a table, not an integer",
+                "2.0: `with.inner.share` must be at most 1, not 2",
+                "sise: unknown key `sise` in `with.inner`",
+                "256: `with.inner.size` must be at most 255, not 256",
+                "{ }: `with.list[1]` lacks `size`",
+                "3: `with.list[2]` must be a table, not an integer",
+                "'2': `with.parts.b` must be a number, not a string",
+                "sauce: unknown key `sauce` in `with`",
+            ]
+        );
+        assert_eq!(
+            complaints::<Settings>("source = 'embeded'\nshape = { kind = 'circle', radios = 1 }\neither = { sixe = 1 }"),
+            [
+                "sixe: unknown key `sixe` in `with.either`",
+                "radios: unknown key `radios` in `with.shape`",
+                "'embeded': `with.source` must be \"embedded\" or \"on-disk\", not \"embeded\"",
+            ]
+        );
+        assert_eq!(complaints::<Settings>(""), [": `with` lacks `source`"]);
+        assert_eq!(complaints::<Nothing>("a = 1"), ["a: unknown key `a` in `with`"]);
     }
 }

@@ -1,7 +1,7 @@
 //! `${params.x}` and `${env.X}` in a stage's settings, replaced before the stage reads them.
 //!
 //! A string that is nothing but a reference becomes the param's value with its type; inside a longer string the value is
-//! written out. `$${` stands for `${`. What is put in takes the place of the reference, so a stage that complains about the
+//! written out, and so it is everywhere in the settings of a command, which are words for its program. `$${` stands for `${`. What is put in takes the place of the reference, so a stage that complains about the
 //! value complains where the reference stands, and [`Substitution::origin`] still knows where the value was written.
 //! Secrets never enter settings, because settings are kept, shown and published.
 
@@ -75,7 +75,11 @@ impl<'t> Substitution<'_, 't> {
         };
         if let [Part::Reference(reference)] = parts.as_slice() {
             return match self.reference(reference, &span, within, trail)? {
-                Some(value) => Some(moved(value, &|_| span.clone())),
+                // The settings of a command are words for its program, whatever the type of the param.
+                Some(value) => match written_out(value.get_ref()).filter(|_| self.ports.is_some()) {
+                    Some(text) => Some(Spanned::new(span, DeValue::String(Cow::Owned(text)))),
+                    None => Some(moved(value, &|_| span.clone())),
+                },
                 None => Some(Spanned::new(span, DeValue::String(Cow::Owned(text.to_owned())))),
             };
         }
