@@ -363,6 +363,7 @@ mod tests {
     enum Source {
         /// Ours.
         Embedded,
+        /// Yours.
         OnDisk,
     }
 
