@@ -3,8 +3,6 @@
 //! Each file in `manifests/bad` carries its verdicts under the offending lines, `#      ^^^^^^^ no stage is called …`.
 //! `UPDATE=1` writes them anew. The stages here are small ones of this test's own, with the names and ports of the real ones.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so by stopping")]
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
