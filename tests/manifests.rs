@@ -577,6 +577,16 @@ fn an_editor_is_told_that_a_reference_may_stand_for_a_number() {
     assert_eq!(schema["$defs"]["Header"]["properties"]["seed"]["type"], "integer");
 }
 
+/// The real stages, with settings as people would write them; what is wrong is only what is meant to be.
+#[test]
+fn the_real_stages_read_their_settings_from_a_file() {
+    let text = "schema = 1\n[pipeline]\nname = \"x\"\n[params]\nlr = 5e-5\n[stage.adapter]\nuses = \"train\"\nfrom = { data = \"data\" }\n\
+        with = { learning_rate = \"${params.lr}\", epochs = 2, epoch = 3 }\n";
+    let parsed = Pipeline::parse(text, Path::new("pipeline.toml"), &Overrides::default(), &|_| None);
+    assert_eq!(messages(&parsed), ["no stage is called `data`", "unknown key `epoch` in `with`"]);
+    assert_eq!(parsed.diagnostics[1].hint.as_deref(), Some("did you mean `epochs`?"));
+}
+
 /// Whatever happens to a file, it is answered, and every answer can be drawn.
 #[test]
 fn damaged_files_never_stop_the_program() {

@@ -23,7 +23,11 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 /// Every kind of work this program knows: one line each, `&Of::<kind::Kind>::NEW`.
-pub static STAGES: &[&dyn Entry] = &[];
+#[rustfmt::skip]
+pub static STAGES: &[&dyn Entry] = &[
+    &Of::<train::Train>::NEW,
+    &Of::<evaluate::Evaluate>::NEW,
+];
 
 /// A kind of work, with its settings.
 pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'static {
