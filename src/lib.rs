@@ -6,6 +6,7 @@ pub mod device;
 pub mod error;
 pub mod event;
 pub mod jsonl;
+pub mod phrase;
 pub mod pipeline;
 pub mod record;
 pub mod scoring;

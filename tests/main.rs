@@ -4,5 +4,6 @@
 
 mod audio;
 mod scores;
+mod stages;
 mod tokens;
 mod voxtral;

@@ -3,6 +3,7 @@
 //! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, its doc comments
 //! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
 
+pub mod command;
 pub mod evaluate;
 pub mod train;
 
