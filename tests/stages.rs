@@ -1,6 +1,7 @@
 //! Each kind of stage on folders of its own: the normal road, and every bad input with the place its message names.
 
 mod command;
+mod phrases;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod evaluate;
+pub mod phrases;
 pub mod train;
 
 use crate::artifact::{Artifact, ArtifactKind};
