@@ -10,7 +10,7 @@ use crate::text::first_few;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file of a folder.
@@ -53,20 +53,28 @@ pub fn list(folder: &Path) -> Result<Vec<File>> {
             if fs::metadata(&path).doing(|| format!("cannot read `{}`", path.display()))?.is_dir() {
                 folders.push((path, format!("{name}/")));
             } else {
-                let bytes = fs::read(&path).doing(|| format!("cannot read `{}`", path.display()))?;
-                files.insert(name.clone(), File { path: name, size: bytes.len() as u64, digest: Digest::of(&bytes) });
+                files.insert(name.clone(), file(&path, name)?);
             }
         }
     }
     Ok(files.into_values().collect())
 }
 
-/// Makes `target` a copy of the folder `made` and returns what is there afterwards (without the marker).
-pub fn place(made: &Path, target: &Target) -> Result<Vec<File>> {
+/// A file, read piece by piece: weights may be larger than the memory.
+fn file(path: &Path, name: String) -> Result<File> {
+    let doing = || format!("cannot read `{}`", path.display());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(fs::File::open(path).doing(doing)?).doing(doing)?;
+    Ok(File { path: name, size: hasher.count(), digest: Digest(*hasher.finalize().as_bytes()) })
+}
+
+/// Makes `target` a folder of exactly these files (name in it → where it lies now), and returns what is there afterwards
+/// (without the marker).
+pub fn place(made: &BTreeMap<String, PathBuf>, target: &Target) -> Result<Vec<File>> {
     let shown = target.written;
     // A link stays a link: what it points to is replaced.
     let path = fs::canonicalize(target.path).or_else(|_| std::path::absolute(target.path))?;
-    let wanted = list(made)?;
+    let wanted = made.iter().map(|(name, path)| file(path, name.clone())).collect::<Result<Vec<_>>>()?;
     let marker = Marker { made_by: "voxpipe".to_owned(), files: wanted };
     let taken = match standing(&path, target)? {
         Standing::Nothing => false,
@@ -83,11 +91,11 @@ pub fn place(made: &Path, target: &Target) -> Result<Vec<File>> {
     let part = Part(parent.join(format!(".{}.voxpipe-part", name.to_string_lossy())));
     part.clear().map_err(environment).doing(doing)?;
     fs::create_dir(&part.0).map_err(environment).doing(doing)?;
-    for file in &marker.files {
-        let copy = part.0.join(&file.path);
-        write(&copy, &fs::read(made.join(&file.path))?).map_err(environment).doing(doing)?;
+    for (name, source) in made {
+        let source = fs::File::open(source).doing(|| format!("cannot read `{name}`"))?;
+        write(&part.0.join(name), source).map_err(environment).doing(doing)?;
     }
-    write(&part.0.join(target.marker), &serde_json::to_vec_pretty(&marker)?).map_err(environment).doing(doing)?;
+    write(&part.0.join(target.marker), serde_json::to_vec_pretty(&marker)?.as_slice()).map_err(environment).doing(doing)?;
     let mut there = list(&part.0)?;
     there.retain(|file| file.path != target.marker);
     if there != marker.files {
@@ -98,6 +106,11 @@ pub fn place(made: &Path, target: &Target) -> Result<Vec<File>> {
     swap(&part.0, &path, taken).map_err(environment).doing(doing)?;
     sync(parent);
     Ok(there)
+}
+
+/// The files of a folder as [`place`] takes them.
+pub fn named(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    Ok(list(folder)?.into_iter().map(|file| (file.path.clone(), folder.join(file.path))).collect())
 }
 
 /// What lies inside a marked folder.
@@ -165,12 +178,12 @@ impl Drop for Part {
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write(path: &Path, mut content: impl io::Read) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     let mut file = fs::File::create_new(path)?;
-    file.write_all(bytes)?;
+    io::copy(&mut content, &mut file)?;
     file.sync_all()
 }
 
@@ -232,22 +245,22 @@ mod tests {
         let (made, there) = (temp.path().join("made"), temp.path().join("a/there"));
         fs::create_dir_all(made.join("sub")).unwrap();
         fs::write(made.join("sub/x"), "one").unwrap();
-        assert_eq!(place(&made, &target(&there, false)).unwrap(), list(&made).unwrap());
+        assert_eq!(place(&named(&made).unwrap(), &target(&there, false)).unwrap(), list(&made).unwrap());
         fs::write(made.join("sub/x"), "two").unwrap();
         fs::write(made.join("y"), "new").unwrap();
-        place(&made, &target(&there, false)).unwrap();
+        place(&named(&made).unwrap(), &target(&there, false)).unwrap();
         assert_eq!(fs::read_to_string(there.join("sub/x")).unwrap(), "two");
 
         fs::write(there.join("notes.txt"), "mine").unwrap();
         fs::write(made.join("y"), "newer").unwrap();
-        let error = place(&made, &target(&there, false)).unwrap_err();
+        let error = place(&named(&made).unwrap(), &target(&there, false)).unwrap_err();
         assert!(error.message.contains("`notes.txt`"), "{error}");
         assert_eq!(fs::read_to_string(there.join("y")).unwrap(), "new");
-        place(&made, &target(&there, true)).unwrap();
+        place(&named(&made).unwrap(), &target(&there, true)).unwrap();
         assert!(!there.join("notes.txt").exists());
 
         fs::remove_file(there.join(".mark")).unwrap();
-        let error = place(&made, &target(&there, true)).unwrap_err();
+        let error = place(&named(&made).unwrap(), &target(&there, true)).unwrap_err();
         assert!(error.message.contains("was not made by voxpipe"), "{error}");
         assert_eq!(fs::read_dir(temp.path().join("a")).unwrap().count(), 1, "nothing is left beside it");
     }

@@ -1,7 +1,11 @@
 //! Each kind of stage on folders of its own: the normal road, and every bad input with the place its message names.
 
 mod command;
+mod dataset;
 mod phrases;
+mod publishing;
+mod recordings;
+mod uploads;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -162,6 +166,25 @@ pub(crate) fn says(error: &Error, parts: &[&str]) {
         assert!(error.message.contains(part), "`{part}` is missing in: {}", error.message);
     }
     assert!(error.advice.is_some(), "no advice with: {}", error.message);
+}
+
+/// A WAV file with a tone of its own, of any shape a recorder may give it.
+pub(crate) fn tone(seconds: f64, pitch: f64, rate: u32, channels: u16, bits: u16) -> Vec<u8> {
+    let spec = hound::WavSpec { channels, sample_rate: rate, bits_per_sample: bits, sample_format: hound::SampleFormat::Int };
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
+    let full = f64::from((1_u32 << (bits - 1)) - 1);
+    for index in 0..(seconds * f64::from(rate)).round() as u32 {
+        let phase = f64::from(index) / f64::from(rate) * pitch * std::f64::consts::TAU;
+        (0..channels).for_each(|_| writer.write_sample((phase.sin() * 0.3 * full) as i32).unwrap());
+    }
+    writer.finalize().unwrap();
+    bytes.into_inner()
+}
+
+/// A plain clip of one second and a bit.
+pub(crate) fn clip(number: u32) -> Vec<u8> {
+    tone(1.0 + f64::from(number) / 100.0, 200.0 + 10.0 * f64::from(number), 16_000, 1, 16)
 }
 
 #[test]
