@@ -5,6 +5,7 @@
 mod audio;
 mod manifests;
 mod scores;
+mod stages;
 mod tokens;
 mod training;
 mod voxtral;

@@ -3,8 +3,16 @@
 //! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, its doc comments
 //! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
 
+pub mod card;
+pub mod command;
+pub mod dataset;
+pub mod demo;
 pub mod evaluate;
+pub mod phrases;
+pub mod publish;
+pub mod recordings;
 pub mod train;
+pub mod uploads;
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::diagnostic::Diagnostic;
