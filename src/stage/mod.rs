@@ -4,15 +4,23 @@
 //! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
 
 use crate::artifact::{Artifact, ArtifactKind};
+use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
 use crate::event::{Emitter, Event};
-use schemars::JsonSchema;
+use crate::schema::{self, Shape};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use toml::Spanned;
+use toml::de::DeTable;
+
+/// Every kind of work this program knows: one line each, `&Of::<kind::Kind>::NEW`.
+pub static STAGES: &[&dyn Entry] = &[];
 
 /// A kind of work, with its settings.
 pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'static {
@@ -262,5 +270,61 @@ impl<S: Stage> AnyStage for S {
     }
     fn run(&self, cx: &Context) -> Result<Outcome> {
         Stage::run(self, cx)
+    }
+}
+
+/// A kind of work before it has settings: how a pipeline reads a stage of that kind.
+pub trait Entry: Sync {
+    /// See [`Stage::KIND`].
+    fn kind(&self) -> &'static str;
+    /// See [`Stage::ABOUT`].
+    fn about(&self) -> &'static str;
+    /// See [`Stage::VERSION`].
+    fn version(&self) -> u32;
+    /// See [`Stage::INPUTS`].
+    fn ports(&self) -> &'static [Port];
+    /// The shape of the `with` table; what it refers to is in the generator's definitions afterwards.
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
+    /// Reads a `with` table. Every mistake is reported at its place; whether the settings can work is for [`Stage::check`].
+    fn parse(&self, with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>>;
+}
+
+/// The entry of a kind of work.
+pub struct Of<S>(PhantomData<fn() -> S>);
+
+impl<S: Stage> Of<S> {
+    /// For [`STAGES`].
+    pub const NEW: Self = Self(PhantomData);
+}
+
+impl<S: Stage> Entry for Of<S> {
+    fn kind(&self) -> &'static str {
+        S::KIND
+    }
+    fn about(&self) -> &'static str {
+        S::ABOUT
+    }
+    fn version(&self) -> u32 {
+        S::VERSION
+    }
+    fn ports(&self) -> &'static [Port] {
+        S::INPUTS
+    }
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<S>()
+    }
+    fn parse(&self, mut with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>> {
+        let span = with.span();
+        let mut generator = schema::generator();
+        let root = self.schema(&mut generator).to_value();
+        let found = Shape::new(&root, generator.definitions()).check(&mut with, "with");
+        if !found.is_empty() {
+            // What was taken out would be missed now; that is no further mistake.
+            return Err(found);
+        }
+        match S::deserialize(toml::de::Deserializer::from(with)) {
+            Ok(stage) => Ok(Box::new(stage)),
+            Err(error) => Err(vec![schema::unreadable(&error, span)]),
+        }
     }
 }

@@ -1,0 +1,363 @@
+//! A complaint about the text a person wrote: what is wrong, where, and what to write instead.
+//!
+//! Diagnostics are values that are collected, so that one look at the screen shows every mistake in the file. A span counts
+//! bytes of the text; lines, columns and carets are only worked out when a diagnostic is shown, and then by what a terminal
+//! displays: a tab is drawn as four spaces, a wide character takes two columns, a combining one none.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::cmp::Ordering;
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::Path;
+use unicode_width::UnicodeWidthChar;
+
+/// A complaint with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Whether the pipeline can still be used.
+    pub severity: Severity,
+    /// What is wrong, in one lowercase sentence.
+    pub message: String,
+    /// The offending bytes of the text.
+    pub span: Range<usize>,
+    /// What to write instead; stands beside the carets.
+    pub hint: Option<String>,
+    /// Other places that belong to the story.
+    pub related: Vec<Related>,
+    /// Sentences without a place, such as the list of all keys.
+    pub notes: Vec<String>,
+    /// The command line argument (`--set lr=5e-5`) the span counts bytes of; `None` means the file.
+    pub argument: Option<String>,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The file cannot be used like this.
+    Error,
+    /// The file can be used, but perhaps does not mean what its author thinks.
+    Warning,
+}
+
+/// Another place that belongs to a diagnostic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Related {
+    /// The bytes of the text.
+    pub span: Range<usize>,
+    /// What they have to do with it.
+    pub message: String,
+    /// As [`Diagnostic::argument`].
+    pub argument: Option<String>,
+}
+
+impl Diagnostic {
+    /// A mistake.
+    pub fn error(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span,
+            hint: None,
+            related: Vec::new(),
+            notes: Vec::new(),
+            argument: None,
+        }
+    }
+
+    /// Something to look at.
+    pub fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    /// Adds what to write instead.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds what to write instead, if there is anything to suggest.
+    pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint.or(self.hint);
+        self
+    }
+
+    /// Adds a sentence without a place.
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    /// Adds another place.
+    pub fn related(mut self, span: Range<usize>, message: impl Into<String>) -> Self {
+        self.related.push(Related { span, message: message.into(), argument: None });
+        self
+    }
+
+    /// Whether it is a mistake and not merely something to look at.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// By place, those of the file before those of the command line; then by message, so that the order is always the same.
+    pub fn in_order(&self, other: &Self) -> Ordering {
+        let key = |diagnostic: &Self| (diagnostic.argument.clone(), diagnostic.span.start, diagnostic.span.end, diagnostic.severity);
+        key(self).cmp(&key(other)).then_with(|| self.message.cmp(&other.message))
+    }
+
+    /// The complaint as a person reads it, with the line it is about and carets under the place. Ends with a newline.
+    pub fn render(&self, file: &Path, text: &str, colour: bool) -> String {
+        let paint = Paint(colour);
+        let (word, style) = match self.severity {
+            Severity::Error => ("error", RED),
+            Severity::Warning => ("warning", YELLOW),
+        };
+        let mut out = String::new();
+        let _ = writeln!(out, "{}: {}", paint.with(style, word), paint.with(BOLD, &printable(&self.message)));
+
+        let place = Place::of(&self.span, self.argument.as_deref().unwrap_or(text));
+        let gutter = place.line.to_string().len();
+        let bar = paint.with(BLUE, "|");
+        let at = name_place(file, self.argument.as_deref(), &place);
+        let _ = writeln!(out, "{:gutter$}{} {at}", "", paint.with(BLUE, "-->"));
+        let _ = writeln!(out, "{:gutter$} {bar}", "");
+        let _ = writeln!(out, "{} {bar} {}", paint.with(BLUE, &place.line.to_string()), place.drawn_line);
+        let carets = "^".repeat(place.width);
+        let hint = self.hint.as_deref().map(|hint| format!(" {}", printable(hint))).unwrap_or_default();
+        let _ =
+            writeln!(out, "{:gutter$} {bar} {:indent$}{}", "", "", paint.with(style, &format!("{carets}{hint}")), indent = place.indent);
+        for related in &self.related {
+            let place = Place::of(&related.span, related.argument.as_deref().unwrap_or(text));
+            let at = name_place(file, related.argument.as_deref(), &place);
+            let _ = writeln!(out, "{:gutter$}{} {at}  {}", "", paint.with(BLUE, "-->"), printable(&related.message));
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "{:gutter$} {} {}", "", paint.with(BLUE, "="), printable(note));
+        }
+        out
+    }
+
+    /// The complaint as a program reads it, with lines and columns (in characters) counted from 1.
+    pub fn to_json(&self, file: &Path, text: &str) -> Value {
+        let place = |span: &Range<usize>, argument: Option<&str>| {
+            let place = Place::of(span, argument.unwrap_or(text));
+            match argument {
+                None => json!({"file": file.to_string_lossy(), "line": place.line, "column": place.column,
+                    "end_line": place.end_line, "end_column": place.end_column, "start": span.start, "end": span.end}),
+                Some(argument) => json!({"argument": argument, "column": place.column, "end_column": place.end_column}),
+            }
+        };
+        let related: Vec<Value> = self
+            .related
+            .iter()
+            .map(|related| json!({"message": related.message, "place": place(&related.span, related.argument.as_deref())}))
+            .collect();
+        json!({
+            "severity": self.severity,
+            "message": self.message,
+            "hint": self.hint,
+            "place": place(&self.span, self.argument.as_deref()),
+            "related": related,
+            "notes": self.notes,
+        })
+    }
+}
+
+/// "did you mean `x`?", when one of the names is close to what was written.
+pub fn did_you_mean<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    closest(written, names).map(|name| format!("did you mean `{name}`?"))
+}
+
+/// The name closest to what was written, if any is close enough to be meant.
+pub fn closest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |text: &str| text.to_lowercase().replace('-', "_");
+    let written = plain(written);
+    names
+        .into_iter()
+        .map(|name| {
+            let candidate = plain(name);
+            let extends =
+                written.len() >= 3 && (candidate.starts_with(&written) || written.starts_with(&candidate) && candidate.len() >= 3);
+            let distance = strsim::damerau_levenshtein(&written, &candidate);
+            (if extends { distance.min(1) } else { distance }, name)
+        })
+        .filter(|(distance, name)| {
+            *distance <= (name.chars().count().max(written.chars().count()) / 3).max(1) && *distance < written.len().max(1)
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// "`a`, `b` and `c`".
+pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    join(names.into_iter().map(|name| format!("`{name}`")).collect(), "and")
+}
+
+/// "a, b or c".
+pub fn join(mut words: Vec<String>, last_word: &str) -> String {
+    match words.pop() {
+        None => String::new(),
+        Some(last) if words.is_empty() => last,
+        Some(last) => format!("{} {last_word} {last}", words.join(", ")),
+    }
+}
+
+/// A span, worked out for people.
+struct Place {
+    line: usize,
+    column: usize,
+    end_line: usize,
+    end_column: usize,
+    /// The (first) line as it is drawn.
+    drawn_line: String,
+    /// Columns before the carets.
+    indent: usize,
+    /// How many carets; at least one.
+    width: usize,
+}
+
+impl Place {
+    fn of(span: &Range<usize>, text: &str) -> Self {
+        let start = text.floor_char_boundary(span.start.min(text.len()));
+        let end = text.floor_char_boundary(span.end.clamp(start, text.len()));
+        let (line, line_start) = line_of(text, start);
+        let (end_line, end_line_start) = line_of(text, end);
+        let line_end = text[line_start..].find('\n').map_or(text.len(), |length| line_start + length);
+        let whole = text[line_start..line_end].trim_end_matches('\r');
+        let before = text[line_start..start].trim_end_matches('\r');
+        let under = &text[start..end.clamp(start, line_start + whole.len().max(start - line_start)).min(text.len())];
+        Self {
+            line,
+            column: before.chars().count() + 1,
+            end_line,
+            end_column: text[end_line_start..end].chars().count() + 1,
+            drawn_line: drawn(whole),
+            indent: width(before),
+            width: width(under).max(1),
+        }
+    }
+}
+
+/// The number of the line a byte is in, and where that line starts.
+fn line_of(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..at];
+    (before.bytes().filter(|byte| *byte == b'\n').count() + 1, before.rfind('\n').map_or(0, |newline| newline + 1))
+}
+
+fn name_place(file: &Path, argument: Option<&str>, place: &Place) -> String {
+    match argument {
+        None => format!("{}:{}:{}", file.display(), place.line, place.column),
+        Some(_) => "the command line".to_owned(),
+    }
+}
+
+/// A line without what a terminal would act on.
+fn drawn(line: &str) -> String {
+    line.chars().fold(String::new(), |mut out, character| {
+        match character {
+            '\t' => out.push_str("    "),
+            control if control.is_control() => out.push('\u{fffd}'),
+            character => out.push(character),
+        }
+        out
+    })
+}
+
+/// How many columns [`drawn`] text takes.
+fn width(text: &str) -> usize {
+    text.chars()
+        .map(|character| match character {
+            '\t' => 4,
+            control if control.is_control() => 1,
+            character => character.width().unwrap_or(0),
+        })
+        .sum()
+}
+
+/// A message without what a terminal would act on: it may quote the file.
+fn printable(message: &str) -> String {
+    message.chars().map(|character| if character.is_control() && character != '\n' { '\u{fffd}' } else { character }).collect()
+}
+
+const RED: &str = "1;31";
+const YELLOW: &str = "1;33";
+const BLUE: &str = "1;34";
+const BOLD: &str = "1";
+
+struct Paint(bool);
+
+impl Paint {
+    fn with(&self, style: &str, text: &str) -> String {
+        if self.0 { format!("\u{1b}[{style}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str, span: Range<usize>) -> String {
+        Diagnostic::error(span, "wrong").hint("why").render(Path::new("p.toml"), text, false)
+    }
+
+    fn spot(text: &str, what: &str) -> Range<usize> {
+        let start = text.find(what).unwrap();
+        start..start + what.len()
+    }
+
+    #[test]
+    fn carets_stand_under_the_place() {
+        let text = "a = 1\nepoch = 3\n";
+        assert_eq!(shown(text, spot(text, "epoch")), "error: wrong\n --> p.toml:2:1\n  |\n2 | epoch = 3\n  | ^^^^^ why\n");
+    }
+
+    #[test]
+    fn tabs_wide_characters_and_crlf_do_not_shift_them() {
+        for (text, line, carets) in [
+            ("\tepoch = 3\n", "1 |     epoch = 3", "  |     ^^^^^ why"),
+            ("é = \"ü\", epoch = 3\n", "1 | é = \"ü\", epoch = 3", "  |          ^^^^^ why"),
+            ("日本 = 1, epoch = 3", "1 | 日本 = 1, epoch = 3", "  |           ^^^^^ why"),
+            ("e\u{301} = 1, epoch = 3", "1 | e\u{301} = 1, epoch = 3", "  |        ^^^^^ why"),
+            ("a = 1\r\nepoch = 3\r\n", "2 | epoch = 3", "  | ^^^^^ why"),
+        ] {
+            let shown = shown(text, spot(text, "epoch"));
+            let lines: Vec<&str> = shown.lines().collect();
+            assert_eq!((lines[3], lines[4]), (line, carets), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_span_over_several_lines_marks_the_first_and_any_span_is_drawn() {
+        let text = "with = {\r\n  a = 1\r\n}\r\n";
+        assert!(shown(text, 7..text.len()).contains("1 | with = {\n  |        ^ why\n"));
+        for start in 0..text.len() + 3 {
+            for end in 0..text.len() + 3 {
+                shown(text, start..end);
+                shown("é", start..end);
+                shown("", start..end);
+            }
+        }
+    }
+
+    #[test]
+    fn json_counts_lines_and_characters_from_one() {
+        let text = "a = 1\né = \"x\", epoch = 3";
+        let json = Diagnostic::error(spot(text, "epoch"), "wrong").to_json(Path::new("p.toml"), text);
+        assert_eq!((&json["place"]["line"], &json["place"]["column"], &json["place"]["end_column"]), (&json!(2), &json!(10), &json!(15)));
+    }
+
+    #[test]
+    fn suggestions_are_close_or_absent() {
+        for (written, expected) in [
+            ("epoch", Some("epochs")),
+            ("evl", Some("eval")),
+            ("Batch-Size", Some("batch_size")),
+            ("batch", Some("batch_size")),
+            ("zzz", None),
+            ("x", None),
+        ] {
+            assert_eq!(closest(written, ["epochs", "eval", "batch_size"]), expected, "{written}");
+        }
+    }
+}

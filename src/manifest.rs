@@ -1,0 +1,415 @@
+//! What `pipeline.toml` may say, with the place of everything it does say.
+//!
+//! The thinking goes in passes, each over the same tree of spanned TOML values:
+//! 1. the text becomes a tree; only the earliest slip of syntax is worth telling;
+//! 2. the profile and the `--set`s are written into the tree ([`crate::overrides`]);
+//! 3. the tree is held against the schema ([`crate::schema`]), which takes out what does not fit;
+//! 4. tables whose content belongs to others (`params`, every `with`) are lifted out whole, so that their spans survive;
+//! 5. serde reads the rest into a [`Manifest`].
+//!
+//! A manifest has names and places but no meaning yet: that is [`crate::pipeline`].
+
+use crate::diagnostic::{Diagnostic, did_you_mean};
+use crate::overrides::{self, Arguments, Overrides};
+use crate::schema::{self, Shape, TOP};
+use crate::stage::Entry;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The number this version of the file format has.
+pub const SCHEMA: u64 = 1;
+
+/// A table that is handed on as it stands.
+pub type Table<'t> = Spanned<DeTable<'t>>;
+
+/// From recordings to a fine-tuned, evaluated, published Voxtral speech recogniser.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "A voxpipe pipeline")]
+pub struct Manifest<'t> {
+    /// The version of the file format: 1.
+    #[schemars(with = "u64", example = SCHEMA)]
+    pub schema: Option<Spanned<u64>>,
+    /// What holds for the whole pipeline.
+    #[schemars(with = "Header")]
+    pub pipeline: Option<Header>,
+    /// Knobs: `${params.NAME}` in a stage's settings stands for the value, `--set NAME=VALUE` changes it.
+    #[serde(default, deserialize_with = "lifted")]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    pub params: Option<Table<'t>>,
+    /// The stages by name. Their order in the file does not matter: what a stage needs is written in `from`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, StageTable<'static>>")]
+    pub stage: BTreeMap<Spanned<String>, StageTable<'t>>,
+    /// Named sets of changed settings, chosen with `-p NAME`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Profile<'static>>")]
+    pub profile: BTreeMap<Spanned<String>, Profile<'t>>,
+    /// Settings to compare: one run for each combination.
+    #[schemars(with = "Option<Matrix>")]
+    pub matrix: Option<Spanned<Matrix>>,
+}
+
+/// `[pipeline]`
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// What the pipeline is called, in reports and on the model card.
+    #[schemars(with = "String", example = &"accent-fr")]
+    pub name: Option<Spanned<String>>,
+    /// Every stage's seed is derived from it and the stage's name.
+    #[serde(default)]
+    pub seed: u64,
+    /// The folder relative paths start from, relative to this file.
+    #[serde(default = "here")]
+    #[schemars(with = "String")]
+    pub root: Spanned<String>,
+}
+
+/// `[stage.NAME]`
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StageTable<'t> {
+    /// The kind of work.
+    #[schemars(with = "String", example = &"train")]
+    pub uses: Option<Spanned<String>>,
+    /// The inputs: port = "stage", or port = ["one", "another"].
+    #[serde(default)]
+    #[schemars(with = "Option<BTreeMap<String, Upstreams>>")]
+    pub from: Option<Spanned<BTreeMap<Spanned<String>, Spanned<Upstreams>>>>,
+    /// The settings of the kind of work.
+    #[serde(default, deserialize_with = "lifted")]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    pub with: Option<Table<'t>>,
+    /// Stages that must be done first although nothing flows from them.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub after: Vec<Spanned<String>>,
+    /// What the stage needs of the machine, such as `{ gpu = 1 }`.
+    #[schemars(with = "Option<BTreeMap<String, f64>>")]
+    pub resources: Option<Spanned<BTreeMap<String, f64>>>,
+    /// How long the stage may take.
+    #[schemars(with = "Option<TimeoutText>")]
+    pub timeout: Option<Spanned<String>>,
+    /// Whether it is tried again after a failure.
+    pub retry: Option<Retry>,
+    /// Settings to change before trying again after a certain failure.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<Recover>>")]
+    pub recover: Option<Spanned<Vec<Recover>>>,
+    /// Gates: a bound for a metric of the result. What hangs on this stage does not run when one is not met.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, BoundText>")]
+    pub require: BTreeMap<Spanned<String>, Spanned<String>>,
+}
+
+/// One upstream or several.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum Upstreams {
+    /// The name of a stage.
+    One(String),
+    /// The names of several stages.
+    Many(#[schemars(with = "Vec<String>")] Vec<Spanned<String>>),
+}
+
+/// `retry = { times = 2, on = ["crash"] }`
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// How many more times.
+    #[schemars(with = "u32", example = 2)]
+    pub times: Option<Spanned<u32>>,
+    /// After which failures; after any when left out.
+    #[schemars(with = "Option<Vec<Failure>>")]
+    pub on: Option<Spanned<Vec<Failure>>>,
+}
+
+/// A way to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// The stage ended with an error.
+    Crash,
+    /// The memory of the machine or of its GPU did not suffice.
+    OutOfMemory,
+    /// The stage took longer than its `timeout`.
+    Timeout,
+}
+
+/// An entry of `recover`
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recover {
+    /// After which failure.
+    #[schemars(with = "Failure", example = Failure::OutOfMemory.word())]
+    pub on: Option<Failure>,
+    /// The settings to change: a value, or "/2" and "*2" for half and twice the old one.
+    #[serde(default)]
+    pub set: BTreeMap<String, Value>,
+}
+
+/// `[profile.NAME]`
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Profile<'t> {
+    /// The changes: the name of a param, or a dotted path such as "stage.adapter.with.epochs".
+    #[serde(default, deserialize_with = "lifted")]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    pub set: Option<Table<'t>>,
+    /// The profile whose changes are made first.
+    #[schemars(with = "Option<String>")]
+    pub extends: Option<Spanned<String>>,
+}
+
+/// `[matrix]`
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Matrix {
+    /// The settings to vary, each with its values.
+    #[schemars(with = "BTreeMap<String, Vec<Value>>")]
+    pub axes: Option<BTreeMap<String, Vec<Value>>>,
+    /// Which run is the best one.
+    pub best: Option<Best>,
+    /// Combinations to leave out.
+    #[serde(default)]
+    pub exclude: Vec<BTreeMap<String, Value>>,
+}
+
+/// `best = { metric = "scores.wer", goal = "min" }`
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// The stage and the name of its metric.
+    #[schemars(with = "String", example = &"scores.wer")]
+    pub metric: Option<String>,
+    /// Whether less is better.
+    #[serde(default)]
+    pub goal: Goal,
+}
+
+/// The better end of a metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Goal {
+    /// The least value is the best.
+    #[default]
+    Min,
+    /// The greatest value is the best.
+    Max,
+}
+
+impl<'t> Manifest<'t> {
+    /// Reads the text, with the overrides written into it. There is no manifest when the text is not TOML.
+    pub(crate) fn read(text: &'t str, overrides: &'t Overrides, arguments: &mut Arguments) -> (Option<Self>, Vec<Diagnostic>) {
+        let mut found = Vec::new();
+        let mut tree = match DeTable::parse(text) {
+            Ok(tree) => tree,
+            Err(error) => return (None, vec![broken(text, &error)]),
+        };
+        overrides::apply(&mut tree, overrides, arguments, &mut found);
+
+        let mut generator = schema::generator();
+        let root = generator.root_schema_for::<Manifest<'static>>().to_value();
+        let definitions = root.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
+        found.extend(Shape::new(&root, &definitions).check(&mut tree, TOP));
+
+        let lifted = Lifted::out_of(tree.get_mut());
+        match Self::deserialize(toml::de::Deserializer::from(tree)) {
+            Ok(mut manifest) => {
+                lifted.into(&mut manifest);
+                manifest.check_version(&mut found);
+                (Some(manifest), found)
+            }
+            Err(error) => {
+                found.push(schema::unreadable(&error, 0..0));
+                (None, found)
+            }
+        }
+    }
+
+    fn check_version(&self, found: &mut Vec<Diagnostic>) {
+        let Some(schema) = self.schema.as_ref().filter(|schema| *schema.get_ref() != SCHEMA) else { return };
+        found.push(
+            Diagnostic::error(
+                schema.span(),
+                format!("this version of voxpipe reads schema {SCHEMA}, and the file says {}", schema.get_ref()),
+            )
+            .hint(format!("write `schema = {SCHEMA}`, or use the voxpipe the file was written for")),
+        );
+    }
+}
+
+/// The JSON Schema of the whole file, in which the shape of `with` depends on `uses`.
+pub fn schema(registry: &[&dyn Entry]) -> Value {
+    let mut generator = schema::generator();
+    let kinds: Vec<(&dyn Entry, Value)> = registry.iter().map(|entry| (*entry, entry.schema(&mut generator).to_value())).collect();
+    let mut root = generator.into_root_schema_for::<Manifest<'static>>().to_value();
+
+    let choices: Vec<Value> = kinds
+        .iter()
+        .map(|(entry, with)| {
+            let ports: serde_json::Map<String, Value> = entry
+                .ports()
+                .iter()
+                .filter(|port| port.name != "*")
+                .map(|port| (port.name.to_owned(), json!({ "$ref": "#/$defs/Upstreams", "description": port.about })))
+                .collect();
+            let any = entry.ports().iter().any(|port| port.name == "*");
+            let needs_from = entry.ports().iter().any(|port| port.name != "*" && port.arity != crate::stage::Arity::Optional);
+            let mut from = json!({ "properties": ports });
+            if !any {
+                from["additionalProperties"] = json!(false);
+            }
+            let mut then = json!({ "properties": { "with": with, "from": from } });
+            if needs_from {
+                then["required"] = json!(["from"]);
+            }
+            json!({ "if": { "properties": { "uses": { "const": entry.kind() } }, "required": ["uses"] }, "then": then })
+        })
+        .collect();
+    let uses: Vec<Value> = kinds.iter().map(|(entry, _)| json!({ "const": entry.kind(), "description": entry.about() })).collect();
+    if let Some(stage) = root.pointer_mut("/$defs/StageTable") {
+        if !kinds.is_empty() {
+            stage["properties"]["uses"]["oneOf"] = Value::Array(uses);
+            stage["allOf"] = Value::Array(choices);
+        }
+        stage["properties"]["with"] = json!({ "type": "object", "description": "The settings of the kind of work." });
+    }
+    root["properties"]["schema"]["const"] = json!(SCHEMA);
+    root
+}
+
+/// A syntax error of the TOML itself.
+fn broken(text: &str, error: &toml::de::Error) -> Diagnostic {
+    let at = error.span().unwrap_or(text.len()..text.len());
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    Diagnostic::error(at, format!("this is not TOML: {message}"))
+}
+
+/// Tables that are taken out before serde reads the rest, by the name of what they belong to.
+#[derive(Default)]
+struct Lifted<'t> {
+    params: Option<Table<'t>>,
+    with: BTreeMap<String, Table<'t>>,
+    set: BTreeMap<String, Table<'t>>,
+}
+
+impl<'t> Lifted<'t> {
+    fn out_of(tree: &mut DeTable<'t>) -> Self {
+        let mut every = |family: &str, key: &str| {
+            let Some(DeValue::Table(family)) = tree.get_mut(family).map(Spanned::get_mut) else { return BTreeMap::new() };
+            let members = family.iter_mut().filter_map(|(name, member)| match member.get_mut() {
+                DeValue::Table(member) => Some((name.get_ref().to_string(), take_table(member, key)?)),
+                _ => None,
+            });
+            members.collect()
+        };
+        let with = every("stage", "with");
+        let set = every("profile", "set");
+        Self { params: take_table(tree, "params"), with, set }
+    }
+
+    fn into(mut self, manifest: &mut Manifest<'t>) {
+        manifest.params = self.params;
+        for (name, stage) in &mut manifest.stage {
+            stage.with = self.with.remove(name.get_ref());
+        }
+        for (name, profile) in &mut manifest.profile {
+            profile.set = self.set.remove(name.get_ref());
+        }
+    }
+}
+
+fn take_table<'t>(table: &mut DeTable<'t>, key: &str) -> Option<Table<'t>> {
+    let value = table.remove(key)?;
+    let span = value.span();
+    match value.into_inner() {
+        DeValue::Table(table) => Some(Spanned::new(span, table)),
+        _ => None,
+    }
+}
+
+/// For tables that [`Lifted`] has taken out: nothing is left to read.
+fn lifted<'de, 't, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Table<'t>>, D::Error> {
+    de::IgnoredAny::deserialize(deserializer).map(|_| None)
+}
+
+fn here() -> Spanned<String> {
+    Spanned::new(0..0, ".".to_owned())
+}
+
+impl Default for Header {
+    fn default() -> Self {
+        Self { name: None, seed: 0, root: here() }
+    }
+}
+
+impl Failure {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::OutOfMemory => "out-of-memory",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+impl Upstreams {
+    /// The names with their places; `span` is that of the whole value.
+    pub fn names(&self, span: std::ops::Range<usize>) -> Vec<Spanned<String>> {
+        match self {
+            Self::One(name) => vec![Spanned::new(span, name.clone())],
+            Self::Many(names) => names.clone(),
+        }
+    }
+}
+
+/// By hand, because a derived untagged enum forgets the places.
+impl<'de> Deserialize<'de> for Upstreams {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Upstreams;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a stage or an array of them")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Upstreams, E> {
+                Ok(Upstreams::One(name.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Upstreams, A::Error> {
+                let mut all = Vec::new();
+                while let Some(name) = names.next_element()? {
+                    all.push(name);
+                }
+                Ok(Upstreams::Many(all))
+            }
+        }
+        deserializer.deserialize_any(Names)
+    }
+}
+
+#[derive(JsonSchema)]
+#[schemars(inline, title = "a duration with its unit, in quotes", example = &"90s", example = &"15m", example = &"12h", example = &"2d")]
+#[expect(dead_code, reason = "stands for the schema of a duration")]
+struct TimeoutText(String);
+
+#[derive(JsonSchema)]
+#[schemars(inline, title = "a comparison in quotes", example = &"< 0.15", example = &">= 100")]
+#[expect(dead_code, reason = "stands for the schema of a bound")]
+struct BoundText(String);
+
+/// Suggests one of the stages for a name that is none.
+pub(crate) fn suggest_stage<'a>(written: &str, stages: impl IntoIterator<Item = &'a str> + Clone) -> (Option<String>, String) {
+    let hint = did_you_mean(written, stages.clone());
+    (hint, format!("stages: {}", crate::diagnostic::list(stages)))
+}
