@@ -7,6 +7,7 @@ pub mod event;
 pub mod jsonl;
 pub mod manifest;
 pub mod overrides;
+pub mod phrase;
 pub mod pipeline;
 pub mod record;
 pub mod schema;

@@ -1,1 +1,3 @@
+//! One test binary: every file here is a module of it.
 
+mod stages;

@@ -3,6 +3,8 @@
 //! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, its doc comments
 //! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
 
+pub mod command;
+
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Result};
