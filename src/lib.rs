@@ -1,6 +1,7 @@
 #![doc = "voxpipe: from a person's recordings to a fine-tuned, evaluated, published Voxtral speech recogniser."]
 
 pub mod artifact;
+pub mod cli;
 pub mod diagnostic;
 pub mod error;
 pub mod event;
@@ -12,6 +13,7 @@ pub mod phrase;
 pub mod pipeline;
 pub mod plan;
 pub mod record;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod stage;
