@@ -22,7 +22,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 /// Every kind of work this program knows: one line each, `&Of::<kind::Kind>::NEW`.
-pub static STAGES: &[&dyn Entry] = &[];
+pub static STAGES: &[&dyn Entry] = &[&Of::<command::Command>::NEW];
 
 /// A kind of work, with its settings.
 pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'static {
