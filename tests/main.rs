@@ -3,9 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 mod audio;
+mod cache;
+mod commands;
+mod events;
 mod manifests;
+mod run;
 mod scores;
 mod stages;
+mod support;
+mod tidy;
 mod tokens;
 mod training;
 mod voxtral;

@@ -33,8 +33,16 @@ use toml::de::DeTable;
 /// Every kind of work this program knows: one line each, `&Of::<kind::Kind>::NEW`.
 #[rustfmt::skip]
 pub static STAGES: &[&dyn Entry] = &[
+    &Of::<phrases::Phrases>::NEW,
+    &Of::<recordings::Recordings>::NEW,
+    &Of::<uploads::Uploads>::NEW,
+    &Of::<dataset::Dataset>::NEW,
     &Of::<train::Train>::NEW,
     &Of::<evaluate::Evaluate>::NEW,
+    &Of::<card::Card>::NEW,
+    &Of::<publish::Publish>::NEW,
+    &Of::<demo::Demo>::NEW,
+    &Of::<command::Command>::NEW,
 ];
 
 /// A kind of work, with its settings.
@@ -71,6 +79,16 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     /// again when they are gone or changed.
     fn promises(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// Precision and device class (`cpu-f32`), for kinds whose bytes depend on them; part of the fingerprint.
+    fn numerics(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether the pipeline's name ([`Context::pipeline`]) is written into the result, and so is part of the fingerprint.
+    fn names_pipeline(&self) -> bool {
+        false
     }
 
     /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`Outcome::Done`].
@@ -254,6 +272,10 @@ pub trait AnyStage: Send + Sync {
     fn identity(&self) -> Value;
     /// See [`Stage::promises`].
     fn promises(&self) -> Vec<PathBuf>;
+    /// See [`Stage::numerics`].
+    fn numerics(&self) -> Option<String>;
+    /// See [`Stage::names_pipeline`].
+    fn names_pipeline(&self) -> bool;
     /// See [`Stage::run`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
 }
@@ -282,6 +304,12 @@ impl<S: Stage> AnyStage for S {
     }
     fn promises(&self) -> Vec<PathBuf> {
         Stage::promises(self)
+    }
+    fn numerics(&self) -> Option<String> {
+        Stage::numerics(self)
+    }
+    fn names_pipeline(&self) -> bool {
+        Stage::names_pipeline(self)
     }
     fn run(&self, cx: &Context) -> Result<Outcome> {
         Stage::run(self, cx)
