@@ -8,6 +8,7 @@ mod history;
 mod look;
 mod project;
 mod run;
+mod transcribe;
 
 use crate::error::{Error, Exit, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -91,6 +92,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write down what a model hears in audio files
+    Transcribe(transcribe::Transcribe),
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -180,6 +183,7 @@ impl Command {
             Self::Logs(logs) => logs.print().map(done),
             Self::Runs { project, json } => history::runs(&project, json).map(done),
             Self::Show { run, project, json } => history::show(&project, &run, json).map(done),
+            Self::Transcribe(transcribe) => transcribe.go().map(done),
             Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
             Self::Graph { project, format } => {
                 let pipeline = project.pipeline()?;

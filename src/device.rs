@@ -40,6 +40,12 @@ pub fn choose(wanted: &str) -> Result<Chosen> {
     }
 }
 
+/// Precision and class of the device a setting asks for: results of one class are comparable byte by byte.
+pub fn numerics(wanted: &str) -> String {
+    let cuda = wanted.starts_with("cuda") || (wanted == "auto" && cards() > 0);
+    format!("{}-f32", if cuda { "cuda" } else { "cpu" })
+}
+
 #[cfg(feature = "cuda")]
 fn cards() -> usize {
     Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().len()

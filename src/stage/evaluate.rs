@@ -108,6 +108,18 @@ impl Stage for Evaluate {
         complaints
     }
 
+    fn identity(&self) -> Value {
+        let mut identity = serde_json::to_value(self).unwrap_or(Value::Null);
+        if let Some(settings) = identity.as_object_mut() {
+            settings.remove("device");
+        }
+        identity
+    }
+
+    fn numerics(&self) -> Option<String> {
+        Some(device::numerics(&self.device))
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let chosen = device::choose(&self.device)?;
         let (model, data) = (cx.input("model")?, cx.input("data")?);

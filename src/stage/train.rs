@@ -210,6 +210,10 @@ impl Stage for Train {
         identity
     }
 
+    fn numerics(&self) -> Option<String> {
+        Some(device::numerics(&self.device))
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let chosen = device::choose(&self.device)?;
         cx.note(format!("on {} ({})", chosen.name, chosen.reason));
@@ -252,7 +256,7 @@ impl Stage for Train {
         copy(&base, &cx.out, "preprocessor_config.json")?;
         jsonl::write(&cx.out.join("loss.jsonl"), &losses)?;
 
-        let (first, last) = (mean_loss(&losses, true), mean_loss(&losses, false));
+        let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
         let languages: BTreeSet<&str> = records.iter().filter_map(|record| record.language.as_deref()).collect();
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
         let seconds = (seconds * 1000.0).round() / 1000.0;
@@ -278,7 +282,7 @@ impl Train {
         match (&self.base, cx.optional("base")) {
             (Some(_), Some(_)) => Err(Error::new("both `with.base` and `from.base` name a base model").exit(Exit::Usage).advice("keep one of them")),
             (None, None) => Err(Error::new("no base model is named").exit(Exit::Usage).advice("write `base = \"FOLDER\"` in `with`, or `base = \"STAGE\"` in `from`")),
-            (None, Some(Artifact { stage, path, .. })) if !lora::is_adapter(path) => Ok((format!("{}/{stage}", cx.pipeline), path.clone())),
+            (None, Some(Artifact { stage, path, .. })) if !lora::is_adapter(path) => Ok((format!("stage:{stage}"), path.clone())),
             (None, Some(Artifact { stage, .. })) => {
                 Err(Error::new(format!("stage `{stage}` made an adapter, which cannot be trained upon")).advice("give a stage with `method = \"full\"` as `from.base`"))
             }
@@ -397,11 +401,8 @@ fn sizes(recognizer: &Recognizer, trained: &dyn Fn(&str) -> bool) -> (usize, usi
     (count.1, count.2)
 }
 
-/// The mean loss of the first or last steps: one epoch's worth or ten, whichever is less, so that one odd batch says little.
-fn mean_loss(losses: &[LossRow], first: bool) -> f64 {
-    if first {
-        return losses.first().map_or(f64::NAN, |row| row.loss);
-    }
+/// The mean loss of the last ten steps, so that one odd batch says little.
+fn final_loss(losses: &[LossRow]) -> f64 {
     let last = &losses[losses.len().saturating_sub(10)..];
     last.iter().map(|row| row.loss).sum::<f64>() / last.len().max(1) as f64
 }
