@@ -15,7 +15,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(index, line)| {
             let value = serde_json::from_str(line).map_err(|error| {
-                Error::new(format!("{}:{}: {error}", path.display(), index + 1)).advice("each line must be one JSON object; correct or remove this one")
+                Error::new(format!("{}:{}: {error}", path.display(), index + 1))
+                    .advice("each line must be one JSON object; correct or remove this one")
             })?;
             Ok((index + 1, value))
         })

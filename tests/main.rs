@@ -5,5 +5,6 @@
 mod audio;
 mod manifests;
 mod scores;
+mod stages;
 mod tokens;
 mod voxtral;

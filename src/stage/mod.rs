@@ -3,8 +3,16 @@
 //! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, its doc comments
 //! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
 
+pub mod card;
+pub mod command;
+pub mod dataset;
+pub mod demo;
 pub mod evaluate;
+pub mod phrases;
+pub mod publish;
+pub mod recordings;
 pub mod train;
+pub mod uploads;
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::diagnostic::Diagnostic;
@@ -25,8 +33,16 @@ use toml::de::DeTable;
 /// Every kind of work this program knows: one line each, `&Of::<kind::Kind>::NEW`.
 #[rustfmt::skip]
 pub static STAGES: &[&dyn Entry] = &[
+    &Of::<phrases::Phrases>::NEW,
+    &Of::<recordings::Recordings>::NEW,
+    &Of::<uploads::Uploads>::NEW,
+    &Of::<dataset::Dataset>::NEW,
     &Of::<train::Train>::NEW,
     &Of::<evaluate::Evaluate>::NEW,
+    &Of::<card::Card>::NEW,
+    &Of::<publish::Publish>::NEW,
+    &Of::<demo::Demo>::NEW,
+    &Of::<command::Command>::NEW,
 ];
 
 /// A kind of work, with its settings.

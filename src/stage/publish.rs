@@ -1,0 +1,164 @@
+//! `publish`: a model with its card, laid out as a model repository of the Hub.
+//!
+//! The folder appears whole or not at all and is read back afterwards; one that we did not make ourselves is never touched.
+
+use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use crate::artifact::ArtifactKind;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::folder::{self, Target};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Publishes a model with its card.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// The folder to fill, laid out as a model repository; or `hub`.
+    pub target: String,
+    /// The repository's name on the Hub: `accent-fr` or `owner/accent-fr`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// Whether to replace a folder made by voxpipe even when its files were changed since.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
+/// Marks a folder we published.
+const MARKER: &str = ".voxpipe-published";
+
+impl Stage for Publish {
+    const KIND: &'static str = "publish";
+    const ABOUT: &'static str = "publishes a model with its card";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Port] = &[
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the model to publish" },
+        Port { name: "card", kinds: &[ArtifactKind::Card], arity: Arity::One, about: "its card" },
+    ];
+
+    fn output(&self) -> ArtifactKind {
+        ArtifactKind::Published
+    }
+
+    fn check(&self) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        if matches!(self.target.trim(), "" | "." | "/") {
+            complaints.push(
+                Complaint::new("target", format!("`{}` is no folder to fill", self.target)).hint("write `target = \"published/NAME\"`"),
+            );
+        }
+        let tidy = |repo: &str| {
+            let parts: Vec<&str> = repo.split('/').collect();
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed))
+        };
+        if let Some(repo) = self.repo.as_deref().filter(|repo| !tidy(repo)) {
+            let message = format!("`{repo}` cannot be the name of a repository");
+            complaints.push(Complaint::new("repo", message).hint("use letters, digits, `-`, `_` and `.`, with at most one `/`"));
+        }
+        complaints
+    }
+
+    fn promises(&self) -> Vec<PathBuf> {
+        if self.target == "hub" { Vec::new() } else { vec![self.target.clone().into()] }
+    }
+
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        if self.target == "hub" {
+            return Err(Error::new("this version cannot reach the Hub yet; it publishes to folders")
+                .exit(Exit::Environment)
+                .advice("write `target = \"published/NAME\"` and upload that folder: it is laid out as a model repository"));
+        }
+        let (model, card) = (cx.input("model")?, cx.input("card")?);
+        let mut files = BTreeMap::new();
+        let mut left_out = Vec::new();
+        for (name, path) in folder::named(&model.path)? {
+            if belongs(&name) {
+                files.insert(name, path);
+            } else {
+                left_out.push(name);
+            }
+        }
+        files.insert("README.md".to_owned(), card.path.join("README.md"));
+        let kind = complete(&files)?;
+        let path = cx.path(&self.target);
+        let placed = folder::place(&files, &Target { path: &path, written: &self.target, marker: MARKER, overwrite: self.overwrite })?;
+        let bytes: u64 = placed.iter().map(|file| file.size).sum();
+        let published = json!({
+            "target": "folder",
+            "location": self.target,
+            "repo": self.repo,
+            "kind": kind,
+            "files": placed,
+            "left_out": left_out,
+            "base_model": card.facts.get("base_model"),
+            "card": card.facts,
+        });
+        fs::write(cx.out.join("published.json"), serde_json::to_vec_pretty(&published)?)?;
+        let made = Made::new(format!("{} files, {:.1} MB, in `{}`", placed.len(), bytes as f64 / 1e6, self.target));
+        Ok(Outcome::Done(made.metric("files", placed.len() as f64).metric("bytes", bytes as f64).fact("location", self.target.clone())))
+    }
+}
+
+/// Whether a file of a model's folder is for others: checkpoints and hidden files are not.
+fn belongs(name: &str) -> bool {
+    let private =
+        |part: &str| part.starts_with('.') || part.starts_with("checkpoint") || part.starts_with("optimizer") || part.ends_with(".part");
+    !name.split('/').any(private)
+}
+
+/// What the folder is, an adapter or a model; weights that are missing or cut off are found before anybody downloads them.
+fn complete(files: &BTreeMap<String, PathBuf>) -> Result<&'static str> {
+    let (kind, needed) = if files.contains_key("adapter_config.json") {
+        ("adapter", ["adapter_config.json", "adapter_model.safetensors", "training.json"])
+    } else {
+        ("model", ["config.json", "model.safetensors", "training.json"])
+    };
+    for name in needed {
+        let path = files.get(name).ok_or_else(|| {
+            Error::new(format!("the {kind} has no `{name}`, so nobody could load it"))
+                .advice("see what the stage named in `from.model` made")
+        })?;
+        let bad = |what: String| Error::new(format!("`{name}` of the {kind}: {what}")).advice("run the stage that made it again");
+        if name.ends_with(".json") {
+            let text = fs::read_to_string(path).doing(|| format!("cannot read `{name}`"))?;
+            serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| bad(error.to_string()))?;
+        } else {
+            whole(path).map_err(|error| bad(error.message))?;
+        }
+    }
+    Ok(kind)
+}
+
+/// The part of a safetensors header that says how much must follow; `__metadata__` has none.
+#[derive(Deserialize)]
+struct Tensor {
+    data_offsets: Option<[u64; 2]>,
+}
+
+/// Whether a safetensors file has all the bytes its header promises.
+fn whole(path: &Path) -> Result<()> {
+    use std::io::Read;
+    let mut file = fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| Error::new(format!("{size} bytes are too few for a header")))?;
+    let header = u64::from_le_bytes(length);
+    if header > size.saturating_sub(8) {
+        return Err(Error::new(format!("it is cut off: the header alone should have {header} bytes, the file has {size}")));
+    }
+    let mut text = Vec::new();
+    file.take(header).read_to_end(&mut text)?;
+    let tensors: BTreeMap<String, Tensor> =
+        serde_json::from_slice(&text).map_err(|error| Error::new(format!("its header is broken: {error}")))?;
+    let end = tensors.values().filter_map(|tensor| tensor.data_offsets).map(|offsets| offsets[1]).max().unwrap_or(0);
+    let promised = end.saturating_add(8 + header);
+    if size == promised {
+        Ok(())
+    } else {
+        Err(Error::new(format!("it is cut off or has more than it should: {promised} bytes are promised, {size} are there")))
+    }
+}
