@@ -107,6 +107,18 @@ pub enum Event {
         /// What to do.
         advice: Option<String>,
     },
+    /// A stage's result is kept, but a `require` gate was not met: what hangs on it does not run.
+    GateFailed {
+        /// The stage.
+        stage: String,
+        /// The number and the bound.
+        message: String,
+    },
+    /// A stage was told to stop and stopped; running again goes on with it.
+    StageInterrupted {
+        /// The stage.
+        stage: String,
+    },
     /// A stage was not reached because of another.
     StageSkipped {
         /// The stage.

@@ -81,6 +81,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         Vec::new()
     }
 
+    /// Precision and device class (`cpu-f32`), for kinds whose bytes depend on them; part of the fingerprint.
+    fn numerics(&self) -> Option<String> {
+        None
+    }
+
     /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`Outcome::Done`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
 }
@@ -262,6 +267,8 @@ pub trait AnyStage: Send + Sync {
     fn identity(&self) -> Value;
     /// See [`Stage::promises`].
     fn promises(&self) -> Vec<PathBuf>;
+    /// See [`Stage::numerics`].
+    fn numerics(&self) -> Option<String>;
     /// See [`Stage::run`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
 }
@@ -290,6 +297,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn promises(&self) -> Vec<PathBuf> {
         Stage::promises(self)
+    }
+    fn numerics(&self) -> Option<String> {
+        Stage::numerics(self)
     }
     fn run(&self, cx: &Context) -> Result<Outcome> {
         Stage::run(self, cx)
