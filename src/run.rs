@@ -1,0 +1,419 @@
+//! Walks a pipeline: what is fresh is taken, what is stale runs, and each fact is said once as an event.
+//!
+//! A step that fails, parks or misses a gate stops what hangs on it; independent branches go on. Whether a step is fresh is
+//! decided when its turn comes, from what its inputs have become by then.
+
+use crate::artifact::{Artifact, ArtifactKind};
+use crate::error::{Doing, Error, Exit, Result};
+use crate::event::{Emitter, Event};
+use crate::fingerprint::Ingredients;
+use crate::pipeline::{Pipeline, Step};
+use crate::plan::{Judge, Verdict, unmet};
+use crate::stage::{Context, Made, Outcome};
+use crate::store::{End, Last, Record, Store, Try, Workspace};
+use crate::tree::{Content, Links};
+use crate::why;
+use serde::Serialize;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A run about to go.
+pub struct Run<'a> {
+    /// What to run.
+    pub pipeline: &'a Pipeline,
+    /// Where results are; opened for writing.
+    pub store: &'a Store,
+    /// Where events go.
+    pub emitter: Emitter,
+    /// The run's id.
+    pub id: String,
+    /// Steps that run whatever is there.
+    pub force: BTreeSet<String>,
+    /// How to ask it to stop.
+    pub stop: Stop,
+}
+
+/// How a run is asked to stop; signal handlers set both.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Somebody asked.
+    pub asked: Arc<AtomicBool>,
+    /// The running stage should leave soon; also set when its time is over.
+    pub stage: Arc<AtomicBool>,
+}
+
+/// How a run went.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Its id.
+    pub run: String,
+    /// The exit code it becomes.
+    pub exit: u8,
+    /// How long it took.
+    pub seconds: f64,
+    /// How each step ended, in the order they were visited.
+    pub stages: Vec<(String, Ending)>,
+}
+
+/// How a step ended.
+#[derive(Debug, Serialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Ending {
+    /// Its result was there.
+    Fresh,
+    /// It ran.
+    Done,
+    /// It waits for a person.
+    Parked,
+    /// It did not pass its gates.
+    Gate {
+        /// Which, in words.
+        message: String,
+    },
+    /// It failed.
+    Failed {
+        /// What happened.
+        message: String,
+        /// The exit code that becomes.
+        #[serde(skip)]
+        exit: Exit,
+    },
+    /// It was told to stop.
+    Interrupted,
+    /// It was not reached.
+    Skipped {
+        /// Why not.
+        because: String,
+    },
+}
+
+impl Run<'_> {
+    /// Goes through all steps.
+    pub fn go(&self) -> Report {
+        let begun = Instant::now();
+        let names: Vec<_> = self.pipeline.steps.iter().map(|step| step.name.clone()).collect();
+        self.emitter.emit(Event::RunStarted { pipeline: self.pipeline.name.clone(), run: self.id.clone(), stages: names });
+        let mut done = BTreeMap::new();
+        let mut blocked: BTreeMap<String, String> = BTreeMap::new();
+        let mut stages: Vec<(String, Ending)> = Vec::new();
+        for step in &self.pipeline.steps {
+            let ending = self.visit(step, &mut done, &blocked);
+            if let Some(because) = ending.blocks(&step.name) {
+                blocked.insert(step.name.clone(), because);
+            }
+            stages.push((step.name.clone(), ending));
+        }
+        self.store.save_index();
+        let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.emitter.emit(Event::RunFinished { exit, seconds });
+        Report { run: self.id.clone(), exit, seconds, stages }
+    }
+
+    fn visit(&self, step: &Step, done: &mut BTreeMap<String, Artifact>, blocked: &BTreeMap<String, String>) -> Ending {
+        let stage = || step.name.clone();
+        let skip = |because: &str| {
+            self.emitter.emit(Event::StageSkipped { stage: stage(), because: because.to_owned() });
+            Ending::Skipped { because: because.to_owned() }
+        };
+        if let Some(because) = step.from.values().flatten().find_map(|name| blocked.get(name)) {
+            return skip(because);
+        }
+        if self.stop.asked.load(Ordering::Relaxed) {
+            return skip("the run was interrupted");
+        }
+        let judge = Judge { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let judged = judge.ingredients(step, done).and_then(|ingredients| Ok((judge.verdict(step, &ingredients)?, ingredients)));
+        let (artifact, ending) = match judged {
+            Err(error) => return self.failed(step, &error),
+            Ok((Verdict::Fresh(artifact), _)) => {
+                self.emitter.emit(Event::StageFresh { stage: stage(), summary: artifact.summary.clone() });
+                if let Err(error) = self.store.show(&self.pipeline.name, &step.name, artifact.digest) {
+                    self.warn(step, error.message);
+                }
+                (*artifact, Ending::Fresh)
+            }
+            Ok((Verdict::Stale(reasons), ingredients)) => {
+                if let Some(because) = step.after.iter().find_map(|name| blocked.get(name)) {
+                    return skip(because);
+                }
+                match self.tries(step, done, &ingredients, &why::sentence(&reasons)) {
+                    Ok(artifact) => (artifact, Ending::Done),
+                    Err(ending) => return ending,
+                }
+            }
+        };
+        let unmet = unmet(&step.require, &artifact);
+        if !unmet.is_empty() {
+            let message = unmet.join("; ");
+            self.emitter.emit(Event::GateFailed { stage: stage(), message: message.clone() });
+            return Ending::Gate { message };
+        }
+        done.insert(step.name.clone(), artifact);
+        ending
+    }
+
+    /// Tries a step until it is done or its retries are used up.
+    fn tries(&self, step: &Step, done: &BTreeMap<String, Artifact>, ingredients: &Ingredients, why: &str) -> Result<Artifact, Ending> {
+        for attempt in 1.. {
+            let begun = Instant::now();
+            let kind = step.stage.kind().to_owned();
+            self.emitter.emit(Event::StageStarted { stage: step.name.clone(), kind, why: why.to_owned(), attempt });
+            match self.attempt(step, done, ingredients, attempt) {
+                Ok(Tried::Kept(artifact, end)) => {
+                    self.remember(step, ingredients, end);
+                    self.store.save_index();
+                    self.emitter.emit(Event::StageFinished {
+                        stage: step.name.clone(),
+                        seconds: begun.elapsed().as_secs_f64(),
+                        summary: artifact.summary.clone(),
+                        metrics: artifact.metrics.clone(),
+                    });
+                    return Ok(artifact);
+                }
+                Ok(Tried::Parked { have, need, message }) => {
+                    self.remember(step, ingredients, End::Parked { have, need, message: message.clone() });
+                    self.emitter.emit(Event::StageParked { stage: step.name.clone(), have, need, message });
+                    return Err(Ending::Parked);
+                }
+                Err(error) if error.exit == Exit::Interrupted || self.stop.asked.load(Ordering::Relaxed) => {
+                    if error.exit != Exit::Interrupted {
+                        self.warn(step, error.message);
+                    }
+                    self.remember(step, ingredients, End::Interrupted);
+                    self.emitter.emit(Event::StageInterrupted { stage: step.name.clone() });
+                    return Err(Ending::Interrupted);
+                }
+                Err(error) if error.exit == Exit::Failed && attempt <= step.retries => {
+                    self.warn(step, format!("try {attempt} of {} failed: {}; trying again", step.retries + 1, error.message));
+                }
+                Err(error) => {
+                    self.remember(step, ingredients, End::Failed { message: error.message.clone() });
+                    return Err(self.failed(step, &error));
+                }
+            }
+        }
+        Err(self.failed(step, &Error::new("it was never tried")))
+    }
+
+    /// Tries a step once.
+    fn attempt(&self, step: &Step, done: &BTreeMap<String, Artifact>, ingredients: &Ingredients, attempt: u32) -> Result<Tried> {
+        let begun = Instant::now();
+        let fingerprint = ingredients.fingerprint();
+        self.write_last(step, ingredients, End::Begun)?;
+        let space = self.store.workspace(fingerprint, &self.id, attempt)?;
+        let absolute = |path: &Path| std::path::absolute(path).doing(|| format!("cannot find `{}`", path.display()));
+        let mut inputs = BTreeMap::new();
+        for (port, names) in &step.from {
+            let mut artifacts: Vec<_> = names.iter().filter_map(|name| done.get(name)).cloned().collect();
+            for artifact in &mut artifacts {
+                artifact.path = absolute(&artifact.path)?;
+            }
+            inputs.insert(port.clone(), artifacts);
+        }
+        let cx = Context {
+            stage: step.name.clone(),
+            pipeline: self.pipeline.name.clone(),
+            root: absolute(&self.pipeline.root)?,
+            seed: step.seed,
+            inputs,
+            out: absolute(&space.out)?,
+            scratch: absolute(&space.scratch)?,
+            emitter: self.emitter.clone(),
+            stop: Arc::clone(&self.stop.stage),
+        };
+        let finished = self.guarded(step, &cx).and_then(|outcome| match outcome {
+            Outcome::Parked { have, need, message } => Ok(Tried::Parked { have, need, message }),
+            Outcome::Done(made) => self.commit(step, ingredients, &space, made, begun),
+        });
+        if !matches!(finished, Ok(Tried::Kept(..))) {
+            self.store.discard(&space)?;
+        }
+        finished
+    }
+
+    /// Runs the stage with an eye on the clock; a panic becomes an error.
+    fn guarded(&self, step: &Step, cx: &Context) -> Result<Outcome> {
+        let late = Arc::new(AtomicBool::new(false));
+        let watch = step.timeout.map(|timeout| watch(timeout, Arc::clone(&late), Arc::clone(&cx.stop)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| step.stage.run(cx))).unwrap_or_else(|payload| {
+            Err(Error::new(format!("the stage panicked: {}", said(payload.as_ref()))).advice("this is a bug in voxpipe; please report it with the line above"))
+        });
+        if let Some((tell, thread)) = watch {
+            drop(tell);
+            let _ = thread.join();
+        }
+        if late.load(Ordering::Relaxed) {
+            // The next stage starts with a clean flag, unless the whole run was asked to stop.
+            cx.stop.store(self.stop.asked.load(Ordering::Relaxed), Ordering::Relaxed);
+            if outcome.is_err() && !self.stop.asked.load(Ordering::Relaxed) {
+                let timeout = step.timeout.unwrap_or_default();
+                return Err(Error::new(format!("it took longer than its timeout of {}", words(timeout)))
+                    .exit(Exit::TimedOut)
+                    .advice("run again to go on from its last checkpoint, or raise `timeout`"));
+            }
+        }
+        outcome
+    }
+
+    /// Checks what a stage made and takes it into the store.
+    fn commit(&self, step: &Step, ingredients: &Ingredients, space: &Workspace, made: Made, begun: Instant) -> Result<Tried> {
+        let kind = step.stage.output();
+        check(kind, &space.out)?;
+        let digest = self.store.keep(space)?;
+        let mut promises = BTreeMap::new();
+        for path in step.stage.promises() {
+            let content = Content::read(&self.pipeline.root.join(&path), self.store.index(), Links::Follow)?;
+            if content == Content::Missing {
+                return Err(Error::new(format!("the stage ended well but `{}` is not there", path.display())));
+            }
+            promises.insert(path.display().to_string(), content);
+        }
+        let judge = Judge { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let moved = judge.moved_source(step, ingredients)?;
+        let Made { summary, metrics, facts } = made;
+        let seconds = begun.elapsed().as_secs_f64();
+        let record = Record { ingredients: ingredients.clone(), run: self.id.clone(), seconds, kind, digest, summary, metrics, facts, promises };
+        let end = match moved {
+            None => {
+                self.store.commit(&record)?;
+                End::Done
+            }
+            Some(path) => {
+                self.warn(step, format!("`{path}` changed while the stage ran: its result is used now, but the stage will run again"));
+                End::SourceMoved { path }
+            }
+        };
+        self.store.show(&self.pipeline.name, &step.name, digest)?;
+        Ok(Tried::Kept(self.store.artifact(&record, &step.name), end))
+    }
+
+    fn failed(&self, step: &Step, error: &Error) -> Ending {
+        self.emitter.emit(Event::StageFailed { stage: step.name.clone(), message: error.message.clone(), advice: error.advice.clone() });
+        Ending::Failed { message: error.message.clone(), exit: error.exit }
+    }
+
+    fn warn(&self, step: &Step, message: String) {
+        self.emitter.emit(Event::Warning { stage: step.name.clone(), message });
+    }
+
+    fn remember(&self, step: &Step, ingredients: &Ingredients, end: End) {
+        if let Err(error) = self.write_last(step, ingredients, end) {
+            self.warn(step, format!("how it ended could not be noted: {}", error.message));
+        }
+    }
+
+    fn write_last(&self, step: &Step, ingredients: &Ingredients, end: End) -> Result<()> {
+        let done = match end {
+            End::Done => Some(ingredients.clone()),
+            _ => self.store.last(&self.pipeline.name, &step.name).and_then(|last| last.done),
+        };
+        let tried = Try { run: self.id.clone(), fingerprint: ingredients.fingerprint(), end };
+        self.store.remember(&self.pipeline.name, &step.name, &Last { tried, done })
+    }
+}
+
+/// What became of a try that did not fail.
+enum Tried {
+    Kept(Artifact, End),
+    Parked { have: u64, need: u64, message: String },
+}
+
+impl Ending {
+    /// Why what hangs on this step cannot run, if so.
+    fn blocks(&self, name: &str) -> Option<String> {
+        Some(match self {
+            Self::Fresh | Self::Done => return None,
+            Self::Parked => format!("`{name}` waits for a person"),
+            Self::Gate { .. } => format!("`{name}` does not pass its gate"),
+            Self::Failed { .. } => format!("`{name}` failed"),
+            Self::Interrupted => "the run was interrupted".to_owned(),
+            Self::Skipped { because } => because.clone(),
+        })
+    }
+}
+
+/// The exit code of a run: an interruption before a failure, a failure before a gate, a gate before a parked step.
+fn exit<'a>(endings: impl Iterator<Item = &'a Ending>) -> Exit {
+    let rank = |exit: Exit| match exit {
+        Exit::Interrupted => 4,
+        Exit::Gate => 2,
+        Exit::Parked => 1,
+        Exit::Done => 0,
+        _ => 3,
+    };
+    let mut worst = Exit::Done;
+    for ending in endings {
+        let exit = match ending {
+            Ending::Fresh | Ending::Done => Exit::Done,
+            Ending::Skipped { because } if because == "the run was interrupted" => Exit::Interrupted,
+            Ending::Skipped { .. } => Exit::Done,
+            Ending::Parked => Exit::Parked,
+            Ending::Gate { .. } => Exit::Gate,
+            Ending::Failed { exit, .. } => *exit,
+            Ending::Interrupted => Exit::Interrupted,
+        };
+        if rank(exit) > rank(worst) {
+            worst = exit;
+        }
+    }
+    worst
+}
+
+type Watch = (std::sync::mpsc::Sender<()>, thread::JoinHandle<()>);
+
+/// Sets both flags when the time is over and the sender still lives.
+fn watch(timeout: Duration, late: Arc<AtomicBool>, stop: Arc<AtomicBool>) -> Watch {
+    let (tell, told) = channel::<()>();
+    let thread = thread::spawn(move || {
+        if told.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+            late.store(true, Ordering::Relaxed);
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    (tell, thread)
+}
+
+/// What a panic said.
+fn said(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("no message")
+}
+
+/// Whether a result has the file its kind is known by, readable line by line if it is JSON Lines.
+fn check(kind: ArtifactKind, out: &Path) -> Result<()> {
+    let names: &[&str] = match kind {
+        ArtifactKind::Phrases => &["phrases.jsonl"],
+        ArtifactKind::Clips => &["clips.jsonl"],
+        ArtifactKind::Dataset => &["data.jsonl"],
+        ArtifactKind::Model => &["model.safetensors", "adapter_model.safetensors"],
+        ArtifactKind::Scores => &["scores.json"],
+        ArtifactKind::Card => &["README.md"],
+        ArtifactKind::Published => &["published.json"],
+        ArtifactKind::Demo | ArtifactKind::Files => return Ok(()),
+    };
+    let Some(name) = names.iter().find(|name| out.join(name).is_file()) else {
+        return Err(Error::new(format!("the stage ended well but its result has no `{}`, so it is not {kind}", names.join("` or `"))));
+    };
+    if name.ends_with(".jsonl") {
+        crate::jsonl::read::<serde_json::Map<_, _>>(&out.join(name)).map_err(|error| error.context("the stage's result is damaged"))?;
+    }
+    Ok(())
+}
+
+/// A duration as one would write it.
+fn words(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        seconds if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        seconds => format!("{seconds} s"),
+    }
+}

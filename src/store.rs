@@ -1,0 +1,376 @@
+//! Results on disk. Nobody else writes below `.voxpipe/`.
+//!
+//! ```text
+//! .voxpipe/
+//!   store/DIGEST/              a result; its files are read-only and never change
+//!   trees/DIGEST.json          what is in it, file by file
+//!   keys/FINGERPRINT.json      the record that a result exists: written last, so it is the commit point
+//!   work/FINGERPRINT/          a stage under way: out-…/ is thrown away, scratch/ (checkpoints) waits for the next try
+//!   last/PIPELINE/STAGE.json   what was tried and done last, also when it failed; the memory behind `why`
+//!   latest/PIPELINE/STAGE      a link to the newest result, for people
+//!   runs/ID/events.jsonl       the log of a run
+//!   stat.idx                   digests of files seen before
+//!   lock                       held by the one run that may write here
+//! ```
+//!
+//! A stage's result is committed in this order: checked, hashed, made read-only, put on the disk, moved to `store/`, and only then
+//! recorded in `keys/`. Whatever is interrupted before the last step is as if it had not happened, except for its scratch folder.
+//! Paths inside are relative: the project may be moved as a whole.
+
+mod files;
+mod lock;
+
+use crate::artifact::{Artifact, ArtifactKind, Digest};
+use crate::error::{Doing, Error, Exit, Result};
+use crate::fingerprint::{Fingerprint, Ingredients};
+use crate::stat_index::StatIndex;
+use crate::tree::{Content, Links, STATE_FOLDER, Tree};
+use files::Safety;
+use lock::Lock;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The version of the layout.
+const FORMAT: &str = "1";
+
+/// The state of a project.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    index: StatIndex,
+    lock: Option<Lock>,
+}
+
+/// The record that a result exists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// What the result was made from.
+    pub ingredients: Ingredients,
+    /// The run that made it.
+    pub run: String,
+    /// How long that took.
+    pub seconds: f64,
+    /// What the folder holds.
+    pub kind: ArtifactKind,
+    /// The digest of the folder.
+    pub digest: Digest,
+    /// What the stage said of it.
+    pub summary: String,
+    /// Its numbers.
+    pub metrics: BTreeMap<String, f64>,
+    /// Its facts.
+    pub facts: BTreeMap<String, Value>,
+    /// What it left outside the store, by path.
+    pub promises: BTreeMap<String, Content>,
+}
+
+/// What is remembered of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Last {
+    /// The newest try.
+    pub tried: Try,
+    /// What went into the newest result that was kept.
+    pub done: Option<Ingredients>,
+}
+
+/// One try at a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Try {
+    /// The run it belonged to.
+    pub run: String,
+    /// What it was to be made from.
+    pub fingerprint: Fingerprint,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a try ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "kebab-case")]
+pub enum End {
+    /// It did not, or nobody lived to tell.
+    Begun,
+    /// A result was kept.
+    Done,
+    /// It waits for a person.
+    Parked {
+        /// How much was there.
+        have: u64,
+        /// How much is needed.
+        need: u64,
+        /// What to do.
+        message: String,
+    },
+    /// It failed.
+    Failed {
+        /// What happened.
+        message: String,
+    },
+    /// It was told to stop.
+    Interrupted,
+    /// A file it read changed meanwhile, so its result was used but not recorded.
+    SourceMoved {
+        /// Which.
+        path: String,
+    },
+}
+
+/// The folders of a stage under way.
+#[derive(Debug)]
+pub struct Workspace {
+    /// Empty; what is in it at the end is the result.
+    pub out: PathBuf,
+    /// Kept from try to try.
+    pub scratch: PathBuf,
+}
+
+impl Store {
+    /// Looks at the state below `root`, which may not exist yet. Writes nothing.
+    pub fn look(root: &Path) -> Result<Self> {
+        let dir = root.join(STATE_FOLDER);
+        let found = match fs::read_to_string(dir.join("format")) {
+            Ok(format) => format,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => FORMAT.to_owned(),
+            Err(error) => return Err(error).doing(|| format!("cannot read `{}`", dir.display())),
+        };
+        // An empty file is what a crash at the very first start leaves.
+        if !found.trim().is_empty() && found.trim() != FORMAT {
+            return Err(Error::new(format!("`{}` has format {}, this program knows {FORMAT}", dir.display(), found.trim()))
+                .exit(Exit::Usage)
+                .advice("use the version of voxpipe that wrote it, or move the folder away to start over"));
+        }
+        let index = fs::read(dir.join("stat.idx")).map(|bytes| StatIndex::load(&bytes)).unwrap_or_default();
+        Ok(Self { dir, index, lock: None })
+    }
+
+    /// Opens the state for writing: makes it if need be, takes the lock, and clears what a killed run left.
+    pub fn open(root: &Path, command: &str) -> Result<Self> {
+        let dir = root.join(STATE_FOLDER);
+        let making = || format!("cannot keep state in `{}`", dir.display());
+        fs::create_dir_all(&dir).doing(making)?;
+        let lock = Lock::take(&dir.join("lock"), command)?;
+        let mut store = Self::look(root)?;
+        store.lock = Some(lock);
+        let greeting = [
+            (".gitignore", "*\n"),
+            ("CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n# Results and checkpoints of voxpipe; they can be made again.\n"),
+            ("format", FORMAT),
+        ];
+        for (name, text) in greeting {
+            if fs::read_to_string(dir.join(name)).unwrap_or_default().trim().is_empty() {
+                files::replace(&dir.join(name), text.as_bytes(), Safety::Durable)?;
+            }
+        }
+        for folder in ["store", "trees", "keys", "work", "runs"] {
+            fs::create_dir_all(dir.join(folder)).doing(making)?;
+        }
+        store.tidy()?;
+        Ok(store)
+    }
+
+    /// What is known of files.
+    pub fn index(&self) -> &StatIndex {
+        &self.index
+    }
+
+    /// Where the log of a run is.
+    pub fn log(&self, run: &str) -> PathBuf {
+        self.dir.join("runs").join(run).join("events.jsonl")
+    }
+
+    /// The ids of all runs, oldest first.
+    pub fn runs(&self) -> Result<Vec<String>> {
+        let mut runs: Vec<(String, u64)> =
+            names(&self.dir.join("runs"))?.iter().filter_map(|name| name.rsplit_once('-').and_then(|(day, n)| Some((day.to_owned(), n.parse().ok()?)))).collect();
+        runs.sort();
+        Ok(runs.into_iter().map(|(day, n)| format!("{day}-{n}")).collect())
+    }
+
+    /// Makes the folder of a new run and gives its id: the day and a number.
+    pub fn begin_run(&self) -> Result<String> {
+        let day = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+        let newest = self.runs()?.iter().filter_map(|run| run.strip_prefix(&day)?.strip_prefix('-')?.parse::<u64>().ok()).max();
+        let run = format!("{day}-{}", newest.unwrap_or(0) + 1);
+        let folder = self.dir.join("runs").join(&run);
+        fs::create_dir(&folder).doing(|| format!("cannot make `{}`", folder.display()))?;
+        Ok(run)
+    }
+
+    /// The record of a result, if there is one. A damaged record is none.
+    pub fn record(&self, fingerprint: Fingerprint) -> Option<Record> {
+        let record: Record = parse(&self.key(fingerprint))?;
+        (record.ingredients.fingerprint() == fingerprint).then_some(record)
+    }
+
+    /// The result a record speaks of, as stage `stage` of a pipeline sees it.
+    pub fn artifact(&self, record: &Record, stage: &str) -> Artifact {
+        Artifact {
+            kind: record.kind,
+            path: self.result(record.digest),
+            digest: record.digest,
+            stage: stage.to_owned(),
+            summary: record.summary.clone(),
+            metrics: record.metrics.clone(),
+            facts: record.facts.clone(),
+        }
+    }
+
+    /// What is wrong with a kept result, if anything. Reads only files that changed since they were kept.
+    pub fn problem(&self, digest: Digest) -> Option<String> {
+        let Some(listed) = self.tree(digest) else { return Some("the list of files of its result is gone".to_owned()) };
+        match Content::read(&self.result(digest), &self.index, Links::Refuse) {
+            Ok(Content::Folder(found)) if found == listed => None,
+            Ok(Content::Folder(found)) => Some(format!("its kept result was damaged: {}", listed.changes(&found).sentence())),
+            Ok(_) => Some("its kept result is gone".to_owned()),
+            Err(error) => Some(format!("its kept result cannot be read: {error}")),
+        }
+    }
+
+    /// The files of a kept result.
+    pub fn tree(&self, digest: Digest) -> Option<Tree> {
+        let tree: Tree = parse(&self.listing(digest))?;
+        (tree.digest() == digest).then_some(tree)
+    }
+
+    /// What is remembered of a step.
+    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Last> {
+        parse(&self.last_path(pipeline, stage))
+    }
+
+    /// Folders for a stage to work in: an empty one for the result, and the scratch folder of this fingerprint.
+    ///
+    /// The first has a new name each time, so that a program that outlived a killed run cannot write into it.
+    pub fn workspace(&self, fingerprint: Fingerprint, run: &str, attempt: u32) -> Result<Workspace> {
+        let work = self.dir.join("work").join(fingerprint.to_string());
+        let space = Workspace { out: work.join(format!("out-{run}-{attempt}")), scratch: work.join("scratch") };
+        files::remove_folder(&space.out)?;
+        for folder in [&space.out, &space.scratch] {
+            fs::create_dir_all(folder).doing(|| format!("cannot make `{}`", folder.display()))?;
+        }
+        Ok(space)
+    }
+
+    /// Throws away what a stage had begun to make; its scratch folder stays, if there is anything in it.
+    pub fn discard(&self, space: &Workspace) -> Result<()> {
+        files::remove_folder(&space.out)?;
+        let _ = fs::remove_dir(&space.scratch);
+        if let Some(work) = space.out.parent() {
+            let _ = fs::remove_dir(work);
+        }
+        Ok(())
+    }
+
+    /// Takes what a stage made into the store, without recording it: gives its digest.
+    pub fn keep(&self, space: &Workspace) -> Result<Digest> {
+        // Hashed before it is sealed would remember the wrong status change time.
+        files::seal(&space.out)?;
+        let tree = Tree::read(&space.out, &self.index, Links::Refuse)?;
+        let digest = tree.digest();
+        let place = self.result(digest);
+        if self.problem(digest).is_none() {
+            files::remove_folder(&space.out)?;
+        } else {
+            files::remove_folder(&place)?;
+            fs::rename(&space.out, &place).doing(|| format!("cannot keep `{}`", place.display()))?;
+            files::sync_folder(&self.dir.join("store"))?;
+            files::replace(&self.listing(digest), &serde_json::to_vec(&tree)?, Safety::Durable)?;
+        }
+        // Read-only and ours alone: nobody can have changed these files since they were hashed.
+        for (path, leaf) in &tree.0 {
+            let path = place.join(path);
+            let meta = fs::metadata(&path).doing(|| format!("cannot look at `{}`", path.display()))?;
+            self.index.learn_settled(&meta, leaf.digest);
+        }
+        Ok(digest)
+    }
+
+    /// Records a result that was kept: from here on it counts.
+    pub fn commit(&self, record: &Record) -> Result<()> {
+        let fingerprint = record.ingredients.fingerprint();
+        files::replace(&self.key(fingerprint), &serde_json::to_vec(record)?, Safety::Durable)?;
+        files::remove_folder(&self.dir.join("work").join(fingerprint.to_string()))
+    }
+
+    /// Remembers how a try at a step went.
+    pub fn remember(&self, pipeline: &str, stage: &str, last: &Last) -> Result<()> {
+        files::replace(&self.last_path(pipeline, stage), &serde_json::to_vec(last)?, Safety::Whole)
+    }
+
+    /// Points the link people look at to a result.
+    pub fn show(&self, pipeline: &str, stage: &str, digest: Digest) -> Result<()> {
+        let link = self.dir.join("latest").join(file_name(pipeline)).join(file_name(stage));
+        let target = Path::new("../../store").join(digest.to_string());
+        if fs::read_link(&link).is_ok_and(|now| now == target) {
+            return Ok(());
+        }
+        files::replace_link(&link, &target)
+    }
+
+    /// Keeps what was learnt of files. Losing it costs time only, so it is not an error.
+    pub fn save_index(&self) {
+        if let Some(bytes) = self.lock.as_ref().and_then(|_| self.index.to_save()) {
+            let _ = files::replace(&self.dir.join("stat.idx"), &bytes, Safety::Whole);
+        }
+    }
+
+    fn tidy(&self) -> Result<()> {
+        for work in names(&self.dir.join("work"))? {
+            let work = self.dir.join("work").join(work);
+            for name in names(&work)?.iter().filter(|name| name.starts_with("out-")) {
+                files::remove_folder(&work.join(name))?;
+            }
+            // Only empty folders go: what is in a scratch folder may be days of training.
+            let _ = fs::remove_dir(work.join("scratch"));
+            let _ = fs::remove_dir(&work);
+        }
+        for folder in ["", "keys", "trees"] {
+            for name in names(&self.dir.join(folder))?.iter().filter(|name| name.starts_with(".tmp-")) {
+                let _ = fs::remove_file(self.dir.join(folder).join(name));
+            }
+        }
+        Ok(())
+    }
+
+    fn result(&self, digest: Digest) -> PathBuf {
+        self.dir.join("store").join(digest.to_string())
+    }
+
+    fn listing(&self, digest: Digest) -> PathBuf {
+        self.dir.join("trees").join(format!("{digest}.json"))
+    }
+
+    fn key(&self, fingerprint: Fingerprint) -> PathBuf {
+        self.dir.join("keys").join(format!("{fingerprint}.json"))
+    }
+
+    fn last_path(&self, pipeline: &str, stage: &str) -> PathBuf {
+        self.dir.join("last").join(file_name(pipeline)).join(format!("{}.json", file_name(stage)))
+    }
+}
+
+/// Reads a JSON file of ours; one that is absent or damaged counts as absent.
+fn parse<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// The names in a folder, sorted; none if it is not there.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).doing(|| format!("cannot read folder `{}`", folder.display())),
+    };
+    let mut names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// A name from a pipeline as one harmless path component.
+fn file_name(name: &str) -> String {
+    let safe: String = name.chars().map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect();
+    if safe.is_empty() { "-".to_owned() } else { safe }
+}

@@ -1,0 +1,293 @@
+//! The content of a file or a folder as a value: relative paths, sizes and digests, and nothing else.
+//!
+//! Neither clock, owner nor place enters: two folders with the same names and bytes are the same [`Tree`].
+
+use crate::artifact::Digest;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::stat_index::StatIndex;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The folder every project keeps its state in; never part of a content.
+pub const STATE_FOLDER: &str = ".voxpipe";
+
+/// What is at a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Content {
+    /// Nothing.
+    Missing,
+    /// A file.
+    File(Leaf),
+    /// A folder.
+    Folder(Tree),
+}
+
+/// A folder's files by relative path, `/` separated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tree(pub BTreeMap<String, Leaf>);
+
+/// A file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf {
+    /// Its length in bytes.
+    pub size: u64,
+    /// The digest of its bytes.
+    pub digest: Digest,
+}
+
+/// What is different between two contents, file by file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Only in the newer one.
+    pub added: Vec<String>,
+    /// Only in the older one.
+    pub removed: Vec<String>,
+    /// In both, with other bytes.
+    pub changed: Vec<String>,
+}
+
+/// What to do about symbolic links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Look at what they point to: for things a person keeps.
+    Follow,
+    /// They are an error: for results, which must stand on their own.
+    Refuse,
+}
+
+impl Content {
+    /// Reads what is at `path`, hashing only what the index does not know already.
+    pub fn read(path: &Path, index: &StatIndex, links: Links) -> Result<Self> {
+        let meta = match fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Self::Missing),
+            Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
+        };
+        if meta.is_dir() {
+            return Tree::read(path, index, links).map(Self::Folder);
+        }
+        let mut files = vec![regular(String::new(), path.to_owned(), meta)?];
+        let leaf = hash_all(&mut files, index)?.0.remove("");
+        Ok(leaf.map_or(Self::Missing, Self::File))
+    }
+
+    /// The digest that stands for the content in a fingerprint.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Missing => None,
+            Self::File(leaf) => Some(leaf.digest),
+            Self::Folder(tree) => Some(tree.digest()),
+        }
+    }
+
+    /// What changed from this content to a newer one; a lone file is named by `name`.
+    pub fn changes(&self, newer: &Self, name: &str) -> Changes {
+        self.listing(name).changes(&newer.listing(name))
+    }
+
+    fn listing(&self, name: &str) -> Tree {
+        match self {
+            Self::Missing => Tree::default(),
+            Self::File(leaf) => Tree(BTreeMap::from([(name.to_owned(), *leaf)])),
+            Self::Folder(tree) => tree.clone(),
+        }
+    }
+}
+
+impl Tree {
+    /// Reads a folder.
+    pub fn read(folder: &Path, index: &StatIndex, links: Links) -> Result<Self> {
+        let mut files = Vec::new();
+        walk(folder, "", links, &mut Vec::new(), &mut files)?;
+        hash_all(&mut files, index)
+    }
+
+    /// The digest of the whole: every relative path in order, each with the digest of its bytes.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"voxpipe tree 1\n");
+        for (path, leaf) in &self.0 {
+            hasher.update(&(path.len() as u64).to_le_bytes());
+            hasher.update(path.as_bytes());
+            hasher.update(&leaf.digest.0);
+        }
+        Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// What changed from this tree to a newer one.
+    pub fn changes(&self, newer: &Self) -> Changes {
+        let only_in = |a: &Self, b: &Self| a.0.keys().filter(|path| !b.0.contains_key(*path)).cloned().collect();
+        Changes {
+            added: only_in(newer, self),
+            removed: only_in(self, newer),
+            changed: self.0.iter().filter(|(path, leaf)| newer.0.get(*path).is_some_and(|new| new.digest != leaf.digest)).map(|(path, _)| path.clone()).collect(),
+        }
+    }
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+
+    /// The changes in words: `2 added (a.wav, b.wav), 1 changed (c.wav)`.
+    pub fn sentence(&self) -> String {
+        let part = |paths: &[String], what: &str| {
+            let shown = paths.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let more = if paths.len() > 3 { ", …" } else { "" };
+            (!paths.is_empty()).then(|| format!("{} {what} ({shown}{more})", paths.len()))
+        };
+        [part(&self.added, "added"), part(&self.removed, "removed"), part(&self.changed, "changed")]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+/// A file met on the walk, not hashed yet.
+struct Found {
+    name: String,
+    path: PathBuf,
+    meta: Metadata,
+}
+
+fn regular(name: String, path: PathBuf, meta: Metadata) -> Result<Found> {
+    if meta.is_file() {
+        return Ok(Found { name, path, meta });
+    }
+    // Reading a pipe or a device could wait for ever.
+    Err(Error::new(format!("`{}` is neither a file nor a folder", path.display())).advice("move it elsewhere: only files and folders can be hashed"))
+}
+
+fn walk(folder: &Path, prefix: &str, links: Links, above: &mut Vec<(u64, u64)>, files: &mut Vec<Found>) -> Result<()> {
+    let looking = || format!("cannot read folder `{}`", folder.display());
+    let here = fs::metadata(folder).doing(looking)?;
+    let here = (here.dev(), here.ino());
+    if above.contains(&here) {
+        return Err(Error::new(format!("`{}` is a link to a folder that contains it", folder.display())).advice("remove the link"));
+    }
+    above.push(here);
+    for entry in fs::read_dir(folder).doing(looking)? {
+        let entry = entry.doing(looking)?;
+        let path = entry.path();
+        let file_name = entry.file_name();
+        let Some(file_name) = file_name.to_str() else {
+            return Err(Error::new(format!("the name of `{}` is not UTF-8", path.display())).advice("rename it"));
+        };
+        if file_name == STATE_FOLDER {
+            continue;
+        }
+        let name = format!("{prefix}{file_name}");
+        if links == Links::Refuse && entry.file_type().doing(looking)?.is_symlink() {
+            return Err(Error::new(format!("`{name}` in the result is a symbolic link")).advice("copy the file: a result has to stand on its own"));
+        }
+        let meta = match fs::metadata(&path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::new(format!("`{}` is a link to nothing", path.display())).advice("remove the link or bring its target back"));
+            }
+            Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
+        };
+        if meta.is_dir() {
+            walk(&path, &format!("{name}/"), links, above, files)?;
+        } else {
+            files.push(regular(name, path, meta)?);
+        }
+    }
+    above.pop();
+    Ok(())
+}
+
+/// Below this there is less to gain from more threads than starting them costs.
+const WORTH_THREADS: u64 = 4 << 20;
+
+fn hash_all(files: &mut Vec<Found>, index: &StatIndex) -> Result<Tree> {
+    let mut tree = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for file in files.drain(..) {
+        match index.known(&file.meta) {
+            Some(digest) => drop(tree.insert(file.name, Leaf { size: file.meta.len(), digest })),
+            None => unknown.push(file),
+        }
+    }
+    let hash = |file: Found| -> Result<(String, Leaf)> {
+        let now = SystemTime::now();
+        let digest = hash_file(&file.path)?;
+        index.learn(&file.meta, digest, now);
+        Ok((file.name, Leaf { size: file.meta.len(), digest }))
+    };
+    let bytes: u64 = unknown.iter().map(|file| file.meta.len()).sum();
+    let hashed: Vec<_> = if unknown.len() > 1 && bytes > WORTH_THREADS {
+        unknown.into_par_iter().map(hash).collect::<Result<_>>()?
+    } else {
+        unknown.into_iter().map(hash).collect::<Result<_>>()?
+    };
+    tree.extend(hashed);
+    Ok(Tree(tree))
+}
+
+fn hash_file(path: &Path) -> Result<Digest> {
+    let reading = || format!("cannot read `{}`", path.display());
+    // A file nobody lets us read is a matter of the machine, whatever stage asked.
+    let file = fs::File::open(path).doing(reading).map_err(|error| error.exit(Exit::Environment))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).doing(reading)?;
+    Ok(Digest(*hasher.finalize().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &Path) -> Result<Content> {
+        Content::read(path, &StatIndex::default(), Links::Follow)
+    }
+
+    #[test]
+    fn names_and_bytes_are_all_that_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for folder in [&a, &b] {
+            fs::create_dir_all(folder.join("sub")).unwrap();
+            fs::write(folder.join("sub/x"), "1").unwrap();
+            fs::write(folder.join("y"), "2").unwrap();
+        }
+        fs::create_dir(b.join(STATE_FOLDER)).unwrap();
+        fs::write(b.join(STATE_FOLDER).join("lock"), "me").unwrap();
+        assert_eq!(read(&a).unwrap(), read(&b).unwrap());
+        fs::rename(b.join("y"), b.join("z")).unwrap();
+        let (old, new) = (read(&a).unwrap(), read(&b).unwrap());
+        assert_ne!(old.digest(), new.digest());
+        assert_eq!(old.changes(&new, "").sentence(), "1 added (z), 1 removed (y)");
+        assert_eq!(read(&dir.path().join("none")).unwrap(), Content::Missing);
+    }
+
+    #[test]
+    fn paths_cannot_be_shifted_into_each_other() {
+        let leaf = Leaf { size: 0, digest: Digest::of(b"") };
+        let one = Tree(BTreeMap::from([("a\nb".to_owned(), leaf)]));
+        let two = Tree(BTreeMap::from([("a".to_owned(), leaf), ("b".to_owned(), leaf)]));
+        assert_ne!(one.digest(), two.digest());
+    }
+
+    #[test]
+    fn what_cannot_be_hashed_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("..", dir.path().join("up")).unwrap();
+        let round = read(dir.path()).unwrap_err();
+        assert!(round.message.contains("up"), "{round}");
+        let refused = Tree::read(dir.path(), &StatIndex::default(), Links::Refuse).unwrap_err();
+        assert!(refused.message.contains("`up` in the result is a symbolic link"), "{refused}");
+        assert!(read(Path::new("/dev/null")).unwrap_err().message.contains("neither a file nor a folder"));
+    }
+}
