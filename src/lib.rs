@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod audio;
+pub mod cli;
 pub mod device;
 pub mod diagnostic;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod phrase;
 pub mod pipeline;
 pub mod plan;
 pub mod record;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod scoring;

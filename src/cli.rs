@@ -1,0 +1,223 @@
+//! The command line: one variant and one short function for each subcommand.
+//!
+//! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
+//! ended is its exit code, see [`Exit`].
+
+mod graph;
+mod history;
+mod look;
+mod project;
+mod run;
+
+use crate::error::{Error, Exit, Result};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// From recordings to a fine-tuned, evaluated, published Voxtral speech recogniser, driven by one pipeline.toml.
+#[derive(Parser)]
+#[command(name = "voxpipe", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done · 1 a stage failed · 2 the file or the command line is wrong · 3 another run holds the lock · \
+4 the environment lacks something · 10 parked for a person · 11 timed out · 12 a gate was not met · 75 interrupted, run again to go on";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run what is not up to date; go on where an earlier run stopped
+    Run(run::Run),
+    /// The same as `run`: whatever was finished is kept, whatever was begun goes on
+    Resume(run::Run),
+    /// Say what a run would do, and why; nothing is written
+    Plan {
+        #[command(flatten)]
+        project: Project,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Ask as if `run --force STAGE` had been said
+        #[arg(long, value_name = "STAGE")]
+        force: Vec<String>,
+    },
+    /// Look for mistakes in the pipeline file; every one is reported
+    Check {
+        #[command(flatten)]
+        project: Project,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say why a stage would run, file by file and setting by setting
+    Why {
+        /// The stage
+        stage: String,
+        #[command(flatten)]
+        project: Project,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say how each stage stands: fresh, stale, parked or failed
+    Status {
+        #[command(flatten)]
+        project: Project,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what happened in a run
+    Logs(history::Logs),
+    /// List the runs of this project
+    Runs {
+        #[command(flatten)]
+        project: Project,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Summarise one run
+    Show {
+        /// Its id, as `voxpipe runs` lists it; the newest if left out or `latest`
+        #[arg(default_value = "latest")]
+        run: String,
+        #[command(flatten)]
+        project: Project,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of pipeline files
+    Schema,
+    /// Draw the stages and what flows between them
+    Graph {
+        #[command(flatten)]
+        project: Project,
+        /// How
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which pipeline, and with which changes.
+#[derive(Args, Clone)]
+struct Project {
+    /// The pipeline file
+    #[arg(default_value = "pipeline.toml")]
+    file: PathBuf,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+/// Changes to the file, made from outside.
+#[derive(Args, Clone, Default)]
+struct Changes {
+    /// Apply `[profile.NAME]`
+    #[arg(short, long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Set a parameter or a key of the file; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// Lines for people
+    Text,
+    /// A Mermaid flowchart
+    Mermaid,
+    /// Graphviz
+    Dot,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    if key.trim().is_empty() { Err("the key is empty".to_owned()) } else { Ok((key.trim().to_owned(), value.to_owned())) }
+}
+
+/// The program: reads its arguments, does what they say, and says how it went.
+pub fn main() -> ExitCode {
+    if std::env::var_os("VOXPIPE_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_env("VOXPIPE_LOG");
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Done as u8 });
+        }
+    };
+    match cli.command.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            if !error.message.is_empty() {
+                complain(&error);
+            }
+            ExitCode::from(error.exit as u8)
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<u8> {
+        let done = |()| Exit::Done as u8;
+        match self {
+            Self::Run(run) | Self::Resume(run) => run.go(),
+            Self::Plan { project, json, force } => look::plan(&project, &force, json).map(done),
+            Self::Check { project, json } => look::check(&project, json),
+            Self::Why { stage, project, json } => look::why(&project, &stage, json).map(done),
+            Self::Status { project, json } => look::status(&project, json).map(done),
+            Self::Logs(logs) => logs.print().map(done),
+            Self::Runs { project, json } => history::runs(&project, json).map(done),
+            Self::Show { run, project, json } => history::show(&project, &run, json).map(done),
+            Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
+            Self::Graph { project, format } => {
+                let pipeline = project.pipeline()?;
+                print(&match format {
+                    Format::Text => graph::text(&pipeline),
+                    Format::Mermaid => graph::mermaid(&pipeline),
+                    Format::Dot => graph::dot(&pipeline),
+                })
+                .map(done)
+            }
+            Self::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "voxpipe", &mut script);
+                print(&String::from_utf8_lossy(&script)).map(done)
+            }
+        }
+    }
+}
+
+/// Prints a result. When nobody reads it any more the program ends quietly: an error without a message.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new("").exit(Exit::Done)),
+        Err(error) => Err(Error::from(error).context("cannot write to standard output")),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Prints a result for programs.
+fn print_json(value: &Value) -> Result<()> {
+    print(&format!("{value:#}\n"))
+}
+
+fn complain(error: &Error) {
+    let mut text = format!("error: {}\n", error.message);
+    if let Some(advice) = &error.advice {
+        text.push_str(&format!("  = {advice}\n"));
+    }
+    let _ = io::stderr().write_all(text.as_bytes());
+}

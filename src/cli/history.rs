@@ -1,0 +1,242 @@
+//! Commands that read the logs of runs: `logs`, `runs`, `show`.
+
+use super::{Project, print, print_json};
+use crate::error::{Doing, Error, Exit, Result};
+use crate::event::Event;
+use crate::report::jsonl::{self, Line};
+use crate::report::terminal::duration;
+use crate::store::Store;
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+/// What to print of a log.
+#[derive(Args)]
+pub(super) struct Logs {
+    /// Only this stage
+    stage: Option<String>,
+    /// Go on printing until the run ends
+    #[arg(short, long)]
+    follow: bool,
+    /// The run, the newest if left out
+    #[arg(long, default_value = "latest")]
+    run: String,
+    /// The pipeline file
+    #[arg(long, default_value = "pipeline.toml")]
+    file: PathBuf,
+    /// Print the events as they are, a JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Logs {
+    /// `voxpipe logs`.
+    pub(super) fn print(&self) -> Result<()> {
+        let store = Store::look(&Project::of(self.file.clone()).root()?)?;
+        let path = store.log(&find(&store, &self.run)?);
+        let reading = || format!("cannot read `{}`", path.display());
+        let mut file = File::open(&path).doing(reading)?;
+        let mut read = 0;
+        loop {
+            file.seek(SeekFrom::Start(read)).doing(reading)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).doing(reading)?;
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            read += whole as u64;
+            let lines = jsonl::parse(&bytes[..whole]).map_err(|error| error.context(path.display()))?;
+            let mut text = String::new();
+            for line in &lines {
+                let (stage, words) = words(&line.event);
+                if self.stage.as_deref().is_some_and(|wanted| Some(wanted) != stage) {
+                    continue;
+                }
+                if self.json {
+                    text.push_str(&serde_json::to_string(line)?);
+                } else {
+                    text.push_str(format!("{}  {}  {words}", clock(&line.time), stage.unwrap_or("run")).trim_end());
+                }
+                text.push('\n');
+            }
+            print(&text)?;
+            if !self.follow || lines.iter().any(|line| matches!(line.event, Event::RunFinished { .. })) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// `12:01:07` of a time stamp.
+fn clock(time: &str) -> &str {
+    time.get(11..19).unwrap_or(time)
+}
+
+/// An event in words, with its stage.
+fn words(event: &Event) -> (Option<&str>, String) {
+    let numbers = |values: &BTreeMap<String, f64>| values.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
+    match event {
+        Event::RunStarted { pipeline, run, stages } => (None, format!("{run} of {pipeline}: {}", stages.join(", "))),
+        Event::StageFresh { stage, summary } => (Some(stage), format!("fresh: {summary}")),
+        Event::StageStarted { stage, kind, why, attempt } => (Some(stage), format!("{kind} starts (try {attempt}): {why}")),
+        Event::Progress { stage, done, total, unit, detail } => (Some(stage), format!("{done}/{total} {unit} {detail}")),
+        Event::Metrics { stage, step, values } => (Some(stage), format!("step {step}: {}", numbers(values))),
+        Event::Note { stage, message } => (Some(stage), message.clone()),
+        Event::Warning { stage, message } => (Some(stage), format!("warning: {message}")),
+        Event::StageFinished { stage, seconds, summary, .. } => (Some(stage), format!("done in {}: {summary}", duration(*seconds))),
+        Event::StageParked { stage, have, need, message } => (Some(stage), format!("parked {have}/{need}: {message}")),
+        Event::StageFailed { stage, message, advice } => {
+            (Some(stage), format!("failed: {message}{}", advice.as_ref().map(|advice| format!("\n  = {advice}")).unwrap_or_default()))
+        }
+        Event::GateFailed { stage, message } => (Some(stage), format!("gate not met: {message}")),
+        Event::StageInterrupted { stage } => (Some(stage), "interrupted".to_owned()),
+        Event::StageSkipped { stage, because } => (Some(stage), format!("skipped: {because}")),
+        Event::RunFinished { exit, seconds } => (None, format!("{} after {}", ending(Some(*exit)), duration(*seconds))),
+    }
+}
+
+/// What an exit code says.
+fn ending(exit: Option<u8>) -> String {
+    let known = [
+        (Exit::Done, "done"),
+        (Exit::Failed, "failed"),
+        (Exit::Usage, "failed: the file is wrong"),
+        (Exit::Environment, "failed: the environment lacks something"),
+        (Exit::Parked, "parked"),
+        (Exit::TimedOut, "timed out"),
+        (Exit::Gate, "a gate was not met"),
+        (Exit::Interrupted, "interrupted"),
+    ];
+    match exit {
+        None => "not finished".to_owned(),
+        Some(code) => known.iter().find(|(exit, _)| *exit as u8 == code).map_or_else(|| format!("exit {code}"), |(_, word)| (*word).to_owned()),
+    }
+}
+
+/// What a log says in short.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    run: String,
+    pipeline: String,
+    started: String,
+    /// None: it goes on, or was killed.
+    exit: Option<u8>,
+    seconds: Option<f64>,
+    stages: Vec<StageSummary>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct StageSummary {
+    stage: String,
+    result: &'static str,
+    why: String,
+    said: String,
+    seconds: Option<f64>,
+    metrics: BTreeMap<String, f64>,
+}
+
+impl Summary {
+    fn of(store: &Store, run: &str) -> Result<Self> {
+        let lines = jsonl::read(&store.log(run))?;
+        Ok(Self::from_lines(run, &lines))
+    }
+
+    fn from_lines(run: &str, lines: &[Line]) -> Self {
+        let mut summary = Self { run: run.to_owned(), ..Self::default() };
+        for line in lines {
+            match &line.event {
+                Event::RunStarted { pipeline, stages, .. } => {
+                    summary.pipeline.clone_from(pipeline);
+                    summary.started.clone_from(&line.time);
+                    summary.stages = stages.iter().map(|stage| StageSummary { stage: stage.clone(), result: "not reached", ..StageSummary::default() }).collect();
+                }
+                Event::RunFinished { exit, seconds } => (summary.exit, summary.seconds) = (Some(*exit), Some(*seconds)),
+                event => summary.take(event),
+            }
+        }
+        summary
+    }
+
+    fn take(&mut self, event: &Event) {
+        let (result, name, said) = match event {
+            Event::StageFresh { stage, summary } => ("fresh", stage, summary.clone()),
+            Event::StageStarted { stage, .. } => ("begun", stage, String::new()),
+            Event::StageFinished { stage, summary, .. } => ("done", stage, summary.clone()),
+            Event::StageParked { stage, have, need, message } => ("parked", stage, format!("{have}/{need}  {message}")),
+            Event::StageFailed { stage, message, .. } => ("failed", stage, message.clone()),
+            Event::GateFailed { stage, message } => ("gate", stage, message.clone()),
+            Event::StageInterrupted { stage } => ("interrupted", stage, String::new()),
+            Event::StageSkipped { stage, because } => ("skipped", stage, because.clone()),
+            _ => return,
+        };
+        let Some(stage) = self.stages.iter_mut().find(|stage| stage.stage == *name) else { return };
+        (stage.result, stage.said) = (result, said);
+        match event {
+            Event::StageStarted { why, .. } => stage.why.clone_from(why),
+            Event::StageFinished { seconds, metrics, .. } => {
+                stage.seconds = Some(*seconds);
+                stage.metrics.clone_from(metrics);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `voxpipe runs`.
+pub(super) fn runs(project: &Project, json: bool) -> Result<()> {
+    let store = Store::look(&project.root()?)?;
+    let summaries: Vec<_> = store.runs()?.iter().map(|run| Summary::of(&store, run)).collect::<Result<_>>()?;
+    if json {
+        return print_json(&json!(summaries));
+    }
+    let mut text = String::new();
+    for summary in &summaries {
+        let count = |result: &str| summary.stages.iter().filter(|stage| stage.result == result).count();
+        let time = summary.seconds.map(duration).unwrap_or_default();
+        let counts = format!("{} fresh, {} done of {}", count("fresh"), count("done"), summary.stages.len());
+        text.push_str(&format!("{}  {:<12}  {}  {counts}  {time}\n", summary.run, ending(summary.exit), summary.pipeline));
+    }
+    print(if text.is_empty() { "no run yet\n" } else { &text })
+}
+
+/// `voxpipe show RUN`.
+pub(super) fn show(project: &Project, run: &str, json: bool) -> Result<()> {
+    let store = Store::look(&project.root()?)?;
+    let summary = Summary::of(&store, &find(&store, run)?)?;
+    if json {
+        return print_json(&json!(summary));
+    }
+    let mut text = format!("run {} of {}, started {}: {}", summary.run, summary.pipeline, summary.started, ending(summary.exit));
+    if let Some(seconds) = summary.seconds {
+        text.push_str(&format!(" after {}", duration(seconds)));
+    }
+    text.push('\n');
+    let width = summary.stages.iter().map(|stage| stage.stage.chars().count()).max().unwrap_or(0);
+    for stage in &summary.stages {
+        let time = stage.seconds.map(|seconds| format!(" ({})", duration(seconds))).unwrap_or_default();
+        text.push_str(format!("  {:<width$}  {:<11}  {}{time}", stage.stage, stage.result, stage.said).trim_end());
+        text.push('\n');
+        if !stage.why.is_empty() {
+            text.push_str(&format!("  {:<width$}  {:<11}  because {}\n", "", "", stage.why));
+        }
+        for (name, value) in &stage.metrics {
+            text.push_str(&format!("  {:<width$}  {:<11}  {name} {value}\n", "", ""));
+        }
+    }
+    print(&text)
+}
+
+/// The id of a run, `latest` being the newest.
+fn find(store: &Store, run: &str) -> Result<String> {
+    let runs = store.runs()?;
+    let found = if run == "latest" { runs.last() } else { runs.iter().find(|id| *id == run) };
+    found.cloned().ok_or_else(|| match runs.last() {
+        None => Error::new("there is no run yet").exit(Exit::Usage).advice("start one with `voxpipe run`"),
+        Some(last) => Error::new(format!("no run is called `{run}`")).exit(Exit::Usage).advice(format!("`voxpipe runs` lists them; the newest is {last}")),
+    })
+}

@@ -1,0 +1,161 @@
+//! Commands that look at a pipeline and its state and change nothing: `plan`, `check`, `why`, `status`.
+
+use super::project::plural;
+use super::run::known;
+use super::{Project, print, print_json};
+use crate::error::{Exit, Result};
+use crate::plan::{Plan, Planned, State};
+use crate::store::{End, Last, Store};
+use crate::tree::Changes;
+use crate::why::Why;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+/// `voxpipe plan`.
+pub(super) fn plan(project: &Project, force: &[String], json: bool) -> Result<()> {
+    let pipeline = project.pipeline()?;
+    known(&pipeline, force)?;
+    let store = Store::look(&pipeline.root)?;
+    let plan = Plan::of(&pipeline, &store, &force.iter().cloned().collect())?;
+    if json {
+        let steps: Vec<_> = plan.steps.iter().map(|step| named(step, step.state.json())).collect();
+        return print_json(&json!({ "pipeline": pipeline.name, "steps": steps }));
+    }
+    let rows = plan.steps.iter().map(|step| {
+        let (word, sentence) = step.state.words();
+        (step.stage.as_str(), word, sentence)
+    });
+    let (run, may, fresh) = plan.counts();
+    let mut counts = vec![format!("{run} to run")];
+    if may > 0 {
+        counts.push(format!("{may} after that"));
+    }
+    counts.push(format!("{fresh} fresh"));
+    print(&format!("{}{}; nothing was written\n", table(rows), counts.join(", ")))
+}
+
+/// `voxpipe check`.
+pub(super) fn check(project: &Project, json: bool) -> Result<u8> {
+    let (text, parsed) = project.parse()?;
+    let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+    let failed = errors > 0 || parsed.pipeline.is_none();
+    let mut missing = Vec::new();
+    for step in parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps) {
+        let root = parsed.pipeline.as_ref().map(|pipeline| pipeline.root.clone()).unwrap_or_default();
+        missing.extend(step.stage.sources().into_iter().filter(|path| !root.join(path).exists()).map(|path| (step.name.clone(), path)));
+    }
+    if json {
+        let diagnostics: Vec<_> = parsed.diagnostics.iter().map(|diagnostic| diagnostic.to_json(&project.file, &text)).collect();
+        let missing: Vec<_> = missing.iter().map(|(stage, path)| json!({ "stage": stage, "path": path })).collect();
+        print_json(&json!({ "ok": !failed, "diagnostics": diagnostics, "missing": missing }))?;
+    } else {
+        project.tell(&text, &parsed.diagnostics);
+        for (stage, path) in &missing {
+            let _ = writeln!(io::stderr(), "warning: stage `{stage}` reads `{}`, which is not there", path.display());
+        }
+        match &parsed.pipeline {
+            Some(pipeline) if !failed => print(&format!("{}: {}, no errors\n", project.file.display(), plural(pipeline.steps.len(), "stage")))?,
+            _ => drop(writeln!(io::stderr(), "{}", plural(errors, "error"))),
+        }
+    }
+    Ok(if failed { Exit::Usage } else { Exit::Done } as u8)
+}
+
+/// `voxpipe why STAGE`.
+pub(super) fn why(project: &Project, stage: &str, json: bool) -> Result<()> {
+    let pipeline = project.pipeline()?;
+    known(&pipeline, &[stage.to_owned()])?;
+    let store = Store::look(&pipeline.root)?;
+    let plan = Plan::of(&pipeline, &store, &BTreeSet::new())?;
+    let Some(step) = plan.steps.into_iter().find(|step| step.stage == stage) else { return Ok(()) };
+    if json {
+        return print_json(&named(&step, step.state.json()));
+    }
+    let mut text = String::new();
+    match &step.state {
+        State::Stale(reasons) => {
+            text.push_str(&format!("`{stage}` runs:\n"));
+            for reason in reasons {
+                text.push_str(&format!("  {reason}\n"));
+                for line in files(reason) {
+                    text.push_str(&format!("    {line}\n"));
+                }
+            }
+        }
+        other => {
+            let (word, sentence) = other.words();
+            let verb = match word {
+                "fresh" => "is fresh",
+                "gate" => "is fresh, but does not pass its gate",
+                "waits" => "waits",
+                _ => "cannot run",
+            };
+            text.push_str(&format!("`{stage}` {verb}: {sentence}\n"));
+        }
+    }
+    print(&text)
+}
+
+/// Every file of a reason, where the sentence names only the first few.
+fn files(reason: &Why) -> Vec<String> {
+    let changes = match reason {
+        Why::Source { changes, .. } | Why::Input { changes, .. } | Why::PromiseChanged { changes, .. } => changes.clone(),
+        _ => Changes::default(),
+    };
+    let marked = |mark: &'static str, paths: Vec<String>| paths.into_iter().map(move |path| format!("{mark} {path}"));
+    marked("+", changes.added).chain(marked("-", changes.removed)).chain(marked("~", changes.changed)).collect()
+}
+
+/// `voxpipe status`.
+pub(super) fn status(project: &Project, json: bool) -> Result<()> {
+    let pipeline = project.pipeline()?;
+    let store = Store::look(&pipeline.root)?;
+    let plan = Plan::of(&pipeline, &store, &BTreeSet::new())?;
+    let standing: Vec<_> =
+        plan.steps.iter().map(|step| (step, stands(&step.state, store.last(&pipeline.name, &step.stage).as_ref()))).collect();
+    if json {
+        let steps: Vec<_> = standing
+            .iter()
+            .map(|(step, (word, sentence, last))| {
+                let mut value = named(step, step.state.json());
+                value["status"] = json!(word);
+                value["sentence"] = json!(sentence);
+                value["last"] = last.clone();
+                value
+            })
+            .collect();
+        return print_json(&json!({ "pipeline": pipeline.name, "run": store.runs()?.last(), "steps": steps }));
+    }
+    print(&table(standing.iter().map(|(step, (word, sentence, _))| (step.stage.as_str(), *word, sentence.clone()))))
+}
+
+/// How a step stands: what became of the last try, unless its result is there.
+fn stands(state: &State, last: Option<&Last>) -> (&'static str, String, Value) {
+    let (word, sentence) = state.words();
+    let now = if word == "run" { "stale" } else { word };
+    let end = last.map(|last| &last.tried.end);
+    let told = end.map_or(Value::Null, |end| json!(end));
+    match (state, end) {
+        (State::Fresh(_) | State::GateUnmet(..), _) => (now, sentence, told),
+        (_, Some(End::Parked { have, need, message })) => ("parked", format!("{have}/{need}  {message}"), told),
+        (_, Some(End::Failed { message })) => ("failed", message.lines().next().unwrap_or_default().to_owned(), told),
+        (_, Some(End::Begun)) => ("begun", "it is running, or the program was killed meanwhile".to_owned(), told),
+        (_, Some(End::Interrupted)) => ("interrupted", "run again to go on".to_owned(), told),
+        _ => (now, sentence, told),
+    }
+}
+
+fn named(step: &Planned, mut value: Value) -> Value {
+    value["stage"] = json!(step.stage);
+    value["kind"] = json!(step.kind);
+    value
+}
+
+/// Three columns.
+fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a str, String)>) -> String {
+    let rows: Vec<_> = rows.collect();
+    let width = |of: fn(&(&str, &str, String)) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let (first, second) = (width(|row| row.0.chars().count()), width(|row| row.1.chars().count()));
+    rows.iter().map(|(stage, word, text)| format!("{}\n", format!("  {stage:<first$}  {word:<second$}  {text}").trim_end())).collect()
+}

@@ -1,0 +1,59 @@
+//! From a file name and some flags to a pipeline.
+
+use super::{Changes, Project};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::overrides::Overrides;
+use crate::pipeline::{Parsed, Pipeline};
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+impl Project {
+    /// The project of a file, as it is.
+    pub(super) fn of(file: PathBuf) -> Self {
+        Self { file, changes: Changes::default() }
+    }
+
+    /// Reads and parses the file; complaints are left to the caller.
+    pub(super) fn parse(&self) -> Result<(String, Parsed)> {
+        let reading = || format!("cannot read `{}`", self.file.display());
+        let text = fs::read_to_string(&self.file).doing(reading).map_err(|error| {
+            error.exit(Exit::Usage).advice("name the pipeline file after the command; without a name it is ./pipeline.toml")
+        })?;
+        let overrides = Overrides { set: self.changes.set.clone(), profile: self.changes.profile.clone() };
+        let parsed = Pipeline::parse(&text, &self.file, &overrides, &|name| std::env::var(name).ok());
+        Ok((text, parsed))
+    }
+
+    /// The pipeline, or an error after every complaint was printed.
+    pub(super) fn pipeline(&self) -> Result<Pipeline> {
+        let (text, parsed) = self.parse()?;
+        self.tell(&text, &parsed.diagnostics);
+        let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        match parsed.pipeline {
+            Some(pipeline) if errors == 0 => Ok(pipeline),
+            _ => Err(Error::new(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.file.display())).exit(Exit::Usage)),
+        }
+    }
+
+    /// The folder the project's state is in; a file with mistakes in it does not hide the past.
+    pub(super) fn root(&self) -> Result<PathBuf> {
+        let (_, parsed) = self.parse()?;
+        Ok(parsed.pipeline.map_or_else(|| self.file.parent().unwrap_or(Path::new("")).to_owned(), |pipeline| pipeline.root))
+    }
+
+    /// Prints complaints to standard error.
+    pub(super) fn tell(&self, text: &str, diagnostics: &[Diagnostic]) {
+        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        for diagnostic in diagnostics {
+            let _ = writeln!(io::stderr(), "{}", diagnostic.render(&self.file, text, colour).trim_end());
+            let _ = writeln!(io::stderr());
+        }
+    }
+}
+
+/// `1 error`, `2 errors`.
+pub(super) fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}

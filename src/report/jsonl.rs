@@ -1,0 +1,111 @@
+//! For machines and for later: one JSON object a line, each written whole and at once.
+//!
+//! `{"v":1,"time":"2026-11-22T15:01:07.120Z","run":"2026-11-22-3","event":"stage-started","stage":"train",…}`
+
+use super::Reporter;
+use crate::error::{Doing, Error, Result};
+use crate::event::{Event, VERSION};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+/// An event with its time and its run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// The version of the format.
+    pub v: u32,
+    /// When it was told, in UTC.
+    pub time: String,
+    /// The run's id.
+    pub run: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Writes every event as a line.
+pub struct JsonLines<W> {
+    to: W,
+    name: String,
+    run: String,
+}
+
+impl JsonLines<File> {
+    /// Writes to a file, which is made anew.
+    pub fn create(path: &Path, run: &str) -> Result<Self> {
+        let to = File::create(path).doing(|| format!("cannot write `{}`", path.display()))?;
+        Ok(Self::new(to, path.display().to_string(), run))
+    }
+}
+
+impl<W: Write + Send> JsonLines<W> {
+    /// Writes to `to`, which people know as `name`.
+    pub fn new(to: W, name: impl Into<String>, run: &str) -> Self {
+        Self { to, name: name.into(), run: run.to_owned() }
+    }
+}
+
+impl<W: Write + Send> Reporter for JsonLines<W> {
+    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+        let mut line = serde_json::to_vec(&Line { v: VERSION, time, run: self.run.clone(), event: event.clone() })?;
+        line.push(b'\n');
+        match self.to.write_all(&line).and_then(|()| self.to.flush()) {
+            // A reader that went away is no fault of ours, and nothing to speak of.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new("")),
+            written => written.doing(|| format!("cannot write events to `{}`", self.name)),
+        }
+    }
+}
+
+/// Reads a log. A last line without its end is one a killed run did not finish: it is left out. Events of a newer version that we
+/// do not know are left out as well; a damaged line is an error.
+pub fn read(path: &Path) -> Result<Vec<Line>> {
+    let bytes = fs::read(path).doing(|| format!("cannot read `{}`", path.display()))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    parse(&bytes[..whole]).map_err(|error| error.context(path.display()))
+}
+
+/// Reads whole lines; see [`read`].
+pub fn parse(bytes: &[u8]) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+        match serde_json::from_slice::<Line>(line) {
+            Ok(line) => lines.push(line),
+            Err(error) => {
+                let version = serde_json::from_slice::<serde_json::Value>(line).ok().and_then(|value| value.get("v")?.as_u64());
+                if version.is_none_or(|version| version <= u64::from(VERSION)) {
+                    return Err(Error::new(format!("line {}: {error}", number + 1)).advice("remove the line; the others are readable"));
+                }
+            }
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_a_torn_end_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let event = Event::Note { stage: "train".into(), message: "hello\nthere".into() };
+        let mut log = JsonLines::create(&path, "2026-11-22-3").unwrap();
+        log.tell(&event).unwrap();
+        log.tell(&event).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.starts_with(br#"{"v":1,"time":"2"#), "{}", String::from_utf8_lossy(&bytes));
+        for cut in bytes.len() / 2..bytes.len() {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            assert_eq!(read(&path).unwrap().len(), 1, "cut at {cut}");
+        }
+        fs::write(&path, [&bytes, b"{\"v\":2,\"event\":\"later\"}\n".as_slice()].concat()).unwrap();
+        let lines = read(&path).unwrap();
+        assert_eq!(lines.iter().map(|line| (line.run.as_str(), &line.event)).collect::<Vec<_>>(), [("2026-11-22-3", &event); 2]);
+        fs::write(&path, [b"{\"v\":1\n", bytes.as_slice()].concat()).unwrap();
+        assert!(read(&path).unwrap_err().message.contains("events.jsonl: line 1"), "a damaged line is not skipped silently");
+    }
+}

@@ -1,0 +1,218 @@
+//! For people: live progress on a terminal, plain lines elsewhere, and a table at the end.
+
+use super::Reporter;
+use crate::error::{Error, Exit};
+use crate::event::Event;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Tells events on standard error, and the table at the end where it is asked for.
+pub struct Terminal {
+    /// The longest name, so that columns line up.
+    width: usize,
+    /// Live progress, when there is somebody to see it.
+    bar: Option<ProgressBar>,
+    paint: bool,
+    table: Table,
+    rows: BTreeMap<String, (&'static str, String)>,
+    order: Vec<String>,
+    run: String,
+    plain: Pace,
+}
+
+/// Where the table at the end goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// To standard output, as the result of the command.
+    Stdout,
+    /// To standard error: standard output has other things to say.
+    Stderr,
+}
+
+impl Terminal {
+    /// A reporter for whoever reads standard error.
+    pub fn new(table: Table) -> Self {
+        let live = io::stderr().is_terminal();
+        Self {
+            width: 0,
+            bar: live.then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10))),
+            paint: live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            table,
+            rows: BTreeMap::new(),
+            order: Vec::new(),
+            run: String::new(),
+            plain: Pace::default(),
+        }
+    }
+
+    fn line(&self, stage: &str, word: &str, text: &str) {
+        let line = format!("{stage:<width$}  {}  {text}", self.colour(word, &format!("{word:<11}")), width = self.width);
+        self.say(line.trim_end());
+    }
+
+    fn say(&self, line: &str) {
+        let print = || {
+            // Nobody reading standard error is no reason to stop.
+            let _ = writeln!(io::stderr(), "{line}");
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn colour(&self, word: &str, text: &str) -> String {
+        let code = match word {
+            "done" | "fresh" => 32,
+            "failed" | "error" => 31,
+            "gate" | "parked" | "interrupted" | "warning" => 33,
+            _ => 36,
+        };
+        if self.paint { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+
+    fn row(&mut self, stage: &str, word: &'static str, text: String) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+            bar.reset();
+        }
+        self.rows.insert(stage.to_owned(), (word, text));
+    }
+
+    fn progress(&mut self, stage: &str, done: u64, total: u64, unit: &str, detail: &str) {
+        let Some(bar) = &self.bar else {
+            if self.plain.due(stage, done, total) {
+                let of = if total == 0 { format!("{done} {unit}") } else { format!("{done}/{total} {unit}") };
+                self.line(stage, "at", format!("{of}  {detail}").trim_end());
+            }
+            return;
+        };
+        let template = if total == 0 { "{prefix}  {spinner} {pos} {msg}  {elapsed}" } else { "{prefix}  {bar:24} {pos}/{len} {msg}  eta {eta}" };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.set_prefix(format!("{stage:<width$}", width = self.width));
+        bar.set_message(format!("{unit}  {detail}").trim_end().to_owned());
+        if total > 0 {
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+    }
+
+    fn finish(&self, exit: u8, seconds: f64) {
+        let mut text = String::new();
+        for stage in &self.order {
+            let (word, said) = self.rows.get(stage).cloned().unwrap_or(("not reached", String::new()));
+            let line = format!("  {stage:<width$}  {word:<11}  {said}", width = self.width);
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for (word, _) in self.rows.values() {
+            *counts.entry(word).or_default() += 1;
+        }
+        let words = ["fresh", "done", "parked", "gate", "failed", "interrupted", "skipped"];
+        let counted: Vec<_> = words.iter().filter_map(|word| Some(format!("{} {word}", counts.get(word)?))).collect();
+        text.push_str(&format!("run {}: {} in {}\n", self.run, counted.join(", "), duration(seconds)));
+        if exit == Exit::Interrupted as u8 {
+            text.push_str("interrupted; run again to go on from here\n");
+        }
+        match self.table {
+            Table::Stdout => {
+                let _ = io::stdout().write_all(text.as_bytes());
+            }
+            Table::Stderr => {
+                let _ = io::stderr().write_all(text.as_bytes());
+            }
+        }
+    }
+}
+
+impl Reporter for Terminal {
+    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+        match event {
+            Event::RunStarted { run, stages, .. } => {
+                self.width = stages.iter().map(|stage| stage.chars().count()).max().unwrap_or(0);
+                self.run.clone_from(run);
+                self.order.clone_from(stages);
+            }
+            Event::StageFresh { stage, summary } => {
+                self.line(stage, "fresh", summary);
+                self.row(stage, "fresh", summary.clone());
+            }
+            Event::StageStarted { stage, why, attempt, .. } => {
+                self.plain = Pace::default();
+                let again = if *attempt > 1 { format!("try {attempt}: ") } else { String::new() };
+                self.line(stage, "runs", &format!("{again}{why}"));
+            }
+            Event::Progress { stage, done, total, unit, detail } => self.progress(stage, *done, *total, unit, detail),
+            Event::Metrics { .. } => {}
+            Event::Note { stage, message } => self.line(stage, "note", message),
+            Event::Warning { stage, message } => self.line(stage, "warning", message),
+            Event::StageFinished { stage, seconds, summary, .. } => {
+                self.row(stage, "done", format!("{summary} ({})", duration(*seconds)));
+                self.line(stage, "done", &format!("{summary} ({})", duration(*seconds)));
+            }
+            Event::StageParked { stage, have, need, message } => {
+                self.row(stage, "parked", format!("{have}/{need}  {message}"));
+                self.line(stage, "parked", &format!("{have}/{need}  {message}"));
+            }
+            Event::StageFailed { stage, message, advice } => {
+                self.row(stage, "failed", message.lines().next().unwrap_or_default().to_owned());
+                self.say(&format!("{}: stage `{stage}`: {message}", self.colour("error", "error")));
+                if let Some(advice) = advice {
+                    self.say(&format!("  = {advice}"));
+                }
+            }
+            Event::GateFailed { stage, message } => {
+                self.row(stage, "gate", message.clone());
+                self.say(&format!("{}: stage `{stage}` does not pass its gate: {message}", self.colour("error", "error")));
+                self.say("  = its result is kept; what hangs on it does not run");
+            }
+            Event::StageInterrupted { stage } => {
+                self.row(stage, "interrupted", String::new());
+                self.line(stage, "interrupted", "");
+            }
+            Event::StageSkipped { stage, because } => {
+                self.row(stage, "skipped", because.clone());
+                self.line(stage, "skipped", because);
+            }
+            Event::RunFinished { exit, seconds } => self.finish(*exit, *seconds),
+        }
+        Ok(())
+    }
+}
+
+/// When a plain line of progress is due: at the end, and otherwise at each tenth but at least five seconds apart.
+#[derive(Default)]
+struct Pace {
+    last: Option<(Instant, u64)>,
+}
+
+impl Pace {
+    fn due(&mut self, _stage: &str, done: u64, total: u64) -> bool {
+        let tenth = if total == 0 { 0 } else { done * 10 / total };
+        let due = match self.last {
+            None => true,
+            Some((_, before)) if total > 0 && done == total => before != 10,
+            Some((at, before)) => at.elapsed() > Duration::from_secs(5) && (total == 0 || tenth > before || at.elapsed() > Duration::from_secs(60)),
+        };
+        if due {
+            self.last = Some((Instant::now(), tenth));
+        }
+        due
+    }
+}
+
+/// A duration for people.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..=9 => format!("{seconds:.1} s"),
+        10..=59 => format!("{whole} s"),
+        60..=3599 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
