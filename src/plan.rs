@@ -4,7 +4,7 @@
 //! well come out as they were: then nothing after it runs. So such a step waits, unless it has reasons of its own.
 
 use crate::artifact::Artifact;
-use crate::error::Result;
+use crate::error::{Doing, Result};
 use crate::fingerprint::{Fingerprint, Ingredients, Input, Source, portable};
 use crate::pipeline::{Bound, Comparison, Pipeline, Step};
 use crate::store::{End, Record, Store};
@@ -151,7 +151,7 @@ pub struct Judge<'a> {
 impl Judge<'_> {
     /// What a step's result depends on, given the results before it.
     pub fn ingredients(&self, step: &Step, done: &BTreeMap<String, Artifact>) -> Result<Ingredients> {
-        let root = std::path::absolute(&self.pipeline.root)?;
+        let root = absolute(&self.pipeline.root)?;
         let sources = step.stage.sources();
         Ok(Ingredients {
             kind: step.stage.kind().to_owned(),
@@ -177,7 +177,7 @@ impl Judge<'_> {
 
     /// The first source that is no longer what it was when the ingredients were listed.
     pub fn moved_source(&self, step: &Step, before: &Ingredients) -> Result<Option<String>> {
-        let root = std::path::absolute(&self.pipeline.root)?;
+        let root = absolute(&self.pipeline.root)?;
         let now = self.read_sources(&root, &step.stage.sources())?;
         Ok(now.iter().zip(&before.sources).find(|(now, before)| now != before).map(|(now, _)| now.path.clone()))
     }
@@ -247,6 +247,11 @@ impl Judge<'_> {
         let trees = self.store.tree(was.digest).zip(self.store.tree(is.digest));
         trees.map(|(was, is)| was.changes(&is)).unwrap_or_default()
     }
+}
+
+/// A path made absolute, where an empty one is the current folder.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(Path::new(".").join(path)).doing(|| format!("cannot find `{}`", path.display()))
 }
 
 /// The gates an artifact does not pass, each in a sentence.

@@ -4,11 +4,11 @@
 //! decided when its turn comes, from what its inputs have become by then.
 
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::event::{Emitter, Event};
 use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
-use crate::plan::{Judge, Verdict, unmet};
+use crate::plan::{Judge, Verdict, absolute, unmet};
 use crate::stage::{Context, Made, Outcome};
 use crate::store::{End, Last, Record, Store, Try, Workspace};
 use crate::tree::{Content, Links};
@@ -209,7 +209,6 @@ impl Run<'_> {
         let fingerprint = ingredients.fingerprint();
         self.write_last(step, ingredients, End::Begun)?;
         let space = self.store.workspace(fingerprint, &self.id, attempt)?;
-        let absolute = |path: &Path| std::path::absolute(path).doing(|| format!("cannot find `{}`", path.display()));
         let mut inputs = BTreeMap::new();
         for (port, names) in &step.from {
             let mut artifacts: Vec<_> = names.iter().filter_map(|name| done.get(name)).cloned().collect();

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 mod audio;
+mod cache;
 mod manifests;
 mod scores;
 mod stages;
+mod support;
 mod tokens;
 mod voxtral;
