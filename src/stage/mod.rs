@@ -86,6 +86,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         None
     }
 
+    /// Whether the pipeline's name ([`Context::pipeline`]) is written into the result, and so is part of the fingerprint.
+    fn names_pipeline(&self) -> bool {
+        false
+    }
+
     /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`Outcome::Done`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
 }
@@ -269,6 +274,8 @@ pub trait AnyStage: Send + Sync {
     fn promises(&self) -> Vec<PathBuf>;
     /// See [`Stage::numerics`].
     fn numerics(&self) -> Option<String>;
+    /// See [`Stage::names_pipeline`].
+    fn names_pipeline(&self) -> bool;
     /// See [`Stage::run`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
 }
@@ -300,6 +307,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn numerics(&self) -> Option<String> {
         Stage::numerics(self)
+    }
+    fn names_pipeline(&self) -> bool {
+        Stage::names_pipeline(self)
     }
     fn run(&self, cx: &Context) -> Result<Outcome> {
         Stage::run(self, cx)
