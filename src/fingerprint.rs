@@ -7,6 +7,7 @@
 //! | inputs | by port: the digest of the upstream *output* and of the facts and numbers that travel with it |
 //! | sources | outside files: the digest of their bytes; folders: every relative path and its bytes; a missing one counts as missing |
 //! | seed | the step's own |
+//! | the pipeline's name | for kinds that write it into their result |
 //! | numerics class | for kinds whose bytes depend on precision and device class |
 //!
 //! Nothing else does: no clock, no host, no absolute path (a source outside the project is known by its position), no order of keys,
@@ -49,6 +50,9 @@ pub struct Ingredients {
     /// Precision and device class, when the bytes depend on them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub numerics: Option<String>,
+    /// The pipeline's name, when the result tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
 }
 
 /// An upstream result.
@@ -82,8 +86,11 @@ pub struct Source {
 impl Ingredients {
     /// The digest of the list.
     pub fn fingerprint(&self) -> Fingerprint {
-        let inputs: BTreeMap<_, Vec<_>> =
-            self.inputs.iter().map(|(port, inputs)| (port, inputs.iter().map(|input| json!([input.digest, input.said])).collect())).collect();
+        let inputs: BTreeMap<_, Vec<_>> = self
+            .inputs
+            .iter()
+            .map(|(port, inputs)| (port, inputs.iter().map(|input| json!([input.digest, input.said])).collect()))
+            .collect();
         let sources: Vec<_> = self
             .sources
             .iter()
@@ -99,7 +106,7 @@ impl Ingredients {
             .collect();
         let value = json!({
             "kind": self.kind, "version": self.version, "settings": self.settings, "inputs": inputs, "sources": sources,
-            "seed": self.seed, "numerics": self.numerics,
+            "seed": self.seed, "numerics": self.numerics, "pipeline": self.pipeline,
         });
         Fingerprint(Digest::of(format!("voxpipe fingerprint 1\n{}", canonical(&value)).as_bytes()))
     }
@@ -119,7 +126,9 @@ pub fn portable(settings: Value, sources: &[PathBuf], root: &Path) -> Value {
             }
         }
         Value::Array(items) => items.into_iter().map(|item| portable(item, sources, root)).collect(),
-        Value::Object(entries) => entries.into_iter().map(|(key, value)| (key, portable(value, sources, root))).collect::<Map<_, _>>().into(),
+        Value::Object(entries) => {
+            entries.into_iter().map(|(key, value)| (key, portable(value, sources, root))).collect::<Map<_, _>>().into()
+        }
         other => other,
     }
 }
@@ -129,7 +138,8 @@ pub fn canonical(value: &Value) -> String {
     match value {
         Value::Object(entries) => {
             let sorted: BTreeMap<_, _> = entries.iter().collect();
-            let parts: Vec<_> = sorted.into_iter().map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value))).collect();
+            let parts: Vec<_> =
+                sorted.into_iter().map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value))).collect();
             format!("{{{}}}", parts.join(","))
         }
         Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
@@ -153,13 +163,14 @@ mod tests {
             sources: vec![Source { path: "clips".into(), content: Content::Folder(Tree(BTreeMap::from([("a".to_owned(), leaf)]))) }],
             seed: u64::MAX,
             numerics: Some("cpu-f32".into()),
+            pipeline: None,
         }
     }
 
     #[test]
     fn every_ingredient_counts() {
         let base = ingredients().fingerprint();
-        let changes: [(&str, fn(&mut Ingredients)); 10] = [
+        let changes: [(&str, fn(&mut Ingredients)); 11] = [
             ("kind", |i| i.kind = "merge".into()),
             ("version", |i| i.version = 4),
             ("setting", |i| i.settings["lora"]["r"] = json!(16)),
@@ -170,6 +181,7 @@ mod tests {
             ("source's place", |i| i.sources[0].path = "other".into()),
             ("seed", |i| i.seed = 1),
             ("numerics", |i| i.numerics = None),
+            ("the pipeline's name", |i| i.pipeline = Some("mine".into())),
         ];
         for (what, change) in changes {
             let mut changed = ingredients();
@@ -195,7 +207,10 @@ mod tests {
     /// Written down once: a change here throws away every result people have.
     #[test]
     fn the_recipe_does_not_change_by_accident() {
-        assert_eq!(canonical(&json!({ "b": [1, 0.1, 1e-5], "a": { "z": null, "ä": "\n" } })), r#"{"a":{"z":null,"ä":"\n"},"b":[1,0.1,0.00001]}"#);
+        assert_eq!(
+            canonical(&json!({ "b": [1, 0.1, 1e-5], "a": { "z": null, "ä": "\n" } })),
+            r#"{"a":{"z":null,"ä":"\n"},"b":[1,0.1,0.00001]}"#
+        );
         assert_eq!(ingredients().fingerprint().to_string()[..16].to_owned(), "");
     }
 }

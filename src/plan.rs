@@ -6,7 +6,7 @@
 use crate::artifact::Artifact;
 use crate::error::{Doing, Result};
 use crate::fingerprint::{Fingerprint, Ingredients, Input, Source, portable};
-use crate::pipeline::{Bound, Comparison, Pipeline, Step};
+use crate::pipeline::{Bound, Pipeline, Step};
 use crate::store::{End, Record, Store};
 use crate::tree::{Changes, Content, Links};
 use crate::why::{self, Why};
@@ -157,10 +157,15 @@ impl Judge<'_> {
             kind: step.stage.kind().to_owned(),
             version: step.stage.version(),
             settings: portable(step.stage.identity(), &sources, &root),
-            inputs: step.from.iter().map(|(port, names)| (port.clone(), names.iter().filter_map(|name| done.get(name)).map(Input::of).collect())).collect(),
+            inputs: step
+                .from
+                .iter()
+                .map(|(port, names)| (port.clone(), names.iter().filter_map(|name| done.get(name)).map(Input::of).collect()))
+                .collect(),
             sources: self.read_sources(&root, &sources)?,
             seed: step.seed,
             numerics: step.stage.numerics(),
+            pipeline: step.stage.names_pipeline().then(|| self.pipeline.name.clone()),
         })
     }
 
@@ -237,7 +242,9 @@ impl Judge<'_> {
         if self.force.contains(&step.name) {
             return Ok(vec![Why::Forced]);
         }
-        let Some(mut old) = self.store.last(&self.pipeline.name, &step.name).and_then(|last| last.done) else { return Ok(vec![Why::NeverRun]) };
+        let Some(mut old) = self.store.last(&self.pipeline.name, &step.name).and_then(|last| last.done) else {
+            return Ok(vec![Why::NeverRun]);
+        };
         let new = self.ingredients(step, done)?;
         old.inputs = new.inputs.clone();
         Ok(why::differences(&old, &new, |_, _| Changes::default()))
@@ -256,20 +263,12 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// The gates an artifact does not pass, each in a sentence.
 pub fn unmet(require: &BTreeMap<String, Bound>, artifact: &Artifact) -> Vec<String> {
-    let check = |(name, bound): (&String, &Bound)| {
-        let (symbol, holds): (_, fn(&f64, &f64) -> bool) = match bound.comparison {
-            Comparison::Less => ("<", f64::lt),
-            Comparison::LessOrEqual => ("<=", f64::le),
-            Comparison::Greater => (">", f64::gt),
-            Comparison::GreaterOrEqual => (">=", f64::ge),
-        };
-        match artifact.metrics.get(name) {
-            Some(value) if holds(value, &bound.limit) => None,
-            Some(value) => Some(format!("{name} is {value}, which is not {symbol} {}", bound.limit)),
-            None => {
-                let known = artifact.metrics.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                Some(format!("it has no number called `{name}`; it has: {}", if known.is_empty() { "none" } else { &known }))
-            }
+    let check = |(name, bound): (&String, &Bound)| match artifact.metrics.get(name) {
+        Some(value) if bound.holds(*value) => None,
+        Some(value) => Some(format!("{name} is {value}, which is not {bound}")),
+        None => {
+            let known = artifact.metrics.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            Some(format!("it has no number called `{name}`; it has: {}", if known.is_empty() { "none" } else { &known }))
         }
     };
     require.iter().filter_map(check).collect()

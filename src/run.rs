@@ -129,8 +129,12 @@ impl Run<'_> {
         if self.stop.asked.load(Ordering::Relaxed) {
             return skip("the run was interrupted");
         }
+        let _span = tracing::debug_span!("visit", stage = step.name).entered();
         let judge = Judge { pipeline: self.pipeline, store: self.store, force: &self.force };
         let judged = judge.ingredients(step, done).and_then(|ingredients| Ok((judge.verdict(step, &ingredients)?, ingredients)));
+        if let Ok((_, ingredients)) = &judged {
+            tracing::debug!(fingerprint = %ingredients.fingerprint(), "judged");
+        }
         let (artifact, ending) = match judged {
             Err(error) => return self.failed(step, &error),
             Ok((Verdict::Fresh(artifact), _)) => {
@@ -233,7 +237,9 @@ impl Run<'_> {
             Outcome::Done(made) => self.commit(step, ingredients, &space, made, begun),
         });
         if !matches!(finished, Ok(Tried::Kept(..))) {
-            self.store.discard(&space)?;
+            if let Err(error) = self.store.discard(&space) {
+                self.warn(step, error.message);
+            }
         }
         finished
     }
@@ -243,7 +249,8 @@ impl Run<'_> {
         let late = Arc::new(AtomicBool::new(false));
         let watch = step.timeout.map(|timeout| watch(timeout, Arc::clone(&late), Arc::clone(&cx.stop)));
         let outcome = catch_unwind(AssertUnwindSafe(|| step.stage.run(cx))).unwrap_or_else(|payload| {
-            Err(Error::new(format!("the stage panicked: {}", said(payload.as_ref()))).advice("this is a bug in voxpipe; please report it with the line above"))
+            Err(Error::new(format!("the stage panicked: {}", said(payload.as_ref())))
+                .advice("this is a bug in voxpipe; please report it with the line above"))
         });
         if let Some((tell, thread)) = watch {
             drop(tell);
@@ -279,7 +286,8 @@ impl Run<'_> {
         let moved = judge.moved_source(step, ingredients)?;
         let Made { summary, metrics, facts } = made;
         let seconds = begun.elapsed().as_secs_f64();
-        let record = Record { ingredients: ingredients.clone(), run: self.id.clone(), seconds, kind, digest, summary, metrics, facts, promises };
+        let record =
+            Record { ingredients: ingredients.clone(), run: self.id.clone(), seconds, kind, digest, summary, metrics, facts, promises };
         let end = match moved {
             None => {
                 self.store.commit(&record)?;

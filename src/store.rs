@@ -131,7 +131,7 @@ pub struct Workspace {
 impl Store {
     /// Looks at the state below `root`, which may not exist yet. Writes nothing.
     pub fn look(root: &Path) -> Result<Self> {
-        let dir = root.join(STATE_FOLDER);
+        let dir = state_folder(root);
         let found = match fs::read_to_string(dir.join("format")) {
             Ok(format) => format,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => FORMAT.to_owned(),
@@ -149,7 +149,7 @@ impl Store {
 
     /// Opens the state for writing: makes it if need be, takes the lock, and clears what a killed run left.
     pub fn open(root: &Path, command: &str) -> Result<Self> {
-        let dir = root.join(STATE_FOLDER);
+        let dir = state_folder(root);
         let making = || format!("cannot keep state in `{}`", dir.display());
         fs::create_dir_all(&dir).doing(making)?;
         let lock = Lock::take(&dir.join("lock"), command)?;
@@ -157,7 +157,10 @@ impl Store {
         store.lock = Some(lock);
         let greeting = [
             (".gitignore", "*\n"),
-            ("CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n# Results and checkpoints of voxpipe; they can be made again.\n"),
+            (
+                "CACHEDIR.TAG",
+                "Signature: 8a477f597d28d172789f06886806bc55\n# Results and checkpoints of voxpipe; they can be made again.\n",
+            ),
             ("format", FORMAT),
         ];
         for (name, text) in greeting {
@@ -184,8 +187,10 @@ impl Store {
 
     /// The ids of all runs, oldest first.
     pub fn runs(&self) -> Result<Vec<String>> {
-        let mut runs: Vec<(String, u64)> =
-            names(&self.dir.join("runs"))?.iter().filter_map(|name| name.rsplit_once('-').and_then(|(day, n)| Some((day.to_owned(), n.parse().ok()?)))).collect();
+        let mut runs: Vec<(String, u64)> = names(&self.dir.join("runs"))?
+            .iter()
+            .filter_map(|name| name.rsplit_once('-').and_then(|(day, n)| Some((day.to_owned(), n.parse().ok()?))))
+            .collect();
         runs.sort();
         Ok(runs.into_iter().map(|(day, n)| format!("{day}-{n}")).collect())
     }
@@ -350,6 +355,11 @@ impl Store {
     fn last_path(&self, pipeline: &str, stage: &str) -> PathBuf {
         self.dir.join("last").join(file_name(pipeline)).join(format!("{}.json", file_name(stage)))
     }
+}
+
+/// Where the state of a project is; messages are easier on the eye without a leading `./`.
+fn state_folder(root: &Path) -> PathBuf {
+    if root == Path::new(".") { PathBuf::from(STATE_FOLDER) } else { root.join(STATE_FOLDER) }
 }
 
 /// Reads a JSON file of ours; one that is absent or damaged counts as absent.

@@ -128,7 +128,12 @@ impl Tree {
         Changes {
             added: only_in(newer, self),
             removed: only_in(self, newer),
-            changed: self.0.iter().filter(|(path, leaf)| newer.0.get(*path).is_some_and(|new| new.digest != leaf.digest)).map(|(path, _)| path.clone()).collect(),
+            changed: self
+                .0
+                .iter()
+                .filter(|(path, leaf)| newer.0.get(*path).is_some_and(|new| new.digest != leaf.digest))
+                .map(|(path, _)| path.clone())
+                .collect(),
         }
     }
 }
@@ -166,7 +171,8 @@ fn regular(name: String, path: PathBuf, meta: Metadata) -> Result<Found> {
         return Ok(Found { name, path, meta });
     }
     // Reading a pipe or a device could wait for ever.
-    Err(Error::new(format!("`{}` is neither a file nor a folder", path.display())).advice("move it elsewhere: only files and folders can be hashed"))
+    Err(Error::new(format!("`{}` is neither a file nor a folder", path.display()))
+        .advice("move it elsewhere: only files and folders can be hashed"))
 }
 
 fn walk(folder: &Path, prefix: &str, links: Links, above: &mut Vec<(u64, u64)>, files: &mut Vec<Found>) -> Result<()> {
@@ -189,12 +195,16 @@ fn walk(folder: &Path, prefix: &str, links: Links, above: &mut Vec<(u64, u64)>, 
         }
         let name = format!("{prefix}{file_name}");
         if links == Links::Refuse && entry.file_type().doing(looking)?.is_symlink() {
-            return Err(Error::new(format!("`{name}` in the result is a symbolic link")).advice("copy the file: a result has to stand on its own"));
+            return Err(
+                Error::new(format!("`{name}` in the result is a symbolic link")).advice("copy the file: a result has to stand on its own")
+            );
         }
         let meta = match fs::metadata(&path) {
             Ok(meta) => meta,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::new(format!("`{}` is a link to nothing", path.display())).advice("remove the link or bring its target back"));
+                return Err(
+                    Error::new(format!("`{}` is a link to nothing", path.display())).advice("remove the link or bring its target back")
+                );
             }
             Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
         };

@@ -59,6 +59,13 @@ pub enum Why {
         /// The class now.
         new: Option<String>,
     },
+    /// The pipeline has another name, and the result tells it.
+    Renamed {
+        /// The name then, if it was told.
+        old: Option<String>,
+        /// The name now, if it is told.
+        new: Option<String>,
+    },
     /// A step before it runs first.
     UpstreamWillRun {
         /// That step.
@@ -123,6 +130,7 @@ impl fmt::Display for Why {
                 let name = |class: &Option<String>| class.clone().unwrap_or_else(|| "any".to_owned());
                 write!(f, "the numerics changed: {} → {}", name(old), name(new))
             }
+            Self::Renamed { .. } => write!(f, "the pipeline's name changed"),
             Self::UpstreamWillRun { stage } => write!(f, "`{stage}` runs first"),
             Self::OutputMissing { problem } => write!(f, "{problem}"),
             Self::PromiseChanged { path, changes } if changes.is_empty() => write!(f, "`{path}` is gone"),
@@ -174,6 +182,9 @@ pub fn differences(old: &Ingredients, new: &Ingredients, compare: impl Fn(&Input
     if old.numerics != new.numerics {
         reasons.push(Why::Numerics { old: old.numerics.clone(), new: new.numerics.clone() });
     }
+    if old.pipeline != new.pipeline {
+        reasons.push(Why::Renamed { old: old.pipeline.clone(), new: new.pipeline.clone() });
+    }
     reasons
 }
 
@@ -186,12 +197,18 @@ fn settings(key: &str, old: Option<&Value>, new: Option<&Value>, reasons: &mut V
                 settings(&below, a.get(name), b.get(name), reasons);
             }
         }
+        (Some(Value::Array(a)), Some(Value::Array(b))) if a.len() == b.len() && !key.is_empty() => {
+            for (position, (old, new)) in a.iter().zip(b).enumerate() {
+                settings(&format!("{key}.{position}"), Some(old), Some(new), reasons);
+            }
+        }
         _ => reasons.push(Why::Setting { key: key.to_owned(), old: old.cloned(), new: new.cloned() }),
     }
 }
 
 fn sources(old: &Ingredients, new: &Ingredients, reasons: &mut Vec<Why>) {
-    let by_path = |of: &Ingredients| -> BTreeMap<_, _> { of.sources.iter().map(|source| (source.path.clone(), source.content.clone())).collect() };
+    let by_path =
+        |of: &Ingredients| -> BTreeMap<_, _> { of.sources.iter().map(|source| (source.path.clone(), source.content.clone())).collect() };
     let (before, now) = (by_path(old), by_path(new));
     for path in before.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
         let missing = crate::tree::Content::Missing;

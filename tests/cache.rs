@@ -68,7 +68,13 @@ type Change = fn(&Sandbox);
 /// What changes, what runs then, and what `why` says of the first of them before.
 const ROWS: &[(&str, Change, &str, &str, &str)] = &[
     ("nothing", |_| (), "", "gather", "`gather` is fresh"),
-    ("a setting", |s| edit(s, "pipeline.toml", r#""last.sh", "${from.head}""#, r#""-e", "last.sh", "${from.head}""#), "last", "last", "setting `run`"),
+    (
+        "a setting",
+        |s| edit(s, "pipeline.toml", r#""last.sh", "${from.head}""#, r#""-e", "last.sh", "${from.head}""#),
+        "last",
+        "last",
+        "setting `run`",
+    ),
     ("a source", |s| edit(s, "data/a", "one", "uno"), "gather head last", "gather", "`data`: 1 changed (a)"),
     ("a file added", |s| drop(s.file("data/c", "three\n")), "gather head", "gather", "`data`: 1 added (c)"),
     ("a file removed", |s| fs::remove_file(s.path("data/b")).unwrap(), "gather head", "gather", "`data`: 1 removed (b)"),
@@ -78,7 +84,9 @@ const ROWS: &[(&str, Change, &str, &str, &str)] = &[
     (
         "order and comments of the file",
         |s| {
-            let text = s.read("pipeline.toml").replace("uses = \"command\"\nfrom = { lines = \"gather\" }", "from = { lines = \"gather\" } # in\nuses = \"command\"");
+            let text = s
+                .read("pipeline.toml")
+                .replace("uses = \"command\"\nfrom = { lines = \"gather\" }", "from = { lines = \"gather\" } # in\nuses = \"command\"");
             s.pipeline(&format!("# hello\n{text}"));
         },
         "",
@@ -86,7 +94,13 @@ const ROWS: &[(&str, Change, &str, &str, &str)] = &[
         "`head` is fresh",
     ),
     ("the seed", |s| edit(s, "pipeline.toml", "seed = 7", "seed = 8"), "gather head last other", "other", "the seed changed"),
-    ("what comes first, with the same bytes", |s| edit(s, "gather.sh", "cat data/*", "cat data/a data/b"), "gather", "gather", "`gather.sh` changed"),
+    (
+        "what comes first, with the same bytes",
+        |s| edit(s, "gather.sh", "cat data/*", "cat data/a data/b"),
+        "gather",
+        "gather",
+        "`gather.sh` changed",
+    ),
     (
         "a kept result damaged",
         |s| {
@@ -379,7 +393,8 @@ fn a_full_disk_is_told_and_leaves_nothing_half_made() {
     sandbox.file("other.sh", "if [ -e room ]; then echo small > $1/other; else head -c 400000 /dev/zero > $1/other; fi\n");
     let state = sandbox.path(".voxpipe");
     fs::create_dir(&state).unwrap();
-    let mount = |args: &[&str]| Command::new("mount").args(args).arg(&state).output_to_nowhere().status().is_ok_and(|status| status.success());
+    let mount =
+        |args: &[&str]| Command::new("mount").args(args).arg(&state).output_to_nowhere().status().is_ok_and(|status| status.success());
     if mount(&["-t", "tmpfs", "-o", "size=256k", "none"]) {
         let told = sandbox.run(&["run"]);
         let unharmed = files(&state.join("keys")).len();

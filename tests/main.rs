@@ -4,9 +4,13 @@
 
 mod audio;
 mod cache;
+mod commands;
+mod events;
 mod manifests;
+mod run;
 mod scores;
 mod stages;
 mod support;
+mod tidy;
 mod tokens;
 mod voxtral;

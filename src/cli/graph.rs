@@ -8,7 +8,8 @@ pub(super) fn text(pipeline: &Pipeline) -> String {
     let (names, kinds) = (width(|step| step.name.chars().count()), width(|step| step.stage.kind().len()));
     let mut lines = String::new();
     for step in &pipeline.steps {
-        let mut needs: Vec<_> = edges(step).map(|(from, port)| if from == port { from.to_owned() } else { format!("{from} as {port}") }).collect();
+        let mut needs: Vec<_> =
+            edges(step).map(|(from, port)| if from == port { from.to_owned() } else { format!("{from} as {port}") }).collect();
         needs.extend(step.after.iter().map(|name| format!("after {name}")));
         let arrow = if needs.is_empty() { String::new() } else { format!("← {}", needs.join(", ")) };
         lines.push_str(format!("{:<names$}  {:<kinds$}  {arrow}", step.name, step.stage.kind()).trim_end());

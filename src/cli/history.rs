@@ -57,7 +57,7 @@ impl Logs {
                     continue;
                 }
                 if self.json {
-                    text.push_str(&serde_json::to_string(line)?);
+                    text.push_str(&line.text()?);
                 } else {
                     text.push_str(format!("{}  {}  {words}", clock(&line.time), stage.unwrap_or("run")).trim_end());
                 }
@@ -79,7 +79,8 @@ fn clock(time: &str) -> &str {
 
 /// An event in words, with its stage.
 fn words(event: &Event) -> (Option<&str>, String) {
-    let numbers = |values: &BTreeMap<String, f64>| values.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
+    let numbers =
+        |values: &BTreeMap<String, f64>| values.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
     match event {
         Event::RunStarted { pipeline, run, stages } => (None, format!("{run} of {pipeline}: {}", stages.join(", "))),
         Event::StageFresh { stage, summary } => (Some(stage), format!("fresh: {summary}")),
@@ -114,7 +115,9 @@ fn ending(exit: Option<u8>) -> String {
     ];
     match exit {
         None => "not finished".to_owned(),
-        Some(code) => known.iter().find(|(exit, _)| *exit as u8 == code).map_or_else(|| format!("exit {code}"), |(_, word)| (*word).to_owned()),
+        Some(code) => {
+            known.iter().find(|(exit, _)| *exit as u8 == code).map_or_else(|| format!("exit {code}"), |(_, word)| (*word).to_owned())
+        }
     }
 }
 
@@ -153,7 +156,10 @@ impl Summary {
                 Event::RunStarted { pipeline, stages, .. } => {
                     summary.pipeline.clone_from(pipeline);
                     summary.started.clone_from(&line.time);
-                    summary.stages = stages.iter().map(|stage| StageSummary { stage: stage.clone(), result: "not reached", ..StageSummary::default() }).collect();
+                    summary.stages = stages
+                        .iter()
+                        .map(|stage| StageSummary { stage: stage.clone(), result: "not reached", ..StageSummary::default() })
+                        .collect();
                 }
                 Event::RunFinished { exit, seconds } => (summary.exit, summary.seconds) = (Some(*exit), Some(*seconds)),
                 event => summary.take(event),
@@ -237,6 +243,8 @@ fn find(store: &Store, run: &str) -> Result<String> {
     let found = if run == "latest" { runs.last() } else { runs.iter().find(|id| *id == run) };
     found.cloned().ok_or_else(|| match runs.last() {
         None => Error::new("there is no run yet").exit(Exit::Usage).advice("start one with `voxpipe run`"),
-        Some(last) => Error::new(format!("no run is called `{run}`")).exit(Exit::Usage).advice(format!("`voxpipe runs` lists them; the newest is {last}")),
+        Some(last) => Error::new(format!("no run is called `{run}`"))
+            .exit(Exit::Usage)
+            .advice(format!("`voxpipe runs` lists them; the newest is {last}")),
     })
 }

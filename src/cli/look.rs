@@ -55,7 +55,9 @@ pub(super) fn check(project: &Project, json: bool) -> Result<u8> {
             let _ = writeln!(io::stderr(), "warning: stage `{stage}` reads `{}`, which is not there", path.display());
         }
         match &parsed.pipeline {
-            Some(pipeline) if !failed => print(&format!("{}: {}, no errors\n", project.file.display(), plural(pipeline.steps.len(), "stage")))?,
+            Some(pipeline) if !failed => {
+                print(&format!("{}: {}, no errors\n", project.file.display(), plural(pipeline.steps.len(), "stage")))?
+            }
             _ => drop(writeln!(io::stderr(), "{}", plural(errors, "error"))),
         }
     }

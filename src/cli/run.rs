@@ -52,7 +52,8 @@ impl Run {
         }
         reporters.push(Box::new(Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout })));
         let emitter = fan_out(reporters);
-        let report = crate::run::Run { pipeline: &pipeline, store: &store, emitter, id, force: self.force.into_iter().collect(), stop }.go();
+        let report =
+            crate::run::Run { pipeline: &pipeline, store: &store, emitter, id, force: self.force.into_iter().collect(), stop }.go();
         if self.json {
             print_json(&serde_json::to_value(&report)?)?;
         }

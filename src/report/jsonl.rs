@@ -5,23 +5,49 @@
 use super::Reporter;
 use crate::error::{Doing, Error, Result};
 use crate::event::{Event, VERSION};
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// An event with its time and its run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// The version of the format.
-    pub v: u32,
     /// When it was told, in UTC.
     pub time: String,
     /// The run's id.
     pub run: String,
     /// What happened.
-    #[serde(flatten)]
     pub event: Event,
+}
+
+impl Line {
+    /// The line as it is written, without its end. What every line says comes first.
+    pub fn text(&self) -> Result<String> {
+        let mut event = serde_json::to_value(&self.event)?;
+        let fields = event.as_object_mut().ok_or_else(|| Error::new("an event is not a JSON object"))?;
+        fields.remove("run");
+        let name = fields.remove("event").unwrap_or_default();
+        let mut text = format!(r#"{{"v":{VERSION},"time":{},"run":{},"event":{name}"#, json!(self.time), json!(self.run));
+        for (key, value) in fields {
+            text.push_str(&format!(",{}:{value}", json!(key)));
+        }
+        text.push('}');
+        Ok(text)
+    }
+
+    /// Reads a line; none if it is of a newer version and says something we do not know.
+    fn read(text: &[u8]) -> Result<Option<Self>, serde_json::Error> {
+        let value: Value = serde_json::from_slice(text)?;
+        let newer = value.get("v").and_then(Value::as_u64).is_some_and(|version| version > u64::from(VERSION));
+        let told = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (time, run) = (told("time"), told("run"));
+        match serde_json::from_value(value) {
+            Ok(event) => Ok(Some(Self { time, run, event })),
+            Err(_) if newer => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Writes every event as a line.
@@ -49,9 +75,9 @@ impl<W: Write + Send> JsonLines<W> {
 impl<W: Write + Send> Reporter for JsonLines<W> {
     fn tell(&mut self, event: &Event) -> Result<(), Error> {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
-        let mut line = serde_json::to_vec(&Line { v: VERSION, time, run: self.run.clone(), event: event.clone() })?;
-        line.push(b'\n');
-        match self.to.write_all(&line).and_then(|()| self.to.flush()) {
+        let mut line = Line { time, run: self.run.clone(), event: event.clone() }.text()?;
+        line.push('\n');
+        match self.to.write_all(line.as_bytes()).and_then(|()| self.to.flush()) {
             // A reader that went away is no fault of ours, and nothing to speak of.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new("")),
             written => written.doing(|| format!("cannot write events to `{}`", self.name)),
@@ -71,13 +97,10 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
 pub fn parse(bytes: &[u8]) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
-        match serde_json::from_slice::<Line>(line) {
-            Ok(line) => lines.push(line),
+        match Line::read(line) {
+            Ok(line) => lines.extend(line),
             Err(error) => {
-                let version = serde_json::from_slice::<serde_json::Value>(line).ok().and_then(|value| value.get("v")?.as_u64());
-                if version.is_none_or(|version| version <= u64::from(VERSION)) {
-                    return Err(Error::new(format!("line {}: {error}", number + 1)).advice("remove the line; the others are readable"));
-                }
+                return Err(Error::new(format!("line {}: {error}", number + 1)).advice("remove the line; the others are readable"));
             }
         }
     }

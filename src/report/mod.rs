@@ -25,7 +25,10 @@ pub fn fan_out(reporters: Vec<Box<dyn Reporter>>) -> Emitter {
                 Ok(()) => true,
                 Err(error) => {
                     if !error.message.is_empty() {
-                        news.push(Event::Warning { stage: String::new(), message: format!("{}; nothing more is told there", error.message) });
+                        news.push(Event::Warning {
+                            stage: String::new(),
+                            message: format!("{}; nothing more is told there", error.message),
+                        });
                     }
                     false
                 }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 pub struct Terminal {
     /// The longest name, so that columns line up.
     width: usize,
-    /// Live progress, when there is somebody to see it.
+    /// Whether there is somebody to see things move.
+    live: bool,
+    /// The progress of the stage that runs now.
     bar: Option<ProgressBar>,
     paint: bool,
     table: Table,
@@ -37,7 +39,8 @@ impl Terminal {
         let live = io::stderr().is_terminal();
         Self {
             width: 0,
-            bar: live.then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10))),
+            live,
+            bar: None,
             paint: live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             table,
             rows: BTreeMap::new(),
@@ -74,22 +77,25 @@ impl Terminal {
     }
 
     fn row(&mut self, stage: &str, word: &'static str, text: String) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
-            bar.reset();
         }
         self.rows.insert(stage.to_owned(), (word, text));
     }
 
     fn progress(&mut self, stage: &str, done: u64, total: u64, unit: &str, detail: &str) {
-        let Some(bar) = &self.bar else {
-            if self.plain.due(stage, done, total) {
+        if !self.live {
+            if self.plain.due(done, total) {
                 let of = if total == 0 { format!("{done} {unit}") } else { format!("{done}/{total} {unit}") };
                 self.line(stage, "at", format!("{of}  {detail}").trim_end());
             }
             return;
-        };
-        let template = if total == 0 { "{prefix}  {spinner} {pos} {msg}  {elapsed}" } else { "{prefix}  {bar:24} {pos}/{len} {msg}  eta {eta}" };
+        }
+        // A bar starts where the stage starts: what an earlier run did says nothing of the time it takes now.
+        let target = || ProgressDrawTarget::stderr_with_hz(10);
+        let bar = self.bar.get_or_insert_with(|| ProgressBar::with_draw_target(None, target()).with_position(done));
+        let template =
+            if total == 0 { "{prefix}  {spinner} {pos} {msg}  {elapsed}" } else { "{prefix}  {bar:24} {pos}/{len} {msg}  eta {eta}" };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
@@ -192,12 +198,14 @@ struct Pace {
 }
 
 impl Pace {
-    fn due(&mut self, _stage: &str, done: u64, total: u64) -> bool {
+    fn due(&mut self, done: u64, total: u64) -> bool {
         let tenth = if total == 0 { 0 } else { done * 10 / total };
         let due = match self.last {
             None => true,
             Some((_, before)) if total > 0 && done == total => before != 10,
-            Some((at, before)) => at.elapsed() > Duration::from_secs(5) && (total == 0 || tenth > before || at.elapsed() > Duration::from_secs(60)),
+            Some((at, before)) => {
+                at.elapsed() > Duration::from_secs(5) && (total == 0 || tenth > before || at.elapsed() > Duration::from_secs(60))
+            }
         };
         if due {
             self.last = Some((Instant::now(), tenth));

@@ -21,7 +21,8 @@ pub(super) fn replace(path: &Path, bytes: &[u8], safety: Safety) -> Result<()> {
     let writing = || format!("cannot write `{}`", path.display());
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).doing(writing)?;
-    let unfinished = Unfinished(folder.join(format!(".tmp-{}-{}", std::process::id(), path.file_name().unwrap_or_default().to_string_lossy())));
+    let unfinished =
+        Unfinished(folder.join(format!(".tmp-{}-{}", std::process::id(), path.file_name().unwrap_or_default().to_string_lossy())));
     let mut file = fs::File::create(&unfinished.0).doing(writing)?;
     file.write_all(bytes).doing(writing)?;
     if safety == Safety::Durable {
@@ -74,7 +75,11 @@ pub(super) fn seal(folder: &Path) -> Result<()> {
         file.sync_all().doing(sealing)
     };
     // Waiting for the disk is the slow part, and it can wait for many files at once.
-    if files.len() > 8 { files.par_iter().try_for_each(seal_file)? } else { files.iter().try_for_each(seal_file)? }
+    if files.len() > 8 {
+        files.par_iter().try_for_each(seal_file)?
+    } else {
+        files.iter().try_for_each(seal_file)?
+    }
     folders.iter().rev().try_for_each(|folder| sync_folder(folder))
 }
 

@@ -33,5 +33,7 @@ fn held(file: &mut File) -> Error {
     let _ = file.read_to_string(&mut who);
     let who = who.trim();
     let who = if who.is_empty() { "another process" } else { who };
-    Error::new(format!("another run is going on in this project: {who} holds the lock")).exit(Exit::Locked).advice("wait for it to end, or stop it")
+    Error::new(format!("another run is going on in this project: {who} holds the lock"))
+        .exit(Exit::Locked)
+        .advice("wait for it to end, or stop it")
 }

@@ -1,0 +1,258 @@
+//! What no command can do: promises, parking, panics, numerics, told by stages made for the purpose.
+
+use crate::support::Sandbox;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use voxpipe::artifact::ArtifactKind;
+use voxpipe::error::{Error, Exit, Result};
+use voxpipe::event::{Emitter, Event};
+use voxpipe::pipeline::{Bound, Comparison, Pipeline, Step};
+use voxpipe::plan::{Plan, State};
+use voxpipe::run::{Report, Run, Stop};
+use voxpipe::stage::{AnyStage, Complaint, Context, Made, Outcome, Port};
+use voxpipe::store::Store;
+
+/// A stage that does what a test wants.
+struct Fake {
+    act: fn(&Context) -> Result<Outcome>,
+    kind: ArtifactKind,
+    version: u32,
+    settings: Value,
+    promises: Vec<PathBuf>,
+    numerics: Option<String>,
+    named: bool,
+}
+
+impl AnyStage for Fake {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+    fn version(&self) -> u32 {
+        self.version
+    }
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+    fn output(&self) -> ArtifactKind {
+        self.kind
+    }
+    fn check(&self) -> Vec<Complaint> {
+        Vec::new()
+    }
+    fn sources(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+    fn identity(&self) -> Value {
+        self.settings.clone()
+    }
+    fn promises(&self) -> Vec<PathBuf> {
+        self.promises.clone()
+    }
+    fn numerics(&self) -> Option<String> {
+        self.numerics.clone()
+    }
+    fn names_pipeline(&self) -> bool {
+        self.named
+    }
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        (self.act)(cx)
+    }
+}
+
+fn fake(act: fn(&Context) -> Result<Outcome>) -> Fake {
+    Fake { act, kind: ArtifactKind::Files, version: 1, settings: json!({}), promises: Vec::new(), numerics: None, named: false }
+}
+
+fn write(cx: &Context) -> Result<Outcome> {
+    fs::write(cx.out.join("file"), "x")?;
+    Ok(Outcome::Done(Made::new("a file").metric("wer", 0.2)))
+}
+
+fn step(name: &str, from: &[&str], stage: Fake) -> Step {
+    Step {
+        name: name.to_owned(),
+        stage: Box::new(stage),
+        from: from.iter().map(|name| ((*name).to_owned(), vec![(*name).to_owned()])).collect(),
+        after: Vec::new(),
+        seed: voxpipe::pipeline::derived_seed(1, name),
+        require: BTreeMap::new(),
+        timeout: None,
+        retries: 0,
+    }
+}
+
+struct Project(Sandbox);
+
+impl Project {
+    fn pipeline(&self, name: &str, steps: Vec<Step>) -> Pipeline {
+        Pipeline { name: name.to_owned(), root: self.0.root(), seed: 1, steps }
+    }
+
+    fn run(&self, pipeline: &Pipeline) -> (Report, Vec<Event>) {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&events);
+        let store = Store::open(&self.0.root(), "a test").unwrap();
+        let emitter = Emitter::new(move |event| heard.lock().unwrap().push(event));
+        let id = store.begin_run().unwrap();
+        let report = Run { pipeline, store: &store, emitter, id, force: BTreeSet::new(), stop: Stop::default() }.go();
+        let events = events.lock().unwrap().clone();
+        (report, events)
+    }
+
+    /// What a plan says of each step.
+    fn plan(&self, pipeline: &Pipeline) -> Vec<(&'static str, String)> {
+        let store = Store::look(&self.0.root()).unwrap();
+        Plan::of(pipeline, &store, &BTreeSet::new()).unwrap().steps.iter().map(|step| step.state.words()).collect()
+    }
+}
+
+#[test]
+fn a_stage_that_waits_for_a_person_parks_its_branch_only() {
+    let project = Project(Sandbox::new());
+    let waits = |_: &Context| Ok(Outcome::Parked { have: 7, need: 12, message: "record five more".into() });
+    let pipeline = project
+        .pipeline("p", vec![step("record", &[], fake(waits)), step("train", &["record"], fake(write)), step("aside", &[], fake(write))]);
+    for _ in 0..2 {
+        let (report, events) = project.run(&pipeline);
+        assert_eq!(report.exit, Exit::Parked as u8);
+        assert!(events.iter().any(|event| matches!(event, Event::StageParked { have: 7, need: 12, .. })));
+        assert!(
+            events.iter().any(|event| matches!(event, Event::StageSkipped { because, .. } if because == "`record` waits for a person"))
+        );
+    }
+    let plan = project.plan(&pipeline);
+    assert_eq!(plan[0], ("run", "it waits for a person: 7/12".to_owned()));
+    assert_eq!(plan[2].0, "fresh");
+    let mended = project
+        .pipeline("p", vec![step("record", &[], fake(write)), step("train", &["record"], fake(write)), step("aside", &[], fake(write))]);
+    assert_eq!(project.run(&mended).0.exit, 0);
+}
+
+#[test]
+fn a_panic_is_an_error_of_its_stage() {
+    let project = Project(Sandbox::new());
+    let pipeline = project.pipeline("p", vec![step("shaky", &[], fake(|_| panic!("at step {}", 3))), step("aside", &[], fake(write))]);
+    let (report, events) = project.run(&pipeline);
+    assert_eq!(report.exit, 1);
+    let told = events.iter().find_map(|event| match event {
+        Event::StageFailed { stage, message, .. } => Some((stage.as_str(), message.as_str())),
+        _ => None,
+    });
+    assert_eq!(told, Some(("shaky", "the stage panicked: at step 3")));
+    assert_eq!(project.plan(&pipeline)[1].0, "fresh");
+}
+
+#[test]
+fn what_was_promised_outside_is_watched() {
+    let project = Project(Sandbox::new());
+    let publish = |cx: &Context| {
+        fs::create_dir_all(cx.path("published"))?;
+        fs::write(cx.path("published/model"), "weights")?;
+        write(cx)
+    };
+    let promising = || Fake { promises: vec!["published".into()], ..fake(publish) };
+    let pipeline = project.pipeline("p", vec![step("publish", &[], promising())]);
+    assert_eq!(project.run(&pipeline).0.exit, 0);
+    assert_eq!(project.plan(&pipeline)[0].0, "fresh");
+    let changes: [(fn(&Sandbox), &str); 3] = [
+        (|s| fs::remove_dir_all(s.path("published")).unwrap(), "`published` is gone"),
+        (|s| fs::remove_file(s.path("published/model")).unwrap(), "`published` changed since it was made: 1 removed (model)"),
+        (|s| drop(s.file("published/more", "")), "`published` changed since it was made: 1 added (more)"),
+    ];
+    for (change, why) in changes {
+        change(&project.0);
+        assert_eq!(project.plan(&pipeline)[0], ("run", why.to_owned()));
+        let _ = fs::remove_dir_all(project.0.path("published"));
+        assert_eq!(project.run(&pipeline).0.exit, 0);
+        assert_eq!(project.0.read("published/model"), "weights");
+    }
+    let liar = project.pipeline("p", vec![step("liar", &[], Fake { promises: vec!["none".into()], ..fake(write) })]);
+    let (report, events) = project.run(&liar);
+    assert_eq!(report.exit, 1);
+    assert!(format!("{events:?}").contains("the stage ended well but `none` is not there"));
+}
+
+#[test]
+fn version_numerics_and_name_count() {
+    let project = Project(Sandbox::new());
+    let base = || Fake { numerics: Some("cpu-f32".into()), named: true, ..fake(write) };
+    project.run(&project.pipeline("p", vec![step("s", &[], base())]));
+    let rows = [
+        ("p", Fake { version: 2, ..base() }, "the stage changed: fake@1 → fake@2"),
+        ("p", Fake { numerics: Some("cuda-bf16".into()), ..base() }, "the numerics changed: cpu-f32 → cuda-bf16"),
+        ("p", Fake { settings: json!({ "lora": { "r": 8 } }), ..base() }, "setting `lora` is new: {\"r\":8}"),
+        ("p", base(), "a file"),
+    ];
+    for (name, stage, why) in rows {
+        assert_eq!(project.plan(&project.pipeline(name, vec![step("s", &[], stage)]))[0].1, why);
+    }
+    // Another pipeline in the same folder shares what is the same, and only that.
+    let other = |named| project.pipeline("other", vec![step("s", &[], Fake { named, ..base() })]);
+    assert_eq!(project.plan(&other(true))[0].0, "run");
+    project.run(&project.pipeline("p", vec![step("s", &[], Fake { named: false, ..base() })]));
+    assert_eq!(project.plan(&other(false))[0].0, "fresh");
+}
+
+#[test]
+fn a_result_that_is_not_what_it_says_is_refused() {
+    let rows: [(ArtifactKind, fn(&Context) -> Result<Outcome>, &str); 3] = [
+        (ArtifactKind::Clips, write, "the stage ended well but its result has no `clips.jsonl`, so it is not clips"),
+        (ArtifactKind::Model, write, "no `model.safetensors` or `adapter_model.safetensors`"),
+        (
+            ArtifactKind::Phrases,
+            |cx| {
+                fs::write(cx.out.join("phrases.jsonl"), "{}\n{\n")?;
+                write(cx)
+            },
+            "phrases.jsonl:2:",
+        ),
+    ];
+    for (kind, act, why) in rows {
+        let project = Project(Sandbox::new());
+        let pipeline = project.pipeline("p", vec![step("s", &[], Fake { kind, ..fake(act) })]);
+        let (report, events) = project.run(&pipeline);
+        assert_eq!(report.exit, 1);
+        assert!(format!("{events:?}").contains(why), "{events:?}");
+        assert_eq!(fs::read_dir(project.0.path(".voxpipe/store")).unwrap().count(), 0, "nothing was kept");
+    }
+}
+
+#[test]
+fn a_gate_on_a_number_that_is_not_there_is_not_met() {
+    let project = Project(Sandbox::new());
+    let mut gated = step("s", &[], fake(write));
+    gated.require.insert("cer".into(), Bound { comparison: Comparison::Less, limit: 1.0 });
+    let pipeline = project.pipeline("p", vec![gated]);
+    let (report, events) = project.run(&pipeline);
+    assert_eq!(report.exit, Exit::Gate as u8);
+    assert!(format!("{events:?}").contains("it has no number called `cer`; it has: wer"), "{events:?}");
+    let store = Store::look(&project.0.root()).unwrap();
+    assert!(matches!(Plan::of(&pipeline, &store, &BTreeSet::new()).unwrap().steps[0].state, State::GateUnmet(..)));
+}
+
+#[test]
+fn errors_keep_their_exit_codes() {
+    let project = Project(Sandbox::new());
+    let pipeline = project.pipeline("p", vec![step("s", &[], fake(|_| Err(Error::new("no device").exit(Exit::Environment))))]);
+    assert_eq!(project.run(&pipeline).0.exit, Exit::Environment as u8);
+}
+
+#[test]
+fn what_a_stage_says_beside_its_files_reaches_those_after_it() {
+    let project = Project(Sandbox::new());
+    let two = |fact: fn(&Context) -> Result<Outcome>| {
+        let tell = |cx: &Context| {
+            fs::write(cx.out.join("told"), cx.input("a")?.facts["tier"].to_string())?;
+            Ok(Outcome::Done(Made::new("told")))
+        };
+        project.pipeline("p", vec![step("a", &[], Fake { settings: json!(fact as usize), ..fake(fact) }), step("b", &["a"], fake(tell))])
+    };
+    let low = |_: &Context| Ok(Outcome::Done(Made::new("same files").fact("tier", 1)));
+    let high = |_: &Context| Ok(Outcome::Done(Made::new("same files").fact("tier", 2)));
+    project.run(&two(low));
+    let (_, events) = project.run(&two(high));
+    assert!(events.iter().any(|event| matches!(event, Event::StageFinished { stage, .. } if stage == "b")), "{events:?}");
+}
