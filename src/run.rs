@@ -236,10 +236,10 @@ impl Run<'_> {
             Outcome::Parked { have, need, message } => Ok(Tried::Parked { have, need, message }),
             Outcome::Done(made) => self.commit(step, ingredients, &space, made, begun),
         });
-        if !matches!(finished, Ok(Tried::Kept(..))) {
-            if let Err(error) = self.store.discard(&space) {
-                self.warn(step, error.message);
-            }
+        if !matches!(finished, Ok(Tried::Kept(..)))
+            && let Err(error) = self.store.discard(&space)
+        {
+            self.warn(step, error.message);
         }
         finished
     }

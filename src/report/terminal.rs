@@ -199,7 +199,7 @@ struct Pace {
 
 impl Pace {
     fn due(&mut self, done: u64, total: u64) -> bool {
-        let tenth = if total == 0 { 0 } else { done * 10 / total };
+        let tenth = done.saturating_mul(10).checked_div(total).unwrap_or(0);
         let due = match self.last {
             None => true,
             Some((_, before)) if total > 0 && done == total => before != 10,
