@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["stage", "why"],
     &["manifest", "store"],
     &["pipeline"],
-    &["plan", "report"],
+    &["graph", "plan", "report"],
     &["run"],
     &["cli"],
     &["main"],

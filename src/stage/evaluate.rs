@@ -108,6 +108,10 @@ impl Stage for Evaluate {
         complaints
     }
 
+    fn numerics(&self) -> Option<String> {
+        Some(format!("{}-f32", device::class(&self.device)))
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let chosen = device::choose(&self.device)?;
         let (model, data) = (cx.input("model")?, cx.input("data")?);

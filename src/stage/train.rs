@@ -210,6 +210,15 @@ impl Stage for Train {
         identity
     }
 
+    fn numerics(&self) -> Option<String> {
+        Some(format!("{}-f32", device::class(&self.device)))
+    }
+
+    fn names_pipeline(&self) -> bool {
+        // A base model made by another stage is named after the pipeline.
+        self.base.is_none()
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let chosen = device::choose(&self.device)?;
         cx.note(format!("on {} ({})", chosen.name, chosen.reason));
