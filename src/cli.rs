@@ -3,7 +3,6 @@
 //! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
 //! ended is its exit code, see [`Exit`].
 
-mod graph;
 mod history;
 mod look;
 mod project;
@@ -11,6 +10,7 @@ mod run;
 mod transcribe;
 
 use crate::error::{Error, Exit, Result};
+use crate::graph;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 use std::io::{self, ErrorKind, Write};

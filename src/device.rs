@@ -19,6 +19,15 @@ pub fn is_name(wanted: &str) -> bool {
     matches!(wanted, "auto" | "cpu" | "cuda") || wanted.strip_prefix("cuda:").is_some_and(|index| index.parse::<u16>().is_ok())
 }
 
+/// What of a device shows in the bytes of a result: results of one card count for another, those of the processor do not.
+pub fn class(wanted: &str) -> &'static str {
+    match wanted {
+        "cpu" => "cpu",
+        "auto" if cards() == 0 => "cpu",
+        _ => "cuda",
+    }
+}
+
 /// The device a setting asks for; `auto` takes the first card and falls back to the processor.
 pub fn choose(wanted: &str) -> Result<Chosen> {
     let cards = cards();
@@ -38,12 +47,6 @@ pub fn choose(wanted: &str) -> Result<Chosen> {
             }
         }
     }
-}
-
-/// Precision and class of the device a setting asks for: results of one class are comparable byte by byte.
-pub fn numerics(wanted: &str) -> String {
-    let cuda = wanted.starts_with("cuda") || (wanted == "auto" && cards() > 0);
-    format!("{}-f32", if cuda { "cuda" } else { "cpu" })
 }
 
 #[cfg(feature = "cuda")]

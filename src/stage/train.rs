@@ -211,7 +211,7 @@ impl Stage for Train {
     }
 
     fn numerics(&self) -> Option<String> {
-        Some(device::numerics(&self.device))
+        Some(format!("{}-f32", device::class(&self.device)))
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
