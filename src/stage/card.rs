@@ -80,6 +80,10 @@ impl Stage for Card {
         self.template.iter().cloned().collect()
     }
 
+    fn names_pipeline(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let training: Training = read(cx.input("model")?, "training.json")?;
         let scores: Option<Scores> = cx.optional("scores").map(|scores| read(scores, "scores.json")).transpose()?;
