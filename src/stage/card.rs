@@ -9,6 +9,7 @@ use crate::error::{Doing, Error, Result};
 use crate::intake::rounded;
 use crate::record::Record;
 use crate::template;
+use crate::text::normalised;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,7 @@ impl Stage for Card {
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let training: Training = read(cx.input("model")?, "training.json")?;
         let scores: Option<Scores> = cx.optional("scores").map(|scores| read(scores, "scores.json")).transpose()?;
-        let data = cx.optional("data").map(Data::of).transpose()?;
+        let data = cx.optional("data").map(|data| Data::of(data, scores.as_ref().map_or("test", |scores| &scores.split))).transpose()?;
         let languages = match &data {
             Some(data) if training.languages.is_empty() => data.languages.clone(),
             _ => training.languages.clone(),
@@ -236,19 +237,23 @@ struct Data {
     speakers: BTreeSet<String>,
     /// Those who speak both where the model learned and where it was measured.
     shared_speakers: BTreeSet<String>,
+    /// Clips of the scored split whose sentence was also trained on.
+    seen: usize,
 }
 
 impl Data {
-    fn of(artifact: &Artifact) -> Result<Self> {
+    /// `scored` is the split the model was measured on.
+    fn of(artifact: &Artifact, scored: &str) -> Result<Self> {
         let records = Record::read_all(&artifact.path.join("data.jsonl"))?;
-        let of_split = |name: &str| -> BTreeSet<String> {
-            let rows = records.iter().filter(|record| record.rest.get("split").and_then(Value::as_str) == Some(name));
-            rows.filter_map(|record| record.speaker.clone()).collect()
-        };
+        let split = |record: &Record| record.rest.get("split").and_then(Value::as_str).map(str::to_owned);
+        let of_split = |name: &str| records.iter().filter(|record| split(record).as_deref() == Some(name)).collect::<Vec<_>>();
+        let (train, held_out) = (of_split("train"), of_split(scored));
+        let speakers = |rows: &[&Record]| -> BTreeSet<String> { rows.iter().filter_map(|record| record.speaker.clone()).collect() };
+        let learned: BTreeSet<String> = train.iter().map(|record| normalised(&record.text)).collect();
         let mut splits = BTreeMap::new();
         for record in &records {
-            if let Some(split) = record.rest.get("split").and_then(Value::as_str) {
-                *splits.entry(split.to_owned()).or_default() += 1;
+            if let Some(split) = split(record) {
+                *splits.entry(split).or_default() += 1;
             }
         }
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
@@ -261,7 +266,8 @@ impl Data {
             rejected: report["rejected"].as_array().map_or(0, Vec::len),
             languages: records.iter().filter_map(|record| record.language.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
             speakers: records.iter().filter_map(|record| record.speaker.clone()).collect(),
-            shared_speakers: of_split("train").intersection(&of_split("test")).cloned().collect(),
+            shared_speakers: speakers(&train).intersection(&speakers(&held_out)).cloned().collect(),
+            seen: held_out.iter().filter(|record| learned.contains(&normalised(&record.text))).count(),
         })
     }
 }

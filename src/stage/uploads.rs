@@ -125,7 +125,7 @@ impl Stage for Uploads {
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let sounds = self.sounds(cx)?;
         let Paired { clips, files_without_text, texts_without_file, ignored } =
-            if self.transcripts == "txt" { self.beside(&sounds)? } else { self.from_table(cx, &sounds)? };
+            if self.transcripts == "txt" { self.beside(&sounds)? } else { self.in_table(cx, &sounds)? };
 
         let phrases = match cx.optional("phrases") {
             Some(phrases) => Some(Phrase::read_all(&phrases.path.join("phrases.jsonl"))?),
@@ -351,7 +351,7 @@ impl Uploads {
         Ok(paired)
     }
 
-    fn from_table<'a>(&self, cx: &Context, sounds: &'a [Sound]) -> Result<Paired<'a>> {
+    fn in_table<'a>(&self, cx: &Context, sounds: &'a [Sound]) -> Result<Paired<'a>> {
         let path = cx.path(&self.transcripts);
         let rows = table::read(&path, &self.transcripts)?;
         let mut bases = vec![path.parent().unwrap_or(Path::new("")).to_owned(), cx.root.clone()];

@@ -130,6 +130,23 @@ fn a_template_of_ones_own_is_strict_too() {
     assert_eq!(found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["license", "base_model", "title"]);
 }
 
+#[test]
+fn sentences_that_were_also_trained_on_are_admitted() {
+    let mut bench = Bench::new();
+    model(&mut bench, &training("lora", None));
+    scores(&mut bench);
+    data(&mut bench);
+    let rows = bench.cx.inputs["data"][0].path.join("data.jsonl");
+    let text = fs::read_to_string(&rows).unwrap();
+    fs::write(&rows, text.replace("\"text\":\"c\"", "\"text\":\"A!\"")).unwrap();
+    bench.made::<Card>(json!({}));
+    let card = bench.out("README.md");
+    assert!(
+        card.contains("- 1 of the scored clips say a sentence that was also trained on") && !card.contains("No sentence of this split"),
+        "{card}"
+    );
+}
+
 /// A bench on which a scored model has its card.
 fn carded(method: &str) -> (Bench, PathBuf) {
     let mut bench = Bench::new();
