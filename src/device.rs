@@ -40,10 +40,13 @@ pub fn choose(wanted: &str) -> Result<Chosen> {
         },
         _ => {
             let index = wanted.strip_prefix("cuda").map(|rest| rest.strip_prefix(':').unwrap_or("0")).and_then(|index| index.parse().ok());
-            let index: usize = index.ok_or_else(|| Error::new(format!("no device is called `{wanted}`")).advice("write `auto`, `cpu` or `cuda:0`"))?;
+            let index: usize =
+                index.ok_or_else(|| Error::new(format!("no device is called `{wanted}`")).advice("write `auto`, `cpu` or `cuda:0`"))?;
             match card(index, cards) {
                 Some(device) => Ok(Chosen { device, name: format!("cuda:{index}"), reason: "asked for".to_owned() }),
-                None => Err(Error::new(format!("device `{wanted}` cannot be used: {}", missing())).exit(Exit::Environment).advice("write `device = \"auto\"` or `\"cpu\"`")),
+                None => Err(Error::new(format!("device `{wanted}` cannot be used: {}", missing()))
+                    .exit(Exit::Environment)
+                    .advice("write `device = \"auto\"` or `\"cpu\"`")),
             }
         }
     }
@@ -85,7 +88,9 @@ mod tests {
 
     #[test]
     fn names() {
-        for (name, known) in [("auto", true), ("cpu", true), ("cuda", true), ("cuda:3", true), ("cuda:x", false), ("gpu", false), ("", false)] {
+        for (name, known) in
+            [("auto", true), ("cpu", true), ("cuda", true), ("cuda:3", true), ("cuda:x", false), ("gpu", false), ("", false)]
+        {
             assert_eq!(is_name(name), known, "{name}");
         }
         assert_eq!(choose("cpu").unwrap().name, "cpu");

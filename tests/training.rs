@@ -60,7 +60,8 @@ fn a_damaged_checkpoint_is_skipped_for_the_one_before() {
     let folder = tempfile::tempdir().unwrap();
     let (_, bytes, _) = train(&with_checkpoints(tempfile::tempdir().unwrap().path()), 0);
     assert_eq!(train(&with_checkpoints(folder.path()), 10).0, Err(Exit::Interrupted));
-    let mut kept: Vec<String> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut kept: Vec<String> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     kept.sort();
     assert_eq!(kept, ["step-000008", "step-000010"], "the previous one is kept, older ones go");
 
@@ -84,5 +85,9 @@ fn a_loss_that_is_no_number_names_its_clips() {
     let examples = [reference.example(0), reference.example(1)];
     let trained = |name: &str| name != "audio_tower.embed_positions.weight";
     let error = training::train(tiny(), &examples, &recipe, &trained, &device, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
-    assert!(error.message.contains("diverged at step 2") && error.message.contains("clip 0") && error.message.contains("clip 1"), "{}", error.message);
+    assert!(
+        error.message.contains("diverged at step 2") && error.message.contains("clip 0") && error.message.contains("clip 1"),
+        "{}",
+        error.message
+    );
 }

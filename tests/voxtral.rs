@@ -53,7 +53,12 @@ impl Reference {
         let (prompt, target) = (self.ids(clip, "prompt"), self.ids(clip, "target"));
         let length = prompt.len();
         let features = Arc::new(self.features(clip));
-        Example { name: format!("clip {clip}"), features: Arc::new(move || Ok(features.clone())), ids: [prompt, target].concat(), prompt: length }
+        Example {
+            name: format!("clip {clip}"),
+            features: Arc::new(move || Ok(features.clone())),
+            ids: [prompt, target].concat(),
+            prompt: length,
+        }
     }
 }
 
@@ -151,7 +156,13 @@ fn run(model: Voxtral, trained: &dyn Fn(&str) -> bool, recipe: &Recipe, referenc
     for (ours, theirs) in losses.iter().zip(steps) {
         let off = |ours: f64, key: &str| (ours - theirs[key].as_f64().unwrap()).abs();
         assert!(off(ours.loss, "loss") < 1e-5, "{expected}, step {}: loss {} and {}", ours.step, ours.loss, theirs["loss"]);
-        assert!(off(ours.grad_norm, "grad_norm") < 1e-4, "{expected}, step {}: norm {} and {}", ours.step, ours.grad_norm, theirs["grad_norm"]);
+        assert!(
+            off(ours.grad_norm, "grad_norm") < 1e-4,
+            "{expected}, step {}: norm {} and {}",
+            ours.step,
+            ours.grad_norm,
+            theirs["grad_norm"]
+        );
         assert!(off(ours.learning_rate, "learning_rate") < 1e-12, "{expected}, step {}: rate", ours.step);
     }
     model

@@ -54,7 +54,8 @@ impl Transcribe {
                 let text = transcript.text;
                 let line = if self.json {
                     let seconds = samples.len() as f64 / f64::from(audio::SAMPLE_RATE);
-                    json!({ "file": file, "text": text, "language": self.language, "tokens": transcript.tokens, "seconds": seconds }).to_string()
+                    json!({ "file": file, "text": text, "language": self.language, "tokens": transcript.tokens, "seconds": seconds })
+                        .to_string()
                 } else if self.files.len() > 1 {
                     format!("{}: {text}", file.display())
                 } else {
@@ -73,7 +74,8 @@ impl Transcribe {
                 .exit(Exit::Usage)
                 .advice("give the folder that a `publish` stage wrote, or one downloaded from the Hub"));
         }
-        let (folder, inner) = if lora::is_adapter(&self.model) { (self.base_of_adapter()?, Some(&self.model)) } else { (self.model.clone(), None) };
+        let (folder, inner) =
+            if lora::is_adapter(&self.model) { (self.base_of_adapter()?, Some(&self.model)) } else { (self.model.clone(), None) };
         let mut recognizer = Recognizer::open(&folder, Start::Checkpoint, &chosen.device)?;
         for adapter in inner.into_iter().chain(&self.adapter) {
             recognizer.adapt(adapter)?;

@@ -97,7 +97,8 @@ impl Stage for Evaluate {
     fn check(&self) -> Vec<Complaint> {
         let mut complaints = Vec::new();
         if !["test", "validation"].contains(&self.split.as_str()) {
-            complaints.push(Complaint::new("split", format!("there is no held-out split `{}`", self.split)).hint("write `test` or `validation`"));
+            complaints
+                .push(Complaint::new("split", format!("there is no held-out split `{}`", self.split)).hint("write `test` or `validation`"));
         }
         if self.max_new_tokens == 0 {
             complaints.push(Complaint::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
@@ -125,7 +126,8 @@ impl Stage for Evaluate {
         let (model, data) = (cx.input("model")?, cx.input("data")?);
         let held_out = records(data, &self.split)?;
         if held_out.is_empty() {
-            return Err(Error::new(format!("the split `{}` of stage `{}` holds no clips", self.split, data.stage)).advice("give it a share in the dataset's `split`"));
+            return Err(Error::new(format!("the split `{}` of stage `{}` holds no clips", self.split, data.stage))
+                .advice("give it a share in the dataset's `split`"));
         }
         let mut train = if self.train_clips > 0 { records(data, "train")? } else { Vec::new() };
         train.truncate(self.train_clips);
@@ -134,7 +136,8 @@ impl Stage for Evaluate {
         let total = (held_out.len() * (1 + usize::from(base_model.is_some())) + train.len()) as u64;
         let mut done = 0;
         let mut hear = |recognizer: &Recognizer, records: &[Record], what: &str| -> Result<Vec<String>> {
-            let texts = self.transcribe(cx, recognizer, data, records, &mut |count| cx.progress(done + count as u64, total, "clips", what))?;
+            let texts =
+                self.transcribe(cx, recognizer, data, records, &mut |count| cx.progress(done + count as u64, total, "clips", what))?;
             done += records.len() as u64;
             Ok(texts)
         };
@@ -177,7 +180,8 @@ impl Evaluate {
     fn models(&self, cx: &Context, model: &Artifact, device: &Device) -> Result<(Recognizer, Option<Recognizer>)> {
         let path = model.path.join("training.json");
         let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
-        let training: Training = serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
+        let training: Training =
+            serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
         let start = if training.base.init == "random" { Start::Random(training.seed) } else { Start::Checkpoint };
         let adapter = lora::is_adapter(&model.path);
         if !adapter && !self.compare_base {
@@ -203,7 +207,14 @@ impl Evaluate {
             .advice("where another stage made the base, name it in `from = { base = \"STAGE\" }`; else put the folder back, or set compare_base = false for a full model"))
     }
 
-    fn transcribe(&self, cx: &Context, recognizer: &Recognizer, data: &Artifact, records: &[Record], progress: &mut dyn FnMut(usize)) -> Result<Vec<String>> {
+    fn transcribe(
+        &self,
+        cx: &Context,
+        recognizer: &Recognizer,
+        data: &Artifact,
+        records: &[Record],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<String>> {
         let mut texts = Vec::with_capacity(records.len());
         for part in records.chunks(AT_ONCE) {
             if cx.stopping() {

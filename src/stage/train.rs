@@ -157,7 +157,12 @@ impl Stage for Train {
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset; its train split is learned" },
-        Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "a full model made by another stage, instead of `with.base`" },
+        Port {
+            name: "base",
+            kinds: &[ArtifactKind::Model],
+            arity: Arity::Optional,
+            about: "a full model made by another stage, instead of `with.base`",
+        },
     ];
 
     fn output(&self) -> ArtifactKind {
@@ -185,7 +190,10 @@ impl Stage for Train {
         .collect();
         for target in &self.lora.targets {
             if !LAYERS.contains(&target.as_str()) {
-                complaints.push(Complaint::new("lora.targets", format!("Voxtral has no layer `{target}`")).hint(format!("layers: {}", LAYERS.join(", "))));
+                complaints.push(
+                    Complaint::new("lora.targets", format!("Voxtral has no layer `{target}`"))
+                        .hint(format!("layers: {}", LAYERS.join(", "))),
+                );
             }
         }
         complaints
@@ -231,7 +239,8 @@ impl Stage for Train {
         if let Some(adapters) = &adapters {
             let mut source = Weights::random(cx.seed, &chosen.device);
             if lora::add(&mut recognizer.model, adapters, &mut source) == 0 {
-                return Err(Error::new("no layer of the model matches `lora.targets`").advice("name layers of the text model, or set freeze_audio_tower = false"));
+                return Err(Error::new("no layer of the model matches `lora.targets`")
+                    .advice("name layers of the text model, or set freeze_audio_tower = false"));
             }
         }
         let trained = |name: &str| match self.method {
@@ -240,7 +249,13 @@ impl Stage for Train {
         };
         let recipe = self.recipe(cx, recognizer.special().pad);
         let (total, trainable) = sizes(&recognizer, &trained);
-        cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), recipe.steps(examples.len())));
+        cx.note(format!(
+            "{} of {} parameters are trained, on {} clips, in {} steps",
+            trainable,
+            total,
+            examples.len(),
+            recipe.steps(examples.len())
+        ));
         let mut say = |said: Said| tell(cx, said);
         let (model, losses) = training::train(recognizer.model, &examples, &recipe, &trained, &chosen.device, &cx.stop, &mut say)?;
 
@@ -280,11 +295,16 @@ impl Train {
     /// The base model's name for people and files, and the folder it is read from.
     fn base_folder(&self, cx: &Context) -> Result<(String, PathBuf)> {
         match (&self.base, cx.optional("base")) {
-            (Some(_), Some(_)) => Err(Error::new("both `with.base` and `from.base` name a base model").exit(Exit::Usage).advice("keep one of them")),
-            (None, None) => Err(Error::new("no base model is named").exit(Exit::Usage).advice("write `base = \"FOLDER\"` in `with`, or `base = \"STAGE\"` in `from`")),
+            (Some(_), Some(_)) => {
+                Err(Error::new("both `with.base` and `from.base` name a base model").exit(Exit::Usage).advice("keep one of them"))
+            }
+            (None, None) => Err(Error::new("no base model is named")
+                .exit(Exit::Usage)
+                .advice("write `base = \"FOLDER\"` in `with`, or `base = \"STAGE\"` in `from`")),
             (None, Some(Artifact { stage, path, .. })) if !lora::is_adapter(path) => Ok((format!("stage:{stage}"), path.clone())),
             (None, Some(Artifact { stage, .. })) => {
-                Err(Error::new(format!("stage `{stage}` made an adapter, which cannot be trained upon")).advice("give a stage with `method = \"full\"` as `from.base`"))
+                Err(Error::new(format!("stage `{stage}` made an adapter, which cannot be trained upon"))
+                    .advice("give a stage with `method = \"full\"` as `from.base`"))
             }
             (Some(name), None) => {
                 let folder = cx.path(name);
@@ -300,7 +320,13 @@ impl Train {
 
     fn adapters(&self) -> Adapters {
         let lora = &self.lora;
-        Adapters { r: lora.r, alpha: lora.alpha, dropout: lora.dropout, targets: lora.targets.clone(), audio_tower: !lora.freeze_audio_tower }
+        Adapters {
+            r: lora.r,
+            alpha: lora.alpha,
+            dropout: lora.dropout,
+            targets: lora.targets.clone(),
+            audio_tower: !lora.freeze_audio_tower,
+        }
     }
 
     fn recipe(&self, cx: &Context, pad: u32) -> Recipe {
@@ -339,7 +365,12 @@ impl Train {
             .map(|(record, path, chunks)| {
                 let text = recognizer.tokenizer.encode(&record.text);
                 if text.len() > self.max_text_tokens {
-                    cx.warn(format!("`{}` is left out: its text has {} tokens, more than max_text_tokens = {}", record.audio_path, text.len(), self.max_text_tokens));
+                    cx.warn(format!(
+                        "`{}` is left out: its text has {} tokens, more than max_text_tokens = {}",
+                        record.audio_path,
+                        text.len(),
+                        self.max_text_tokens
+                    ));
                     return Ok(None);
                 }
                 let mut ids = recognizer.prompt(record.language.as_deref(), chunks).map_err(|error| error.context(&record.audio_path))?;
@@ -413,7 +444,8 @@ fn base_digest(cx: &Context, base: &Path) -> Result<String> {
         return Ok(artifact.digest.to_string());
     }
     let mut hasher = blake3::Hasher::new();
-    let mut files: Vec<PathBuf> = fs::read_dir(base).doing(|| format!("cannot read `{}`", base.display()))?.flatten().map(|entry| entry.path()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(base).doing(|| format!("cannot read `{}`", base.display()))?.flatten().map(|entry| entry.path()).collect();
     files.sort();
     for path in files {
         let relevant = path.extension().is_some_and(|extension| extension == "json" || extension == "safetensors");

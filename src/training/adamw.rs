@@ -115,10 +115,9 @@ impl AdamW {
 
     fn moved(&mut self, name: &str, weight: Tensor<1>, gradient: Tensor<1>, learning_rate: f64) -> Tensor<1> {
         let (mean, square) = match self.state.remove(name) {
-            Some((mean, square)) => (
-                mean * self.beta1 + gradient.clone() * (1.0 - self.beta1),
-                square * self.beta2 + gradient.square() * (1.0 - self.beta2),
-            ),
+            Some((mean, square)) => {
+                (mean * self.beta1 + gradient.clone() * (1.0 - self.beta1), square * self.beta2 + gradient.square() * (1.0 - self.beta2))
+            }
             None => (gradient.clone() * (1.0 - self.beta1), gradient.square() * (1.0 - self.beta2)),
         };
         let (correction1, correction2) = (1.0 - self.beta1.powf(self.step as f64), 1.0 - self.beta2.powf(self.step as f64));

@@ -164,8 +164,12 @@ pub fn train(
         let norm = gradient.norm();
         if !loss.is_finite() || !norm.is_finite() {
             let clips: Vec<&str> = chosen.iter().map(|example| example.name.as_str()).collect();
-            return Err(Error::new(format!("training diverged at step {}: loss {loss}, gradient {norm}; its clips: {}", state.step + 1, clips.join(", ")))
-                .advice("lower `learning_rate`, or look at these clips"));
+            return Err(Error::new(format!(
+                "training diverged at step {}: loss {loss}, gradient {norm}; its clips: {}",
+                state.step + 1,
+                clips.join(", ")
+            ))
+            .advice("lower `learning_rate`, or look at these clips"));
         }
         if recipe.max_grad_norm > 0.0 {
             gradient.clip(norm, recipe.max_grad_norm);
@@ -186,7 +190,9 @@ pub fn train(
             Checkpoint { weights, optimizer: adamw.save(), state: state.clone() }.write(folder)?;
         }
         if stopping {
-            return Err(Error::new(format!("stopped after step {} of {steps}, which is saved", state.step)).exit(Exit::Interrupted).advice("run again to go on from there"));
+            return Err(Error::new(format!("stopped after step {} of {steps}, which is saved", state.step))
+                .exit(Exit::Interrupted)
+                .advice("run again to go on from there"));
         }
     }
     Ok((model.no_grad(), state.losses))

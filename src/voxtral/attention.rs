@@ -27,7 +27,10 @@ pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<
     // Query head h uses key head h / shared: repeat each key head for its neighbours.
     let repeat = |x: Tensor<4>| match shared {
         1 => x,
-        _ => x.reshape([batch, key_heads, 1, keys * width]).expand([batch, key_heads, shared, keys * width]).reshape([batch, heads, keys, width]),
+        _ => x
+            .reshape([batch, key_heads, 1, keys * width])
+            .expand([batch, key_heads, shared, keys * width])
+            .reshape([batch, heads, keys, width]),
     };
     debug_assert!(!causal || queries == keys);
     attention(q, repeat(k), repeat(v), None, None, AttentionModuleOptions { is_causal: causal, ..Default::default() })
@@ -63,10 +66,7 @@ impl KvCache {
                 match full {
                     Some((keys, values)) => {
                         let old = [0..batch, 0..heads, 0..start, 0..width];
-                        (
-                            room.clone().slice_assign(old.clone(), keys.slice(old.clone())),
-                            room.slice_assign(old.clone(), values.slice(old)),
-                        )
+                        (room.clone().slice_assign(old.clone(), keys.slice(old.clone())), room.slice_assign(old.clone(), values.slice(old)))
                     }
                     None => (room.clone(), room),
                 }

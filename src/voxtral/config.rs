@@ -197,8 +197,11 @@ mod tests {
 
     #[test]
     fn both_spellings_and_the_defaults() {
-        let four: Config = serde_json::from_str(r#"{"audio_config":{"head_dim":64},"text_config":{"rope_theta":1e6,"rope_scaling":null}}"#).unwrap();
-        let five: Config = serde_json::from_str(r#"{"audio_config":{},"text_config":{"rope_parameters":{"rope_theta":1e6,"rope_type":"default"}}}"#).unwrap();
+        let four: Config =
+            serde_json::from_str(r#"{"audio_config":{"head_dim":64},"text_config":{"rope_theta":1e6,"rope_scaling":null}}"#).unwrap();
+        let five: Config =
+            serde_json::from_str(r#"{"audio_config":{},"text_config":{"rope_parameters":{"rope_theta":1e6,"rope_type":"default"}}}"#)
+                .unwrap();
         assert_eq!((four.text_config.theta(), five.text_config.theta()), (1e6, 1e6));
         assert_eq!((four.audio_config.chunk_frames(), four.audio_config.chunk_tokens()), (3000, 375));
         assert_eq!(four.check(), Ok(()));

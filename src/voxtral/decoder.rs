@@ -41,7 +41,8 @@ pub struct Decoder {
 
 impl Decoder {
     fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
-        let shape = [config.vocab_size, config.hidden_size]; let es: f32 = std::env::var("EMB").ok().and_then(|v| v.parse().ok()).unwrap_or(1.0);
+        let shape = [config.vocab_size, config.hidden_size];
+        let es: f32 = std::env::var("EMB").ok().and_then(|v| v.parse().ok()).unwrap_or(1.0);
         Self {
             embed_tokens: Embedding { weight: weights.take(&format!("{name}.embed_tokens.weight"), shape, Init::Normal(es)) },
             layers: (0..config.num_hidden_layers).map(|i| DecoderLayer::load(config, weights, &format!("{name}.layers.{i}"))).collect(),
@@ -91,7 +92,8 @@ pub struct DecoderLayer {
 
 impl DecoderLayer {
     fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
-        let norm = |weights: &mut Weights, part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), config.hidden_size, config.rms_norm_eps);
+        let norm =
+            |weights: &mut Weights, part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), config.hidden_size, config.rms_norm_eps);
         Self {
             self_attn: DecoderAttention::load(config, weights, &format!("{name}.self_attn")),
             mlp: Mlp::load(config, weights, &format!("{name}.mlp")),
@@ -163,7 +165,11 @@ impl Mlp {
     fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let mut linear = |part: &str, inputs, outputs| Linear::load(weights, &format!("{name}.{part}"), inputs, outputs, false);
-        Self { gate_proj: linear("gate_proj", width, inner), up_proj: linear("up_proj", width, inner), down_proj: linear("down_proj", inner, width) }
+        Self {
+            gate_proj: linear("gate_proj", width, inner),
+            up_proj: linear("up_proj", width, inner),
+            down_proj: linear("down_proj", inner, width),
+        }
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {

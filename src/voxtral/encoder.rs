@@ -129,7 +129,13 @@ pub struct EncoderAttention {
 impl EncoderAttention {
     fn load(weights: &mut Weights, name: &str, width: usize, heads: usize) -> Self {
         let mut linear = |part: &str, bias| Linear::load(weights, &format!("{name}.{part}"), width, width, bias);
-        Self { q_proj: linear("q_proj", true), k_proj: linear("k_proj", false), v_proj: linear("v_proj", true), out_proj: linear("out_proj", true), heads }
+        Self {
+            q_proj: linear("q_proj", true),
+            k_proj: linear("k_proj", false),
+            v_proj: linear("v_proj", true),
+            out_proj: linear("out_proj", true),
+            heads,
+        }
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {

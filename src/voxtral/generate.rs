@@ -30,7 +30,8 @@ pub fn greedy(model: &Voxtral, prompts: &Tokens, audio: Tensor<2>, limits: Limit
         let [rows, length, width] = hidden.dims();
         let last = hidden.narrow(1, length - 1, 1).reshape([rows, width]);
         let scores = model.language_model.lm_head.forward(last);
-        let best: Vec<i64> = scores.argmax(1).into_data().convert::<i64>().try_to_vec().map_err(|error| crate::error::Error::new(format!("{error:?}")))?;
+        let best: Vec<i64> =
+            scores.argmax(1).into_data().convert::<i64>().try_to_vec().map_err(|error| crate::error::Error::new(format!("{error:?}")))?;
         let mut ids = Vec::with_capacity(rows);
         for (row, id) in best.into_iter().enumerate() {
             ended[row] |= id as u32 == limits.end;

@@ -136,7 +136,11 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
     let mut halves: BTreeMap<String, (Option<TensorData>, Option<TensorData>)> = BTreeMap::new();
     for (key, data) in weights::read_tensors(&path)? {
         let stripped = key.strip_prefix("base_model.model.").map(weights::hub_name);
-        match stripped.as_deref().and_then(|name| name.strip_suffix(".lora_A.weight").map(|layer| (layer, true)).or_else(|| name.strip_suffix(".lora_B.weight").map(|layer| (layer, false)))) {
+        match stripped.as_deref().and_then(|name| {
+            name.strip_suffix(".lora_A.weight")
+                .map(|layer| (layer, true))
+                .or_else(|| name.strip_suffix(".lora_B.weight").map(|layer| (layer, false)))
+        }) {
             Some((layer, true)) => halves.entry(layer.to_owned()).or_default().0 = Some(data),
             Some((layer, false)) => halves.entry(layer.to_owned()).or_default().1 = Some(data),
             None => return Err(Error::new(format!("{}: tensor `{key}` is no part of a LoRA adapter", path.display()))),
@@ -155,7 +159,11 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
         let device = layer.weight.val().device();
         for (half, data, shape) in [("lora_A", &a, [config.r, inputs]), ("lora_B", &b, [outputs, config.r])] {
             if data.shape().to_vec() != shape {
-                return Err(Error::new(format!("{}: `{name}.{half}` has shape {:?}, expected {shape:?}", path.display(), data.shape().to_vec())));
+                return Err(Error::new(format!(
+                    "{}: `{name}.{half}` has shape {:?}, expected {shape:?}",
+                    path.display(),
+                    data.shape().to_vec()
+                )));
             }
         }
         let param = |data| Param::from_tensor(Tensor::from_data(data, &device)).set_require_grad(false);
@@ -163,7 +171,8 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
     }
     match halves.keys().next() {
         None => Ok(()),
-        Some(layer) => Err(Error::new(format!("{}: the model has no layer `{layer}`", path.display())).advice("the adapter was made for another base model")),
+        Some(layer) => Err(Error::new(format!("{}: the model has no layer `{layer}`", path.display()))
+            .advice("the adapter was made for another base model")),
     }
 }
 

@@ -96,7 +96,8 @@ impl Voxtral {
         let table = self.language_model.model.embed_tokens.weight.val();
         let [vocabulary, width] = table.dims();
         if let Some(id) = tokens.ids.iter().find(|id| **id as usize >= vocabulary) {
-            return Err(Error::new(format!("token {id} is outside the vocabulary of {vocabulary}")).advice("tekken.json and config.json do not belong together"));
+            return Err(Error::new(format!("token {id} is outside the vocabulary of {vocabulary}"))
+                .advice("tekken.json and config.json do not belong together"));
         }
         let device = table.device();
         let rows = table.select(0, int_tensor(tokens.ids.iter().map(|id| i64::from(*id)), &device));

@@ -4,8 +4,8 @@
 //! (`audio_tower.layers.0.self_attn.q_proj.weight`). [`Weights`] hands tensors out by that path and remembers every complaint,
 //! so that one error names all that is missing, mis-shaped, not finite or left over.
 
-use crate::error::{Doing, Error, Result};
 use super::named::{self, Look};
+use crate::error::{Doing, Error, Result};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
@@ -170,7 +170,9 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Res
         .collect::<Result<_>>()?;
     let views = bytes
         .iter()
-        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|error| Error::new(error.to_string()))?)))
+        .map(|(name, shape, bytes)| {
+            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|error| Error::new(error.to_string()))?))
+        })
         .collect::<Result<Vec<_>>>()?;
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let file = safetensors::serialize(views, metadata).map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
@@ -233,7 +235,8 @@ fn map_file(path: &Path) -> Result<Mmap> {
 
 fn parse<'a>(path: &Path, map: &'a Mmap) -> Result<SafeTensors<'a>> {
     SafeTensors::deserialize(map).map_err(|error| {
-        Error::new(format!("{} is not a whole safetensors file: {error}", path.display())).advice("fetch or copy the file again; it may be truncated")
+        Error::new(format!("{} is not a whole safetensors file: {error}", path.display()))
+            .advice("fetch or copy the file again; it may be truncated")
     })
 }
 
@@ -299,7 +302,9 @@ fn sinusoids(positions: usize, width: usize) -> Vec<f32> {
     let step = (10_000f64.ln() / (half as f64 - 1.0)) as f32;
     let angle = |position: usize, index: usize| position as f32 * (-step * index as f32).exp();
     (0..positions)
-        .flat_map(|position| (0..half).map(move |index| angle(position, index).sin()).chain((0..half).map(move |index| angle(position, index).cos())))
+        .flat_map(|position| {
+            (0..half).map(move |index| angle(position, index).sin()).chain((0..half).map(move |index| angle(position, index).cos()))
+        })
         .collect()
 }
 
