@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use voxpipe::audio::Features;
 use voxpipe::training::batch::{Batch, Example};
-use voxpipe::training::{self, Recipe, Said, Schedule};
+use voxpipe::training::{self, Recipe, Said, Schedule, Trained};
 use voxpipe::voxtral::config::Config;
 use voxpipe::voxtral::generate::{Limits, greedy};
 use voxpipe::voxtral::recognizer::stack;
@@ -147,7 +147,7 @@ pub(crate) fn recipe() -> Recipe {
     }
 }
 
-fn run(model: Voxtral, trained: &dyn Fn(&str) -> bool, recipe: &Recipe, reference: &Reference, expected: &str) -> Voxtral {
+fn run(model: Voxtral, trained: &Trained, recipe: &Recipe, reference: &Reference, expected: &str) -> Voxtral {
     let examples = [reference.example(0), reference.example(1)];
     let mut say = |_: Said| ();
     let (model, losses) = training::train(model, &examples, recipe, trained, &Device::flex(), &AtomicBool::new(false), &mut say).unwrap();

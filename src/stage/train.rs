@@ -415,11 +415,11 @@ fn tell(cx: &Context, said: Said) {
 }
 
 /// Parameters in all, and those that are trained.
-fn sizes(recognizer: &Recognizer, trained: &dyn Fn(&str) -> bool) -> (usize, usize) {
+fn sizes(recognizer: &Recognizer, trained: &training::Trained) -> (usize, usize) {
     use crate::voxtral::named::{self, Look};
     use burn::module::Param;
     use burn::tensor::Tensor;
-    struct Count<'a>(&'a dyn Fn(&str) -> bool, usize, usize);
+    struct Count<'a>(&'a training::Trained<'a>, usize, usize);
     impl Look for Count<'_> {
         fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             let size = param.shape().num_elements();

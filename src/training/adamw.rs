@@ -8,7 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use std::collections::BTreeMap;
 
-/// Gradients by parameter name, flattened, summed over the micro-batches of a step.
+/// Gradients by parameter name, flattened, summed over the shards of a step.
 #[derive(Debug, Default)]
 pub struct Gradient(BTreeMap<String, Tensor<1>>);
 
@@ -17,7 +17,7 @@ impl Gradient {
     pub fn add<M: Module>(&mut self, model: &M, mut gradients: Gradients) {
         struct Collect<'a> {
             gradients: &'a mut Gradients,
-            sums: &'a mut BTreeMap<String, Tensor<1>>,
+            found: BTreeMap<String, Tensor<1>>,
         }
         impl Look for Collect<'_> {
             fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
@@ -28,14 +28,23 @@ impl Gradient {
                 let Some(gradient) = value.grad_remove(self.gradients) else { return };
                 let count = gradient.shape().num_elements();
                 let gradient = gradient.reshape([count]);
-                let sum = match self.sums.remove(name) {
-                    Some(sum) => sum + gradient,
-                    None => gradient,
-                };
-                self.sums.insert(name.to_owned(), sum);
+                self.found.insert(name.to_owned(), gradient);
             }
         }
-        named::look(model, &mut Collect { gradients: &mut gradients, sums: &mut self.0 });
+        let mut collect = Collect { gradients: &mut gradients, found: BTreeMap::new() };
+        named::look(model, &mut collect);
+        self.merge(Self(collect.found));
+    }
+
+    /// Adds the gradients of other rows.
+    pub fn merge(&mut self, other: Self) {
+        for (name, gradient) in other.0 {
+            let sum = match self.0.remove(&name) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            self.0.insert(name, sum);
+        }
     }
 
     /// The gradient of one parameter, flattened.
@@ -102,10 +111,9 @@ impl AdamW {
             fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 let Some(gradient) = self.gradient.0.remove(name) else { return param };
                 param.map(|value| {
-                    let value = value.inner();
                     let (shape, count) = (value.dims(), value.shape().num_elements());
                     let moved = self.adamw.moved(name, value.reshape([count]), gradient, self.learning_rate);
-                    Tensor::from_inner(moved.reshape(shape)).require_grad()
+                    moved.reshape(shape)
                 })
             }
         }

@@ -6,6 +6,7 @@
 pub mod adamw;
 pub mod batch;
 pub mod checkpoint;
+mod shards;
 
 use crate::error::{Error, Exit, Result};
 use crate::voxtral::named::{self, Change};
@@ -22,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Says by name which parameters are trained.
+pub type Trained<'a> = dyn Fn(&str) -> bool + Sync + 'a;
 
 /// How the learning rate changes over a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -133,13 +137,13 @@ pub fn train(
     model: Voxtral,
     examples: &[Example],
     recipe: &Recipe,
-    trained: &dyn Fn(&str) -> bool,
+    trained: &Trained,
     device: &Device,
     stop: &AtomicBool,
     say: &mut dyn FnMut(Said),
 ) -> Result<(Voxtral, Vec<LossRow>)> {
     let steps = recipe.steps(examples.len());
-    let mut model = mark_trained(model, trained);
+    let mut model = model.no_grad();
     let mut adamw = AdamW::new(recipe.weight_decay);
     let mut state = State::default();
     if let Some((folder, _)) = &recipe.checkpoints
@@ -152,15 +156,7 @@ pub fn train(
     }
     while state.step < steps {
         let chosen: Vec<&Example> = recipe.examples(state.step, examples.len()).into_iter().map(|index| &examples[index]).collect();
-        // Seeded by the step, dropout needs no place in a checkpoint.
-        model.dropout.seed(recipe.seed.wrapping_add(state.step).rotate_left(32));
-        let targets: usize = chosen.iter().map(|example| example.targets()).sum();
-        let (mut gradient, mut loss) = (Gradient::default(), 0.0);
-        for rows in chosen.chunks(recipe.batch_size) {
-            let share = loss_sum(&model, &Batch::new(rows, recipe.pad, device)?)? / targets as f64;
-            loss += f64::from(share.clone().into_scalar::<f32>());
-            gradient.add(&model, share.backward());
-        }
+        let (loss, mut gradient) = shards::loss_and_gradient(&model, &chosen, recipe, trained, device, state.step)?;
         let norm = gradient.norm();
         if !loss.is_finite() || !norm.is_finite() {
             let clips: Vec<&str> = chosen.iter().map(|example| example.name.as_str()).collect();
@@ -214,12 +210,12 @@ pub fn loss_sum(model: &Voxtral, batch: &Batch) -> Result<Tensor<1>> {
 }
 
 /// Makes exactly the wanted parameters trainable.
-pub fn mark_trained(model: Voxtral, trained: &dyn Fn(&str) -> bool) -> Voxtral {
-    struct Mark<'a>(&'a dyn Fn(&str) -> bool);
+pub fn mark_trained(model: Voxtral, trained: &Trained) -> Voxtral {
+    struct Mark<'a>(&'a Trained<'a>);
     impl Change for Mark<'_> {
         fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let wanted = (self.0)(name);
-            param.map(|value| if wanted { value.autodiff() } else { value }).set_require_grad(wanted)
+            param.map(|value| if wanted { Tensor::from_inner(value.inner()) } else { value }).set_require_grad(wanted)
         }
     }
     named::change(model, &mut Mark(trained))
@@ -231,7 +227,7 @@ fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>) -> Result<Vox
     impl Change for PutBack {
         fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             match self.0.remove(name) {
-                Some(data) => param.map(|value| Tensor::from_inner(Tensor::from_data(data, &value.inner().device())).require_grad()),
+                Some(data) => param.map(|value| Tensor::from_data(data, &value.device())),
                 None => param,
             }
         }

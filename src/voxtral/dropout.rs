@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Dropout(Arc<AtomicU64>);
 
 impl Dropout {
-    /// Starts the sequence that belongs to a seed.
-    pub fn seed(&self, seed: u64) {
-        self.0.store(seed, Ordering::Relaxed);
+    /// The sequence that belongs to a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(seed)))
     }
 
     /// The next mask: each element is 0 with probability `rate` and 1 / (1 - rate) otherwise.
@@ -36,8 +36,7 @@ mod tests {
     fn masks_keep_the_mean_and_repeat_with_the_seed() {
         let device = Device::flex();
         let draw = |seed| {
-            let dropout = Dropout::default();
-            dropout.seed(seed);
+            let dropout = Dropout::new(seed);
             [(); 2].map(|()| dropout.mask(0.25, [100, 100], &device).into_data().try_to_vec::<f32>().unwrap())
         };
         let [first, second] = draw(1);

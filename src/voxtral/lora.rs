@@ -87,7 +87,7 @@ impl Adapters {
 
 /// Gives a model fresh adapters, A drawn from a seed and B zero; returns how many layers got one.
 pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> usize {
-    let (mut count, masks) = (0, model.dropout.clone());
+    let mut count = 0;
     for (name, layer) in model.linears() {
         if adapters.wants(&name) {
             let [outputs, inputs] = layer.weight.dims();
@@ -96,7 +96,7 @@ pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> us
                 b: source.take(&format!("{name}.lora.b"), [outputs, adapters.r], Init::Zeros),
                 scale: adapters.alpha / adapters.r as f64,
                 dropout: adapters.dropout,
-                masks: masks.clone(),
+                masks: Dropout::default(),
             });
             count += 1;
         }
@@ -149,7 +149,6 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
     if halves.is_empty() {
         return Err(Error::new(format!("{}: holds no adapter tensors", path.display())));
     }
-    let masks = model.dropout.clone();
     for (name, layer) in model.linears() {
         let Some(halves) = halves.remove(&name) else { continue };
         let (Some(a), Some(b)) = halves else {
@@ -167,7 +166,7 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
             }
         }
         let param = |data| Param::from_tensor(Tensor::from_data(data, &device)).set_require_grad(false);
-        layer.lora = Some(Lora { a: param(a), b: param(b), scale, dropout: config.lora_dropout, masks: masks.clone() });
+        layer.lora = Some(Lora { a: param(a), b: param(b), scale, dropout: config.lora_dropout, masks: Dropout::default() });
     }
     match halves.keys().next() {
         None => Ok(()),
@@ -206,6 +205,16 @@ pub fn save(model: &Voxtral, adapters: &Adapters, base: &str, folder: &Path) -> 
 }
 
 impl Voxtral {
+    /// Starts the dropout masks of all adapters anew, apart from those of other copies of the model.
+    pub fn reseed_dropout(&mut self, seed: u64) {
+        let masks = Dropout::new(seed);
+        for (_, layer) in self.linears() {
+            if let Some(lora) = &mut layer.lora {
+                lora.masks = masks.clone();
+            }
+        }
+    }
+
     /// Every linear layer with its name, in order.
     pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let mut found: Vec<(String, &mut Linear)> = Vec::new();

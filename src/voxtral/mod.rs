@@ -29,7 +29,6 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use config::Config;
 use decoder::LanguageModel;
-use dropout::Dropout;
 use encoder::AudioTower;
 use projector::Projector;
 use weights::Weights;
@@ -43,9 +42,6 @@ pub struct Voxtral {
     pub multi_modal_projector: Projector,
     /// Writes.
     pub language_model: LanguageModel,
-    /// Draws the masks of all layers that drop inputs while training.
-    #[module(skip)]
-    pub dropout: Dropout,
     audio_token: usize,
 }
 
@@ -67,7 +63,6 @@ impl Voxtral {
             audio_tower: AudioTower::load(&config.audio_config, weights),
             multi_modal_projector: Projector::load(config, weights),
             language_model: LanguageModel::load(&config.text_config, weights),
-            dropout: Dropout::default(),
             audio_token: config.audio_token_id as usize,
         }
     }
