@@ -4,9 +4,11 @@
 
 mod audio;
 mod cache;
+mod checkpoints;
 mod commands;
 mod events;
 mod manifests;
+mod road;
 mod run;
 mod scores;
 mod stages;

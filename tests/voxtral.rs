@@ -15,7 +15,7 @@ use voxpipe::voxtral::recognizer::stack;
 use voxpipe::voxtral::weights::{Weights, floats, read_tensors, tensors};
 use voxpipe::voxtral::{Tokens, Voxtral, lora};
 
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/voxtral").join(name)
 }
 

@@ -11,7 +11,7 @@ mod shards;
 use crate::error::{Error, Exit, Result};
 use crate::voxtral::named::{self, Change};
 use crate::voxtral::{Voxtral, int_tensor};
-use adamw::{AdamW, Gradient};
+use adamw::AdamW;
 use batch::{Batch, Example};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};

@@ -1,0 +1,172 @@
+//! What is wrong with a checkpoint is named: the file, the tensor, and what to do.
+
+use crate::support::files;
+use crate::voxtral::{folder, tiny};
+use burn::tensor::{Device, TensorData};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use voxpipe::error::Error;
+use voxpipe::voxtral::Voxtral;
+use voxpipe::voxtral::config::Config;
+use voxpipe::voxtral::lora::{self, Adapters};
+use voxpipe::voxtral::recognizer::{Recognizer, Start};
+use voxpipe::voxtral::weights::{self, Weights, read_tensors, tensors, write_tensors};
+
+/// A copy of the tiny model whose tensors were changed.
+fn changed(change: impl FnOnce(&mut BTreeMap<String, TensorData>)) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for (name, bytes) in files(&folder("tiny")) {
+        fs::write(copy.path().join(name), bytes).unwrap();
+    }
+    let mut tensors = read_tensors(&folder("tiny").join("model.safetensors")).unwrap();
+    change(&mut tensors);
+    write_tensors(&copy.path().join("model.safetensors"), &tensors).unwrap();
+    copy
+}
+
+fn open(folder: &Path) -> Result<Recognizer, Error> {
+    Recognizer::open(folder, Start::Checkpoint, &Device::flex())
+}
+
+#[track_caller]
+fn complains(folder: &Path, words: &[&str]) {
+    let error = open(folder).expect_err("it should not load");
+    let said = format!("{} = {}", error.message, error.advice.unwrap_or_default());
+    for word in words {
+        assert!(said.contains(word), "no `{word}` in: {said}");
+    }
+}
+
+const NORM: &str = "language_model.model.norm.weight";
+
+#[test]
+fn an_untouched_copy_loads() {
+    open(changed(|_| ()).path()).unwrap();
+}
+
+#[test]
+fn missing_surplus_mis_shaped_and_not_finite_tensors_are_all_named_at_once() {
+    let copy = changed(|tensors| {
+        tensors.remove(NORM);
+        tensors.insert("language_model.model.extra".into(), TensorData::new(vec![1f32], [1]));
+        tensors.insert("audio_tower.conv1.bias".into(), TensorData::new(vec![0f32; 31], [31]));
+        tensors.insert("audio_tower.conv2.bias".into(), TensorData::new([vec![0f32; 5], vec![f32::NAN], vec![0f32; 26]].concat(), [32]));
+    });
+    let words = [
+        &format!("`{NORM}` [48] is missing"),
+        "`language_model.model.extra` belongs to no part",
+        "`audio_tower.conv1.bias` has shape [31], the config asks for [32]",
+        "`audio_tower.conv2.bias` holds NaN at element 5",
+        "model.safetensors",
+        "belong together",
+    ];
+    complains(copy.path(), &words);
+}
+
+#[test]
+fn a_truncated_file_is_named() {
+    let copy = changed(|_| ());
+    let path = copy.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    for length in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&path, &bytes[..length]).unwrap();
+        complains(copy.path(), &["model.safetensors", "truncated"]);
+    }
+}
+
+#[test]
+fn a_missing_or_broken_file_of_the_folder_is_named() {
+    for (name, words) in [("config.json", "config.json"), ("tekken.json", "tekken.json"), ("model.safetensors", "model.safetensors")] {
+        let copy = changed(|_| ());
+        fs::remove_file(copy.path().join(name)).unwrap();
+        complains(copy.path(), &[words]);
+        if name != "model.safetensors" {
+            fs::write(copy.path().join(name), "{ \"audio_config\": ").unwrap();
+            complains(copy.path(), &[words]);
+        }
+    }
+}
+
+#[test]
+fn names_of_newer_transformers_and_shards_are_read() {
+    let newer = changed(|tensors| {
+        let renamed = std::mem::take(tensors).into_iter().map(|(name, data)| {
+            let name = match name.strip_prefix("language_model.") {
+                Some("lm_head.weight") => "lm_head.weight".to_owned(),
+                Some(rest) => format!("model.language_model.{}", rest.strip_prefix("model.").unwrap()),
+                None => format!("model.{name}"),
+            };
+            (name, data)
+        });
+        *tensors = renamed.collect();
+    });
+    let values = |model: &Voxtral| tensors(model, |_| true);
+    assert!(values(&open(newer.path()).unwrap().model) == values(&tiny()));
+
+    let sharded = changed(|_| ());
+    let all = read_tensors(&sharded.path().join("model.safetensors")).unwrap();
+    fs::remove_file(sharded.path().join("model.safetensors")).unwrap();
+    let mut map = BTreeMap::new();
+    let half = all.len() / 2;
+    for (shard, part) in [all.iter().take(half).collect::<Vec<_>>(), all.iter().skip(half).collect()].into_iter().enumerate() {
+        let file = format!("model-0000{}-of-00002.safetensors", shard + 1);
+        map.extend(part.iter().map(|(name, _)| ((*name).clone(), file.clone())));
+        write_tensors(&sharded.path().join(file), &part.into_iter().map(|(name, data)| (name.clone(), data.clone())).collect()).unwrap();
+    }
+    let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+    fs::write(sharded.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    assert!(values(&open(sharded.path()).unwrap().model) == values(&tiny()));
+}
+
+#[test]
+fn what_is_saved_loads_again_with_the_same_names_and_bytes() {
+    let copy = changed(|_| ());
+    let path = copy.path().join("model.safetensors");
+    weights::save(&tiny(), &path).unwrap();
+    let names = |path: &Path| read_tensors(path).unwrap().into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&path), names(&folder("tiny").join("model.safetensors")), "nothing is left over on either side");
+    let first = fs::read(&path).unwrap();
+    weights::save(&open(copy.path()).unwrap().model, &path).unwrap();
+    assert!(fs::read(&path).unwrap() == first);
+}
+
+#[test]
+fn adapters_go_out_and_come_back_and_wrong_ones_are_named() {
+    for audio_tower in [false, true] {
+        let adapters = Adapters { r: 2, alpha: 4.0, dropout: 0.0, targets: vec!["q_proj".into(), "fc1".into()], audio_tower };
+        let mut model = tiny();
+        let count = lora::add(&mut model, &adapters, &mut Weights::random(1, &Device::flex()));
+        assert_eq!(count, if audio_tower { 6 } else { 2 });
+        let adapter = tempfile::tempdir().unwrap();
+        lora::save(&model, &adapters, "tests/tiny", adapter.path()).unwrap();
+        assert_eq!(lora::base_of(adapter.path()).unwrap().as_deref(), Some("tests/tiny"));
+        let mut again = tiny();
+        lora::load(&mut again, adapter.path()).unwrap();
+        assert!(tensors(&again, |_| true) == tensors(&model, |_| true));
+
+        let file = adapter.path().join("adapter_model.safetensors");
+        let mut stored = read_tensors(&file).unwrap();
+        let key = stored.keys().next().unwrap().clone();
+        let prefix = if audio_tower { "base_model.model.model.audio_tower." } else { "base_model.model.language_model.model.layers." };
+        assert!(key.starts_with(prefix), "{key}");
+        let data = stored.remove(&key).unwrap();
+        write_tensors(&file, &stored).unwrap();
+        assert!(lora::load(&mut tiny(), adapter.path()).unwrap_err().message.contains("has only one of lora_A and lora_B"));
+        stored.insert(key.replace("layers.0", "layers.9"), data.clone());
+        stored.insert(key, data);
+        write_tensors(&file, &stored).unwrap();
+        let message = lora::load(&mut tiny(), adapter.path()).unwrap_err().message;
+        assert!(message.contains("layers.9"), "{message}");
+    }
+}
+
+#[test]
+fn a_config_that_is_no_voxtral_is_refused() {
+    let copy = changed(|_| ());
+    let path = copy.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config["text_config"]["num_key_value_heads"] = 4.into();
+    fs::write(&path, config.to_string()).unwrap();
+    assert!(Config::read(copy.path()).unwrap_err().message.contains("num_key_value_heads"));
+}

@@ -1,0 +1,211 @@
+//! The whole road through the real program: real speech, the tiny model, LoRA; what a change makes run again; and kill -9 while training.
+
+use crate::support::{Sandbox, files};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const PIPELINE: &str = r#"
+schema = 1
+[pipeline]
+name = "road"
+seed = 3
+[params]
+epochs = 2
+[stage.phrases]
+uses = "phrases"
+with = { language = "en", source = "file", file = "speech/phrases.txt", count = 20 }
+[stage.uploads]
+uses = "uploads"
+from = { phrases = "phrases" }
+with = { audio = "speech/clips", transcripts = "speech/transcripts.csv" }
+[stage.dataset]
+uses = "dataset"
+from = { clips = "uploads" }
+with = { split = { train = 0.8, test = 0.2 } }
+[stage.adapter]
+uses = "train"
+from = { data = "dataset" }
+with = { base = "models/tiny", lora = { r = 4, dropout = 0.1 }, epochs = "${params.epochs}", learning_rate = 1e-3, batch_size = 2, gradient_accumulation = 2, checkpoint_steps = 3 }
+[stage.scores]
+uses = "evaluate"
+from = { model = "adapter", data = "dataset" }
+with = { max_new_tokens = 8, train_clips = 2 }
+[stage.card]
+uses = "card"
+from = { model = "adapter", scores = "scores", data = "dataset" }
+[stage.hub]
+uses = "publish"
+from = { model = "adapter", card = "card" }
+with = { target = "published/road" }
+[stage.demo]
+uses = "demo"
+from = { published = "hub" }
+"#;
+
+const STAGES: [&str; 8] = ["phrases", "uploads", "dataset", "adapter", "scores", "card", "hub", "demo"];
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A project with 20 clips of the shipped recordings and the tiny model as base.
+fn project() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.pipeline(PIPELINE);
+    let table = fs::read_to_string(repository("datasets/first-run/transcripts.csv")).unwrap();
+    let rows: Vec<&str> = table.lines().take(21).collect();
+    sandbox.file("speech/transcripts.csv", &(rows.join("\n") + "\n"));
+    let phrases = fs::read_to_string(repository("datasets/first-run/phrases.txt")).unwrap();
+    sandbox.file("speech/phrases.txt", &phrases.lines().take(20).map(|line| format!("{line}\n")).collect::<String>());
+    fs::create_dir_all(sandbox.path("speech/clips")).unwrap();
+    for row in &rows[1..] {
+        let name = row.split(',').next().unwrap();
+        fs::copy(repository("datasets/first-run/clips").join(name), sandbox.path("speech/clips").join(name)).unwrap();
+    }
+    fs::create_dir_all(sandbox.path("models/tiny")).unwrap();
+    for (name, bytes) in files(&repository("tests/voxtral/tiny")) {
+        fs::write(sandbox.path("models/tiny").join(name), bytes).unwrap();
+    }
+    sandbox
+}
+
+/// The stages that ran, and those that were fresh.
+fn ran_and_fresh(sandbox: &Sandbox, args: &[&str]) -> (Vec<String>, Vec<String>) {
+    let report = sandbox.run(&[&["run", "--json"], args].concat()).exits(0).json();
+    let of = |result: &str| -> Vec<String> {
+        let stages = report["stages"].as_array().unwrap().iter();
+        stages.filter(|stage| stage[1]["result"] == result).map(|stage| stage[0].as_str().unwrap().to_owned()).collect()
+    };
+    (of("done"), of("fresh"))
+}
+
+#[test]
+fn from_recordings_to_a_published_adapter_and_nothing_twice() {
+    let sandbox = project();
+    assert_eq!(ran_and_fresh(&sandbox, &[]).0, STAGES);
+    let published = sandbox.path("published/road");
+    let names: Vec<String> = files(&published).into_keys().filter(|name| !name.starts_with('.')).collect();
+    let expected = [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "loss.jsonl",
+        "preprocessor_config.json",
+        "tekken.json",
+        "training.json",
+    ];
+    for name in expected {
+        assert!(names.contains(&name.to_owned()), "{name} is not in {names:?}");
+    }
+    let config: Value = serde_json::from_str(&sandbox.read("published/road/adapter_config.json")).unwrap();
+    assert_eq!((config["r"].as_u64(), config["base_model_name_or_path"].as_str()), (Some(4), Some("models/tiny")));
+    let scores: Value = serde_json::from_str(&sandbox.read(".voxpipe/latest/road/scores/scores.json")).unwrap();
+    assert_eq!(scores["clips"], 4);
+    assert!(scores["base"]["wer"].is_number() && scores["tuned"]["wer"].is_number() && scores["train"]["clips"] == 2);
+
+    // The published adapter names its base by a path from the project's folder, so it is found from there.
+    let clip = fs::read_dir(sandbox.path("speech/clips")).unwrap().next().unwrap().unwrap().path();
+    let clip = clip.to_str().unwrap();
+    let heard = sandbox
+        .run(&["transcribe", clip, "--model", "published/road", "--language", "en", "--max-new-tokens", "5", "--json"])
+        .exits(0)
+        .json();
+    assert_eq!(heard["tokens"].as_array().unwrap().len(), 5);
+    assert_eq!(
+        heard["text"],
+        sandbox
+            .run(&[
+                "transcribe",
+                clip,
+                "--model",
+                "models/tiny",
+                "--adapter",
+                "published/road",
+                "--language",
+                "en",
+                "--max-new-tokens",
+                "5",
+                "--json"
+            ])
+            .exits(0)
+            .json()["text"]
+    );
+    sandbox.run(&["transcribe", clip, "--model", "nowhere"]).exits(2).complains("`nowhere`");
+    sandbox.run(&["transcribe", "pipeline.toml", "--model", "models/tiny"]).exits(1).complains("pipeline.toml");
+
+    assert_eq!(ran_and_fresh(&sandbox, &[]).1, STAGES);
+
+    // More epochs: training and what follows run again, nothing before; and the plan says so before it happens.
+    let plan = sandbox.run(&["plan", "--set", "epochs=3"]).exits(0).stdout;
+    assert!(plan.contains("`epochs` 2 → 3") || plan.contains("epochs"), "{plan}");
+    for (stage, word) in [("phrases", "fresh"), ("uploads", "fresh"), ("dataset", "fresh"), ("adapter", "run")] {
+        assert!(plan.lines().any(|line| line.trim_start().starts_with(stage) && line.contains(word)), "{stage} {word}:\n{plan}");
+    }
+    let (ran, fresh) = ran_and_fresh(&sandbox, &["--set", "epochs=3"]);
+    assert_eq!((fresh, ran[0].as_str()), (STAGES[..3].iter().map(|stage| (*stage).to_owned()).collect(), "adapter"));
+
+    // The same effective batch cut otherwise is the same result.
+    let cut = ["--set", "epochs=3", "--set", "stage.adapter.with.batch_size=4", "--set", "stage.adapter.with.gradient_accumulation=1"];
+    assert_eq!(ran_and_fresh(&sandbox, &cut).1, STAGES);
+}
+
+#[test]
+fn kill_9_while_training_ends_in_the_same_bytes() {
+    let long = ["run", "--set", "epochs=12"];
+    let whole = project();
+    whole.run(&long).exits(0);
+
+    let cut = project();
+    let mut child = cut.command(&long).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while !has_checkpoint(&cut.path(".voxpipe/work")) {
+        assert!(child.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(120), "no checkpoint appeared");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!cut.path(".voxpipe/latest/road/adapter").exists(), "a result before training was done");
+
+    cut.run(&long).exits(0).complains("goes on from the checkpoint at step");
+    for (name, bytes) in files(&whole.path("published/road")) {
+        assert!(files(&cut.path("published/road"))[&name] == bytes, "{name} differs");
+    }
+}
+
+fn has_checkpoint(work: &Path) -> bool {
+    let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    folders(work)
+        .iter()
+        .flat_map(|stage| folders(&stage.join("scratch")))
+        .any(|path| path.extension().is_none() && path.to_string_lossy().contains("step-"))
+}
+
+#[test]
+fn recordings_park_the_run_and_status_says_how_many_are_there() {
+    let sandbox = Sandbox::new();
+    sandbox.pipeline(
+        "schema = 1\n[pipeline]\nname = \"voice\"\n\
+         [stage.phrases]\nuses = \"phrases\"\nwith = { language = \"en\", count = 12 }\n\
+         [stage.recordings]\nuses = \"recordings\"\nfrom = { phrases = \"phrases\" }\nwith = { folder = \"takes\", min_clips = 12 }\n",
+    );
+    sandbox.run(&["run"]).exits(10).complains("takes");
+    let phrases = sandbox.read(".voxpipe/latest/voice/phrases/phrases.jsonl");
+    let ids: Vec<String> =
+        phrases.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned()).collect();
+    fs::create_dir_all(sandbox.path("takes")).unwrap();
+    let clip = repository("datasets/first-run/clips");
+    let clip = fs::read_dir(clip).unwrap().next().unwrap().unwrap().path();
+    let record = |ids: &[String]| {
+        for id in ids {
+            fs::copy(&clip, sandbox.path("takes").join(format!("{id}.flac"))).unwrap();
+        }
+    };
+    record(&ids[..7]);
+    sandbox.run(&["run"]).exits(10).complains("7/12");
+    let status = sandbox.run(&["status"]).exits(0).stdout;
+    assert!(status.contains("7/12"), "{status}");
+    record(&ids[7..]);
+    sandbox.run(&["run"]).exits(0);
+}
