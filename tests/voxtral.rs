@@ -139,7 +139,7 @@ pub(crate) fn recipe() -> Recipe {
         epochs: 5.0,
         batch_size: 2,
         gradient_accumulation: 1,
-        weight_decay: 0.0,
+        adamw: training::adamw::Constants::default(),
         max_grad_norm: 1.0,
         seed: 0,
         pad: 11,

@@ -8,6 +8,7 @@ use crate::error::{Doing, Error, Exit, Result};
 use crate::event::Event;
 use crate::jsonl;
 use crate::record::Record;
+use crate::training::adamw::Constants;
 use crate::training::batch::{Example, Listen};
 use crate::training::{self, LossRow, Recipe, Said, Schedule};
 use crate::voxtral::lora::{self, Adapters};
@@ -62,6 +63,15 @@ pub struct Train {
     /// AdamW's weight decay; norms and biases are exempt.
     #[serde(default)]
     weight_decay: f64,
+    /// Decay rate of AdamW's running mean of gradients.
+    #[serde(default = "defaults::adam_beta1")]
+    adam_beta1: f64,
+    /// Decay rate of AdamW's running mean of squared gradients; 0.98 suits short runs from scratch.
+    #[serde(default = "defaults::adam_beta2")]
+    adam_beta2: f64,
+    /// Keeps AdamW's division finite.
+    #[serde(default = "defaults::adam_epsilon")]
+    adam_epsilon: f64,
     /// Longest gradient, over all trained parameters together; 0 for no limit.
     #[serde(default = "defaults::max_grad_norm")]
     max_grad_norm: f64,
@@ -122,6 +132,8 @@ impl Default for Lora {
 }
 
 mod defaults {
+    use crate::training::adamw::Constants;
+
     pub(super) fn learning_rate() -> f64 {
         5e-5
     }
@@ -133,6 +145,15 @@ mod defaults {
     }
     pub(super) fn gradient_accumulation() -> usize {
         4
+    }
+    pub(super) fn adam_beta1() -> f64 {
+        Constants::default().beta1
+    }
+    pub(super) fn adam_beta2() -> f64 {
+        Constants::default().beta2
+    }
+    pub(super) fn adam_epsilon() -> f64 {
+        Constants::default().epsilon
     }
     pub(super) fn max_grad_norm() -> f64 {
         1.0
@@ -177,6 +198,9 @@ impl Stage for Train {
             positive(self.batch_size > 0, "batch_size", "at least 1"),
             positive(self.gradient_accumulation > 0, "gradient_accumulation", "at least 1"),
             positive(self.weight_decay >= 0.0, "weight_decay", "0 or more"),
+            positive((0.0..1.0).contains(&self.adam_beta1), "adam_beta1", "from 0 to below 1"),
+            positive((0.0..1.0).contains(&self.adam_beta2), "adam_beta2", "from 0 to below 1"),
+            positive(self.adam_epsilon > 0.0, "adam_epsilon", "above 0, such as 1e-8"),
             positive(self.max_grad_norm >= 0.0, "max_grad_norm", "0 or more"),
             positive(self.max_text_tokens > 0, "max_text_tokens", "at least 1"),
             positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
@@ -337,7 +361,12 @@ impl Train {
             epochs: self.epochs,
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
-            weight_decay: self.weight_decay,
+            adamw: Constants {
+                beta1: self.adam_beta1,
+                beta2: self.adam_beta2,
+                epsilon: self.adam_epsilon,
+                weight_decay: self.weight_decay,
+            },
             max_grad_norm: self.max_grad_norm,
             seed: cx.seed,
             pad,

@@ -78,26 +78,37 @@ impl Gradient {
     }
 }
 
-/// AdamW: a running mean and a running mean square of each gradient decide the step of each weight.
-#[derive(Debug)]
-pub struct AdamW {
-    /// Decay rate of the mean.
+/// AdamW's constants; the defaults are PyTorch's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Constants {
+    /// Decay rate of the running mean.
     pub beta1: f64,
-    /// Decay rate of the mean square.
+    /// Decay rate of the running mean square.
     pub beta2: f64,
     /// Keeps the division finite.
     pub epsilon: f64,
     /// How much a weight shrinks with each step, times the learning rate; norms and biases do not.
     pub weight_decay: f64,
-    /// Steps made.
-    pub step: u64,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// AdamW: a running mean and a running mean square of each gradient decide the step of each weight.
+#[derive(Debug)]
+pub struct AdamW {
+    constants: Constants,
+    steps: u64,
     state: BTreeMap<String, (Tensor<1>, Tensor<1>)>,
 }
 
 impl AdamW {
-    /// PyTorch's constants.
-    pub fn new(weight_decay: f64) -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay, step: 0, state: BTreeMap::new() }
+    /// An optimizer that has seen nothing yet.
+    pub fn new(constants: Constants) -> Self {
+        Self { constants, steps: 0, state: BTreeMap::new() }
     }
 
     /// Moves every parameter that has a gradient.
@@ -117,22 +128,21 @@ impl AdamW {
                 })
             }
         }
-        self.step += 1;
+        self.steps += 1;
         named::change(model, &mut Update { adamw: self, gradient, learning_rate })
     }
 
     fn moved(&mut self, name: &str, weight: Tensor<1>, gradient: Tensor<1>, learning_rate: f64) -> Tensor<1> {
+        let Constants { beta1, beta2, epsilon, weight_decay } = self.constants;
         let (mean, square) = match self.state.remove(name) {
-            Some((mean, square)) => {
-                (mean * self.beta1 + gradient.clone() * (1.0 - self.beta1), square * self.beta2 + gradient.square() * (1.0 - self.beta2))
-            }
-            None => (gradient.clone() * (1.0 - self.beta1), gradient.square() * (1.0 - self.beta2)),
+            Some((mean, square)) => (mean * beta1 + gradient.clone() * (1.0 - beta1), square * beta2 + gradient.square() * (1.0 - beta2)),
+            None => (gradient.clone() * (1.0 - beta1), gradient.square() * (1.0 - beta2)),
         };
-        let (correction1, correction2) = (1.0 - self.beta1.powf(self.step as f64), 1.0 - self.beta2.powf(self.step as f64));
-        let spread = square.clone().sqrt() / correction2.sqrt() + self.epsilon;
-        let decays = self.weight_decay > 0.0 && !name.ends_with("bias") && !name.contains("norm");
-        let weight = if decays { weight * (1.0 - learning_rate * self.weight_decay) } else { weight };
-        let weight = weight - mean.clone() / spread * (learning_rate / correction1);
+        let steps = self.steps as f64;
+        let spread = square.clone().sqrt() / (1.0 - beta2.powf(steps)).sqrt() + epsilon;
+        let decays = weight_decay > 0.0 && !name.ends_with("bias") && !name.contains("norm");
+        let weight = if decays { weight * (1.0 - learning_rate * weight_decay) } else { weight };
+        let weight = weight - mean.clone() / spread * (learning_rate / (1.0 - beta1.powf(steps)));
         self.state.insert(name.to_owned(), (mean, square));
         weight
     }
@@ -146,9 +156,9 @@ impl AdamW {
             .collect()
     }
 
-    /// Takes back what [`AdamW::save`] gave, after `step` steps.
-    pub fn restore(&mut self, step: u64, tensors: BTreeMap<String, TensorData>, device: &burn::tensor::Device) {
-        self.step = step;
+    /// Takes back what [`AdamW::save`] gave, after so many steps.
+    pub fn restore(&mut self, steps: u64, tensors: BTreeMap<String, TensorData>, device: &burn::tensor::Device) {
+        self.steps = steps;
         let mut means: BTreeMap<String, Tensor<1>> = BTreeMap::new();
         // `mean.…` sorts before `square.…`, so every square finds its mean.
         for (name, data) in tensors {

@@ -55,8 +55,8 @@ pub struct Recipe {
     pub batch_size: usize,
     /// Forward passes in one step.
     pub gradient_accumulation: usize,
-    /// AdamW's weight decay.
-    pub weight_decay: f64,
+    /// The optimizer's constants.
+    pub adamw: adamw::Constants,
     /// Longest allowed gradient, over all parameters; 0 for no limit.
     pub max_grad_norm: f64,
     /// Seed of order and dropout.
@@ -144,7 +144,7 @@ pub fn train(
 ) -> Result<(Voxtral, Vec<LossRow>)> {
     let steps = recipe.steps(examples.len());
     let mut model = model.no_grad();
-    let mut adamw = AdamW::new(recipe.weight_decay);
+    let mut adamw = AdamW::new(recipe.adamw);
     let mut state = State::default();
     if let Some((folder, _)) = &recipe.checkpoints
         && let Some(found) = Checkpoint::newest(folder, |warning| say(Said::Warning(warning)))
@@ -252,7 +252,7 @@ mod tests {
             epochs: 3.0,
             batch_size: 2,
             gradient_accumulation: 2,
-            weight_decay: 0.0,
+            adamw: adamw::Constants::default(),
             max_grad_norm: 1.0,
             seed: 7,
             pad: 0,

@@ -63,6 +63,8 @@ pub struct TextConfig {
     pub rope_theta: Option<f64>,
     /// Base of the rotary angles, as transformers 5 writes it.
     pub rope_parameters: Option<RopeParameters>,
+    /// Deviation of fresh token embeddings, for training from scratch.
+    pub initializer_range: f32,
     /// Whether the head shares the embedding's weights (Voxtral: no).
     pub tie_word_embeddings: bool,
 }
@@ -109,6 +111,7 @@ impl Default for TextConfig {
             rms_norm_eps: 1e-5,
             rope_theta: None,
             rope_parameters: None,
+            initializer_range: 0.02,
             tie_word_embeddings: false,
         }
     }
