@@ -6,6 +6,7 @@
 use crate::voxtral::named::{self, Change, Look};
 use burn::module::{Module, Param};
 use burn::tensor::{Gradients, Tensor, TensorData};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Gradients by parameter name, flattened, summed over the shards of a step.
@@ -37,14 +38,14 @@ impl Gradient {
     }
 
     /// Adds the gradients of other rows.
-    pub fn merge(&mut self, other: Self) {
-        for (name, gradient) in other.0 {
-            let sum = match self.0.remove(&name) {
-                Some(sum) => sum + gradient,
-                None => gradient,
-            };
-            self.0.insert(name, sum);
-        }
+    pub fn merge(&mut self, mut other: Self) {
+        self.0.par_iter_mut().for_each(|(name, sum)| {
+            if let Some(gradient) = other.0.get(name) {
+                *sum = sum.clone() + gradient.clone();
+            }
+        });
+        other.0.retain(|name, _| !self.0.contains_key(name));
+        self.0.append(&mut other.0);
     }
 
     /// The gradient of one parameter, flattened.
@@ -64,16 +65,16 @@ impl Gradient {
 
     /// The length of all gradients as one vector.
     pub fn norm(&self) -> f64 {
-        self.0.values().map(|gradient| f64::from(gradient.clone().square().sum().into_scalar::<f32>())).sum::<f64>().sqrt()
+        let length = |gradient: &Tensor<1>| f64::from(gradient.clone().square().sum().into_scalar::<f32>());
+        // Collected in the order of the names before they are added: the sum must not depend on which core was first.
+        self.0.par_iter().map(|(_, gradient)| length(gradient)).collect::<Vec<f64>>().into_iter().sum::<f64>().sqrt()
     }
 
     /// Shortens all gradients together to a length of at most `limit`, which [`Gradient::norm`] had measured.
     pub fn clip(&mut self, norm: f64, limit: f64) {
         let factor = limit / (norm + 1e-6);
         if factor < 1.0 {
-            for gradient in self.0.values_mut() {
-                *gradient = gradient.clone() * factor;
-            }
+            self.0.par_iter_mut().for_each(|(_, gradient)| *gradient = gradient.clone() * factor);
         }
     }
 }
@@ -113,28 +114,55 @@ impl AdamW {
 
     /// Moves every parameter that has a gradient.
     pub fn step<M: Module>(&mut self, model: M, gradient: Gradient, learning_rate: f64) -> M {
-        struct Update<'a> {
-            adamw: &'a mut AdamW,
-            gradient: Gradient,
-            learning_rate: f64,
+        struct Weights<'a>(&'a Gradient, BTreeMap<String, Tensor<1>>);
+        impl Look for Weights<'_> {
+            fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+                if self.0.0.contains_key(name) {
+                    let value = param.val();
+                    let count = value.shape().num_elements();
+                    self.1.insert(name.to_owned(), value.reshape([count]));
+                }
+            }
         }
-        impl Change for Update<'_> {
+        struct Replace(BTreeMap<String, Tensor<1>>);
+        impl Change for Replace {
             fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let Some(gradient) = self.gradient.0.remove(name) else { return param };
-                param.map(|value| {
-                    let (shape, count) = (value.dims(), value.shape().num_elements());
-                    let moved = self.adamw.moved(name, value.reshape([count]), gradient, self.learning_rate);
-                    moved.reshape(shape)
-                })
+                match self.0.remove(name) {
+                    Some(moved) => param.map(|value| moved.reshape(value.dims())),
+                    None => param,
+                }
             }
         }
         self.steps += 1;
-        named::change(model, &mut Update { adamw: self, gradient, learning_rate })
+        let mut weights = Weights(&gradient, BTreeMap::new());
+        named::look(&model, &mut weights);
+        let work: Vec<_> =
+            weights.1.into_iter().map(|(name, weight)| (self.state.remove(&name), gradient.get(&name), name, weight)).collect();
+        let moved: Vec<_> = work
+            .into_par_iter()
+            .filter_map(|(state, gradient, name, weight)| {
+                let (weight, state) = self.moved(&name, weight, gradient?, state, learning_rate);
+                Some((name, weight, state))
+            })
+            .collect();
+        let mut replace = Replace(BTreeMap::new());
+        for (name, weight, state) in moved {
+            self.state.insert(name.clone(), state);
+            replace.0.insert(name, weight);
+        }
+        named::change(model, &mut replace)
     }
 
-    fn moved(&mut self, name: &str, weight: Tensor<1>, gradient: Tensor<1>, learning_rate: f64) -> Tensor<1> {
+    fn moved(
+        &self,
+        name: &str,
+        weight: Tensor<1>,
+        gradient: Tensor<1>,
+        state: Option<(Tensor<1>, Tensor<1>)>,
+        learning_rate: f64,
+    ) -> (Tensor<1>, (Tensor<1>, Tensor<1>)) {
         let Constants { beta1, beta2, epsilon, weight_decay } = self.constants;
-        let (mean, square) = match self.state.remove(name) {
+        let (mean, square) = match state {
             Some((mean, square)) => (mean * beta1 + gradient.clone() * (1.0 - beta1), square * beta2 + gradient.square() * (1.0 - beta2)),
             None => (gradient.clone() * (1.0 - beta1), gradient.square() * (1.0 - beta2)),
         };
@@ -143,8 +171,7 @@ impl AdamW {
         let decays = weight_decay > 0.0 && !name.ends_with("bias") && !name.contains("norm");
         let weight = if decays { weight * (1.0 - learning_rate * weight_decay) } else { weight };
         let weight = weight - mean.clone() / spread * (learning_rate / (1.0 - beta1.powf(steps)));
-        self.state.insert(name.to_owned(), (mean, square));
-        weight
+        (weight, (mean, square))
     }
 
     /// Both running means as named tensors.
