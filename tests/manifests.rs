@@ -305,6 +305,22 @@ fn shipped_pipelines_are_sound() {
     }
 }
 
+/// Its English part is that of `first-run.toml`, so what the one made is fresh in the other.
+#[test]
+fn second_language_begins_where_first_run_ends() {
+    let steps = |name: &str| {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(name);
+        let parsed = Pipeline::parse(&fs::read_to_string(&file).unwrap(), &file, &Overrides::default(), &|_| None);
+        let pipeline = parsed.pipeline.unwrap();
+        let steps = pipeline.steps.into_iter();
+        steps.map(|step| (step.name, (step.stage.kind(), step.stage.identity(), step.seed, step.from))).collect::<BTreeMap<_, _>>()
+    };
+    let (first, second) = (steps("first-run.toml"), steps("second-language.toml"));
+    for name in ["phrases", "uploads", "dataset", "model"] {
+        assert_eq!(second[name], first[name], "the stage `{name}` of second-language.toml is not that of first-run.toml");
+    }
+}
+
 #[test]
 fn the_schema_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/schema.json");
