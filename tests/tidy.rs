@@ -110,6 +110,19 @@ fn imports_point_down() {
 }
 
 #[test]
+fn the_architecture_page_is_true() {
+    let page = fs::read_to_string(at("ARCHITECTURE.md")).unwrap();
+    let layers: String = LAYERS.iter().map(|layer| format!("{}\n", layer.join(" "))).collect();
+    assert!(page.contains(&format!("```text\n{layers}```")), "ARCHITECTURE.md shows other layers than tests/tidy.rs");
+
+    let map = page.split("## Code map").nth(1).unwrap().split("```text\n").nth(1).unwrap().split("```").next().unwrap();
+    let shown: BTreeSet<&str> = map.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let sources = sources();
+    let there: BTreeSet<&str> = sources.keys().map(String::as_str).filter(|file| *file != "lib.rs").collect();
+    assert_eq!(shown, there, "the code map of ARCHITECTURE.md and the files in src");
+}
+
+#[test]
 fn stages_do_not_know_each_other() {
     let sources = sources();
     let kinds: Vec<_> =
