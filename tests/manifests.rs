@@ -305,6 +305,17 @@ fn shipped_pipelines_are_sound() {
     }
 }
 
+#[test]
+fn the_example_of_the_readme_is_sound() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let examples: Vec<&str> = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 1);
+    let file = Path::new("pipeline.toml");
+    let parsed = Pipeline::parse(examples[0], file, &Overrides::default(), &|_| None);
+    let shown: String = parsed.diagnostics.iter().map(|diagnostic| diagnostic.render(file, examples[0], false)).collect();
+    assert!(parsed.pipeline.is_some() && parsed.diagnostics.is_empty(), "{shown}");
+}
+
 /// Its English part is that of `first-run.toml`, so what the one made is fresh in the other.
 #[test]
 fn second_language_begins_where_first_run_ends() {
