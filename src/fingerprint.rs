@@ -170,7 +170,8 @@ mod tests {
     #[test]
     fn every_ingredient_counts() {
         let base = ingredients().fingerprint();
-        let changes: [(&str, fn(&mut Ingredients)); 11] = [
+        type Change = fn(&mut Ingredients);
+        let changes: [(&str, Change); 11] = [
             ("kind", |i| i.kind = "merge".into()),
             ("version", |i| i.version = 4),
             ("setting", |i| i.settings["lora"]["r"] = json!(16)),

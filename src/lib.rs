@@ -1,4 +1,4 @@
-#![doc = "voxpipe: from a person's recordings to a fine-tuned, evaluated, published Voxtral speech recogniser."]
+#![doc = include_str!("../ARCHITECTURE.md")]
 
 pub mod artifact;
 pub mod audio;

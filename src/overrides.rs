@@ -1,7 +1,7 @@
 //! Changes to a pipeline made from outside its file: `--set lr=5e-5`, `-p smoke`.
 //!
 //! They are written into the tree before anything else looks at it, so that a changed value is checked like any other. A value
-//! from the command line has no place in the file. It gets one behind the file's last byte, where [`Arguments`] keeps the
+//! from the command line has no place in the file. It gets one behind the file's last byte, where `Arguments` keeps the
 //! arguments one after the other; a diagnostic that ends up there is moved to the argument it is about.
 
 use crate::diagnostic::{Diagnostic, did_you_mean, list};

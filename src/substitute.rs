@@ -1,8 +1,9 @@
 //! `${params.x}` and `${env.X}` in a stage's settings, replaced before the stage reads them.
 //!
 //! A string that is nothing but a reference becomes the param's value with its type; inside a longer string the value is
-//! written out, and so it is everywhere in the settings of a command, which are words for its program. `$${` stands for `${`. What is put in takes the place of the reference, so a stage that complains about the
-//! value complains where the reference stands, and [`Substitution::origin`] still knows where the value was written.
+//! written out, and so it is everywhere in the settings of a command, which are words for its program. `$${` stands for `${`.
+//! What is put in takes the place of the reference, so a stage that complains about the value complains where the reference
+//! stands, and `Trail::origins` still knows where the value was written.
 //! Secrets never enter settings, because settings are kept, shown and published.
 
 use crate::diagnostic::{Diagnostic, did_you_mean, list};

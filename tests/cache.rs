@@ -1,6 +1,6 @@
 //! Change this → these steps run again; and whatever happens meanwhile, nothing half-made is taken for a result.
 
-use crate::support::{Ran, Sandbox, files, signal};
+use crate::support::{Ran, Sandbox, files, signal, skipped};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -76,11 +76,11 @@ const ROWS: &[(&str, Change, &str, &str, &str)] = &[
         "setting `run`",
     ),
     ("a source", |s| edit(s, "data/a", "one", "uno"), "gather head last", "gather", "`data`: 1 changed (a)"),
-    ("a file added", |s| drop(s.file("data/c", "three\n")), "gather head", "gather", "`data`: 1 added (c)"),
+    ("a file added", |s| _ = s.file("data/c", "three\n"), "gather head", "gather", "`data`: 1 added (c)"),
     ("a file removed", |s| fs::remove_file(s.path("data/b")).unwrap(), "gather head", "gather", "`data`: 1 removed (b)"),
     ("a file renamed", |s| fs::rename(s.path("data/b"), s.path("data/z")).unwrap(), "gather", "gather", "1 added (z), 1 removed (b)"),
     ("a source file gone", |s| fs::write(s.path("last.sh"), "echo last >> ran\n").unwrap(), "last", "last", "`last.sh` changed"),
-    ("only touched", |s| drop(s.file("data/a", "one\n")), "", "gather", "`gather` is fresh"),
+    ("only touched", |s| _ = s.file("data/a", "one\n"), "", "gather", "`gather` is fresh"),
     (
         "order and comments of the file",
         |s| {
@@ -405,7 +405,7 @@ fn a_full_disk_is_told_and_leaves_nothing_half_made() {
         assert_eq!(unharmed, 3, "the other steps are kept");
         again.exits(0);
     } else {
-        println!("SKIPPED in part: no small file system can be mounted here; a limit on the size of files stands in for it");
+        skipped("a full disk", "no small file system can be mounted here; a limit on the size of files stands in for it");
         let mut command = Command::new("sh");
         command.args(["-c", &format!("trap '' XFSZ; ulimit -f 1; exec {} run", env!("CARGO_BIN_EXE_voxpipe"))]).current_dir(sandbox.root());
         let told = Ran::of(command.output().unwrap());

@@ -306,6 +306,33 @@ fn shipped_pipelines_are_sound() {
 }
 
 #[test]
+fn the_example_of_the_readme_is_sound() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let examples: Vec<&str> = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 1);
+    let file = Path::new("pipeline.toml");
+    let parsed = Pipeline::parse(examples[0], file, &Overrides::default(), &|_| None);
+    let shown: String = parsed.diagnostics.iter().map(|diagnostic| diagnostic.render(file, examples[0], false)).collect();
+    assert!(parsed.pipeline.is_some() && parsed.diagnostics.is_empty(), "{shown}");
+}
+
+/// Its English part is that of `first-run.toml`, so what the one made is fresh in the other.
+#[test]
+fn second_language_begins_where_first_run_ends() {
+    let steps = |name: &str| {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(name);
+        let parsed = Pipeline::parse(&fs::read_to_string(&file).unwrap(), &file, &Overrides::default(), &|_| None);
+        let pipeline = parsed.pipeline.unwrap();
+        let steps = pipeline.steps.into_iter();
+        steps.map(|step| (step.name, (step.stage.kind(), step.stage.identity(), step.seed, step.from))).collect::<BTreeMap<_, _>>()
+    };
+    let (first, second) = (steps("first-run.toml"), steps("second-language.toml"));
+    for name in ["phrases", "uploads", "dataset", "model"] {
+        assert_eq!(second[name], first[name], "the stage `{name}` of second-language.toml is not that of first-run.toml");
+    }
+}
+
+#[test]
 fn the_schema_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/schema.json");
     let current = format!("{}\n", serde_json::to_string_pretty(&voxpipe::manifest::schema(STAGES)).unwrap());

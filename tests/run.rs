@@ -157,10 +157,11 @@ fn what_was_promised_outside_is_watched() {
     let pipeline = project.pipeline("p", vec![step("publish", &[], promising())]);
     assert_eq!(project.run(&pipeline).0.exit, 0);
     assert_eq!(project.plan(&pipeline)[0].0, "fresh");
-    let changes: [(fn(&Sandbox), &str); 3] = [
+    type Change = fn(&Sandbox);
+    let changes: [(Change, &str); 3] = [
         (|s| fs::remove_dir_all(s.path("published")).unwrap(), "`published` is gone"),
         (|s| fs::remove_file(s.path("published/model")).unwrap(), "`published` changed since it was made: 1 removed (model)"),
-        (|s| drop(s.file("published/more", "")), "`published` changed since it was made: 1 added (more)"),
+        (|s| _ = s.file("published/more", ""), "`published` changed since it was made: 1 added (more)"),
     ];
     for (change, why) in changes {
         change(&project.0);
@@ -198,7 +199,8 @@ fn version_numerics_and_name_count() {
 
 #[test]
 fn a_result_that_is_not_what_it_says_is_refused() {
-    let rows: [(ArtifactKind, fn(&Context) -> Result<Outcome>, &str); 3] = [
+    type Work = fn(&Context) -> Result<Outcome>;
+    let rows: [(ArtifactKind, Work, &str); 3] = [
         (ArtifactKind::Clips, write, "the stage ended well but its result has no `clips.jsonl`, so it is not clips"),
         (ArtifactKind::Model, write, "no `model.safetensors` or `adapter_model.safetensors`"),
         (

@@ -1,9 +1,9 @@
 //! The tokenizer and the prompt against what mistral-common says, and against broken files.
 
+use crate::support::skipped;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use voxpipe::jsonl;
@@ -38,6 +38,8 @@ fn rows() -> Vec<Row> {
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
+const NO_PYTHON: &str = "no Python with the mistral-common package was found (name one in VOXPIPE_TEST_PYTHON)";
+
 /// The file of 130,072 pieces that mistral-common brings along; too large for the repository.
 fn full() -> Option<Tokenizer> {
     let script = "import os, mistral_common; print(os.path.join(os.path.dirname(mistral_common.__file__), 'data', 'tekken_240911.json'))";
@@ -47,12 +49,6 @@ fn full() -> Option<Tokenizer> {
         output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
     });
     found.map(|path| Tokenizer::read(&path).unwrap())
-}
-
-/// Said past the test harness, which hides what a passing test prints.
-fn skipped(what: &str) {
-    let why = "no Python with the mistral-common package was found (name one in VOXPIPE_TEST_PYTHON)";
-    std::io::stderr().write_all(format!("SKIPPED: {what}: {why}\n").as_bytes()).unwrap();
 }
 
 #[test]
@@ -103,7 +99,7 @@ fn ids_are_those_of_voxtral() {
 
 #[test]
 fn full_vocabulary() {
-    let Some(full) = full() else { return skipped("the full vocabulary") };
+    let Some(full) = full() else { return skipped("the full vocabulary", NO_PYTHON) };
     assert_eq!(full.vocab_size(), 131_072);
     for row in rows() {
         assert_eq!(full.encode(&row.text), row.full, "{:?}", row.text);

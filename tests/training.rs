@@ -35,7 +35,7 @@ fn train(recipe: &Recipe, stop_at: u64) -> (Result<Vec<LossRow>, Exit>, Vec<u8>,
     match training::train(model, &examples, recipe, &|name| name.contains(".lora."), &device, &stop, &mut say) {
         Ok((model, losses)) => {
             let adapter = tensors(&model, |name| name.contains(".lora."));
-            (Ok(losses), adapter.into_iter().flat_map(|(_, data)| data.as_bytes().to_vec()).collect(), said)
+            (Ok(losses), adapter.into_values().flat_map(|data| data.as_bytes().to_vec()).collect(), said)
         }
         Err(error) => (Err(error.exit), Vec::new(), said),
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 /// The lock, held as long as this lives. The file itself is never removed: two processes could then lock two different files.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -23,7 +23,14 @@ impl Lock {
         }
         file.set_len(0).and_then(|()| file.rewind()).doing(locking)?;
         writeln!(file, "process {} (`{command}`)", std::process::id()).doing(locking)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would not do: a program that is being started has a copy of it for a moment, which would hold the lock.
+        let _ = self.file.unlock();
     }
 }
 

@@ -83,7 +83,7 @@ impl Voxtral {
         self.multi_modal_projector.forward(self.audio_tower.forward(features))
     }
 
-    /// Token embeddings, in which the rows of audio replace the [AUDIO] tokens in order.
+    /// Token embeddings, in which the rows of audio replace the `[AUDIO]` tokens in order.
     ///
     /// # Shapes
     /// tokens `[batch, length]`, audio `[audio tokens, text width]` → `[batch, length, text width]`

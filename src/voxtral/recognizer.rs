@@ -39,6 +39,9 @@ pub struct Special {
     pub pad: u32,
 }
 
+/// The prompt of a clip and the number of its chunks: clips that agree in both are decoded side by side.
+type Request = (Vec<u32>, usize);
+
 /// Something said.
 #[derive(Clone, Copy, Debug)]
 pub struct Utterance<'a> {
@@ -104,7 +107,7 @@ impl Recognizer {
 
     /// Transcribes clips, those with the same prompt side by side; `progress` hears how many are done.
     pub fn transcribe(&self, utterances: &[Utterance], max_new_tokens: usize, progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
-        let mut groups: BTreeMap<(Vec<u32>, usize), Vec<(usize, Features)>> = BTreeMap::new();
+        let mut groups: BTreeMap<Request, Vec<(usize, Features)>> = BTreeMap::new();
         for (index, utterance) in utterances.iter().enumerate() {
             let features = self.features(utterance.samples)?;
             let prompt = self.prompt(utterance.language, features.chunks)?;

@@ -1,0 +1,38 @@
+//! Runs a pipeline and listens to its events: here only to the losses, drawn as bars.
+//!
+//! `cargo run --release --example watch_events -- pipelines/first-run.toml`
+
+#![allow(clippy::print_stdout, reason = "an example talks to whoever runs it")]
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use voxpipe::error::{Error, Result};
+use voxpipe::event::{Emitter, Event};
+use voxpipe::overrides::Overrides;
+use voxpipe::pipeline::Pipeline;
+use voxpipe::run::{Run, Stop};
+use voxpipe::store::Store;
+
+fn main() -> Result<()> {
+    let file = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "pipelines/first-run.toml".to_owned()));
+    let parsed = Pipeline::parse(&std::fs::read_to_string(&file)?, &file, &Overrides::default(), &|name| std::env::var(name).ok());
+    let pipeline = parsed.pipeline.ok_or_else(|| Error::new("the file has mistakes; `voxpipe check` shows them"))?;
+
+    // Everything that happens is said once, as a value; a listener takes what it cares for.
+    let emitter = Emitter::new(|event| match event {
+        Event::StageStarted { stage, why, .. } => println!("{stage}: {why}"),
+        Event::Metrics { step, values, .. } => {
+            let loss = values.get("loss").copied().unwrap_or_default();
+            println!("{step:6} {loss:7.4} {}", "#".repeat((loss * 10.0) as usize));
+        }
+        Event::StageFailed { message, .. } => println!("failed: {message}"),
+        _ => {}
+    });
+
+    // The lock is held as long as the store lives: one run at a time in a project.
+    let store = Store::open(&pipeline.root, "watch_events")?;
+    let id = store.begin_run()?;
+    let report = Run { pipeline: &pipeline, store: &store, emitter, id, force: BTreeSet::new(), stop: Stop::default() }.go();
+    println!("exit code {} after {:.1} s", report.exit, report.seconds);
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Limits a file sets for a stage: how long it may take, and what its numbers must be.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What a gate asks of a number, as in `require = { wer = "< 0.15" }`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bound {
+    /// The comparison.
+    pub comparison: Comparison,
+    /// The number on its right.
+    pub limit: f64,
+}
+
+/// A comparison a gate may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// `<`
+    Less,
+    /// `<=`
+    LessOrEqual,
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+}
+
+impl Bound {
+    /// Whether a number meets it. What is not a number meets nothing.
+    pub fn holds(&self, value: f64) -> bool {
+        match self.comparison {
+            Comparison::Less => value < self.limit,
+            Comparison::LessOrEqual => value <= self.limit,
+            Comparison::Greater => value > self.limit,
+            Comparison::GreaterOrEqual => value >= self.limit,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.comparison {
+            Comparison::Less => "<",
+            Comparison::LessOrEqual => "<=",
+            Comparison::Greater => ">",
+            Comparison::GreaterOrEqual => ">=",
+        };
+        write!(f, "{sign} {}", self.limit)
+    }
+}
+
+/// "90s", "15m", "12h", "2d" and sums of them ("1h30m").
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    let mut seconds = 0u64;
+    let mut last_unit = u64::MAX;
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        let unit = match rest[digits..].chars().next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 60 * 60,
+            'd' => 24 * 60 * 60,
+            _ => return None,
+        };
+        if unit >= last_unit {
+            return None;
+        }
+        last_unit = unit;
+        seconds = seconds.checked_add(number.checked_mul(unit)?)?;
+        rest = rest[digits + 1..].trim_start();
+    }
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// "< 0.15"
+pub(super) fn bound(text: &str) -> Option<Bound> {
+    let text = text.trim();
+    let (comparison, limit) =
+        [("<=", Comparison::LessOrEqual), (">=", Comparison::GreaterOrEqual), ("<", Comparison::Less), (">", Comparison::Greater)]
+            .into_iter()
+            .find_map(|(sign, comparison)| Some((comparison, text.strip_prefix(sign)?.trim())))?;
+    let limit: f64 = limit.parse().ok()?;
+    limit.is_finite().then_some(Bound { comparison, limit })
+}
