@@ -137,7 +137,8 @@ impl Run<'_> {
         }
         let (artifact, ending) = match judged {
             Err(error) => return self.failed(step, &error),
-            Ok((Verdict::Fresh(artifact), _)) => {
+            Ok((Verdict::Fresh(artifact), ingredients)) => {
+                self.recall(step, &ingredients);
                 self.emitter.emit(Event::StageFresh { stage: stage(), summary: artifact.summary.clone() });
                 if let Err(error) = self.store.show(&self.pipeline.name, &step.name, artifact.digest) {
                     self.warn(step, error.message);
@@ -309,6 +310,14 @@ impl Run<'_> {
 
     fn warn(&self, step: &Step, message: String) {
         self.emitter.emit(Event::Warning { stage: step.name.clone(), message });
+    }
+
+    /// Notes that a result which was there is what this step stands at now: it may be another pipeline's, or an older one come back.
+    fn recall(&self, step: &Step, ingredients: &Ingredients) {
+        let last = self.store.last(&self.pipeline.name, &step.name);
+        if last.is_none_or(|last| last.tried.end != End::Done || last.done.as_ref() != Some(ingredients)) {
+            self.remember(step, ingredients, End::Done);
+        }
     }
 
     fn remember(&self, step: &Step, ingredients: &Ingredients, end: End) {

@@ -139,16 +139,29 @@ fn from_recordings_to_a_published_adapter_and_nothing_twice() {
 
     // More epochs: training and what follows run again, nothing before; and the plan says so before it happens.
     let plan = sandbox.run(&["plan", "--set", "epochs=3"]).exits(0).stdout;
-    assert!(plan.contains("`epochs` 2 → 3") || plan.contains("epochs"), "{plan}");
+    assert!(plan.contains("`epochs` 2.0 → 3.0"), "{plan}");
     for (stage, word) in [("phrases", "fresh"), ("uploads", "fresh"), ("dataset", "fresh"), ("adapter", "run")] {
         assert!(plan.lines().any(|line| line.trim_start().starts_with(stage) && line.contains(word)), "{stage} {word}:\n{plan}");
     }
     let (ran, fresh) = ran_and_fresh(&sandbox, &["--set", "epochs=3"]);
     assert_eq!((fresh, ran[0].as_str()), (STAGES[..3].iter().map(|stage| (*stage).to_owned()).collect(), "adapter"));
 
+    // Back again, only the published folder has to be filled anew; and what came back is what the next change is measured against.
+    assert_eq!(ran_and_fresh(&sandbox, &[]).0, ["hub"]);
+    let plan = sandbox.run(&["plan", "--set", "epochs=4"]).exits(0).stdout;
+    assert!(plan.contains("`epochs` 2.0 → 4.0"), "{plan}");
+
+    // What is left out is in the record of the training.
+    let long = ["--set", "epochs=1", "--set", "stage.adapter.with.max_text_tokens=30"];
+    sandbox.run(&[&["run"], &long[..]].concat()).exits(0).complains("left out: audio/");
+    let training: Value = serde_json::from_str(&sandbox.read("published/road/training.json")).unwrap();
+    let (used, left_out) = (training["examples"].as_u64().unwrap(), training["left_out"].as_array().unwrap().len() as u64);
+    assert!(left_out > 0 && used + left_out == 16, "{used} + {left_out}");
+    sandbox.run(&["run", "--set", "stage.adapter.with.max_text_tokens=1"]).exits(1).complains("there is no clip to train on");
+
     // The same effective batch cut otherwise is the same result.
     let cut = ["--set", "epochs=3", "--set", "stage.adapter.with.batch_size=4", "--set", "stage.adapter.with.gradient_accumulation=1"];
-    assert_eq!(ran_and_fresh(&sandbox, &cut).1, STAGES);
+    assert_eq!(ran_and_fresh(&sandbox, &cut).0, ["hub"]);
 }
 
 #[test]

@@ -10,7 +10,6 @@ use crate::record::Record;
 use crate::scoring::{Normalisation, Score, Tally};
 use crate::voxtral::lora;
 use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
-use burn::tensor::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -131,9 +130,10 @@ impl Stage for Evaluate {
         }
         let mut train = if self.train_clips > 0 { records(data, "train")? } else { Vec::new() };
         train.truncate(self.train_clips);
-        let (tuned_model, base_model) = self.models(cx, model, &chosen.device)?;
+        let adapter = lora::is_adapter(&model.path);
+        let base = if adapter || self.compare_base { Some(self.base(cx, model)?) } else { None };
 
-        let total = (held_out.len() * (1 + usize::from(base_model.is_some())) + train.len()) as u64;
+        let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
         let mut done = 0;
         let mut hear = |recognizer: &Recognizer, records: &[Record], what: &str| -> Result<Vec<String>> {
             let texts =
@@ -141,10 +141,26 @@ impl Stage for Evaluate {
             done += records.len() as u64;
             Ok(texts)
         };
+        // One model is in memory at a time: an adapter is put on its base after that has been heard.
+        let mut heard_by_base = None;
+        let tuned_model = match &base {
+            Some((folder, start)) if adapter => {
+                let mut recognizer = Recognizer::open(folder, *start, &chosen.device)?;
+                if self.compare_base {
+                    heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
+                }
+                recognizer.adapt(&model.path)?;
+                recognizer
+            }
+            _ => Recognizer::open(&model.path, Start::Checkpoint, &chosen.device)?,
+        };
         let tuned = hear(&tuned_model, &held_out, "tuned model")?;
         let on_train = hear(&tuned_model, &train, "tuned model on training clips")?;
         drop(tuned_model);
-        let base = base_model.map(|recognizer| hear(&recognizer, &held_out, "base model")).transpose()?;
+        if let Some((folder, start)) = base.filter(|_| !adapter) {
+            heard_by_base = Some(hear(&Recognizer::open(&folder, start, &chosen.device)?, &held_out, "base model")?);
+        }
+        let base = heard_by_base;
 
         let tally = |records: &[Record], texts: &[String]| -> Tally {
             records.iter().zip(texts).map(|(record, text)| Tally::of(&record.text, text, self.normalisation)).sum()
@@ -176,25 +192,14 @@ impl Stage for Evaluate {
 }
 
 impl Evaluate {
-    /// The tuned model, and the base model if it is to be compared.
-    fn models(&self, cx: &Context, model: &Artifact, device: &Device) -> Result<(Recognizer, Option<Recognizer>)> {
+    /// Where the base model is, and how it starts.
+    fn base(&self, cx: &Context, model: &Artifact) -> Result<(PathBuf, Start)> {
         let path = model.path.join("training.json");
         let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
         let training: Training =
             serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
         let start = if training.base.init == "random" { Start::Random(training.seed) } else { Start::Checkpoint };
-        let adapter = lora::is_adapter(&model.path);
-        if !adapter && !self.compare_base {
-            return Ok((Recognizer::open(&model.path, Start::Checkpoint, device)?, None));
-        }
-        let folder = self.base_folder(cx, &training.base)?;
-        if !adapter {
-            return Ok((Recognizer::open(&model.path, Start::Checkpoint, device)?, Some(Recognizer::open(&folder, start, device)?)));
-        }
-        let mut tuned = Recognizer::open(&folder, start, device)?;
-        tuned.adapt(&model.path)?;
-        let base = if self.compare_base { Some(Recognizer::open(&folder, start, device)?) } else { None };
-        Ok((tuned, base))
+        Ok((self.base_folder(cx, &training.base)?, start))
     }
 
     fn base_folder(&self, cx: &Context, base: &Base) -> Result<PathBuf> {

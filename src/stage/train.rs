@@ -2,7 +2,8 @@
 
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::audio::read_wav16k;
+use crate::audio::mel::HOP;
+use crate::audio::{LogMel, read_wav16k};
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::Event;
@@ -256,8 +257,8 @@ impl Stage for Train {
         };
         let mut recognizer = Recognizer::open(&base, start, &chosen.device)?;
         let data = cx.input("data")?;
-        let records = Record::read_all(&data.path.join("train.jsonl"))?;
-        let examples = self.examples(cx, &recognizer, &data.path, &records)?;
+        let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
+        let examples = examples(&recognizer, &data.path, &records)?;
 
         let adapters = (self.method == Method::Lora).then(|| self.adapters());
         if let Some(adapters) = &adapters {
@@ -302,7 +303,7 @@ impl Stage for Train {
         let facts = json!({
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": self,
             "base": { "name": base_name, "init": self.init, "digest": base_digest(cx, &base)? },
-            "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "audio_seconds": seconds,
+            "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
             "first_loss": first, "final_loss": last, "device": chosen.name, "precision": "f32", "languages": languages, "seed": cx.seed,
         });
         let path = cx.out.join("training.json");
@@ -374,56 +375,55 @@ impl Train {
         }
     }
 
-    /// Turns records into prompts with targets; the spectrograms are computed now if all of them fit in memory.
-    fn examples(&self, cx: &Context, recognizer: &Recognizer, folder: &Path, records: &[Record]) -> Result<Vec<Example>> {
-        let audio = &recognizer.config.audio_config;
-        let (chunk_samples, chunk_bytes) = (audio.chunk_frames() * 160, (audio.chunk_frames() * audio.num_mel_bins * 4) as u64);
-        let mel = Arc::new(crate::audio::LogMel::new(audio.num_mel_bins));
-        let frames = audio.chunk_frames();
-        let clips: Vec<(&Record, PathBuf, usize)> = records
-            .par_iter()
-            .map(|record| {
-                let path = folder.join(&record.audio_path);
-                let samples = read_wav16k(&path)?.len();
-                Ok((record, path, samples.div_ceil(chunk_samples)))
-            })
-            .collect::<Result<_>>()?;
-        let all_fit = clips.iter().map(|(_, _, chunks)| *chunks as u64 * chunk_bytes).sum::<u64>() <= FEATURES_IN_MEMORY;
-        let examples: Vec<Option<Example>> = clips
-            .into_par_iter()
-            .map(|(record, path, chunks)| {
-                let text = recognizer.tokenizer.encode(&record.text);
-                if text.len() > self.max_text_tokens {
-                    cx.warn(format!(
-                        "`{}` is left out: its text has {} tokens, more than max_text_tokens = {}",
-                        record.audio_path,
-                        text.len(),
-                        self.max_text_tokens
-                    ));
-                    return Ok(None);
-                }
-                let mut ids = recognizer.prompt(record.language.as_deref(), chunks).map_err(|error| error.context(&record.audio_path))?;
-                let prompt = ids.len();
-                ids.extend(text);
-                ids.push(recognizer.special().end);
-                let mel = mel.clone();
-                let listen = move || Ok(Arc::new(mel.features(&read_wav16k(&path)?, frames)?));
-                let features: Listen = match all_fit {
-                    true => {
-                        let ready: Arc<_> = listen()?;
-                        Arc::new(move || Ok(ready.clone()))
-                    }
-                    false => Arc::new(listen),
-                };
-                Ok(Some(Example { name: record.audio_path.clone(), features, ids, prompt }))
-            })
-            .collect::<Result<_>>()?;
-        let examples: Vec<Example> = examples.into_iter().flatten().collect();
-        if examples.is_empty() {
-            return Err(Error::new("there is no clip to train on").advice("see the warnings above for what was left out"));
+    /// The records whose texts are within the limit, and what is left out.
+    fn short_enough(&self, cx: &Context, recognizer: &Recognizer, records: Vec<Record>) -> Result<(Vec<Record>, Vec<String>)> {
+        let (mut used, mut left_out) = (Vec::new(), Vec::new());
+        for record in records {
+            let tokens = recognizer.tokenizer.encode(&record.text).len();
+            if tokens <= self.max_text_tokens {
+                used.push(record);
+            } else {
+                left_out.push(format!(
+                    "{}: its text has {tokens} tokens, more than max_text_tokens = {}",
+                    record.audio_path, self.max_text_tokens
+                ));
+            }
         }
-        Ok(examples)
+        for clip in &left_out {
+            cx.warn(format!("left out: {clip}"));
+        }
+        if used.is_empty() {
+            return Err(Error::new("there is no clip to train on").advice("raise max_text_tokens, or give the dataset more clips"));
+        }
+        Ok((used, left_out))
     }
+}
+
+/// Turns records into prompts with targets; the spectrograms are computed now if all of them fit in memory.
+fn examples(recognizer: &Recognizer, folder: &Path, records: &[Record]) -> Result<Vec<Example>> {
+    let audio = &recognizer.config.audio_config;
+    let (frames, mel) = (audio.chunk_frames(), Arc::new(LogMel::new(audio.num_mel_bins)));
+    let chunks = records
+        .par_iter()
+        .map(|record| Ok(read_wav16k(&folder.join(&record.audio_path))?.len().div_ceil(frames * HOP)))
+        .collect::<Result<Vec<usize>>>()?;
+    let bytes = (chunks.iter().sum::<usize>() * frames * audio.num_mel_bins * size_of::<f32>()) as u64;
+    let example = |(record, chunks): (&Record, usize)| {
+        let mut ids = recognizer.prompt(record.language.as_deref(), chunks).map_err(|error| error.context(&record.audio_path))?;
+        let prompt = ids.len();
+        ids.extend(recognizer.tokenizer.encode(&record.text));
+        ids.push(recognizer.special().end);
+        let (mel, path) = (mel.clone(), folder.join(&record.audio_path));
+        let listen = move || Ok(Arc::new(mel.features(&read_wav16k(&path)?, frames)?));
+        let features: Listen = if bytes <= FEATURES_IN_MEMORY {
+            let ready = listen()?;
+            Arc::new(move || Ok(ready.clone()))
+        } else {
+            Arc::new(listen)
+        };
+        Ok(Example { name: record.audio_path.clone(), features, ids, prompt })
+    };
+    records.par_iter().zip(chunks).map(example).collect()
 }
 
 fn tell(cx: &Context, said: Said) {
