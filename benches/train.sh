@@ -1,25 +1,37 @@
 #!/usr/bin/env bash
-# How long an epoch of the first run's training takes, and how much memory it needs. Give two programs to compare them in turn:
+# How long an epoch of the first run's training takes, and how much memory the program needs. Give two programs to pair them:
 #   benches/train.sh [PROGRAM [OTHER]]
-# Each round trains 1 and 3 epochs from scratch; half the difference is an epoch without start-up. The median of three rounds is shown.
+# Each of three rounds trains 1 and then 3 epochs from scratch with each program; half the difference is an epoch without start-up.
+# Prints the median round of each: wall seconds and processor seconds an epoch, and the peak memory of the whole run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-programs=("${1:-target/release/voxpipe}")
-[ $# -lt 2 ] || programs+=("$2")
+programs=()
+for program in "${@:-target/release/voxpipe}"; do programs+=("$(realpath "$program")"); done
+command -v python3 >/dev/null || { echo "missing: python3, for its timing of child processes" >&2; exit 4; }
 project=$(mktemp -d)
 trap 'rm -rf "$project"' EXIT
 cp -r pipelines datasets "$project/"
+cd "$project"
+python3 - "${programs[@]}" <<'PY'
+import os, resource, shutil, statistics, subprocess, sys, time
 
-seconds() { # PROGRAM EPOCHS: wall seconds, processor seconds and peak KiB of one training
-  rm -rf "$project/.voxpipe/keys" "$project/.voxpipe/work"
-  (cd "$project" && /usr/bin/env time -f '%e %U %M' -o "$project/time" "$OLDPWD/$1" run pipelines/first-run.toml --set epochs="$2" --set stage.scores.with.max_new_tokens=1 >/dev/null 2>&1)
-  cat "$project/time"
-}
+def trained(program, epochs):
+    for folder in ("keys", "work"):
+        shutil.rmtree(os.path.join(".voxpipe", folder), ignore_errors=True)
+    command = [program, "run", "pipelines/first-run.toml", "--set", f"epochs={epochs}", "--set", "stage.scores.with.max_new_tokens=1"]
+    start = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)} ended with status {status}")
+    return time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss
 
-for round in 1 2 3; do
-  for program in "${programs[@]}"; do
-    read -r wall1 cpu1 _ < <(seconds "$program" 1)
-    read -r wall3 cpu3 peak < <(seconds "$program" 3)
-    echo "$program $(echo "($wall3-$wall1)/2 ($cpu3-$cpu1)/2 $peak" | awk '{gsub(/[()]/,""); split($1,a,/[-\/]/); split($2,b,/[-\/]/); printf "%.2f %.2f %d", (a[1]-a[2])/2, (b[1]-b[2])/2, $3}')"
-  done
-done | sort -k1,1 -k2,2n | awk '{n[$1]++; row[$1, n[$1]]=$0} END {for (p in n) {split(row[p, 2], f, " "); printf "%s: %.2f s an epoch, %.2f s of processor time, peak %d MiB\n", p, f[2], f[3], f[4]/1024}}'
+rounds = {program: [] for program in sys.argv[1:]}
+for _ in range(3):
+    for program in rounds:
+        one, three = trained(program, 1), trained(program, 3)
+        rounds[program].append(((three[0] - one[0]) / 2, (three[1] - one[1]) / 2, three[2] / 1024))
+for program, rows in rounds.items():
+    wall, cpu, peak = (statistics.median(column) for column in zip(*rows))
+    print(f"{program}: {wall:.2f} s an epoch, {cpu:.2f} s of processor time, peak {peak:.0f} MiB")
+PY

@@ -229,14 +229,11 @@ impl Stage for Train {
     }
 
     fn identity(&self) -> Value {
-        let mut identity = serde_json::to_value(self).unwrap_or(Value::Null);
+        let mut identity = self.settings();
         if let Some(settings) = identity.as_object_mut() {
             // How a batch is cut into forward passes and how often is saved leaves the result what it is.
             for key in ["batch_size", "gradient_accumulation", "checkpoint_steps", "device"] {
                 settings.remove(key);
-            }
-            if self.method == Method::Full {
-                settings.remove("lora");
             }
             settings.insert("effective_batch".to_owned(), json!(self.batch_size * self.gradient_accumulation));
         }
@@ -301,7 +298,7 @@ impl Stage for Train {
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
         let seconds = (seconds * 1000.0).round() / 1000.0;
         let facts = json!({
-            "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": self,
+            "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": self.settings(),
             "base": { "name": base_name, "init": self.init, "digest": base_digest(cx, &base)? },
             "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
             "first_loss": first, "final_loss": last, "device": chosen.name, "precision": "f32", "languages": languages, "seed": cx.seed,
@@ -317,6 +314,15 @@ impl Stage for Train {
 }
 
 impl Train {
+    /// The settings that were used, defaults filled in.
+    fn settings(&self) -> Value {
+        let mut settings = serde_json::to_value(self).unwrap_or(Value::Null);
+        if let (Method::Full, Some(settings)) = (self.method, settings.as_object_mut()) {
+            settings.remove("lora");
+        }
+        settings
+    }
+
     /// The base model's name for people and files, and the folder it is read from.
     fn base_folder(&self, cx: &Context) -> Result<(String, PathBuf)> {
         match (&self.base, cx.optional("base")) {
