@@ -170,3 +170,41 @@ fn a_config_that_is_no_voxtral_is_refused() {
     fs::write(&path, config.to_string()).unwrap();
     assert!(Config::read(copy.path()).unwrap_err().message.contains("num_key_value_heads"));
 }
+
+#[test]
+fn an_adapter_that_would_be_read_wrongly_is_refused() {
+    let copy = tempfile::tempdir().unwrap();
+    for (name, bytes) in files(&folder("peft-adapter")) {
+        fs::write(copy.path().join(name), bytes).unwrap();
+    }
+    let path = copy.path().join("adapter_config.json");
+    let plain: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (key, value) in [("alpha_pattern", serde_json::json!({ "q_proj": 2 })), ("fan_in_fan_out", true.into()), ("use_dora", true.into())] {
+        let mut config = plain.clone();
+        config[key] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        let message = lora::load(&mut tiny(), copy.path()).unwrap_err().message;
+        assert!(message.contains(key) || message.contains("DoRA"), "{message}");
+    }
+    fs::write(&path, plain.to_string()).unwrap();
+    let file = copy.path().join("adapter_model.safetensors");
+    let mut stored = read_tensors(&file).unwrap();
+    let (key, data) = stored.pop_first().unwrap();
+    let shape = data.shape().to_vec();
+    let mut values = data.try_to_vec::<f32>().unwrap();
+    values[3] = f32::INFINITY;
+    stored.insert(key.clone(), TensorData::new(values, shape));
+    write_tensors(&file, &stored).unwrap();
+    let message = lora::load(&mut tiny(), copy.path()).unwrap_err().message;
+    assert!(message.contains(&key) && message.contains("inf at element 3"), "{message}");
+}
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let copy = changed(|_| ());
+    let path = copy.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config["audio_token_id"] = 25.into();
+    fs::write(&path, config.to_string()).unwrap();
+    complains(copy.path(), &["[AUDIO] = 24", "25", "do not belong together"]);
+}

@@ -110,6 +110,24 @@ fn greedy_decoding_writes_the_same_ids() {
 }
 
 #[test]
+fn a_model_may_write_the_audio_token_itself() {
+    let (mut model, reference) = (tiny(), Reference::read());
+    // A head that scores id 24 highest wherever the hidden state points.
+    let head = &mut model.language_model.lm_head.weight;
+    let [vocabulary, width] = head.dims();
+    let hidden = model.language_model.model.norm.weight.val();
+    let mut rows = vec![0f32; vocabulary * width];
+    rows[24 * width..25 * width].fill(1.0);
+    *head = burn::module::Param::from_tensor(Tensor::from_data(TensorData::new(rows, [vocabulary, width]), &hidden.device()));
+    let ids = reference.ids(0, "prompt");
+    let prompt = Tokens { rows: 1, length: ids.len(), ids };
+    let audio = model.embed_audio(stack([&reference.features(0)].into_iter(), &Device::flex()));
+    let written = greedy(&model, &prompt, audio, Limits { end: 2, pad: 11, max_new_tokens: 8 }).unwrap();
+    assert_eq!(written[0].len(), 8);
+    assert!(written[0].contains(&24), "{written:?}");
+}
+
+#[test]
 fn loss_and_every_gradient_equal_transformers() {
     let (model, reference) = (tiny(), Reference::read());
     let trained = |name: &str| name != "audio_tower.embed_positions.weight";

@@ -170,6 +170,9 @@ mod defaults {
     }
 }
 
+/// No batch and no rank is larger.
+const MOST: usize = 1 << 16;
+
 /// The linear layers of Voxtral's blocks.
 const LAYERS: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2"];
 
@@ -196,16 +199,17 @@ impl Stage for Train {
         let mut complaints: Vec<Complaint> = [
             positive(self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "a number above 0, such as 5e-5"),
             positive(self.epochs > 0.0 && self.epochs.is_finite(), "epochs", "a number above 0, such as 3"),
-            positive(self.batch_size > 0, "batch_size", "at least 1"),
-            positive(self.gradient_accumulation > 0, "gradient_accumulation", "at least 1"),
-            positive(self.weight_decay >= 0.0, "weight_decay", "0 or more"),
+            positive((1..=MOST).contains(&self.batch_size), "batch_size", "from 1 to 65536"),
+            positive((1..=MOST).contains(&self.gradient_accumulation), "gradient_accumulation", "from 1 to 65536"),
+            positive(self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight_decay", "0 or more"),
             positive((0.0..1.0).contains(&self.adam_beta1), "adam_beta1", "from 0 to below 1"),
             positive((0.0..1.0).contains(&self.adam_beta2), "adam_beta2", "from 0 to below 1"),
-            positive(self.adam_epsilon > 0.0, "adam_epsilon", "above 0, such as 1e-8"),
+            positive(self.adam_epsilon > 0.0 && self.adam_epsilon.is_finite(), "adam_epsilon", "above 0, such as 1e-8"),
             positive(self.max_grad_norm >= 0.0, "max_grad_norm", "0 or more"),
             positive(self.max_text_tokens > 0, "max_text_tokens", "at least 1"),
             positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
-            positive(self.lora.r > 0, "lora.r", "at least 1"),
+            positive((1..=MOST).contains(&self.lora.r), "lora.r", "from 1 to 65536"),
+            positive(self.lora.alpha > 0.0 && self.lora.alpha.is_finite(), "lora.alpha", "a number above 0, such as 32"),
             positive((0.0..1.0).contains(&self.lora.dropout), "lora.dropout", "from 0 to below 1"),
             positive(!self.lora.targets.is_empty(), "lora.targets", "a list of layers, such as [\"q_proj\", \"v_proj\"]"),
             positive(device::is_name(&self.device), "device", "`auto`, `cpu` or `cuda:N`"),
@@ -213,6 +217,10 @@ impl Stage for Train {
         .into_iter()
         .flatten()
         .collect();
+        if self.init == Init::Random && self.method == Method::Lora {
+            let message = "an adapter beside random weights is of no use: nothing could load it again";
+            complaints.push(Complaint::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
+        }
         for target in &self.lora.targets {
             if !LAYERS.contains(&target.as_str()) {
                 complaints.push(
@@ -235,7 +243,7 @@ impl Stage for Train {
             for key in ["batch_size", "gradient_accumulation", "checkpoint_steps", "device"] {
                 settings.remove(key);
             }
-            settings.insert("effective_batch".to_owned(), json!(self.batch_size * self.gradient_accumulation));
+            settings.insert("effective_batch".to_owned(), json!(self.batch_size.saturating_mul(self.gradient_accumulation)));
         }
         identity
     }
@@ -298,7 +306,7 @@ impl Stage for Train {
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
         let seconds = (seconds * 1000.0).round() / 1000.0;
         let facts = json!({
-            "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": self.settings(),
+            "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": self.identity(),
             "base": { "name": base_name, "init": self.init, "digest": base_digest(cx, &base)? },
             "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
             "first_loss": first, "final_loss": last, "device": chosen.name, "precision": "f32", "languages": languages, "seed": cx.seed,

@@ -11,6 +11,7 @@ use crate::phrase::Phrase;
 use crate::record::Record;
 use crate::settings::OneOrMany;
 use crate::text::{count, first_few, normalised, unique_stems};
+use crate::voxtral::prompt::check_language;
 use crate::{jsonl, table};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -451,7 +452,7 @@ impl Index {
 }
 
 fn is_language(code: &str) -> bool {
-    code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_lowercase())
+    check_language(code).is_ok()
 }
 
 fn is_pattern(entry: &str) -> bool {

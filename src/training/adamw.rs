@@ -9,6 +9,9 @@ use burn::tensor::{Gradients, Tensor, TensorData};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
+/// Elements that are added up in one go.
+const PART: usize = 1 << 20;
+
 /// Gradients by parameter name, flattened, summed over the shards of a step.
 #[derive(Debug, Default)]
 pub struct Gradient(BTreeMap<String, Tensor<1>>);
@@ -65,7 +68,11 @@ impl Gradient {
 
     /// The length of all gradients as one vector.
     pub fn norm(&self) -> f64 {
-        let length = |gradient: &Tensor<1>| f64::from(gradient.clone().square().sum().into_scalar::<f32>());
+        // In parts that one core adds up: of longer tensors the backend adds parts in whatever order they are ready.
+        let length = |gradient: &Tensor<1>| -> f64 {
+            let parts = gradient.clone().split(PART, 0).into_iter();
+            parts.map(|part| f64::from(part.square().sum().into_scalar::<f32>())).sum()
+        };
         // Collected in the order of the names before they are added: the sum must not depend on which core was first.
         self.0.par_iter().map(|(_, gradient)| length(gradient)).collect::<Vec<f64>>().into_iter().sum::<f64>().sqrt()
     }

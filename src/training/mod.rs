@@ -10,6 +10,7 @@ mod shards;
 
 use crate::error::{Error, Exit, Result};
 use crate::voxtral::named::{self, Change};
+use crate::voxtral::weights::floats;
 use crate::voxtral::{Voxtral, int_tensor};
 use adamw::AdamW;
 use batch::{Batch, Example};
@@ -100,7 +101,8 @@ impl Recipe {
 
     /// Optimizer steps in all.
     pub fn steps(&self, examples: usize) -> u64 {
-        (self.epochs * self.steps_per_epoch(examples) as f64).ceil() as u64
+        // A hair less, so that 0.07 of 100 steps are 7 although the product in binary is a little more.
+        (self.epochs * self.steps_per_epoch(examples) as f64 - 1e-9).ceil() as u64
     }
 
     /// The learning rate of a step, counted from 0: the first step after the warm-up uses the full rate, the last a small one.
@@ -191,7 +193,20 @@ pub fn train(
                 .advice("run again to go on from there"));
         }
     }
+    let weights = crate::voxtral::weights::tensors(&model, trained);
+    if let Some(name) = first_not_finite(&weights)? {
+        return Err(Error::new(format!("training diverged: after its last step `{name}` is not finite")).advice("lower `learning_rate`"));
+    }
     Ok((model.no_grad(), state.losses))
+}
+
+fn first_not_finite(weights: &BTreeMap<String, TensorData>) -> Result<Option<&String>> {
+    for (name, data) in weights {
+        if !floats(data)?.iter().all(|value| value.is_finite()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// The summed cross-entropy of a batch's targets. The head sees only positions that predict a target.

@@ -25,7 +25,7 @@ pub(super) fn loss_and_gradient(
     let on_processor = *device == Device::flex();
     let rows = if on_processor { 1 } else { recipe.batch_size };
     // More shards at once would hold more activations and gradients than there are cores to work on them.
-    let at_once = if on_processor { rayon::current_num_threads() } else { 1 };
+    let at_once = if on_processor { recipe.batch_size.clamp(1, rayon::current_num_threads()) } else { 1 };
     let shards: Vec<(usize, &[&Example])> = examples.chunks(rows).enumerate().collect();
     let (mut loss, mut gradient) = (0.0, Gradient::default());
     for wave in shards.chunks(at_once) {

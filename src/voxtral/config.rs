@@ -65,6 +65,8 @@ pub struct TextConfig {
     pub rope_parameters: Option<RopeParameters>,
     /// Deviation of fresh token embeddings, for training from scratch.
     pub initializer_range: f32,
+    /// Stretched rotary angles, which Voxtral does not use.
+    pub rope_scaling: Option<serde_json::Value>,
     /// Whether the head shares the embedding's weights (Voxtral: no).
     pub tie_word_embeddings: bool,
 }
@@ -112,6 +114,7 @@ impl Default for TextConfig {
             rope_theta: None,
             rope_parameters: None,
             initializer_range: 0.02,
+            rope_scaling: None,
             tie_word_embeddings: false,
         }
     }
@@ -158,6 +161,8 @@ impl Config {
             ("audio_config.intermediate_size", audio.intermediate_size),
             ("audio_config.max_source_positions", audio.max_source_positions),
             ("text_config.vocab_size", text.vocab_size),
+            ("audio_config.num_hidden_layers", audio.num_hidden_layers),
+            ("text_config.num_hidden_layers", text.num_hidden_layers),
             ("text_config.hidden_size", text.hidden_size),
             ("text_config.num_attention_heads", text.num_attention_heads),
             ("text_config.num_key_value_heads", text.num_key_value_heads),
@@ -183,6 +188,13 @@ impl Config {
         }
         if self.audio_token_id as usize >= text.vocab_size {
             return Err("`audio_token_id` is outside the vocabulary".into());
+        }
+        if text.rope_scaling.is_some() {
+            return Err("`text_config.rope_scaling` is set; Voxtral does not scale its rotary angles".into());
+        }
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        if !positive(text.theta()) || !positive(text.rms_norm_eps) || !positive(f64::from(text.initializer_range)) {
+            return Err("`rope_theta`, `rms_norm_eps` and `initializer_range` must be positive numbers".into());
         }
         if text.tie_word_embeddings {
             return Err("`text_config.tie_word_embeddings` is true: this is not a Voxtral Mini or Small checkpoint of 2507".into());

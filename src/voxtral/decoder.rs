@@ -42,9 +42,10 @@ pub struct Decoder {
 impl Decoder {
     fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
         let shape = [config.vocab_size, config.hidden_size];
-        let es: f32 = std::env::var("EMB").ok().and_then(|v| v.parse().ok()).unwrap_or(1.0);
         Self {
-            embed_tokens: Embedding { weight: weights.take(&format!("{name}.embed_tokens.weight"), shape, Init::Normal(es)) },
+            embed_tokens: Embedding {
+                weight: weights.take(&format!("{name}.embed_tokens.weight"), shape, Init::Normal(config.initializer_range)),
+            },
             layers: (0..config.num_hidden_layers).map(|i| DecoderLayer::load(config, weights, &format!("{name}.layers.{i}"))).collect(),
             norm: RmsNorm::load(weights, &format!("{name}.norm"), config.hidden_size, config.rms_norm_eps),
             head_width: config.head_dim,

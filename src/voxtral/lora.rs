@@ -7,7 +7,7 @@ use super::weights::{self, Init, Weights};
 use crate::error::{Doing, Error, Result};
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData, module::linear};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,8 +59,8 @@ pub struct Adapters {
     pub audio_tower: bool,
 }
 
-/// The part of `adapter_config.json` that decides the computation. PEFT's further keys are defaults.
-#[derive(Debug, Serialize, Deserialize)]
+/// The part of `adapter_config.json` that decides the computation. Keys that would change it and that we do not know are refused.
+#[derive(Debug, Deserialize)]
 struct AdapterConfig {
     peft_type: String,
     r: usize,
@@ -128,8 +128,20 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
         let kind = if config.use_dora { "DoRA" } else { &config.peft_type };
         return Err(Error::new(format!("{}: this version reads LoRA adapters, not {kind}", place.display())));
     }
-    if config.r == 0 {
-        return Err(Error::new(format!("{}: `r` is 0", place.display())));
+    let unknown = |key: &str, default: Value| config.rest.get(key).is_some_and(|value| !value.is_null() && *value != default);
+    for (key, default) in [
+        ("alpha_pattern", json!({})),
+        ("rank_pattern", json!({})),
+        ("fan_in_fan_out", json!(false)),
+        ("lora_bias", json!(false)),
+        ("modules_to_save", json!([])),
+    ] {
+        if unknown(key, default) {
+            return Err(Error::new(format!("{}: this version does not read adapters that use `{key}`", place.display())));
+        }
+    }
+    if config.r == 0 || !config.lora_alpha.is_finite() {
+        return Err(Error::new(format!("{}: `r` must be at least 1 and `lora_alpha` a number", place.display())));
     }
     let scale = if config.use_rslora { config.lora_alpha / (config.r as f64).sqrt() } else { config.lora_alpha / config.r as f64 };
     let path = folder.join(TENSORS);

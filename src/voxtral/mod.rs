@@ -96,28 +96,25 @@ impl Voxtral {
         }
         let device = table.device();
         let rows = table.select(0, int_tensor(tokens.ids.iter().map(|id| i64::from(*id)), &device));
+        // A model may write [AUDIO] itself; without sound that is a token like any other.
+        let Some(audio) = audio else { return Ok(rows.reshape([tokens.rows, tokens.length, width])) };
         let spoken = tokens.ids.iter().filter(|id| **id as usize == self.audio_token).count();
-        let given = audio.as_ref().map_or(0, |audio| audio.dims()[0]);
+        let given = audio.dims()[0];
         if spoken != given {
             return Err(Error::new(format!("the prompt has room for {spoken} rows of audio, but there are {given}")));
         }
-        let rows = match audio {
-            None => rows,
-            Some(audio) => {
-                // One gather from both tables: position i keeps its own row unless it is the n-th [AUDIO] token.
-                let mut next = tokens.ids.len() as i64 - 1;
-                let place = tokens.ids.iter().enumerate().map(|(i, id)| {
-                    if *id as usize == self.audio_token {
-                        next += 1;
-                        next
-                    } else {
-                        i as i64
-                    }
-                });
-                let place = int_tensor(place.collect::<Vec<_>>(), &device);
-                Tensor::cat(vec![rows, audio], 0).select(0, place)
+        // One gather from both tables: position i keeps its own row unless it is the n-th [AUDIO] token.
+        let mut next = tokens.ids.len() as i64 - 1;
+        let place = tokens.ids.iter().enumerate().map(|(i, id)| {
+            if *id as usize == self.audio_token {
+                next += 1;
+                next
+            } else {
+                i as i64
             }
-        };
+        });
+        let place = int_tensor(place.collect::<Vec<_>>(), &device);
+        let rows = Tensor::cat(vec![rows, audio], 0).select(0, place);
         Ok(rows.reshape([tokens.rows, tokens.length, width]))
     }
 }

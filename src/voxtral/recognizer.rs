@@ -7,7 +7,7 @@ use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use super::{Tokens, Voxtral, lora};
 use crate::audio::{Features, LogMel};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -74,6 +74,16 @@ impl Recognizer {
     pub fn open(folder: &Path, start: Start, device: &Device) -> Result<Self> {
         let config = Config::read(folder)?;
         let tokenizer = Tokenizer::read(&folder.join("tekken.json"))?;
+        let (known, audio) = (config.text_config.vocab_size, tokenizer.special("[AUDIO]")?);
+        if tokenizer.vocab_size() > known || audio != config.audio_token_id {
+            return Err(Error::new(format!(
+                "`{}`: tekken.json has {} tokens with [AUDIO] = {audio}, config.json says {known} and {}",
+                folder.display(),
+                tokenizer.vocab_size(),
+                config.audio_token_id
+            ))
+            .advice("config.json and tekken.json do not belong together"));
+        }
         let mut weights = match start {
             Start::Checkpoint => Weights::open(folder, device)?,
             Start::Random(seed) => Weights::random(seed, device),

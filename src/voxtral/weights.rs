@@ -63,11 +63,6 @@ impl Weights {
         Self::files(files, device)
     }
 
-    /// The tensors of one safetensors file.
-    pub fn file(path: &Path, device: &Device) -> Result<Self> {
-        Self::files(vec![path.to_owned()], device)
-    }
-
     fn files(paths: Vec<PathBuf>, device: &Device) -> Result<Self> {
         let mut shards = Vec::new();
         let mut names = BTreeMap::new();
@@ -101,19 +96,6 @@ impl Weights {
         // The id is derived from the name: the same tensor has the same id in every process.
         let id = ParamId::from(u64::from_le_bytes(first_eight(blake3::hash(name.as_bytes()).as_bytes())));
         Param::initialized(id, Tensor::from_data(TensorData::new(values, shape), &self.device)).set_require_grad(false)
-    }
-
-    /// Whether a tensor of that name exists (never so for random weights).
-    pub fn has(&self, name: &str) -> bool {
-        matches!(&self.source, Source::Files { names, .. } if names.contains_key(name))
-    }
-
-    /// The shape of a tensor in the files.
-    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let Source::Files { shards, names } = &self.source else { return None };
-        let shard = &shards[*names.get(name)?];
-        let tensors = SafeTensors::deserialize(&shard.map).ok()?;
-        tensors.iter().find(|(stored, _)| hub_name(stored) == name).map(|(_, view)| view.shape().to_vec())
     }
 
     /// Ends the loading: an error that names every tensor that was missing, wrong, or that nobody asked for.
@@ -191,6 +173,9 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>> {
     let mut found = BTreeMap::new();
     for (name, view) in tensors.iter() {
         let values = to_f32(&view).map_err(|error| Error::new(format!("{}: tensor `{name}` {error}", path.display())))?;
+        if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::new(format!("{}: tensor `{name}` holds {} at element {place}", path.display(), values[place])));
+        }
         found.insert(name.to_owned(), TensorData::new(values, view.shape().to_vec()));
     }
     Ok(found)
