@@ -179,7 +179,8 @@ fn an_adapter_that_would_be_read_wrongly_is_refused() {
     }
     let path = copy.path().join("adapter_config.json");
     let plain: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    for (key, value) in [("alpha_pattern", serde_json::json!({ "q_proj": 2 })), ("fan_in_fan_out", true.into()), ("use_dora", true.into())] {
+    for (key, value) in [("alpha_pattern", serde_json::json!({ "q_proj": 2 })), ("fan_in_fan_out", true.into()), ("use_dora", true.into())]
+    {
         let mut config = plain.clone();
         config[key] = value;
         fs::write(&path, config.to_string()).unwrap();
