@@ -7,6 +7,7 @@ use crate::audio::{LogMel, read_wav16k};
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::Event;
+use crate::intake::rounded;
 use crate::jsonl;
 use crate::record::Record;
 use crate::training::adamw::Constants;
@@ -304,7 +305,7 @@ impl Stage for Train {
         let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
         let languages: BTreeSet<&str> = records.iter().filter_map(|record| record.language.as_deref()).collect();
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
-        let seconds = (seconds * 1000.0).round() / 1000.0;
+        let seconds = rounded(seconds);
         let facts = json!({
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": self.identity(),
             "base": { "name": base_name, "init": self.init, "digest": base_digest(cx, &base)? },
