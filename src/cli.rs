@@ -26,7 +26,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 a stage failed · 2 the file or the command line is wrong · 3 another run holds the lock · \
-4 the environment lacks something · 10 parked for a person · 11 timed out · 12 a gate was not met · 75 interrupted, run again to go on";
+4 the environment lacks something · 10 parked for a person · 11 timed out · 12 a gate was not met · 75 interrupted, run again to go on · 130 interrupted twice, ended at once";
 
 #[derive(Subcommand)]
 enum Command {

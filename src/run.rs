@@ -91,6 +91,9 @@ pub enum Ending {
     Skipped {
         /// Why not.
         because: String,
+        /// Whether it was the run that ended early, and not a step it needs.
+        #[serde(skip)]
+        interrupted: bool,
     },
 }
 
@@ -119,15 +122,15 @@ impl Run<'_> {
 
     fn visit(&self, step: &Step, done: &mut BTreeMap<String, Artifact>, blocked: &BTreeMap<String, String>) -> Ending {
         let stage = || step.name.clone();
-        let skip = |because: &str| {
+        let skip = |because: &str, interrupted: bool| {
             self.emitter.emit(Event::StageSkipped { stage: stage(), because: because.to_owned() });
-            Ending::Skipped { because: because.to_owned() }
+            Ending::Skipped { because: because.to_owned(), interrupted }
         };
         if let Some(because) = step.from.values().flatten().find_map(|name| blocked.get(name)) {
-            return skip(because);
+            return skip(because, false);
         }
         if self.stop.asked.load(Ordering::Relaxed) {
-            return skip("the run was interrupted");
+            return skip("the run was interrupted", true);
         }
         let _span = tracing::debug_span!("visit", stage = step.name).entered();
         let judge = Judge { pipeline: self.pipeline, store: self.store, force: &self.force };
@@ -147,7 +150,7 @@ impl Run<'_> {
             }
             Ok((Verdict::Stale(reasons), ingredients)) => {
                 if let Some(because) = step.after.iter().find_map(|name| blocked.get(name)) {
-                    return skip(because);
+                    return skip(because, false);
                 }
                 match self.tries(step, done, &ingredients, &why::sentence(&reasons)) {
                     Ok(artifact) => (artifact, Ending::Done),
@@ -351,7 +354,7 @@ impl Ending {
             Self::Gate { .. } => format!("`{name}` does not pass its gate"),
             Self::Failed { .. } => format!("`{name}` failed"),
             Self::Interrupted => "the run was interrupted".to_owned(),
-            Self::Skipped { because } => because.clone(),
+            Self::Skipped { because, .. } => because.clone(),
         })
     }
 }
@@ -369,7 +372,7 @@ fn exit<'a>(endings: impl Iterator<Item = &'a Ending>) -> Exit {
     for ending in endings {
         let exit = match ending {
             Ending::Fresh | Ending::Done => Exit::Done,
-            Ending::Skipped { because } if because == "the run was interrupted" => Exit::Interrupted,
+            Ending::Skipped { interrupted: true, .. } => Exit::Interrupted,
             Ending::Skipped { .. } => Exit::Done,
             Ending::Parked => Exit::Parked,
             Ending::Gate { .. } => Exit::Gate,
@@ -409,7 +412,7 @@ fn check(kind: ArtifactKind, out: &Path) -> Result<()> {
         ArtifactKind::Phrases => &["phrases.jsonl"],
         ArtifactKind::Clips => &["clips.jsonl"],
         ArtifactKind::Dataset => &["data.jsonl"],
-        ArtifactKind::Model => &["model.safetensors", "adapter_model.safetensors"],
+        ArtifactKind::Model => &["model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"],
         ArtifactKind::Scores => &["scores.json"],
         ArtifactKind::Card => &["README.md"],
         ArtifactKind::Published => &["published.json"],

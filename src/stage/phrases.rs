@@ -7,6 +7,7 @@ use crate::artifact::ArtifactKind;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::phrase::Phrase;
 use crate::text::{closest, count, first_few, normalised};
+use crate::voxtral::prompt::check_language;
 use crate::{jsonl, table};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -88,12 +89,9 @@ impl Stage for Phrases {
                 None => format!("packs exist for: {packs}; or bring your own with `source = \"file\"` and `file = \"…\"`"),
             };
             complaints.push(Complaint::new("language", format!("there is no embedded pack for `{}`", self.language)).hint(hint));
-        } else if self.language.len() != 2 || !self.language.bytes().all(|byte| byte.is_ascii_lowercase()) {
-            let complaint = Complaint::new("language", format!("`{}` is not a two-letter language code", self.language));
-            complaints.push(match meant(&self.language) {
-                Some(code) => complaint.hint(format!("did you mean `{code}`?")),
-                None => complaint.hint("write an ISO 639-1 code such as `en`, `es` or `fr`"),
-            });
+        } else if let Err(error) = check_language(&self.language) {
+            let hint = meant(&self.language).map(|code| format!("did you mean `{code}`?")).or(error.advice).unwrap_or_default();
+            complaints.push(Complaint::new("language", error.message).hint(hint));
         }
         match (&self.file, self.source) {
             (None, Source::File) => {

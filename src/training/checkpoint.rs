@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 const KEPT: usize = 2;
 const MANIFEST: &str = "MANIFEST.json";
+const DRAFT: &str = ".tmp";
 
 /// What a checkpoint holds.
 #[derive(Debug, Default)]
@@ -47,11 +48,10 @@ impl Checkpoint {
     /// Writes the checkpoint durably into `folder` and removes old ones.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let name = format!("step-{:06}", self.state.step);
-        let (draft, finished) = (folder.join(format!("{name}.tmp")), folder.join(&name));
-        for old in [&draft, &finished] {
-            if old.exists() {
-                fs::remove_dir_all(old).doing(|| format!("cannot remove `{}`", old.display()))?;
-            }
+        let (draft, finished) = (folder.join(format!("{name}{DRAFT}")), folder.join(&name));
+        // A run that was killed while it wrote leaves a draft behind, of whatever step.
+        for old in drafts(folder).into_iter().chain(finished.exists().then(|| finished.clone())) {
+            fs::remove_dir_all(&old).doing(|| format!("cannot remove `{}`", old.display()))?;
         }
         fs::create_dir_all(&draft).doing(|| format!("cannot create `{}`", draft.display()))?;
         write_tensors(&draft.join("weights.safetensors"), &self.weights)?;
@@ -118,6 +118,13 @@ fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
         .collect();
     found.sort();
     found
+}
+
+/// The checkpoints that were never finished.
+fn drafts(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with("step-") && name.ends_with(DRAFT)));
+    names.map(|entry| entry.path()).collect()
 }
 
 fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
