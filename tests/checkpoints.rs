@@ -10,6 +10,7 @@ use voxpipe::error::Error;
 use voxpipe::voxtral::Voxtral;
 use voxpipe::voxtral::config::Config;
 use voxpipe::voxtral::lora::{self, Adapters};
+use voxpipe::voxtral::precision::Precision;
 use voxpipe::voxtral::recognizer::{Recognizer, Start};
 use voxpipe::voxtral::weights::{self, Weights, read_tensors, tensors, write_tensors};
 
@@ -26,7 +27,7 @@ fn changed(change: impl FnOnce(&mut BTreeMap<String, TensorData>)) -> tempfile::
 }
 
 fn open(folder: &Path) -> Result<Recognizer, Error> {
-    Recognizer::open(folder, Start::Checkpoint, &Device::flex())
+    Recognizer::open(folder, Start::Checkpoint, Precision::Auto, &Device::flex())
 }
 
 #[track_caller]

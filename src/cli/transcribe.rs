@@ -5,6 +5,7 @@ use crate::audio;
 use crate::device;
 use crate::error::{Error, Exit, Result};
 use crate::voxtral::lora;
+use crate::voxtral::precision::Precision;
 use crate::voxtral::prompt;
 use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
 use clap::Args;
@@ -35,6 +36,9 @@ pub(super) struct Transcribe {
     /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
+    /// How the model's matrices are kept in memory: auto (as the checkpoint stores them), f32 or bf16
+    #[arg(long, default_value_t)]
+    precision: Precision,
     /// Print one JSON object a file
     #[arg(long)]
     json: bool,
@@ -76,7 +80,7 @@ impl Transcribe {
         }
         let (folder, inner) =
             if lora::is_adapter(&self.model) { (self.base_of_adapter()?, Some(&self.model)) } else { (self.model.clone(), None) };
-        let mut recognizer = Recognizer::open(&folder, Start::Checkpoint, &chosen.device)?;
+        let mut recognizer = Recognizer::open(&folder, Start::Checkpoint, self.precision, &chosen.device)?;
         for adapter in inner.into_iter().chain(&self.adapter) {
             recognizer.adapt(adapter)?;
         }

@@ -9,6 +9,7 @@ use crate::jsonl;
 use crate::record::Record;
 use crate::scoring::{Normalisation, Score, Tally};
 use crate::voxtral::lora;
+use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ pub struct Evaluate {
     max_new_tokens: usize,
     /// `auto`, `cpu` or `cuda:N`.
     device: String,
+    /// How the model's matrices are kept in memory: `auto` (as the checkpoint stores them), `f32` or `bf16`.
+    precision: Precision,
 }
 
 impl Default for Evaluate {
@@ -49,6 +52,7 @@ impl Default for Evaluate {
             worst: 10,
             max_new_tokens: 256,
             device: "auto".to_owned(),
+            precision: Precision::Auto,
         }
     }
 }
@@ -117,7 +121,7 @@ impl Stage for Evaluate {
     }
 
     fn numerics(&self) -> Option<String> {
-        Some(format!("{}-f32", device::class(&self.device)))
+        Some(format!("{}-{}", device::class(&self.device), self.precision))
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
@@ -145,20 +149,20 @@ impl Stage for Evaluate {
         let mut heard_by_base = None;
         let tuned_model = match &base {
             Some((folder, start)) if adapter => {
-                let mut recognizer = Recognizer::open(folder, *start, &chosen.device)?;
+                let mut recognizer = Recognizer::open(folder, *start, self.precision, &chosen.device)?;
                 if self.compare_base {
                     heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
                 }
                 recognizer.adapt(&model.path)?;
                 recognizer
             }
-            _ => Recognizer::open(&model.path, Start::Checkpoint, &chosen.device)?,
+            _ => Recognizer::open(&model.path, Start::Checkpoint, self.precision, &chosen.device)?,
         };
         let tuned = hear(&tuned_model, &held_out, "tuned model")?;
         let on_train = hear(&tuned_model, &train, "tuned model on training clips")?;
         drop(tuned_model);
         if let Some((folder, start)) = base.filter(|_| !adapter) {
-            heard_by_base = Some(hear(&Recognizer::open(&folder, start, &chosen.device)?, &held_out, "base model")?);
+            heard_by_base = Some(hear(&Recognizer::open(&folder, start, self.precision, &chosen.device)?, &held_out, "base model")?);
         }
         let base = heard_by_base;
 

@@ -14,6 +14,7 @@ use crate::training::adamw::Constants;
 use crate::training::batch::{Example, Listen};
 use crate::training::{self, LossRow, Recipe, Said, Schedule};
 use crate::voxtral::lora::{self, Adapters};
+use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start};
 use crate::voxtral::weights::{self, Weights};
 use rayon::prelude::*;
@@ -86,6 +87,9 @@ pub struct Train {
     /// `auto`, `cpu` or `cuda:N`.
     #[serde(default = "defaults::device")]
     device: String,
+    /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32` or `bf16`. What is trained is always `f32`.
+    #[serde(default)]
+    precision: Precision,
 }
 
 /// Where weights come from.
@@ -222,6 +226,11 @@ impl Stage for Train {
             let message = "an adapter beside random weights is of no use: nothing could load it again";
             complaints.push(Complaint::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
         }
+        if self.method == Method::Full && self.precision == Precision::Bf16 {
+            let message = "full fine-tuning trains every matrix, and what is trained is kept in 32-bit floats";
+            complaints
+                .push(Complaint::new("precision", message).hint("leave `precision` out, or train an adapter with `method = \"lora\"`"));
+        }
         for target in &self.lora.targets {
             if !LAYERS.contains(&target.as_str()) {
                 complaints.push(
@@ -250,7 +259,7 @@ impl Stage for Train {
     }
 
     fn numerics(&self) -> Option<String> {
-        Some(format!("{}-f32", device::class(&self.device)))
+        Some(format!("{}-{}", device::class(&self.device), self.precision()))
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
@@ -261,7 +270,7 @@ impl Stage for Train {
             Init::Checkpoint => Start::Checkpoint,
             Init::Random => Start::Random(cx.seed),
         };
-        let mut recognizer = Recognizer::open(&base, start, &chosen.device)?;
+        let mut recognizer = Recognizer::open(&base, start, self.precision(), &chosen.device)?;
         let data = cx.input("data")?;
         let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
         let examples = examples(&recognizer, &data.path, &records)?;
@@ -287,6 +296,7 @@ impl Stage for Train {
             examples.len(),
             recipe.steps(examples.len())
         ));
+        let precision = recognizer.precision;
         let mut say = |said: Said| tell(cx, said);
         let (model, losses) = training::train(recognizer.model, &examples, &recipe, &trained, &chosen.device, &cx.stop, &mut say)?;
 
@@ -310,7 +320,7 @@ impl Stage for Train {
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": self.identity(),
             "base": { "name": base_name, "init": self.init, "digest": base_digest(cx, &base)? },
             "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
-            "first_loss": first, "final_loss": last, "device": chosen.name, "precision": "f32", "languages": languages, "seed": cx.seed,
+            "first_loss": first, "final_loss": last, "device": chosen.name, "precision": precision, "languages": languages, "seed": cx.seed,
         });
         let path = cx.out.join("training.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).doing(|| format!("cannot write `{}`", path.display()))?;
@@ -330,6 +340,14 @@ impl Train {
             settings.remove("lora");
         }
         settings
+    }
+
+    /// What is trained is kept in 32-bit floats, so a full run loads everything so.
+    fn precision(&self) -> Precision {
+        match self.method {
+            Method::Lora => self.precision,
+            Method::Full => Precision::F32,
+        }
     }
 
     /// The base model's name for people and files, and the folder it is read from.

@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use super::generate::{Limits, greedy};
+use super::precision::Precision;
 use super::prompt;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
@@ -26,6 +27,8 @@ pub struct Recognizer {
     pub model: Voxtral,
     /// Where it lives.
     pub device: Device,
+    /// How the matrices are kept: never [`Precision::Auto`].
+    pub precision: Precision,
     mel: LogMel,
     special: Special,
 }
@@ -71,7 +74,7 @@ pub enum Start {
 
 impl Recognizer {
     /// Opens a model folder as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
-    pub fn open(folder: &Path, start: Start, device: &Device) -> Result<Self> {
+    pub fn open(folder: &Path, start: Start, precision: Precision, device: &Device) -> Result<Self> {
         let config = Config::read(folder)?;
         let tokenizer = Tokenizer::read(&folder.join("tekken.json"))?;
         let (known, audio) = (config.text_config.vocab_size, tokenizer.special("[AUDIO]")?);
@@ -85,14 +88,14 @@ impl Recognizer {
             .advice("config.json and tekken.json do not belong together"));
         }
         let mut weights = match start {
-            Start::Checkpoint => Weights::open(folder, device)?,
+            Start::Checkpoint => Weights::open(folder, precision, device)?,
             Start::Random(seed) => Weights::random(seed, device),
         };
         let model = Voxtral::load(&config, &mut weights);
-        weights.finish()?;
+        let precision = weights.finish()?;
         let special = Special { end: tokenizer.special("</s>")?, pad: tokenizer.special("<pad>")? };
         let mel = LogMel::new(config.audio_config.num_mel_bins);
-        Ok(Self { config, tokenizer, model, device: device.clone(), mel, special })
+        Ok(Self { config, tokenizer, model, device: device.clone(), precision, mel, special })
     }
 
     /// Puts the adapter of a folder on the model.

@@ -5,9 +5,10 @@
 //! so that one error names all that is missing, mis-shaped, not finite or left over.
 
 use super::named::{self, Look};
+use super::precision::Precision;
 use crate::error::{Doing, Error, Result};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rand::{Rng, SeedableRng};
@@ -36,6 +37,9 @@ pub enum Init {
 pub struct Weights {
     source: Source,
     device: Device,
+    precision: Precision,
+    /// Whether a matrix was handed out in brain floats.
+    halved: bool,
     complaints: Vec<String>,
     used: BTreeSet<String>,
 }
@@ -53,17 +57,17 @@ struct Shard {
 impl Weights {
     /// Random weights; each tensor depends on the seed and its own name only.
     pub fn random(seed: u64, device: &Device) -> Self {
-        Self::new(Source::Seed(seed), device)
+        Self::new(Source::Seed(seed), Precision::F32, device)
     }
 
     /// The weights in a model folder: `model.safetensors`, or the shards named by `model.safetensors.index.json`.
-    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+    pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         let index = folder.join("model.safetensors.index.json");
         let files = if index.exists() { shard_files(folder, &index)? } else { vec![folder.join("model.safetensors")] };
-        Self::files(files, device)
+        Self::files(files, precision, device)
     }
 
-    fn files(paths: Vec<PathBuf>, device: &Device) -> Result<Self> {
+    fn files(paths: Vec<PathBuf>, precision: Precision, device: &Device) -> Result<Self> {
         let mut shards = Vec::new();
         let mut names = BTreeMap::new();
         for path in paths {
@@ -75,14 +79,30 @@ impl Weights {
             }
             shards.push(Shard { path, map });
         }
-        Ok(Self::new(Source::Files { shards, names }, device))
+        Ok(Self::new(Source::Files { shards, names }, precision, device))
     }
 
-    fn new(source: Source, device: &Device) -> Self {
-        Self { source, device: device.clone(), complaints: Vec::new(), used: BTreeSet::new() }
+    fn new(source: Source, precision: Precision, device: &Device) -> Self {
+        Self { source, device: device.clone(), precision, halved: false, complaints: Vec::new(), used: BTreeSet::new() }
     }
 
-    /// The tensor called `name`. A problem is remembered for [`Weights::finish`] and a zero tensor returned in its place.
+    /// The matrix called `name`, in the precision asked for. A problem is remembered as [`Weights::take`] does.
+    pub fn matrix(&mut self, name: &str, shape: [usize; 2], init: Init) -> Param<Tensor<2>> {
+        let stored = match &self.source {
+            Source::Seed(_) => DType::F32,
+            Source::Files { shards, names } => stored_type(shards, names, name),
+        };
+        let param = self.take(name, shape, init);
+        match self.precision.keeps(stored) {
+            DType::BF16 => {
+                self.halved = true;
+                param.map(|values| values.cast(DType::BF16)).set_require_grad(false)
+            }
+            _ => param,
+        }
+    }
+
+    /// The tensor called `name` in 32-bit floats. A problem is remembered for [`Weights::finish`] and a zero tensor returned in its place.
     pub fn take<const D: usize>(&mut self, name: &str, shape: [usize; D], init: Init) -> Param<Tensor<D>> {
         self.used.insert(name.to_owned());
         let values = match &self.source {
@@ -98,16 +118,17 @@ impl Weights {
         Param::initialized(id, Tensor::from_data(TensorData::new(values, shape), &self.device)).set_require_grad(false)
     }
 
-    /// Ends the loading: an error that names every tensor that was missing, wrong, or that nobody asked for.
-    pub fn finish(mut self) -> Result<()> {
-        let Source::Files { shards, names } = &self.source else { return Ok(()) };
+    /// Ends the loading: how the matrices are kept, or an error that names every tensor that was missing, wrong, or that nobody asked for.
+    pub fn finish(mut self) -> Result<Precision> {
+        let precision = if self.halved { Precision::Bf16 } else { Precision::F32 };
+        let Source::Files { shards, names } = &self.source else { return Ok(precision) };
         for (name, shard) in names {
             if !self.used.contains(name) {
                 self.complaints.push(format!("{}: tensor `{name}` belongs to no part of the model", shards[*shard].path.display()));
             }
         }
         if self.complaints.is_empty() {
-            return Ok(());
+            return Ok(precision);
         }
         let shown = self.complaints.iter().take(10).cloned().collect::<Vec<_>>().join("\n  ");
         let more = self.complaints.len().saturating_sub(10);
@@ -163,7 +184,11 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Res
 
 /// The values of a tensor as `f32`.
 pub fn floats(data: &TensorData) -> Result<Vec<f32>> {
-    data.try_to_vec::<f32>().map_err(|error| Error::new(format!("not 32-bit floats: {error:?}")))
+    let values = match data.dtype() {
+        DType::BF16 => return Ok(data.as_bytes().as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
+        _ => data.try_to_vec::<f32>(),
+    };
+    values.map_err(|error| Error::new(format!("not floats: {error:?}")))
 }
 
 /// Reads all tensors of a safetensors file as `f32`, by name: for adapters and optimizer states.
@@ -240,6 +265,15 @@ fn read(shards: &[Shard], names: &BTreeMap<String, usize>, name: &str, shape: &[
         Some(place) => Err(format!("tensor `{name}` holds {} at element {place}", values[place])),
         None => Ok(values),
     }
+}
+
+/// How a tensor is stored; whether it can be read is found when it is.
+fn stored_type(shards: &[Shard], names: &BTreeMap<String, usize>, name: &str) -> DType {
+    let view = names.get(name).and_then(|index| {
+        let tensors = SafeTensors::deserialize(&shards[*index].map).ok()?;
+        tensors.iter().find(|(stored, _)| hub_name(stored) == name).map(|(_, view)| view.dtype())
+    });
+    if view == Some(Dtype::BF16) { DType::BF16 } else { DType::F32 }
 }
 
 fn to_f32(view: &TensorView<'_>) -> std::result::Result<Vec<f32>, String> {
