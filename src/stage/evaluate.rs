@@ -150,6 +150,9 @@ impl Stage for Evaluate {
         let tuned_model = match &base {
             Some(base) if adapter => {
                 let mut recognizer = Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?;
+                if let Some(note) = &recognizer.loaded.note {
+                    cx.note(note);
+                }
                 if self.compare_base {
                     heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
                 }
