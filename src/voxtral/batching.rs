@@ -13,7 +13,7 @@ pub struct Size {
     pub prompt: usize,
     /// 16 kHz samples: the longer a clip, the longer its transcript.
     pub samples: usize,
-    /// Most tokens that will be written.
+    /// Most tokens that its transcript should have.
     pub limit: usize,
 }
 

@@ -93,12 +93,14 @@ impl Recognizer {
         let size = |(prompt, utterance): (&Prompt, &Utterance)| Size {
             prompt: prompt.ids.len(),
             samples: utterance.samples.len(),
-            limit: prompt.limit,
+            // Who allows a thousand tokens for a word does not expect them.
+            limit: prompt.limit.min(Limit::Auto.tokens(utterance.samples.len())),
         };
         let sizes: Vec<Size> = prompts.iter().zip(utterances).map(size).collect();
         for batch in batching::plan(&sizes, Budget::default(), &self.config) {
             let features = batch.par_iter().map(|index| self.features(utterances[*index].samples)).collect::<Result<Vec<_>>>()?;
             let audio = self.embed_audio(&features, &mut || say(Heard::More))?;
+            drop(features);
             let prompts: Vec<Prompt> = batch.iter().map(|index| prompts[*index].clone()).collect();
             greedy(&self.model, &prompts, audio, self.special(), &mut |step| match step {
                 Step::Token => say(Heard::More),

@@ -133,6 +133,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--seeds", type=rv.seeds, default=rv.seeds("0..9"), help="such as 0..9 or 0,3,7")
     p.add_argument("--middle", action="store_true", help="80 million parameters instead of sizes from the seed")
+    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another size, such as width=40 or dtype=bfloat16")
     p.add_argument("--program", type=Path, help="a built examples/activations, instead of what cargo builds")
     a = p.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
@@ -141,7 +142,11 @@ def main():
           + "".join(f"{t:10.0e}" for t in list(TOLERANCES.values())[1:]))
     failed = 0
     for seed in a.seeds:
-        s, lengths = (rv.MIDDLE, [1.0, 0.3]) if a.middle else (rv.sizes(seed), None)
+        s, lengths = (dict(rv.MIDDLE), [1.0, 0.3]) if a.middle else (rv.sizes(seed), None)
+        for name, _, value in (pair.partition("=") for pair in a.set):
+            if name not in s:
+                p.error(f"there is no size `{name}`; sizes: {', '.join(s)}")
+            s[name] = value.lower() == "true" if isinstance(s[name], bool) else type(s[name])(value)
         with tempfile.TemporaryDirectory() as folder:
             worst, notes, wrong = one(program, seed, s, lengths, Path(folder))
         failed += bool(wrong)
