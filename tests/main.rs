@@ -6,6 +6,7 @@ mod audio;
 mod cache;
 mod checkpoints;
 mod commands;
+mod decoding;
 mod events;
 mod manifests;
 mod road;

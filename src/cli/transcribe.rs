@@ -7,7 +7,7 @@ use crate::error::{Error, Exit, Result};
 use crate::voxtral::lora;
 use crate::voxtral::precision::Precision;
 use crate::voxtral::prompt;
-use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
+use crate::voxtral::recognizer::{Limit, Recognizer, Start, Utterance};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ impl Transcribe {
         for file in &self.files {
             let samples = audio::load(file)?;
             let utterance = Utterance { samples: &samples, language: self.language.as_deref() };
-            let heard = recognizer.transcribe(&[utterance], self.max_new_tokens, &mut |_| ())?;
+            let heard = recognizer.transcribe(&[utterance], Limit::Tokens(self.max_new_tokens), &mut |_| ())?;
             for transcript in heard {
                 let text = transcript.text;
                 let line = if self.json {

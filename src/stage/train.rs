@@ -2,8 +2,7 @@
 
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::audio::mel::HOP;
-use crate::audio::{LogMel, read_wav16k};
+use crate::audio::read_wav16k;
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::Event;
@@ -334,8 +333,8 @@ impl Stage for Train {
         jsonl::write(&cx.out.join("loss.jsonl"), &losses)?;
 
         let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
-        let languages: BTreeSet<&str> = records.iter().filter_map(|record| record.language.as_deref()).collect();
-        let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
+        let languages: BTreeSet<&str> = records.iter().filter_map(|(record, _)| record.language.as_deref()).collect();
+        let seconds: f64 = records.iter().filter_map(|(record, _)| record.duration).sum();
         let seconds = rounded(seconds);
         let mut settings = self.identity();
         if self.base.is_some() {
@@ -444,17 +443,19 @@ impl Train {
         }
     }
 
-    /// The records whose texts are within the limit, and what is left out.
-    fn short_enough(&self, cx: &Context, recognizer: &Recognizer, records: Vec<Record>) -> Result<(Vec<Record>, Vec<String>)> {
+    /// The records whose texts are within the limit, with the tokens of these, and what is left out.
+    fn short_enough(&self, cx: &Context, recognizer: &Recognizer, records: Vec<Record>) -> Result<(Vec<Tokenized>, Vec<String>)> {
         let (mut used, mut left_out) = (Vec::new(), Vec::new());
         for record in records {
-            let tokens = recognizer.tokenizer.encode(&record.text).len();
-            if tokens <= self.max_text_tokens {
-                used.push(record);
+            let tokens = recognizer.tokenizer.encode(&record.text);
+            if tokens.len() <= self.max_text_tokens {
+                used.push((record, tokens));
             } else {
                 left_out.push(format!(
-                    "{}: its text has {tokens} tokens, more than max_text_tokens = {}",
-                    record.audio_path, self.max_text_tokens
+                    "{}: its text has {} tokens, more than max_text_tokens = {}",
+                    record.audio_path,
+                    tokens.len(),
+                    self.max_text_tokens
                 ));
             }
         }
@@ -468,31 +469,40 @@ impl Train {
     }
 }
 
+/// A clip with the tokens of its text.
+type Tokenized = (Record, Vec<u32>);
+
 /// Turns records into prompts with targets; the spectrograms are computed now if all of them fit in memory.
-fn examples(recognizer: &Recognizer, folder: &Path, records: &[Record]) -> Result<Vec<Example>> {
+fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokenized]) -> Result<Vec<Example>> {
     let audio = &recognizer.config.audio_config;
-    let (frames, mel) = (audio.chunk_frames(), Arc::new(LogMel::new(audio.num_mel_bins)));
-    let chunks = records
-        .par_iter()
-        .map(|record| Ok(read_wav16k(&folder.join(&record.audio_path))?.len().div_ceil(frames * HOP)))
-        .collect::<Result<Vec<usize>>>()?;
-    let bytes = (chunks.iter().sum::<usize>() * frames * audio.num_mel_bins * size_of::<f32>()) as u64;
-    let example = |(record, chunks): (&Record, usize)| {
-        let mut ids = recognizer.prompt(record.language.as_deref(), chunks).map_err(|error| error.context(&record.audio_path))?;
+    let (frames, mel) = (audio.chunk_frames(), Arc::new(recognizer.mel.clone()));
+    let mut chunks = 0;
+    for (record, _) in records {
+        // Two bytes a sample and a header: never too few chunks, and no clip is read twice to learn its length.
+        let path = folder.join(&record.audio_path);
+        let bytes = fs::metadata(&path).doing(|| format!("cannot read `{}`", path.display()))?.len();
+        chunks += recognizer.chunks(usize::try_from(bytes / 2).unwrap_or(usize::MAX));
+    }
+    let fits = (chunks * frames * audio.num_mel_bins * size_of::<f32>()) as u64 <= FEATURES_IN_MEMORY;
+    let example = |(record, text): &Tokenized| {
+        let path = folder.join(&record.audio_path);
+        let samples = read_wav16k(&path)?;
+        let mut ids = recognizer
+            .prompt(record.language.as_deref(), recognizer.chunks(samples.len()))
+            .map_err(|error| error.context(&record.audio_path))?;
         let prompt = ids.len();
-        ids.extend(recognizer.tokenizer.encode(&record.text));
+        ids.extend(text);
         ids.push(recognizer.special().end);
-        let (mel, path) = (mel.clone(), folder.join(&record.audio_path));
-        let listen = move || Ok(Arc::new(mel.features(&read_wav16k(&path)?, frames)?));
-        let features: Listen = if bytes <= FEATURES_IN_MEMORY {
-            let ready = listen()?;
+        let features: Listen = if fits {
+            let ready = Arc::new(mel.features(&samples, frames)?);
             Arc::new(move || Ok(ready.clone()))
         } else {
-            Arc::new(listen)
+            let mel = mel.clone();
+            Arc::new(move || Ok(Arc::new(mel.features(&read_wav16k(&path)?, frames)?)))
         };
         Ok(Example { name: record.audio_path.clone(), features, ids, prompt })
     };
-    records.par_iter().zip(chunks).map(example).collect()
+    records.par_iter().map(example).collect()
 }
 
 fn tell(cx: &Context, said: Said) {
