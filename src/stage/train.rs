@@ -1,5 +1,7 @@
 //! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
 
+mod adapter;
+
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::audio::read_wav16k;
@@ -13,7 +15,7 @@ use crate::training::adamw::Constants;
 use crate::training::batch::{Example, Listen};
 use crate::training::{self, LossRow, Recipe, Said, Schedule};
 use crate::voxtral::folder;
-use crate::voxtral::lora::{self, Adapters};
+use crate::voxtral::lora;
 use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start};
 use crate::voxtral::weights::{self, Weights};
@@ -48,7 +50,7 @@ pub struct Train {
     method: Method,
     /// The adapter, with `method = "lora"`.
     #[serde(default)]
-    lora: Lora,
+    lora: adapter::Lora,
     /// The highest learning rate.
     #[serde(default = "defaults::learning_rate")]
     learning_rate: f64,
@@ -118,29 +120,6 @@ enum Method {
     Full,
 }
 
-/// The adapter's shape.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Lora {
-    /// Rank.
-    r: usize,
-    /// The update is scaled by alpha / r.
-    alpha: f64,
-    /// Share of the adapter's inputs dropped while training.
-    dropout: f64,
-    /// Which linear layers get an adapter.
-    targets: Vec<String>,
-    /// Keep the audio tower as it is: no adapters there.
-    freeze_audio_tower: bool,
-}
-
-impl Default for Lora {
-    fn default() -> Self {
-        let targets = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned).to_vec();
-        Self { r: 8, alpha: 32.0, dropout: 0.0, targets, freeze_audio_tower: true }
-    }
-}
-
 mod defaults {
     use crate::training::adamw::Constants;
 
@@ -182,9 +161,6 @@ mod defaults {
 /// No batch and no rank is larger.
 const MOST: usize = 1 << 16;
 
-/// The linear layers of Voxtral's blocks.
-const LAYERS: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2"];
-
 impl Stage for Train {
     const KIND: &'static str = "train";
     const ABOUT: &'static str = "fine-tunes a Voxtral model on a dataset, with LoRA or in full";
@@ -217,10 +193,6 @@ impl Stage for Train {
             positive(self.max_grad_norm >= 0.0, "max_grad_norm", "0 or more"),
             positive(self.max_text_tokens > 0, "max_text_tokens", "at least 1"),
             positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
-            positive((1..=MOST).contains(&self.lora.r), "lora.r", "from 1 to 65536"),
-            positive(self.lora.alpha > 0.0 && self.lora.alpha.is_finite(), "lora.alpha", "a number above 0, such as 32"),
-            positive((0.0..1.0).contains(&self.lora.dropout), "lora.dropout", "from 0 to below 1"),
-            positive(!self.lora.targets.is_empty(), "lora.targets", "a list of layers, such as [\"q_proj\", \"v_proj\"]"),
             positive(device::is_name(&self.device), "device", "`auto`, `cpu` or `cuda:N`"),
         ]
         .into_iter()
@@ -239,13 +211,8 @@ impl Stage for Train {
             let message = format!("`{id}` is not the id of a model on the Hub");
             complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
         }
-        for target in &self.lora.targets {
-            if !LAYERS.contains(&target.as_str()) {
-                complaints.push(
-                    Complaint::new("lora.targets", format!("Voxtral has no layer `{target}`"))
-                        .hint(format!("layers: {}", LAYERS.join(", "))),
-                );
-            }
+        if self.method == Method::Lora {
+            complaints.extend(self.lora.check());
         }
         complaints
     }
@@ -292,12 +259,14 @@ impl Stage for Train {
         let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
         let examples = examples(&recognizer, &data.path, &records)?;
 
-        let adapters = (self.method == Method::Lora).then(|| self.adapters());
+        let adapters = (self.method == Method::Lora).then(|| self.lora.adapters()).transpose()?;
         if let Some(adapters) = &adapters {
             let mut source = Weights::random(cx.seed, &chosen.device);
-            if lora::add(&mut recognizer.model, adapters, &mut source) == 0 {
-                return Err(Error::new("no layer of the model matches `lora.targets`")
-                    .advice("name layers of the text model, or set freeze_audio_tower = false"));
+            let placed = lora::add(&mut recognizer.model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
+            let (adapted, kept_out) = self.lora.told(&placed);
+            cx.note(adapted);
+            if let Some(kept_out) = kept_out {
+                cx.note(kept_out);
             }
         }
         let trained = |name: &str| match self.method {
@@ -305,14 +274,13 @@ impl Stage for Train {
             Method::Full => name != "audio_tower.embed_positions.weight",
         };
         let recipe = self.recipe(cx, recognizer.special().pad);
+        let steps = recipe.steps(examples.len());
+        if self.warmup_steps > 0 && self.warmup_steps >= steps {
+            let message = format!("`warmup_steps` = {} is not below the {steps} steps of this training", self.warmup_steps);
+            cx.warn(format!("{message}: the learning rate never reaches `learning_rate` = {}", self.learning_rate));
+        }
         let (total, trainable) = sizes(&recognizer, &trained);
-        cx.note(format!(
-            "{} of {} parameters are trained, on {} clips, in {} steps",
-            trainable,
-            total,
-            examples.len(),
-            recipe.steps(examples.len())
-        ));
+        cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), steps));
         let precision = recognizer.loaded.precision;
         recognizer.loaded.audit.passed()?;
         let mut say = |said: Said| tell(cx, said);
@@ -409,17 +377,6 @@ impl Train {
     /// What the base is called on the Hub, if the setting or the folder's place tells.
     fn hub_id(&self, folder: &Path) -> Option<String> {
         self.base_model.clone().or_else(|| folder::hub_id(folder)).filter(|_| self.init == Init::Checkpoint)
-    }
-
-    fn adapters(&self) -> Adapters {
-        let lora = &self.lora;
-        Adapters {
-            r: lora.r,
-            alpha: lora.alpha,
-            dropout: lora.dropout,
-            targets: lora.targets.clone(),
-            audio_tower: !lora.freeze_audio_tower,
-        }
     }
 
     fn recipe(&self, cx: &Context, pad: u32) -> Recipe {
