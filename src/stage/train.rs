@@ -8,6 +8,7 @@ use crate::audio::read_wav16k;
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::Event;
+use crate::hub::{self, Repository};
 use crate::intake::rounded;
 use crate::jsonl;
 use crate::record::Record;
@@ -35,9 +36,12 @@ const FEATURES_IN_MEMORY: u64 = 2 << 30;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// The base model's folder, laid out as on the Hub, in transformers' form or Mistral's. Left out when `from.base` names a stage.
+    /// The base model: a folder laid out as on the Hub, in transformers' form or Mistral's, or a repository there, like `mistralai/Voxtral-Mini-3B-2507`. Left out when `from.base` names a stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<String>,
+    /// The branch, tag or commit of the base's repository. Name a commit, and the result does not depend on when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
     /// The base's id on the Hub, where the base in your folder is a copy of it (`mistralai/Voxtral-Mini-3B-2507`): the adapter then names it
     /// instead of your folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -211,6 +215,10 @@ impl Stage for Train {
             let message = format!("`{id}` is not the id of a model on the Hub");
             complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
         }
+        if self.revision.is_some() && self.base.as_deref().and_then(Repository::parse).is_none() {
+            let message = "`revision` belongs to a base that is a repository like `org/name`";
+            complaints.push(Complaint::new("revision", message).hint("leave it out, or name a repository in `base`"));
+        }
         if self.method == Method::Lora {
             complaints.extend(self.lora.check());
         }
@@ -313,6 +321,9 @@ impl Stage for Train {
         if let Some(id) = self.hub_id(&base) {
             base_facts["hub"] = json!(id);
         }
+        if let Some(commit) = hub::commit_of(&base) {
+            base_facts["revision"] = json!(commit);
+        }
         let facts = json!({
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings,
             "base": base_facts,
@@ -362,14 +373,12 @@ impl Train {
                     .advice("give a stage with `method = \"full\"` as `from.base`"))
             }
             (Some(name), None) => {
-                let folder = cx.path(name);
-                if folder.is_dir() {
-                    let name = self.hub_id(&folder).unwrap_or_else(|| folder::portable_name(name, &folder, &cx.root));
-                    return Ok((name, folder));
+                let folder = cx.model(name, self.revision.as_deref()).map_err(|error| error.context("base model"))?;
+                if let Some(commit) = hub::commit_of(&folder) {
+                    cx.note(format!("the base is commit {commit} of {name}"));
                 }
-                Err(Error::new(format!("base model `{name}`: there is no folder `{}`", folder.display()))
-                    .exit(Exit::Environment)
-                    .advice("this version does not download models: fetch the repository into a folder and write that folder's path"))
+                let name = self.hub_id(&folder).unwrap_or_else(|| folder::portable_name(name, &folder, &cx.root));
+                Ok((name, folder))
             }
         }
     }
