@@ -51,10 +51,9 @@ impl Snapshot {
 
     fn missing_weights(&self, has: &dyn Fn(&str) -> bool) -> Vec<String> {
         let indices = ["model.safetensors.index.json", "consolidated.safetensors.index.json"];
-        for index in indices.into_iter().filter(|index| has(index)) {
+        if let Some(index) = indices.into_iter().find(|index| has(index)) {
             // An index that cannot be read is the reader's to complain about; downloading it again would not help.
-            let shards = shards(&self.folder.join(index));
-            return shards.into_iter().filter(|shard| !has(shard)).collect();
+            return shards(&self.folder.join(index)).into_iter().filter(|shard| !has(shard)).collect();
         }
         if has("model.safetensors") || has("consolidated.safetensors") { Vec::new() } else { vec!["model.safetensors".to_owned()] }
     }

@@ -5,6 +5,7 @@ use crate::device;
 use crate::error::{Error, Exit, Result};
 use crate::hub::{self, Network};
 use crate::voxtral::lora;
+use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 pub(super) struct Choice {
     /// A model, or an adapter that names its base: a folder, or a repository of the Hub like ORG/NAME or ORG/NAME@REVISION
-    #[arg(long, value_name = "DIR|REPO", default_value = "mistralai/Voxtral-Mini-3B-2507")]
+    #[arg(long, value_name = "DIR|REPO")]
     model: String,
     /// The branch, tag or commit of the model's repository
     #[arg(long)]
@@ -30,6 +31,9 @@ pub(super) struct Choice {
     /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
+    /// How the model's matrices are kept in memory: auto (as the checkpoint stores them), f32 or bf16
+    #[arg(long, default_value_t)]
+    precision: Precision,
 }
 
 impl Choice {
@@ -38,7 +42,10 @@ impl Choice {
         let chosen = device::choose(&self.device)?;
         let model = self.folder(&self.model, self.revision.as_deref())?;
         let (base, adapter) = if lora::is_adapter(&model) { (self.base_of(&model)?, Some(model)) } else { (self.full(model)?, None) };
-        let mut recognizer = Recognizer::open(&base, Start::Checkpoint, &chosen.device)?;
+        let mut recognizer = Recognizer::open(&base, Start::Checkpoint, self.precision, &chosen.device)?;
+        if let Some(note) = &recognizer.loaded.note {
+            crate::cli::note(note);
+        }
         for adapter in adapter.into_iter().chain(self.adapter()?) {
             recognizer.adapt(&adapter)?;
         }
@@ -68,6 +75,11 @@ impl Choice {
                 return Err(usage(format!("`{}` is an adapter that names no base model", self.model), "give one with `--base`"));
             }
         };
+        // Beside the adapter first: folders that were copied together belong together.
+        let beside = adapter.join(base);
+        if self.base.is_none() && beside.is_dir() {
+            return Ok(beside);
+        }
         let found = self.folder(base, None).map_err(|error| match &self.base {
             None => error
                 .context(format_args!("the base model that the adapter `{}` names", self.model))
