@@ -170,7 +170,8 @@ fn what_is_wrong_with_an_index_names_it_and_the_shard() {
     assert!(tensors(&again, |_| true) == tensors(&model, |_| true));
 
     let first = "model-00001-of-0000";
-    let wrong: [(&dyn Fn(&mut Value), &[&str]); 5] = [
+    type Wrong<'a> = (&'a dyn Fn(&mut Value), &'a [&'a str]);
+    let wrong: [Wrong; 5] = [
         (&|index| index["weight_map"] = json!({}), &["index.json", "`weight_map` is empty"]),
         (&|index| index["weight_map"]["x"] = json!("../x.safetensors"), &["index.json", "`../x.safetensors`"]),
         (&|index| index["weight_map"]["x"] = json!("x.bin"), &["index.json", "`x.bin`"]),
