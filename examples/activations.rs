@@ -18,6 +18,7 @@ use voxpipe::error::{Doing, Error, Result};
 use voxpipe::training::adamw::Gradient;
 use voxpipe::training::batch::{Batch, Example};
 use voxpipe::training::{loss_sum, mark_trained};
+use voxpipe::voxtral::precision::Precision;
 use voxpipe::voxtral::recognizer::{Limit, Recognizer, Start, Utterance, stack};
 use voxpipe::voxtral::weights::{tensors, write_tensors};
 
@@ -40,7 +41,7 @@ fn main() -> Result<()> {
     let path = Path::new(&case);
     let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?).doing(|| path.display().to_string())?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, &device::choose("auto")?.device)?;
+    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, Precision::F32, &device::choose("auto")?.device)?;
     let mut found = BTreeMap::new();
 
     // What is heard.

@@ -12,6 +12,7 @@ use voxpipe::audio::read_wav16k;
 use voxpipe::error::{Error, Exit};
 use voxpipe::training::{batch::Batch, loss_sum};
 use voxpipe::voxtral::generate::{Prompt, Special, Step, Written, greedy};
+use voxpipe::voxtral::precision::Precision;
 use voxpipe::voxtral::recognizer::{Heard, Limit, Recognizer, Start, Transcript, Utterance, stack};
 use voxpipe::voxtral::{Tokens, Voxtral};
 
@@ -121,7 +122,7 @@ fn scores_that_are_no_numbers_are_an_error() {
 }
 
 fn recognizer() -> Recognizer {
-    Recognizer::open(&folder("tiny"), Start::Checkpoint, &Device::flex()).unwrap()
+    Recognizer::open(&folder("tiny"), Start::Checkpoint, Precision::Auto, &Device::flex()).unwrap()
 }
 
 /// A chord with some noise, from integers alone.
@@ -260,7 +261,7 @@ fn random_checkpoints_are_decoded_as_transformers_does() {
 /// Transcribes the clips of a folder together: ids compared, steps that were nearly ties, clips.
 fn compare(folder: &Path) -> (usize, usize, usize) {
     let expected: Expected = serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
-    let recognizer = Recognizer::open(&folder.join("model"), Start::Checkpoint, &Device::flex()).unwrap();
+    let recognizer = Recognizer::open(&folder.join("model"), Start::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
     let samples: Vec<Vec<f32>> = expected.clips.iter().map(|clip| read_wav16k(&folder.join(&clip.wav)).unwrap()).collect();
     let utterances: Vec<Utterance> =
         expected.clips.iter().zip(&samples).map(|(clip, samples)| Utterance { samples, language: clip.language.as_deref() }).collect();

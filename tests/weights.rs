@@ -344,8 +344,8 @@ fn a_merged_model_is_stored_as_asked() {
     fs::copy(folder("tiny/tekken.json"), base.path().join("tekken.json")).unwrap();
     let (mut model, _) = open(base.path(), Precision::F32).unwrap();
     let small = tempfile::tempdir().unwrap();
-    let adapters = lora::Adapters { r: 2, alpha: 4.0, dropout: 0.0, targets: vec!["q_proj".into()], audio_tower: false };
-    lora::add(&mut model, &adapters, &mut Weights::random(1, &Device::flex()));
+    let adapters = crate::adapters::adapters(&["q_proj"]);
+    lora::add(&mut model, &adapters, &mut Weights::random(1, &Device::flex())).unwrap();
     lora::save(&model, &adapters, "x", small.path()).unwrap();
     merge::merge(base.path(), small.path(), out.path(), Stored::AsBase, MAX_SHARD).unwrap();
     let (same, loaded) = open(out.path(), Precision::Auto).unwrap();

@@ -12,7 +12,7 @@ pub mod resample;
 pub mod wav;
 
 pub use decode::{Decoded, decode, decode_bytes};
-pub use mel::{Features, LogMel};
+pub use mel::{Ceiling, Features, LogMel};
 pub use resample::resample;
 pub use wav::{load, load_stream, read_wav16k, write_wav16k};
 
