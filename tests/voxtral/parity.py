@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-import random_voxtral as rv
+sys.dont_write_bytecode = True      # tests/tidy.rs wants no file here that is no fixture
+import random_voxtral as rv  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW_TOKENS = 24
