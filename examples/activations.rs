@@ -1,6 +1,8 @@
 //! Writes everything a checkpoint computes of some clips to one safetensors file: to hold against another implementation.
 //!
-//! `cargo run --example activations -- MODEL CASE.json OUT.safetensors`
+//! `cargo run --example activations -- MODEL CASE.json OUT.safetensors f32`
+//!
+//! The last word is the precision in which matrices are kept; gradients are those of `f32` and left out otherwise.
 //!
 //! The case: `{"max_new_tokens": 24, "clips": [{"wav": "clip0.wav", "language": "en", "target": [300, 301, 2]}]}`, paths beside the file.
 //! Written are `features.I` of clip I; `encoder` and `projector` of all clips; `prompt.I`, `logits.I` of its prompt and target; `loss`,
@@ -36,12 +38,13 @@ struct Clip {
 }
 
 fn main() -> Result<()> {
-    let [model, case, out] = <[String; 3]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())
-        .map_err(|_| Error::new("give a model's folder, a case and where to write"))?;
+    let [model, case, out, precision] = <[String; 4]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())
+        .map_err(|_| Error::new("give a model's folder, a case, where to write, and a precision"))?;
+    let precision: Precision = precision.parse().map_err(|message: String| Error::new(message))?;
     let path = Path::new(&case);
     let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?).doing(|| path.display().to_string())?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, Precision::F32, &device::choose("auto")?.device)?;
+    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, precision, &device::choose("auto")?.device)?;
     let mut found = BTreeMap::new();
 
     // What is heard.
@@ -86,15 +89,18 @@ fn main() -> Result<()> {
     }
 
     // What is learned.
-    let model = mark_trained(recognizer.model, &|name| name != "audio_tower.embed_positions.weight");
     let targets: usize = examples.iter().map(Example::targets).sum();
+    let learns = |name: &str| precision == Precision::F32 && name != "audio_tower.embed_positions.weight";
+    let model = mark_trained(recognizer.model, &learns);
     let loss = loss_sum(&model, &batch)? / targets as f64;
     found.insert("loss".to_owned(), loss.clone().inner().into_data());
-    let mut gradient = Gradient::default();
-    gradient.add(&model, loss.backward());
-    for name in tensors(&model, |_| true).into_keys() {
-        if let Some(values) = gradient.get(&name) {
-            found.insert(format!("gradient.{name}"), values.inner().into_data());
+    if precision == Precision::F32 {
+        let mut gradient = Gradient::default();
+        gradient.add(&model, loss.backward());
+        for name in tensors(&model, |_| true).into_keys() {
+            if let Some(values) = gradient.get(&name) {
+                found.insert(format!("gradient.{name}"), values.inner().into_data());
+            }
         }
     }
     write_tensors(Path::new(&out), &found)
