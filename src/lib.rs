@@ -12,6 +12,7 @@ pub mod folder;
 pub mod graph;
 pub mod intake;
 pub mod jsonl;
+pub mod kernels;
 pub mod manifest;
 pub mod overrides;
 pub mod phrase;

@@ -9,6 +9,7 @@ mod checkpoints;
 mod commands;
 mod decoding;
 mod events;
+mod kernels;
 mod manifests;
 mod road;
 mod run;
