@@ -13,6 +13,7 @@ pub mod graph;
 pub mod hub;
 pub mod intake;
 pub mod jsonl;
+pub mod kernels;
 pub mod manifest;
 pub mod overrides;
 pub mod phrase;

@@ -10,6 +10,7 @@ mod commands;
 mod decoding;
 mod events;
 mod hub;
+mod kernels;
 mod manifests;
 mod road;
 mod run;

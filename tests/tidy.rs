@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the ground up. Each may use those on the lines before its own, and nothing else of ours.
 const LAYERS: &[&[&str]] = &[
-    &["error"],
+    &["error", "kernels"],
     &["artifact", "audio", "device", "diagnostic", "event", "hub", "jsonl", "scoring", "settings", "subtitles", "table", "template"],
     &["phrase", "record", "schema", "stat_index", "text", "voxtral"],
     &["folder", "intake", "overrides", "training", "tree"],
@@ -24,7 +24,8 @@ const LAYERS: &[&[&str]] = &[
 const ONLY: &[(&str, &[&str])] = &[
     // These two could be a package of their own the day somebody else wants them.
     ("audio", &["error"]),
-    ("voxtral", &["audio", "error"]),
+    ("kernels", &[]),
+    ("voxtral", &["audio", "error", "kernels"]),
     ("training", &["artifact", "audio", "device", "error", "event", "jsonl", "record", "voxtral"]),
     // Reporters tell what they hear, and know nothing of how it came about.
     ("report", &["error", "event"]),

@@ -6,8 +6,9 @@ use super::config::TextConfig;
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::weights::{Init, Weights};
+use crate::kernels::ops::{rotate, silu_mul};
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData, activation::silu};
+use burn::tensor::{Device, Tensor, TensorData};
 
 /// Embedding, layers, norm and the head that scores the next token.
 #[derive(Module, Debug)]
@@ -177,7 +178,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.down_proj.forward(silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x))
+        self.down_proj.forward(silu_mul(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
     }
 }
 
@@ -207,8 +208,6 @@ impl Rotary {
     /// # Shapes
     /// `[batch, heads, length, width]` → the same
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let turned = Tensor::cat(vec![x.clone().narrow(3, half, half).neg(), x.clone().narrow(3, 0, half)], 3);
-        x * self.cos.clone() + turned * self.sin.clone()
+        rotate(x, self.cos.clone(), self.sin.clone())
     }
 }

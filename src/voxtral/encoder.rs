@@ -5,8 +5,9 @@ use super::config::AudioConfig;
 use super::linear::Linear;
 use super::norm::LayerNorm;
 use super::weights::{Init, Weights};
+use crate::kernels::ops::gelu;
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, activation::gelu, module::conv1d, ops::ConvOptions};
+use burn::tensor::{Tensor, module::conv1d, ops::ConvOptions};
 
 /// Two convolutions, positions, layers, a last norm.
 #[derive(Module, Debug)]

@@ -2,8 +2,9 @@
 
 use super::lora::Lora;
 use super::weights::{Init, Weights};
+use crate::kernels::ops;
 use burn::module::{Module, Param};
-use burn::tensor::{DType, FloatDType, Tensor, module::linear};
+use burn::tensor::Tensor;
 
 /// A linear layer with the weight as the Hub stores it, `[out, in]`.
 #[derive(Module, Debug)]
@@ -37,8 +38,6 @@ impl Linear {
 
     /// The frozen part alone.
     fn product<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
-        let weight = self.weight.val();
-        let weight = if weight.dtype() == DType::F32 { weight } else { weight.cast(FloatDType::F32) };
-        linear(x, weight.transpose(), bias)
+        ops::linear(x, self.weight.val(), bias)
     }
 }

@@ -20,8 +20,9 @@ use super::dropout::Dropout;
 use super::linear::Linear;
 use super::weights::{Init, Weights};
 use crate::error::{Error, Result};
+use crate::kernels::ops;
 use burn::module::{Module, Param};
-use burn::tensor::{FloatDType, Tensor, module::linear};
+use burn::tensor::{FloatDType, Tensor};
 use std::sync::Arc;
 
 /// The adapter of one linear layer.
@@ -94,7 +95,7 @@ impl Lora {
 
     /// s (x Aᵀ) Bᵀ.
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(linear(x, self.a.val().transpose(), None), self.b.val().transpose(), None) * self.scale
+        ops::linear(ops::linear(x, self.a.val(), None), self.b.val(), None) * self.scale
     }
 
     /// W + s B A in `f32`, outside of any gradient.

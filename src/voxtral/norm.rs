@@ -1,8 +1,9 @@
 //! The two normalisations: layer norm in the audio tower, RMS norm in the text model.
 
 use super::weights::{Init, Weights};
+use crate::kernels::ops;
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, module::layer_norm};
+use burn::tensor::Tensor;
 
 /// Centred and scaled to unit variance, then weight and bias.
 #[derive(Module, Debug)]
@@ -24,7 +25,7 @@ impl LayerNorm {
     /// # Shapes
     /// `[…, width]` → the same
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        layer_norm(x, self.weight.val(), Some(self.bias.val()), 1e-5)
+        ops::layer_norm(x, self.weight.val(), self.bias.val(), 1e-5)
     }
 }
 
@@ -44,7 +45,6 @@ impl RmsNorm {
     /// # Shapes
     /// `[…, width]` → the same
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let mean_square = x.clone().square().mean_dim(2);
-        x * (mean_square + self.epsilon).sqrt().recip() * self.weight.val().unsqueeze()
+        ops::rms_norm(x, self.weight.val(), self.epsilon)
     }
 }

@@ -3,8 +3,9 @@
 use super::config::Config;
 use super::linear::Linear;
 use super::weights::Weights;
+use crate::kernels::ops::gelu;
 use burn::module::Module;
-use burn::tensor::{Tensor, activation::gelu};
+use burn::tensor::Tensor;
 
 /// Stack, widen, gelu, mix.
 #[derive(Module, Debug)]

@@ -1,0 +1,282 @@
+//! The kernels against plain sums in 64 bits, their operations on tensors against the same made of burn's, and both directions.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use half::bf16;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use voxpipe::kernels::attention::{self, Heads, Mask, Shape};
+use voxpipe::kernels::ops::{self, composed};
+use voxpipe::kernels::{brain, product, rotary};
+
+/// Numbers between -1 and 1.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| 2.0 * rng.random::<f32>() - 1.0).collect()
+}
+
+fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(numbers(shape.iter().product(), seed), shape), &Device::flex())
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec::<f32>().unwrap()
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &[f32], expected: &[f32], within: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1.0_f32, |a, b| a.max(b.abs()));
+    for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((found - expected).abs() <= within * scale, "{what}, number {place}: {found} instead of {expected}");
+    }
+}
+
+/// A computation's result and the gradients of its inputs, of Σ result · g for a fixed random g.
+fn both_ways<const D: usize>(inputs: &[Tensor<D>], f: impl Fn(&[Tensor<D>]) -> Tensor<D>) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let leaves: Vec<Tensor<D>> = inputs.iter().map(|x| Tensor::from_inner(x.clone()).require_grad()).collect();
+    let y = f(&leaves);
+    let g = Tensor::from_inner(random(y.dims(), 99));
+    let gradients = (y.clone() * g).sum().backward();
+    let found = leaves.iter().map(|leaf| values(leaf.grad(&gradients).unwrap())).collect();
+    (values(y.inner()), found)
+}
+
+#[track_caller]
+fn same_both_ways<const D: usize>(
+    what: &str,
+    inputs: &[Tensor<D>],
+    kernel: impl Fn(&[Tensor<D>]) -> Tensor<D>,
+    composed: impl Fn(&[Tensor<D>]) -> Tensor<D>,
+) {
+    let ((y, dy), (expected, expected_dy)) = (both_ways(inputs, &kernel), both_ways(inputs, &composed));
+    assert_close(what, &y, &expected, 1e-5);
+    for (input, (found, expected)) in dy.iter().zip(&expected_dy).enumerate() {
+        assert_close(&format!("{what}, gradient of input {input}"), found, expected, 2e-5);
+    }
+    // Without gradients the result is the very same.
+    assert_eq!(values(kernel(inputs)), y, "{what}");
+}
+
+#[test]
+fn activations_are_as_composed() {
+    let inputs = [random([3, 50, 70], 1) * 4.0, random([3, 50, 70], 2)];
+    same_both_ways("gelu", &inputs[..1], |x| ops::gelu(x[0].clone()), |x| composed::gelu(x[0].clone()));
+    let (kernel, made) = (ops::silu_mul::<3>, composed::silu_mul::<3>);
+    same_both_ways("silu_mul", &inputs, |x| kernel(x[0].clone(), x[1].clone()), |x| made(x[0].clone(), x[1].clone()));
+    // A view with its dimensions in another order.
+    let turned = [inputs[0].clone().swap_dims(0, 2)];
+    same_both_ways("gelu of a view", &turned, |x| ops::gelu(x[0].clone()), |x| composed::gelu(x[0].clone()));
+}
+
+#[test]
+fn norms_are_as_composed() {
+    // Weights travel as matrices of one row, so that all inputs have one type.
+    let inputs = [random([70, 37], 1), random([1, 37], 2), random([1, 37], 3)];
+    let row = |x: &Tensor<2>| x.clone().reshape([37]);
+    same_both_ways(
+        "layer norm",
+        &inputs,
+        |x| ops::layer_norm(x[0].clone(), row(&x[1]), row(&x[2]), 1e-5),
+        |x| composed::layer_norm(x[0].clone(), row(&x[1]), row(&x[2]), 1e-5),
+    );
+    same_both_ways(
+        "rms norm",
+        &inputs[..2],
+        |x| ops::rms_norm(x[0].clone(), row(&x[1]), 1e-6),
+        |x| composed::rms_norm(x[0].clone(), row(&x[1]), 1e-6),
+    );
+}
+
+#[test]
+fn linear_layers_are_as_composed_for_any_number_of_rows() {
+    for rows in [1, 2, 3, 5, 8, 9, 17, 49, 130] {
+        for (inputs, outputs) in [(64, 96), (50, 21), (7, 3)] {
+            let given = [random([rows, inputs], 1), random([outputs, inputs], 2), random([1, outputs], 3)];
+            let bias = |x: &[Tensor<2>]| x.get(2).map(|bias| bias.clone().reshape([outputs]));
+            let kernel = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), bias(x));
+            let made = |x: &[Tensor<2>]| composed::linear(x[0].clone(), x[1].clone(), bias(x));
+            same_both_ways(&format!("linear {rows} × {inputs} × {outputs}"), &given, kernel, made);
+            same_both_ways(&format!("linear {rows} × {inputs} × {outputs} without bias"), &given[..2], kernel, made);
+            // Weights in brain floats get no gradient; x may be rounded to brain floats, to nine bits.
+            let weight = given[1].clone().cast(DType::BF16);
+            let constant = || Tensor::from_inner(weight.clone());
+            let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None));
+            let (expected, expected_dx) = both_ways(&given[..1], |x| composed::linear(x[0].clone(), constant(), None));
+            let what = format!("brain floats {rows} × {inputs} × {outputs}");
+            assert_close(&what, &y, &expected, 4e-3);
+            assert_close(&format!("{what}, gradient"), &dx[0], &expected_dx[0], 4e-3);
+        }
+    }
+}
+
+#[test]
+fn products_of_brain_floats_are_sums_of_products_of_brain_floats() {
+    // Both sides already rounded: now only the order of sums differs.
+    for (rows, inputs, outputs) in [(1, 66, 5), (7, 128, 33), (20, 130, 47), (100, 2050, 19), (48, 64, 48)] {
+        let exact = |count, seed| numbers(count, seed).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
+        let (x, w, g) = (exact(rows * inputs, 1), exact(outputs * inputs, 2), exact(rows * outputs, 3));
+        let wide = |x: &[bf16]| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
+        let bias = numbers(outputs, 4);
+        let plain = |row: usize, output: usize| {
+            let pairs = x[row * inputs..(row + 1) * inputs].iter().zip(&w[output * inputs..(output + 1) * inputs]);
+            (pairs.map(|(x, w)| x.to_f64() * w.to_f64()).sum::<f64>() + f64::from(bias[output])) as f32
+        };
+        let expected: Vec<f32> = (0..rows * outputs).map(|i| plain(i / outputs, i % outputs)).collect();
+        assert_close("y", &brain::linear(&wide(&x), &w, &bias, inputs, outputs), &expected, 1e-5);
+        let plain = |row: usize, input: usize| {
+            (0..outputs).map(|output| g[row * outputs + output].to_f64() * w[output * inputs + input].to_f64()).sum::<f64>() as f32
+        };
+        let expected: Vec<f32> = (0..rows * inputs).map(|i| plain(i / inputs, i % inputs)).collect();
+        assert_close("dx", &brain::linear_input_gradient(&wide(&g), &w, inputs, outputs), &expected, 1e-5);
+    }
+}
+
+#[test]
+fn turning_is_as_composed_and_turns_back() {
+    for tables in [1, 2] {
+        let angles = numbers(tables * 5 * 4, 2);
+        let table = |f: fn(f32) -> f32| {
+            let both: Vec<f32> = angles.chunks(4).flat_map(|row| row.iter().chain(row)).map(|angle| f(3.0 * angle)).collect();
+            Tensor::<4>::from_data(TensorData::new(both, [tables, 1, 5, 8]), &Device::flex())
+        };
+        let (cos, sin) = (table(f32::cos), table(f32::sin));
+        let constant =
+            |x: &Tensor<4>, like: &Tensor<4>| if like.device().is_autodiff() { Tensor::from_inner(x.clone()) } else { x.clone() };
+        let given = [random([2, 3, 5, 8], 1)];
+        same_both_ways(
+            "rotate",
+            &given,
+            |x| ops::rotate(x[0].clone(), constant(&cos, &x[0]), constant(&sin, &x[0])),
+            |x| composed::rotate(x[0].clone(), constant(&cos, &x[0]), constant(&sin, &x[0])),
+        );
+        let (x, cos, sin) = (numbers(2 * 5 * 24, 3), values(cos), values(sin));
+        let turned = rotary::turn(&x, &cos, &sin, 3, 8, 5, false);
+        assert_close("there and back", &rotary::turn(&turned, &cos, &sin, 3, 8, 5, true), &x, 1e-6);
+    }
+}
+
+fn masks() -> [Mask; 5] {
+    [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 0]), Mask::LeftPadded(vec![1, 3])]
+}
+
+/// The definition, number by number, `[batch, queries, heads, width]`; zeros for a query that sees nothing.
+fn plain_attention(q: &[f32], k: &[f32], v: &[f32], shape: Shape, mask: &Mask) -> Vec<f32> {
+    let Shape { batch, heads, key_heads, queries, keys, width } = shape;
+    let mut out = vec![0.0; batch * queries * heads * width];
+    for place in 0..batch * queries * heads {
+        let (b, i, h) = (place / heads / queries, place / heads % queries, place % heads);
+        let last = if *mask == Mask::None { keys } else { keys - queries + i + 1 };
+        let first = if let Mask::LeftPadded(pads) = mask { pads[b] } else { 0 };
+        let query = ((b * heads + h) * queries + i) * width;
+        let start = |key: usize| ((b * key_heads + h / (heads / key_heads)) * keys + key) * width;
+        let score = |key| (0..width).map(|w| f64::from(q[query + w]) * f64::from(k[start(key) + w])).sum::<f64>() / (width as f64).sqrt();
+        let weights: Vec<(usize, f64)> = (first..last).map(|key| (key, score(key).exp())).collect();
+        let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
+        for w in 0..width {
+            let mixed: f64 = weights.iter().map(|(key, weight)| weight / sum * f64::from(v[start(*key) + w])).sum();
+            out[place * width + w] = mixed as f32;
+        }
+    }
+    out
+}
+
+#[test]
+fn attention_is_as_defined() {
+    for mask in masks() {
+        for (heads, key_heads, queries, keys, width) in
+            [(6, 3, 5, 5, 4), (6, 2, 2, 5, 4), (5, 1, 1, 7, 20), (4, 4, 150, 150, 16), (8, 2, 70, 200, 64), (1, 1, 130, 131, 8)]
+        {
+            let shape = Shape { batch: 2, heads, key_heads, queries, keys, width };
+            let q = numbers(2 * heads * queries * width, 1).iter().map(|x| 3.0 * x).collect::<Vec<_>>();
+            let (k, v) = (numbers(2 * key_heads * keys * width, 2), numbers(2 * key_heads * keys * width, 3));
+            let lie = |x, heads, length| Heads::new(x, heads, length, width);
+            let found = attention::forward(lie(&q, heads, queries), lie(&k, key_heads, keys), lie(&v, key_heads, keys), shape, &mask);
+            assert_close(&format!("{shape:?} {mask:?}"), &found, &plain_attention(&q, &k, &v, shape, &mask), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn attention_is_as_composed_both_ways() {
+    for mask in [Mask::None, Mask::Causal] {
+        for (q, k) in [([2, 6, 5, 4], [2, 3, 5, 4]), ([1, 4, 140, 16], [1, 2, 140, 16]), ([2, 2, 1, 8], [2, 1, 9, 8])] {
+            let given = [random(q, 1) * 3.0, random(k, 2), random(k, 3)];
+            let run = |attend: fn(Tensor<4>, Tensor<4>, Tensor<4>, Mask) -> Tensor<4>| {
+                let mask = mask.clone();
+                move |x: &[Tensor<4>]| attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone())
+            };
+            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(ops::attend), run(composed::attend));
+        }
+    }
+    // Padding: where a query sees something, both ways agree; nobody reads the others.
+    let given = [random([2, 4, 6, 8], 1), random([2, 2, 6, 8], 2), random([2, 2, 6, 8], 3)];
+    let mask = || Mask::LeftPadded(vec![2, 0]);
+    let seen = |y: Tensor<4>| y.narrow(2, 2, 4);
+    same_both_ways(
+        "padded attention",
+        &given,
+        |x| seen(ops::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
+        |x| seen(composed::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
+    );
+}
+
+#[test]
+fn a_view_of_a_longer_cache_is_read_where_it_lies() {
+    let (cache, q) = (random([2, 3, 40, 8], 1), random([2, 6, 1, 8], 2));
+    let view = || cache.clone().slice([0..2, 0..3, 3..17, 0..8]);
+    let copy = Tensor::from_data(view().into_data(), &Device::flex());
+    for mask in [Mask::None, Mask::LeftPadded(vec![4, 1])] {
+        let found = values(ops::attend(q.clone(), view(), view(), mask.clone()));
+        assert_eq!(found, values(ops::attend(q.clone(), copy.clone(), copy.clone(), mask)));
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let (rows, inputs, outputs) = (300, 520, 400);
+    let (x, w) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
+    let g = numbers(rows * outputs, 3);
+    let brain_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+    let shape = Shape { batch: 1, heads: 4, key_heads: 2, queries: 200, keys: 200, width: 32 };
+    let (q, k) = (numbers(4 * 200 * 32, 4), numbers(2 * 200 * 32, 5));
+    let (query, key) = (Heads::new(&q, 4, 200, 32), Heads::new(&k, 2, 200, 32));
+    let all = || {
+        let (dq, dk, dv) = attention::backward(query, key, key, query, shape, &Mask::Causal);
+        [
+            product::linear(&x, &w, &[], inputs, outputs),
+            product::linear(&x[..8 * inputs], &w, &[], inputs, outputs),
+            product::linear_input_gradient(&g, &w, inputs, outputs),
+            product::linear_weight_gradient(&g, &x, inputs, outputs),
+            brain::linear(&x, &brain_weights, &[], inputs, outputs),
+            brain::linear_input_gradient(&g, &brain_weights, inputs, outputs),
+            attention::forward(query, key, key, shape, &Mask::None),
+            dq,
+            dk,
+            dv,
+        ]
+    };
+    let with = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(all);
+    let one = with(1);
+    for threads in [2, 5] {
+        for (place, (found, expected)) in with(threads).iter().zip(&one).enumerate() {
+            assert!(found == expected, "kernel {place} with {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_rows_beside_it() {
+    // Decoding a clip alone and beside others must choose the same tokens.
+    let (inputs, outputs) = (96, 64);
+    let (x, w) = (numbers(8 * inputs, 1), numbers(outputs * inputs, 2));
+    let brain_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+    for row in 0..8 {
+        let alone = &x[row * inputs..(row + 1) * inputs];
+        let place = row * outputs..(row + 1) * outputs;
+        assert_eq!(product::linear(alone, &w, &[], inputs, outputs), product::linear(&x, &w, &[], inputs, outputs)[place.clone()]);
+        assert_eq!(
+            brain::linear(alone, &brain_weights, &[], inputs, outputs),
+            brain::linear(&x, &brain_weights, &[], inputs, outputs)[place]
+        );
+    }
+}
