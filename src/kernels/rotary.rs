@@ -10,11 +10,11 @@ use super::parallel;
 /// x `[batch, length, heads, width]`, cos and sin `[tables, length, width]` where `tables` is 1 or `batch` → as x
 #[must_use]
 pub fn turn(x: &[f32], cos: &[f32], sin: &[f32], heads: usize, width: usize, length: usize, back: bool) -> Vec<f32> {
-    assert!(cos.len() == sin.len() && width % 2 == 0);
+    assert!(cos.len() == sin.len() && width.is_multiple_of(2));
     let mut y = room(x.len());
     let row = heads * width;
     let (Some(tables), false) = (cos.len().checked_div(length * width), row == 0) else { return y };
-    assert!(tables > 0 && x.len() % (length * row) == 0);
+    assert!(tables > 0 && x.len().is_multiple_of(length * row));
     let sign = if back { -1.0 } else { 1.0 };
     // 32 positions a task: little enough to share, enough to be worth it.
     parallel::each(4 * x.len(), y.chunks_mut(32 * row).zip(x.chunks(32 * row)).enumerate(), |(part, (y, x))| {

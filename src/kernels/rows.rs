@@ -24,10 +24,10 @@ pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
 /// The error function, to within 4e-7.
 #[inline(always)]
 pub(super) fn erf<const FUSED: bool>(x: f32) -> f32 {
-    let x = x.clamp(-3.832_506_9, 3.832_506_9);
+    let x = x.clamp(-3.832_507, 3.832_507);
     let square = x * x;
     let mut over = -2.726_142_3e-10;
-    for coefficient in [2.770_681_4e-8, -2.101_024e-6, -5.692_506_4e-5, -7.349_906_3e-4, -2.954_599_8e-3, -1.609_603_3e-2] {
+    for coefficient in [2.770_681_4e-8, -2.101_024e-6, -5.692_506_4e-5, -7.349_906_3e-4, -2.954_6e-3, -1.609_603_3e-2] {
         over = fused::<FUSED>(over, square, coefficient);
     }
     let mut under = -1.456_606_7e-5;

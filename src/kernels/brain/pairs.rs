@@ -3,6 +3,8 @@
 //! The tile is `R` × 16 `V` sums in registers: for each pair of inputs, `V` vectors of one operand (packed so that they lie one after
 //! the other) and `R` single pairs of the other (where it lies), each of which is spread over a vector.
 
+#![allow(clippy::needless_range_loop, reason = "row, lane and vector stand for the same thing in several arrays")]
+
 use crate::kernels::cpu;
 use half::bf16;
 use std::arch::x86_64::*;
