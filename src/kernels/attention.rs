@@ -9,7 +9,7 @@ use super::product::{Matrix, multiply};
 use super::rows::{add_scaled, softmax, softmax_backward};
 
 /// Query rows whose scores are in memory at a time.
-const ROWS: usize = 64;
+const ROWS: usize = 128;
 
 /// Which keys a query sees.
 #[derive(Clone, Debug, PartialEq, Eq)]

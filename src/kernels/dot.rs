@@ -13,6 +13,9 @@ const PART: usize = 1 << 16;
 
 /// A number as weights are kept.
 pub trait Kept: Copy + Send + Sync {
+    /// Nothing.
+    const ZERO: Self;
+
     /// The same as a 32-bit float.
     fn wide(self) -> f32;
 
@@ -21,6 +24,8 @@ pub trait Kept: Copy + Send + Sync {
 }
 
 impl Kept for f32 {
+    const ZERO: Self = 0.0;
+
     #[inline(always)]
     fn wide(self) -> f32 {
         self
@@ -32,6 +37,8 @@ impl Kept for f32 {
 }
 
 impl Kept for bf16 {
+    const ZERO: Self = bf16::ZERO;
+
     #[inline(always)]
     fn wide(self) -> f32 {
         // Brain floats are the upper halves of 32-bit floats.
@@ -97,68 +104,74 @@ fn transpose(x: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| x.iter().skip(column).step_by(columns).copied()).collect()
 }
 
+/// Sums that a product of two rows is taken in, beside its lanes: so many additions can be under way at a time.
+const SUMS: usize = 4;
+
 #[inline(always)]
 fn products<const FUSED: bool, W: Kept>(x: &[f32], weight: &[W], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
-    for (y, weight) in y.chunks_mut(4 * rows).zip(weight.chunks(4 * inputs)) {
+    // One row of weights after the other: memory is then read in one stream, which is what it is fastest at.
+    for (y, weight) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(inputs)) {
         let mut first = 0;
         while first < rows {
-            let rest = &x[first * inputs..];
-            let here = match (rows - first, weight.len() / inputs) {
-                (4.., 4) => put(y, rows, first, tile::<FUSED, 4, 4, W>(rest, weight, inputs)),
-                (2 | 3, 4) => put(y, rows, first, tile::<FUSED, 2, 4, W>(rest, weight, inputs)),
-                (1, 4) => put(y, rows, first, tile::<FUSED, 1, 4, W>(rest, weight, inputs)),
-                _ => {
-                    for (output, weight) in weight.chunks_exact(inputs).enumerate() {
-                        put(&mut y[output * rows..], rows, first, tile::<FUSED, 1, 1, W>(rest, weight, inputs));
-                    }
-                    1
-                }
+            let (x, y) = (&x[first * inputs..], &mut y[first..]);
+            first += match rows - first {
+                4.. => put(y, dots::<FUSED, 4, W>(x, weight)),
+                2 | 3 => put(y, dots::<FUSED, 2, W>(x, weight)),
+                _ => put(y, dots::<FUSED, 1, W>(x, weight)),
             };
-            first += here;
         }
     }
 }
 
-/// Writes the products of `M` rows from `first` on, and says how many they are.
 #[inline(always)]
-fn put<const M: usize, const N: usize>(y: &mut [f32], rows: usize, first: usize, found: [[f32; N]; M]) -> usize {
-    for (row, found) in found.iter().enumerate() {
-        for (output, sum) in found.iter().enumerate() {
-            y[output * rows + first + row] = *sum;
-        }
-    }
+fn put<const M: usize>(y: &mut [f32], found: [f32; M]) -> usize {
+    y[..M].copy_from_slice(&found);
     M
 }
 
-/// Σ x w for `M` rows and `N` outputs. The sum of a pair is taken in the same order whatever `M` and `N` are, so that a row's result
-/// does not depend on the company it is in.
+/// Σ x w for `M` rows. The sum is taken in the same order whatever `M` is, so that a row's result does not depend on the company it is in.
 #[inline(always)]
-fn tile<const FUSED: bool, const M: usize, const N: usize, W: Kept>(x: &[f32], weight: &[W], inputs: usize) -> [[f32; N]; M] {
-    let x: [&[f32]; M] = std::array::from_fn(|m| &x[m * inputs..(m + 1) * inputs]);
-    let w: [&[W]; N] = std::array::from_fn(|n| &weight[n * inputs..(n + 1) * inputs]);
-    let mut sums = [[[0.0; LANES]; N]; M];
-    let whole = inputs - inputs % LANES;
-    for start in (0..whole).step_by(LANES) {
-        for n in 0..N {
-            let mut wide = [0.0; LANES];
-            for (wide, w) in wide.iter_mut().zip(&w[n][start..start + LANES]) {
-                *wide = w.wide();
-            }
-            for m in 0..M {
-                let x = &x[m][start..start + LANES];
-                for lane in 0..LANES {
-                    sums[m][n][lane] = fused::<FUSED>(x[lane], wide[lane], sums[m][n][lane]);
-                }
-            }
+fn dots<const FUSED: bool, const M: usize, W: Kept>(x: &[f32], weight: &[W]) -> [f32; M] {
+    let inputs = weight.len();
+    let x: [_; M] = std::array::from_fn(|m| x[m * inputs..(m + 1) * inputs].as_chunks::<LANES>());
+    let (w, rest) = weight.as_chunks::<LANES>();
+    let mut sums = [[[0.0; LANES]; M]; SUMS];
+    // No lane and no sum is indexed by anything but constants: so all of them stay in registers.
+    let whole = w.len() - w.len() % SUMS;
+    for start in (0..whole).step_by(SUMS) {
+        for u in 0..SUMS {
+            add_products::<FUSED, M, W>(&mut sums[u], x.map(|(x, _)| x[start + u]), w[start + u]);
         }
     }
+    for i in whole..w.len() {
+        add_products::<FUSED, M, W>(&mut sums[0], x.map(|(x, _)| x[i]), w[i]);
+    }
+    if !rest.is_empty() {
+        add_products::<FUSED, M, W>(&mut sums[1], x.map(|(_, rest)| padded(rest)), padded(rest));
+    }
+    std::array::from_fn(|m| {
+        total(std::array::from_fn(|lane| (sums[0][m][lane] + sums[1][m][lane]) + (sums[2][m][lane] + sums[3][m][lane])))
+    })
+}
+
+/// Adds the products of one vector of weights.
+#[inline(always)]
+fn add_products<const FUSED: bool, const M: usize, W: Kept>(sums: &mut [[f32; LANES]; M], x: [[f32; LANES]; M], w: [W; LANES]) {
+    let wide = w.map(W::wide);
     for m in 0..M {
-        for n in 0..N {
-            for i in whole..inputs {
-                sums[m][n][i - whole] = fused::<FUSED>(x[m][i], w[n][i].wide(), sums[m][n][i - whole]);
-            }
+        for lane in 0..LANES {
+            sums[m][lane] = fused::<FUSED>(x[m][lane], wide[lane], sums[m][lane]);
         }
     }
-    std::array::from_fn(|m| std::array::from_fn(|n| total(sums[m][n])))
+}
+
+/// The last numbers of a row, with zeros after them.
+#[inline(always)]
+fn padded<W: Kept>(rest: &[W]) -> [W; LANES] {
+    let mut lanes = [W::ZERO; LANES];
+    for (lane, rest) in lanes.iter_mut().zip(rest) {
+        *lane = *rest;
+    }
+    lanes
 }

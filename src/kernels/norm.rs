@@ -63,9 +63,9 @@ pub fn backward(norm: Norm, x: &[f32], weight: &[f32], epsilon: f32, gradient: &
     Gradients { x: dx, weight: dweight, bias: dbias }
 }
 
-/// Σ f(i) over a row, in lanes.
+/// Σ f(i) over a row, in lanes; what is left over comes last.
 #[inline(always)]
-fn sum(length: usize, mut add: impl FnMut(usize, f32) -> f32) -> f32 {
+fn sum(length: usize, add: impl Fn(usize, f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let whole = length - length % LANES;
     for start in (0..whole).step_by(LANES) {
@@ -73,10 +73,7 @@ fn sum(length: usize, mut add: impl FnMut(usize, f32) -> f32) -> f32 {
             *sum = add(start + lane, *sum);
         }
     }
-    for i in whole..length {
-        lanes[i - whole] = add(i, lanes[i - whole]);
-    }
-    total(lanes)
+    (whole..length).fold(total(lanes), |sum, i| add(i, sum))
 }
 
 /// What is taken from each number of a row, and what it is then multiplied with.

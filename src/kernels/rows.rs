@@ -70,11 +70,12 @@ versions! {
                 *sum += *x;
             }
         }
-        for (sum, x) in sums.iter_mut().zip(tail) {
+        let mut rest = 0.0;
+        for x in tail {
             *x = exp::<FUSED>(*x - greatest);
-            *sum += *x;
+            rest += *x;
         }
-        let scale = 1.0 / total(sums);
+        let scale = 1.0 / (total(sums) + rest);
         for x in row {
             *x *= scale;
         }
@@ -85,12 +86,13 @@ versions! {
     /// The gradient of scores from their weights p and the gradient g of those: p · (g - Σ p g) · scale, written over `gradient`.
     pub fn softmax_backward(weights: &[f32], gradient: &mut [f32], scale: f32) {
         let mut sums = [0.0; LANES];
-        for (p, g) in weights.chunks(LANES).zip(gradient.chunks(LANES)) {
+        let ((p_body, p_tail), (g_body, g_tail)) = (weights.as_chunks::<LANES>(), gradient.as_chunks::<LANES>());
+        for (p, g) in p_body.iter().zip(g_body) {
             for ((sum, p), g) in sums.iter_mut().zip(p).zip(g) {
                 *sum = fused::<FUSED>(*p, *g, *sum);
             }
         }
-        let mean = total(sums);
+        let mean = p_tail.iter().zip(g_tail).fold(total(sums), |sum, (p, g)| fused::<FUSED>(*p, *g, sum));
         for (p, g) in weights.iter().zip(gradient) {
             *g = *p * (*g - mean) * scale;
         }

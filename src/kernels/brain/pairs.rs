@@ -71,62 +71,60 @@ unsafe fn round(from: &[f32], to: &mut [bf16]) {
 /// x `[rows, inputs]`, weight `[outputs, inputs]`, y `[outputs, rows]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn dot_rows(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32]) {
-    let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
-    // SAFETY: `tile` reads `inputs` numbers from `N` rows of weights and `M` rows of x, which are there.
-    unsafe {
-        let mut output = 0;
-        while output < outputs {
-            let w = weight.as_ptr().add(output * inputs);
-            let four = outputs - output >= 4;
-            let mut row = 0;
-            while row < rows {
+    let rows = x.len() / inputs;
+    // One row of weights after the other: memory is then read in one stream, which is what it is fastest at.
+    for (y, w) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(inputs)) {
+        let mut row = 0;
+        while row < rows {
+            let y = &mut y[row..];
+            // SAFETY: the row of weights has `inputs` numbers, and so has each of the rows of x from `row` on.
+            unsafe {
                 let x = x.as_ptr().add(row * inputs);
-                let to = &mut y[output * rows + row..];
-                row += match (rows - row, four) {
-                    (4.., true) => dot_tile::<4, 4>(x, w, inputs, to, rows),
-                    (2 | 3, true) => dot_tile::<2, 4>(x, w, inputs, to, rows),
-                    (1, true) => dot_tile::<1, 4>(x, w, inputs, to, rows),
-                    _ => dot_tile::<1, 1>(x, w, inputs, to, rows),
+                row += match rows - row {
+                    4.. => dot_row::<4>(x, w.as_ptr(), inputs, y),
+                    2 | 3 => dot_row::<2>(x, w.as_ptr(), inputs, y),
+                    _ => dot_row::<1>(x, w.as_ptr(), inputs, y),
                 };
             }
-            output += if four { 4 } else { 1 };
         }
     }
 }
 
+/// Writes Σ x w for `M` rows to the start of `y`, and says how many they are. Four sums each, so that four products are under way at a time;
+/// taken in the same order whatever `M` is.
+///
 /// # Safety
-/// `x` has `M` rows and `w` has `N` rows of `inputs` numbers.
+/// `x` has `M` rows of `inputs` numbers, `w` has one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
-unsafe fn dot_tile<const M: usize, const N: usize>(x: *const bf16, w: *const bf16, inputs: usize, y: &mut [f32], stride: usize) -> usize {
-    let mut sums = [[_mm512_setzero_ps(); N]; M];
-    let whole = inputs - inputs % 32;
-    // SAFETY: `start + 32 <= inputs`; past the last whole vector only what the mask covers is read.
+unsafe fn dot_row<const M: usize>(x: *const bf16, w: *const bf16, inputs: usize, y: &mut [f32]) -> usize {
+    let mut sums = [[_mm512_setzero_ps(); 4]; M];
+    let mut start = 0;
+    // SAFETY: vectors end within the rows; of the last one, only what the mask covers is read.
     unsafe {
-        for start in (0..whole).step_by(32) {
-            let x: [__m512bh; M] = std::array::from_fn(|m| pairs(_mm512_loadu_si512(x.add(m * inputs + start).cast())));
-            for n in 0..N {
-                let w = pairs(_mm512_loadu_si512(w.add(n * inputs + start).cast()));
+        while start + 128 <= inputs {
+            for u in 0..4 {
+                let w = pairs(_mm512_loadu_si512(w.add(start + 32 * u).cast()));
                 for m in 0..M {
-                    sums[m][n] = _mm512_dpbf16_ps(sums[m][n], x[m], w);
+                    let x = pairs(_mm512_loadu_si512(x.add(m * inputs + start + 32 * u).cast()));
+                    sums[m][u] = _mm512_dpbf16_ps(sums[m][u], x, w);
                 }
             }
+            start += 128;
         }
-        if whole < inputs {
-            let rest = (1u32 << (inputs - whole)) - 1;
+        while start < inputs {
+            let mask = ((1u64 << (inputs - start).min(32)) - 1) as u32;
+            let w = pairs(_mm512_maskz_loadu_epi16(mask, w.add(start).cast()));
             for m in 0..M {
-                let x = pairs(_mm512_maskz_loadu_epi16(rest, x.add(m * inputs + whole).cast()));
-                for n in 0..N {
-                    let w = pairs(_mm512_maskz_loadu_epi16(rest, w.add(n * inputs + whole).cast()));
-                    sums[m][n] = _mm512_dpbf16_ps(sums[m][n], x, w);
-                }
+                let x = pairs(_mm512_maskz_loadu_epi16(mask, x.add(m * inputs + start).cast()));
+                sums[m][0] = _mm512_dpbf16_ps(sums[m][0], x, w);
             }
+            start += 32;
         }
     }
     for m in 0..M {
-        for n in 0..N {
-            y[n * stride + m] = _mm512_reduce_add_ps(sums[m][n]);
-        }
+        let [a, b, c, d] = sums[m];
+        y[m] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
     }
     M
 }
