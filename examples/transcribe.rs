@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use voxpipe::error::{Error, Result};
+use voxpipe::voxtral::precision::Precision;
 use voxpipe::voxtral::recognizer::{Recognizer, Start, Utterance};
 use voxpipe::{audio, device};
 
@@ -15,7 +16,7 @@ fn main() -> Result<()> {
 
     // A folder laid out as on the Hub, on whatever device there is.
     let chosen = device::choose("auto")?;
-    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, &chosen.device)?;
+    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, Precision::Auto, &chosen.device)?;
 
     // Any common format becomes 16 kHz mono. With `None` for the language the model would have to find it out.
     let samples = audio::load(Path::new(&clip))?;

@@ -5,6 +5,7 @@
 
 mod history;
 mod look;
+mod merge;
 mod project;
 mod run;
 mod transcribe;
@@ -94,6 +95,8 @@ enum Command {
     },
     /// Write down what a model hears in audio files
     Transcribe(transcribe::Transcribe),
+    /// Merge an adapter into its base model: a full model in a folder of its own
+    Merge(merge::Merge),
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -184,6 +187,7 @@ impl Command {
             Self::Runs { project, json } => history::runs(&project, json).map(done),
             Self::Show { run, project, json } => history::show(&project, &run, json).map(done),
             Self::Transcribe(transcribe) => transcribe.go().map(done),
+            Self::Merge(merge) => merge.go().map(done),
             Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
             Self::Graph { project, format } => {
                 let pipeline = project.pipeline()?;
@@ -216,6 +220,11 @@ fn print(text: &str) -> Result<()> {
 /// Prints a result for programs.
 fn print_json(value: &Value) -> Result<()> {
     print(&format!("{value:#}\n"))
+}
+
+/// Says something a person should know, beside the result.
+fn note(message: &str) {
+    let _ = io::stderr().write_all(format!("note: {message}\n").as_bytes());
 }
 
 fn complain(error: &Error) {

@@ -162,19 +162,22 @@ impl Judge<'_> {
                 .iter()
                 .map(|(port, names)| (port.clone(), names.iter().filter_map(|name| done.get(name)).map(Input::of).collect()))
                 .collect(),
-            sources: self.read_sources(&root, &sources)?,
+            sources: self.read_sources(&root, step)?,
             seed: step.seed,
             numerics: step.stage.numerics(),
             pipeline: step.stage.names_pipeline().then(|| self.pipeline.name.clone()),
         })
     }
 
-    fn read_sources(&self, root: &Path, sources: &[PathBuf]) -> Result<Vec<Source>> {
+    fn read_sources(&self, root: &Path, step: &Step) -> Result<Vec<Source>> {
         let mut read: Vec<Source> = Vec::new();
-        for path in sources {
-            let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
+        for path in step.stage.sources() {
+            let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
             if !read.iter().any(|source| source.path == name) {
-                read.push(Source { path: name, content: Content::read(&root.join(path), self.store.index(), Links::Follow)? });
+                read.push(Source {
+                    path: name,
+                    content: Content::read_some(&root.join(&path), self.store.index(), Links::Follow, &|file| step.stage.reads(file))?,
+                });
             }
         }
         Ok(read)
@@ -183,7 +186,7 @@ impl Judge<'_> {
     /// The first source that is no longer what it was when the ingredients were listed.
     pub fn moved_source(&self, step: &Step, before: &Ingredients) -> Result<Option<String>> {
         let root = absolute(&self.pipeline.root)?;
-        let now = self.read_sources(&root, &step.stage.sources())?;
+        let now = self.read_sources(&root, step)?;
         Ok(now.iter().zip(&before.sources).find(|(now, before)| now != before).map(|(now, _)| now.path.clone()))
     }
 

@@ -231,6 +231,7 @@ impl Run<'_> {
             root: absolute(&self.pipeline.root)?,
             seed: step.seed,
             inputs,
+            sources: self.pipeline.steps.iter().map(|step| (step.name.clone(), step.stage.sources())).collect(),
             out: absolute(&space.out)?,
             scratch: absolute(&space.scratch)?,
             emitter: self.emitter.clone(),

@@ -66,13 +66,18 @@ pub enum Links {
 impl Content {
     /// Reads what is at `path`, hashing only what the index does not know already.
     pub fn read(path: &Path, index: &StatIndex, links: Links) -> Result<Self> {
+        Self::read_some(path, index, links, &|_| true)
+    }
+
+    /// The same, of a folder only the files that `counts` accepts by their path in it.
+    pub fn read_some(path: &Path, index: &StatIndex, links: Links, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Self::Missing),
             Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
         };
         if meta.is_dir() {
-            return Tree::read(path, index, links).map(Self::Folder);
+            return Tree::read_some(path, index, links, counts).map(Self::Folder);
         }
         let mut files = vec![regular(String::new(), path.to_owned(), meta)?];
         let leaf = hash_all(&mut files, index)?.0.remove("");
@@ -105,8 +110,12 @@ impl Content {
 impl Tree {
     /// Reads a folder.
     pub fn read(folder: &Path, index: &StatIndex, links: Links) -> Result<Self> {
+        Self::read_some(folder, index, links, &|_| true)
+    }
+
+    fn read_some(folder: &Path, index: &StatIndex, links: Links, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let mut files = Vec::new();
-        walk(folder, "", links, &mut Vec::new(), &mut files)?;
+        walk(folder, "", links, counts, &mut Vec::new(), &mut files)?;
         hash_all(&mut files, index)
     }
 
@@ -175,7 +184,14 @@ fn regular(name: String, path: PathBuf, meta: Metadata) -> Result<Found> {
         .advice("move it elsewhere: only files and folders can be hashed"))
 }
 
-fn walk(folder: &Path, prefix: &str, links: Links, above: &mut Vec<(u64, u64)>, files: &mut Vec<Found>) -> Result<()> {
+fn walk(
+    folder: &Path,
+    prefix: &str,
+    links: Links,
+    counts: &dyn Fn(&str) -> bool,
+    above: &mut Vec<(u64, u64)>,
+    files: &mut Vec<Found>,
+) -> Result<()> {
     let looking = || format!("cannot read folder `{}`", folder.display());
     let here = fs::metadata(folder).doing(looking)?;
     let here = (here.dev(), here.ino());
@@ -209,8 +225,8 @@ fn walk(folder: &Path, prefix: &str, links: Links, above: &mut Vec<(u64, u64)>, 
             Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
         };
         if meta.is_dir() {
-            walk(&path, &format!("{name}/"), links, above, files)?;
-        } else {
+            walk(&path, &format!("{name}/"), links, counts, above, files)?;
+        } else if counts(&name) {
             files.push(regular(name, path, meta)?);
         }
     }

@@ -17,3 +17,4 @@ mod tidy;
 mod tokens;
 mod training;
 mod voxtral;
+mod weights;

@@ -45,6 +45,9 @@ impl AnyStage for Fake {
     fn sources(&self) -> Vec<PathBuf> {
         Vec::new()
     }
+    fn reads(&self, _file: &str) -> bool {
+        true
+    }
     fn identity(&self) -> Value {
         self.settings.clone()
     }

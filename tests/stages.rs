@@ -33,6 +33,7 @@ impl Bench {
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&events);
         let cx = Context {
+            sources: BTreeMap::new(),
             stage: "it".to_owned(),
             pipeline: "bench".to_owned(),
             root: folder.path().join("project"),

@@ -11,6 +11,7 @@ use voxpipe::training::batch::{Batch, Example};
 use voxpipe::training::{self, Recipe, Said, Schedule, Trained};
 use voxpipe::voxtral::config::Config;
 use voxpipe::voxtral::generate::{Limits, greedy};
+use voxpipe::voxtral::precision::Precision;
 use voxpipe::voxtral::recognizer::stack;
 use voxpipe::voxtral::weights::{Weights, floats, read_tensors, tensors};
 use voxpipe::voxtral::{Tokens, Voxtral, lora};
@@ -22,7 +23,7 @@ pub(crate) fn folder(name: &str) -> PathBuf {
 pub(crate) fn tiny() -> Voxtral {
     let device = Device::flex();
     let config = Config::read(&folder("tiny")).unwrap();
-    let mut weights = Weights::open(&folder("tiny"), &device).unwrap();
+    let mut weights = Weights::open(&folder("tiny"), Precision::Auto, &device).unwrap();
     let model = Voxtral::load(&config, &mut weights);
     weights.finish().unwrap();
     model

@@ -5,11 +5,12 @@ use crate::audio;
 use crate::device;
 use crate::error::{Error, Exit, Result};
 use crate::voxtral::lora;
+use crate::voxtral::precision::Precision;
 use crate::voxtral::prompt;
 use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
 use clap::Args;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What to transcribe, and with what.
 #[derive(Args)]
@@ -35,6 +36,9 @@ pub(super) struct Transcribe {
     /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
+    /// How the model's matrices are kept in memory: auto (as the checkpoint stores them), f32 or bf16
+    #[arg(long, default_value_t)]
+    precision: Precision,
     /// Print one JSON object a file
     #[arg(long)]
     json: bool,
@@ -76,7 +80,10 @@ impl Transcribe {
         }
         let (folder, inner) =
             if lora::is_adapter(&self.model) { (self.base_of_adapter()?, Some(&self.model)) } else { (self.model.clone(), None) };
-        let mut recognizer = Recognizer::open(&folder, Start::Checkpoint, &chosen.device)?;
+        let mut recognizer = Recognizer::open(&folder, Start::Checkpoint, self.precision, &chosen.device)?;
+        if let Some(note) = &recognizer.loaded.note {
+            super::note(note);
+        }
         for adapter in inner.into_iter().chain(&self.adapter) {
             recognizer.adapt(adapter)?;
         }
@@ -91,9 +98,11 @@ impl Transcribe {
             return Ok(base.clone());
         }
         let named = lora::base_of(&self.model)?;
-        match named {
-            Some(name) if Path::new(&name).is_dir() => Ok(PathBuf::from(name)),
-            named => {
+        // Beside the adapter first: folders that were copied together belong together.
+        let places = named.iter().flat_map(|name| [self.model.join(name), PathBuf::from(name)]);
+        match places.into_iter().find(|place| place.is_dir()) {
+            Some(place) => Ok(place),
+            None => {
                 let name = named.unwrap_or_else(|| "no base model".to_owned());
                 Err(Error::new(format!("`{}` is an adapter for `{name}`, which is not a folder here", self.model.display()))
                     .exit(Exit::Usage)

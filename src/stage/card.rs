@@ -3,7 +3,7 @@
 //! Everything comes from the files of the stages before: `training.json`, `scores.json`, the dataset's rows. A value that does
 //! not exist is left out where the template asks for it, and is an error where it does not.
 
-use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::error::{Doing, Error, Result};
 use crate::intake::rounded;
@@ -95,15 +95,17 @@ impl Stage for Card {
         let title = self.title.clone().unwrap_or_else(|| cx.pipeline.clone());
         let base_model = self.base_model.clone().or_else(|| training.base.hub.clone());
         let worst = scores.iter().flat_map(|scores| &scores.worst).take(EXAMPLES).cloned().collect::<Vec<_>>();
+        // An adapter that was merged into its base is used like any full model.
+        let method = if training.merged { "merged" } else { training.method.as_str() };
         let mut values = json!({
             "title": title,
             "pipeline": cx.pipeline,
             "author": self.author,
             "license": self.license,
             "base_model": base_model,
-            "relation": if training.method == "lora" { "adapter" } else { "finetune" },
-            "library": if training.method == "lora" { "peft" } else { "transformers" },
-            "method": training.method,
+            "relation": if method == "lora" { "adapter" } else { "finetune" },
+            "library": if method == "lora" { "peft" } else { "transformers" },
+            "method": method,
             "languages": languages,
             "training": training,
             "settings": settings(&training.settings),
@@ -149,6 +151,8 @@ impl Stage for Card {
 #[derive(Serialize, Deserialize)]
 struct Training {
     method: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    merged: bool,
     base: Base,
     parameters: u64,
     trainable_parameters: u64,
@@ -300,13 +304,4 @@ fn settings(value: &Value) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     walk("", value, &mut found);
     found
-}
-
-/// `owner/name` as the Hub allows it.
-fn is_hub_id(id: &str) -> bool {
-    let part = |part: &str| {
-        part.starts_with(|first: char| first.is_ascii_alphanumeric())
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    };
-    matches!(id.split('/').collect::<Vec<_>>().as_slice(), [owner, name] if part(owner) && part(name))
 }

@@ -8,7 +8,9 @@ use crate::error::{Doing, Error, Exit, Result};
 use crate::jsonl;
 use crate::record::Record;
 use crate::scoring::{Normalisation, Score, Tally};
+use crate::voxtral::folder;
 use crate::voxtral::lora;
+use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,11 @@ pub struct Evaluate {
     max_new_tokens: usize,
     /// `auto`, `cpu` or `cuda:N`.
     device: String,
+    /// How the model's matrices are kept in memory: `auto` (as the checkpoint stores them), `f32` or `bf16`.
+    precision: Precision,
+    /// The base model's folder, where it is not the one the model's `train` stage names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
 }
 
 impl Default for Evaluate {
@@ -49,21 +56,10 @@ impl Default for Evaluate {
             worst: 10,
             max_new_tokens: 256,
             device: "auto".to_owned(),
+            precision: Precision::Auto,
+            base: None,
         }
     }
-}
-
-/// The part of `training.json` that leads back to the base model.
-#[derive(Debug, Deserialize)]
-struct Training {
-    base: Base,
-    seed: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Base {
-    name: String,
-    init: String,
 }
 
 /// A line of `clips.jsonl`.
@@ -108,6 +104,14 @@ impl Stage for Evaluate {
         complaints
     }
 
+    fn sources(&self) -> Vec<PathBuf> {
+        self.base.iter().map(PathBuf::from).collect()
+    }
+
+    fn reads(&self, file: &str) -> bool {
+        folder::counts(file)
+    }
+
     fn identity(&self) -> Value {
         let mut identity = serde_json::to_value(self).unwrap_or(Value::Null);
         if let Some(settings) = identity.as_object_mut() {
@@ -117,7 +121,7 @@ impl Stage for Evaluate {
     }
 
     fn numerics(&self) -> Option<String> {
-        Some(format!("{}-f32", device::class(&self.device)))
+        Some(format!("{}-{}", device::class(&self.device), self.precision))
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
@@ -131,7 +135,7 @@ impl Stage for Evaluate {
         let mut train = if self.train_clips > 0 { records(data, "train")? } else { Vec::new() };
         train.truncate(self.train_clips);
         let adapter = lora::is_adapter(&model.path);
-        let base = if adapter || self.compare_base { Some(self.base(cx, model)?) } else { None };
+        let base = if adapter || self.compare_base { Some(cx.base_of(model, self.base.as_deref())?) } else { None };
 
         let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
         let mut done = 0;
@@ -144,21 +148,22 @@ impl Stage for Evaluate {
         // One model is in memory at a time: an adapter is put on its base after that has been heard.
         let mut heard_by_base = None;
         let tuned_model = match &base {
-            Some((folder, start)) if adapter => {
-                let mut recognizer = Recognizer::open(folder, *start, &chosen.device)?;
+            Some(base) if adapter => {
+                let mut recognizer = Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?;
                 if self.compare_base {
                     heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
                 }
                 recognizer.adapt(&model.path)?;
                 recognizer
             }
-            _ => Recognizer::open(&model.path, Start::Checkpoint, &chosen.device)?,
+            _ => Recognizer::open(&model.path, Start::Checkpoint, self.precision, &chosen.device)?,
         };
         let tuned = hear(&tuned_model, &held_out, "tuned model")?;
         let on_train = hear(&tuned_model, &train, "tuned model on training clips")?;
         drop(tuned_model);
-        if let Some((folder, start)) = base.filter(|_| !adapter) {
-            heard_by_base = Some(hear(&Recognizer::open(&folder, start, &chosen.device)?, &held_out, "base model")?);
+        if let Some(base) = base.filter(|_| !adapter) {
+            heard_by_base =
+                Some(hear(&Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?, &held_out, "base model")?);
         }
         let base = heard_by_base;
 
@@ -192,26 +197,6 @@ impl Stage for Evaluate {
 }
 
 impl Evaluate {
-    /// Where the base model is, and how it starts.
-    fn base(&self, cx: &Context, model: &Artifact) -> Result<(PathBuf, Start)> {
-        let path = model.path.join("training.json");
-        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
-        let training: Training =
-            serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
-        let start = if training.base.init == "random" { Start::Random(training.seed) } else { Start::Checkpoint };
-        Ok((self.base_folder(cx, &training.base)?, start))
-    }
-
-    fn base_folder(&self, cx: &Context, base: &Base) -> Result<PathBuf> {
-        let folder = cx.optional("base").map_or_else(|| cx.path(&base.name), |artifact| artifact.path.clone());
-        if folder.is_dir() {
-            return Ok(folder);
-        }
-        Err(Error::new(format!("the base model `{}` is not at `{}`", base.name, folder.display()))
-            .exit(Exit::Environment)
-            .advice("where another stage made the base, name it in `from = { base = \"STAGE\" }`; else put the folder back, or set compare_base = false for a full model"))
-    }
-
     fn transcribe(
         &self,
         cx: &Context,

@@ -3,11 +3,13 @@
 //! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, its doc comments
 //! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
 
+mod base;
 pub mod card;
 pub mod command;
 pub mod dataset;
 pub mod demo;
 pub mod evaluate;
+pub mod merge;
 pub mod phrases;
 pub mod publish;
 pub mod recordings;
@@ -38,6 +40,7 @@ pub static STAGES: &[&dyn Entry] = &[
     &Of::<uploads::Uploads>::NEW,
     &Of::<dataset::Dataset>::NEW,
     &Of::<train::Train>::NEW,
+    &Of::<merge::Merge>::NEW,
     &Of::<evaluate::Evaluate>::NEW,
     &Of::<card::Card>::NEW,
     &Of::<publish::Publish>::NEW,
@@ -68,6 +71,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     /// (relative ones are relative to the project's root).
     fn sources(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// Whether a file inside a folder among the sources, by its path in that folder, is read; others do not count.
+    fn reads(&self, _file: &str) -> bool {
+        true
     }
 
     /// The settings as they enter the fingerprint. Override it for settings that do not change the result.
@@ -202,6 +210,8 @@ pub struct Context {
     pub seed: u64,
     /// The inputs by port, in the order `from` names them.
     pub inputs: BTreeMap<String, Vec<Artifact>>,
+    /// The outside files and folders that each stage of the pipeline reads, by its name, as written in its settings.
+    pub sources: BTreeMap<String, Vec<PathBuf>>,
     /// A private, empty folder: what is in it at the end is the result.
     pub out: PathBuf,
     /// A folder kept between attempts with the same fingerprint: checkpoints live here.
@@ -268,6 +278,8 @@ pub trait AnyStage: Send + Sync {
     fn check(&self) -> Vec<Complaint>;
     /// See [`Stage::sources`].
     fn sources(&self) -> Vec<PathBuf>;
+    /// See [`Stage::reads`].
+    fn reads(&self, file: &str) -> bool;
     /// See [`Stage::identity`].
     fn identity(&self) -> Value;
     /// See [`Stage::promises`].
@@ -298,6 +310,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn sources(&self) -> Vec<PathBuf> {
         Stage::sources(self)
+    }
+    fn reads(&self, file: &str) -> bool {
+        Stage::reads(self, file)
     }
     fn identity(&self) -> Value {
         Stage::identity(self)
@@ -370,4 +385,13 @@ impl<S: Stage> Entry for Of<S> {
             Err(error) => Err(vec![schema::unreadable(&error, span)]),
         }
     }
+}
+
+/// `owner/name` as the Hub allows it.
+fn is_hub_id(id: &str) -> bool {
+    let part = |part: &str| {
+        part.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    matches!(id.split('/').collect::<Vec<_>>().as_slice(), [owner, name] if part(owner) && part(name))
 }

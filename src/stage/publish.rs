@@ -6,10 +6,11 @@ use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::folder::{self, Target};
+use crate::voxtral::weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -115,10 +116,16 @@ fn complete(files: &BTreeMap<String, PathBuf>) -> Result<&'static str> {
     let (kind, needed) = if files.contains_key("adapter_config.json") {
         ("adapter", ["adapter_config.json", "adapter_model.safetensors", "training.json"])
     } else {
-        ("model", ["config.json", "model.safetensors", "training.json"])
+        ("model", ["config.json", weights::SINGLE, "training.json"])
     };
-    for name in needed {
-        let path = files.get(name).ok_or_else(|| {
+    let sharded = !files.contains_key(weights::SINGLE) && files.contains_key(weights::INDEX);
+    let mut needed: Vec<String> = needed.into_iter().filter(|name| !sharded || *name != weights::SINGLE).map(str::to_owned).collect();
+    if sharded {
+        needed.push(weights::INDEX.to_owned());
+        needed.extend(shards(files)?);
+    }
+    for name in &needed {
+        let path = files.get(name.as_str()).ok_or_else(|| {
             Error::new(format!("the {kind} has no `{name}`, so nobody could load it"))
                 .advice("see what the stage named in `from.model` made")
         })?;
@@ -131,6 +138,20 @@ fn complete(files: &BTreeMap<String, PathBuf>) -> Result<&'static str> {
         }
     }
     Ok(kind)
+}
+
+/// The weights files that the index of a large model names.
+fn shards(files: &BTreeMap<String, PathBuf>) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let name = weights::INDEX;
+    let Some(path) = files.get(name) else { return Ok(BTreeSet::new()) };
+    let text = fs::read_to_string(path).doing(|| format!("cannot read `{name}`"))?;
+    let index: Index = serde_json::from_str(&text)
+        .map_err(|error| Error::new(format!("`{name}` of the model: {error}")).advice("run the stage that made it again"))?;
+    Ok(index.weight_map.into_values().collect())
 }
 
 /// The part of a safetensors header that says how much must follow; `__metadata__` has none.

@@ -1,6 +1,6 @@
 //! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
 
-use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::audio::mel::HOP;
 use crate::audio::{LogMel, read_wav16k};
@@ -13,7 +13,9 @@ use crate::record::Record;
 use crate::training::adamw::Constants;
 use crate::training::batch::{Example, Listen};
 use crate::training::{self, LossRow, Recipe, Said, Schedule};
+use crate::voxtral::folder;
 use crate::voxtral::lora::{self, Adapters};
+use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start};
 use crate::voxtral::weights::{self, Weights};
 use rayon::prelude::*;
@@ -32,9 +34,13 @@ const FEATURES_IN_MEMORY: u64 = 2 << 30;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// The base model's folder, laid out as on the Hub (config.json, model.safetensors, tekken.json). Left out when `from.base` names a stage.
+    /// The base model's folder, laid out as on the Hub, in transformers' form or Mistral's. Left out when `from.base` names a stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<String>,
+    /// The base's id on the Hub, where the base in your folder is a copy of it (`mistralai/Voxtral-Mini-3B-2507`): the adapter then names it
+    /// instead of your folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_model: Option<String>,
     /// Where the base model's weights come from: `checkpoint` (its safetensors files) or `random` (the stage's seed, to train from scratch).
     #[serde(default)]
     init: Init,
@@ -86,6 +92,9 @@ pub struct Train {
     /// `auto`, `cpu` or `cuda:N`.
     #[serde(default = "defaults::device")]
     device: String,
+    /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32` or `bf16`. What is trained is always `f32`.
+    #[serde(default)]
+    precision: Precision,
 }
 
 /// Where weights come from.
@@ -222,6 +231,15 @@ impl Stage for Train {
             let message = "an adapter beside random weights is of no use: nothing could load it again";
             complaints.push(Complaint::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
         }
+        if self.method == Method::Full && self.precision == Precision::Bf16 {
+            let message = "full fine-tuning trains every matrix, and what is trained is kept in 32-bit floats";
+            complaints
+                .push(Complaint::new("precision", message).hint("leave `precision` out, or train an adapter with `method = \"lora\"`"));
+        }
+        if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
+            let message = format!("`{id}` is not the id of a model on the Hub");
+            complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
+        }
         for target in &self.lora.targets {
             if !LAYERS.contains(&target.as_str()) {
                 complaints.push(
@@ -237,6 +255,10 @@ impl Stage for Train {
         self.base.iter().map(PathBuf::from).collect()
     }
 
+    fn reads(&self, file: &str) -> bool {
+        folder::counts(file)
+    }
+
     fn identity(&self) -> Value {
         let mut identity = self.settings();
         if let Some(settings) = identity.as_object_mut() {
@@ -250,7 +272,7 @@ impl Stage for Train {
     }
 
     fn numerics(&self) -> Option<String> {
-        Some(format!("{}-f32", device::class(&self.device)))
+        Some(format!("{}-{}", device::class(&self.device), self.precision()))
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
@@ -261,7 +283,12 @@ impl Stage for Train {
             Init::Checkpoint => Start::Checkpoint,
             Init::Random => Start::Random(cx.seed),
         };
-        let mut recognizer = Recognizer::open(&base, start, &chosen.device)?;
+        // Taken before the weights are read, so that it is theirs.
+        let digest = folder::digest(&base)?;
+        let mut recognizer = Recognizer::open(&base, start, self.precision(), &chosen.device)?;
+        if let Some(note) = &recognizer.loaded.note {
+            cx.note(note);
+        }
         let data = cx.input("data")?;
         let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
         let examples = examples(&recognizer, &data.path, &records)?;
@@ -287,30 +314,43 @@ impl Stage for Train {
             examples.len(),
             recipe.steps(examples.len())
         ));
+        let precision = recognizer.loaded.precision;
+        recognizer.loaded.audit.passed()?;
         let mut say = |said: Said| tell(cx, said);
         let (model, losses) = training::train(recognizer.model, &examples, &recipe, &trained, &chosen.device, &cx.stop, &mut say)?;
 
         match &adapters {
             Some(adapters) => lora::save(&model, adapters, &base_name, &cx.out)?,
             None => {
-                weights::save(&model, &cx.out.join("model.safetensors"))?;
-                copy_config(&base, &cx.out)?;
-                copy(&base, &cx.out, "generation_config.json")?;
+                weights::save(&model, &cx.out, weights::MAX_SHARD)?;
+                folder::companions(&base, &cx.out, "float32")?;
             }
         }
-        copy(&base, &cx.out, "tekken.json")?;
-        copy(&base, &cx.out, "preprocessor_config.json")?;
+        if adapters.is_some() {
+            for name in ["tekken.json", "preprocessor_config.json", "processor_config.json"] {
+                folder::copy(&base, &cx.out, name)?;
+            }
+        }
         jsonl::write(&cx.out.join("loss.jsonl"), &losses)?;
 
         let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
         let languages: BTreeSet<&str> = records.iter().filter_map(|record| record.language.as_deref()).collect();
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
         let seconds = rounded(seconds);
+        let mut settings = self.identity();
+        if self.base.is_some() {
+            // The folder's place is nobody's business but this machine's.
+            settings["base"] = json!(base_name);
+        }
+        let mut base_facts = json!({ "name": base_name, "init": self.init, "digest": digest });
+        if let Some(id) = self.hub_id(&base) {
+            base_facts["hub"] = json!(id);
+        }
         let facts = json!({
-            "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": self.identity(),
-            "base": { "name": base_name, "init": self.init, "digest": base_digest(cx, &base)? },
+            "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings,
+            "base": base_facts,
             "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
-            "first_loss": first, "final_loss": last, "device": chosen.name, "precision": "f32", "languages": languages, "seed": cx.seed,
+            "first_loss": first, "final_loss": last, "device": chosen.name, "precision": precision, "languages": languages, "seed": cx.seed,
         });
         let path = cx.out.join("training.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).doing(|| format!("cannot write `{}`", path.display()))?;
@@ -332,6 +372,14 @@ impl Train {
         settings
     }
 
+    /// What is trained is kept in 32-bit floats, so a full run loads everything so.
+    fn precision(&self) -> Precision {
+        match self.method {
+            Method::Lora => self.precision,
+            Method::Full => Precision::F32,
+        }
+    }
+
     /// The base model's name for people and files, and the folder it is read from.
     fn base_folder(&self, cx: &Context) -> Result<(String, PathBuf)> {
         match (&self.base, cx.optional("base")) {
@@ -349,13 +397,19 @@ impl Train {
             (Some(name), None) => {
                 let folder = cx.path(name);
                 if folder.is_dir() {
-                    return Ok((name.clone(), folder));
+                    let name = self.hub_id(&folder).unwrap_or_else(|| folder::portable_name(name, &folder, &cx.root));
+                    return Ok((name, folder));
                 }
                 Err(Error::new(format!("base model `{name}`: there is no folder `{}`", folder.display()))
                     .exit(Exit::Environment)
                     .advice("this version does not download models: fetch the repository into a folder and write that folder's path"))
             }
         }
+    }
+
+    /// What the base is called on the Hub, if the setting or the folder's place tells.
+    fn hub_id(&self, folder: &Path) -> Option<String> {
+        self.base_model.clone().or_else(|| folder::hub_id(folder)).filter(|_| self.init == Init::Checkpoint)
     }
 
     fn adapters(&self) -> Adapters {
@@ -480,46 +534,4 @@ fn sizes(recognizer: &Recognizer, trained: &training::Trained) -> (usize, usize)
 fn final_loss(losses: &[LossRow]) -> f64 {
     let last = &losses[losses.len().saturating_sub(10)..];
     last.iter().map(|row| row.loss).sum::<f64>() / last.len().max(1) as f64
-}
-
-/// A digest over what defines the base: its config, tokenizer and weights.
-fn base_digest(cx: &Context, base: &Path) -> Result<String> {
-    if let Some(artifact) = cx.optional("base") {
-        return Ok(artifact.digest.to_string());
-    }
-    let mut hasher = blake3::Hasher::new();
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(base).doing(|| format!("cannot read `{}`", base.display()))?.flatten().map(|entry| entry.path()).collect();
-    files.sort();
-    for path in files {
-        let relevant = path.extension().is_some_and(|extension| extension == "json" || extension == "safetensors");
-        if relevant && path.is_file() {
-            hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0");
-            hasher.update_mmap_rayon(&path).doing(|| format!("cannot read `{}`", path.display()))?;
-        }
-    }
-    Ok(hasher.finalize().to_string())
-}
-
-/// The base's config, with the precision of what we write beside it.
-fn copy_config(base: &Path, out: &Path) -> Result<()> {
-    let path = base.join("config.json");
-    let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
-    let mut config: Value = serde_json::from_str(&text).doing(|| path.display().to_string())?;
-    for key in ["dtype", "torch_dtype"] {
-        if let Some(value) = config.get_mut(key) {
-            *value = json!("float32");
-        }
-    }
-    let path = out.join("config.json");
-    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&config)?)).doing(|| format!("cannot write `{}`", path.display()))
-}
-
-/// Copies a file of the base that a model folder needs, if the base has it.
-fn copy(base: &Path, out: &Path, name: &str) -> Result<()> {
-    let from = base.join(name);
-    if from.exists() {
-        fs::copy(&from, out.join(name)).doing(|| format!("cannot copy `{}`", from.display()))?;
-    }
-    Ok(())
 }

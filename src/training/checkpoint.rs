@@ -44,6 +44,16 @@ struct Entry {
     digest: Digest,
 }
 
+impl Entry {
+    /// Reads a file piece by piece: it may be as large as the model.
+    fn of(path: &Path) -> Result<Self> {
+        let reading = || format!("cannot read `{}`", path.display());
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(path).doing(reading)?).doing(reading)?;
+        Ok(Self { size: hasher.count(), digest: Digest(*hasher.finalize().as_bytes()) })
+    }
+}
+
 impl Checkpoint {
     /// Writes the checkpoint durably into `folder` and removes old ones.
     pub fn write(&self, folder: &Path) -> Result<()> {
@@ -60,9 +70,8 @@ impl Checkpoint {
         let mut manifest = BTreeMap::new();
         for file in ["optimizer.safetensors", "state.json", "weights.safetensors"] {
             let path = draft.join(file);
-            let bytes = fs::read(&path).doing(|| format!("cannot read `{}`", path.display()))?;
             sync(&path)?;
-            manifest.insert(file.to_owned(), Entry { size: bytes.len() as u64, digest: Digest::of(&bytes) });
+            manifest.insert(file.to_owned(), Entry::of(&path)?);
         }
         write_bytes(&draft.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;
         sync(&draft.join(MANIFEST))?;
@@ -92,8 +101,8 @@ impl Checkpoint {
         let manifest: BTreeMap<String, Entry> = serde_json::from_slice(&text)?;
         for file in ["optimizer.safetensors", "state.json", "weights.safetensors"] {
             let entry = manifest.get(file).ok_or_else(|| Error::new(format!("{MANIFEST} does not list {file}")))?;
-            let bytes = fs::read(path.join(file)).doing(|| format!("cannot read {file}"))?;
-            if bytes.len() as u64 != entry.size || Digest::of(&bytes) != entry.digest {
+            let found = Entry::of(&path.join(file))?;
+            if found.size != entry.size || found.digest != entry.digest {
                 return Err(Error::new(format!("{file} is not what was written")));
             }
         }

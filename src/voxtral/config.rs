@@ -1,7 +1,11 @@
-//! The model's dimensions, read from a Hugging Face `config.json`.
+//! The model's dimensions, read from transformers' `config.json` or Mistral's `params.json`.
+
+pub mod extractor;
+pub mod params;
 
 use crate::error::{Doing, Error, Exit, Result};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
@@ -66,7 +70,7 @@ pub struct TextConfig {
     /// Deviation of fresh token embeddings, for training from scratch.
     pub initializer_range: f32,
     /// Stretched rotary angles, which Voxtral does not use.
-    pub rope_scaling: Option<serde_json::Value>,
+    pub rope_scaling: Option<Value>,
     /// Whether the head shares the embedding's weights (Voxtral: no).
     pub tie_word_embeddings: bool,
 }
@@ -140,15 +144,40 @@ impl TextConfig {
 }
 
 impl Config {
-    /// Reads `config.json` in a model folder.
+    /// Reads `config.json` in a model folder, or `params.json` where there is only that.
     pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
+        let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
+        let (path, is_mistral) = if path.exists() || !mistral.exists() { (path, false) } else { (mistral, true) };
         let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display())).map_err(|error| {
             error.exit(Exit::Failed).advice("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
         })?;
-        let config: Self = serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
+        let read = if is_mistral { params::read(&text) } else { serde_json::from_str(&text).map_err(|error| error.to_string()) };
+        let config: Self = read.map_err(|problem| Error::new(format!("{}: {problem}", path.display())))?;
         config.check().map_err(|message| Error::new(format!("{}: {message}", path.display())))?;
         Ok(config)
+    }
+
+    /// The `config.json` of the model, for a base that has none.
+    pub fn to_json(&self) -> Value {
+        let (audio, text) = (&self.audio_config, &self.text_config);
+        json!({
+            "architectures": ["VoxtralForConditionalGeneration"], "model_type": "voxtral", "torch_dtype": "float32",
+            "audio_token_id": self.audio_token_id, "projector_hidden_act": "gelu", "hidden_size": text.hidden_size,
+            "audio_config": {
+                "model_type": "voxtral_encoder", "activation_function": "gelu", "num_mel_bins": audio.num_mel_bins,
+                "hidden_size": audio.hidden_size, "num_hidden_layers": audio.num_hidden_layers,
+                "num_attention_heads": audio.num_attention_heads, "intermediate_size": audio.intermediate_size,
+                "max_source_positions": audio.max_source_positions, "scale_embedding": false, "vocab_size": 51_866,
+            },
+            "text_config": {
+                "model_type": "llama", "hidden_act": "silu", "vocab_size": text.vocab_size, "hidden_size": text.hidden_size,
+                "num_hidden_layers": text.num_hidden_layers, "num_attention_heads": text.num_attention_heads,
+                "num_key_value_heads": text.num_key_value_heads, "head_dim": text.head_dim,
+                "intermediate_size": text.intermediate_size, "rms_norm_eps": text.rms_norm_eps, "rope_theta": text.theta(),
+                "rope_scaling": null, "max_position_embeddings": 131_072, "tie_word_embeddings": false, "attention_bias": false,
+                "mlp_bias": false, "bos_token_id": 1, "eos_token_id": 2,
+            },
+        })
     }
 
     /// What would make the shapes impossible or the model not the one we know.
@@ -159,16 +188,23 @@ impl Config {
             ("audio_config.hidden_size", audio.hidden_size),
             ("audio_config.num_attention_heads", audio.num_attention_heads),
             ("audio_config.intermediate_size", audio.intermediate_size),
-            ("audio_config.max_source_positions", audio.max_source_positions),
             ("text_config.vocab_size", text.vocab_size),
-            ("audio_config.num_hidden_layers", audio.num_hidden_layers),
-            ("text_config.num_hidden_layers", text.num_hidden_layers),
             ("text_config.hidden_size", text.hidden_size),
             ("text_config.num_attention_heads", text.num_attention_heads),
             ("text_config.num_key_value_heads", text.num_key_value_heads),
             ("text_config.head_dim", text.head_dim),
             ("text_config.intermediate_size", text.intermediate_size),
         ];
+        let counts = [
+            ("audio_config.num_hidden_layers", audio.num_hidden_layers, 1 << 10),
+            ("text_config.num_hidden_layers", text.num_hidden_layers, 1 << 10),
+            ("audio_config.max_source_positions", audio.max_source_positions, 1 << 16),
+        ];
+        for (name, count, most) in counts {
+            if count == 0 || count > most {
+                return Err(format!("`{name}` is {count}, which no model has"));
+            }
+        }
         for (name, size) in sizes {
             if size == 0 || size > 1 << 24 {
                 return Err(format!("`{name}` is {size}, which no model has"));

@@ -44,7 +44,7 @@ impl Decoder {
         let shape = [config.vocab_size, config.hidden_size];
         Self {
             embed_tokens: Embedding {
-                weight: weights.take(&format!("{name}.embed_tokens.weight"), shape, Init::Normal(config.initializer_range)),
+                weight: weights.matrix(&format!("{name}.embed_tokens.weight"), shape, Init::Normal(config.initializer_range)),
             },
             layers: (0..config.num_hidden_layers).map(|i| DecoderLayer::load(config, weights, &format!("{name}.layers.{i}"))).collect(),
             norm: RmsNorm::load(weights, &format!("{name}.norm"), config.hidden_size, config.rms_norm_eps),
@@ -74,7 +74,7 @@ impl Decoder {
 /// A table with one row a token.
 #[derive(Module, Debug)]
 pub struct Embedding {
-    /// `[vocabulary, width]`.
+    /// `[vocabulary, width]`; 32-bit or brain floats.
     pub weight: Param<Tensor<2>>,
 }
 

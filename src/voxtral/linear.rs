@@ -3,12 +3,12 @@
 use super::lora::Lora;
 use super::weights::{Init, Weights};
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, module::linear};
+use burn::tensor::{DType, Tensor, module::linear};
 
 /// A linear layer with the weight as the Hub stores it, `[out, in]`.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`.
+    /// `[out, in]`; 32-bit or brain floats, see [`super::precision::Precision`].
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -19,7 +19,7 @@ pub struct Linear {
 impl Linear {
     pub(super) fn load(weights: &mut Weights, name: &str, inputs: usize, outputs: usize, bias: bool) -> Self {
         Self {
-            weight: weights.take(&format!("{name}.weight"), [outputs, inputs], Init::Normal(1.0 / (inputs as f32).sqrt())),
+            weight: weights.matrix(&format!("{name}.weight"), [outputs, inputs], Init::Normal(1.0 / (inputs as f32).sqrt())),
             bias: bias.then(|| weights.take(&format!("{name}.bias"), [outputs], Init::Zeros)),
             lora: None,
         }
@@ -28,7 +28,9 @@ impl Linear {
     /// # Shapes
     /// `[…, in]` → `[…, out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let y = linear(x.clone(), self.weight.val().transpose(), self.bias.as_ref().map(Param::val));
+        let weight = self.weight.val();
+        let weight = if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) };
+        let y = linear(x.clone(), weight.transpose(), self.bias.as_ref().map(Param::val));
         match &self.lora {
             Some(lora) => y + lora.forward(x),
             None => y,

@@ -44,6 +44,16 @@ impl Lora {
     }
 }
 
+impl Lora {
+    /// The weight of the layer with the adapter merged in: W + s · B A.
+    ///
+    /// # Shapes
+    /// `[out, in]` → the same
+    pub fn merged(&self, weight: Tensor<2>) -> Tensor<2> {
+        weight + self.b.val().inner().matmul(self.a.val().inner()) * self.scale
+    }
+}
+
 /// Which layers get an adapter, and how large.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapters {

@@ -13,11 +13,14 @@ pub mod config;
 pub mod decoder;
 pub mod dropout;
 pub mod encoder;
+pub mod folder;
 pub mod generate;
 pub mod linear;
 pub mod lora;
+pub mod merge;
 pub mod named;
 pub mod norm;
+pub mod precision;
 pub mod projector;
 pub mod prompt;
 pub mod recognizer;
@@ -26,7 +29,7 @@ pub mod weights;
 
 use crate::error::{Error, Result};
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use config::Config;
 use decoder::LanguageModel;
 use encoder::AudioTower;
@@ -95,7 +98,7 @@ impl Voxtral {
                 .advice("tekken.json and config.json do not belong together"));
         }
         let device = table.device();
-        let rows = table.select(0, int_tensor(tokens.ids.iter().map(|id| i64::from(*id)), &device));
+        let rows = table.select(0, int_tensor(tokens.ids.iter().map(|id| i64::from(*id)), &device)).cast(DType::F32);
         // A model may write [AUDIO] itself; without sound that is a token like any other.
         let Some(audio) = audio else { return Ok(rows.reshape([tokens.rows, tokens.length, width])) };
         let spoken = tokens.ids.iter().filter(|id| **id as usize == self.audio_token).count();

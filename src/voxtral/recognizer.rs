@@ -1,10 +1,11 @@
 //! A model with all it needs to turn samples into text: tokenizer, features, prompt, decoding.
 
-use super::config::Config;
+use super::config::{Config, extractor};
 use super::generate::{Limits, greedy};
+use super::precision::Precision;
 use super::prompt;
 use super::tokenizer::Tokenizer;
-use super::weights::Weights;
+use super::weights::{Loaded, Weights};
 use super::{Tokens, Voxtral, lora};
 use crate::audio::{Features, LogMel};
 use crate::error::{Error, Result};
@@ -26,6 +27,8 @@ pub struct Recognizer {
     pub model: Voxtral,
     /// Where it lives.
     pub device: Device,
+    /// How the matrices are kept, and whether the files behind them can be trusted.
+    pub loaded: Loaded,
     mel: LogMel,
     special: Special,
 }
@@ -71,8 +74,9 @@ pub enum Start {
 
 impl Recognizer {
     /// Opens a model folder as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
-    pub fn open(folder: &Path, start: Start, device: &Device) -> Result<Self> {
+    pub fn open(folder: &Path, start: Start, precision: Precision, device: &Device) -> Result<Self> {
         let config = Config::read(folder)?;
+        extractor::check(folder, &config)?;
         let tokenizer = Tokenizer::read(&folder.join("tekken.json"))?;
         let (known, audio) = (config.text_config.vocab_size, tokenizer.special("[AUDIO]")?);
         if tokenizer.vocab_size() > known || audio != config.audio_token_id {
@@ -85,14 +89,18 @@ impl Recognizer {
             .advice("config.json and tekken.json do not belong together"));
         }
         let mut weights = match start {
-            Start::Checkpoint => Weights::open(folder, device)?,
-            Start::Random(seed) => Weights::random(seed, device),
+            Start::Checkpoint => Weights::open(folder, precision, device)?,
+            Start::Random(seed) => Weights::random(seed, device).precision(precision),
         };
         let model = Voxtral::load(&config, &mut weights);
-        weights.finish()?;
-        let special = Special { end: tokenizer.special("</s>")?, pad: tokenizer.special("<pad>")? };
+        let loaded = weights.finish()?;
+        let id = |key: &str, token: &str| match extractor::token(folder, key, &config)? {
+            Some(id) => Ok(id),
+            None => tokenizer.special(token),
+        };
+        let special = Special { end: id("eos_token_id", "</s>")?, pad: id("pad_token_id", "<pad>")? };
         let mel = LogMel::new(config.audio_config.num_mel_bins);
-        Ok(Self { config, tokenizer, model, device: device.clone(), mel, special })
+        Ok(Self { config, tokenizer, model, device: device.clone(), loaded, mel, special })
     }
 
     /// Puts the adapter of a folder on the model.
@@ -138,6 +146,8 @@ impl Recognizer {
                 progress(done);
             }
         }
+        // Nothing that damaged weights said leaves.
+        self.loaded.audit.passed()?;
         Ok(transcripts.into_iter().flatten().collect())
     }
 }

@@ -1,0 +1,147 @@
+//! Mistral's `params.json` as a [`Config`].
+//!
+//! What decides the computation has to be there, under Mistral's names; what would mean another model is refused by name.
+
+use super::{AudioConfig, Config, TextConfig};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The name of the file.
+pub const FILE: &str = "params.json";
+
+#[derive(Deserialize)]
+struct Params {
+    dim: usize,
+    n_layers: usize,
+    head_dim: usize,
+    hidden_dim: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    rope_theta: f64,
+    norm_eps: f64,
+    vocab_size: usize,
+    #[serde(default)]
+    tied_embeddings: bool,
+    #[serde(default)]
+    sliding_window: Option<Value>,
+    #[serde(default)]
+    ada_rms_norm_t_cond: bool,
+    multimodal: Multimodal,
+}
+
+#[derive(Deserialize)]
+struct Multimodal {
+    whisper_model_args: Whisper,
+}
+
+#[derive(Deserialize)]
+struct Whisper {
+    encoder_args: Encoder,
+    downsample_args: Downsample,
+}
+
+#[derive(Deserialize)]
+struct Encoder {
+    dim: usize,
+    n_layers: usize,
+    hidden_dim: usize,
+    n_heads: usize,
+    max_source_positions: usize,
+    audio_encoding_args: Audio,
+    #[serde(default)]
+    causal: bool,
+}
+
+#[derive(Deserialize)]
+struct Audio {
+    num_mel_bins: usize,
+}
+
+#[derive(Deserialize)]
+struct Downsample {
+    downsample_factor: usize,
+}
+
+/// Reads the text of a `params.json`; what is wrong is one sentence.
+pub(super) fn read(text: &str) -> Result<Config, String> {
+    let params: Params = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let Whisper { encoder_args: encoder, downsample_args } = params.multimodal.whisper_model_args;
+    if encoder.causal || params.ada_rms_norm_t_cond || params.sliding_window.is_some() {
+        return Err("this is a Voxtral Realtime model, whose encoder is causal; Mini and Small of 2507 are read here".to_owned());
+    }
+    if params.tied_embeddings {
+        return Err("`tied_embeddings` is true: this is not a Voxtral Mini or Small checkpoint of 2507".to_owned());
+    }
+    let (factor, stacked) = (downsample_args.downsample_factor, encoder.hidden_dim);
+    if factor.checked_mul(encoder.dim) != Some(stacked) {
+        return Err(format!("`downsample_factor` {factor} of frames {} wide does not make rows of `hidden_dim` {stacked}", encoder.dim));
+    }
+    Ok(Config {
+        audio_config: AudioConfig {
+            num_mel_bins: encoder.audio_encoding_args.num_mel_bins,
+            hidden_size: encoder.dim,
+            num_hidden_layers: encoder.n_layers,
+            num_attention_heads: encoder.n_heads,
+            intermediate_size: stacked,
+            max_source_positions: encoder.max_source_positions,
+        },
+        text_config: TextConfig {
+            vocab_size: params.vocab_size,
+            hidden_size: params.dim,
+            num_hidden_layers: params.n_layers,
+            num_attention_heads: params.n_heads,
+            num_key_value_heads: params.n_kv_heads,
+            head_dim: params.head_dim,
+            intermediate_size: params.hidden_dim,
+            rms_norm_eps: params.norm_eps,
+            rope_theta: Some(params.rope_theta),
+            ..TextConfig::default()
+        },
+        audio_token_id: super::defaults::audio_token_id(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn mini() -> Value {
+        json!({
+            "dim": 3072, "n_layers": 30, "head_dim": 128, "hidden_dim": 8192, "n_heads": 32, "n_kv_heads": 8, "rope_theta": 1e8,
+            "norm_eps": 1e-5, "vocab_size": 131_072, "max_position_embeddings": 131_072,
+            "multimodal": { "whisper_model_args": {
+                "encoder_args": {
+                    "dim": 1280, "n_layers": 32, "head_dim": 64, "hidden_dim": 5120, "n_heads": 20, "vocab_size": 51_866,
+                    "max_source_positions": 1500, "audio_encoding_args": { "sampling_rate": 16_000, "num_mel_bins": 128 },
+                },
+                "downsample_args": { "downsample_factor": 4 },
+            } },
+        })
+    }
+
+    #[test]
+    fn mini_is_what_transformers_calls_the_default() {
+        let config = read(&mini().to_string()).unwrap();
+        assert_eq!(config.audio_config, AudioConfig::default());
+        assert_eq!(config.text_config, TextConfig { rope_theta: Some(1e8), ..TextConfig::default() });
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn what_is_missing_or_another_model_is_named() {
+        type Change = fn(&mut Value);
+        let changes: [(&str, Change); 4] = [
+            ("n_kv_heads", |params| drop(params.as_object_mut().unwrap().remove("n_kv_heads"))),
+            ("Realtime", |params| params["multimodal"]["whisper_model_args"]["encoder_args"]["causal"] = true.into()),
+            ("tied_embeddings", |params| params["tied_embeddings"] = true.into()),
+            ("downsample_factor", |params| params["multimodal"]["whisper_model_args"]["downsample_args"]["downsample_factor"] = 8.into()),
+        ];
+        for (word, change) in changes {
+            let mut params = mini();
+            change(&mut params);
+            let problem = read(&params.to_string()).unwrap_err();
+            assert!(problem.contains(word), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Fresh tensors: each depends on the seed and its own name only.
+
+use super::Init;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// The first values of a tensor.
+pub(super) fn initial(seed: u64, name: &str, shape: &[usize], init: Init) -> Vec<f32> {
+    let count = shape.iter().product();
+    match init {
+        Init::Zeros => vec![0.0; count],
+        Init::Ones => vec![1.0; count],
+        Init::Sinusoids => sinusoids(shape),
+        Init::Uniform(bound) => {
+            let mut rng = generator(seed, name);
+            (0..count).map(|_| (2.0 * rng.random::<f32>() - 1.0) * bound).collect()
+        }
+        Init::Normal(deviation) => {
+            let mut rng = generator(seed, name);
+            // Box and Muller's transform, written out so that the numbers never depend on a library's choice.
+            (0..count)
+                .map(|_| {
+                    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+                    ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32 * deviation
+                })
+                .collect()
+        }
+    }
+}
+
+fn generator(seed: u64, name: &str) -> ChaCha8Rng {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
+    ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
+}
+
+/// Whisper's position table: sines in the first half of a row, cosines in the second, computed in `f32` like the reference.
+fn sinusoids(shape: &[usize]) -> Vec<f32> {
+    let (positions, width) = (shape.first().copied().unwrap_or(0), shape.get(1).copied().unwrap_or(0));
+    let half = width / 2;
+    let step = (10_000f64.ln() / (half as f64 - 1.0)) as f32;
+    let angle = |position: usize, index: usize| position as f32 * (-step * index as f32).exp();
+    (0..positions)
+        .flat_map(|position| {
+            (0..half).map(move |index| angle(position, index).sin()).chain((0..half).map(move |index| angle(position, index).cos()))
+        })
+        .collect()
+}
