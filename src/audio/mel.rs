@@ -3,7 +3,8 @@
 //! The recording is padded with silence to whole chunks (30 s for the published models), then, over all of it at once:
 //! reflected by half a window at both ends, cut into Hann windows of 400 samples every 160, Fourier-transformed to a power
 //! spectrum, gathered into mel bands (Slaney's scale and normalisation, 0 to 8 kHz), and the logarithm taken. Values more
-//! than eight decades under the loudest one of the recording are raised to that floor; then (x + 4) / 4.
+//! than eight decades under the loudest one of the recording are raised to that floor; then (x + 4) / 4. A stream has no loudest
+//! value until it ends: there the ceiling is a constant ([`Ceiling::Fixed`]).
 //!
 //! It is computed in double precision, as the triangles of the mel bands are, so that it is nearer to the definition than any
 //! single-precision reference is. A frame costs no allocation, and one that lies in the padding costs next to nothing.
@@ -31,6 +32,17 @@ pub struct LogMel {
     window: Vec<f64>,
     bands: Vec<Band>,
     fft: Arc<dyn RealToComplex<f64>>,
+    ceiling: Ceiling,
+}
+
+/// What the floor lies eight decades under.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Ceiling {
+    /// The loudest value of the recording.
+    #[default]
+    Recording,
+    /// A decimal logarithm of power, whatever is heard; 1.5 for Voxtral Realtime.
+    Fixed(f32),
 }
 
 /// What the model hears of one recording: `data` is laid out `[chunks, mels, frames]`.
@@ -57,7 +69,12 @@ impl LogMel {
     /// A spectrogram of so many mel bands; the published models have 128.
     pub fn new(mels: usize) -> Self {
         let window = (0..WINDOW).map(|n| 0.5 - 0.5 * (2.0 * PI * n as f64 / WINDOW as f64).cos()).collect();
-        Self { window, bands: bands(mels), fft: RealFftPlanner::new().plan_fft_forward(WINDOW) }
+        Self { window, bands: bands(mels), fft: RealFftPlanner::new().plan_fft_forward(WINDOW), ceiling: Ceiling::Recording }
+    }
+
+    /// The same with another ceiling.
+    pub fn with_ceiling(self, ceiling: Ceiling) -> Self {
+        Self { ceiling, ..self }
     }
 
     /// Hears a recording of 16 kHz samples in chunks of `chunk_frames` (twice the encoder's positions: 3000 are 30 s).
@@ -98,7 +115,11 @@ impl LogMel {
             }
         }
 
-        let floor = data.iter().copied().fold(f32::MIN, f32::max) - 8.0;
+        let ceiling = match self.ceiling {
+            Ceiling::Recording => data.iter().copied().fold(f32::MIN, f32::max),
+            Ceiling::Fixed(ceiling) => ceiling,
+        };
+        let floor = ceiling - 8.0;
         for value in &mut data {
             *value = (value.max(floor) + 4.0) / 4.0;
         }
@@ -204,6 +225,18 @@ mod tests {
         let mean = all().sum::<f64>() / heard.data.len() as f64;
         assert!((high - 1.485_354_1).abs() < TOLERANCE && (low + 0.514_645_93).abs() < TOLERANCE);
         assert!((mean + 0.511_268_59).abs() < TOLERANCE, "mean {mean}");
+    }
+
+    #[test]
+    fn a_fixed_ceiling_holds_whatever_is_heard() {
+        let log_mel = LogMel::new(128).with_ceiling(Ceiling::Fixed(1.5));
+        let silent = log_mel.features(&[0.0; 16_000], 100).unwrap();
+        assert!(silent.data.iter().all(|value| *value == (1.5 - 8.0 + 4.0) / 4.0));
+        // Above the floor it changes nothing; this sine's own ceiling is 1.94.
+        let (fixed, own) = (log_mel.features(&sine(1.0), 100).unwrap(), LogMel::new(128).features(&sine(1.0), 100).unwrap());
+        let floor = own.data.iter().copied().fold(f32::MAX, f32::min);
+        assert!(fixed.data.iter().zip(&own.data).all(|(fixed, own)| fixed == own || *own == floor && *fixed < floor));
+        assert!(fixed.data.iter().any(|value| *value < floor));
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub mod resample;
 pub mod wav;
 
 pub use decode::{Decoded, decode};
-pub use mel::{Features, LogMel};
+pub use mel::{Ceiling, Features, LogMel};
 pub use resample::resample;
 pub use wav::{load, read_wav16k, write_wav16k};
 
