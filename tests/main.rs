@@ -8,6 +8,7 @@ mod checkpoints;
 mod commands;
 mod events;
 mod manifests;
+mod realtime;
 mod road;
 mod run;
 mod scores;
