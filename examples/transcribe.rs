@@ -7,7 +7,7 @@
 use std::path::Path;
 use voxpipe::error::{Error, Result};
 use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::{Recognizer, Start, Utterance};
+use voxpipe::voxtral::recognizer::{Limit, Recognizer, Start, Utterance};
 use voxpipe::{audio, device};
 
 fn main() -> Result<()> {
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     // Any common format becomes 16 kHz mono. With `None` for the language the model would have to find it out.
     let samples = audio::load(Path::new(&clip))?;
     let utterance = Utterance { samples: &samples, language: Some("en") };
-    for transcript in recognizer.transcribe(&[utterance], 64, &mut |_| ())? {
+    for transcript in recognizer.transcribe(&[utterance], Limit::Auto, &mut |_| ())? {
         println!("{}\n{:?}", transcript.text, transcript.tokens);
     }
     Ok(())

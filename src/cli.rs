@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
 //! ended is its exit code, see [`Exit`].
 
+mod fetching;
 mod history;
 mod look;
 mod merge;
@@ -26,7 +27,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done · 1 a stage failed · 2 the file or the command line is wrong · 3 another run holds the lock · \
+const EXIT_CODES: &str = "Exit codes: 0 done · 1 a stage or a file failed · 2 the file or the command line is wrong · 3 another run holds the lock · \
 4 the environment lacks something · 10 parked for a person · 11 timed out · 12 a gate was not met · 75 interrupted, run again to go on · 130 interrupted twice, ended at once";
 
 #[derive(Subcommand)]
@@ -94,7 +95,7 @@ enum Command {
         json: bool,
     },
     /// Write down what a model hears in audio files
-    Transcribe(transcribe::Transcribe),
+    Transcribe(Box<transcribe::Transcribe>),
     /// Merge an adapter into its base model: a full model in a folder of its own
     Merge(merge::Merge),
     /// Print the JSON Schema of pipeline files
@@ -186,7 +187,7 @@ impl Command {
             Self::Logs(logs) => logs.print().map(done),
             Self::Runs { project, json } => history::runs(&project, json).map(done),
             Self::Show { run, project, json } => history::show(&project, &run, json).map(done),
-            Self::Transcribe(transcribe) => transcribe.go().map(done),
+            Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
             Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
             Self::Graph { project, format } => {

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
+mod adapters;
 mod audio;
 mod cache;
 mod checkpoints;
 mod commands;
+mod decoding;
 mod events;
+mod hub;
 mod manifests;
 mod realtime;
 mod road;
@@ -17,5 +20,6 @@ mod support;
 mod tidy;
 mod tokens;
 mod training;
+mod transcribing;
 mod voxtral;
 mod weights;

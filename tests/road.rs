@@ -137,6 +137,10 @@ fn from_recordings_to_a_published_adapter_and_nothing_twice() {
 
     assert_eq!(ran_and_fresh(&sandbox, &[]).1, STAGES);
 
+    // What is no part of the model may change; and the base may move when its new place is named.
+    sandbox.file("models/tiny/README.md", "about").file("models/tiny/.git/HEAD", "ref");
+    assert_eq!(ran_and_fresh(&sandbox, &[]).0, Vec::<String>::new());
+
     // More epochs: training and what follows run again, nothing before; and the plan says so before it happens.
     let plan = sandbox.run(&["plan", "--set", "epochs=3"]).exits(0).stdout;
     assert!(plan.contains("`epochs` 2.0 → 3.0"), "{plan}");
@@ -221,4 +225,58 @@ fn recordings_park_the_run_and_status_says_how_many_are_there() {
     assert!(status.contains("7/12"), "{status}");
     record(&ids[7..]);
     sandbox.run(&["run"]).exits(0);
+}
+
+#[test]
+fn a_private_place_is_not_told_and_a_base_that_is_another_is_not_taken() {
+    let sandbox = project();
+    let secret = sandbox.root().parent().unwrap().join("secret/acme/their-base");
+    fs::create_dir_all(secret.parent().unwrap()).unwrap();
+    fs::rename(sandbox.path("models/tiny"), &secret).unwrap();
+    let merged = "[stage.whole]\nuses = \"merge\"\nfrom = { model = \"adapter\" }\nwith = { max_shard_size = \"300KB\" }\n\
+                  [stage.whole-card]\nuses = \"card\"\nfrom = { model = \"whole\", data = \"dataset\" }\n\
+                  [stage.whole-hub]\nuses = \"publish\"\nfrom = { model = \"whole\", card = \"whole-card\" }\nwith = { target = \"published/whole\" }\n\
+                  [stage.whole-scores]\nuses = \"evaluate\"\nfrom = { model = \"whole\", data = \"dataset\" }\nwith = { max_new_tokens = 8 }\n";
+    sandbox.pipeline(&format!(
+        "{}{merged}",
+        PIPELINE.replace("\"models/tiny\"", "\"${params.base}\"").replace("[params]", "[params]\nbase = \"models/tiny\"")
+    ));
+    let base = |path: &Path| format!("base={}", path.display());
+    sandbox.run(&["run", "--set", &base(&secret), "--set", "epochs=0.5"]).exits(0);
+    for (name, bytes) in files(&sandbox.path("published")) {
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("acme") && !text.contains("secret"), "{name} tells where the base is");
+    }
+    let training: Value = serde_json::from_str(&sandbox.read("published/road/training.json")).unwrap();
+    assert_eq!((&training["base"]["name"], &training["settings"]["base"]), (&"their-base".into(), &"their-base".into()));
+
+    // The merged model is a full one, in shards, and scores as base and adapter do.
+    let names: Vec<String> = files(&sandbox.path("published/whole")).into_keys().collect();
+    assert!(
+        names.iter().any(|name| name == "model.safetensors.index.json") && !names.iter().any(|name| name.starts_with("adapter")),
+        "{names:?}"
+    );
+    assert!(sandbox.read("published/whole/README.md").contains("adapter merged in"));
+    let scores =
+        |stage: &str| -> Value { serde_json::from_str(&sandbox.read(&format!(".voxpipe/latest/road/{stage}/scores.json"))).unwrap() };
+    assert_eq!(scores("whole-scores")["tuned"], scores("scores")["tuned"]);
+    assert_eq!(scores("whole-scores")["base"], scores("scores")["base"]);
+
+    // Moved, with its new place named: nothing is trained again, and the scores find it there.
+    let moved = secret.with_file_name("elsewhere");
+    fs::rename(&secret, &moved).unwrap();
+    let again = ["--set", &base(&moved), "--set", "epochs=0.5", "--set", "stage.scores.with.worst=1"];
+    let (ran, fresh) = ran_and_fresh(&sandbox, &again);
+    assert!(ran.contains(&"scores".to_owned()) && fresh.contains(&"adapter".to_owned()), "{ran:?} {fresh:?}");
+
+    // Another model in that place is not taken for the base.
+    let tekken = fs::read_to_string(moved.join("tekken.json")).unwrap();
+    let other = sandbox.path("other");
+    fs::create_dir_all(&other).unwrap();
+    for (name, bytes) in files(&moved) {
+        fs::write(other.join(name), bytes).unwrap();
+    }
+    fs::write(other.join("tekken.json"), tekken + "\n").unwrap();
+    let wrong = [&["run"], &again[..], &["--set", "stage.scores.with.worst=2", "--set", "stage.scores.with.base=other"]].concat();
+    sandbox.run(&wrong).exits(4).complains("`other` is not the base that stage `adapter` was trained on");
 }

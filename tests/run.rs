@@ -205,7 +205,7 @@ fn a_result_that_is_not_what_it_says_is_refused() {
     type Work = fn(&Context) -> Result<Outcome>;
     let rows: [(ArtifactKind, Work, &str); 3] = [
         (ArtifactKind::Clips, write, "the stage ended well but its result has no `clips.jsonl`, so it is not clips"),
-        (ArtifactKind::Model, write, "no `model.safetensors` or `adapter_model.safetensors`"),
+        (ArtifactKind::Model, write, "no `model.safetensors` or `model.safetensors.index.json` or `adapter_model.safetensors`"),
         (
             ArtifactKind::Phrases,
             |cx| {

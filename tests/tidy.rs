@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the ground up. Each may use those on the lines before its own, and nothing else of ours.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["artifact", "audio", "device", "diagnostic", "event", "jsonl", "scoring", "settings", "table", "template"],
+    &["artifact", "audio", "device", "diagnostic", "event", "hub", "jsonl", "scoring", "settings", "subtitles", "table", "template"],
     &["phrase", "record", "schema", "stat_index", "text", "voxtral"],
     &["folder", "intake", "overrides", "training", "tree"],
     &["fingerprint", "substitute"],
@@ -30,6 +30,8 @@ const ONLY: &[(&str, &[&str])] = &[
     ("report", &["error", "event"]),
     ("diagnostic", &[]),
     ("event", &[]),
+    ("hub", &["error"]),
+    ("subtitles", &[]),
     ("error", &[]),
 ];
 
@@ -155,6 +157,15 @@ fn only_the_store_knows_where_the_state_is() {
     for (file, text) in sources().iter().filter(|(file, _)| module(file) != "store" && *file != "tree.rs") {
         let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
         assert!(!code.contains("STATE_FOLDER") && !code.contains("\".voxpipe\""), "src/{file} speaks of the state folder");
+    }
+}
+
+#[test]
+fn one_file_reaches_the_network() {
+    for (file, text) in sources().iter().filter(|(file, _)| *file != "hub/download.rs") {
+        for way in ["hf_hub", "std::net", "TcpStream", "reqwest"] {
+            assert!(!text.contains(way), "src/{file} speaks of {way}");
+        }
     }
 }
 

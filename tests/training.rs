@@ -1,17 +1,19 @@
 //! Training goes on after an interruption as if there had been none, and trains what it should.
 
 use crate::voxtral::{Reference, recipe, tiny};
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use voxpipe::error::Exit;
+use voxpipe::error::{Error, Exit};
+use voxpipe::training::checkpoint::Checkpoint;
 use voxpipe::training::{self, LossRow, Recipe, Said};
+use voxpipe::voxtral::Voxtral;
 use voxpipe::voxtral::lora::{self, Adapters};
 use voxpipe::voxtral::weights::{Weights, tensors};
 
 fn adapters() -> Adapters {
-    Adapters { r: 4, alpha: 8.0, dropout: 0.2, targets: vec!["q_proj".into(), "down_proj".into()], audio_tower: false }
+    Adapters { r: 4, alpha: 8.0, dropout: 0.2, ..crate::adapters::adapters(&["q_proj", "down_proj"]) }
 }
 
 fn with_checkpoints(folder: &Path) -> Recipe {
@@ -21,24 +23,28 @@ fn with_checkpoints(folder: &Path) -> Recipe {
 /// Trains adapters with dropout, asks to stop once `stop_at` steps are done, and returns the losses or the exit code, the adapters' bytes
 /// and what was said beside steps.
 fn train(recipe: &Recipe, stop_at: u64) -> (Result<Vec<LossRow>, Exit>, Vec<u8>, Vec<String>) {
-    let (device, reference, stop) = (Device::flex(), Reference::read(), AtomicBool::new(false));
-    let mut model = tiny();
-    assert_eq!(lora::add(&mut model, &adapters(), &mut Weights::random(5, &device)), 4);
-    let examples = [reference.example(0), reference.example(1)];
     let mut said = Vec::new();
-    let mut say = |event: Said| match event {
-        Said::Step(row, _) if row.step == stop_at => stop.store(true, Ordering::Relaxed),
-        Said::Step(..) => (),
-        Said::Resumed(step) => said.push(format!("resumed {step}")),
-        Said::Warning(warning) => said.push(warning),
-    };
-    match training::train(model, &examples, recipe, &|name| name.contains(".lora."), &device, &stop, &mut say) {
+    match attempt(recipe, stop_at, &mut |what| said.push(what)) {
         Ok((model, losses)) => {
             let adapter = tensors(&model, |name| name.contains(".lora."));
             (Ok(losses), adapter.into_values().flat_map(|data| data.as_bytes().to_vec()).collect(), said)
         }
         Err(error) => (Err(error.exit), Vec::new(), said),
     }
+}
+
+fn attempt(recipe: &Recipe, stop_at: u64, said: &mut dyn FnMut(String)) -> Result<(Voxtral, Vec<LossRow>), Error> {
+    let (device, reference, stop) = (Device::flex(), Reference::read(), AtomicBool::new(false));
+    let mut model = tiny();
+    assert_eq!(lora::add(&mut model, &adapters(), &mut Weights::random(5, &device)).unwrap().adapted.len(), 4);
+    let examples = [reference.example(0), reference.example(1)];
+    let mut say = |event: Said| match event {
+        Said::Step(row, _) if row.step == stop_at => stop.store(true, Ordering::Relaxed),
+        Said::Step(..) => (),
+        Said::Resumed(step) => said(format!("resumed {step}")),
+        Said::Warning(warning) => said(warning),
+    };
+    training::train(model, &examples, recipe, &|name| name.contains(".lora."), &device, &stop, &mut say)
 }
 
 #[test]
@@ -76,6 +82,31 @@ fn a_damaged_checkpoint_is_skipped_for_the_one_before() {
     assert!(said[0].contains("`step-000010` is damaged") && said[0].contains("weights.safetensors"), "{said:?}");
     assert_eq!(said[1], "resumed 8");
     assert!(resumed == bytes, "the adapters differ");
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_the_run_names_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(train(&with_checkpoints(folder.path()), 5).0, Err(Exit::Interrupted));
+    let layer = "language_model.model.layers.0.self_attn.q_proj.lora";
+    type Edit<'a> = &'a dyn Fn(&mut Checkpoint);
+    let edits: [(Edit, String); 6] = [
+        (&|it| drop(it.weights.remove(&format!("{layer}.a"))), format!("lacks `{layer}.a`")),
+        (&|it| drop(it.weights.insert("x".into(), TensorData::new(vec![1f32], [1]))), "holds `x`".to_owned()),
+        (&|it| drop(it.weights.insert(format!("{layer}.a"), TensorData::new(vec![1f32], [1, 1]))), format!("`{layer}.a` in shape [1, 1]")),
+        (&|it| drop(it.optimizer.remove(&format!("mean.{layer}.b"))), format!("lacks `mean.{layer}.b`")),
+        (&|it| drop(it.optimizer.remove(&format!("square.{layer}.b"))), format!("lacks `square.{layer}.b`")),
+        (&|it| drop(it.optimizer.insert("mean.x".into(), TensorData::new(vec![1f32], [1]))), "holds `mean.x`".to_owned()),
+    ];
+    for (edit, words) in edits {
+        let mut checkpoint = Checkpoint::newest(folder.path(), |skipped| panic!("{skipped}")).unwrap();
+        edit(&mut checkpoint);
+        let other = tempfile::tempdir().unwrap();
+        checkpoint.write(other.path()).unwrap();
+        let error = attempt(&with_checkpoints(other.path()), 0, &mut |_| ()).unwrap_err();
+        assert!(error.message.contains(&words) && error.message.contains("step-000005"), "{error}");
+        assert!(error.advice.unwrap().contains(other.path().to_str().unwrap()));
+    }
 }
 
 #[test]

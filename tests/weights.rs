@@ -170,7 +170,8 @@ fn what_is_wrong_with_an_index_names_it_and_the_shard() {
     assert!(tensors(&again, |_| true) == tensors(&model, |_| true));
 
     let first = "model-00001-of-0000";
-    let wrong: [(&dyn Fn(&mut Value), &[&str]); 5] = [
+    type Wrong<'a> = (&'a dyn Fn(&mut Value), &'a [&'a str]);
+    let wrong: [Wrong; 5] = [
         (&|index| index["weight_map"] = json!({}), &["index.json", "`weight_map` is empty"]),
         (&|index| index["weight_map"]["x"] = json!("../x.safetensors"), &["index.json", "`../x.safetensors`"]),
         (&|index| index["weight_map"]["x"] = json!("x.bin"), &["index.json", "`x.bin`"]),
@@ -343,8 +344,8 @@ fn a_merged_model_is_stored_as_asked() {
     fs::copy(folder("tiny/tekken.json"), base.path().join("tekken.json")).unwrap();
     let (mut model, _) = open(base.path(), Precision::F32).unwrap();
     let small = tempfile::tempdir().unwrap();
-    let adapters = lora::Adapters { r: 2, alpha: 4.0, dropout: 0.0, targets: vec!["q_proj".into()], audio_tower: false };
-    lora::add(&mut model, &adapters, &mut Weights::random(1, &Device::flex()));
+    let adapters = crate::adapters::adapters(&["q_proj"]);
+    lora::add(&mut model, &adapters, &mut Weights::random(1, &Device::flex())).unwrap();
     lora::save(&model, &adapters, "x", small.path()).unwrap();
     merge::merge(base.path(), small.path(), out.path(), Stored::AsBase, MAX_SHARD).unwrap();
     let (same, loaded) = open(out.path(), Precision::Auto).unwrap();

@@ -5,8 +5,8 @@
 //! there are. Memory grows with what was decoded, never with what a header claims.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::panic::catch_unwind;
+use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom};
+use std::panic::{UnwindSafe, catch_unwind};
 use std::path::Path;
 
 use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
@@ -14,7 +14,7 @@ use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
 use symphonia::core::errors::Error as Refusal;
 use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatReader, Track, TrackType};
-use symphonia::core::io::MediaSourceStream;
+use symphonia::core::io::{MediaSource, MediaSourceStream};
 
 use super::resample::RATES;
 use crate::error::{Doing, Error, Exit, Result};
@@ -37,13 +37,26 @@ pub struct Decoded {
 
 /// Decodes WAV, FLAC, MP3, OGG (Vorbis) and M4A (AAC, ALAC), whatever the file's name says.
 pub fn decode(path: &Path) -> Result<Decoded> {
+    let (file, size) = opened(path)?;
+    decode_source(path, file, size)
+}
+
+/// The same for a file that is in memory already; `name` stands in errors.
+pub fn decode_bytes(name: &Path, bytes: Vec<u8>) -> Result<Decoded> {
+    if bytes.is_empty() {
+        return Err(damaged(name, "is empty (0 bytes)").advice(AGAIN));
+    }
+    let size = bytes.len() as u64;
+    decode_source(name, Cursor::new(bytes), size)
+}
+
+fn decode_source<S: MediaSource + UnwindSafe + 'static>(path: &Path, source: S, size: u64) -> Result<Decoded> {
     // The decoders mean well, but some arithmetic of theirs overflows on absurd headers, which is a panic in a debug build.
-    catch_unwind(|| decode_trusting(path))
+    catch_unwind(|| decode_trusting(path, source, size))
         .unwrap_or_else(|_| Err(damaged(path, "is damaged: its numbers make no sense to the decoder").advice(AGAIN)))
 }
 
-fn decode_trusting(path: &Path) -> Result<Decoded> {
-    let (mut file, size) = opened(path)?;
+fn decode_trusting<S: MediaSource + 'static>(path: &Path, mut file: S, size: u64) -> Result<Decoded> {
     let reading = || format!("cannot read {}", path.display());
     let mp3_counts_frames = mp3_counts_frames(&mut file).doing(reading)?;
     let promised = mp4_size(&mut file).doing(reading)?;
@@ -203,7 +216,7 @@ fn decoder(path: &Path, format: &dyn FormatReader, mp3: bool) -> Result<(u32, Bo
 }
 
 /// Whether an MP3 begins with a frame that counts the frames to come (Xing, Info or VBRI). False for any other file.
-fn mp3_counts_frames(file: &mut File) -> std::io::Result<bool> {
+fn mp3_counts_frames<S: Read + Seek>(file: &mut S) -> std::io::Result<bool> {
     let mut head = Vec::new();
     file.by_ref().take(10).read_to_end(&mut head)?;
     // The text of an ID3 tag, whose length is written in four groups of seven bits, is not the sound.
@@ -219,7 +232,7 @@ fn mp3_counts_frames(file: &mut File) -> std::io::Result<bool> {
 }
 
 /// Bytes that the atoms of an MP4 or M4A file say they fill; 0 for any other file.
-fn mp4_size(file: &mut File) -> std::io::Result<u64> {
+fn mp4_size<S: Read + Seek>(file: &mut S) -> std::io::Result<u64> {
     let mut end: u64 = 0;
     loop {
         let mut head = Vec::new();

@@ -7,13 +7,14 @@
 
 pub mod decode;
 pub mod mel;
+pub mod pauses;
 pub mod resample;
 pub mod wav;
 
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, decode_bytes};
 pub use mel::{Ceiling, Features, LogMel};
 pub use resample::resample;
-pub use wav::{load, read_wav16k, write_wav16k};
+pub use wav::{load, load_stream, read_wav16k, write_wav16k};
 
 /// Samples a second everywhere behind [`load`].
 pub const SAMPLE_RATE: u32 = 16_000;

@@ -9,14 +9,51 @@ use std::path::Path;
 use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
 
 use super::decode::{damaged, opened};
-use super::{SAMPLE_RATE, decode, resample};
+use super::{Decoded, SAMPLE_RATE, decode, decode_bytes, resample};
 use crate::error::{Error, Result};
 
 const SPEC: WavSpec = WavSpec { channels: 1, sample_rate: SAMPLE_RATE, bits_per_sample: 16, sample_format: SampleFormat::Int };
 
 /// Any audio file as 16 kHz mono samples.
 pub fn load(path: &Path) -> Result<Vec<f32>> {
-    let decoded = decode(path)?;
+    at_16k(path, decode(path)?)
+}
+
+/// What came through a pipe, any audio file, as 16 kHz mono samples; `name` stands in errors.
+///
+/// A program that writes WAV into a pipe cannot know yet how long it will be, and says it is as long as can be: such a header is taken
+/// to mean what is there.
+pub fn load_stream(name: &Path, mut bytes: Vec<u8>) -> Result<Vec<f32>> {
+    settle(&mut bytes);
+    at_16k(name, decode_bytes(name, bytes)?)
+}
+
+/// Writes the sizes of a WAV file that was too early to know them into its header. Any other file stays as it is.
+fn settle(bytes: &mut [u8]) -> Option<()> {
+    let u32_at = |bytes: &[u8], at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    if !bytes.starts_with(b"RIFF") || bytes.get(8..12)? != b"WAVE" {
+        return None;
+    }
+    let (mut at, mut frame) = (12usize, 1u32);
+    while bytes.get(at..at + 4)? != b"data" {
+        if bytes.get(at..at + 4)? == b"fmt " {
+            frame = u32::from(u16::from_le_bytes(*bytes.get(at + 20..)?.first_chunk()?)).max(1);
+        }
+        // Chunks begin at even places.
+        at = at.checked_add(8)?.checked_add(u32_at(bytes, at + 4)?.checked_next_multiple_of(2)? as usize)?;
+    }
+    // Programs write 0xffff_ffff, or the largest size that is still a whole number of something.
+    if u32_at(bytes, at + 4)? < 0x7fff_0000 {
+        return None;
+    }
+    let there = u32::try_from(bytes.len() - at - 8).ok()?;
+    let whole = u32::try_from(bytes.len() - 8).ok()?;
+    bytes.get_mut(at + 4..at + 8)?.copy_from_slice(&(there - there % frame).to_le_bytes());
+    bytes.get_mut(4..8)?.copy_from_slice(&whole.to_le_bytes());
+    Some(())
+}
+
+fn at_16k(path: &Path, decoded: Decoded) -> Result<Vec<f32>> {
     let samples = resample(decoded.samples, decoded.rate).map_err(|error| error.context(path.display()))?;
     if samples.is_empty() {
         return Err(damaged(path, "holds less than one sample of sound"));

@@ -4,6 +4,7 @@ use super::project::plural;
 use super::run::known;
 use super::{Project, print, print_json};
 use crate::error::{Exit, Result};
+use crate::hub::Repository;
 use crate::plan::{Plan, Planned, State};
 use crate::store::{End, Last, Store};
 use crate::tree::Changes;
@@ -52,7 +53,13 @@ pub(super) fn check(project: &Project, json: bool) -> Result<u8> {
     } else {
         project.tell(&text, &parsed.diagnostics);
         for (stage, path) in &missing {
-            let _ = writeln!(io::stderr(), "warning: stage `{stage}` reads `{}`, which is not there", path.display());
+            let text = match path.to_str().and_then(Repository::parse) {
+                Some(repository) => {
+                    format!("note: stage `{stage}` reads `{repository}`; there is no such folder, so it is a repository of the Hub")
+                }
+                None => format!("warning: stage `{stage}` reads `{}`, which is not there", path.display()),
+            };
+            let _ = writeln!(io::stderr(), "{text}");
         }
         match &parsed.pipeline {
             Some(pipeline) if !failed => {

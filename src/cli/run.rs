@@ -74,7 +74,7 @@ pub(super) fn known(pipeline: &Pipeline, stages: &[String]) -> Result<()> {
 }
 
 /// The first signal asks the run to stop, a second one ends the program at once.
-fn listen() -> Result<Stop> {
+pub(super) fn listen() -> Result<Stop> {
     let stop = Stop::default();
     let armed = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -1,113 +1,234 @@
-//! `voxpipe transcribe FILE… --model DIR`: what a model hears in some files.
+//! `voxpipe transcribe PATH…`: what a model hears in audio files, as text, JSON or subtitles.
+//!
+//! Files are decoded ahead of the model, in groups that fit in memory, and what is heard is printed in the order of the files as soon
+//! as all that comes before is known. A file that cannot be read is said on standard error; the others go on.
 
-use super::print;
-use crate::audio;
-use crate::device;
+mod input;
+mod model;
+mod output;
+mod progress;
+mod reader;
+
+use super::complain;
+use super::run::listen;
+use crate::audio::{SAMPLE_RATE, pauses};
 use crate::error::{Error, Exit, Result};
-use crate::voxtral::lora;
-use crate::voxtral::precision::Precision;
 use crate::voxtral::prompt;
-use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
-use clap::Args;
-use serde_json::json;
+use crate::voxtral::recognizer::{Heard, Limit, Recognizer, Transcript, Utterance};
+use clap::{Args, ValueEnum};
+use input::Inputs;
+use output::{Clip, Format, Output, Segment};
+use progress::Progress;
+use reader::{Group, Loaded};
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
-/// What to transcribe, and with what.
+/// Longest recording that is heard in one go, in seconds: with its transcript it fills half of the 32 768 tokens the model was made for.
+const WINDOW: f64 = 1200.0;
+/// Longest piece a subtitle is made of, in seconds.
+const PIECE: f64 = 12.0;
+
+/// What to transcribe, with what, and where to.
 #[derive(Args)]
 pub(super) struct Transcribe {
-    /// Audio files: WAV, FLAC, MP3, OGG, M4A
-    #[arg(required = true)]
-    files: Vec<PathBuf>,
-    /// A model folder, or an adapter's
-    #[arg(long)]
-    model: PathBuf,
-    /// An adapter to put on the model
-    #[arg(long)]
-    adapter: Option<PathBuf>,
-    /// The base model's folder, where `--model` is an adapter that names another place
-    #[arg(long)]
-    base: Option<PathBuf>,
+    /// Audio files (WAV, FLAC, MP3, OGG, M4A), folders of them, patterns in quotes, or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+    #[command(flatten)]
+    model: model::Choice,
     /// What is spoken, as a two-letter code; left out, the model finds out
-    #[arg(long)]
+    #[arg(long, value_name = "CODE")]
     language: Option<String>,
-    /// Longest transcript, in tokens
-    #[arg(long, default_value_t = 256)]
-    max_new_tokens: usize,
-    /// auto, cpu or cuda:N
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// How the model's matrices are kept in memory: auto (as the checkpoint stores them), f32 or bf16
-    #[arg(long, default_value_t)]
-    precision: Precision,
-    /// Print one JSON object a file
-    #[arg(long)]
+    /// Longest transcript, in tokens; left out, 64 and 16 for each second of audio
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: Option<u32>,
+    /// What to write
+    #[arg(long, value_enum, group = "shape")]
+    format: Option<Format>,
+    /// The same as `--format json`: one object a file, on one line
+    #[arg(long, group = "shape")]
     json: bool,
+    /// The same as `--format srt`
+    #[arg(long, group = "shape")]
+    srt: bool,
+    /// The same as `--format vtt`
+    #[arg(long, group = "shape")]
+    vtt: bool,
+    /// Write a file for each input into this folder; left out, subtitles of several inputs are written beside these, all else is printed
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Write over files that are there
+    #[arg(long)]
+    force: bool,
+    /// Cut at pauses into pieces of at most so many seconds, each with its times; for subtitles 12 if left out
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pieces: Option<f64>,
+    /// Hear at most so many seconds in one go; what is longer is cut where it is quietest
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value_t = WINDOW, conflicts_with = "pieces")]
+    window: f64,
+    /// Stop at the first file that cannot be transcribed
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+/// What is done and what is left.
+struct Work<'a> {
+    asked: &'a Transcribe,
+    inputs: &'a Inputs,
+    recognizer: &'a Recognizer,
+    output: Output,
+    progress: Progress,
+    stop: &'a AtomicBool,
+    /// Files that are done or have failed.
+    past: usize,
+    failed: usize,
+}
+
+/// A file of a group, with what was heard of it so far.
+struct Hearing {
+    index: usize,
+    loaded: Result<Vec<f32>>,
+    pieces: Vec<Range<usize>>,
+    heard: Vec<Option<Transcript>>,
 }
 
 impl Transcribe {
-    pub(super) fn go(&self) -> Result<()> {
+    /// Transcribes, and gives the exit code.
+    pub(super) fn go(&self) -> Result<u8> {
         if let Some(language) = &self.language {
             prompt::check_language(language).map_err(|error| error.exit(Exit::Usage))?;
         }
-        let recognizer = self.recognizer()?;
-        for file in &self.files {
-            let samples = audio::load(file)?;
-            let utterance = Utterance { samples: &samples, language: self.language.as_deref() };
-            let heard = recognizer.transcribe(&[utterance], self.max_new_tokens, &mut |_| ())?;
-            for transcript in heard {
-                let text = transcript.text;
-                let line = if self.json {
-                    let seconds = samples.len() as f64 / f64::from(audio::SAMPLE_RATE);
-                    json!({ "file": file, "text": text, "language": self.language, "tokens": transcript.tokens, "seconds": seconds })
-                        .to_string()
-                } else if self.files.len() > 1 {
-                    format!("{}: {text}", file.display())
-                } else {
-                    text
-                };
-                print(&format!("{line}\n"))?;
+        let mut inputs = input::gather(&self.paths)?;
+        let output = Output::new(self.format(), &inputs, self.out.as_deref(), self.force)?;
+        let recognizer = self.model.open()?;
+        // Standard input is read before signals are listened to: while it waits, they end the program.
+        inputs.read_stream()?;
+        let stop = listen()?.asked;
+        let progress = Progress::new(inputs.list.len());
+        let mut work = Work { asked: self, inputs: &inputs, recognizer: &recognizer, output, progress, stop: &stop, past: 0, failed: 0 };
+        thread::scope(|scope| {
+            // One group waits while the model hears another, and a third is being decoded.
+            let (sender, receiver) = sync_channel::<Group>(1);
+            scope.spawn(|| reader::read(&inputs.list, sender));
+            receiver.into_iter().try_for_each(|group| work.hear(group))
+        })?;
+        work.progress.end();
+        match work.failed {
+            0 => Ok(Exit::Done as u8),
+            failed => {
+                work.progress.say(&format!("{failed} of {} files could not be transcribed", inputs.list.len()));
+                Ok(Exit::Failed as u8)
             }
+        }
+    }
+
+    fn format(&self) -> Format {
+        match (self.json, self.srt, self.vtt) {
+            (true, ..) => Format::Json,
+            (_, true, _) => Format::Srt,
+            (_, _, true) => Format::Vtt,
+            _ => self.format.unwrap_or(Format::Text),
+        }
+    }
+
+    /// Where a recording is cut.
+    fn cut(&self, samples: &[f32]) -> Vec<Range<usize>> {
+        let count = |seconds: f64| (seconds * f64::from(SAMPLE_RATE)) as usize;
+        match self.pieces.or(self.format().has_times().then_some(PIECE)) {
+            Some(longest) => pauses::pieces(samples, count(longest)),
+            None => pauses::windows(samples, count(self.window)),
+        }
+    }
+}
+
+impl Work<'_> {
+    /// Transcribes a group of files side by side.
+    fn hear(&mut self, group: Group) -> Result<()> {
+        let mut files: Vec<Hearing> = group.into_iter().map(|loaded| self.hearing(loaded)).collect();
+        let stuck = if self.asked.fail_fast { files.iter().position(|file| file.loaded.is_err()) } else { None };
+        let samples: Vec<Vec<f32>> = files.iter_mut().map(|file| std::mem::take(file.loaded.as_mut().unwrap_or(&mut Vec::new()))).collect();
+        let first_failure = stuck.map(|stuck| files.split_off(stuck));
+        let mut places = Vec::new();
+        let mut utterances = Vec::new();
+        for (place, (file, samples)) in files.iter().zip(&samples).enumerate() {
+            for (piece, range) in file.pieces.iter().enumerate() {
+                places.push((place, piece));
+                utterances.push(Utterance { samples: samples.get(range.clone()).unwrap_or(&[]), language: self.asked.language.as_deref() });
+            }
+        }
+        let limit = self.asked.max_new_tokens.map_or(Limit::Auto, |tokens| Limit::Tokens(tokens as usize));
+        let mut next = 0;
+        let recognizer = self.recognizer;
+        self.flush(&mut files, &mut next)?;
+        recognizer.transcribe_each(&utterances, limit, &mut |heard| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(self.interrupted());
+            }
+            match heard {
+                Heard::More => self.progress.tick(),
+                Heard::Clip(index, transcript) => {
+                    let slot = places.get(index).and_then(|(place, piece)| files.get_mut(*place)?.heard.get_mut(*piece));
+                    if let (Some(slot), Some(utterance)) = (slot, utterances.get(index)) {
+                        *slot = Some(transcript);
+                        self.progress.heard(utterance.samples.len());
+                    }
+                    self.flush(&mut files, &mut next)?;
+                }
+            }
+            Ok(())
+        })?;
+        self.flush(&mut files, &mut next)?;
+        let failure = first_failure.and_then(|failed| failed.into_iter().next()?.loaded.err());
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn hearing(&self, Loaded { index, samples: loaded }: Loaded) -> Hearing {
+        let pieces = loaded.as_ref().map_or_else(|_| Vec::new(), |samples| self.asked.cut(samples));
+        Hearing { index, loaded, heard: vec![None; pieces.len()], pieces }
+    }
+
+    /// Writes what is known, up to the first file that is not.
+    fn flush(&mut self, files: &mut [Hearing], next: &mut usize) -> Result<()> {
+        while let Some(file) = files.get_mut(*next).filter(|file| file.heard.iter().all(Option::is_some)) {
+            *next += 1;
+            self.past += 1;
+            let Some(input) = self.inputs.list.get(file.index) else { continue };
+            match &file.loaded {
+                Err(error) => {
+                    self.failed += 1;
+                    self.progress.aside(|| complain(error));
+                }
+                Ok(_) => {
+                    let seconds = |samples: usize| samples as f64 / f64::from(SAMPLE_RATE);
+                    let heard = file.heard.drain(..).flatten().zip(&file.pieces);
+                    let segments: Vec<Segment> =
+                        heard.map(|(transcript, piece)| Segment::new(seconds(piece.start), seconds(piece.end), transcript)).collect();
+                    let clip = Clip { input, language: self.asked.language.as_deref(), seconds: input.seconds(), segments };
+                    if !clip.finished() {
+                        self.progress.say(&format!(
+                            "warning: {}: the transcript was cut at its limit; `--max-new-tokens` raises it",
+                            input.name.display()
+                        ));
+                    }
+                    let output = &self.output;
+                    self.progress.aside(|| output.write(file.index, &clip))?;
+                }
+            }
+            self.progress.file();
         }
         Ok(())
     }
 
-    fn recognizer(&self) -> Result<Recognizer> {
-        let chosen = device::choose(&self.device)?;
-        if !self.model.is_dir() {
-            return Err(Error::new(format!("there is no model folder `{}`", self.model.display()))
-                .exit(Exit::Usage)
-                .advice("give the folder that a `publish` stage wrote, or one downloaded from the Hub"));
-        }
-        let (folder, inner) =
-            if lora::is_adapter(&self.model) { (self.base_of_adapter()?, Some(&self.model)) } else { (self.model.clone(), None) };
-        let mut recognizer = Recognizer::open(&folder, Start::Checkpoint, self.precision, &chosen.device)?;
-        if let Some(note) = &recognizer.loaded.note {
-            super::note(note);
-        }
-        for adapter in inner.into_iter().chain(&self.adapter) {
-            recognizer.adapt(adapter)?;
-        }
-        Ok(recognizer)
+    fn interrupted(&self) -> Error {
+        Error::new(format!("interrupted: {} of {} files are done", self.past, self.inputs.list.len())).exit(Exit::Interrupted)
     }
+}
 
-    fn base_of_adapter(&self) -> Result<PathBuf> {
-        if self.adapter.is_some() {
-            return Err(Error::new("`--model` is itself an adapter").exit(Exit::Usage).advice("give the base model's folder as `--model`"));
-        }
-        if let Some(base) = &self.base {
-            return Ok(base.clone());
-        }
-        let named = lora::base_of(&self.model)?;
-        // Beside the adapter first: folders that were copied together belong together.
-        let places = named.iter().flat_map(|name| [self.model.join(name), PathBuf::from(name)]);
-        match places.into_iter().find(|place| place.is_dir()) {
-            Some(place) => Ok(place),
-            None => {
-                let name = named.unwrap_or_else(|| "no base model".to_owned());
-                Err(Error::new(format!("`{}` is an adapter for `{name}`, which is not a folder here", self.model.display()))
-                    .exit(Exit::Usage)
-                    .advice("give the base model's folder with `--base`"))
-            }
-        }
-    }
+/// A number of seconds that can be heard in one go.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
+    if (1.0..=2.0 * WINDOW).contains(&seconds) { Ok(seconds) } else { Err(format!("it must be from 1 to {}", 2.0 * WINDOW)) }
 }

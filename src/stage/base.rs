@@ -34,6 +34,8 @@ struct Named {
     name: String,
     init: String,
     digest: String,
+    /// The commit, if it was a repository of the Hub.
+    revision: Option<String>,
 }
 
 impl Context {
@@ -43,11 +45,11 @@ impl Context {
         let text = fs::read_to_string(&path).doing(|| format!("cannot read `training.json` of stage `{}`", model.stage))?;
         let training: Training =
             serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
-        let Named { name, init, digest } = training.base;
+        let Named { name, init, digest, revision } = training.base;
         let start = if init == "random" { Start::Random(training.seed) } else { Start::Checkpoint };
         let asked = match (self.optional("base"), with) {
             (Some(artifact), _) => Some((artifact.path.clone(), format!("stage `{}`", artifact.stage))),
-            (None, Some(with)) => Some((self.path(with), format!("`{with}`"))),
+            (None, Some(with)) => Some((self.model(with, None)?, format!("`{with}`"))),
             (None, None) => None,
         };
         if let Some((path, shown)) = asked {
@@ -72,6 +74,12 @@ impl Context {
                 return Ok(Base { path, start });
             }
             tried.push(path);
+        }
+        if let Some(revision) = &revision {
+            let path = self.model(&name, Some(revision)).map_err(|error| error.context("base model"))?;
+            if folder::digest(&path)? == digest {
+                return Ok(Base { path, start });
+            }
         }
         let message = if tried.contains(&named) {
             format!("the base model at `{}` is not the one stage `{}` was trained on: its files have changed", named.display(), model.stage)

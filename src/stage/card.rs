@@ -106,6 +106,7 @@ impl Stage for Card {
             "relation": if method == "lora" { "adapter" } else { "finetune" },
             "library": if method == "lora" { "peft" } else { "transformers" },
             "method": method,
+            "variant": variant(&training.settings),
             "languages": languages,
             "training": training,
             "settings": settings(&training.settings),
@@ -281,6 +282,17 @@ fn read<T: DeserializeOwned>(artifact: &Artifact, name: &str) -> Result<T> {
     let text = fs::read_to_string(artifact.path.join(Path::new(name))).doing(|| format!("cannot read {shown}"))?;
     serde_json::from_str(&text)
         .map_err(|error| Error::new(format!("{shown}: {error}")).advice("run that stage again, or correct what it writes"))
+}
+
+/// What kind of LoRA the settings say it is, when it is not the plain one.
+fn variant(settings: &Value) -> Option<&'static str> {
+    let set = |key: &str| settings["lora"][key] == Value::Bool(true);
+    match (set("dora"), set("rslora")) {
+        (false, false) => None,
+        (false, true) => Some("rank-stabilised"),
+        (true, false) => Some("DoRA"),
+        (true, true) => Some("DoRA, rank-stabilised"),
+    }
 }
 
 /// Nested settings as `lora.r` → `8`; those that were not set are left out.

@@ -11,7 +11,7 @@ use crate::scoring::{Normalisation, Score, Tally};
 use crate::voxtral::folder;
 use crate::voxtral::lora;
 use crate::voxtral::precision::Precision;
-use crate::voxtral::recognizer::{Recognizer, Start, Utterance};
+use crate::voxtral::recognizer::{Heard, Limit, Recognizer, Start, Utterance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -150,6 +150,9 @@ impl Stage for Evaluate {
         let tuned_model = match &base {
             Some(base) if adapter => {
                 let mut recognizer = Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?;
+                if let Some(note) = &recognizer.loaded.note {
+                    cx.note(note);
+                }
                 if self.compare_base {
                     heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
                 }
@@ -205,17 +208,32 @@ impl Evaluate {
         records: &[Record],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<String>> {
-        let mut texts = Vec::with_capacity(records.len());
-        for part in records.chunks(AT_ONCE) {
-            if cx.stopping() {
-                return Err(Error::new("stopped before all clips were transcribed").exit(Exit::Interrupted).advice("run again"));
-            }
+        let mut texts = vec![String::new(); records.len()];
+        let mut done = 0;
+        for (part, texts) in records.chunks(AT_ONCE).zip(texts.chunks_mut(AT_ONCE)) {
             let samples = part.iter().map(|record| read_wav16k(&data.path.join(&record.audio_path))).collect::<Result<Vec<_>>>()?;
-            let utterances: Vec<Utterance> =
-                part.iter().zip(&samples).map(|(record, samples)| Utterance { samples, language: record.language.as_deref() }).collect();
-            let before = texts.len();
-            let heard = recognizer.transcribe(&utterances, self.max_new_tokens, &mut |count| progress(before + count))?;
-            texts.extend(heard.into_iter().map(|transcript| transcript.text));
+            let mut utterances = Vec::with_capacity(part.len());
+            for (record, samples) in part.iter().zip(&samples) {
+                let language = record.language.as_deref();
+                recognizer.prompt(language, recognizer.chunks(samples.len())).map_err(|error| error.context(&record.audio_path))?;
+                utterances.push(Utterance { samples, language });
+            }
+            let limit = Limit::Tokens(self.max_new_tokens);
+            let heard = recognizer.transcribe_each(&utterances, limit, &mut |heard| {
+                if cx.stopping() {
+                    return Err(Error::new("stopped before all clips were transcribed").exit(Exit::Interrupted).advice("run again"));
+                }
+                if let Heard::Clip(index, transcript) = heard {
+                    texts[index] = transcript.text;
+                    done += 1;
+                    progress(done);
+                }
+                Ok(())
+            });
+            heard.map_err(|error| match error.exit {
+                Exit::Interrupted => error,
+                _ => error.context(named(part)),
+            })?;
         }
         Ok(texts)
     }
@@ -256,6 +274,15 @@ impl Evaluate {
 fn records(data: &Artifact, split: &str) -> Result<Vec<Record>> {
     let path = data.path.join(format!("{split}.jsonl"));
     if path.exists() { Record::read_all(&path) } else { Ok(Vec::new()) }
+}
+
+/// The clips that were being transcribed, for a message.
+fn named(records: &[Record]) -> String {
+    match records {
+        [one] => one.audio_path.clone(),
+        [first, .., last] => format!("clips {} to {}", first.audio_path, last.audio_path),
+        [] => "no clips".to_owned(),
+    }
 }
 
 fn with_clips(score: Option<&Score>, clips: usize) -> Value {

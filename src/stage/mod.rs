@@ -18,8 +18,9 @@ pub mod uploads;
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::diagnostic::Diagnostic;
-use crate::error::{Error, Result};
+use crate::error::{Error, Exit, Result};
 use crate::event::{Emitter, Event};
+use crate::hub::{self, Network};
 use crate::schema::{self, Shape};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
@@ -241,6 +242,22 @@ impl Context {
     /// A path from the settings, made absolute.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root.join(path)
+    }
+
+    /// The folder of a model: one in the project, or a repository of the Hub, which is downloaded if it is not here.
+    pub fn model(&self, name: &str, revision: Option<&str>) -> Result<PathBuf> {
+        let mut said = None;
+        hub::model_folder(&self.root, name, revision, Network::unless(false), &mut |fetching| {
+            if self.stopping() {
+                return Err(Error::new(format!("stopped while `{name}` was downloaded")).exit(Exit::Interrupted).advice("run again"));
+            }
+            let (done, total) = (fetching.done >> 20, fetching.total >> 20);
+            if total > 0 && said != Some(done) {
+                said = Some(done);
+                self.progress(done, total, "MiB", format!("fetching {} of {}", fetching.file, fetching.repository));
+            }
+            Ok(())
+        })
     }
 
     /// Says how far the stage is.

@@ -1,12 +1,14 @@
 //! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
 
+mod adapter;
+
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::audio::mel::HOP;
-use crate::audio::{LogMel, read_wav16k};
+use crate::audio::read_wav16k;
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::Event;
+use crate::hub::{self, Repository};
 use crate::intake::rounded;
 use crate::jsonl;
 use crate::record::Record;
@@ -14,7 +16,7 @@ use crate::training::adamw::Constants;
 use crate::training::batch::{Example, Listen};
 use crate::training::{self, LossRow, Recipe, Said, Schedule};
 use crate::voxtral::folder;
-use crate::voxtral::lora::{self, Adapters};
+use crate::voxtral::lora;
 use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start};
 use crate::voxtral::weights::{self, Weights};
@@ -34,9 +36,12 @@ const FEATURES_IN_MEMORY: u64 = 2 << 30;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// The base model's folder, laid out as on the Hub, in transformers' form or Mistral's. Left out when `from.base` names a stage.
+    /// The base model: a folder laid out as on the Hub, in transformers' form or Mistral's, or a repository there, like `mistralai/Voxtral-Mini-3B-2507`. Left out when `from.base` names a stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<String>,
+    /// The branch, tag or commit of the base's repository. Name a commit, and the result does not depend on when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
     /// The base's id on the Hub, where the base in your folder is a copy of it (`mistralai/Voxtral-Mini-3B-2507`): the adapter then names it
     /// instead of your folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,7 +54,7 @@ pub struct Train {
     method: Method,
     /// The adapter, with `method = "lora"`.
     #[serde(default)]
-    lora: Lora,
+    lora: adapter::Lora,
     /// The highest learning rate.
     #[serde(default = "defaults::learning_rate")]
     learning_rate: f64,
@@ -119,29 +124,6 @@ enum Method {
     Full,
 }
 
-/// The adapter's shape.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Lora {
-    /// Rank.
-    r: usize,
-    /// The update is scaled by alpha / r.
-    alpha: f64,
-    /// Share of the adapter's inputs dropped while training.
-    dropout: f64,
-    /// Which linear layers get an adapter.
-    targets: Vec<String>,
-    /// Keep the audio tower as it is: no adapters there.
-    freeze_audio_tower: bool,
-}
-
-impl Default for Lora {
-    fn default() -> Self {
-        let targets = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned).to_vec();
-        Self { r: 8, alpha: 32.0, dropout: 0.0, targets, freeze_audio_tower: true }
-    }
-}
-
 mod defaults {
     use crate::training::adamw::Constants;
 
@@ -183,9 +165,6 @@ mod defaults {
 /// No batch and no rank is larger.
 const MOST: usize = 1 << 16;
 
-/// The linear layers of Voxtral's blocks.
-const LAYERS: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2"];
-
 impl Stage for Train {
     const KIND: &'static str = "train";
     const ABOUT: &'static str = "fine-tunes a Voxtral model on a dataset, with LoRA or in full";
@@ -218,10 +197,6 @@ impl Stage for Train {
             positive(self.max_grad_norm >= 0.0, "max_grad_norm", "0 or more"),
             positive(self.max_text_tokens > 0, "max_text_tokens", "at least 1"),
             positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
-            positive((1..=MOST).contains(&self.lora.r), "lora.r", "from 1 to 65536"),
-            positive(self.lora.alpha > 0.0 && self.lora.alpha.is_finite(), "lora.alpha", "a number above 0, such as 32"),
-            positive((0.0..1.0).contains(&self.lora.dropout), "lora.dropout", "from 0 to below 1"),
-            positive(!self.lora.targets.is_empty(), "lora.targets", "a list of layers, such as [\"q_proj\", \"v_proj\"]"),
             positive(device::is_name(&self.device), "device", "`auto`, `cpu` or `cuda:N`"),
         ]
         .into_iter()
@@ -240,13 +215,12 @@ impl Stage for Train {
             let message = format!("`{id}` is not the id of a model on the Hub");
             complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
         }
-        for target in &self.lora.targets {
-            if !LAYERS.contains(&target.as_str()) {
-                complaints.push(
-                    Complaint::new("lora.targets", format!("Voxtral has no layer `{target}`"))
-                        .hint(format!("layers: {}", LAYERS.join(", "))),
-                );
-            }
+        if self.revision.is_some() && self.base.as_deref().and_then(Repository::parse).is_none() {
+            let message = "`revision` belongs to a base that is a repository like `org/name`";
+            complaints.push(Complaint::new("revision", message).hint("leave it out, or name a repository in `base`"));
+        }
+        if self.method == Method::Lora {
+            complaints.extend(self.lora.check());
         }
         complaints
     }
@@ -293,12 +267,14 @@ impl Stage for Train {
         let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
         let examples = examples(&recognizer, &data.path, &records)?;
 
-        let adapters = (self.method == Method::Lora).then(|| self.adapters());
+        let adapters = (self.method == Method::Lora).then(|| self.lora.adapters()).transpose()?;
         if let Some(adapters) = &adapters {
             let mut source = Weights::random(cx.seed, &chosen.device);
-            if lora::add(&mut recognizer.model, adapters, &mut source) == 0 {
-                return Err(Error::new("no layer of the model matches `lora.targets`")
-                    .advice("name layers of the text model, or set freeze_audio_tower = false"));
+            let placed = lora::add(&mut recognizer.model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
+            let (adapted, kept_out) = self.lora.told(&placed);
+            cx.note(adapted);
+            if let Some(kept_out) = kept_out {
+                cx.note(kept_out);
             }
         }
         let trained = |name: &str| match self.method {
@@ -306,14 +282,13 @@ impl Stage for Train {
             Method::Full => name != "audio_tower.embed_positions.weight",
         };
         let recipe = self.recipe(cx, recognizer.special().pad);
+        let steps = recipe.steps(examples.len());
+        if self.warmup_steps > 0 && self.warmup_steps >= steps {
+            let message = format!("`warmup_steps` = {} is not below the {steps} steps of this training", self.warmup_steps);
+            cx.warn(format!("{message}: the learning rate never reaches `learning_rate` = {}", self.learning_rate));
+        }
         let (total, trainable) = sizes(&recognizer, &trained);
-        cx.note(format!(
-            "{} of {} parameters are trained, on {} clips, in {} steps",
-            trainable,
-            total,
-            examples.len(),
-            recipe.steps(examples.len())
-        ));
+        cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), steps));
         let precision = recognizer.loaded.precision;
         recognizer.loaded.audit.passed()?;
         let mut say = |said: Said| tell(cx, said);
@@ -334,8 +309,8 @@ impl Stage for Train {
         jsonl::write(&cx.out.join("loss.jsonl"), &losses)?;
 
         let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
-        let languages: BTreeSet<&str> = records.iter().filter_map(|record| record.language.as_deref()).collect();
-        let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
+        let languages: BTreeSet<&str> = records.iter().filter_map(|(record, _)| record.language.as_deref()).collect();
+        let seconds: f64 = records.iter().filter_map(|(record, _)| record.duration).sum();
         let seconds = rounded(seconds);
         let mut settings = self.identity();
         if self.base.is_some() {
@@ -345,6 +320,9 @@ impl Stage for Train {
         let mut base_facts = json!({ "name": base_name, "init": self.init, "digest": digest });
         if let Some(id) = self.hub_id(&base) {
             base_facts["hub"] = json!(id);
+        }
+        if let Some(commit) = hub::commit_of(&base) {
+            base_facts["revision"] = json!(commit);
         }
         let facts = json!({
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings,
@@ -395,14 +373,12 @@ impl Train {
                     .advice("give a stage with `method = \"full\"` as `from.base`"))
             }
             (Some(name), None) => {
-                let folder = cx.path(name);
-                if folder.is_dir() {
-                    let name = self.hub_id(&folder).unwrap_or_else(|| folder::portable_name(name, &folder, &cx.root));
-                    return Ok((name, folder));
+                let folder = cx.model(name, self.revision.as_deref()).map_err(|error| error.context("base model"))?;
+                if let Some(commit) = hub::commit_of(&folder) {
+                    cx.note(format!("the base is commit {commit} of {name}"));
                 }
-                Err(Error::new(format!("base model `{name}`: there is no folder `{}`", folder.display()))
-                    .exit(Exit::Environment)
-                    .advice("this version does not download models: fetch the repository into a folder and write that folder's path"))
+                let name = self.hub_id(&folder).unwrap_or_else(|| folder::portable_name(name, &folder, &cx.root));
+                Ok((name, folder))
             }
         }
     }
@@ -410,17 +386,6 @@ impl Train {
     /// What the base is called on the Hub, if the setting or the folder's place tells.
     fn hub_id(&self, folder: &Path) -> Option<String> {
         self.base_model.clone().or_else(|| folder::hub_id(folder)).filter(|_| self.init == Init::Checkpoint)
-    }
-
-    fn adapters(&self) -> Adapters {
-        let lora = &self.lora;
-        Adapters {
-            r: lora.r,
-            alpha: lora.alpha,
-            dropout: lora.dropout,
-            targets: lora.targets.clone(),
-            audio_tower: !lora.freeze_audio_tower,
-        }
     }
 
     fn recipe(&self, cx: &Context, pad: u32) -> Recipe {
@@ -444,17 +409,19 @@ impl Train {
         }
     }
 
-    /// The records whose texts are within the limit, and what is left out.
-    fn short_enough(&self, cx: &Context, recognizer: &Recognizer, records: Vec<Record>) -> Result<(Vec<Record>, Vec<String>)> {
+    /// The records whose texts are within the limit, with the tokens of these, and what is left out.
+    fn short_enough(&self, cx: &Context, recognizer: &Recognizer, records: Vec<Record>) -> Result<(Vec<Tokenized>, Vec<String>)> {
         let (mut used, mut left_out) = (Vec::new(), Vec::new());
         for record in records {
-            let tokens = recognizer.tokenizer.encode(&record.text).len();
-            if tokens <= self.max_text_tokens {
-                used.push(record);
+            let tokens = recognizer.tokenizer.encode(&record.text);
+            if tokens.len() <= self.max_text_tokens {
+                used.push((record, tokens));
             } else {
                 left_out.push(format!(
-                    "{}: its text has {tokens} tokens, more than max_text_tokens = {}",
-                    record.audio_path, self.max_text_tokens
+                    "{}: its text has {} tokens, more than max_text_tokens = {}",
+                    record.audio_path,
+                    tokens.len(),
+                    self.max_text_tokens
                 ));
             }
         }
@@ -468,31 +435,40 @@ impl Train {
     }
 }
 
+/// A clip with the tokens of its text.
+type Tokenized = (Record, Vec<u32>);
+
 /// Turns records into prompts with targets; the spectrograms are computed now if all of them fit in memory.
-fn examples(recognizer: &Recognizer, folder: &Path, records: &[Record]) -> Result<Vec<Example>> {
+fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokenized]) -> Result<Vec<Example>> {
     let audio = &recognizer.config.audio_config;
-    let (frames, mel) = (audio.chunk_frames(), Arc::new(LogMel::new(audio.num_mel_bins)));
-    let chunks = records
-        .par_iter()
-        .map(|record| Ok(read_wav16k(&folder.join(&record.audio_path))?.len().div_ceil(frames * HOP)))
-        .collect::<Result<Vec<usize>>>()?;
-    let bytes = (chunks.iter().sum::<usize>() * frames * audio.num_mel_bins * size_of::<f32>()) as u64;
-    let example = |(record, chunks): (&Record, usize)| {
-        let mut ids = recognizer.prompt(record.language.as_deref(), chunks).map_err(|error| error.context(&record.audio_path))?;
+    let (frames, mel) = (audio.chunk_frames(), Arc::new(recognizer.mel.clone()));
+    let mut chunks = 0;
+    for (record, _) in records {
+        // Two bytes a sample and a header: never too few chunks, and no clip is read twice to learn its length.
+        let path = folder.join(&record.audio_path);
+        let bytes = fs::metadata(&path).doing(|| format!("cannot read `{}`", path.display()))?.len();
+        chunks += recognizer.chunks(usize::try_from(bytes / 2).unwrap_or(usize::MAX));
+    }
+    let fits = (chunks * frames * audio.num_mel_bins * size_of::<f32>()) as u64 <= FEATURES_IN_MEMORY;
+    let example = |(record, text): &Tokenized| {
+        let path = folder.join(&record.audio_path);
+        let samples = read_wav16k(&path)?;
+        let mut ids = recognizer
+            .prompt(record.language.as_deref(), recognizer.chunks(samples.len()))
+            .map_err(|error| error.context(&record.audio_path))?;
         let prompt = ids.len();
-        ids.extend(recognizer.tokenizer.encode(&record.text));
+        ids.extend(text);
         ids.push(recognizer.special().end);
-        let (mel, path) = (mel.clone(), folder.join(&record.audio_path));
-        let listen = move || Ok(Arc::new(mel.features(&read_wav16k(&path)?, frames)?));
-        let features: Listen = if bytes <= FEATURES_IN_MEMORY {
-            let ready = listen()?;
+        let features: Listen = if fits {
+            let ready = Arc::new(mel.features(&samples, frames)?);
             Arc::new(move || Ok(ready.clone()))
         } else {
-            Arc::new(listen)
+            let mel = mel.clone();
+            Arc::new(move || Ok(Arc::new(mel.features(&read_wav16k(&path)?, frames)?)))
         };
         Ok(Example { name: record.audio_path.clone(), features, ids, prompt })
     };
-    records.par_iter().zip(chunks).map(example).collect()
+    records.par_iter().map(example).collect()
 }
 
 fn tell(cx: &Context, said: Said) {

@@ -3,9 +3,10 @@
 //! burn's own optimizers clip each tensor apart and key their state by process-wide ids; ours clips over all gradients and its
 //! state is a table of named tensors, which is what a checkpoint holds.
 
+use crate::error::{Error, Result};
 use crate::voxtral::named::{self, Change, Look};
 use burn::module::{Module, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -190,20 +191,41 @@ impl AdamW {
             .collect()
     }
 
-    /// Takes back what [`AdamW::save`] gave, after so many steps.
-    pub fn restore(&mut self, steps: u64, tensors: BTreeMap<String, TensorData>, device: &burn::tensor::Device) {
-        self.steps = steps;
-        let mut means: BTreeMap<String, Tensor<1>> = BTreeMap::new();
-        // `mean.…` sorts before `square.…`, so every square finds its mean.
-        for (name, data) in tensors {
-            let tensor = Tensor::from_data(data, device);
-            if let Some(name) = name.strip_prefix("mean.") {
-                means.insert(name.to_owned(), tensor);
-            } else if let Some(name) = name.strip_prefix("square.")
-                && let Some(mean) = means.remove(name)
-            {
-                self.state.insert(name.to_owned(), (mean, tensor));
+    /// Takes back what [`AdamW::save`] gave after so many steps of a model, both means of every trained parameter.
+    pub fn restore<M: Module>(
+        &mut self,
+        model: &M,
+        steps: u64,
+        mut tensors: BTreeMap<String, TensorData>,
+        trained: &dyn Fn(&str) -> bool,
+        device: &Device,
+    ) -> Result<()> {
+        struct Sizes<'a>(&'a dyn Fn(&str) -> bool, Vec<(String, usize)>);
+        impl Look for Sizes<'_> {
+            fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+                if (self.0)(name) {
+                    self.1.push((name.to_owned(), param.shape().num_elements()));
+                }
             }
         }
+        let mut sizes = Sizes(trained, Vec::new());
+        named::look(model, &mut sizes);
+        let mut take = |name: String, size: usize| -> Result<Tensor<1>> {
+            let data = tensors.remove(&name).ok_or_else(|| Error::new(format!("the optimizer's state lacks `{name}`")))?;
+            match data.shape().to_vec()[..] {
+                [found] if found == size => Ok(Tensor::from_data(data, device)),
+                ref found => Err(Error::new(format!("the optimizer's state has `{name}` in shape {found:?}, expected [{size}]"))),
+            }
+        };
+        let mut state = BTreeMap::new();
+        for (name, size) in sizes.1 {
+            let means = (take(format!("mean.{name}"), size)?, take(format!("square.{name}"), size)?);
+            state.insert(name, means);
+        }
+        if let Some(name) = tensors.keys().next() {
+            return Err(Error::new(format!("the optimizer's state holds `{name}`, which belongs to no trained parameter")));
+        }
+        (self.steps, self.state) = (steps, state);
+        Ok(())
     }
 }

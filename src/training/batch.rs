@@ -37,6 +37,8 @@ pub struct Batch {
     pub tokens: Tokens,
     /// `[chunks, mels, frames]`, the chunks of all rows in order.
     pub features: Tensor<3>,
+    /// How many chunks each row has.
+    pub chunks: Vec<usize>,
     /// Where in `rows × length` a target is predicted, which is one position before it stands.
     pub positions: Vec<i64>,
     /// The targets.
@@ -57,6 +59,7 @@ impl Batch {
                 labels.push(i64::from(example.ids[place]));
             }
         }
-        Ok(Self { tokens, features: stack(features.iter().map(Arc::as_ref), device), positions, labels })
+        let chunks = features.iter().map(|features| features.chunks).collect();
+        Ok(Self { tokens, features: stack(features.iter().map(Arc::as_ref), device), chunks, positions, labels })
     }
 }

@@ -151,11 +151,16 @@ pub fn train(
     if let Some((folder, _)) = &recipe.checkpoints
         && let Some(found) = Checkpoint::newest(folder, |warning| say(Said::Warning(warning)))
     {
-        model = put_back(model, found.weights)?;
-        adamw.restore(found.state.step, found.optimizer, device);
+        let unfit = |error: Error| {
+            let place = folder.join(format!("step-{:06}", found.state.step));
+            error.context(format!("`{}`", place.display())).advice(format!("remove `{}` to train from the start", folder.display()))
+        };
+        model = put_back(model, found.weights, trained).map_err(unfit)?;
+        adamw.restore(&model, found.state.step, found.optimizer, trained, device).map_err(unfit)?;
         state = found.state;
         say(Said::Resumed(state.step));
     }
+    model.measure();
     while state.step < steps {
         let chosen: Vec<&Example> = recipe.examples(state.step, examples.len()).into_iter().map(|index| &examples[index]).collect();
         let (loss, mut gradient) = shards::loss_and_gradient(&model, &chosen, recipe, trained, device, state.step)?;
@@ -174,6 +179,7 @@ pub fn train(
         }
         let learning_rate = recipe.rate(state.step, steps);
         model = adamw.step(model, gradient, learning_rate);
+        model.measure();
         state.step += 1;
         let epoch = state.step as f64 / recipe.steps_per_epoch(examples.len()) as f64;
         state.losses.push(LossRow { step: state.step, epoch, loss, learning_rate, grad_norm: norm });
@@ -236,22 +242,40 @@ pub fn mark_trained(model: Voxtral, trained: &Trained) -> Voxtral {
     named::change(model, &mut Mark(trained))
 }
 
-/// Replaces parameters by those of a checkpoint.
-fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>) -> Result<Voxtral> {
-    struct PutBack(BTreeMap<String, TensorData>);
-    impl Change for PutBack {
+/// Replaces the trained parameters by those of a checkpoint, which must hold each of them and nothing else.
+fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>, trained: &Trained) -> Result<Voxtral> {
+    struct PutBack<'a> {
+        weights: BTreeMap<String, TensorData>,
+        trained: &'a Trained<'a>,
+        complaint: Option<String>,
+    }
+    impl Change for PutBack<'_> {
         fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            match self.0.remove(name) {
-                Some(data) => param.map(|value| Tensor::from_data(data, &value.device())),
-                None => param,
+            let (found, shape) = (self.weights.remove(name), param.dims());
+            let fits = found.as_ref().is_some_and(|data| data.shape().to_vec() == shape);
+            match (found, (self.trained)(name)) {
+                (Some(data), true) if fits => return param.map(|value| Tensor::from_data(data, &value.device())),
+                (None, false) => return param,
+                (Some(data), true) => {
+                    let found = data.shape().to_vec();
+                    self.complaint.get_or_insert(format!("the checkpoint holds `{name}` in shape {found:?}, the model in {shape:?}"));
+                }
+                (Some(_), false) => {
+                    self.complaint.get_or_insert(format!("the checkpoint holds `{name}`, which is not trained"));
+                }
+                (None, true) => {
+                    self.complaint.get_or_insert(format!("the checkpoint lacks `{name}`, which is trained"));
+                }
             }
+            param
         }
     }
-    let mut hands = PutBack(weights);
+    let mut hands = PutBack { weights, trained, complaint: None };
     let model = named::change(model, &mut hands);
-    match hands.0.keys().next() {
+    let surplus = || hands.weights.keys().next().map(|name| format!("the checkpoint holds `{name}`, which is no part of the model"));
+    match hands.complaint.take().or_else(surplus) {
         None => Ok(model),
-        Some(name) => Err(Error::new(format!("the checkpoint holds `{name}`, which is no part of the model"))),
+        Some(complaint) => Err(Error::new(complaint)),
     }
 }
 

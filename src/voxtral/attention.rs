@@ -1,6 +1,22 @@
-//! Scaled dot-product attention over heads, and the cache of keys and values that greedy decoding needs.
+//! Scaled dot-product attention over heads, and who may see whom.
 
-use burn::tensor::{Tensor, module::attention, ops::AttentionModuleOptions};
+use burn::tensor::{Tensor, TensorData, activation::softmax, module::attention, ops::AttentionModuleOptions};
+
+/// Scores of one head that may be in memory at the same time; with more, queries are taken in blocks. The audio tower's 1500 × 1500
+/// stay in one piece, the 22,500 × 22,500 of half an hour of audio do not.
+const SCORES_AT_ONCE: usize = 1 << 22;
+
+/// Which keys a query sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// All of them.
+    None,
+    /// Its own and those before it: query i sees keys up to keys - queries + i.
+    Causal,
+    /// Causal, and in row b nobody sees the first `pads[b]` keys. What comes out for a query that stands among the padding is finite
+    /// and of no meaning.
+    LeftPadded(Vec<usize>),
+}
 
 /// Splits `[batch, length, heads × width]` into `[batch, heads, length, width]`.
 pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
@@ -16,15 +32,76 @@ pub fn merge_heads(x: Tensor<4>) -> Tensor<3> {
 
 /// softmax(q kᵀ / √width) v, where several query heads may share a key head (grouped-query attention).
 ///
-/// With `causal`, position i sees positions up to i; that needs as many queries as keys.
+/// There may be more keys than queries, which are then the last ones of the sequence.
 ///
 /// # Shapes
 /// q `[batch, heads, queries, width]`, k and v `[batch, key heads, keys, width]` → `[batch, heads, queries, width]`
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
-    let [batch, heads, queries, width] = q.dims();
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
+    let one = q.dims()[2] == 1;
+    match mask {
+        Mask::LeftPadded(pads) if pads.iter().all(|pad| *pad == 0) => attend(q, k, v, Mask::Causal),
+        Mask::LeftPadded(pads) if one => attend_one(q, k, v, &pads),
+        Mask::None | Mask::Causal if one => attend_one(q, k, v, &[]),
+        Mask::None => attend_blocks(q, k, v, false),
+        Mask::Causal => attend_blocks(q, k, v, true),
+        Mask::LeftPadded(pads) => {
+            let rows = pads.into_iter().enumerate().map(|(row, pad)| attend_row(&q, &k, &v, row, pad));
+            Tensor::cat(rows.collect(), 0)
+        }
+    }
+}
+
+/// The newest query of each row against all its keys. They are read where they lie: a token costs no copy of the cache.
+fn attend_one(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, pads: &[usize]) -> Tensor<4> {
+    let [batch, heads, _, width] = q.dims();
+    let [_, key_heads, keys, _] = k.dims();
+    // Query head h uses key head h / (heads / key heads): heads that share one stand side by side as rows.
+    let q = q.reshape([batch, key_heads, heads / key_heads, width]) / (width as f64).sqrt();
+    let mut scores = q.matmul(k.transpose());
+    if !pads.is_empty() {
+        let hidden: Vec<f32> =
+            pads.iter().flat_map(|pad| (0..keys).map(move |key| if key < *pad { f32::NEG_INFINITY } else { 0.0 })).collect();
+        scores = scores.clone() + Tensor::from_data(TensorData::new(hidden, [batch, 1, 1, keys]), &scores.device());
+    }
+    softmax(scores, 3).matmul(v).reshape([batch, heads, 1, width])
+}
+
+/// One row without its padding, so that neither a mask nor work is spent on it.
+fn attend_row(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, row: usize, pad: usize) -> Tensor<4> {
+    let [_, heads, queries, width] = q.dims();
+    let keys = k.dims()[2];
+    let pad = pad.min(keys.saturating_sub(1));
+    let among_padding = pad.saturating_sub(keys - queries);
+    let part = |x: &Tensor<4>, from: usize| {
+        let length = x.dims()[2];
+        x.clone().narrow(0, row, 1).narrow(2, from, length - from)
+    };
+    let seen = attend_blocks(part(q, among_padding), part(k, pad), part(v, pad), true);
+    match among_padding {
+        0 => seen,
+        _ => Tensor::cat(vec![Tensor::zeros([1, heads, among_padding, width], &q.device()), seen], 2),
+    }
+}
+
+/// As many queries at a time as keep their scores small.
+fn attend_blocks(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let (queries, keys) = (q.dims()[2], k.dims()[2]);
+    let block = (SCORES_AT_ONCE / keys.max(1)).max(1);
+    if queries <= block {
+        return attend_whole(q, k, v, causal);
+    }
+    let blocks = (0..queries).step_by(block).map(|start| {
+        let end = (start + block).min(queries);
+        let seen = if causal { keys - queries + end } else { keys };
+        attend_whole(q.clone().narrow(2, start, end - start), k.clone().narrow(2, 0, seen), v.clone().narrow(2, 0, seen), causal)
+    });
+    Tensor::cat(blocks.collect(), 2)
+}
+
+fn attend_whole(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let [batch, heads, _, width] = q.dims();
     let [_, key_heads, keys, _] = k.dims();
     let shared = heads / key_heads;
-    // Query head h uses key head h / shared: repeat each key head for its neighbours.
     let repeat = |x: Tensor<4>| match shared {
         1 => x,
         _ => x
@@ -32,53 +109,76 @@ pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<
             .expand([batch, key_heads, shared, keys * width])
             .reshape([batch, heads, keys, width]),
     };
-    debug_assert!(!causal || queries == keys);
     attention(q, repeat(k), repeat(v), None, None, AttentionModuleOptions { is_causal: causal, ..Default::default() })
 }
 
-/// The keys and values of the positions seen so far, of one layer.
-///
-/// The buffers grow by doubling, so that a token costs a copy of its own row and not of all before it.
-#[derive(Debug, Default)]
-pub struct KvCache {
-    buffers: Option<(Tensor<4>, Tensor<4>)>,
-    length: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
-impl KvCache {
-    /// How many positions are cached.
-    pub fn length(&self) -> usize {
-        self.length
+    fn random(seed: u64, shape: [usize; 4]) -> Tensor<4> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| 4.0 * rng.random::<f32>() - 2.0).collect();
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
     }
 
-    /// Adds positions and returns the keys and values of all so far.
-    ///
-    /// # Shapes
-    /// k and v `[batch, key heads, new, width]` → `[batch, key heads, all, width]`
-    pub fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let [batch, heads, new, width] = k.dims();
-        let (start, end) = (self.length, self.length + new);
-        let capacity = self.buffers.as_ref().map_or(0, |(keys, _)| keys.dims()[2]);
-        let (keys, values) = match self.buffers.take() {
-            Some(buffers) if end <= capacity => buffers,
-            full => {
-                let room = Tensor::zeros([batch, heads, (2 * end).max(64), width], &k.device());
-                match full {
-                    Some((keys, values)) => {
-                        let old = [0..batch, 0..heads, 0..start, 0..width];
-                        (room.clone().slice_assign(old.clone(), keys.slice(old.clone())), room.slice_assign(old.clone(), values.slice(old)))
-                    }
-                    None => (room.clone(), room),
-                }
+    /// The definition, number by number.
+    fn plain(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) -> Vec<Option<Vec<f64>>> {
+        let values = |x: &Tensor<4>| x.clone().into_data().try_to_vec::<f32>().unwrap();
+        let ([batch, heads, queries, width], [_, key_heads, keys, _]) = (q.dims(), k.dims());
+        let (q, k, v) = (values(q), values(k), values(v));
+        let mut rows = Vec::new();
+        for row in 0..batch * heads * queries {
+            let (b, h, i) = (row / heads / queries, row / queries % heads, row % queries);
+            let last = if *mask == Mask::None { keys } else { keys - queries + i + 1 };
+            let first = if let Mask::LeftPadded(pads) = mask { pads[b] } else { 0 };
+            let start = |key: usize| ((b * key_heads + h / (heads / key_heads)) * keys + key) * width;
+            let score = |key: usize| -> f64 {
+                (0..width).map(|w| f64::from(q[row * width + w]) * f64::from(k[start(key) + w])).sum::<f64>() / (width as f64).sqrt()
+            };
+            let weights: Vec<(usize, f64)> = (first..last).map(|key| (key, score(key).exp())).collect();
+            let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
+            let mix = |w: usize| weights.iter().map(|(key, weight)| weight / sum * f64::from(v[start(*key) + w])).sum();
+            rows.push((first < last).then(|| (0..width).map(mix).collect()));
+        }
+        rows
+    }
+
+    #[track_caller]
+    fn is_by_definition(q: [usize; 4], k: [usize; 4], mask: Mask) {
+        let (q, k, v) = (random(1, q), random(2, k), random(3, k));
+        let expected = plain(&q, &k, &v, &mask);
+        let width = q.dims()[3];
+        let found = attend(q, k, v, mask).into_data().try_to_vec::<f32>().unwrap();
+        assert!(found.iter().all(|value| value.is_finite()));
+        for (place, (found, expected)) in found.chunks(width).zip(expected).enumerate() {
+            for (found, expected) in found.iter().zip(expected.into_iter().flatten()) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5, "row {place}: {found} instead of {expected}");
             }
-        };
-        let place = [0..batch, 0..heads, start..end, 0..width];
-        let keys = keys.slice_assign(place.clone(), k);
-        let values = values.slice_assign(place, v);
-        let all = [0..batch, 0..heads, 0..end, 0..width];
-        let seen = (keys.clone().slice(all.clone()), values.clone().slice(all));
-        self.buffers = Some((keys, values));
-        self.length = end;
-        seen
+        }
+    }
+
+    #[test]
+    fn every_mask_is_as_defined() {
+        for mask in [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 0]), Mask::LeftPadded(vec![1, 3])] {
+            is_by_definition([2, 6, 5, 4], [2, 3, 5, 4], mask.clone());
+            is_by_definition([2, 6, 2, 4], [2, 2, 5, 4], mask.clone());
+            is_by_definition([2, 5, 1, 4], [2, 1, 7, 4], mask);
+        }
+    }
+
+    #[test]
+    fn blocks_change_nothing() {
+        // 2100 × 2100 scores are more than are kept at once.
+        let (q, k, v) = (random(1, [1, 1, 2100, 2]), random(2, [1, 1, 2100, 2]), random(3, [1, 1, 2100, 2]));
+        for causal in [false, true] {
+            let values = |x: Tensor<4>| x.into_data().try_to_vec::<f32>().unwrap();
+            let whole = values(attend_whole(q.clone(), k.clone(), v.clone(), causal));
+            let blocks = values(attend_blocks(q.clone(), k.clone(), v.clone(), causal));
+            assert!(whole.iter().zip(blocks).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The text model: a Llama decoder that continues a prompt in which audio rows stand among token embeddings.
 
-use super::attention::{KvCache, attend, merge_heads, split_heads};
+use super::attention::{Mask, attend, merge_heads, split_heads};
+use super::cache::{Cache, KvCache};
 use super::config::TextConfig;
 use super::linear::Linear;
 use super::norm::RmsNorm;
@@ -53,20 +54,23 @@ impl Decoder {
         }
     }
 
+    /// Every position sees itself and those before it; rows padded on the right need no mask.
+    ///
     /// # Shapes
     /// `[batch, length, width]` → the same
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let rotary = Rotary::new(0..x.dims()[1], self.head_width, self.theta, &x.device());
-        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x, &rotary, None));
+        let rotary = Rotary::new(0..x.dims()[1], &[], self.head_width, self.theta, &x.device());
+        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x, &rotary, Mask::Causal, None));
         self.norm.forward(x)
     }
 
-    /// The same for the positions that follow those in the caches; there is one cache a layer. More than one position at a time
-    /// is only meaningful into empty caches.
-    pub fn forward_cached(&self, x: Tensor<3>, caches: &mut [KvCache]) -> Tensor<3> {
-        let start = caches.first().map_or(0, KvCache::length);
-        let rotary = Rotary::new(start..start + x.dims()[1], self.head_width, self.theta, &x.device());
-        let x = self.layers.iter().zip(caches).fold(x, |x, (layer, cache)| layer.forward(x, &rotary, Some(cache)));
+    /// The same for the positions that follow those in the cache. Positions count from the end of a row's padding.
+    pub fn forward_cached(&self, x: Tensor<3>, cache: &mut Cache) -> Tensor<3> {
+        let places = cache.advance(x.dims()[1]);
+        let rotary = Rotary::new(places, cache.pads(), self.head_width, self.theta, &x.device());
+        let mask = cache.mask();
+        let layers = self.layers.iter().zip(&mut cache.layers);
+        let x = layers.fold(x, |x, (layer, cache)| layer.forward(x, &rotary, mask.clone(), Some(cache)));
         self.norm.forward(x)
     }
 }
@@ -103,8 +107,8 @@ impl DecoderLayer {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, rotary: &Rotary, cache: Option<&mut KvCache>) -> Tensor<3> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), rotary, cache);
+    fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), rotary, mask, cache);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
 }
@@ -138,16 +142,15 @@ impl DecoderAttention {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, rotary: &Rotary, cache: Option<&mut KvCache>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>) -> Tensor<3> {
         let q = rotary.turn(split_heads(self.q_proj.forward(x.clone()), self.heads));
         let k = rotary.turn(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
         let v = split_heads(self.v_proj.forward(x), self.key_heads);
-        let causal = q.dims()[2] > 1;
         let (k, v) = match cache {
             Some(cache) => cache.append(k, v),
             None => (k, v),
         };
-        self.o_proj.forward(merge_heads(attend(q, k, v, causal)))
+        self.o_proj.forward(merge_heads(attend(q, k, v, mask)))
     }
 }
 
@@ -186,14 +189,17 @@ struct Rotary {
 }
 
 impl Rotary {
-    fn new(positions: std::ops::Range<usize>, width: usize, theta: f64, device: &Device) -> Self {
-        let (length, half) = (positions.len(), width / 2);
+    /// The angles of places in rows that are padded by `pads` on the left (an empty list: none is).
+    fn new(places: std::ops::Range<usize>, pads: &[usize], width: usize, theta: f64, device: &Device) -> Self {
         // Frequencies and angles in f32, as the reference computes them.
-        let frequency = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / width as f32);
-        let angles: Vec<f32> = positions.flat_map(|position| (0..width).map(move |i| position as f32 * frequency(i % half))).collect();
+        let frequencies: Vec<f32> = (0..width / 2).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / width as f32)).collect();
+        let pads = if pads.is_empty() { &[0] } else { pads };
+        let positions = pads.iter().flat_map(|pad| places.clone().map(move |place| place.saturating_sub(*pad) as f32));
+        let angles: Vec<f32> =
+            positions.flat_map(|position| frequencies.iter().chain(&frequencies).map(move |frequency| position * frequency)).collect();
         let table = |f: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().map(|angle| f(*angle)).collect();
-            Tensor::from_data(TensorData::new(values, [1, 1, length, width]), device)
+            Tensor::from_data(TensorData::new(values, [pads.len(), 1, places.len(), width]), device)
         };
         Self { cos: table(f32::cos), sin: table(f32::sin) }
     }

@@ -1,29 +1,55 @@
-//! Dropout whose masks depend on a seed and their order only.
+//! Dropout whose masks depend on a seed, a layer and a row, and on nothing else.
 //!
 //! A backend's own generator is shared by the whole process: whoever else draws from it changes what we get, and a resumed run would
-//! end in other bytes. So masks are drawn here.
+//! end in other bytes. So masks are drawn here, each row's from a generator of its own: a row is given the same mask whichever rows
+//! are computed beside it.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A sequence of masks, shared by all layers of a model.
+/// Elements of a row drawn in one go; part of what the masks are.
+const PART: usize = 1 << 16;
+
+/// The masks of one layer for one batch.
 #[derive(Clone, Debug, Default)]
-pub struct Dropout(Arc<AtomicU64>);
+pub struct Dropout {
+    key: [u8; 32],
+    /// What the parts of a batch, of equal size, are known by; empty stands for a single one.
+    blocks: Arc<[u64]>,
+}
 
 impl Dropout {
-    /// The sequence that belongs to a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(seed)))
+    /// The masks that belong to a seed and a layer, for a batch that consists of these blocks.
+    pub fn new(seed: u64, layer: &str, blocks: Arc<[u64]>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_le_bytes()).update(layer.as_bytes());
+        Self { key: *hasher.finalize().as_bytes(), blocks }
     }
 
-    /// The next mask: each element is 0 with probability `rate` and 1 / (1 - rate) otherwise.
+    /// The mask: each element is 0 with probability `rate` and 1 / (1 - rate) otherwise.
+    ///
+    /// Blocks lie one after the other along the first dimension. Where rows are padded to one length, their padding is drawn last.
     pub fn mask<const D: usize>(&self, rate: f64, shape: [usize; D], device: &Device) -> Tensor<D> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
+        let count: usize = shape.iter().product();
+        let blocks = if self.blocks.is_empty() { &[0][..] } else { &self.blocks };
         let (threshold, kept) = ((rate * f64::from(u32::MAX)) as u32, (1.0 / (1.0 - rate)) as f32);
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| if rng.next_u32() < threshold { 0.0 } else { kept }).collect();
+        let mut values = vec![0f32; count];
+        let parts: Vec<(u64, u64, &mut [f32])> = values
+            .chunks_mut(count.div_ceil(blocks.len()).max(1))
+            .zip(blocks)
+            .flat_map(|(values, block)| values.chunks_mut(PART).enumerate().map(|(part, values)| (*block, part as u64, values)))
+            .collect();
+        parts.into_par_iter().for_each(|(block, part, values)| {
+            let mut hasher = blake3::Hasher::new_keyed(&self.key);
+            hasher.update(&block.to_le_bytes()).update(&part.to_le_bytes());
+            let mut rng = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
+            for value in values {
+                *value = if rng.next_u32() < threshold { 0.0 } else { kept };
+            }
+        });
         Tensor::from_data(TensorData::new(values, shape), device)
     }
 }
@@ -32,19 +58,25 @@ impl Dropout {
 mod tests {
     use super::*;
 
+    fn draw(seed: u64, layer: &str, blocks: &[u64], shape: [usize; 2]) -> Vec<f32> {
+        Dropout::new(seed, layer, blocks.into()).mask(0.25, shape, &Device::flex()).into_data().try_to_vec::<f32>().unwrap()
+    }
+
     #[test]
-    fn masks_keep_the_mean_and_repeat_with_the_seed() {
-        let device = Device::flex();
-        let draw = |seed| {
-            let dropout = Dropout::new(seed);
-            [(); 2].map(|()| dropout.mask(0.25, [100, 100], &device).into_data().try_to_vec::<f32>().unwrap())
-        };
-        let [first, second] = draw(1);
-        assert_eq!(draw(1), [first.clone(), second.clone()]);
-        assert_ne!(first, second);
-        assert_ne!(draw(2)[0], first);
+    fn masks_keep_the_mean_and_depend_on_seed_layer_and_row() {
+        let first = draw(1, "q", &[0], [100, 100]);
+        assert_eq!(draw(1, "q", &[0], [100, 100]), first);
+        for other in [draw(2, "q", &[0], [100, 100]), draw(1, "k", &[0], [100, 100]), draw(1, "q", &[1], [100, 100])] {
+            assert_ne!(other, first);
+        }
         let mean = first.iter().sum::<f32>() / first.len() as f32;
         assert!((mean - 1.0).abs() < 0.03, "{mean}");
         assert!(first.iter().all(|value| *value == 0.0 || (*value - 4.0 / 3.0).abs() < 1e-6));
+    }
+
+    #[test]
+    fn a_row_has_the_same_mask_in_any_company_and_length() {
+        let (alone, together) = (draw(1, "q", &[7], [1, 3 * PART / 2]), draw(1, "q", &[5, 7, 6], [3, 3 * PART / 2 + 9]));
+        assert_eq!(alone[..], together[3 * PART / 2 + 9..][..3 * PART / 2]);
     }
 }

@@ -3,7 +3,7 @@
 use super::lora::Lora;
 use super::weights::{Init, Weights};
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Tensor, module::linear};
+use burn::tensor::{DType, FloatDType, Tensor, module::linear};
 
 /// A linear layer with the weight as the Hub stores it, `[out, in]`.
 #[derive(Module, Debug)]
@@ -28,12 +28,17 @@ impl Linear {
     /// # Shapes
     /// `[…, in]` → `[…, out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let weight = self.weight.val();
-        let weight = if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) };
-        let y = linear(x.clone(), weight.transpose(), self.bias.as_ref().map(Param::val));
+        let bias = self.bias.as_ref().map(Param::val);
         match &self.lora {
-            Some(lora) => y + lora.forward(x),
-            None => y,
+            Some(lora) => lora.forward(x, bias, |x, bias| self.product(x, bias)),
+            None => self.product(x, bias),
         }
+    }
+
+    /// The frozen part alone.
+    fn product<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
+        let weight = self.weight.val();
+        let weight = if weight.dtype() == DType::F32 { weight } else { weight.cast(FloatDType::F32) };
+        linear(x, weight.transpose(), bias)
     }
 }

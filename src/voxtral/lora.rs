@@ -1,20 +1,28 @@
-//! Low-rank adapters: y = x Wᵀ + s · (x Aᵀ) Bᵀ beside a frozen W, with s = alpha / r; read and written as PEFT does.
+//! Low-rank adapters beside frozen weights, with PEFT's arithmetic.
+//!
+//! ```text
+//! LoRA   y = x Wᵀ + s (x Aᵀ) Bᵀ              s = alpha / r; rank-stabilised: alpha / √r
+//! DoRA   y = m / n · (x Wᵀ + s (x Aᵀ) Bᵀ)    n = ‖W + s B A‖, row by row
+//! ```
+//!
+//! DoRA learns the length m of each row of the weight apart from its direction. Its gradient takes n for a constant (DoRA paper,
+//! section 4.3), and n changes only when A or B do, so it is measured once for each step and kept ([`Voxtral::measure`]).
+
+mod config;
+mod peft;
+mod targets;
+
+pub use peft::{base_of, is_adapter, load, save};
+pub use targets::{Part, Pattern, Targets};
 
 use super::Voxtral;
 use super::dropout::Dropout;
 use super::linear::Linear;
-use super::weights::{self, Init, Weights};
-use crate::error::{Doing, Error, Result};
+use super::weights::{Init, Weights};
+use crate::error::{Error, Result};
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, TensorData, module::linear};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
-
-const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
+use burn::tensor::{FloatDType, Tensor, module::linear};
+use std::sync::Arc;
 
 /// The adapter of one linear layer.
 #[derive(Module, Debug)]
@@ -23,221 +31,226 @@ pub struct Lora {
     pub a: Param<Tensor<2>>,
     /// B, `[out, r]`; zero at first, so that training starts at the base model.
     pub b: Param<Tensor<2>>,
+    /// What makes it a DoRA adapter.
+    pub dora: Option<Dora>,
     scale: f64,
     dropout: f64,
     #[module(skip)]
     masks: Dropout,
 }
 
-impl Lora {
-    /// # Shapes
-    /// `[…, in]` → `[…, out]`
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let a = self.a.val();
-        let x = if self.dropout > 0.0 && a.is_require_grad() {
-            let mask = self.masks.mask(self.dropout, x.dims(), &x.device().without_autodiff());
-            x * mask
-        } else {
-            x
-        };
-        linear(linear(x, a.transpose(), None), self.b.val().transpose(), None) * self.scale
-    }
+/// The lengths of a weight's rows: as learned, and as they are.
+#[derive(Module, Debug)]
+pub struct Dora {
+    /// m, `[out]`: the length each row of the adapted weight is given; that of the base's row at first.
+    pub magnitude: Param<Tensor<1>>,
+    /// n, `[out]`: the length of each row of W + s B A as it was when last measured.
+    norm: Tensor<1>,
 }
 
 impl Lora {
-    /// The weight of the layer with the adapter merged in: W + s · B A.
+    /// The layer's output with its adapter. `base(x, bias)` multiplies by the frozen weight and adds the bias, if any.
+    ///
+    /// # Shapes
+    /// `[…, in]` → `[…, out]`
+    pub(super) fn forward<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        bias: Option<Tensor<1>>,
+        base: impl Fn(Tensor<D>, Option<Tensor<1>>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let dropped = self.dropped(&x);
+        match (&self.dora, dropped) {
+            (None, dropped) => base(x.clone(), bias) + self.update(dropped.unwrap_or(x)),
+            (Some(dora), None) => {
+                let y = (base(x.clone(), None) + self.update(x)) * dora.factor();
+                match bias {
+                    Some(bias) => y + bias.unsqueeze(),
+                    None => y,
+                }
+            }
+            // As PEFT does: what DoRA changes about the base's output comes from the dropped inputs too.
+            (Some(dora), Some(dropped)) => {
+                let factor = dora.factor();
+                base(x, bias) + base(dropped.clone(), None) * (factor.clone() - 1.0) + self.update(dropped) * factor
+            }
+        }
+    }
+
+    /// The weight with the adapter worked into it, in `f32`.
     ///
     /// # Shapes
     /// `[out, in]` → the same
     pub fn merged(&self, weight: Tensor<2>) -> Tensor<2> {
-        weight + self.b.val().inner().matmul(self.a.val().inner()) * self.scale
+        let sum = self.sum(weight);
+        match &self.dora {
+            None => sum,
+            Some(dora) => {
+                let factor = dora.magnitude.val().inner() / row_lengths(sum.clone());
+                sum * factor.unsqueeze_dim(1)
+            }
+        }
+    }
+
+    /// s (x Aᵀ) Bᵀ.
+    fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        linear(linear(x, self.a.val().transpose(), None), self.b.val().transpose(), None) * self.scale
+    }
+
+    /// W + s B A in `f32`, outside of any gradient.
+    fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
+        weight.inner().cast(FloatDType::F32) + (self.b.val().inner() * self.scale).matmul(self.a.val().inner())
+    }
+
+    /// The inputs with some of them dropped, while training.
+    fn dropped<const D: usize>(&self, x: &Tensor<D>) -> Option<Tensor<D>> {
+        let training = self.dropout > 0.0 && self.a.val().is_require_grad();
+        training.then(|| x.clone() * self.masks.mask(self.dropout, x.dims(), &x.device().without_autodiff()))
     }
 }
 
-/// Which layers get an adapter, and how large.
-#[derive(Clone, Debug, PartialEq)]
+impl Dora {
+    /// m / n, ready to be multiplied with outputs.
+    fn factor<const D: usize>(&self) -> Tensor<D> {
+        (self.magnitude.val() / self.norm.clone()).unsqueeze()
+    }
+}
+
+/// The length of each row.
+fn row_lengths(weight: Tensor<2>) -> Tensor<1> {
+    weight.square().sum_dim(1).sqrt().squeeze_dim(1)
+}
+
+/// Which layers get an adapter, and of what kind and size.
+#[derive(Clone, Debug)]
 pub struct Adapters {
     /// Rank.
     pub r: usize,
-    /// The update is scaled by alpha / r.
+    /// The update is scaled by alpha / r, or alpha / √r with `rslora`.
     pub alpha: f64,
     /// Share of the adapter's inputs dropped while training.
     pub dropout: f64,
-    /// The last part of the layers' names: `q_proj`, `down_proj`, …
-    pub targets: Vec<String>,
+    /// Which layers are meant, of the text model and, if `audio_tower` says so, of the audio tower.
+    pub targets: Targets,
     /// Whether layers of the audio tower get adapters too.
     pub audio_tower: bool,
+    /// Whether both layers of the projector get adapters too; `targets` need not name them.
+    pub projector: bool,
+    /// Rank-stabilised: a scale that does not let the update shrink as the rank grows.
+    pub rslora: bool,
+    /// The length of each row of a weight is learned apart from its direction.
+    pub dora: bool,
 }
 
-/// The part of `adapter_config.json` that decides the computation. Keys that would change it and that we do not know are refused.
-#[derive(Debug, Deserialize)]
-struct AdapterConfig {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    lora_dropout: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    base_model_name_or_path: Option<String>,
-    #[serde(flatten)]
-    rest: BTreeMap<String, Value>,
+/// Where adapters were put.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// The layers that got one.
+    pub adapted: Vec<String>,
+    /// Layers that the targets name too, in parts of the model that stay as they are.
+    pub kept_out: Vec<String>,
 }
 
 impl Adapters {
-    fn wants(&self, layer: &str) -> bool {
-        let part = layer.rsplit('.').next().unwrap_or(layer);
-        let place = layer.starts_with("language_model.model.") || (self.audio_tower && layer.starts_with("audio_tower."));
-        place && self.targets.iter().any(|target| target == part)
+    fn part(&self, part: Part) -> bool {
+        match part {
+            Part::Text => true,
+            Part::AudioTower => self.audio_tower,
+            Part::Projector => self.projector,
+        }
+    }
+
+    fn scale(&self) -> f64 {
+        scale(self.alpha, self.r, self.rslora)
     }
 }
 
-/// Gives a model fresh adapters, A drawn from a seed and B zero; returns how many layers got one.
-pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> usize {
-    let mut count = 0;
+fn scale(alpha: f64, r: usize, rslora: bool) -> f64 {
+    if rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }
+}
+
+/// Gives a model fresh adapters, A drawn from a seed and B zero. Every target must end up with an adapter somewhere.
+pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> Result<Placed> {
+    adapters.targets.refuse_tables()?;
+    let mut placed = Placed::default();
     for (name, layer) in model.linears() {
-        if adapters.wants(&name) {
-            let [outputs, inputs] = layer.weight.dims();
-            layer.lora = Some(Lora {
-                a: source.take(&format!("{name}.lora.a"), [adapters.r, inputs], Init::Uniform(1.0 / (inputs as f32).sqrt())),
-                b: source.take(&format!("{name}.lora.b"), [outputs, adapters.r], Init::Zeros),
-                scale: adapters.alpha / adapters.r as f64,
-                dropout: adapters.dropout,
-                masks: Dropout::default(),
-            });
-            count += 1;
+        let part = Part::of(&name);
+        let meant = adapters.targets.names(&name)?;
+        if !adapters.part(part) || !(meant || part == Part::Projector) {
+            placed.kept_out.extend(meant.then_some(name));
+            continue;
         }
-    }
-    count
-}
-
-/// Whether a folder holds an adapter rather than a full model.
-pub fn is_adapter(folder: &Path) -> bool {
-    folder.join(CONFIG).exists()
-}
-
-/// The base model an adapter folder names.
-pub fn base_of(folder: &Path) -> Result<Option<String>> {
-    Ok(read_config(folder)?.base_model_name_or_path)
-}
-
-fn read_config(folder: &Path) -> Result<AdapterConfig> {
-    let path = folder.join(CONFIG);
-    let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
-    serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))
-}
-
-/// Puts the adapter of a folder on a model. Every tensor of the file must find its layer.
-pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
-    let config = read_config(folder)?;
-    let place = folder.join(CONFIG);
-    if config.peft_type != "LORA" || config.use_dora {
-        let kind = if config.use_dora { "DoRA" } else { &config.peft_type };
-        return Err(Error::new(format!("{}: this version reads LoRA adapters, not {kind}", place.display())));
-    }
-    let unknown = |key: &str, default: Value| config.rest.get(key).is_some_and(|value| !value.is_null() && *value != default);
-    for (key, default) in [
-        ("alpha_pattern", json!({})),
-        ("rank_pattern", json!({})),
-        ("fan_in_fan_out", json!(false)),
-        ("lora_bias", json!(false)),
-        ("modules_to_save", json!([])),
-    ] {
-        if unknown(key, default) {
-            return Err(Error::new(format!("{}: this version does not read adapters that use `{key}`", place.display())));
-        }
-    }
-    if config.r == 0 || !config.lora_alpha.is_finite() {
-        return Err(Error::new(format!("{}: `r` must be at least 1 and `lora_alpha` a number", place.display())));
-    }
-    let scale = if config.use_rslora { config.lora_alpha / (config.r as f64).sqrt() } else { config.lora_alpha / config.r as f64 };
-    let path = folder.join(TENSORS);
-    let mut halves: BTreeMap<String, (Option<TensorData>, Option<TensorData>)> = BTreeMap::new();
-    for (key, data) in weights::read_tensors(&path)? {
-        let stripped = key.strip_prefix("base_model.model.").map(weights::hub_name);
-        match stripped.as_deref().and_then(|name| {
-            name.strip_suffix(".lora_A.weight")
-                .map(|layer| (layer, true))
-                .or_else(|| name.strip_suffix(".lora_B.weight").map(|layer| (layer, false)))
-        }) {
-            Some((layer, true)) => halves.entry(layer.to_owned()).or_default().0 = Some(data),
-            Some((layer, false)) => halves.entry(layer.to_owned()).or_default().1 = Some(data),
-            None => return Err(Error::new(format!("{}: tensor `{key}` is no part of a LoRA adapter", path.display()))),
-        }
-    }
-    if halves.is_empty() {
-        return Err(Error::new(format!("{}: holds no adapter tensors", path.display())));
-    }
-    for (name, layer) in model.linears() {
-        let Some(halves) = halves.remove(&name) else { continue };
-        let (Some(a), Some(b)) = halves else {
-            return Err(Error::new(format!("{}: `{name}` has only one of lora_A and lora_B", path.display())));
-        };
         let [outputs, inputs] = layer.weight.dims();
-        let device = layer.weight.val().device();
-        for (half, data, shape) in [("lora_A", &a, [config.r, inputs]), ("lora_B", &b, [outputs, config.r])] {
-            if data.shape().to_vec() != shape {
-                return Err(Error::new(format!(
-                    "{}: `{name}.{half}` has shape {:?}, expected {shape:?}",
-                    path.display(),
-                    data.shape().to_vec()
-                )));
-            }
+        let mut lora = Lora {
+            a: source.take(&format!("{name}.lora.a"), [adapters.r, inputs], Init::Uniform(1.0 / (inputs as f32).sqrt())),
+            b: source.take(&format!("{name}.lora.b"), [outputs, adapters.r], Init::Zeros),
+            dora: None,
+            scale: adapters.scale(),
+            dropout: adapters.dropout,
+            masks: Dropout::default(),
+        };
+        if adapters.dora {
+            let norm = lengths(&name, lora.sum(layer.weight.val()))?;
+            lora.dora = Some(Dora { magnitude: Param::from_tensor(norm.clone()).set_require_grad(false), norm });
         }
-        let param = |data| Param::from_tensor(Tensor::from_data(data, &device)).set_require_grad(false);
-        layer.lora = Some(Lora { a: param(a), b: param(b), scale, dropout: config.lora_dropout, masks: Dropout::default() });
+        layer.lora = Some(lora);
+        placed.adapted.push(name);
     }
-    match halves.keys().next() {
-        None => Ok(()),
-        Some(layer) => Err(Error::new(format!("{}: the model has no layer `{layer}`", path.display()))
-            .advice("the adapter was made for another base model")),
+    if let Some(target) = adapters.targets.idle(&placed.adapted)? {
+        let error = Error::new(format!("target `{target}` names no layer that could get an adapter"));
+        return Err(match adapters.targets.first_of(&target, &placed.kept_out)? {
+            Some(layer) => error.advice(format!("`{layer}` and its like are in the {}, which gets none", Part::of(&layer))),
+            None => error.advice(format!("layers are called like `{}`", targets::EXAMPLE)),
+        });
     }
+    Ok(placed)
 }
 
-/// Writes a model's adapters as PEFT does.
-///
-/// Names: the style of checkpoints of 2507 (`base_model.model.language_model.model.layers…`) loads everywhere as long as only the text
-/// model is adapted; with the audio tower only the newer style is read by transformers 5.
-pub fn save(model: &Voxtral, adapters: &Adapters, base: &str, folder: &Path) -> Result<()> {
-    let tensors = weights::tensors(model, |name| name.contains(".lora."))
-        .into_iter()
-        .map(|(name, data)| {
-            let name = name.replace(".lora.a", ".lora_A.weight").replace(".lora.b", ".lora_B.weight");
-            let name = match (adapters.audio_tower, name.strip_prefix("language_model.model.")) {
-                (false, _) => name,
-                (true, Some(rest)) => format!("model.language_model.{rest}"),
-                (true, None) => format!("model.{name}"),
-            };
-            (format!("base_model.model.{name}"), data)
-        })
-        .collect();
-    weights::write_tensors(&folder.join(TENSORS), &tensors)?;
-    let targets = adapters.targets.join("|");
-    let config = json!({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": true,
-        "r": adapters.r, "lora_alpha": adapters.alpha, "lora_dropout": adapters.dropout, "bias": "none", "fan_in_fan_out": false,
-        "init_lora_weights": true, "use_rslora": false, "use_dora": false, "modules_to_save": null,
-        "target_modules": if adapters.audio_tower { format!(".*\\.({targets})") } else { format!(".*language_model.*\\.({targets})") },
-    });
-    let path = folder.join(CONFIG);
-    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&config)?)).doing(|| format!("cannot write `{}`", path.display()))
+/// The lengths of the rows of a layer's weight; a DoRA adapter divides by them.
+fn lengths(layer: &str, weight: Tensor<2>) -> Result<Tensor<1>> {
+    let lengths = row_lengths(weight);
+    let values = lengths.to_data().try_to_vec::<f32>().map_err(|error| Error::new(format!("`{layer}`: {error:?}")))?;
+    match values.iter().position(|length| !(*length > 0.0 && length.is_finite())) {
+        None => Ok(lengths),
+        Some(row) => Err(Error::new(format!("`{layer}.weight`: row {row} has length {}, and DoRA divides by it", values[row]))
+            .advice("use LoRA without DoRA, or leave this layer out")),
+    }
 }
 
 impl Voxtral {
-    /// Starts the dropout masks of all adapters anew, apart from those of other copies of the model.
-    pub fn reseed_dropout(&mut self, seed: u64) {
-        let masks = Dropout::new(seed);
+    /// Measures the rows of all adapted weights anew: to be called whenever A or B of DoRA adapters have changed.
+    pub fn measure(&mut self) {
         for (_, layer) in self.linears() {
-            if let Some(lora) = &mut layer.lora {
-                lora.masks = masks.clone();
+            let Linear { weight, lora: Some(lora), .. } = layer else { continue };
+            if lora.dora.is_some() {
+                let norm = row_lengths(lora.sum(weight.val()));
+                if let Some(dora) = &mut lora.dora {
+                    dora.norm = norm;
+                }
             }
         }
     }
 
-    /// Every linear layer with its name, in order.
+    /// Starts the dropout masks of all adapters anew for a batch. A mask depends on the seed, the layer, the row's place among all
+    /// rows of the step and, inside the audio tower, on the chunk within that row: never on how the step is cut into batches.
+    ///
+    /// `first` is the place of the batch's first row, `chunks` the number of chunks of audio in each row.
+    pub fn reseed_dropout(&mut self, seed: u64, first: usize, chunks: &[usize]) {
+        let rows: Arc<[u64]> = (0..chunks.len()).map(|row| (first + row) as u64).collect();
+        let pieces: Arc<[u64]> = chunks
+            .iter()
+            .enumerate()
+            .flat_map(|(row, chunks)| (0..*chunks).map(move |chunk| ((first + row) as u64) | (chunk as u64) << 32))
+            .collect();
+        for (name, layer) in self.linears() {
+            if let Some(lora) = &mut layer.lora {
+                let blocks = if Part::of(&name) == Part::Text { &rows } else { &pieces };
+                lora.masks = Dropout::new(seed, &name, blocks.clone());
+            }
+        }
+    }
+
+    /// Every linear layer of the blocks and the projector with its name, in order.
     pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let mut found: Vec<(String, &mut Linear)> = Vec::new();
         for (i, layer) in self.audio_tower.layers.iter_mut().enumerate() {

@@ -9,6 +9,8 @@
 //! The numbers are those of Mini-3B; all are read from `config.json`.
 
 pub mod attention;
+pub mod batching;
+pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod dropout;
@@ -26,6 +28,7 @@ pub mod prompt;
 pub mod realtime;
 pub mod recognizer;
 pub mod tokenizer;
+pub mod transcribe;
 pub mod weights;
 
 use crate::error::{Error, Result};
@@ -58,6 +61,16 @@ pub struct Tokens {
     pub rows: usize,
     /// Ids in a row.
     pub length: usize,
+}
+
+impl Tokens {
+    /// Rows side by side, short ones filled up on the left, where a continuation leaves them aligned; and by how much each was.
+    pub fn left_padded(rows: &[&[u32]], pad: u32) -> (Self, Vec<usize>) {
+        let length = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        let pads: Vec<usize> = rows.iter().map(|row| length - row.len()).collect();
+        let ids = rows.iter().zip(&pads).flat_map(|(row, pads)| std::iter::repeat_n(pad, *pads).chain(row.iter().copied()));
+        (Self { ids: ids.collect(), rows: rows.len(), length }, pads)
+    }
 }
 
 impl Voxtral {

@@ -1,20 +1,18 @@
 //! A model with all it needs to turn samples into text: tokenizer, features, prompt, decoding.
 
 use super::config::{Config, extractor};
-use super::generate::{Limits, greedy};
+pub use super::generate::Special;
 use super::precision::Precision;
 use super::prompt;
 use super::tokenizer::Tokenizer;
+pub use super::transcribe::{Heard, Limit, Transcript, Utterance};
 use super::weights::{Loaded, Weights};
-use super::{Tokens, Voxtral, lora};
+use super::{Voxtral, lora};
+use crate::audio::mel::HOP;
 use crate::audio::{Features, LogMel};
 use crate::error::{Error, Result};
 use burn::tensor::{Device, Tensor, TensorData};
-use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Clips decoded side by side.
-const BATCH: usize = 16;
 
 /// A speech recogniser.
 #[derive(Debug)]
@@ -29,38 +27,9 @@ pub struct Recognizer {
     pub device: Device,
     /// How the matrices are kept, and whether the files behind them can be trusted.
     pub loaded: Loaded,
-    mel: LogMel,
+    /// Makes the spectrograms it hears.
+    pub mel: LogMel,
     special: Special,
-}
-
-/// Ids with a meaning of their own.
-#[derive(Clone, Copy, Debug)]
-pub struct Special {
-    /// `</s>`.
-    pub end: u32,
-    /// `<pad>`.
-    pub pad: u32,
-}
-
-/// The prompt of a clip and the number of its chunks: clips that agree in both are decoded side by side.
-type Request = (Vec<u32>, usize);
-
-/// Something said.
-#[derive(Clone, Copy, Debug)]
-pub struct Utterance<'a> {
-    /// 16 kHz mono.
-    pub samples: &'a [f32],
-    /// ISO 639-1, or none to let the model find out.
-    pub language: Option<&'a str>,
-}
-
-/// What the model heard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transcript {
-    /// The text.
-    pub text: String,
-    /// The ids it was decoded from.
-    pub tokens: Vec<u32>,
 }
 
 /// Where the weights come from.
@@ -113,6 +82,11 @@ impl Recognizer {
         self.special
     }
 
+    /// How many chunks of audio so many samples are.
+    pub fn chunks(&self, samples: usize) -> usize {
+        samples.div_ceil(self.config.audio_config.chunk_frames() * HOP)
+    }
+
     /// The log-mel spectrogram of a clip, in as many chunks as it needs.
     pub fn features(&self, samples: &[f32]) -> Result<Features> {
         self.mel.features(samples, self.config.audio_config.chunk_frames())
@@ -121,34 +95,6 @@ impl Recognizer {
     /// The transcription request for a clip of so many chunks.
     pub fn prompt(&self, language: Option<&str>, chunks: usize) -> Result<Vec<u32>> {
         prompt::transcription(&self.tokenizer, language, chunks * self.config.audio_config.chunk_tokens())
-    }
-
-    /// Transcribes clips, those with the same prompt side by side; `progress` hears how many are done.
-    pub fn transcribe(&self, utterances: &[Utterance], max_new_tokens: usize, progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
-        let mut groups: BTreeMap<Request, Vec<(usize, Features)>> = BTreeMap::new();
-        for (index, utterance) in utterances.iter().enumerate() {
-            let features = self.features(utterance.samples)?;
-            let prompt = self.prompt(utterance.language, features.chunks)?;
-            groups.entry((prompt, features.chunks)).or_default().push((index, features));
-        }
-        let limits = Limits { end: self.special.end, pad: self.special.pad, max_new_tokens };
-        let mut transcripts = vec![None; utterances.len()];
-        let mut done = 0;
-        for ((prompt, _), clips) in groups {
-            for batch in clips.chunks(BATCH) {
-                let ids: Vec<u32> = std::iter::repeat_n(&prompt, batch.len()).flatten().copied().collect();
-                let prompts = Tokens { ids, rows: batch.len(), length: prompt.len() };
-                let audio = self.model.embed_audio(stack(batch.iter().map(|(_, features)| features), &self.device));
-                for ((index, _), tokens) in batch.iter().zip(greedy(&self.model, &prompts, audio, limits)?) {
-                    transcripts[*index] = Some(Transcript { text: self.tokenizer.decode(&tokens).trim().to_owned(), tokens });
-                }
-                done += batch.len();
-                progress(done);
-            }
-        }
-        // Nothing that damaged weights said leaves.
-        self.loaded.audit.passed()?;
-        Ok(transcripts.into_iter().flatten().collect())
     }
 }
 

@@ -75,7 +75,7 @@ fn settings_that_cannot_work_are_complained_about() {
         (json!({"language": "English"}), "language", "did you mean `en`?"),
         (json!({"language": "es-MX"}), "language", "did you mean `es`?"),
         (json!({"language": "Spanisch"}), "language", "did you mean `es`?"),
-        (json!({"language": "xyz", "source": "file", "file": "a"}), "language", "is not a two-letter language code"),
+        (json!({"language": "xyz", "source": "file", "file": "a"}), "language", "is not a language code of ISO 639-1"),
         (json!({"language": "fr", "source": "file"}), "source", "needs a `file`"),
         (json!({"language": "en", "file": "a.txt"}), "file", "does not read one"),
         (json!({"language": "en", "count": 0}), "count", "no phrases are asked for"),

@@ -92,6 +92,26 @@ fn the_card_is_the_golden_one() {
 }
 
 #[test]
+fn the_card_says_what_kind_of_adapter_it_is() {
+    let mut bench = Bench::new();
+    for (lora, said) in [
+        (json!({"r": 8}), "A LoRA adapter for"),
+        (json!({"r": 8, "rslora": true, "dora": false}), "A LoRA adapter (rank-stabilised) for"),
+        (json!({"r": 8, "dora": true}), "A LoRA adapter (DoRA) for"),
+        (json!({"r": 8, "rslora": true, "dora": true}), "A LoRA adapter (DoRA, rank-stabilised) for"),
+    ] {
+        let mut facts = training("lora", None);
+        facts["settings"]["lora"] = lora.clone();
+        bench.cx.inputs.clear();
+        model(&mut bench, &facts);
+        bench.made::<Card>(json!({}));
+        let card = bench.out("README.md");
+        assert!(card.contains(said), "{card}");
+        assert_eq!(front_matter(&card).lines().any(|line| line == "- dora"), lora["dora"] == true);
+    }
+}
+
+#[test]
 fn nothing_is_said_that_was_not_measured() {
     let mut bench = Bench::new();
     let folder = model(&mut bench, &training("full", None));

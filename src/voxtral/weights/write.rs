@@ -149,8 +149,11 @@ fn write(path: &Path, tensors: Vec<(String, Outgoing)>) -> Result<()> {
 /// What a header says of a tensor: its name, its type, its shape.
 type Line<'a> = (&'a str, Dtype, Vec<usize>);
 
+/// Gives the bytes of a tensor in a type.
+type Values<'a, 'v> = dyn FnMut(&str, Dtype) -> Result<Cow<'v, [u8]>> + 'a;
+
 /// Writes the header, then what `values` gives for each tensor.
-fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut dyn FnMut(&str, Dtype) -> Result<Cow<'v, [u8]>>) -> Result<()> {
+fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut Values<'_, 'v>) -> Result<()> {
     lines.sort_by(|(a, a_type, _), (b, b_type, _)| b_type.cmp(a_type).then_with(|| a.cmp(b)));
     let mut header = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let mut end = 0;

@@ -1,0 +1,106 @@
+//! Writes everything a checkpoint computes of some clips to one safetensors file: to hold against another implementation.
+//!
+//! `cargo run --example activations -- MODEL CASE.json OUT.safetensors`
+//!
+//! The case: `{"max_new_tokens": 24, "clips": [{"wav": "clip0.wav", "language": "en", "target": [300, 301, 2]}]}`, paths beside the file.
+//! Written are `features.I` of clip I; `encoder` and `projector` of all clips; `prompt.I`, `logits.I` of its prompt and target; `loss`,
+//! the mean over all targets, and `gradient.NAME` of it, flat; `generated.I` and `log_probabilities.I`, all clips decoded side by side.
+//! `tests/voxtral/parity.py` compares them with transformers.
+
+use burn::tensor::{Tensor, TensorData};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use voxpipe::audio::read_wav16k;
+use voxpipe::device;
+use voxpipe::error::{Doing, Error, Result};
+use voxpipe::training::adamw::Gradient;
+use voxpipe::training::batch::{Batch, Example};
+use voxpipe::training::{loss_sum, mark_trained};
+use voxpipe::voxtral::precision::Precision;
+use voxpipe::voxtral::recognizer::{Limit, Recognizer, Start, Utterance, stack};
+use voxpipe::voxtral::weights::{tensors, write_tensors};
+
+#[derive(Deserialize)]
+struct Case {
+    max_new_tokens: usize,
+    clips: Vec<Clip>,
+}
+
+#[derive(Deserialize)]
+struct Clip {
+    wav: String,
+    language: Option<String>,
+    target: Vec<u32>,
+}
+
+fn main() -> Result<()> {
+    let [model, case, out] = <[String; 3]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())
+        .map_err(|_| Error::new("give a model's folder, a case and where to write"))?;
+    let path = Path::new(&case);
+    let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?).doing(|| path.display().to_string())?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, Precision::F32, &device::choose("auto")?.device)?;
+    let mut found = BTreeMap::new();
+
+    // What is heard.
+    let samples = case.clips.iter().map(|clip| read_wav16k(&folder.join(&clip.wav))).collect::<Result<Vec<_>>>()?;
+    let features = samples.iter().map(|samples| recognizer.features(samples)).collect::<Result<Vec<_>>>()?;
+    for (i, clip) in features.iter().enumerate() {
+        found.insert(format!("features.{i}"), TensorData::new(clip.data.clone(), [clip.chunks, clip.mels, clip.frames]));
+    }
+    let stacked = stack(features.iter(), &recognizer.device);
+    found.insert("encoder".to_owned(), recognizer.model.audio_tower.forward(stacked.clone()).into_data());
+    found.insert("projector".to_owned(), recognizer.model.embed_audio(stacked).into_data());
+
+    // What is read: rows of different length, padded on the right.
+    let mut examples = Vec::new();
+    for (i, (clip, features)) in case.clips.iter().zip(features).enumerate() {
+        let prompt = recognizer.prompt(clip.language.as_deref(), features.chunks)?;
+        found.insert(format!("prompt.{i}"), floats(&prompt));
+        let features = Arc::new(features);
+        examples.push(Example {
+            name: clip.wav.clone(),
+            features: Arc::new(move || Ok(features.clone())),
+            prompt: prompt.len(),
+            ids: [prompt, clip.target.clone()].concat(),
+        });
+    }
+    let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), recognizer.special().pad, &recognizer.device)?;
+    let logits = recognizer.model.forward(&batch.tokens, batch.features.clone())?;
+    for (i, example) in examples.iter().enumerate() {
+        let vocabulary = logits.dims()[2];
+        let row: Tensor<3> = logits.clone().slice([i..i + 1, 0..example.ids.len(), 0..vocabulary]);
+        found.insert(format!("logits.{i}"), row.into_data());
+    }
+
+    // What is written.
+    let utterances: Vec<Utterance> =
+        case.clips.iter().zip(&samples).map(|(clip, samples)| Utterance { samples, language: clip.language.as_deref() }).collect();
+    for (i, heard) in recognizer.transcribe(&utterances, Limit::Tokens(case.max_new_tokens), &mut |_| ())?.into_iter().enumerate() {
+        let end = heard.finished.then_some(recognizer.special().end);
+        found.insert(format!("generated.{i}"), floats(&heard.tokens.into_iter().chain(end).collect::<Vec<_>>()));
+        let count = heard.log_probabilities.len();
+        found.insert(format!("log_probabilities.{i}"), TensorData::new(heard.log_probabilities, [count]));
+    }
+
+    // What is learned.
+    let model = mark_trained(recognizer.model, &|name| name != "audio_tower.embed_positions.weight");
+    let targets: usize = examples.iter().map(Example::targets).sum();
+    let loss = loss_sum(&model, &batch)? / targets as f64;
+    found.insert("loss".to_owned(), loss.clone().inner().into_data());
+    let mut gradient = Gradient::default();
+    gradient.add(&model, loss.backward());
+    for name in tensors(&model, |_| true).into_keys() {
+        if let Some(values) = gradient.get(&name) {
+            found.insert(format!("gradient.{name}"), values.inner().into_data());
+        }
+    }
+    write_tensors(Path::new(&out), &found)
+}
+
+/// Ids as the numbers the file holds; 24 bits of them are exact.
+fn floats(ids: &[u32]) -> TensorData {
+    TensorData::new(ids.iter().map(|id| *id as f32).collect::<Vec<_>>(), [ids.len()])
+}

@@ -1,0 +1,48 @@
+//! How far a download is, for people.
+
+use crate::error::Result;
+use crate::hub::Fetching;
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{self, IsTerminal, Write};
+
+/// A line that moves at a terminal, and elsewhere one line for each download: gigabytes should not come unannounced.
+#[derive(Default)]
+pub(super) struct Fetch {
+    bar: Option<ProgressBar>,
+    announced: bool,
+}
+
+impl Fetch {
+    /// Tells how far it is.
+    pub(super) fn say(&mut self, fetching: &Fetching) -> Result<()> {
+        if fetching.total == 0 {
+            return Ok(());
+        }
+        if !self.announced {
+            self.announced = true;
+            let _ = writeln!(io::stderr(), "fetching {} ({})", fetching.repository, HumanBytes(fetching.total));
+            self.bar = io::stderr().is_terminal().then(|| bar(fetching.total));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(fetching.file.clone());
+            bar.set_position(fetching.done);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}  {msg}") {
+        bar.set_style(style.progress_chars("━╸─"));
+    }
+    bar
+}

@@ -1,0 +1,204 @@
+//! What was heard, as text, JSON or subtitles, on standard output or in files that are never written over unasked.
+
+use super::ValueEnum;
+use super::input::{Input, Inputs, Source};
+use crate::cli::print;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::subtitles::{self, Cue};
+use crate::voxtral::recognizer::Transcript;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// One line a file, after its name if there are several
+    Text,
+    /// One object a file, on one line
+    Json,
+    /// SubRip subtitles
+    Srt,
+    /// WebVTT subtitles
+    Vtt,
+}
+
+/// Where results go.
+#[derive(Debug)]
+pub(super) struct Output {
+    format: Format,
+    /// Whether results must say which file they are of.
+    several: bool,
+    /// A file for each input; empty for standard output.
+    files: Vec<PathBuf>,
+    force: bool,
+}
+
+/// What was heard in a file.
+pub(super) struct Clip<'a> {
+    pub(super) input: &'a Input,
+    pub(super) language: Option<&'a str>,
+    pub(super) seconds: f64,
+    pub(super) segments: Vec<Segment>,
+}
+
+/// What was heard in a part of a file.
+#[derive(Debug, Serialize)]
+pub(super) struct Segment {
+    /// Seconds from the beginning.
+    start: f64,
+    end: f64,
+    text: String,
+    tokens: Vec<u32>,
+    log_probabilities: Vec<f32>,
+    finished: bool,
+}
+
+/// The object of a file. The keys are part of the interface.
+#[derive(Serialize)]
+struct Json<'a> {
+    file: String,
+    text: String,
+    language: Option<&'a str>,
+    tokens: Vec<u32>,
+    log_probabilities: Vec<f32>,
+    seconds: f64,
+    finished: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    segments: Option<&'a [Segment]>,
+}
+
+impl Format {
+    /// Whether it says when things are said.
+    pub(super) fn has_times(self) -> bool {
+        matches!(self, Self::Srt | Self::Vtt)
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Text => "txt",
+            Self::Json => "json",
+            Self::Srt => "srt",
+            Self::Vtt => "vtt",
+        }
+    }
+}
+
+impl Output {
+    /// Decides where results go, and complains now about what could not be written then.
+    pub(super) fn new(format: Format, inputs: &Inputs, out: Option<&Path>, force: bool) -> Result<Self> {
+        let mut output = Self { format, several: inputs.several, files: Vec::new(), force };
+        let beside = format.has_times() && inputs.several;
+        if out.is_none() && !beside {
+            return Ok(output);
+        }
+        let usage = |message: String| Error::new(message).exit(Exit::Usage);
+        let mut taken: BTreeMap<PathBuf, &Path> = BTreeMap::new();
+        for input in &inputs.list {
+            let path = match (out, &input.source) {
+                (Some(out), _) => out.join(&input.below),
+                (None, Source::File) => input.name.clone(),
+                (None, Source::Stream(_)) => {
+                    return Err(
+                        usage("there is no place beside standard input for its subtitles".to_owned()).advice("name a folder with `--out`")
+                    );
+                }
+            };
+            let path = path.with_extension(format.extension());
+            if path == input.name {
+                return Err(
+                    usage(format!("`{}` would be written over by its own transcript", path.display())).advice("name a folder with `--out`")
+                );
+            }
+            if let Some(other) = taken.insert(path.clone(), &input.name) {
+                let both = format!("`{}` and `{}`", other.display(), input.name.display());
+                return Err(usage(format!("{both} would both be written to `{}`", path.display())).advice("give them in two commands"));
+            }
+            output.files.push(path);
+        }
+        let there: Vec<&PathBuf> = output.files.iter().filter(|path| path.exists()).collect();
+        match there.first() {
+            Some(first) if !force => {
+                let more = if there.len() > 1 { format!(", and {} more,", there.len() - 1) } else { String::new() };
+                Err(usage(format!("`{}`{more} is there already", first.display()))
+                    .advice("`--force` writes over it; `--out DIR` writes elsewhere"))
+            }
+            _ => Ok(output),
+        }
+    }
+
+    /// Writes what was heard in the input of this number.
+    pub(super) fn write(&self, index: usize, clip: &Clip) -> Result<()> {
+        let text = self.render(clip)?;
+        let Some(path) = self.files.get(index) else { return print(&text) };
+        let writing = || format!("cannot write `{}`", path.display());
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).doing(writing)?;
+        }
+        let part = path.with_added_extension("part");
+        fs::write(&part, text).doing(writing)?;
+        if self.force {
+            return fs::rename(&part, path).doing(writing);
+        }
+        // A link fails where something is by now, which a rename would replace.
+        let linked = fs::hard_link(&part, path);
+        fs::remove_file(&part).doing(writing)?;
+        linked.doing(writing)
+    }
+
+    fn render(&self, clip: &Clip) -> Result<String> {
+        Ok(match self.format {
+            Format::Text if self.several && self.files.is_empty() => format!("{}: {}\n", clip.input.name.display(), clip.text()),
+            Format::Text => format!("{}\n", clip.text()),
+            Format::Json => format!("{}\n", serde_json::to_string(&clip.json())?),
+            Format::Srt => subtitles::srt(&clip.cues()),
+            Format::Vtt => subtitles::vtt(&clip.cues()),
+        })
+    }
+}
+
+impl Clip<'_> {
+    /// Whether the model ended everything itself.
+    pub(super) fn finished(&self) -> bool {
+        self.segments.iter().all(|segment| segment.finished)
+    }
+
+    /// All that was said, on one line.
+    fn text(&self) -> String {
+        self.segments.iter().flat_map(|segment| segment.text.split_whitespace()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn json(&self) -> Json<'_> {
+        let text = match self.segments.as_slice() {
+            [whole] => whole.text.clone(),
+            _ => self.text(),
+        };
+        Json {
+            file: self.input.name.display().to_string(),
+            text,
+            language: self.language,
+            tokens: self.segments.iter().flat_map(|segment| &segment.tokens).copied().collect(),
+            log_probabilities: self.segments.iter().flat_map(|segment| &segment.log_probabilities).copied().collect(),
+            seconds: self.seconds,
+            finished: self.finished(),
+            segments: self.is_cut().then_some(&self.segments),
+        }
+    }
+
+    /// Whether anything but the whole was heard in one go.
+    fn is_cut(&self) -> bool {
+        !matches!(self.segments.as_slice(), [whole] if whole.start == 0.0 && whole.end == self.seconds)
+    }
+
+    fn cues(&self) -> Vec<Cue> {
+        self.segments.iter().map(|segment| Cue { start: segment.start, end: segment.end, text: segment.text.clone() }).collect()
+    }
+}
+
+impl Segment {
+    pub(super) fn new(start: f64, end: f64, transcript: Transcript) -> Self {
+        let Transcript { text, tokens, log_probabilities, finished } = transcript;
+        Self { start, end, text, tokens, log_probabilities, finished }
+    }
+}

@@ -1,0 +1,218 @@
+//! Model repositories of the Hugging Face Hub, by name: `org/name` or `org/name@revision`.
+//!
+//! A folder that exists always wins. A repository is looked for in the cache that all Hugging Face tools share ([`cache`]), and what is
+//! there whole is used as it is, without asking anybody. Only what is missing is downloaded ([`download`]), and only if that is allowed.
+//!
+//! The environment is that of the official client: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH`,
+//! `HF_HUB_OFFLINE`.
+
+pub mod cache;
+mod download;
+
+use crate::error::{Error, Exit, Result};
+use cache::Snapshot;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The branch that is meant where no revision is named.
+const MAIN: &str = "main";
+/// Longest name the Hub gives a repository.
+const LONGEST_NAME: usize = 96;
+
+/// A repository and one of its revisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    /// The user or organisation.
+    pub owner: String,
+    /// The name below it.
+    pub name: String,
+    /// A branch, a tag, or a commit.
+    pub revision: String,
+}
+
+/// Whether the network may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// What is missing is downloaded.
+    Allowed,
+    /// What is missing is an error.
+    Forbidden,
+}
+
+/// How far a download is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetching {
+    /// The repository.
+    pub repository: Repository,
+    /// The file that is on its way.
+    pub file: String,
+    /// Bytes that are here, of all files.
+    pub done: u64,
+    /// Bytes of all files; 0 while they are being listed.
+    pub total: u64,
+}
+
+/// Hears how far a download is; an error it returns ends the download.
+pub type Say<'a> = dyn FnMut(&Fetching) -> Result<()> + 'a;
+
+impl Repository {
+    /// Reads `org/name` or `org/name@revision`; nothing if the text cannot be the name of a repository (a path, say).
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
+        let (owner, name) = id.split_once('/')?;
+        let part = |part: &str| {
+            !part.is_empty()
+                && part.len() <= LONGEST_NAME
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+                && !part.starts_with(['-', '.'])
+                && !part.ends_with(['-', '.'])
+                && !part.contains("--")
+                && !part.contains("..")
+        };
+        let found = part(owner) && part(name) && is_revision(revision);
+        found.then(|| Self { owner: owner.to_owned(), name: name.to_owned(), revision: revision.to_owned() })
+    }
+
+    /// `org/name`.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.owner, self.name)
+    }
+
+    /// Whether the revision is a commit, which never changes.
+    pub fn is_pinned(&self) -> bool {
+        is_commit(&self.revision)
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.owner, self.name)?;
+        if self.revision == MAIN { Ok(()) } else { write!(f, "@{}", self.revision) }
+    }
+}
+
+impl Network {
+    /// Allowed, unless the flag or `HF_HUB_OFFLINE` says otherwise.
+    pub fn unless(offline: bool) -> Self {
+        let told = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| cache::is_yes(&value));
+        if offline || told { Self::Forbidden } else { Self::Allowed }
+    }
+}
+
+/// The folder of a model or an adapter.
+///
+/// `name` is a folder (relative ones start at `root`) or a repository; `revision` is that of a repository, if its name has none. Errors
+/// say what to do: exit code 2 where the name is wrong, 4 where the network, a permission or disk space is missing.
+pub fn model_folder(root: &Path, name: &str, revision: Option<&str>, network: Network, say: &mut Say) -> Result<PathBuf> {
+    let folder = root.join(name);
+    if folder.is_dir() {
+        return match revision {
+            None => Ok(folder),
+            Some(_) => Err(Error::new(format!("`{name}` is a folder, which has no revisions"))
+                .exit(Exit::Usage)
+                .advice("leave the revision out, or name a repository")),
+        };
+    }
+    let repository = repository(name, revision)?;
+    let cache = cache::folder()?;
+    let missing = match Snapshot::find(&cache, &repository) {
+        Some(snapshot) => snapshot.missing(),
+        None => vec!["all of it".to_owned()],
+    };
+    if !missing.is_empty() {
+        if network == Network::Forbidden {
+            let missing = missing.join(", ");
+            return Err(Error::new(format!("`{repository}` is not in the cache `{}` (missing: {missing})", cache.display()))
+                .exit(Exit::Environment)
+                .advice("there is no such folder either, and the network is not to be used: go on without --offline and HF_HUB_OFFLINE"));
+        }
+        download::fetch(&cache, &repository, say)?;
+    }
+    let found = Snapshot::find(&cache, &repository).filter(|snapshot| snapshot.missing().is_empty());
+    found.map(|snapshot| snapshot.folder).ok_or_else(|| {
+        Error::new(format!("`{repository}` was downloaded, and yet is not whole in the cache `{}`", cache.display()))
+            .exit(Exit::Environment)
+            .advice("another program may be clearing the cache; run again")
+    })
+}
+
+/// The commit of a snapshot folder in the cache; none for any other folder.
+pub fn commit_of(folder: &Path) -> Option<&str> {
+    let commit = folder.file_name()?.to_str().filter(|name| is_commit(name))?;
+    (folder.parent()?.file_name()? == "snapshots").then_some(commit)
+}
+
+fn repository(name: &str, revision: Option<&str>) -> Result<Repository> {
+    let wrong = |message: String| Error::new(message).exit(Exit::Usage);
+    let Some(mut repository) = Repository::parse(name) else {
+        return Err(wrong(format!("there is no model folder `{name}`"))
+            .advice("give a folder laid out as on the Hub, or the name of a repository like `mistralai/Voxtral-Mini-3B-2507`"));
+    };
+    if let Some(revision) = revision {
+        if name.contains('@') {
+            return Err(wrong(format!("`{name}` names a revision, and `{revision}` is another")).advice("keep one of them"));
+        }
+        if !is_revision(revision) {
+            return Err(wrong(format!("`{revision}` cannot be a revision")).advice("give a branch, a tag or a commit"));
+        }
+        revision.clone_into(&mut repository.revision);
+    }
+    Ok(repository)
+}
+
+/// Whether a text can name a branch, a tag or a commit; it becomes part of a path in the cache.
+fn is_revision(text: &str) -> bool {
+    let sound = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains("..");
+    text.len() <= 255
+        && text.split('/').all(sound)
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+'))
+}
+
+/// Whether this is the full name of a commit.
+pub fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_repositories_are_told_from_paths() {
+        let parsed = Repository::parse("mistralai/Voxtral-Mini-3B-2507@refs/pr/1").unwrap();
+        assert_eq!((parsed.id().as_str(), parsed.revision.as_str()), ("mistralai/Voxtral-Mini-3B-2507", "refs/pr/1"));
+        assert_eq!(Repository::parse("a/b").unwrap().revision, "main");
+        let wrong = [
+            "",
+            "name",
+            "/a/b",
+            "./a",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "a/b@",
+            "a/b@x/../y",
+            "a/b@.x",
+            "a b/c",
+            "a/b@a b",
+            "a/b--c",
+            "-a/b",
+            "a/b.",
+            "a/b@/x",
+            "a/é",
+            "C:\\a/b",
+        ];
+        for text in wrong {
+            assert_eq!(Repository::parse(text), None, "{text}");
+        }
+        assert!(Repository::parse(&format!("a/{}", "b".repeat(97))).is_none());
+    }
+
+    #[test]
+    fn a_commit_is_read_off_its_snapshot() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(commit_of(Path::new(&format!("/c/models--a--b/snapshots/{commit}"))), Some(commit));
+        assert_eq!(commit_of(Path::new(&format!("/c/{commit}"))), None);
+        assert_eq!(commit_of(Path::new("/c/snapshots/main")), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! The cache that Hugging Face tools share: `models--ORG--NAME/{refs,snapshots,blobs}`.
+//!
+//! `refs/REVISION` holds the name of a commit, `snapshots/COMMIT` the files of it, which are links into `blobs`. Nothing in here writes
+//! but [`remember`], which says what a branch or tag is, and is called when all files are there.
+
+use super::Repository;
+use crate::error::{Doing, Error, Exit, Result};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// One commit of a repository, as far as it is in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where its files are.
+    pub folder: PathBuf,
+}
+
+impl Snapshot {
+    /// What the cache has of a repository's revision, if anything.
+    pub fn find(cache: &Path, repository: &Repository) -> Option<Self> {
+        let home = home(cache, repository);
+        let commit = if repository.is_pinned() {
+            repository.revision.clone()
+        } else {
+            fs::read_to_string(home.join("refs").join(&repository.revision)).ok()?.trim().to_owned()
+        };
+        let folder = home.join("snapshots").join(&commit);
+        (super::is_commit(&commit) && folder.is_dir()).then_some(Self { folder })
+    }
+
+    /// Files that a model or an adapter needs and that are not there; links that lead nowhere count as missing.
+    pub fn missing(&self) -> Vec<String> {
+        let has = |name: &str| self.folder.join(name).is_file();
+        if has("adapter_config.json") {
+            let needed = ["adapter_model.safetensors"];
+            return needed.into_iter().filter(|name| !has(name)).map(str::to_owned).collect();
+        }
+        let mut missing = Vec::new();
+        if !has("config.json") && !has("params.json") {
+            missing.push("config.json".to_owned());
+        }
+        if !has("tekken.json") {
+            missing.push("tekken.json".to_owned());
+        }
+        missing.extend(self.missing_weights(&has));
+        missing
+    }
+
+    fn missing_weights(&self, has: &dyn Fn(&str) -> bool) -> Vec<String> {
+        let indices = ["model.safetensors.index.json", "consolidated.safetensors.index.json"];
+        if let Some(index) = indices.into_iter().find(|index| has(index)) {
+            // An index that cannot be read is the reader's to complain about; downloading it again would not help.
+            return shards(&self.folder.join(index)).into_iter().filter(|shard| !has(shard)).collect();
+        }
+        if has("model.safetensors") || has("consolidated.safetensors") { Vec::new() } else { vec!["model.safetensors".to_owned()] }
+    }
+}
+
+/// Where the cache is, as the official client finds it.
+pub fn folder() -> Result<PathBuf> {
+    for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"] {
+        if let Some(folder) = variable(name) {
+            return Ok(PathBuf::from(folder));
+        }
+    }
+    Ok(hugging_face_home()?.join("hub"))
+}
+
+/// The token that opens private and gated repositories, if there is one.
+pub(super) fn token() -> Option<String> {
+    if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_yes(&value)) {
+        return None;
+    }
+    let clean = |text: String| Some(text.trim().to_owned()).filter(|token| !token.is_empty());
+    let file = || variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(hugging_face_home().ok()?.join("token")));
+    variable("HF_TOKEN").and_then(clean).or_else(|| clean(fs::read_to_string(file()?).ok()?))
+}
+
+/// Where the Hub is.
+pub(super) fn endpoint() -> String {
+    variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()).trim_end_matches('/').to_owned()
+}
+
+/// Writes down which commit a branch or tag is; whole or not at all.
+pub(super) fn remember(cache: &Path, repository: &Repository, commit: &str) -> Result<()> {
+    let path = home(cache, repository).join("refs").join(&repository.revision);
+    let writing = || format!("cannot write `{}`", path.display());
+    let folder = path.parent().unwrap_or(cache);
+    fs::create_dir_all(folder).doing(writing)?;
+    let part = path.with_added_extension("part");
+    fs::write(&part, commit).doing(writing)?;
+    fs::rename(&part, &path).doing(writing)
+}
+
+/// Whether a variable's value means yes, as the official client reads it.
+pub(super) fn is_yes(value: &str) -> bool {
+    ["1", "ON", "YES", "TRUE"].contains(&value.to_ascii_uppercase().as_str())
+}
+
+fn home(cache: &Path, repository: &Repository) -> PathBuf {
+    cache.join(format!("models--{}--{}", repository.owner, repository.name))
+}
+
+fn hugging_face_home() -> Result<PathBuf> {
+    if let Some(folder) = variable("HF_HOME") {
+        return Ok(PathBuf::from(folder));
+    }
+    if let Some(folder) = variable("XDG_CACHE_HOME") {
+        return Ok(PathBuf::from(folder).join("huggingface"));
+    }
+    env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".cache/huggingface")).ok_or_else(|| {
+        Error::new("there is no home folder to find the cache of models in").exit(Exit::Environment).advice("set HF_HOME to a folder")
+    })
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The files that an index names; what tries to lead out of the folder is left to the reader, who refuses it.
+fn shards(index: &Path) -> BTreeSet<String> {
+    let value: Option<Value> = fs::read_to_string(index).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let map = value.as_ref().and_then(|value| value.get("weight_map")).and_then(Value::as_object);
+    map.into_iter().flat_map(|map| map.values()).filter_map(Value::as_str).map(str::to_owned).collect()
+}

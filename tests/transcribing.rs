@@ -1,0 +1,256 @@
+//! `voxpipe transcribe` through the real program: files, folders, patterns and pipes in; text, JSON and subtitles out; and where real
+//! speech is cut.
+
+use crate::support::{Ran, Sandbox, files, signal};
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use voxpipe::audio::{load, pauses, write_wav16k};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn model() -> String {
+    repository("tests/voxtral/tiny").to_str().unwrap().to_owned()
+}
+
+/// Real speech, by the name of its prompt.
+fn clip(name: &str) -> Vec<f32> {
+    load(&repository("datasets/first-run/clips").join(format!("{name}.flac"))).unwrap()
+}
+
+/// A project with a folder `clips` of three clips, a broken one, and things that are no audio.
+fn project() -> Sandbox {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path("clips/b")).unwrap();
+    for (name, to) in [("calling", "clips/c.wav"), ("agent-pass", "clips/a.wav"), ("conf-enteringno", "clips/b/d.wav")] {
+        write_wav16k(&sandbox.path(to), &clip(name)).unwrap();
+    }
+    sandbox.file("clips/notes.txt", "no audio").file("clips/b/.hidden", "");
+    sandbox
+}
+
+fn transcribe(sandbox: &Sandbox, args: &[&str]) -> Ran {
+    sandbox.run(&[&["transcribe", "--model", &model(), "--max-new-tokens", "4"], args].concat())
+}
+
+fn json_lines(ran: &Ran) -> Vec<Value> {
+    ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn folders_patterns_and_files_are_heard_in_order_as_if_alone() {
+    let sandbox = project();
+    let ran = transcribe(&sandbox, &["clips", "--json", "--language", "en"]).exits(0);
+    let ran = ran.complains("left out 2 files in `clips` not named as audio, such as `clips/b/.hidden`").complains("was cut at its limit");
+    let heard = json_lines(&ran);
+    let names: Vec<_> = heard.iter().map(|clip| clip["file"].as_str().unwrap()).collect();
+    assert_eq!(names, ["clips/a.wav", "clips/b/d.wav", "clips/c.wav"]);
+    for clip in &heard {
+        assert_eq!((clip["language"].as_str(), clip["finished"].as_bool(), clip["segments"].is_null()), (Some("en"), Some(false), true));
+        let probabilities = clip["log_probabilities"].as_array().unwrap();
+        assert!(probabilities.iter().all(|value| value.as_f64().unwrap() < 0.0) && clip["tokens"].as_array().unwrap().len() == 4);
+        assert_eq!(probabilities.len(), 4);
+        let name = clip["file"].as_str().unwrap();
+        let samples = load(&sandbox.path(name)).unwrap();
+        assert_eq!(clip["seconds"].as_f64().unwrap(), samples.len() as f64 / 16_000.0);
+    }
+    let alone = transcribe(&sandbox, &["clips/b/d.wav", "--json", "--language", "en"]).exits(0);
+    assert_eq!(json_lines(&alone)[0]["tokens"], heard[1]["tokens"]);
+
+    // Text: a name before each line where there are several, and the same order in whichever way they are named.
+    let text = transcribe(&sandbox, &["clips/**/*.wav"]).exits(0).stdout;
+    let starts: Vec<_> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(starts, names);
+    assert_eq!(transcribe(&sandbox, &["clips/a.wav", "clips/b/d.wav", "clips/c.wav"]).exits(0).stdout, text);
+    let only = transcribe(&sandbox, &["clips/c.wav"]).exits(0).stdout;
+    assert_eq!(only.lines().count(), 1);
+    assert_eq!(format!("clips/c.wav: {only}"), text.lines().last().unwrap().to_owned() + "\n");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_does_not_stop_the_others() {
+    let sandbox = project();
+    sandbox.file("clips/b/broken.wav", "this is not audio");
+    let ran = transcribe(&sandbox, &["clips", "nowhere.wav", "--json"]).exits(1);
+    let ran =
+        ran.complains("error: clips/b/broken.wav is not audio").complains("nowhere.wav").complains("2 of 5 files could not be transcribed");
+    assert_eq!(json_lines(&ran).len(), 3);
+    let first = transcribe(&sandbox, &["clips", "--fail-fast"]).exits(1).complains("clips/b/broken.wav");
+    assert!(first.stdout.starts_with("clips/a.wav: ") && first.stdout.lines().count() == 1, "{}", first.stdout);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_before_the_model_is_opened() {
+    let sandbox = project();
+    let refused = |args: &[&str], why: &str| drop(sandbox.run(&[&["transcribe"], args].concat()).exits(2).complains(why));
+    let model = model();
+    refused(&["clips", "--model", &model, "--max-new-tokens", "0"], "--max-new-tokens");
+    refused(&["clips", "--model", &model, "--base", &model], "is a full model, not an adapter");
+    let adapter = repository("tests/voxtral/peft-adapter").to_str().unwrap().to_owned();
+    refused(&["clips", "--model", &adapter, "--adapter", &adapter], "is itself an adapter");
+    refused(&["clips", "--model", &model, "--adapter", &model], "is no adapter");
+    refused(&["clips", "--model", "nowhere"], "there is no model folder `nowhere`");
+    refused(&["clips", "--model", &model, "--revision", "main"], "is a folder, which has no revisions");
+    refused(&["clips", "--model", &model, "--language", "EN"], "write `en`");
+    refused(&["clips/*.mp3", "--model", &model], "no file fits the pattern `clips/*.mp3`");
+    refused(&["clips/[", "--model", &model], "is no pattern");
+    refused(&["-", "-", "--model", &model], "standard input can be read only once");
+    refused(&["clips", "--model", &model, "--srt", "--json"], "cannot be used with");
+    refused(&["clips", "--model", &model, "--pieces", "0.5"], "it must be from 1 to 2400");
+    refused(&["clips", "-", "--model", &model, "--srt"], "no place beside standard input");
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    refused(&["empty", "--model", &model], "there is no audio file");
+    fs::copy(sandbox.path("clips/a.wav"), sandbox.path("clips/a.flac")).unwrap();
+    refused(&["clips", "--model", &model, "--vtt"], "would both be written to `clips/a.vtt`");
+}
+
+#[test]
+fn a_pipe_is_audio_too_even_if_its_header_knows_no_length() {
+    let sandbox = project();
+    let hear = |bytes: &[u8], more: &[&str]| {
+        let model = model();
+        let args = [&["transcribe", "-", "--model", &model, "--max-new-tokens", "4"], more].concat();
+        let mut child = sandbox.command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(bytes).unwrap();
+        Ran::of(child.wait_with_output().unwrap())
+    };
+    let expected = transcribe(&sandbox, &["clips/a.wav"]).exits(0).stdout;
+    let mut wav = fs::read(sandbox.path("clips/a.wav")).unwrap();
+    assert_eq!(hear(&wav, &[]).exits(0).stdout, expected);
+    assert_eq!(hear(&fs::read(repository("datasets/first-run/clips/agent-pass.flac")).unwrap(), &[]).exits(0).stdout, expected);
+    // As a program writes it that cannot go back to the header, and was stopped in the middle of a sample.
+    for size in [u32::MAX, 0x7fff_f000] {
+        wav[40..44].copy_from_slice(&size.to_le_bytes());
+        wav[4..8].copy_from_slice(&size.to_le_bytes());
+        assert_eq!(hear(&wav, &[]).exits(0).stdout, expected);
+    }
+    let odd = [&wav[..], &[7]].concat();
+    assert_eq!(hear(&odd, &["--json"]).exits(0).json()["file"], "-");
+    hear(b"", &[]).exits(1).complains("standard input is empty");
+    hear(&wav[..30], &[]).exits(1).complains("standard input");
+    // A file that claims more than it holds is still a damaged file.
+    fs::write(sandbox.path("short.wav"), &wav).unwrap();
+    transcribe(&sandbox, &["short.wav"]).exits(1).complains("short.wav");
+}
+
+#[test]
+fn subtitles_lie_beside_the_audio_and_nothing_is_written_over() {
+    let sandbox = project();
+    transcribe(&sandbox, &["clips", "--srt"]).exits(0);
+    let subtitles = sandbox.read("clips/b/d.srt");
+    assert!(subtitles.starts_with("1\n00:00:0") && subtitles.contains(" --> 00:00:0"), "{subtitles}");
+    let before = files(&sandbox.path("clips"));
+    transcribe(&sandbox, &["clips", "--srt"]).exits(2).complains("`clips/a.srt`, and 2 more, is there already");
+    transcribe(&sandbox, &["clips", "--srt", "--force"]).exits(0);
+    assert_eq!(files(&sandbox.path("clips")), before);
+
+    transcribe(&sandbox, &["clips", "--vtt", "--out", "out"]).exits(0);
+    assert_eq!(files(&sandbox.path("out")).into_keys().collect::<Vec<_>>(), ["a.vtt", "b/d.vtt", "c.vtt"]);
+    assert!(sandbox.read("out/b/d.vtt").starts_with("WEBVTT\n\n00:00:0"));
+    transcribe(&sandbox, &["clips/a.wav", "--format", "json", "--out", "out"]).exits(0);
+    let one: Value = serde_json::from_str(&sandbox.read("out/a.json")).unwrap();
+    assert_eq!(one["file"], "clips/a.wav");
+    // One file's subtitles are printed.
+    assert_eq!(transcribe(&sandbox, &["clips/a.wav", "--vtt"]).exits(0).stdout, sandbox.read("out/a.vtt"));
+}
+
+/// Real clips with silence between them, and where each of them is, in samples.
+fn conversation() -> (Vec<f32>, Vec<Range<usize>>) {
+    let mut state = 9u32;
+    let mut hiss = |count: usize| -> Vec<f32> {
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * 0.001
+        };
+        (0..count).map(|_| next()).collect()
+    };
+    let (mut samples, mut places) = (hiss(16_000), Vec::new());
+    for (name, pause) in [("agent-pass", 1.5), ("calling", 2.5), ("agent-newlocation", 1.2), ("conf-enteringno", 3.0)] {
+        let speech = clip(name);
+        places.push(samples.len()..samples.len() + speech.len());
+        samples.extend(speech);
+        samples.extend(hiss((pause * 16_000.0) as usize));
+    }
+    (samples, places)
+}
+
+#[test]
+fn real_speech_is_cut_at_its_pauses() {
+    let (samples, places) = conversation();
+    let pieces = pauses::pieces(&samples, 12 * 16_000);
+    // Each pause of a second or more ends a piece: no piece reaches into two clips, and every clip is in some.
+    for (place, number) in places.iter().zip(1..) {
+        let inside: Vec<_> = pieces.iter().filter(|piece| piece.start < place.end && place.start < piece.end).collect();
+        assert!(!inside.is_empty(), "clip {number} is in no piece of {pieces:?}");
+        for piece in inside {
+            let others = places.iter().filter(|other| piece.start < other.end && other.start < piece.end).count();
+            assert_eq!(others, 1, "{piece:?} reaches into several of {places:?}");
+        }
+    }
+    // What is left out is quiet: nowhere a tenth as loud as speech is.
+    let loud = |range: &[f32]| range.iter().fold(0.0f32, |most, sample| most.max(sample.abs()));
+    let mut before = 0;
+    for piece in &pieces {
+        assert!(loud(&samples[before..piece.start]) < 0.1 * loud(&samples), "speech before {piece:?} is left out");
+        before = piece.end;
+    }
+    // Half an hour of it in windows of 40 s: each cut lies in a pause, although speech without one lies at hand.
+    let long: Vec<f32> = samples.iter().copied().cycle().take(10 * samples.len()).collect();
+    let windows = pauses::windows(&long, 40 * 16_000);
+    assert!(windows.len() > 2 && windows.iter().all(|window| window.len() <= 40 * 16_000));
+    for window in &windows[1..] {
+        let around = &long[window.start - 400..window.start + 400];
+        assert!(loud(around) < 0.02, "the cut at {} s is in speech", window.start / 16_000);
+    }
+}
+
+#[test]
+fn a_long_recording_has_segments_with_times() {
+    let sandbox = Sandbox::new();
+    let (samples, places) = conversation();
+    write_wav16k(&sandbox.path("talk.wav"), &samples).unwrap();
+    let whole = transcribe(&sandbox, &["talk.wav", "--json"]).exits(0).json();
+    assert!(whole["segments"].is_null());
+    for (cut, least) in [(&["--pieces", "12"][..], places.len()), (&["--window", "5"], 3)] {
+        let heard = transcribe(&sandbox, &[&["talk.wav", "--json"], cut].concat()).exits(0).json();
+        let segments = heard["segments"].as_array().unwrap();
+        assert!(segments.len() >= least, "{segments:?}");
+        let mut before = 0.0;
+        let mut tokens = Vec::new();
+        for segment in segments {
+            let (start, end) = (segment["start"].as_f64().unwrap(), segment["end"].as_f64().unwrap());
+            assert!(start >= before && end > start && end <= heard["seconds"].as_f64().unwrap());
+            before = end;
+            tokens.extend(segment["tokens"].as_array().unwrap().clone());
+        }
+        assert_eq!(heard["tokens"].as_array().unwrap(), &tokens);
+    }
+    // A piece is heard as if it were a file of its own.
+    let heard = transcribe(&sandbox, &["talk.wav", "--json", "--pieces", "12"]).exits(0).json();
+    let piece = &pauses::pieces(&load(&sandbox.path("talk.wav")).unwrap(), 12 * 16_000)[1];
+    write_wav16k(&sandbox.path("piece.wav"), &load(&sandbox.path("talk.wav")).unwrap()[piece.clone()]).unwrap();
+    assert_eq!(transcribe(&sandbox, &["piece.wav", "--json"]).exits(0).json()["tokens"], heard["segments"][1]["tokens"]);
+}
+
+#[test]
+fn an_interrupted_transcription_keeps_what_is_done() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("clips")).unwrap();
+    let speech = clip("agent-pass");
+    for number in 0..300 {
+        write_wav16k(&sandbox.path(&format!("clips/{number:03}.wav")), &speech).unwrap();
+    }
+    // The first result is the sign that the model is at work.
+    let child = sandbox
+        .start(&["transcribe", "clips", "--model", &model(), "--max-new-tokens", "400", "--format", "text", "--out", "out"], "out/000.txt");
+    signal(&child, "INT");
+    let ran = Ran::of(child.wait_with_output().unwrap()).exits(75).complains("interrupted: ");
+    let done = files(&sandbox.path("out"));
+    assert!(!done.is_empty() && done.len() < 300 && done.values().all(|text| text.ends_with(b"\n")), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("{} of 300 files are done", done.len())), "{}", ran.stderr);
+}
