@@ -12,6 +12,7 @@ mod events;
 mod hub;
 mod kernels;
 mod manifests;
+mod realtime;
 mod road;
 mod run;
 mod scores;

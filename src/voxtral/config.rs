@@ -146,6 +146,15 @@ impl TextConfig {
 impl Config {
     /// Reads `config.json` in a model folder, or `params.json` where there is only that.
     pub fn read(folder: &Path) -> Result<Self> {
+        if super::realtime::config::is_realtime(folder) {
+            return Err(Error::new(format!(
+                "`{}` holds {}, which can transcribe but not be trained here: it learns from the time of every word",
+                folder.display(),
+                super::realtime::MODEL_NAME
+            ))
+            .exit(Exit::Environment)
+            .advice("train Voxtral-Mini-3B-2507 or Voxtral-Small-24B-2507"));
+        }
         let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
         let (path, is_mistral) = if path.exists() || !mistral.exists() { (path, false) } else { (mistral, true) };
         let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display())).map_err(|error| {

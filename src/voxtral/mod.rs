@@ -25,6 +25,7 @@ pub mod norm;
 pub mod precision;
 pub mod projector;
 pub mod prompt;
+pub mod realtime;
 pub mod recognizer;
 pub mod tokenizer;
 pub mod transcribe;

@@ -19,7 +19,11 @@ pub struct Projector {
 
 impl Projector {
     pub(super) fn load(config: &Config, weights: &mut Weights) -> Self {
-        let (stacked, width) = (config.audio_config.intermediate_size, config.text_config.hidden_size);
+        Self::of(config.audio_config.intermediate_size, config.text_config.hidden_size, weights)
+    }
+
+    /// One that makes rows of `stacked` values `width` wide.
+    pub(super) fn of(stacked: usize, width: usize, weights: &mut Weights) -> Self {
         Self {
             linear_1: Linear::load(weights, "multi_modal_projector.linear_1", stacked, width, false),
             linear_2: Linear::load(weights, "multi_modal_projector.linear_2", width, width, false),

@@ -8,6 +8,7 @@ use super::values::Values;
 use super::{Init, names, seed};
 use crate::error::{Doing, Error, Result};
 use crate::voxtral::config::Config;
+use crate::voxtral::realtime;
 use burn::tensor::{DType, TensorData};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -55,10 +56,17 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     pub(super) tensors: BTreeMap<String, Stored>,
     form: Form,
-    /// The width of a text head, to bring interleaved rows into order.
-    head: usize,
+    /// To bring interleaved rows into order.
+    heads: HeadWidths,
     /// What a person should know.
     pub(super) note: Option<String>,
+}
+
+/// How wide the heads are whose rows may stand interleaved.
+#[derive(Clone, Copy, Debug, Default)]
+struct HeadWidths {
+    audio: usize,
+    text: usize,
 }
 
 #[derive(Debug)]
@@ -127,8 +135,8 @@ impl Checkpoint {
     /// Finds the weights of a folder and reads the headers of their files.
     pub fn of(folder: &Path) -> Result<Self> {
         let place = Place::of(folder)?;
-        let head = if place.form == Form::Mistral { Config::read(folder)?.text_config.head_dim } else { 0 };
-        let mut found = Self { shards: Vec::new(), tensors: BTreeMap::new(), form: place.form, head, note: place.note };
+        let heads = if place.form == Form::Mistral { HeadWidths::read(folder)? } else { HeadWidths::default() };
+        let mut found = Self { shards: Vec::new(), tensors: BTreeMap::new(), form: place.form, heads, note: place.note };
         for path in &place.files {
             found.add(path)?;
         }
@@ -168,7 +176,7 @@ impl Checkpoint {
         if stored.shape != shape {
             return Err(format!("{}: tensor `{name}` has shape {:?}, the config asks for {shape:?}", shard.path.display(), stored.shape));
         }
-        let values = shard.read(name, stored, wanted, borrow, self.head);
+        let values = shard.read(name, stored, wanted, borrow, self.heads.of(name));
         values.map_err(|problem| format!("{}: tensor `{name}` {problem}", shard.path.display()))
     }
 
@@ -201,6 +209,21 @@ impl Checkpoint {
     /// The file a tensor is in.
     pub(super) fn shard(&self, stored: &Stored) -> Result<&Shard, String> {
         self.shards.get(stored.shard).ok_or_else(|| "is in a file that was not opened".to_owned())
+    }
+}
+
+impl HeadWidths {
+    fn read(folder: &Path) -> Result<Self> {
+        if realtime::config::is_realtime(folder) {
+            let config = realtime::config::Config::read(folder)?;
+            return Ok(Self { audio: config.audio_config.head_dim, text: config.text_config.head_dim });
+        }
+        // Those of the older audio towers do not turn.
+        Ok(Self { audio: 0, text: Config::read(folder)?.text_config.head_dim })
+    }
+
+    fn of(self, name: &str) -> usize {
+        if name.starts_with("audio_tower.") { self.audio } else { self.text }
     }
 }
 

@@ -3,6 +3,8 @@
 //! A row names a part; a tensor is a part with `.weight` or `.bias` behind it (an adapter adds endings of its own), so the table serves
 //! all of them. `{}` stands for the number of a layer. Our own names are those of the Hub's files.
 
+mod realtime;
+
 /// A part of the model.
 struct Part {
     /// In the files of the Hub, and the path of fields in our structs.
@@ -64,7 +66,7 @@ pub struct Known {
 
 /// What a stored name means; none for a name of no layout.
 pub fn known(stored: &str) -> Option<Known> {
-    PARTS.iter().find_map(|part| {
+    PARTS.iter().chain(realtime::PARTS).find_map(|part| {
         let found = |pattern: &str| renamed(stored, pattern, part.hub);
         let direct = found(part.hub).or_else(|| found(part.newer)).map(|hub| Known { hub, interleaved: false });
         let mistral = || part.mistral.iter().find_map(|pattern| found(pattern));

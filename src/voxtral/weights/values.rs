@@ -141,11 +141,11 @@ fn fill<T: Send>(
     let size = width(stored.dtype);
     // Interleaved rows change places, so a piece is a row.
     let piece = match stored.shape.as_slice() {
-        [rows, columns] if stored.interleaved => {
+        [rows, columns @ ..] if stored.interleaved => {
             if head < 2 || !head.is_multiple_of(2) || !rows.is_multiple_of(head) {
                 return Err(format!("has {rows} rows, which do not divide into heads of {head}"));
             }
-            *columns
+            columns.iter().product()
         }
         _ => PIECE,
     };
