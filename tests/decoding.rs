@@ -288,7 +288,12 @@ fn every_number_of_two_random_checkpoints_is_that_of_transformers() {
         return skipped(what, NO_PYTHON);
     };
     let script = folder("parity.py");
-    let ran = Command::new(python).arg(&script).args(["--seeds", "0,3"]).env("OMP_NUM_THREADS", "1").output().unwrap();
+    // Built by `cargo test`; where only this binary was asked for, the script asks cargo for it.
+    let program = Path::new(env!("CARGO_BIN_EXE_voxpipe")).with_file_name("examples").join("activations");
+    let program = program.exists().then(|| [Path::new("--program"), &program].map(Path::to_owned));
+    let mut parity = Command::new(python);
+    parity.arg(&script).args(["--seeds", "0,3"]).args(program.iter().flatten()).env("OMP_NUM_THREADS", "1");
+    let ran = parity.output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
     assert_eq!(said.matches(" ok").count(), 2, "{said}");

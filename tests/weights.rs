@@ -61,6 +61,12 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// How far logits of order one may be from those of 32-bit floats. Products with 16-bit matrices round what they multiply to 16 bits where
+/// the processor has instructions for that, as transformers does in bfloat16, which is off by as much.
+fn tolerance(precision: Precision) -> f32 {
+    if precision == Precision::F32 { 1e-4 } else { 5e-2 }
+}
+
 #[test]
 fn every_form_is_the_model_that_transformers_computes_with() {
     let expected = read_tensors(&folder("forms/expected.safetensors")).unwrap();
@@ -71,7 +77,7 @@ fn every_form_is_the_model_that_transformers_computes_with() {
             let (model, loaded) = open(&folder("forms").join(form), precision).unwrap();
             assert_eq!(loaded.precision, if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
             let difference = apart(&logits(&model, &expected), &theirs);
-            assert!(difference <= 1e-4, "{form} {precision}: off by {difference}");
+            assert!(difference <= tolerance(loaded.precision), "{form} {precision}: off by {difference}");
             models.insert((form, precision.name()), tensors(&model, |_| true));
         }
     }
@@ -351,7 +357,8 @@ fn a_merged_model_is_stored_as_asked() {
     let (same, loaded) = open(out.path(), Precision::Auto).unwrap();
     assert_eq!(loaded.precision, Precision::Bf16);
     let expected = read_tensors(&folder("forms/expected.safetensors")).unwrap();
-    assert!(apart(&logits(&same, &expected), &floats(&expected["logits"]).unwrap()) <= 1e-4, "B is zero, so it is the base");
+    let off = apart(&logits(&same, &expected), &floats(&expected["logits"]).unwrap());
+    assert!(off <= tolerance(loaded.precision), "B is zero, so it is the base, but it is off by {off}");
     for name in ["generation_config.json", "preprocessor_config.json"] {
         assert!(out.path().join(name).exists(), "{name}");
     }

@@ -7,7 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// How the matrices of linear layers and the table of embeddings are kept in memory. Everything else (norms, biases, convolutions,
-/// positions, adapters, activations) is always computed in 32-bit floats.
+/// positions, adapters, activations) is kept in 32-bit floats. Sums are too, but processors that multiply brain floats (AVX-512 BF16)
+/// round what meets a brain-float matrix to the same width, as transformers does in bfloat16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
