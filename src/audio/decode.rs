@@ -16,7 +16,7 @@ use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatReader, Track, TrackType};
 use symphonia::core::io::{MediaSource, MediaSourceStream};
 
-use super::resample::RATES;
+use super::resample::{LOUDEST, RATES};
 use crate::error::{Doing, Error, Exit, Result};
 
 /// Longest recording that is taken in; a clip of a dataset is a thousand times shorter.
@@ -146,6 +146,10 @@ impl Mixdown {
             let mean = frame.iter().sum::<f32>() / f32::from(count);
             if !mean.is_finite() {
                 return Err(damaged(path, format!("has a sample that is not a number ({mean}) at {}", self.time())).advice(AGAIN));
+            }
+            if mean.abs() > LOUDEST {
+                let where_one_is_full = format!("has a sample of {mean:e} at {}, where 1 is full scale", self.time());
+                return Err(damaged(path, where_one_is_full).advice(AGAIN));
             }
             self.samples.push(mean);
         }

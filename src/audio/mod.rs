@@ -9,6 +9,7 @@ pub mod decode;
 pub mod mel;
 pub mod pauses;
 pub mod resample;
+mod spectrum;
 pub mod wav;
 
 pub use decode::{Decoded, decode, decode_bytes};

@@ -12,6 +12,10 @@ use crate::error::{Error, Result};
 /// Rates that a recording can sensibly have; outside, the header is wrong and the sound with it.
 pub const RATES: std::ops::RangeInclusive<u32> = 4_000..=384_000;
 
+/// Louder than any sample can sensibly be, where 1 is full scale: beyond the numbers of every integer format, taken for floats. The sums of a
+/// Fourier transform of such samples stay finite.
+pub const LOUDEST: f32 = (1_u64 << 32) as f32;
+
 /// Length of the filter at the lower of the two rates: long enough to keep 95 % of the band, short enough to ring unheard.
 const FILTER: usize = 1024;
 
@@ -22,6 +26,9 @@ pub fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
     }
     if !RATES.contains(&rate) {
         return Err(Error::new(format!("a sample rate of {rate} Hz is outside {} to {} Hz", RATES.start(), RATES.end())));
+    }
+    if let Some(n) = samples.iter().position(|sample| sample.is_nan() || sample.abs() > LOUDEST) {
+        return Err(Error::new(format!("cannot resample: sample {n} is {:e}, where 1 is full scale", samples[n])));
     }
     let refused = |error: String| Error::new(format!("cannot resample from {rate} Hz to {SAMPLE_RATE} Hz: {error}"));
     let (from, to) = (rate as usize, SAMPLE_RATE as usize);
@@ -117,6 +124,15 @@ mod tests {
             assert_eq!(resample(vec![0.25; length], rate).unwrap().len(), expected, "{length} at {rate} Hz");
         }
         assert_eq!(resample(Vec::new(), 44_100).unwrap(), Vec::<f32>::new());
+    }
+
+    #[test]
+    fn what_is_no_sound_is_refused_and_what_is_loud_is_not() {
+        for sample in [f32::NAN, f32::INFINITY, -f32::INFINITY, 1e38, -1e10] {
+            let error = resample(vec![0.0, sample], 44_100).unwrap_err();
+            assert!(error.message.contains("sample 1 is"), "{error}");
+        }
+        assert!(resample(vec![-LOUDEST; 4000], 44_100).unwrap().iter().all(|sample| sample.is_finite()));
     }
 
     #[test]

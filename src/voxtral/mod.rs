@@ -10,6 +10,7 @@
 
 pub mod attention;
 pub mod batching;
+mod bpe;
 pub mod cache;
 pub mod config;
 pub mod decoder;
@@ -27,6 +28,7 @@ pub mod projector;
 pub mod prompt;
 pub mod realtime;
 pub mod recognizer;
+mod splitter;
 pub mod tokenizer;
 pub mod transcribe;
 pub mod weights;

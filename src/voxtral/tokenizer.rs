@@ -5,21 +5,24 @@
 //! merged from its bytes, lowest rank first. The first 256 pieces are the bytes, so there is no unknown text. Names of special tokens
 //! written in a text are text: whatever a person dictates cannot break the prompt.
 
+use super::bpe::Pieces;
+use super::splitter::Splitter;
 use crate::error::{Doing, Error, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use tiktoken_rs::CoreBPE;
 
 /// The vocabulary of one model.
 pub struct Tokenizer {
     path: PathBuf,
-    bpe: CoreBPE,
-    pieces: Vec<Vec<u8>>,
+    splitter: Splitter,
+    pieces: Pieces,
+    /// The special tokens that have a name, by it.
     specials: BTreeMap<String, u32>,
     special_count: u32,
 }
@@ -39,19 +42,23 @@ impl Tokenizer {
         })
     }
 
-    fn from_file(path: &Path, file: File) -> Result<Self> {
+    fn from_file(path: &Path, file: File<'_>) -> Result<Self> {
         let wrong = |what: String| Error::new(format!("{}: {what}", path.display()));
         let specials = special_tokens(&file).map_err(wrong)?;
         let pieces = pieces(&file).map_err(wrong)?;
-        let encoder = pieces.iter().cloned().zip(0..).collect();
-        let bpe = CoreBPE::new(encoder, Default::default(), &file.config.pattern)
-            .map_err(|error| wrong(format!("config.pattern is not a usable pattern: {error}")))?;
-        Ok(Self { path: path.to_owned(), bpe, pieces, specials, special_count: file.config.default_num_special_tokens })
+        let splitter =
+            Splitter::new(&file.config.pattern).map_err(|error| wrong(format!("config.pattern is not a usable pattern: {error}")))?;
+        Ok(Self { path: path.to_owned(), splitter, pieces, specials, special_count: file.config.default_num_special_tokens })
     }
 
     /// The ids of a text, nothing added before or after.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        self.bpe.encode_ordinary(text).into_iter().map(|rank| rank + self.special_count).collect()
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        self.splitter.each(text, |part| self.pieces.encode(part.as_bytes(), &mut ids));
+        for id in &mut ids {
+            *id += self.special_count;
+        }
+        ids
     }
 
     /// The text of some ids. Special tokens are left out, and so is a leading `lang:xx`, which belongs to the prompt. Bytes that are not
@@ -68,9 +75,14 @@ impl Tokenizer {
         }
     }
 
-    /// The id of a special token, by its name in the file.
+    /// The id of a special token, by its name in the file. Those without one are called `<SPECIAL_n>` after their ids.
     pub fn special(&self, name: &str) -> Result<u32> {
-        self.specials.get(name).copied().ok_or_else(|| {
+        let unnamed = || {
+            let id = name.strip_prefix("<SPECIAL_")?.strip_suffix('>')?.parse().ok()?;
+            let free = id < self.special_count && self.specials.values().all(|named| *named != id) && name == format!("<SPECIAL_{id}>");
+            free.then_some(id)
+        };
+        self.specials.get(name).copied().or_else(unnamed).ok_or_else(|| {
             Error::new(format!("{}: there is no special token `{name}`", self.path.display()))
                 .advice("use the tekken.json of a Voxtral model; those of other Mistral models have no audio tokens")
         })
@@ -83,7 +95,7 @@ impl Tokenizer {
 
     /// The bytes of a text token; `None` for special tokens and ids beyond the vocabulary.
     pub fn piece(&self, id: u32) -> Option<&[u8]> {
-        id.checked_sub(self.special_count).and_then(|rank| self.pieces.get(rank as usize)).map(Vec::as_slice)
+        id.checked_sub(self.special_count).and_then(|rank| self.pieces.get(rank as usize))
     }
 }
 
@@ -95,9 +107,10 @@ impl fmt::Debug for Tokenizer {
 
 /// What we need of a `tekken.json`.
 #[derive(Deserialize)]
-struct File {
+struct File<'a> {
     config: Config,
-    vocab: Vec<Piece>,
+    #[serde(borrow)]
+    vocab: Vec<Piece<'a>>,
     special_tokens: Option<Vec<Special>>,
 }
 
@@ -110,9 +123,10 @@ struct Config {
 }
 
 #[derive(Deserialize)]
-struct Piece {
+struct Piece<'a> {
     rank: usize,
-    token_bytes: String,
+    #[serde(borrow)]
+    token_bytes: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -145,8 +159,8 @@ const UNLISTED: [&str; 20] = [
     "[TOOL_CONTENT]",
 ];
 
-/// Names and ids of the special tokens. Ids nobody names are called `<SPECIAL_n>`.
-fn special_tokens(file: &File) -> Result<BTreeMap<String, u32>, String> {
+/// Names and ids of the special tokens that have a name.
+fn special_tokens(file: &File<'_>) -> Result<BTreeMap<String, u32>, String> {
     let version = &file.config.version;
     let number: u32 = version
         .strip_prefix('v')
@@ -171,14 +185,11 @@ fn special_tokens(file: &File) -> Result<BTreeMap<String, u32>, String> {
             return Err(format!("special_tokens[{index}]: `{name}` is there twice, with ranks {other} and {rank}"));
         }
     }
-    for rank in (0..count).filter(|rank| !ranks.contains_key(rank)) {
-        names.entry(format!("<SPECIAL_{rank}>")).or_insert(rank);
-    }
     Ok(names)
 }
 
 /// The byte pieces that are in use: files carry more entries than the model has ids for.
-fn pieces(file: &File) -> Result<Vec<Vec<u8>>, String> {
+fn pieces(file: &File<'_>) -> Result<Pieces, String> {
     let Config { default_vocab_size: all, default_num_special_tokens: special, .. } = file.config;
     let used = all.saturating_sub(special) as usize;
     if used < 256 {
@@ -190,8 +201,8 @@ fn pieces(file: &File) -> Result<Vec<Vec<u8>>, String> {
             file.vocab.len()
         ));
     }
-    let mut pieces: Vec<Vec<u8>> = Vec::with_capacity(used);
-    let mut seen = HashMap::with_capacity(used);
+    let mut pieces = Pieces::with_capacity(used);
+    let mut bytes = Vec::new();
     for (index, entry) in file.vocab[..used].iter().enumerate() {
         let rank = entry.rank;
         if rank < index {
@@ -200,17 +211,17 @@ fn pieces(file: &File) -> Result<Vec<Vec<u8>>, String> {
         if rank != index {
             return Err(format!("vocab[{index}] has rank {rank}, but the entries must be in the order of their ranks"));
         }
-        let bytes = STANDARD
-            .decode(&entry.token_bytes)
+        bytes.clear();
+        STANDARD
+            .decode_vec(entry.token_bytes.as_bytes(), &mut bytes)
             .map_err(|error| format!("vocab[{index}]: token_bytes `{}` is not base64: {error}", entry.token_bytes))?;
         if bytes.is_empty() || index < 256 && bytes != [index as u8] {
             let expected = if index < 256 { format!("byte {index} alone") } else { "at least one byte".into() };
             return Err(format!("vocab[{index}]: token_bytes `{}` should be {expected}", entry.token_bytes));
         }
-        if let Some(other) = seen.insert(bytes.clone(), index) {
-            return Err(format!("vocab[{index}]: token_bytes `{}` is the same as that of vocab[{other}]", entry.token_bytes));
-        }
-        pieces.push(bytes);
+        pieces
+            .push(&bytes)
+            .map_err(|other| format!("vocab[{index}]: token_bytes `{}` is the same as that of vocab[{other}]", entry.token_bytes))?;
     }
     Ok(pieces)
 }

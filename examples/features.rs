@@ -1,0 +1,24 @@
+//! Writes down what the model hears: the log-mel spectrogram of a 16 kHz clip, as little-endian 32-bit floats `[chunks, mels, frames]`.
+//!
+//!     cargo run --release --example features -- clip.wav features.bin [TIMES]
+//!
+//! TIMES repeats the work, for `benches/features.py` to measure.
+
+use std::path::Path;
+use std::{env, fs};
+use voxpipe::audio::{LogMel, load};
+use voxpipe::error::{Error, Result};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [clip, out, times @ ..] = arguments.as_slice() else { return Err(Error::new("usage: features CLIP OUT [TIMES]")) };
+    let times: usize = times.first().map_or(Ok(1), |times| times.parse()).map_err(|_| Error::new("TIMES is a number"))?;
+    let (samples, log_mel) = (load(Path::new(clip))?, LogMel::new(128));
+    for _ in 1..times {
+        std::hint::black_box(log_mel.features(&samples, 3000)?);
+    }
+    let features = log_mel.features(&samples, 3000)?;
+    let bytes: Vec<u8> = features.data.iter().flat_map(|value| value.to_le_bytes()).collect();
+    fs::write(out, bytes)?;
+    Ok(())
+}

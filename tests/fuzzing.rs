@@ -1,0 +1,101 @@
+//! Every fuzz target on its seeds and on random changes of them: what CI can do in seconds of the work of `cargo fuzz`, see `fuzz/README.md`.
+
+mod targets;
+mod weights;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use targets::Target;
+
+/// Gives a target its seeds and `changed` changes of each; a panic is told with the input that makes it happen again.
+fn survives(name: &str, target: Target, changed: usize) {
+    let seeds = seeds(name);
+    assert!(seeds.len() >= 5, "{} seeds of {name}", seeds.len());
+    let folder = tempfile::tempdir().unwrap();
+    let run = |seed: &Path, bytes: &[u8], change: usize| {
+        if catch_unwind(AssertUnwindSafe(|| target(bytes, folder.path()))).is_err() {
+            let kept = std::env::temp_dir().join(format!("voxpipe-{name}-{}", blake3::hash(bytes).to_hex()));
+            fs::write(&kept, bytes).unwrap();
+            panic!("{name}: change {change} of {} is not survived; the input is kept as {}", seed.display(), kept.display());
+        }
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    };
+    let mut random = ChaCha8Rng::seed_from_u64(23);
+    for (number, (path, seed)) in seeds.iter().enumerate() {
+        run(path, seed, 0);
+        for change in 1..=changed {
+            let (_, other) = &seeds[(number + change) % seeds.len()];
+            run(path, &mutated(seed, other, &mut random), change);
+        }
+    }
+}
+
+fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzzing").join("seeds").join(target);
+    let mut seeds: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    seeds.sort();
+    seeds.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+/// One to four small changes, of the kinds that find most.
+fn mutated(seed: &[u8], other: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
+    const NUMBERS: [&[u8]; 12] = [
+        &[0xff; 4],
+        &[0; 4],
+        &[0x7f, 0xff, 0xff, 0xff],
+        &[0xff, 0xff, 0xff, 0x7f],
+        &[0xff; 8],
+        b"-1",
+        b"0",
+        b"18446744073709551616",
+        b"1e999",
+        b"null",
+        b"\"\"",
+        b"[]",
+    ];
+    let mut bytes = seed.to_vec();
+    for _ in 0..random.random_range(1..=4) {
+        let at = random.random_range(0..=bytes.len());
+        let end = (at + random.random_range(0..=8)).min(bytes.len());
+        match random.random_range(0..7) {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.splice(at..end, [])),
+            2 => drop(bytes.splice(at..at, (0..4).map(|_| random.random::<u8>()).collect::<Vec<_>>())),
+            3 => drop(bytes.splice(at..end, NUMBERS[random.random_range(0..NUMBERS.len())].iter().copied())),
+            // A digit or bit here and there keeps the rest readable.
+            4 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
+            5 if !other.is_empty() => {
+                let from = random.random_range(0..other.len());
+                let to = (from + random.random_range(0..64)).min(other.len());
+                drop(bytes.splice(at..end, other[from..to].iter().copied()));
+            }
+            _ => bytes.extend_from_within(at..end),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn configs_are_survived() {
+    survives("config", targets::config, 1000);
+}
+
+#[test]
+fn tokenizers_are_survived() {
+    survives("tokenizer", targets::tokenizer, 20);
+}
+
+#[test]
+fn recordings_are_survived() {
+    survives("audio", targets::audio, 40);
+}
+
+#[test]
+fn checkpoints_are_survived() {
+    survives("weights", weights::weights, 40);
+}

@@ -1,0 +1,115 @@
+//! What is done with bytes nobody vouches for. Each function reads them as one of the files that people fetch or bring along; it may
+//! refuse them with an error that names the file, and must not do anything else to them: panic, hang, or ask for memory that a
+//! number in a header claims. `fuzz/` gives these functions to libFuzzer, `tests/fuzzing.rs` gives them a small corpus.
+//!
+//! Inputs are files as they are, with two shorthands so that the mutations hit what matters: see [`tokenizer`] and [`weights`].
+
+#![allow(unreachable_pub, reason = "public in the crate of the fuzzers")]
+
+use std::fs;
+use std::path::Path;
+use voxpipe::audio::{decode, load_stream, read_wav16k, resample};
+use voxpipe::error::Error;
+use voxpipe::voxtral::config::Config;
+use voxpipe::voxtral::realtime;
+use voxpipe::voxtral::tokenizer::Tokenizer;
+
+/// A function that is given bytes and an empty folder of its own.
+pub type Target = fn(&[u8], &Path);
+
+/// Writes the bytes where the reader looks for them.
+pub fn put(folder: &Path, name: &str, bytes: &[u8]) {
+    fs::write(folder.join(name), bytes).expect("a temporary file can be written");
+}
+
+/// A refusal has to say which file it is about.
+pub fn names(error: &Error, name: &str) {
+    assert!(error.message.contains(name), "the error does not name {name}: {error}");
+}
+
+/// `config.json`, of either kind of model, and Mistral's `params.json`.
+pub fn config(bytes: &[u8], folder: &Path) {
+    for name in ["config.json", "params.json"] {
+        put(folder, name, bytes);
+        match Config::read(folder) {
+            // Of a Realtime model the folder is named.
+            Err(error) => names(&error, &folder.display().to_string()),
+            Ok(config) => {
+                assert!(config.audio_config.chunk_frames() > 0 && config.audio_config.chunk_tokens() > 0);
+                assert!(config.text_config.theta().is_finite());
+            }
+        }
+        match realtime::config::Config::read(folder) {
+            Err(error) => names(&error, &folder.display().to_string()),
+            Ok(config) => assert!(config.text_config.theta().is_finite() && config.audio_config.theta().is_finite()),
+        }
+        fs::remove_file(folder.join(name)).expect("what was written can be removed");
+    }
+}
+
+/// Stands in a `tekken.json` for the 256 entries of the bytes, which every vocabulary begins with.
+const BYTES: u8 = 1;
+
+/// `tekken.json` up to the first zero byte, in which a byte 1 stands for the first 256 entries of the vocabulary. What follows is a text
+/// to encode, and its bytes are ids to decode, two bytes each.
+pub fn tokenizer(bytes: &[u8], folder: &Path) {
+    let (file, rest) = bytes.split_at(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
+    // Once is enough: a file of a thousand of them would only be slow.
+    let file = match file.iter().position(|byte| *byte == BYTES) {
+        Some(at) => [&file[..at], byte_entries().as_bytes(), &file[at + 1..]].concat(),
+        None => file.to_vec(),
+    };
+    put(folder, "tekken.json", &file);
+    match Tokenizer::read(&folder.join("tekken.json")) {
+        Err(error) => names(&error, "tekken.json"),
+        Ok(tokenizer) => encode_and_decode(&tokenizer, rest.get(1..).unwrap_or_default()),
+    }
+}
+
+fn byte_entries() -> String {
+    use base64::Engine;
+    let entry = |byte: u8| {
+        let base64 = base64::engine::general_purpose::STANDARD.encode([byte]);
+        format!(r#"{{"rank":{byte},"token_bytes":"{base64}","token_str":null}}"#)
+    };
+    (0..=255).map(entry).collect::<Vec<_>>().join(",")
+}
+
+/// Text to ids and back, and ids that no text has.
+fn encode_and_decode(tokenizer: &Tokenizer, bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let ids = tokenizer.encode(&text);
+    let size = tokenizer.vocab_size();
+    assert!(ids.iter().all(|id| tokenizer.piece(*id).is_some() && (*id as usize) < size), "{text:?} has special tokens: {ids:?}");
+    let pieces: Vec<u8> = ids.iter().filter_map(|id| tokenizer.piece(*id)).flatten().copied().collect();
+    // A pattern may leave out some of the text; Voxtral's own does not.
+    assert!(pieces.len() <= text.len());
+    tokenizer.decode(&ids);
+    let ids: Vec<u32> = bytes.as_chunks().0.iter().map(|pair| u32::from(u16::from_le_bytes(*pair))).collect();
+    tokenizer.decode(&ids);
+}
+
+/// A recording in any format.
+pub fn audio(bytes: &[u8], folder: &Path) {
+    put(folder, "clip.bin", bytes);
+    let path = folder.join("clip.bin");
+    if let Err(error) = read_wav16k(&path) {
+        names(&error, "clip.bin");
+    }
+    // What comes through a pipe is the same but for WAV, whose sizes are mended.
+    if bytes.starts_with(b"RIFF")
+        && let Err(error) = load_stream(&path, bytes.to_vec())
+    {
+        names(&error, "clip.bin");
+    }
+    match decode(&path) {
+        Err(error) => names(&error, "clip.bin"),
+        Ok(sound) => {
+            assert!(!sound.samples.is_empty() && sound.samples.iter().all(|sample| sample.is_finite()));
+            // More than this is slow rather than dangerous.
+            if sound.samples.len() <= 1 << 20 {
+                resample(sound.samples, sound.rate).expect("any rate that was let in can be brought to 16 kHz");
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The checkpoint's target: the one that needs the model.
+
+#![allow(unreachable_pub, reason = "public in the crate of the fuzzers")]
+
+use super::targets::{names, put};
+use burn::tensor::Device;
+use std::path::Path;
+use voxpipe::voxtral::Voxtral;
+use voxpipe::voxtral::config::Config;
+use voxpipe::voxtral::precision::Precision;
+use voxpipe::voxtral::weights::{Weights, read_tensors};
+
+/// Stands between the files of a checkpoint in several parts.
+const BREAK: &[u8] = b"\n--file--\n";
+
+/// The smallest model there can be.
+const CONFIG: &str = r#"{
+    "audio_config": {"num_mel_bins": 1, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4, "max_source_positions": 1},
+    "text_config": {"vocab_size": 2, "hidden_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2, "intermediate_size": 2},
+    "audio_token_id": 1
+}"#;
+
+/// `model.safetensors`, and the same as Mistral's `consolidated.safetensors`; or, with breaks in the input,
+/// `model.safetensors.index.json`, `1.safetensors`, `2.safetensors` and so on.
+pub fn weights(bytes: &[u8], folder: &Path) {
+    let parts = split(bytes);
+    for (number, part) in parts.iter().enumerate() {
+        match (number, parts.len()) {
+            (_, 1) => put(folder, "consolidated.safetensors", part),
+            (0, _) => put(folder, "model.safetensors.index.json", part),
+            _ => put(folder, &format!("{number}.safetensors"), part),
+        }
+        // What adapters and optimizer states are read with.
+        put(folder, "adapter_model.safetensors", part);
+        if let Err(error) = read_tensors(&folder.join("adapter_model.safetensors")) {
+            names(&error, "adapter_model.safetensors");
+        }
+    }
+    load(folder, Precision::Auto);
+    if let [whole] = parts.as_slice() {
+        // Both forms in one folder: this one is read.
+        put(folder, "model.safetensors", whole);
+        load(folder, Precision::Bf16);
+    }
+}
+
+/// Loads the model as far as it goes, and looks at what was borrowed from the files.
+fn load(folder: &Path, precision: Precision) {
+    let config: Config = serde_json::from_str(CONFIG).expect("this is a config");
+    let loaded = Weights::open(folder, precision, &Device::flex()).and_then(|mut weights| {
+        Voxtral::load(&config, &mut weights);
+        weights.finish()?.audit.passed()
+    });
+    if let Err(error) = loaded {
+        names(&error, &folder.display().to_string());
+    }
+}
+
+fn split(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let mut rest = bytes;
+    while let Some(at) = rest.windows(BREAK.len()).position(|window| window == BREAK) {
+        parts.push(&rest[..at]);
+        rest = &rest[at + BREAK.len()..];
+    }
+    parts.push(rest);
+    parts
+}
