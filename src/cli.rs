@@ -9,6 +9,7 @@ mod look;
 mod merge;
 mod project;
 mod run;
+mod stream;
 mod transcribe;
 
 use crate::error::{Error, Exit, Result};

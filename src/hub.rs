@@ -1,7 +1,7 @@
 //! Model repositories of the Hugging Face Hub, by name: `org/name` or `org/name@revision`.
 //!
 //! A folder that exists always wins. A repository is looked for in the cache that all Hugging Face tools share ([`cache`]), and what is
-//! there whole is used as it is, without asking anybody. Only what is missing is downloaded ([`download`]), and only if that is allowed.
+//! there whole is used as it is, without asking anybody. Only what is missing is downloaded (`download`), and only if that is allowed.
 //!
 //! The environment is that of the official client: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH`,
 //! `HF_HUB_OFFLINE`.

@@ -1,21 +1,23 @@
 //! Voxtral Realtime against transformers, and a stream against the whole recording: `tests/voxtral/realtime/reference.py` made the
 //! numbers.
 
+use crate::support::{Ran, Sandbox, files, skipped};
 use crate::voxtral::folder;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
-use voxpipe::audio::{Ceiling, LogMel};
+use std::process::{Command, Stdio};
+use voxpipe::audio::{Ceiling, LogMel, write_wav16k};
 use voxpipe::voxtral::config::Config;
 use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::realtime::recognizer::{RealtimeRecognizer, Transcript};
+use voxpipe::voxtral::realtime::recognizer::RealtimeRecognizer;
 use voxpipe::voxtral::realtime::stream::Delta;
 use voxpipe::voxtral::realtime::{CEILING, Realtime, config};
-use voxpipe::voxtral::recognizer::{Start, Utterance};
+use voxpipe::voxtral::recognizer::{Start, Transcript, Utterance};
 use voxpipe::voxtral::weights::{Weights, floats, read_tensors};
 
 fn open(folder: &Path) -> RealtimeRecognizer {
@@ -193,13 +195,45 @@ fn what_cannot_be_heard_or_told_is_said() {
 }
 
 #[test]
+fn the_program_transcribes_files_and_streams_alike() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("model")).unwrap();
+    for (name, bytes) in files(&folder("realtime/tiny")) {
+        fs::write(sandbox.path("model").join(name), bytes).unwrap();
+    }
+    let samples = clip(5, 40_000);
+    write_wav16k(&sandbox.path("clip.wav"), &samples).unwrap();
+    let wav = fs::read(sandbox.path("clip.wav")).unwrap();
+    let pcm: Vec<u8> = samples.iter().flat_map(|x| ((x * 32_768.0) as i16).to_le_bytes()).collect();
+
+    let program = ["transcribe", "--offline", "--device", "cpu", "--model", "model"];
+    let run = |more: &[&str]| sandbox.run(&[&program, more].concat());
+    let piped = |bytes: &[u8], more: &[&str]| {
+        let mut command = sandbox.command(&[&program, more].concat());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        bytes.chunks(3001).for_each(|piece| drop(input.write_all(piece)));
+        drop(input);
+        Ran::of(child.wait_with_output().unwrap())
+    };
+    let whole = run(&["clip.wav"]).exits(0).stdout;
+    assert!(whole.trim().len() > 3, "{whole:?}");
+    assert_eq!(run(&["--stream", "clip.wav"]).exits(0).stdout.trim(), whole.trim());
+    assert_eq!(piped(&wav, &["--stream", "-"]).exits(0).stdout.trim(), whole.trim());
+    assert_eq!(piped(&pcm, &["--stream", "-"]).exits(0).stdout.trim(), whole.trim());
+    assert_ne!(run(&["--delay", "9", "clip.wav"]).exits(0).stdout, whole, "another delay changes nothing");
+
+    run(&["--delay", "31", "clip.wav"]).exits(2).complains("31 steps");
+    run(&["--language", "en", "clip.wav"]).complains("cannot be told that `en`");
+    piped(b"fLaC, or so it says", &["--stream", "-"]).exits(2).complains("compressed");
+}
+
+#[test]
 fn random_checkpoints_are_transcribed_as_transformers_does() {
     let python = std::env::var("VOXPIPE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let import = "import torch, mistral_common; from transformers import VoxtralRealtimeForConditionalGeneration";
     if !Command::new(&python).args(["-c", import]).output().is_ok_and(|ran| ran.status.success()) {
-        eprintln!(
-            "SKIPPED random_checkpoints_are_transcribed_as_transformers_does: no Python with transformers' Voxtral Realtime (name one in VOXPIPE_TEST_PYTHON)"
-        );
+        skipped("random checkpoints against transformers", "no Python with its Voxtral Realtime (name one in VOXPIPE_TEST_PYTHON)");
         return;
     }
     let seeds = std::env::var("VOXPIPE_TEST_SEEDS").unwrap_or_else(|_| "0..1".to_owned());
@@ -216,7 +250,6 @@ fn random_checkpoints_are_transcribed_as_transformers_does() {
             let bytes = fs::read(checkpoint.join(format!("clip{number}.pcm"))).unwrap();
             let samples: Vec<f32> = bytes.as_chunks().0.iter().map(|pair| f32::from(i16::from_le_bytes(*pair)) / 32_768.0).collect();
             assert_eq!(serde_json::to_value(recognizer.prompt()).unwrap(), expected["prompt"]);
-            eprintln!("{} clip {number}: {} samples", checkpoint.display(), samples.len());
             agrees(&transcribe(&recognizer, &samples), expected);
         }
     }

@@ -45,8 +45,11 @@ pub(super) struct Spectrum {
     inner: [(f64, f64); COLUMNS],
     /// For each bin k up to the middle the places of k and of 200 - k, and the angle `exp(-2πi k/400)` that takes the spectra of even and
     /// odd samples together.
-    outer: [((usize, usize), (usize, usize), (f64, f64)); HALF / 2 + 1],
+    outer: [(Place, Place, (f64, f64)); HALF / 2 + 1],
 }
+
+/// Row and column of a point among those of all transforms.
+type Place = (usize, usize);
 
 /// Two samples that are taken as one complex number.
 #[derive(Clone, Copy, Debug)]

@@ -11,10 +11,13 @@ mod reader;
 
 use super::complain;
 use super::run::listen;
+use super::stream;
 use crate::audio::{SAMPLE_RATE, pauses};
 use crate::error::{Error, Exit, Result};
+use crate::voxtral::listener::Listener;
 use crate::voxtral::prompt;
-use crate::voxtral::recognizer::{Heard, Limit, Recognizer, Transcript, Utterance};
+use crate::voxtral::realtime::MODEL_NAME;
+use crate::voxtral::recognizer::{Heard, Limit, Transcript, Utterance};
 use clap::{Args, ValueEnum};
 use input::Inputs;
 use output::{Clip, Format, Output, Segment};
@@ -72,13 +75,19 @@ pub(super) struct Transcribe {
     /// Stop at the first file that cannot be transcribed
     #[arg(long)]
     fail_fast: bool,
+    /// Print text while it is heard, of one file or of standard input: 16 kHz mono of 16 bits, bare or WAV; needs Voxtral Realtime
+    #[arg(long, conflicts_with_all = ["shape", "out", "force", "pieces", "language", "max_new_tokens", "fail_fast"])]
+    stream: bool,
+    /// How far the text of Voxtral Realtime lags behind the sound, in steps of 80 ms; left out, as its files say (480 ms)
+    #[arg(long, value_name = "STEPS")]
+    delay: Option<usize>,
 }
 
 /// What is done and what is left.
 struct Work<'a> {
     asked: &'a Transcribe,
     inputs: &'a Inputs,
-    recognizer: &'a Recognizer,
+    recognizer: &'a Listener,
     output: Output,
     progress: Progress,
     stop: &'a AtomicBool,
@@ -101,9 +110,15 @@ impl Transcribe {
         if let Some(language) = &self.language {
             prompt::check_language(language).map_err(|error| error.exit(Exit::Usage))?;
         }
+        if self.stream && self.paths.len() > 1 {
+            return Err(Error::new("`--stream` hears one file, or standard input").exit(Exit::Usage).advice("name only one"));
+        }
+        if self.stream {
+            return self.go_streaming();
+        }
         let mut inputs = input::gather(&self.paths)?;
         let output = Output::new(self.format(), &inputs, self.out.as_deref(), self.force)?;
-        let recognizer = self.model.open()?;
+        let recognizer = self.listener()?;
         // Standard input is read before signals are listened to: while it waits, they end the program.
         inputs.read_stream()?;
         let stop = listen()?.asked;
@@ -121,6 +136,26 @@ impl Transcribe {
             failed => {
                 work.progress.say(&format!("{failed} of {} files could not be transcribed", inputs.list.len()));
                 Ok(Exit::Failed as u8)
+            }
+        }
+    }
+
+    fn go_streaming(&self) -> Result<u8> {
+        match (self.listener()?, self.paths.first()) {
+            (Listener::Realtime(recognizer), Some(path)) => stream::go(&recognizer, path),
+            _ => Err(Error::new(format!("`--stream` needs {MODEL_NAME}; this model hears whole recordings"))
+                .exit(Exit::Usage)
+                .advice("leave `--stream` out, or give the folder of Voxtral-Mini-4B-Realtime-2602 as `--model`")),
+        }
+    }
+
+    /// The model, with the delay that was asked for.
+    fn listener(&self) -> Result<Listener> {
+        match (self.model.open()?, self.delay) {
+            (listener, None) => Ok(listener),
+            (Listener::Realtime(recognizer), Some(steps)) => Ok(Listener::Realtime(Box::new(recognizer.with_delay(steps)?))),
+            (Listener::Recordings(_), Some(_)) => {
+                Err(Error::new(format!("`--delay` needs {MODEL_NAME}")).exit(Exit::Usage).advice("leave `--delay` out"))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The cache that Hugging Face tools share: `models--ORG--NAME/{refs,snapshots,blobs}`.
 //!
 //! `refs/REVISION` holds the name of a commit, `snapshots/COMMIT` the files of it, which are links into `blobs`. Nothing in here writes
-//! but [`remember`], which says what a branch or tag is, and is called when all files are there.
+//! but `remember`, which says what a branch or tag is, and is called when all files are there.
 
 use super::Repository;
 use crate::error::{Doing, Error, Exit, Result};

@@ -19,6 +19,7 @@ pub mod encoder;
 pub mod folder;
 pub mod generate;
 pub mod linear;
+pub mod listener;
 pub mod lora;
 pub mod merge;
 pub mod named;

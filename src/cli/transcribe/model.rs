@@ -4,9 +4,10 @@ use crate::cli::fetching::Fetch;
 use crate::device;
 use crate::error::{Error, Exit, Result};
 use crate::hub::{self, Network};
+use crate::voxtral::listener::Listener;
 use crate::voxtral::lora;
 use crate::voxtral::precision::Precision;
-use crate::voxtral::recognizer::{Recognizer, Start};
+use crate::voxtral::recognizer::Start;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -38,12 +39,12 @@ pub(super) struct Choice {
 
 impl Choice {
     /// Opens the model with everything that belongs on it.
-    pub(super) fn open(&self) -> Result<Recognizer> {
+    pub(super) fn open(&self) -> Result<Listener> {
         let chosen = device::choose(&self.device)?;
         let model = self.folder(&self.model, self.revision.as_deref())?;
         let (base, adapter) = if lora::is_adapter(&model) { (self.base_of(&model)?, Some(model)) } else { (self.full(model)?, None) };
-        let mut recognizer = Recognizer::open(&base, Start::Checkpoint, self.precision, &chosen.device)?;
-        if let Some(note) = &recognizer.loaded.note {
+        let mut recognizer = Listener::open(&base, Start::Checkpoint, self.precision, &chosen.device)?;
+        if let Some(note) = &recognizer.loaded().note {
             crate::cli::note(note);
         }
         for adapter in adapter.into_iter().chain(self.adapter()?) {

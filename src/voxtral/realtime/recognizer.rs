@@ -4,12 +4,12 @@ use super::config::{Config, Listening, MAX_DELAY};
 use super::frames::Frames;
 use super::stream::{Delta, Stream};
 use super::{MODEL_NAME, Realtime};
-use crate::audio::LogMel;
 use crate::audio::mel::HOP;
+use crate::audio::{LogMel, SAMPLE_RATE};
 use crate::error::{Error, Exit, Result};
 use crate::voxtral::precision::Precision;
 use crate::voxtral::prompt::{BOS, EOS};
-use crate::voxtral::recognizer::{Start, Utterance};
+use crate::voxtral::recognizer::{Heard, Limit, Start, Transcript, Utterance};
 use crate::voxtral::tokenizer::Tokenizer;
 use crate::voxtral::weights::{Loaded, Weights};
 use burn::tensor::Device;
@@ -37,19 +37,6 @@ pub struct RealtimeRecognizer {
     begin: u32,
     pad: u32,
     end: u32,
-}
-
-/// What the model heard.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Transcript {
-    /// The text.
-    pub text: String,
-    /// The ids it was decoded from: one for every 80 ms, those without text included.
-    pub tokens: Vec<u32>,
-    /// For each of them the natural logarithm of the probability the model gave it.
-    pub log_probabilities: Vec<f32>,
-    /// Whether all was heard; a transcript is only ever cut by the end of its recording, so it is.
-    pub finished: bool,
 }
 
 impl RealtimeRecognizer {
@@ -108,26 +95,49 @@ impl RealtimeRecognizer {
     }
 
     /// Transcribes clips, one after the other; `progress` hears how many are done.
-    ///
-    /// The model finds out by itself what language is spoken and cannot be told: an utterance that names one is an error.
     pub fn transcribe(&self, utterances: &[Utterance], progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
         let mut transcripts = Vec::with_capacity(utterances.len());
-        for utterance in utterances {
-            if let Some(language) = utterance.language {
-                return Err(Error::new(format!("{MODEL_NAME} cannot be told that `{language}` is spoken"))
-                    .advice("leave the language out; the model finds out by itself"));
+        self.transcribe_each(utterances, Limit::Auto, &mut |heard| {
+            if let Heard::Clip(_, transcript) = heard {
+                transcripts.push(transcript);
+                progress(transcripts.len());
             }
-            if utterance.samples.is_empty() {
-                return Err(Error::new("there is no audio to transcribe").advice("leave out recordings without samples"));
+            Ok(())
+        })?;
+        Ok(transcripts)
+    }
+
+    /// Transcribes clips in their order and hands each transcript out as soon as it is known. An error that `say` returns ends the work,
+    /// after a second of audio at the latest.
+    ///
+    /// The model finds out by itself what language is spoken and writes a token for every 80 ms; who names a language or a number of
+    /// tokens is told so.
+    pub fn transcribe_each(&self, utterances: &[Utterance], limit: Limit, say: &mut dyn FnMut(Heard) -> Result<()>) -> Result<()> {
+        if limit != Limit::Auto {
+            return Err(Error::new(format!("{MODEL_NAME} writes a token for every 80 ms and cannot be told how many"))
+                .advice("leave the number of tokens out"));
+        }
+        if let Some(language) = utterances.iter().find_map(|utterance| utterance.language) {
+            return Err(Error::new(format!("{MODEL_NAME} cannot be told that `{language}` is spoken"))
+                .advice("leave the language out; the model finds out by itself"));
+        }
+        if let Some(index) = utterances.iter().position(|utterance| utterance.samples.is_empty()) {
+            return Err(Error::new(format!("clip {} of {}: there is no audio to transcribe", index + 1, utterances.len()))
+                .advice("leave out recordings without samples"));
+        }
+        for (index, utterance) in utterances.iter().enumerate() {
+            let (mut stream, mut heard) = (self.stream(), Delta::default());
+            for piece in utterance.samples.chunks(SAMPLE_RATE as usize) {
+                heard.extend(stream.push(piece)?);
+                say(Heard::More)?;
             }
-            let mut stream = self.stream();
-            let mut heard = stream.push(utterance.samples)?;
             heard.extend(stream.finish()?);
             let Delta { text, tokens, log_probabilities } = heard;
-            transcripts.push(Transcript { text: text.trim().to_owned(), tokens, log_probabilities, finished: true });
-            progress(transcripts.len());
+            // Only the end of its recording ever cuts a transcript.
+            let transcript = Transcript { text: text.trim().to_owned(), tokens, log_probabilities, finished: true };
+            say(Heard::Clip(index, transcript))?;
         }
-        Ok(transcripts)
+        Ok(())
     }
 
     /// Samples of one step.
