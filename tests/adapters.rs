@@ -16,6 +16,9 @@ use std::sync::atomic::AtomicBool;
 use voxpipe::training::batch::Batch;
 use voxpipe::training::{self, Said};
 use voxpipe::voxtral::lora::{self, Adapters, Targets};
+use voxpipe::voxtral::merge::{Stored, merge};
+use voxpipe::voxtral::precision::Precision;
+use voxpipe::voxtral::recognizer::{Recognizer, Start};
 use voxpipe::voxtral::weights::{Weights, floats, read_tensors, tensors};
 use voxpipe::voxtral::{Tokens, Voxtral};
 
@@ -135,6 +138,13 @@ fn a_merged_weight_computes_what_weight_and_adapter_do() {
         }
         let off = distance(&logits(&model, &reference, 1), &with);
         assert!(off < 2e-5, "{kind}: off by {off}");
+
+        // And from file to file.
+        let out = tempfile::tempdir().unwrap();
+        merge(&folder("tiny"), &folder("adapters").join(kind), out.path(), Stored::F32, 1 << 30).unwrap();
+        let merged = Recognizer::open(out.path(), Start::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
+        let off = distance(&logits(&merged.model, &reference, 1), &with);
+        assert!(off < 2e-5, "{kind}, in files: off by {off}");
     }
 }
 
