@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Transcribing on the processor: voxpipe beside transformers, on one checkpoint, with equal threads and precision.
 
-    python benches/transcribe.py [--program target/release/voxpipe] [--threads 1] [--precision f32 bf16] [--rounds 3]
+    python benches/transcribe.py [--program target/release/voxpipe] [--threads 1] [--precision f32 bf16] [--batch 1] [--rounds 3]
 
 Makes a random Voxtral of 80 million parameters whose `</s>` never wins, so that both sides write as many tokens as they are told, and
-clips of 25 seconds. In each round voxpipe and transformers transcribe one clip and then three, writing 1 token and then 65; differences
-of these take start-up away. Prints, of the median round, processor and wall seconds for a clip before its first token (log-mel, audio
-tower, prompt) and tokens a second after it, and the peak memory of the whole process. Needs torch, transformers and mistral-common.
+clips of 25 seconds. In each round voxpipe and then transformers transcribe one batch of clips, writing 1 token and then 65. The
+difference is decoding; what voxpipe needs for a file that is no sound is its start-up and taken away. Prints, of the median round,
+processor and wall seconds for a clip before its second token (log-mel, audio tower, prompt), tokens a second after it, and the peak
+memory of the whole process. Needs torch, transformers and mistral-common.
 """
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/voxtral"))
-FEW, MANY, CLIPS = 1, 65, 3
+FEW, MANY = 1, 65
 
 
-def make(folder, precision):
+def make(folder, precision, batch):
     import torch
     import random_voxtral as rv
     s = rv.MIDDLE | {"dtype": "bfloat16" if precision == "bf16" else "float32", "shard": "5GB"}
@@ -32,52 +32,43 @@ def make(folder, precision):
     with torch.no_grad():
         model.lm_head.weight[rv.EOS] = 0
     model.save_pretrained(folder / "model", save_original_format=True)
-    rv.clips(folder / "model", 0, s, [25 / 30] * CLIPS)
+    rv.clips(folder / "model", 0, s, [25 / 30] * batch)
 
 
-def measured(command, env):
+def measured(command, env, fails=False):
+    """Standard output, wall and processor seconds, and peak memory in MiB."""
     start = time.monotonic()
     child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out = child.stdout.read()
-    error = child.stderr.read()
+    out, error = child.stdout.read(), child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
-    if status:
+    if bool(status) != fails:
         sys.exit(f"{' '.join(map(str, command))} ended with status {status}: {error.decode()[-2000:]}")
-    return out, time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return out, (time.monotonic() - start, usage.ru_utime + usage.ru_stime), usage.ru_maxrss / 1024
 
 
-def ours(a, folder, precision, env):
-    found, peak = {}, 0
-    for clips in (1, CLIPS):
-        for tokens in (FEW, MANY):
-            files = [folder / f"clip{i}.wav" for i in range(clips)]
-            command = [a.program, "transcribe", *files, "--model", folder / "model", "--language", "en", "--precision", precision,
-                       "--max-new-tokens", str(tokens), "--device", "cpu", "--json"]
-            out, wall, cpu, rss = measured(command, env)
-            lengths = [len(json.loads(line)["tokens"]) for line in out.decode().splitlines()]
-            if lengths != [tokens] * clips:
-                sys.exit(f"voxpipe wrote {lengths} tokens instead of {tokens} for each of {clips} clips")
-            found[clips, tokens], peak = (wall, cpu), max(peak, rss)
-    return per_clip(found), peak
+def ours(program, folder, precision, batch, env):
+    """(wall, processor) seconds before the second token of a clip and for each token after it; peak memory."""
+    def run(files, tokens, fails=False):
+        return measured([program, "transcribe", *files, "--model", folder / "model", "--language", "en", "--precision", precision,
+                         "--max-new-tokens", str(tokens), "--device", "cpu", "--json"], env, fails)
+    (folder / "silent.wav").write_text("no sound")
+    _, start, _ = run([folder / "silent.wav"], FEW, fails=True)
+    files = [folder / f"clip{i}.wav" for i in range(batch)]
+    (_, few, _), (out, many, peak) = run(files, FEW), run(files, MANY)
+    lengths = [len(json.loads(line)["tokens"]) for line in out.decode().splitlines()]
+    if lengths != [MANY] * batch:
+        sys.exit(f"voxpipe wrote {lengths} tokens instead of {MANY} for each of {batch} clips")
+    return [(f - s) / batch for f, s in zip(few, start)], [(m - f) / batch / (MANY - FEW) for m, f in zip(many, few)], peak
 
 
-def per_clip(found):
-    """(wall, processor) seconds before the first token of a clip, and for each token after it."""
-    first, token = [], []
-    for kind in (0, 1):
-        few, many = ((found[CLIPS, t][kind] - found[1, t][kind]) / (CLIPS - 1) for t in (FEW, MANY))
-        token.append((many - few) / (MANY - FEW))
-        first.append(few - FEW * token[-1])
-    return {"first": first, "token": token}
+def theirs(folder, precision, batch, env):
+    command = [sys.executable, __file__, "--child", folder, "--precision", precision, "--batch", str(batch)]
+    out, _, peak = measured(command, env)
+    few, many = json.loads(out.decode().splitlines()[-1])
+    return [f / batch for f in few], [(m - f) / batch / (MANY - FEW) for m, f in zip(many, few)], peak
 
 
-def theirs(folder, precision, env):
-    out, _, _, rss = measured([sys.executable, __file__, "--child", folder, "--precision", precision], env)
-    found = {tuple(map(int, key.split())): value for key, value in json.loads(out.decode().splitlines()[-1]).items()}
-    return per_clip(found), rss
-
-
-def child(folder, precision):
+def child(folder, precision, batch):
     import torch
     import transformers
     import wave
@@ -91,19 +82,21 @@ def child(folder, precision):
     prompt = torch.tensor([[BOS, INST, BEGIN_AUDIO] + [AUDIO] * 375 + [END_INST] + [1100] * 4 + [TRANSCRIBE]])
 
     @torch.no_grad()
-    def transcribe(clips, tokens):
+    def transcribe(tokens):
         wall, cpu = time.monotonic(), time.process_time()
-        for i in range(clips):
+        clips = []
+        for i in range(batch):
             with wave.open(str(folder / f"clip{i}.wav")) as file:
-                pcm = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
-            features = extractor(pcm, sampling_rate=16000, return_tensors="pt").input_features.to(dtype)
-            ids = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), input_features=features, do_sample=False,
-                                 max_new_tokens=tokens, min_new_tokens=tokens)
-            assert ids.shape[1] == prompt.shape[1] + tokens
+                clips.append(np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768)
+        features = extractor(clips, sampling_rate=16000, return_tensors="pt").input_features.to(dtype)
+        prompts = prompt.expand(batch, -1)
+        ids = model.generate(input_ids=prompts, attention_mask=torch.ones_like(prompts), input_features=features, do_sample=False,
+                             max_new_tokens=tokens, min_new_tokens=tokens)
+        assert ids.shape[1] == prompt.shape[1] + tokens
         return time.monotonic() - wall, time.process_time() - cpu
 
-    transcribe(1, 2)
-    print(json.dumps({f"{clips} {tokens}": transcribe(clips, tokens) for clips in (1, CLIPS) for tokens in (FEW, MANY)}))
+    transcribe(2)
+    print(json.dumps([transcribe(FEW), transcribe(MANY)]))
 
 
 def main():
@@ -111,26 +104,32 @@ def main():
     p.add_argument("--program", type=Path, default=Path("target/release/voxpipe"))
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--precision", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
+    p.add_argument("--batch", type=int, default=1)
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     a = p.parse_args()
+    if a.make:
+        return make(a.make, a.precision[0], a.batch)
     if a.child:
-        return child(a.child, a.precision[0])
+        return child(a.child, a.precision[0], a.batch)
     threads = str(a.threads)
     env = os.environ | {"RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     for precision in a.precision:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            make(folder, precision)
-            rounds = [(ours(a, folder, precision, env), theirs(folder, precision, env)) for _ in range(a.rounds)]
-        for who, side in (("voxpipe", 0), ("transformers", 1)):
-            middle = lambda what, kind: statistics.median(r[side][0][what][kind] for r in rounds)
-            print(f"{precision}, {threads} thread(s), {who}: {middle('first', 1):.2f} s of processor time ({middle('first', 0):.2f} s) to the "
-                  f"first token of a clip, then {1 / middle('token', 1):.0f} tokens a second of processor time "
-                  f"({1 / middle('token', 0):.0f} a second), peak {max(r[side][1] for r in rounds):.0f} MiB")
-        for what, kind in (("first", "to the first token"), ("token", "for a token")):
-            ratio = statistics.median(r[1][0][what][1] / r[0][0][what][1] for r in rounds)
-            print(f"{precision}: transformers needs {ratio:.2f} × voxpipe's processor time {kind}")
+            # In a process of its own: a child's peak memory counts from its parent's.
+            subprocess.run([sys.executable, __file__, "--make", folder, "--precision", precision, "--batch", str(a.batch)], check=True)
+            rounds = [(ours(a.program, folder, precision, a.batch, env), theirs(folder, precision, a.batch, env)) for _ in range(a.rounds)]
+        print(f"{precision}, {threads} thread(s), batch {a.batch}:")
+        for side, who in enumerate(("voxpipe", "transformers")):
+            middle = lambda what, kind: statistics.median(r[side][what][kind] for r in rounds)
+            print(f"  {who}: {middle(0, 1):.2f} s of processor time ({middle(0, 0):.2f} s) for the first token of a clip, then "
+                  f"{1 / middle(1, 1):.0f} tokens a second of processor time ({1 / middle(1, 0):.0f} a second), "
+                  f"peak {max(r[side][2] for r in rounds):.0f} MiB")
+        for what, name in enumerate(("the first token", "each token after it")):
+            ratios = [statistics.median(r[1][what][kind] / r[0][what][kind] for r in rounds) for kind in (1, 0)]
+            print(f"  transformers needs {ratios[0]:.2f} × the processor time and {ratios[1]:.2f} × the time for {name}")
 
 
 if __name__ == "__main__":
