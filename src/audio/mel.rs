@@ -275,9 +275,9 @@ mod tests {
         assert!(bands.iter().all(|band| !band.weights.is_empty()));
         let all: Vec<f64> = bands.iter().flat_map(|band| &band.weights).map(|weight| f64::from(*weight)).collect();
         assert!((all.iter().sum::<f64>() - 3.190_985_528_540_70).abs() < 1e-7, "{}", all.iter().sum::<f64>());
-        assert_eq!(all.iter().copied().fold(0.0, f64::max) as f32, 0.041_681_75);
-        assert_eq!(weight(1, 0), Some(0.012_373_986));
-        assert_eq!(weight(199, 127), Some(0.001_114_280_2));
+        assert_eq!(all.iter().copied().fold(0.0, f64::max) as f32, 0.041_681_749_283_5_f64 as f32);
+        assert_eq!(weight(1, 0), Some(0.012_373_986_332_6_f64 as f32));
+        assert_eq!(weight(199, 127), Some(0.001_114_280_198_75_f64 as f32));
         assert_eq!(weight(200, 127), None);
     }
 
