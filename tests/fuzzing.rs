@@ -10,29 +10,34 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use targets::Target;
 
-/// Gives a target its seeds and `changed` changes of each; a panic is told with the input that makes it happen again.
-fn survives(name: &str, target: Target, changed: usize) {
+/// Gives a target its seeds and `changed` changes of each; a panic is told with the input that makes it happen again. The seeds called
+/// `whole` are taken for what they are: a target that refuses everything tests nothing.
+fn survives(name: &str, target: Target, changed: usize, whole: &str) {
     let seeds = seeds(name);
-    assert!(seeds.len() >= 5, "{} seeds of {name}", seeds.len());
+    let mut taken = Vec::new();
     let folder = tempfile::tempdir().unwrap();
     let run = |seed: &Path, bytes: &[u8], change: usize| {
-        if catch_unwind(AssertUnwindSafe(|| target(bytes, folder.path()))).is_err() {
+        let Ok(taken) = catch_unwind(AssertUnwindSafe(|| target(bytes, folder.path()))) else {
             let kept = std::env::temp_dir().join(format!("voxpipe-{name}-{}", blake3::hash(bytes).to_hex()));
             fs::write(&kept, bytes).unwrap();
             panic!("{name}: change {change} of {} is not survived; the input is kept as {}", seed.display(), kept.display());
-        }
+        };
         for entry in fs::read_dir(folder.path()).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }
+        taken
     };
     let mut random = ChaCha8Rng::seed_from_u64(23);
     for (number, (path, seed)) in seeds.iter().enumerate() {
-        run(path, seed, 0);
+        if run(path, seed, 0) {
+            taken.push(path.file_name().unwrap().to_str().unwrap());
+        }
         for change in 1..=changed {
             let (_, other) = &seeds[(number + change) % seeds.len()];
             run(path, &mutated(seed, other, &mut random), change);
         }
     }
+    assert_eq!(taken.join(" "), whole);
 }
 
 fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
@@ -82,20 +87,20 @@ fn mutated(seed: &[u8], other: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
 
 #[test]
 fn configs_are_survived() {
-    survives("config", targets::config, 1000);
+    survives("config", targets::config, 500, "X");
 }
 
 #[test]
 fn tokenizers_are_survived() {
-    survives("tokenizer", targets::tokenizer, 20);
+    survives("tokenizer", targets::tokenizer, 20, "X");
 }
 
 #[test]
 fn recordings_are_survived() {
-    survives("audio", targets::audio, 40);
+    survives("audio", targets::audio, 40, "X");
 }
 
 #[test]
 fn checkpoints_are_survived() {
-    survives("weights", weights::weights, 40);
+    survives("weights", weights::weights, 40, "X");
 }

@@ -32,6 +32,8 @@ def configs():
     put("config", "transformers-4.json", {"audio_config": old, "text_config": text | {"rope_theta": 1e8, "rope_scaling": None}})
     put("config", "defaults.json", {"audio_config": {}, "text_config": {}})
     put("config", "huge.json", {"audio_config": audio | {"max_source_positions": 1 << 62}, "text_config": text | {"vocab_size": (1 << 64) - 1}})
+    for name, path in {"params.json": "forms/mistral/params.json", "realtime.json": "realtime/tiny/config.json", "realtime-params.json": "realtime/mistral/params.json"}.items():
+        put("config", name, (SEEDS.parent.parent / "voxtral" / path).read_bytes())
     put("config", "deep.json", b"[" * 500)
     put("config", "twice.json", b'{"audio_config":{"hidden_size":4,"d_model":8},"text_config":{},"text_config":{}}')
 
@@ -105,6 +107,25 @@ def safetensors(tensors, dtype="F32", value=b"\0\0\x80\x3f", metadata=True):
     return struct.pack("<Q", len(text)) + text + value * (at // len(value))
 
 
+def mistral(tensors):
+    """The same under the names of consolidated.safetensors, which has no table of positions."""
+    whisper = "mm_whisper_embeddings.whisper_encoder."
+    renamed = [("audio_tower.conv1", whisper + "conv_layers.0"), ("audio_tower.conv2", whisper + "conv_layers.1"), ("audio_tower.layer_norm", whisper + "transformer.norm"),
+               ("audio_tower.", whisper + "transformer."), ("self_attn_layer_norm", "attention_norm"), ("final_layer_norm", "ffn_norm"), (".fc1.", ".feed_forward.w1."),
+               (".fc2.", ".feed_forward.w2."), ("self_attn.out_proj", "attention.wo"), ("self_attn.q_proj", "attention.wq"), ("self_attn.k_proj", "attention.wk"),
+               ("self_attn.v_proj", "attention.wv"), ("self_attn.o_proj", "attention.wo"), ("multi_modal_projector.linear_1", "mm_whisper_embeddings.audio_language_projection.0"),
+               ("multi_modal_projector.linear_2", "mm_whisper_embeddings.audio_language_projection.2"), ("language_model.lm_head", "output"),
+               ("language_model.model.embed_tokens", "mm_whisper_embeddings.tok_embeddings"), ("language_model.model.", ""), ("input_layernorm", "attention_norm"),
+               ("post_attention_layernorm", "ffn_norm"), ("mlp.gate_proj", "feed_forward.w1"), ("mlp.down_proj", "feed_forward.w2"), ("mlp.up_proj", "feed_forward.w3")]
+    found = {}
+    for name, shape in tensors.items():
+        for hub, theirs in renamed:
+            name = name.replace(hub, theirs)
+        if "embed_positions" not in name:
+            found[name] = shape
+    return found
+
+
 def weights():
     all_of_them = shapes()
     whole = safetensors(all_of_them)
@@ -115,6 +136,7 @@ def weights():
     put("weights", "nan", safetensors(dict(list(all_of_them.items())[:3]), "F32", b"\0\0\xc0\x7f"))
     put("weights", "new-names", safetensors({f"model.{name}" if "lm_head" not in name else "lm_head.weight":
                                              shape for name, shape in all_of_them.items()}))
+    put("weights", "mistral", safetensors(mistral(all_of_them), "BF16", b"\x80\x3f"))
     put("weights", "cut", whole[:-7])
     put("weights", "header-of-exabytes", struct.pack("<Q", (1 << 63) - 1) + whole[8:100])
     put("weights", "header-of-megabytes", struct.pack("<Q", 99_000_000) + whole[8:100])

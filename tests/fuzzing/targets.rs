@@ -14,8 +14,8 @@ use voxpipe::voxtral::config::Config;
 use voxpipe::voxtral::realtime;
 use voxpipe::voxtral::tokenizer::Tokenizer;
 
-/// A function that is given bytes and an empty folder of its own.
-pub type Target = fn(&[u8], &Path);
+/// A function that is given bytes and an empty folder of its own; it says whether they were taken for what they might be.
+pub type Target = fn(&[u8], &Path) -> bool;
 
 /// Writes the bytes where the reader looks for them.
 pub fn put(folder: &Path, name: &str, bytes: &[u8]) {
@@ -28,23 +28,25 @@ pub fn names(error: &Error, name: &str) {
 }
 
 /// `config.json`, of either kind of model, and Mistral's `params.json`.
-pub fn config(bytes: &[u8], folder: &Path) {
+pub fn config(bytes: &[u8], folder: &Path) -> bool {
+    let mut taken = false;
     for name in ["config.json", "params.json"] {
         put(folder, name, bytes);
-        match Config::read(folder) {
-            // Of a Realtime model the folder is named.
-            Err(error) => names(&error, &folder.display().to_string()),
-            Ok(config) => {
-                assert!(config.audio_config.chunk_frames() > 0 && config.audio_config.chunk_tokens() > 0);
-                assert!(config.text_config.theta().is_finite());
-            }
-        }
-        match realtime::config::Config::read(folder) {
-            Err(error) => names(&error, &folder.display().to_string()),
-            Ok(config) => assert!(config.text_config.theta().is_finite() && config.audio_config.theta().is_finite()),
+        let offline = Config::read(folder).map(|config| {
+            assert!(config.audio_config.chunk_frames() > 0 && config.audio_config.chunk_tokens() > 0);
+            assert!(config.text_config.theta().is_finite());
+        });
+        let realtime = realtime::config::Config::read(folder).map(|config| {
+            assert!(config.text_config.theta().is_finite() && config.audio_config.theta().is_finite());
+        });
+        for read in [offline, realtime] {
+            taken |= read.is_ok();
+            // Of a model of the other kind the folder is named.
+            read.unwrap_or_else(|error| names(&error, &folder.display().to_string()));
         }
         fs::remove_file(folder.join(name)).expect("what was written can be removed");
     }
+    taken
 }
 
 /// Stands in a `tekken.json` for the 256 entries of the bytes, which every vocabulary begins with.
@@ -52,7 +54,7 @@ const BYTES: u8 = 1;
 
 /// `tekken.json` up to the first zero byte, in which a byte 1 stands for the first 256 entries of the vocabulary. What follows is a text
 /// to encode, and its bytes are ids to decode, two bytes each.
-pub fn tokenizer(bytes: &[u8], folder: &Path) {
+pub fn tokenizer(bytes: &[u8], folder: &Path) -> bool {
     let (file, rest) = bytes.split_at(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
     // Once is enough: a file of a thousand of them would only be slow.
     let file = match file.iter().position(|byte| *byte == BYTES) {
@@ -60,10 +62,13 @@ pub fn tokenizer(bytes: &[u8], folder: &Path) {
         None => file.to_vec(),
     };
     put(folder, "tekken.json", &file);
-    match Tokenizer::read(&folder.join("tekken.json")) {
+    let tokenizer = Tokenizer::read(&folder.join("tekken.json"));
+    let taken = tokenizer.is_ok();
+    match tokenizer {
         Err(error) => names(&error, "tekken.json"),
         Ok(tokenizer) => encode_and_decode(&tokenizer, rest.get(1..).unwrap_or_default()),
     }
+    taken
 }
 
 fn byte_entries() -> String {
@@ -90,7 +95,7 @@ fn encode_and_decode(tokenizer: &Tokenizer, bytes: &[u8]) {
 }
 
 /// A recording in any format.
-pub fn audio(bytes: &[u8], folder: &Path) {
+pub fn audio(bytes: &[u8], folder: &Path) -> bool {
     put(folder, "clip.bin", bytes);
     let path = folder.join("clip.bin");
     if let Err(error) = read_wav16k(&path) {
@@ -102,7 +107,9 @@ pub fn audio(bytes: &[u8], folder: &Path) {
     {
         names(&error, "clip.bin");
     }
-    match decode(&path) {
+    let sound = decode(&path);
+    let taken = sound.is_ok();
+    match sound {
         Err(error) => names(&error, "clip.bin"),
         Ok(sound) => {
             assert!(!sound.samples.is_empty() && sound.samples.iter().all(|sample| sample.is_finite()));
@@ -112,4 +119,5 @@ pub fn audio(bytes: &[u8], folder: &Path) {
             }
         }
     }
+    taken
 }

@@ -20,9 +20,15 @@ const CONFIG: &str = r#"{
     "audio_token_id": 1
 }"#;
 
+/// The same model as Mistral's `params.json` says it; of its text, the widths of heads are read.
+const PARAMS: &str = r#"{"dim": 2, "n_layers": 1, "head_dim": 2, "hidden_dim": 2, "n_heads": 1, "n_kv_heads": 1, "rope_theta": 1e6, "norm_eps": 1e-5, "vocab_size": 25,
+    "multimodal": {"whisper_model_args": {"downsample_args": {"downsample_factor": 1}, "encoder_args": {
+        "dim": 4, "n_layers": 1, "hidden_dim": 4, "n_heads": 1, "max_source_positions": 1, "audio_encoding_args": {"num_mel_bins": 1}}}}}"#;
+
 /// `model.safetensors`, and the same as Mistral's `consolidated.safetensors`; or, with breaks in the input,
 /// `model.safetensors.index.json`, `1.safetensors`, `2.safetensors` and so on.
-pub fn weights(bytes: &[u8], folder: &Path) {
+pub fn weights(bytes: &[u8], folder: &Path) -> bool {
+    put(folder, "params.json", PARAMS.as_bytes());
     let parts = split(bytes);
     for (number, part) in parts.iter().enumerate() {
         match (number, parts.len()) {
@@ -36,24 +42,25 @@ pub fn weights(bytes: &[u8], folder: &Path) {
             names(&error, "adapter_model.safetensors");
         }
     }
-    load(folder, Precision::Auto);
+    let mut taken = load(folder, Precision::Auto);
     if let [whole] = parts.as_slice() {
         // Both forms in one folder: this one is read.
         put(folder, "model.safetensors", whole);
-        load(folder, Precision::Bf16);
+        taken |= load(folder, Precision::Bf16);
     }
+    taken
 }
 
 /// Loads the model as far as it goes, and looks at what was borrowed from the files.
-fn load(folder: &Path, precision: Precision) {
+fn load(folder: &Path, precision: Precision) -> bool {
     let config: Config = serde_json::from_str(CONFIG).expect("this is a config");
     let loaded = Weights::open(folder, precision, &Device::flex()).and_then(|mut weights| {
         Voxtral::load(&config, &mut weights);
         weights.finish()?.audit.passed()
     });
-    if let Err(error) = loaded {
-        names(&error, &folder.display().to_string());
-    }
+    let taken = loaded.is_ok();
+    loaded.unwrap_or_else(|error| names(&error, &folder.display().to_string()));
+    taken
 }
 
 fn split(bytes: &[u8]) -> Vec<&[u8]> {
