@@ -87,20 +87,32 @@ fn mutated(seed: &[u8], other: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
 
 #[test]
 fn configs_are_survived() {
-    survives("config", targets::config, 500, "X");
+    survives(
+        "config",
+        targets::config,
+        1000,
+        "defaults.json params.json realtime-params.json realtime.json transformers-4.json transformers-5.json",
+    );
 }
 
 #[test]
 fn tokenizers_are_survived() {
-    survives("tokenizer", targets::tokenizer, 20, "X");
+    survives(
+        "tokenizer",
+        targets::tokenizer,
+        60,
+        "backtracking.json empty-matches.json look-around.json many-specials.json text.json v11.json v13.json v3.json v7.json",
+    );
 }
 
 #[test]
 fn recordings_are_survived() {
-    survives("audio", targets::audio, 40, "X");
+    let whole = "aac.m4a alac.m4a alaw.wav bare.aac bare.mp3 f32.wav f64.wav fast.flac flac.ogg ima.wav mono.flac ms.wav mulaw.wav parts.mp4 s16.wav \
+                 s24.wav s32.wav six.wav speech.ogg stereo.flac tags.wav u8.wav xing.mp3";
+    survives("audio", targets::audio, 100, whole);
 }
 
 #[test]
 fn checkpoints_are_survived() {
-    survives("weights", weights::weights, 40, "X");
+    survives("weights", weights::weights, 100, "bf16 f16 f32 mistral new-names shards");
 }

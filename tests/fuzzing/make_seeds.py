@@ -134,8 +134,10 @@ def weights():
     put("weights", "f16", safetensors(all_of_them, "F16", b"\0\x3c"))
     put("weights", "i32", safetensors(dict(list(all_of_them.items())[:3]), "I32"))
     put("weights", "nan", safetensors(dict(list(all_of_them.items())[:3]), "F32", b"\0\0\xc0\x7f"))
-    put("weights", "new-names", safetensors({f"model.{name}" if "lm_head" not in name else "lm_head.weight":
-                                             shape for name, shape in all_of_them.items()}))
+    newer = {"language_model.model.": "model.language_model.", "language_model.lm_head": "lm_head", "audio_tower.": "model.audio_tower.",
+             "multi_modal_projector.": "model.multi_modal_projector."}
+    renamed = {next(new + name[len(old):] for old, new in newer.items() if name.startswith(old)): shape for name, shape in all_of_them.items()}
+    put("weights", "new-names", safetensors(renamed))
     put("weights", "mistral", safetensors(mistral(all_of_them), "BF16", b"\x80\x3f"))
     put("weights", "cut", whole[:-7])
     put("weights", "header-of-exabytes", struct.pack("<Q", (1 << 63) - 1) + whole[8:100])
