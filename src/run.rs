@@ -234,6 +234,7 @@ impl Run<'_> {
             sources: self.pipeline.steps.iter().map(|step| (step.name.clone(), step.stage.sources())).collect(),
             out: absolute(&space.out)?,
             scratch: absolute(&space.scratch)?,
+            cache: absolute(&self.store.cache())?,
             emitter: self.emitter.clone(),
             stop: Arc::clone(&self.stop.stage),
         };

@@ -8,6 +8,7 @@
 //!   work/FINGERPRINT/          a stage under way: out-…/ is thrown away, scratch/ (checkpoints) waits for the next try
 //!   last/PIPELINE/STAGE.json   what was tried and done last, also when it failed; the memory behind `why`
 //!   latest/PIPELINE/STAGE      a link to the newest result, for people
+//!   cache/                     what stages would compute again; anybody may empty it
 //!   runs/ID/events.jsonl       the log of a run
 //!   stat.idx                   digests of files seen before
 //!   lock                       held by the one run that may write here
@@ -257,6 +258,11 @@ impl Store {
             fs::create_dir_all(folder).doing(|| format!("cannot make `{}`", folder.display()))?;
         }
         Ok(space)
+    }
+
+    /// The folder for what stages would compute again. It need not exist.
+    pub fn cache(&self) -> PathBuf {
+        self.dir.join("cache")
     }
 
     /// Throws away what a stage had begun to make; its scratch folder stays, if there is anything in it.

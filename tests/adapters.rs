@@ -34,8 +34,7 @@ pub(crate) fn adapters(targets: &[&str]) -> Adapters {
 pub(crate) fn logits(model: &Voxtral, reference: &Reference, clip: usize) -> Vec<f32> {
     let example = reference.example(clip);
     let tokens = Tokens { rows: 1, length: example.ids.len(), ids: example.ids.clone() };
-    let batch = Batch::new(&[&example], 11, &Device::flex()).unwrap();
-    floats(&model.forward(&tokens, batch.features).unwrap().inner().into_data()).unwrap()
+    floats(&model.forward(&tokens, reference.stacked(clip)).unwrap().inner().into_data()).unwrap()
 }
 
 pub(crate) fn distance(ours: &[f32], theirs: &[f32]) -> f32 {
@@ -200,7 +199,7 @@ fn dora_with_dropout_is_computed_as_peft_does() {
     }
     model.measure();
     let mut model = training::mark_trained(model, &|path| path.starts_with(name) && path.contains(".lora."));
-    model.reseed_dropout(9, 3, &[1]);
+    model.reseed_dropout(9, &[3], &[1]);
     let x = draw(4, rows * inputs);
     let layer = &model.language_model.model.layers[1].self_attn.o_proj;
     let ours = layer.forward(tensor(x.clone(), [rows, inputs])).inner().into_data();
@@ -252,7 +251,7 @@ fn dropout_is_the_same_however_a_step_is_cut() {
         for rows in cuts {
             let mut model = training::mark_trained(model.clone(), &|name| name.contains(".lora."));
             let batch = Batch::new(&rows.iter().map(|row| &examples[*row]).collect::<Vec<_>>(), 11, &Device::flex()).unwrap();
-            model.reseed_dropout(seed, rows[0], &batch.chunks);
+            model.reseed_dropout(seed, rows, &batch.chunks);
             sum += f64::from(training::loss_sum(&model, &batch).unwrap().into_scalar::<f32>());
         }
         sum

@@ -132,6 +132,39 @@ fn products_of_brain_floats_are_sums_of_products_of_brain_floats() {
 }
 
 #[test]
+fn cross_entropy_is_as_composed_and_needs_no_gradient_of_the_head() {
+    for (rows, width, vocabulary) in [(1, 4, 9), (5, 8, 4099), (20, 6, 9000)] {
+        let targets: Vec<u32> = (0..rows as u32).map(|row| (row * 7919) % vocabulary as u32).collect();
+        let inputs = [random([rows, width], 1), random([vocabulary, width], 2)];
+        let sides = |f: &dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<1>, of_weight: bool| {
+            let leaf = |x: &Tensor<2>, wanted: bool| {
+                let x = Tensor::from_inner(x.clone());
+                if wanted { x.require_grad() } else { x }
+            };
+            let (x, weight) = (leaf(&inputs[0], true), leaf(&inputs[1], of_weight));
+            let loss = f(x.clone(), weight.clone());
+            let gradients = (loss.clone() * 0.25).backward();
+            (values(loss.inner()), values(x.grad(&gradients).unwrap()), weight.grad(&gradients).map(values))
+        };
+        let kernel = |x, weight| ops::cross_entropy(x, weight, targets.clone());
+        let composed = |x, weight| composed::cross_entropy(x, weight, &targets);
+        let what = format!("{rows} targets of {vocabulary}");
+        let (found, expected) = (sides(&kernel, true), sides(&composed, true));
+        assert_close(&what, &found.0, &expected.0, 1e-5);
+        assert_close(&what, &found.1, &expected.1, 1e-5);
+        assert_close(&what, &found.2.unwrap(), &expected.2.unwrap(), 1e-5);
+        let frozen = sides(&kernel, false);
+        assert!(frozen.2.is_none() && (frozen.0, frozen.1) == (found.0, found.1), "{what}");
+
+        // A head in brain floats is the head it was rounded to.
+        let narrow = inputs[1].clone().cast(DType::BF16);
+        let rounded = narrow.clone().cast(DType::F32);
+        let brain = values(ops::cross_entropy(inputs[0].clone(), narrow, targets.clone()));
+        assert_close(&what, &brain, &values(composed::cross_entropy(inputs[0].clone(), rounded, &targets)), 4e-3);
+    }
+}
+
+#[test]
 fn turning_is_as_composed_and_turns_back() {
     for tables in [1, 2] {
         let angles = numbers(tables * 5 * 4, 2);

@@ -169,6 +169,69 @@ fn from_recordings_to_a_published_adapter_and_nothing_twice() {
 }
 
 #[test]
+fn what_was_heard_once_is_remembered_and_changes_no_byte() {
+    for precision in ["f32", "bf16"] {
+        let settings = |cache: bool| {
+            let with = |key: &str, value: &str| ["--set".to_owned(), format!("stage.adapter.with.{key}={value}")];
+            let cache = format!("audio_cache={cache}");
+            let scores = |setting: &str| ["--set".to_owned(), format!("stage.scores.with.{setting}")];
+            let precise = format!("precision={precision}");
+            [with("max_steps", "3"), with("audio_cache", &cache[12..]), scores(&cache), with("precision", precision), scores(&precise)].concat()
+        };
+        let run = |sandbox: &Sandbox, cache: bool, more: &[&str]| {
+            let settings = settings(cache);
+            let settings = settings.iter().map(String::as_str);
+            sandbox.run(&["run"].into_iter().chain(settings).chain(more.iter().copied()).collect::<Vec<_>>()).exits(0);
+            let out = sandbox.path(".voxpipe/latest/road/adapter");
+            ["adapter_model.safetensors", "loss.jsonl"].map(|name| fs::read(out.join(name)).unwrap())
+        };
+        let (with, without) = (project(), project());
+        let made = run(&with, true, &[]);
+        assert!(made == run(&without, false, &[]), "{precision}: a memory changes the adapter");
+        assert!(!without.path(".voxpipe/cache").exists());
+
+        // One folder serves training and both evaluations; and what is in it is taken, as far as it is whole.
+        let models: Vec<PathBuf> = fs::read_dir(with.path(".voxpipe/cache/audio")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let [heard] = models.as_slice() else { panic!("{models:?}") };
+        let mut clips: Vec<PathBuf> = fs::read_dir(heard).unwrap().map(|entry| entry.unwrap().path()).collect();
+        clips.sort();
+        assert!((14..=20).contains(&clips.len()), "{}", clips.len());
+        let mut damaged = fs::read(&clips[0]).unwrap();
+        *damaged.last_mut().unwrap() ^= 1;
+        fs::write(&clips[0], &damaged).unwrap();
+        fs::write(&clips[1], b"").unwrap();
+        fs::remove_file(&clips[2]).unwrap();
+        fs::write(heard.join(".draft-1-1"), b"left behind").unwrap();
+        assert!(made == run(&with, true, &["--force", "adapter"]), "{precision}: a damaged memory changes the adapter");
+        assert!(fs::read(&clips[0]).unwrap() != damaged, "what was damaged is written anew");
+        assert!(clips[1].metadata().unwrap().len() > 0 && !heard.join(".draft-1-1").exists());
+    }
+}
+
+#[test]
+fn training_goes_on_from_an_adapter() {
+    let sandbox = project();
+    let first = |sandbox: &Sandbox| {
+        let journal = sandbox.read(".voxpipe/latest/road/adapter/loss.jsonl");
+        serde_json::from_str::<Value>(journal.lines().next().unwrap()).unwrap()["loss"].as_f64().unwrap()
+    };
+    let order = ["--set", "stage.adapter.with.shuffle=none", "--set", "stage.adapter.with.lora.dropout=0.0"];
+    sandbox.run(&[&["run", "--set", "epochs=12"], &order[..]].concat()).exits(0);
+    let fresh = first(&sandbox);
+    fs::create_dir_all(sandbox.path("models/earlier")).unwrap();
+    for (name, bytes) in files(&sandbox.path("published/road")).into_iter().filter(|(name, _)| name.starts_with("adapter")) {
+        fs::write(sandbox.path("models/earlier").join(name), bytes).unwrap();
+    }
+    let on = [&["run", "--set", "stage.adapter.with.adapter=models/earlier"], &order[..]].concat();
+    sandbox.run(&on).exits(0);
+    assert!(first(&sandbox) < fresh - 0.05, "{} after {fresh}", first(&sandbox));
+    let other = [&on[..], &["--set", "stage.adapter.with.lora.r=2"]].concat();
+    sandbox.run(&other).exits(1).complains("LoRA of rank 4, scaled by 8").complains("LoRA of rank 2, scaled by 16");
+    let full = [&on[..], &["--set", "stage.adapter.with.method=full"]].concat();
+    sandbox.run(&full).exits(2).complains("has no adapter to go on from");
+}
+
+#[test]
 fn kill_9_while_training_ends_in_the_same_bytes() {
     let long = ["run", "--set", "epochs=12"];
     let whole = project();

@@ -41,6 +41,7 @@ impl Bench {
             inputs: BTreeMap::new(),
             out: folder.path().join("out-0"),
             scratch: folder.path().join("scratch"),
+            cache: folder.path().join("cache"),
             emitter: Emitter::new(move |event| heard.lock().unwrap().push(event)),
             stop: Arc::new(AtomicBool::new(false)),
         };

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use voxpipe::audio::Features;
-use voxpipe::training::batch::{Batch, Example};
+use voxpipe::training::batch::{Batch, Example, Sound};
+use voxpipe::training::order::{Order, Shuffle};
 use voxpipe::training::{self, Recipe, Said, Schedule, Trained};
 use voxpipe::voxtral::config::Config;
 use voxpipe::voxtral::precision::Precision;
@@ -45,6 +46,11 @@ impl Reference {
         Features { chunks: shape[0], mels: shape[1], frames: shape[2], data: floats(data).unwrap() }
     }
 
+    /// The features of a clip as a tensor `[chunks, mels, frames]`.
+    pub(crate) fn stacked(&self, clip: usize) -> Tensor<3> {
+        stack(std::iter::once(&self.features(clip)), &Device::flex())
+    }
+
     pub(crate) fn ids(&self, clip: usize, key: &str) -> Vec<u32> {
         serde_json::from_value(self.json["clips"][clip][key].clone()).unwrap()
     }
@@ -55,7 +61,8 @@ impl Reference {
         let features = Arc::new(self.features(clip));
         Example {
             name: format!("clip {clip}"),
-            features: Arc::new(move || Ok(features.clone())),
+            chunks: features.chunks,
+            sound: Arc::new(move || Ok(Sound::Features(features.clone()))),
             ids: [prompt, target].concat(),
             prompt: length,
         }
@@ -124,6 +131,8 @@ pub(crate) fn recipe() -> Recipe {
         warmup_steps: 0,
         schedule: Schedule::Linear,
         epochs: 5.0,
+        max_steps: None,
+        order: Order { shuffle: Shuffle::Seeded, seed: 0 },
         batch_size: 2,
         gradient_accumulation: 1,
         adamw: training::adamw::Constants::default(),

@@ -13,7 +13,7 @@ use voxpipe::error::{Error, Result};
 use voxpipe::voxtral::config::Config;
 use voxpipe::voxtral::merge::{self, Stored};
 use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::{Recognizer, Start, stack};
+use voxpipe::voxtral::recognizer::{Recognizer, Start};
 use voxpipe::voxtral::weights::{self, MAX_SHARD, Place, Weights, floats, read_tensors, tensors, write_tensors};
 use voxpipe::voxtral::{Tokens, Voxtral, lora};
 
@@ -312,12 +312,8 @@ fn a_merged_model_says_what_base_and_adapter_say() {
     let (reference, plain) = (Reference::read(), tiny());
     for clip in 0..2 {
         let example = reference.example(clip);
-        let features = (example.features)().unwrap();
         let tokens = Tokens { rows: 1, length: example.ids.len(), ids: example.ids.clone() };
-        let run = |model: &Voxtral| {
-            let features = stack([&*features].into_iter(), &Device::flex());
-            floats(&model.forward(&tokens, features).unwrap().into_data()).unwrap()
-        };
+        let run = |model: &Voxtral| floats(&model.forward(&tokens, reference.stacked(clip)).unwrap().into_data()).unwrap();
         let (ours, theirs, base) = (run(&model), run(&adapted), run(&plain));
         let scale = theirs.iter().fold(1f32, |most, value| most.max(value.abs()));
         assert!(apart(&ours, &theirs) <= 1e-5 * scale, "off by {}", apart(&ours, &theirs));

@@ -11,6 +11,22 @@ pub fn has_brain_products() -> bool {
     false
 }
 
+/// The kind of processor, as far as results differ in their last bits from kind to kind.
+#[must_use]
+pub fn kind() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        match (has_brain_products(), has_wide_vectors(), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+            (true, ..) => "avx512-bf16",
+            (_, true, _) => "avx512",
+            (.., true) => "avx2",
+            _ => "x86",
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::env::consts::ARCH
+}
+
 /// AVX-512 as far as the kernels use it.
 #[cfg(target_arch = "x86_64")]
 #[must_use]

@@ -14,6 +14,7 @@ pub mod brain;
 pub mod buffer;
 pub mod cpu;
 pub mod dot;
+pub mod entropy;
 pub mod norm;
 pub mod ops;
 mod parallel;

@@ -102,6 +102,19 @@ pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4>
     Tensor::from_dispatch(Dispatch::kernel_attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask))
 }
 
+/// The summed cross-entropy of targets, of which every row of x has one, under the scores x wᵀ. The weight is kept in 32-bit floats or,
+/// where it gets no gradient, in brain floats.
+///
+/// # Shapes
+/// x `[rows, width]`, weight `[vocabulary, width]`, targets below the vocabulary's size → `[1]`
+#[must_use]
+pub fn cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: Vec<u32>) -> Tensor<1> {
+    if !is_here(&x) {
+        return composed::cross_entropy(x, weight, &targets);
+    }
+    Tensor::from_dispatch(Dispatch::kernel_entropy(x.into_dispatch(), weight.into_dispatch(), targets).0)
+}
+
 /// What the processor's backend can do besides burn's own operations.
 #[backend_extension(Flex, Autodiff)]
 pub trait Kernels: Backend {
@@ -151,4 +164,15 @@ pub trait Kernels: Backend {
         gradient: FloatTensor<Self>,
         mask: Mask,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// [`cross_entropy`], and what its gradients need beside the inputs.
+    fn kernel_entropy(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: Vec<u32>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// The gradients of x and, if it is wanted, of the weight; an empty one if not.
+    fn kernel_entropy_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        logarithms: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        targets: Vec<u32>,
+        of_weight: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }

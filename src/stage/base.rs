@@ -20,6 +20,8 @@ pub struct Base {
     pub path: PathBuf,
     /// How its weights start.
     pub start: Start,
+    /// The digest of its files.
+    pub digest: String,
 }
 
 /// The part of `training.json` that leads back to the base model.
@@ -38,6 +40,13 @@ struct Named {
     revision: Option<String>,
 }
 
+impl Base {
+    /// What decides which weights these are.
+    pub fn identity(&self) -> String {
+        self.start.identity(&self.digest)
+    }
+}
+
 impl Context {
     /// The base of `model`; `with` is the stage's own setting, and the port `base` counts more.
     pub fn base_of(&self, model: &Artifact, with: Option<&str>) -> Result<Base> {
@@ -54,7 +63,7 @@ impl Context {
         };
         if let Some((path, shown)) = asked {
             if folder::digest(&path).map_err(|error| error.exit(Exit::Environment))? == digest {
-                return Ok(Base { path, start });
+                return Ok(Base { path, start, digest });
             }
             return Err(Error::new(format!(
                 "{shown} is not the base that stage `{}` was trained on, `{name}`: their files differ",
@@ -71,14 +80,14 @@ impl Context {
                 continue;
             }
             if folder::digest(&path).is_ok_and(|found| found == digest) {
-                return Ok(Base { path, start });
+                return Ok(Base { path, start, digest });
             }
             tried.push(path);
         }
         if let Some(revision) = &revision {
             let path = self.model(&name, Some(revision)).map_err(|error| error.context("base model"))?;
             if folder::digest(&path)? == digest {
-                return Ok(Base { path, start });
+                return Ok(Base { path, start, digest });
             }
         }
         let message = if tried.contains(&named) {

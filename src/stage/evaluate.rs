@@ -2,7 +2,7 @@
 
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::audio::read_wav16k;
+use crate::audio::{SAMPLE_RATE, read_wav16k};
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::jsonl;
@@ -41,6 +41,8 @@ pub struct Evaluate {
     device: String,
     /// How the model's matrices are kept in memory: `auto` (as the checkpoint stores them), `f32` or `bf16`.
     precision: Precision,
+    /// Keep what the audio tower makes of each clip on disk, and use it again.
+    audio_cache: bool,
     /// The base model's folder, where it is not the one the model's `train` stage names.
     #[serde(skip_serializing_if = "Option::is_none")]
     base: Option<String>,
@@ -57,6 +59,7 @@ impl Default for Evaluate {
             max_new_tokens: 256,
             device: "auto".to_owned(),
             precision: Precision::Auto,
+            audio_cache: true,
             base: None,
         }
     }
@@ -115,7 +118,9 @@ impl Stage for Evaluate {
     fn identity(&self) -> Value {
         let mut identity = serde_json::to_value(self).unwrap_or(Value::Null);
         if let Some(settings) = identity.as_object_mut() {
-            settings.remove("device");
+            for key in ["device", "audio_cache"] {
+                settings.remove(key);
+            }
         }
         identity
     }
@@ -139,6 +144,15 @@ impl Stage for Evaluate {
 
         let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
         let mut done = 0;
+        let chunks = |recognizer: &Recognizer| {
+            let seconds = |record: &Record| record.duration.unwrap_or(0.0);
+            let chunks = |record: &Record| recognizer.chunks((seconds(record) * f64::from(SAMPLE_RATE)) as usize + 1);
+            held_out.iter().chain(&train).map(chunks).sum()
+        };
+        // What a model's ears make of clips is the same before and after an adapter that leaves them alone.
+        let remember = |recognizer: &mut Recognizer, identity: &str| {
+            recognizer.memory = Some(cx.memory(recognizer, identity, &chosen, chunks(recognizer), self.audio_cache));
+        };
         let mut hear = |recognizer: &Recognizer, records: &[Record], what: &str| -> Result<Vec<String>> {
             let texts =
                 self.transcribe(cx, recognizer, data, records, &mut |count| cx.progress(done + count as u64, total, "clips", what))?;
@@ -153,20 +167,26 @@ impl Stage for Evaluate {
                 if let Some(note) = &recognizer.loaded.note {
                     cx.note(note);
                 }
+                remember(&mut recognizer, &base.identity());
                 if self.compare_base {
                     heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
                 }
                 recognizer.adapt(&model.path)?;
                 recognizer
             }
-            _ => Recognizer::open(&model.path, Start::Checkpoint, self.precision, &chosen.device)?,
+            _ => {
+                let mut recognizer = Recognizer::open(&model.path, Start::Checkpoint, self.precision, &chosen.device)?;
+                remember(&mut recognizer, &model.digest.to_string());
+                recognizer
+            }
         };
         let tuned = hear(&tuned_model, &held_out, "tuned model")?;
         let on_train = hear(&tuned_model, &train, "tuned model on training clips")?;
         drop(tuned_model);
         if let Some(base) = base.filter(|_| !adapter) {
-            heard_by_base =
-                Some(hear(&Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?, &held_out, "base model")?);
+            let mut recognizer = Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?;
+            remember(&mut recognizer, &base.identity());
+            heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
         }
         let base = heard_by_base;
 
@@ -230,6 +250,9 @@ impl Evaluate {
                 }
                 Ok(())
             });
+            if let Some(memory) = &recognizer.memory {
+                cx.tell_trouble(memory);
+            }
             heard.map_err(|error| match error.exit {
                 Exit::Interrupted => error,
                 _ => error.context(named(part)),

@@ -9,6 +9,7 @@ pub mod command;
 pub mod dataset;
 pub mod demo;
 pub mod evaluate;
+mod memory;
 pub mod merge;
 pub mod phrases;
 pub mod publish;
@@ -217,6 +218,9 @@ pub struct Context {
     pub out: PathBuf,
     /// A folder kept between attempts with the same fingerprint: checkpoints live here.
     pub scratch: PathBuf,
+    /// A folder for what can be computed again, shared by all stages and runs of the project; it need not exist, and what was in it
+    /// may be gone at any time.
+    pub cache: PathBuf,
     /// Where events go.
     pub emitter: Emitter,
     /// Set when the run should stop soon; long stages look at it and leave with [`crate::error::Exit::Interrupted`].

@@ -1,10 +1,10 @@
 //! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
 
 mod adapter;
+mod examples;
 
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::audio::read_wav16k;
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::Event;
@@ -13,24 +13,22 @@ use crate::intake::rounded;
 use crate::jsonl;
 use crate::record::Record;
 use crate::training::adamw::Constants;
-use crate::training::batch::{Example, Listen};
+use crate::training::order::{Order, Shuffle};
 use crate::training::{self, LossRow, Recipe, Said, Schedule};
+use crate::voxtral::Voxtral;
 use crate::voxtral::folder;
-use crate::voxtral::lora;
+use crate::voxtral::lora::{self, Adapters, Part, Placed};
 use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start};
 use crate::voxtral::weights::{self, Weights};
-use rayon::prelude::*;
+use burn::tensor::Device;
+use examples::Tokenized;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// Features of a dataset up to this size stay in memory; beyond it they are computed for each batch.
-const FEATURES_IN_MEMORY: u64 = 2 << 30;
 
 /// Fine-tune a Voxtral model on a dataset.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -58,9 +56,22 @@ pub struct Train {
     /// The highest learning rate.
     #[serde(default = "defaults::learning_rate")]
     learning_rate: f64,
+    /// The folder of an adapter, as PEFT or voxpipe writes it, to go on from instead of a fresh one. Its layers and ranks have to be
+    /// those that `lora` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adapter: Option<String>,
     /// Passes over the training clips; may be a fraction.
     #[serde(default = "defaults::epochs")]
     epochs: f64,
+    /// Optimizer steps in all, instead of `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_steps: Option<u64>,
+    /// In which order each pass visits the clips: `seeded`, `torch` (that of transformers' Trainer, for comparison) or `none`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    shuffle: Shuffle,
+    /// The seed of that order; left out, the stage's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shuffle_seed: Option<u64>,
     /// Clips in one forward pass.
     #[serde(default = "defaults::batch_size")]
     batch_size: usize,
@@ -94,6 +105,9 @@ pub struct Train {
     /// Optimizer steps from one checkpoint to the next.
     #[serde(default = "defaults::checkpoint_steps")]
     checkpoint_steps: u64,
+    /// Keep what a frozen audio tower makes of each clip on disk, and use it again in later epochs, runs and evaluations.
+    #[serde(default = "defaults::audio_cache")]
+    audio_cache: bool,
     /// `auto`, `cpu` or `cuda:N`.
     #[serde(default = "defaults::device")]
     device: String,
@@ -157,9 +171,16 @@ mod defaults {
     pub(super) fn checkpoint_steps() -> u64 {
         50
     }
+    pub(super) fn audio_cache() -> bool {
+        true
+    }
     pub(super) fn device() -> String {
         "auto".to_owned()
     }
+}
+
+fn is_default(shuffle: &Shuffle) -> bool {
+    *shuffle == Shuffle::default()
 }
 
 /// No batch and no rank is larger.
@@ -197,6 +218,7 @@ impl Stage for Train {
             positive(self.max_grad_norm >= 0.0, "max_grad_norm", "0 or more"),
             positive(self.max_text_tokens > 0, "max_text_tokens", "at least 1"),
             positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
+            positive(self.max_steps != Some(0), "max_steps", "at least 1"),
             positive(device::is_name(&self.device), "device", "`auto`, `cpu` or `cuda:N`"),
         ]
         .into_iter()
@@ -221,23 +243,29 @@ impl Stage for Train {
         }
         if self.method == Method::Lora {
             complaints.extend(self.lora.check());
+        } else if self.adapter.is_some() {
+            let message = "full fine-tuning has no adapter to go on from";
+            complaints.push(Complaint::new("adapter", message).hint("write `method = \"lora\"`, or merge the adapter into its base first"));
+        }
+        if self.shuffle_seed.is_some() && self.shuffle == Shuffle::None {
+            complaints.push(Complaint::new("shuffle_seed", "`shuffle = \"none\"` needs no seed").hint("leave it out"));
         }
         complaints
     }
 
     fn sources(&self) -> Vec<PathBuf> {
-        self.base.iter().map(PathBuf::from).collect()
+        self.base.iter().chain(&self.adapter).map(PathBuf::from).collect()
     }
 
     fn reads(&self, file: &str) -> bool {
-        folder::counts(file)
+        folder::counts(file) || lora::is_adapter_file(file)
     }
 
     fn identity(&self) -> Value {
         let mut identity = self.settings();
         if let Some(settings) = identity.as_object_mut() {
             // How a batch is cut into forward passes and how often is saved leaves the result what it is.
-            for key in ["batch_size", "gradient_accumulation", "checkpoint_steps", "device"] {
+            for key in ["batch_size", "gradient_accumulation", "checkpoint_steps", "audio_cache", "device"] {
                 settings.remove(key);
             }
             settings.insert("effective_batch".to_owned(), json!(self.batch_size.saturating_mul(self.gradient_accumulation)));
@@ -265,18 +293,22 @@ impl Stage for Train {
         }
         let data = cx.input("data")?;
         let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
-        let examples = examples(&recognizer, &data.path, &records)?;
-
         let adapters = (self.method == Method::Lora).then(|| self.lora.adapters()).transpose()?;
+        let mut hears_anew = true;
         if let Some(adapters) = &adapters {
-            let mut source = Weights::random(cx.seed, &chosen.device);
-            let placed = lora::add(&mut recognizer.model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
+            let placed = self.place(cx, adapters, &mut recognizer.model, &chosen.device)?;
+            hears_anew = placed.adapted.iter().any(|layer| Part::of(layer) != Part::Text);
             let (adapted, kept_out) = self.lora.told(&placed);
             cx.note(adapted);
             if let Some(kept_out) = kept_out {
                 cx.note(kept_out);
             }
         }
+        recognizer.loaded.audit.passed()?;
+        let memory = (!hears_anew).then(|| {
+            cx.memory(&recognizer, &start.identity(&digest), &chosen, examples::chunks(&recognizer, &data.path, &records), self.audio_cache)
+        });
+        let examples = examples::examples(&recognizer, &data.path, &records, memory.as_ref())?;
         let trained = |name: &str| match self.method {
             Method::Lora => name.contains(".lora."),
             Method::Full => name != "audio_tower.embed_positions.weight",
@@ -290,9 +322,11 @@ impl Stage for Train {
         let (total, trainable) = sizes(&recognizer, &trained);
         cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), steps));
         let precision = recognizer.loaded.precision;
-        recognizer.loaded.audit.passed()?;
         let mut say = |said: Said| tell(cx, said);
         let (model, losses) = training::train(recognizer.model, &examples, &recipe, &trained, &chosen.device, &cx.stop, &mut say)?;
+        if let Some(memory) = &memory {
+            cx.tell_trouble(memory);
+        }
 
         match &adapters {
             Some(adapters) => lora::save(&model, adapters, &base_name, &cx.out)?,
@@ -388,12 +422,25 @@ impl Train {
         self.base_model.clone().or_else(|| folder::hub_id(folder)).filter(|_| self.init == Init::Checkpoint)
     }
 
+    /// Puts adapters on a model, fresh ones or those of a folder.
+    fn place(&self, cx: &Context, adapters: &Adapters, model: &mut Voxtral, device: &Device) -> Result<Placed> {
+        let mut source = Weights::random(cx.seed, device);
+        let placed = lora::add(model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
+        if let Some(folder) = &self.adapter {
+            lora::go_on_from(model, adapters, &cx.path(folder)).map_err(|error| error.context("`adapter`"))?;
+            cx.note(format!("goes on from the adapter `{folder}`"));
+        }
+        Ok(placed)
+    }
+
     fn recipe(&self, cx: &Context, pad: u32) -> Recipe {
         Recipe {
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps,
             schedule: self.schedule,
             epochs: self.epochs,
+            max_steps: self.max_steps,
+            order: Order { shuffle: self.shuffle, seed: self.shuffle_seed.unwrap_or(cx.seed) },
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
             adamw: Constants {
@@ -433,42 +480,6 @@ impl Train {
         }
         Ok((used, left_out))
     }
-}
-
-/// A clip with the tokens of its text.
-type Tokenized = (Record, Vec<u32>);
-
-/// Turns records into prompts with targets; the spectrograms are computed now if all of them fit in memory.
-fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokenized]) -> Result<Vec<Example>> {
-    let audio = &recognizer.config.audio_config;
-    let (frames, mel) = (audio.chunk_frames(), Arc::new(recognizer.mel.clone()));
-    let mut chunks = 0;
-    for (record, _) in records {
-        // Two bytes a sample and a header: never too few chunks, and no clip is read twice to learn its length.
-        let path = folder.join(&record.audio_path);
-        let bytes = fs::metadata(&path).doing(|| format!("cannot read `{}`", path.display()))?.len();
-        chunks += recognizer.chunks(usize::try_from(bytes / 2).unwrap_or(usize::MAX));
-    }
-    let fits = (chunks * frames * audio.num_mel_bins * size_of::<f32>()) as u64 <= FEATURES_IN_MEMORY;
-    let example = |(record, text): &Tokenized| {
-        let path = folder.join(&record.audio_path);
-        let samples = read_wav16k(&path)?;
-        let mut ids = recognizer
-            .prompt(record.language.as_deref(), recognizer.chunks(samples.len()))
-            .map_err(|error| error.context(&record.audio_path))?;
-        let prompt = ids.len();
-        ids.extend(text);
-        ids.push(recognizer.special().end);
-        let features: Listen = if fits {
-            let ready = Arc::new(mel.features(&samples, frames)?);
-            Arc::new(move || Ok(ready.clone()))
-        } else {
-            let mel = mel.clone();
-            Arc::new(move || Ok(Arc::new(mel.features(&read_wav16k(&path)?, frames)?)))
-        };
-        Ok(Example { name: record.audio_path.clone(), features, ids, prompt })
-    };
-    records.par_iter().map(example).collect()
 }
 
 fn tell(cx: &Context, said: Said) {

@@ -36,6 +36,14 @@ impl Linear {
         }
     }
 
+    /// The summed cross-entropy of tokens under the scores of a head, which has no bias and no adapter, and never are all in memory.
+    ///
+    /// # Shapes
+    /// `[rows, in]`, a target for each row, below `out` → `[1]`
+    pub fn cross_entropy(&self, x: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+        ops::cross_entropy(x, self.weight.val(), targets.to_vec())
+    }
+
     /// The frozen part alone.
     fn product<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
         ops::linear(x, self.weight.val(), bias)

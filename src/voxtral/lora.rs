@@ -12,7 +12,7 @@ mod config;
 mod peft;
 mod targets;
 
-pub use peft::{base_of, is_adapter, load, save};
+pub use peft::{base_of, is_adapter, is_adapter_file, load, save};
 pub use targets::{Part, Pattern, Targets};
 
 use super::Voxtral;
@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 use crate::kernels::ops;
 use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The adapter of one linear layer.
@@ -207,6 +209,38 @@ pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> Re
     Ok(placed)
 }
 
+/// Replaces the fresh adapters of a model by those of a folder, which have to be of the same kind, size and scale on the same layers.
+pub fn go_on_from(model: &mut Voxtral, adapters: &Adapters, folder: &Path) -> Result<()> {
+    type Kind = ([usize; 2], bool, f64);
+    fn kinds(model: &mut Voxtral) -> BTreeMap<String, Kind> {
+        let kind = |lora: &Lora| (lora.a.dims(), lora.dora.is_some(), lora.scale);
+        model.linears().into_iter().filter_map(|(name, layer)| layer.lora.as_ref().map(|lora| (name, kind(lora)))).collect()
+    }
+    let wanted = kinds(model);
+    for (_, layer) in model.linears() {
+        layer.lora = None;
+    }
+    load(model, folder)?;
+    let found = kinds(model);
+    let said = |kind: Option<&Kind>| match kind {
+        None => "no adapter".to_owned(),
+        Some(([r, _], dora, scale)) => format!("{} of rank {r}, scaled by {scale}", if *dora { "DoRA" } else { "LoRA" }),
+    };
+    for name in wanted.keys().chain(found.keys()) {
+        let (wanted, found) = (wanted.get(name), found.get(name));
+        if wanted != found {
+            let message = format!("`{}` has {} on `{name}`, and `lora` asks for {}", folder.display(), said(found), said(wanted));
+            return Err(Error::new(message).advice("let `lora` say what adapter_config.json says"));
+        }
+    }
+    for (_, layer) in model.linears() {
+        if let Some(lora) = &mut layer.lora {
+            lora.dropout = adapters.dropout;
+        }
+    }
+    Ok(())
+}
+
 /// The lengths of the rows of a layer's weight; a DoRA adapter divides by them.
 fn lengths(layer: &str, weight: Tensor<2>) -> Result<Tensor<1>> {
     let lengths = row_lengths(weight);
@@ -235,14 +269,11 @@ impl Voxtral {
     /// Starts the dropout masks of all adapters anew for a batch. A mask depends on the seed, the layer, the row's place among all
     /// rows of the step and, inside the audio tower, on the chunk within that row: never on how the step is cut into batches.
     ///
-    /// `first` is the place of the batch's first row, `chunks` the number of chunks of audio in each row.
-    pub fn reseed_dropout(&mut self, seed: u64, first: usize, chunks: &[usize]) {
-        let rows: Arc<[u64]> = (0..chunks.len()).map(|row| (first + row) as u64).collect();
-        let pieces: Arc<[u64]> = chunks
-            .iter()
-            .enumerate()
-            .flat_map(|(row, chunks)| (0..*chunks).map(move |chunk| ((first + row) as u64) | (chunk as u64) << 32))
-            .collect();
+    /// `places` are those of the batch's rows in the step, `chunks` the number of chunks of audio in each.
+    pub fn reseed_dropout(&mut self, seed: u64, places: &[usize], chunks: &[usize]) {
+        let rows: Arc<[u64]> = places.iter().map(|place| *place as u64).collect();
+        let pieces: Arc<[u64]> =
+            rows.iter().zip(chunks).flat_map(|(row, chunks)| (0..*chunks).map(move |chunk| row | (chunk as u64) << 32)).collect();
         for (name, layer) in self.linears() {
             if let Some(lora) = &mut layer.lora {
                 let blocks = if Part::of(&name) == Part::Text { &rows } else { &pieces };

@@ -15,6 +15,7 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod dropout;
+pub mod ears;
 pub mod encoder;
 pub mod folder;
 pub mod generate;

@@ -1,13 +1,15 @@
 //! A model with all it needs to turn samples into text: tokenizer, features, prompt, decoding.
 
+use super::Voxtral;
 use super::config::{Config, extractor};
+use super::ears::Memory;
 pub use super::generate::Special;
+use super::lora::{self, Part};
 use super::precision::Precision;
 use super::prompt;
 use super::tokenizer::Tokenizer;
 pub use super::transcribe::{Heard, Limit, Transcript, Utterance};
 use super::weights::{Loaded, Weights};
-use super::{Voxtral, lora};
 use crate::audio::mel::HOP;
 use crate::audio::{Features, LogMel};
 use crate::error::{Error, Result};
@@ -29,6 +31,8 @@ pub struct Recognizer {
     pub loaded: Loaded,
     /// Makes the spectrograms it hears.
     pub mel: LogMel,
+    /// Where it keeps what its audio tower and projector make of clips, if anywhere.
+    pub memory: Option<Memory>,
     special: Special,
 }
 
@@ -39,6 +43,14 @@ pub enum Start {
     Checkpoint,
     /// This seed; the folder holds only the config and the tokenizer.
     Random(u64),
+}
+
+impl Start {
+    /// What decides which weights a folder with this digest gives.
+    #[must_use]
+    pub fn identity(self, digest: &str) -> String {
+        format!("{digest} {self:?}")
+    }
 }
 
 impl Recognizer {
@@ -69,12 +81,16 @@ impl Recognizer {
         };
         let special = Special { end: id("eos_token_id", "</s>")?, pad: id("pad_token_id", "<pad>")? };
         let mel = LogMel::new(config.audio_config.num_mel_bins);
-        Ok(Self { config, tokenizer, model, device: device.clone(), loaded, mel, special })
+        Ok(Self { config, tokenizer, model, device: device.clone(), loaded, mel, memory: None, special })
     }
 
-    /// Puts the adapter of a folder on the model.
+    /// Puts the adapter of a folder on the model. One that changes what the model hears ends its memory.
     pub fn adapt(&mut self, adapter: &Path) -> Result<()> {
-        lora::load(&mut self.model, adapter)
+        lora::load(&mut self.model, adapter)?;
+        if self.model.linears().iter().any(|(name, layer)| layer.lora.is_some() && Part::of(name) != Part::Text) {
+            self.memory = None;
+        }
+        Ok(())
     }
 
     /// The ids with a meaning of their own.

@@ -9,7 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 /// Chunks of audio that are encoded side by side: enough to keep a device busy, and half an hour of audio does not fill its memory.
-const CHUNKS_AT_ONCE: usize = 4;
+pub(super) const CHUNKS_AT_ONCE: usize = 4;
 
 /// Something said.
 #[derive(Clone, Copy, Debug)]
@@ -98,9 +98,15 @@ impl Recognizer {
         };
         let sizes: Vec<Size> = prompts.iter().zip(utterances).map(size).collect();
         for batch in batching::plan(&sizes, Budget::default(), &self.config) {
-            let features = batch.par_iter().map(|index| self.features(utterances[*index].samples)).collect::<Result<Vec<_>>>()?;
-            let audio = self.embed_audio(&features, &mut || say(Heard::More))?;
-            drop(features);
+            let samples: Vec<&[f32]> = batch.iter().map(|index| utterances[*index].samples).collect();
+            let audio = match &self.memory {
+                Some(memory) => self.ears(memory).hear_all(&samples)?,
+                None => {
+                    let features = samples.par_iter().map(|samples| self.features(samples)).collect::<Result<Vec<_>>>()?;
+                    self.embed_audio(&features, &mut || say(Heard::More))?
+                }
+            };
+            say(Heard::More)?;
             let prompts: Vec<Prompt> = batch.iter().map(|index| prompts[*index].clone()).collect();
             greedy(&self.model, &prompts, audio, self.special(), &mut |step| match step {
                 Step::Token => say(Heard::More),

@@ -2,7 +2,7 @@
 
 use super::Mask;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{DType, Tensor, TensorData, activation, module};
+use burn::tensor::{DType, Int, Tensor, TensorData, activation, module};
 
 /// Scores of one head that may be in memory at the same time; with more, queries are taken in blocks. The audio tower's 1500 × 1500
 /// stay in one piece, the 22,500 × 22,500 of half an hour of audio do not.
@@ -38,6 +38,14 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let weight = if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) };
     module::linear(x, weight.transpose(), bias)
+}
+
+/// See [`super::cross_entropy`].
+#[must_use]
+pub fn cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let places: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
+    let places: Tensor<2, Int> = Tensor::from_data(TensorData::new(places, [targets.len(), 1]), &x.device());
+    activation::log_softmax(linear(x, weight, None), 1).gather(1, places).sum().neg()
 }
 
 /// See [`super::rotate`].

@@ -130,6 +130,23 @@ impl<B: Kernels> Backward<B, 3> for Attend {
     }
 }
 
+/// x, weight and the logarithms of the forward pass.
+#[derive(Debug)]
+struct Entropy(Vec<u32>);
+
+impl<B: Kernels> Backward<B, 2> for Entropy {
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x, weight] = ops.parents.map(|input| input.map(|input| input.id));
+        let gradient = grads.consume::<B>(&ops.node);
+        let (kept_x, kept_weight, logarithms) = ops.state;
+        let (dx, dweight) = B::kernel_entropy_backward(kept_x, kept_weight, logarithms, gradient, self.0, weight.is_some());
+        give::<B>(grads, x, || dx);
+        give::<B>(grads, weight, || dweight);
+    }
+}
+
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         operation!(Gelu, C, [x], x.primitive().clone(), B::kernel_gelu(x))
@@ -170,6 +187,17 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn kernel_attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
         let state = (q.primitive().clone(), k.primitive().clone(), v.primitive().clone());
         operation!(Attend(mask.clone()), C, [q, k, v], state, B::kernel_attend(q, k, v, mask))
+    }
+
+    fn kernel_entropy(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: Vec<u32>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let prepared = Entropy(targets.clone()).prepare::<C>([x.node(), weight.node()]).compute_bound().stateful();
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        let (loss, logarithms) = B::kernel_entropy(x.clone(), weight.clone(), targets);
+        let loss = match prepared {
+            OpsKind::Tracked(tracked) => tracked.finish((x, weight, logarithms.clone()), loss),
+            OpsKind::UnTracked(untracked) => untracked.finish(loss),
+        };
+        (loss, constant::<B, C>(logarithms))
     }
 
     // Gradients are numbers: the ones below are only asked of the backend underneath, and gradients of gradients do not exist.
@@ -221,6 +249,19 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
         let (dq, dk, dv) = B::kernel_attend_backward(q, k, v, gradient.into_primitive(), mask);
         (constant::<B, C>(dq), constant::<B, C>(dk), constant::<B, C>(dv))
+    }
+
+    fn kernel_entropy_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        logarithms: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        targets: Vec<u32>,
+        of_weight: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (x, weight, logarithms) = (x.into_primitive(), weight.into_primitive(), logarithms.into_primitive());
+        let (dx, dweight) = B::kernel_entropy_backward(x, weight, logarithms, gradient.into_primitive(), targets, of_weight);
+        (constant::<B, C>(dx), constant::<B, C>(dweight))
     }
 }
 

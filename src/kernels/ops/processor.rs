@@ -1,6 +1,7 @@
 //! The kernels on tensors of the processor's backend: shapes and strides in, slices to the kernels, vectors back.
 
 use super::super::attention::{self, Heads, Mask};
+use super::super::entropy::{self, Head};
 use super::super::norm::{self, Norm};
 use super::super::{activation, brain, product, rotary};
 use super::Kernels;
@@ -77,6 +78,13 @@ fn shape_of(q: &Float, k: &Float) -> attention::Shape {
     let dim = |dims: &[usize], i: usize| dims.get(i).copied().unwrap_or(1);
     let key_heads = dim(&k, 1).max(1);
     attention::Shape { batch: dim(&q, 0), heads: dim(&q, 1), key_heads, queries: dim(&q, 2), keys: dim(&k, 2), width: dim(&q, 3) }
+}
+
+fn head(weight: &Float) -> Head<'_> {
+    match weight.dtype() {
+        DType::BF16 => Head::Brain(brain_numbers(weight)),
+        _ => Head::Floats(numbers(weight)),
+    }
 }
 
 impl Kernels for Flex {
@@ -170,5 +178,30 @@ impl Kernels for Flex {
         let shape = shape_of(&q, &k);
         let (dq, dk, dv) = attention::backward(heads(&q), heads(&k), heads(&v), heads(&gradient), shape, &mask);
         (tensor(dq, q.shape()), tensor(dk, k.shape()), tensor(dv, v.shape()))
+    }
+
+    fn kernel_entropy(x: Float, weight: Float, targets: Vec<u32>) -> (Float, Float) {
+        let (x, weight) = (packed(x), packed(weight));
+        let (loss, logarithms) = entropy::forward(numbers(&x), head(&weight), &targets, last(&x));
+        let rows = logarithms.len();
+        (tensor(vec![loss], Shape::from(vec![1])), tensor(logarithms, Shape::from(vec![rows])))
+    }
+
+    fn kernel_entropy_backward(
+        x: Float,
+        weight: Float,
+        logarithms: Float,
+        gradient: Float,
+        targets: Vec<u32>,
+        of_weight: bool,
+    ) -> (Float, Float) {
+        let (x, weight, logarithms, gradient) = (packed(x), packed(weight), packed(logarithms), packed(gradient));
+        let gradient = numbers(&gradient).first().copied().unwrap_or(0.0);
+        let (dx, dweight) = entropy::backward(numbers(&x), head(&weight), &targets, numbers(&logarithms), gradient, last(&x), of_weight);
+        let dweight = match dweight {
+            Some(dweight) => tensor(dweight, weight.shape()),
+            None => tensor(Vec::new(), Shape::from(vec![0])),
+        };
+        (tensor(dx, x.shape()), dweight)
     }
 }

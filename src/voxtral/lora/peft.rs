@@ -37,6 +37,11 @@ pub fn is_adapter(folder: &Path) -> bool {
     folder.join(CONFIG).exists()
 }
 
+/// Whether a file of that name belongs to an adapter.
+pub fn is_adapter_file(name: &str) -> bool {
+    [CONFIG, TENSORS].contains(&name)
+}
+
 /// The base model an adapter folder names.
 pub fn base_of(folder: &Path) -> Result<Option<String>> {
     Ok(AdapterConfig::read(folder)?.base)

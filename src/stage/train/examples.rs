@@ -1,0 +1,55 @@
+//! From the rows of a dataset to what the training loop wants of them.
+
+use crate::audio::read_wav16k;
+use crate::error::Result;
+use crate::record::Record;
+use crate::training::batch::{Example, Listen, Sound};
+use crate::voxtral::ears::Memory;
+use crate::voxtral::recognizer::Recognizer;
+use rayon::prelude::*;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Features of a dataset up to this size stay in memory; beyond it they are computed for each batch.
+const FEATURES_IN_MEMORY: u64 = 2 << 30;
+
+/// A clip with the tokens of its text.
+pub(super) type Tokenized = (Record, Vec<u32>);
+
+/// About how many chunks of audio the clips have, never too few.
+pub(super) fn chunks(recognizer: &Recognizer, folder: &Path, records: &[Tokenized]) -> usize {
+    // Two bytes a sample and a header: no clip is read twice to learn its length.
+    let bytes = |record: &Record| fs::metadata(folder.join(&record.audio_path)).map_or(0, |file| file.len());
+    records.iter().map(|(record, _)| recognizer.chunks(usize::try_from(bytes(record) / 2).unwrap_or(usize::MAX))).sum()
+}
+
+/// Turns records into prompts with targets. With a `memory` the frozen ears of the model hear the clips as they are needed; otherwise
+/// spectrograms are made of them, now if all of them fit in memory.
+pub(super) fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokenized], memory: Option<&Memory>) -> Result<Vec<Example>> {
+    let audio = &recognizer.config.audio_config;
+    let (frames, mel) = (audio.chunk_frames(), Arc::new(recognizer.mel.clone()));
+    let ears = memory.map(|memory| Arc::new(recognizer.ears(memory)));
+    let size = chunks(recognizer, folder, records) * frames * audio.num_mel_bins * size_of::<f32>();
+    let fits = size as u64 <= FEATURES_IN_MEMORY;
+    let example = |(record, text): &Tokenized| {
+        let path = folder.join(&record.audio_path);
+        let samples = read_wav16k(&path)?;
+        let chunks = recognizer.chunks(samples.len());
+        let mut ids = recognizer.prompt(record.language.as_deref(), chunks).map_err(|error| error.context(&record.audio_path))?;
+        let prompt = ids.len();
+        ids.extend(text);
+        ids.push(recognizer.special().end);
+        let sound: Listen = if let Some(ears) = ears.clone() {
+            Arc::new(move || Ok(Sound::Rows(ears.hear(&read_wav16k(&path)?)?)))
+        } else if fits {
+            let ready = Arc::new(mel.features(&samples, frames)?);
+            Arc::new(move || Ok(Sound::Features(ready.clone())))
+        } else {
+            let mel = mel.clone();
+            Arc::new(move || Ok(Sound::Features(Arc::new(mel.features(&read_wav16k(&path)?, frames)?))))
+        };
+        Ok(Example { name: record.audio_path.clone(), sound, chunks, ids, prompt })
+    };
+    records.par_iter().map(example).collect()
+}
