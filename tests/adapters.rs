@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::AtomicBool;
 use voxpipe::training::batch::Batch;
-use voxpipe::training::{self, Said};
+use voxpipe::training::{self, Done, Said, Training};
 use voxpipe::voxtral::lora::{self, Adapters, Targets};
 use voxpipe::voxtral::merge::{Stored, merge};
 use voxpipe::voxtral::precision::Precision;
@@ -74,7 +74,16 @@ fn five_steps_of_training_follow_peft() {
         lora::load(&mut model, &folder("adapters").join(kind)).unwrap();
         let (examples, stop) = ([reference.example(0), reference.example(1)], AtomicBool::new(false));
         let trained = |name: &str| name.contains(".lora.");
-        let (model, losses) = training::train(model, &examples, &recipe(), &trained, &Device::flex(), &stop, &mut |_: Said| ()).unwrap();
+        let training = Training {
+            examples: &examples,
+            recipe: &recipe(),
+            trained: &trained,
+            device: &Device::flex(),
+            stop: &stop,
+            say: &mut |_: Said| (),
+            judge: None,
+        };
+        let Done { model, losses, .. } = training.run(model).unwrap();
         let steps = facts[format!("{kind}_training")]["steps"].as_array().unwrap();
         assert_eq!(losses.len(), steps.len());
         for (ours, theirs) in losses.iter().zip(steps) {

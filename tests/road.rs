@@ -176,7 +176,8 @@ fn what_was_heard_once_is_remembered_and_changes_no_byte() {
             let cache = format!("audio_cache={cache}");
             let scores = |setting: &str| ["--set".to_owned(), format!("stage.scores.with.{setting}")];
             let precise = format!("precision={precision}");
-            [with("max_steps", "3"), with("audio_cache", &cache[12..]), scores(&cache), with("precision", precision), scores(&precise)].concat()
+            [with("max_steps", "3"), with("audio_cache", &cache[12..]), scores(&cache), with("precision", precision), scores(&precise)]
+                .concat()
         };
         let run = |sandbox: &Sandbox, cache: bool, more: &[&str]| {
             let settings = settings(cache);
@@ -229,6 +230,22 @@ fn training_goes_on_from_an_adapter() {
     sandbox.run(&other).exits(1).complains("LoRA of rank 4, scaled by 8").complains("LoRA of rank 2, scaled by 16");
     let full = [&on[..], &["--set", "stage.adapter.with.method=full"]].concat();
     sandbox.run(&full).exits(2).complains("has no adapter to go on from");
+}
+
+#[test]
+fn held_out_clips_are_looked_at_while_training() {
+    let sandbox = project();
+    let eval = "stage.adapter.with.eval={ split = \"test\", steps = 2, metric = \"cer\", clips = 2 }";
+    sandbox.run(&["run", "--set", eval]).exits(0).complains("eval_loss");
+    let rows = sandbox.read("published/road/eval.jsonl");
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4, 6, 8]);
+    assert!(rows.iter().all(|row| ["eval_loss", "eval_wer", "eval_cer"].iter().all(|key| row[key].as_f64().is_some_and(f64::is_finite))));
+    let training: Value = serde_json::from_str(&sandbox.read("published/road/training.json")).unwrap();
+    let best = rows.iter().min_by(|a, b| a["eval_cer"].as_f64().unwrap().total_cmp(&b["eval_cer"].as_f64().unwrap())).unwrap();
+    assert_eq!((&training["kept_step"], &training["eval"]["eval_cer"]), (&best["step"], &best["eval_cer"]));
+    sandbox.run(&["run", "--set", "stage.adapter.with.eval={}"]).exits(1).complains("`validation` holds no clips");
+    sandbox.run(&["run", "--set", "stage.adapter.with.eval={ split = \"x\" }"]).exits(2).complains("no held-out split `x`");
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use crate::voxtral::{Reference, recipe, tiny};
 use burn::tensor::{Device, TensorData};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use voxpipe::error::{Error, Exit};
 use voxpipe::training::checkpoint::Checkpoint;
-use voxpipe::training::{self, LossRow, Recipe, Said};
+use voxpipe::training::{Checkpoints, Done, Judge, LossRow, Recipe, Said, Training};
 use voxpipe::voxtral::Voxtral;
 use voxpipe::voxtral::lora::{self, Adapters};
 use voxpipe::voxtral::weights::{Weights, tensors};
@@ -17,7 +18,7 @@ fn adapters() -> Adapters {
 }
 
 fn with_checkpoints(folder: &Path) -> Recipe {
-    Recipe { epochs: 12.0, batch_size: 1, checkpoints: Some((folder.to_owned(), 4)), ..recipe() }
+    Recipe { epochs: 12.0, batch_size: 1, checkpoints: Some(Checkpoints { folder: folder.to_owned(), every: 4, kept: 2 }), ..recipe() }
 }
 
 /// Trains adapters with dropout, asks to stop once `stop_at` steps are done, and returns the losses or the exit code, the adapters' bytes
@@ -40,11 +41,13 @@ fn attempt(recipe: &Recipe, stop_at: u64, said: &mut dyn FnMut(String)) -> Resul
     let examples = [reference.example(0), reference.example(1)];
     let mut say = |event: Said| match event {
         Said::Step(row, _) if row.step == stop_at => stop.store(true, Ordering::Relaxed),
-        Said::Step(..) => (),
+        Said::Step(..) | Said::Judged(_) => (),
         Said::Resumed(step) => said(format!("resumed {step}")),
         Said::Warning(warning) => said(warning),
     };
-    training::train(model, &examples, recipe, &|name| name.contains(".lora."), &device, &stop, &mut say)
+    let trained = |name: &str| name.contains(".lora.");
+    let training = Training { examples: &examples, recipe, trained: &trained, device: &device, stop: &stop, say: &mut say, judge: None };
+    training.run(model).map(|done| (done.model, done.losses))
 }
 
 #[test]
@@ -102,7 +105,7 @@ fn a_checkpoint_that_does_not_fit_the_run_names_what_it_lacks() {
         let mut checkpoint = Checkpoint::newest(folder.path(), |skipped| panic!("{skipped}")).unwrap();
         edit(&mut checkpoint);
         let other = tempfile::tempdir().unwrap();
-        checkpoint.write(other.path()).unwrap();
+        checkpoint.write(other.path(), 2).unwrap();
         let error = attempt(&with_checkpoints(other.path()), 0, &mut |_| ()).unwrap_err();
         assert!(error.message.contains(&words) && error.message.contains("step-000005"), "{error}");
         assert!(error.advice.unwrap().contains(other.path().to_str().unwrap()));
@@ -115,10 +118,67 @@ fn a_loss_that_is_no_number_names_its_clips() {
     let (device, reference) = (Device::flex(), Reference::read());
     let examples = [reference.example(0), reference.example(1)];
     let trained = |name: &str| name != "audio_tower.embed_positions.weight";
-    let error = training::train(tiny(), &examples, &recipe, &trained, &device, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
+    let stop = AtomicBool::new(false);
+    let training =
+        Training { examples: &examples, recipe: &recipe, trained: &trained, device: &device, stop: &stop, say: &mut |_| (), judge: None };
+    let error = training.run(tiny()).unwrap_err();
     assert!(
         error.message.contains("diverged at step 2") && error.message.contains("clip 0") && error.message.contains("clip 1"),
         "{}",
         error.message
     );
+}
+
+/// Trains with a judge who finds the model of step 6 the best, and asks to stop once `stop_at` steps are done.
+fn judged(folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<Done, Error> {
+    let (device, reference, stop, step) = (Device::flex(), Reference::read(), AtomicBool::new(false), AtomicU64::new(0));
+    let mut model = tiny();
+    lora::add(&mut model, &adapters(), &mut Weights::random(5, &device)).unwrap();
+    let mut look = |_: &Voxtral| Ok(BTreeMap::from([("distance".to_owned(), step.load(Ordering::Relaxed).abs_diff(6) as f64)]));
+    let judge = Judge { every: 3, look: &mut look, metric: "distance".to_owned(), keep_best: true, patience };
+    let training = Training {
+        examples: &[reference.example(0), reference.example(1)],
+        recipe: &with_checkpoints(folder),
+        trained: &|name| name.contains(".lora."),
+        device: &device,
+        stop: &stop,
+        say: &mut |said| {
+            if let Said::Step(row, _) = said {
+                step.store(row.step, Ordering::Relaxed);
+                stop.store(row.step == stop_at, Ordering::Relaxed);
+            }
+        },
+        judge: Some(judge),
+    };
+    training.run(model)
+}
+
+fn adapter_bytes(model: &Voxtral) -> Vec<u8> {
+    tensors(model, |name| name.contains(".lora.")).into_values().flat_map(|data| data.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn the_best_model_is_kept_and_found_again() {
+    let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
+    let whole = judged(folders[0].path(), None, 0).unwrap();
+    assert_eq!((whole.kept, whole.gave_up, whole.losses.len(), whole.judgements.len()), (6, false, 24, 8));
+    let impatient = judged(folders[1].path(), Some(2), 0).unwrap();
+    assert_eq!((impatient.kept, impatient.gave_up, impatient.losses.len(), impatient.judgements.len()), (6, true, 12, 4));
+
+    // It is the model of that step: a run that is stopped there leaves the same in its checkpoint.
+    assert_eq!(judged(folders[2].path(), None, 6).unwrap_err().exit, Exit::Interrupted);
+    let stopped = Checkpoint::newest(folders[2].path(), |skipped| panic!("{skipped}")).unwrap();
+    let stopped: Vec<u8> = stopped.weights.into_values().flat_map(|data| data.as_bytes().to_vec()).collect();
+    assert!(adapter_bytes(&whole.model) == stopped && adapter_bytes(&impatient.model) == stopped);
+
+    // Cut off between two looks, it goes on and ends the same; and says so if the best was lost.
+    let cut = folders[3].path();
+    assert_eq!(judged(cut, None, 14).unwrap_err().exit, Exit::Interrupted);
+    assert!(cut.join("best-000006").is_dir());
+    let resumed = judged(cut, None, 0).unwrap();
+    assert_eq!((resumed.kept, &resumed.judgements), (6, &whole.judgements));
+    assert!(adapter_bytes(&resumed.model) == stopped);
+    fs::write(cut.join("best-000006/weights.safetensors"), b"").unwrap();
+    let error = judged(cut, None, 0).unwrap_err();
+    assert!(error.message.contains("best-000006") && error.advice.unwrap().contains("remove"), "{}", error.message);
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use voxpipe::audio::Features;
 use voxpipe::training::batch::{Batch, Example, Sound};
 use voxpipe::training::order::{Order, Shuffle};
-use voxpipe::training::{self, Recipe, Said, Schedule, Trained};
+use voxpipe::training::{self, Done, Recipe, Said, Schedule, Trained, Training};
 use voxpipe::voxtral::config::Config;
 use voxpipe::voxtral::precision::Precision;
 use voxpipe::voxtral::recognizer::stack;
@@ -146,7 +146,9 @@ pub(crate) fn recipe() -> Recipe {
 fn run(model: Voxtral, trained: &Trained, recipe: &Recipe, reference: &Reference, expected: &str) -> Voxtral {
     let examples = [reference.example(0), reference.example(1)];
     let mut say = |_: Said| ();
-    let (model, losses) = training::train(model, &examples, recipe, trained, &Device::flex(), &AtomicBool::new(false), &mut say).unwrap();
+    let (device, stop) = (Device::flex(), AtomicBool::new(false));
+    let training = Training { examples: &examples, recipe, trained, device: &device, stop: &stop, say: &mut say, judge: None };
+    let Done { model, losses, .. } = training.run(model).unwrap();
     let steps = reference.json[expected]["steps"].as_array().unwrap();
     assert_eq!(losses.len(), steps.len());
     for (ours, theirs) in losses.iter().zip(steps) {

@@ -1,6 +1,7 @@
 //! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
 
 mod adapter;
+mod eval;
 mod examples;
 
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
@@ -14,7 +15,7 @@ use crate::jsonl;
 use crate::record::Record;
 use crate::training::adamw::Constants;
 use crate::training::order::{Order, Shuffle};
-use crate::training::{self, LossRow, Recipe, Said, Schedule};
+use crate::training::{self, Checkpoints, Done, Judge, LossRow, Recipe, Said, Schedule, Training};
 use crate::voxtral::Voxtral;
 use crate::voxtral::folder;
 use crate::voxtral::lora::{self, Adapters, Part, Placed};
@@ -102,6 +103,12 @@ pub struct Train {
     /// Transcripts with more tokens are left out, and listed.
     #[serde(default = "defaults::max_text_tokens")]
     max_text_tokens: usize,
+    /// Look at held-out clips while training, keep the best model, and end when it gets no better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    eval: Option<eval::Eval>,
+    /// How many checkpoints are kept; an older one is there for when the newest is damaged.
+    #[serde(default = "defaults::keep_checkpoints")]
+    keep_checkpoints: usize,
     /// Optimizer steps from one checkpoint to the next.
     #[serde(default = "defaults::checkpoint_steps")]
     checkpoint_steps: u64,
@@ -171,6 +178,9 @@ mod defaults {
     pub(super) fn checkpoint_steps() -> u64 {
         50
     }
+    pub(super) fn keep_checkpoints() -> usize {
+        2
+    }
     pub(super) fn audio_cache() -> bool {
         true
     }
@@ -218,6 +228,7 @@ impl Stage for Train {
             positive(self.max_grad_norm >= 0.0, "max_grad_norm", "0 or more"),
             positive(self.max_text_tokens > 0, "max_text_tokens", "at least 1"),
             positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
+            positive(self.keep_checkpoints > 0, "keep_checkpoints", "at least 1"),
             positive(self.max_steps != Some(0), "max_steps", "at least 1"),
             positive(device::is_name(&self.device), "device", "`auto`, `cpu` or `cuda:N`"),
         ]
@@ -247,6 +258,7 @@ impl Stage for Train {
             let message = "full fine-tuning has no adapter to go on from";
             complaints.push(Complaint::new("adapter", message).hint("write `method = \"lora\"`, or merge the adapter into its base first"));
         }
+        complaints.extend(self.eval.iter().flat_map(eval::Eval::check));
         if self.shuffle_seed.is_some() && self.shuffle == Shuffle::None {
             complaints.push(Complaint::new("shuffle_seed", "`shuffle = \"none\"` needs no seed").hint("leave it out"));
         }
@@ -265,7 +277,7 @@ impl Stage for Train {
         let mut identity = self.settings();
         if let Some(settings) = identity.as_object_mut() {
             // How a batch is cut into forward passes and how often is saved leaves the result what it is.
-            for key in ["batch_size", "gradient_accumulation", "checkpoint_steps", "audio_cache", "device"] {
+            for key in ["batch_size", "gradient_accumulation", "checkpoint_steps", "keep_checkpoints", "audio_cache", "device"] {
                 settings.remove(key);
             }
             settings.insert("effective_batch".to_owned(), json!(self.batch_size.saturating_mul(self.gradient_accumulation)));
@@ -293,6 +305,10 @@ impl Stage for Train {
         }
         let data = cx.input("data")?;
         let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
+        let held_out = match &self.eval {
+            Some(eval) => self.short_enough(cx, &recognizer, eval.records(&data.path)?)?.0,
+            None => Vec::new(),
+        };
         let adapters = (self.method == Method::Lora).then(|| self.lora.adapters()).transpose()?;
         let mut hears_anew = true;
         if let Some(adapters) = &adapters {
@@ -306,7 +322,8 @@ impl Stage for Train {
         }
         recognizer.loaded.audit.passed()?;
         let memory = (!hears_anew).then(|| {
-            cx.memory(&recognizer, &start.identity(&digest), &chosen, examples::chunks(&recognizer, &data.path, &records), self.audio_cache)
+            let chunks = [&records, &held_out].into_iter().map(|records| examples::chunks(&recognizer, &data.path, records)).sum();
+            cx.memory(&recognizer, &start.identity(&digest), &chosen, chunks, self.audio_cache)
         });
         let examples = examples::examples(&recognizer, &data.path, &records, memory.as_ref())?;
         let trained = |name: &str| match self.method {
@@ -322,8 +339,33 @@ impl Stage for Train {
         let (total, trainable) = sizes(&recognizer, &trained);
         cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), steps));
         let precision = recognizer.loaded.precision;
-        let mut say = |said: Said| tell(cx, said);
-        let (model, losses) = training::train(recognizer.model, &examples, &recipe, &trained, &chosen.device, &cx.stop, &mut say)?;
+        let model = recognizer.model.clone();
+        let mut look =
+            self.eval.as_ref().map(|eval| eval::Look::new(eval, &mut recognizer, &data.path, &held_out, memory.as_ref())).transpose()?;
+        let mut look = look.as_mut().map(|look| |model: &Voxtral| look.look(model));
+        let judge = self.eval.as_ref().zip(look.as_mut()).map(|(eval, look)| Judge {
+            every: eval.steps,
+            look,
+            metric: eval.metric.name().to_owned(),
+            keep_best: eval.keep == eval::Keep::Best,
+            patience: eval.patience,
+        });
+        let training = Training {
+            examples: &examples,
+            recipe: &recipe,
+            trained: &trained,
+            device: &chosen.device,
+            stop: &cx.stop,
+            say: &mut |said| tell(cx, said),
+            judge,
+        };
+        let Done { model, losses, judgements, kept, gave_up } = training.run(model)?;
+        if gave_up {
+            cx.note(format!("ended after {} of {steps} steps: it no longer got better", losses.len()));
+        }
+        if kept != losses.len() as u64 {
+            cx.note(format!("the model is that of step {kept}, the best on the held-out clips"));
+        }
         if let Some(memory) = &memory {
             cx.tell_trouble(memory);
         }
@@ -341,6 +383,9 @@ impl Stage for Train {
             }
         }
         jsonl::write(&cx.out.join("loss.jsonl"), &losses)?;
+        if self.eval.is_some() {
+            jsonl::write(&cx.out.join("eval.jsonl"), &judgements)?;
+        }
 
         let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
         let languages: BTreeSet<&str> = records.iter().filter_map(|(record, _)| record.language.as_deref()).collect();
@@ -358,18 +403,26 @@ impl Stage for Train {
         if let Some(commit) = hub::commit_of(&base) {
             base_facts["revision"] = json!(commit);
         }
-        let facts = json!({
+        let mut facts = json!({
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings,
             "base": base_facts,
             "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
             "first_loss": first, "final_loss": last, "device": chosen.name, "precision": precision, "languages": languages, "seed": cx.seed,
         });
+        let judged = judgements.iter().find(|judgement| judgement.step == kept).map(|judgement| &judgement.metrics);
+        if let Some(metrics) = judged {
+            facts["kept_step"] = json!(kept);
+            facts["eval"] = json!(metrics);
+        }
         let path = cx.out.join("training.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).doing(|| format!("cannot write `{}`", path.display()))?;
-        let made = Made::new(format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), examples.len()))
+        let mut made = Made::new(format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), examples.len()))
             .metric("first_loss", first)
             .metric("final_loss", last)
             .metric("steps", losses.len() as f64);
+        for (name, value) in judged.into_iter().flatten() {
+            made = made.metric(name, *value);
+        }
         Ok(Outcome::Done(made))
     }
 }
@@ -452,7 +505,7 @@ impl Train {
             max_grad_norm: self.max_grad_norm,
             seed: cx.seed,
             pad,
-            checkpoints: Some((cx.scratch.clone(), self.checkpoint_steps)),
+            checkpoints: Some(Checkpoints { folder: cx.scratch.clone(), every: self.checkpoint_steps, kept: self.keep_checkpoints }),
         }
     }
 
@@ -493,6 +546,11 @@ fn tell(cx: &Context, said: Said) {
                 ("epoch".to_owned(), row.epoch),
             ]);
             cx.emitter.emit(Event::Metrics { stage: cx.stage.clone(), step: row.step, values });
+        }
+        Said::Judged(judgement) => {
+            let said: Vec<String> = judgement.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+            cx.note(format!("step {}: {}", judgement.step, said.join(", ")));
+            cx.emitter.emit(Event::Metrics { stage: cx.stage.clone(), step: judgement.step, values: judgement.metrics.clone() });
         }
         Said::Resumed(step) => cx.note(format!("goes on from the checkpoint at step {step}")),
         Said::Warning(message) => cx.warn(message),

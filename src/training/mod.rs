@@ -6,6 +6,7 @@
 pub mod adamw;
 pub mod batch;
 pub mod checkpoint;
+mod judge;
 pub mod order;
 pub mod recipe;
 mod shards;
@@ -19,7 +20,8 @@ use batch::{Batch, Example};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use checkpoint::{Checkpoint, State};
-pub use recipe::{Recipe, Schedule};
+pub use judge::{Best, Judge, Judgement, mean_loss};
+pub use recipe::{Checkpoints, Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,42 +48,110 @@ pub struct LossRow {
 pub enum Said<'a> {
     /// A step is done, of so many.
     Step(&'a LossRow, u64),
+    /// Held-out clips were looked at.
+    Judged(&'a Judgement),
     /// The run goes on after this step.
     Resumed(u64),
     /// Something worth reading.
     Warning(String),
 }
 
-/// Trains the parameters whose names `trained` accepts and returns the model with its losses.
-///
-/// Ends early with exit code 75, after a checkpoint, when `stop` is set.
-pub fn train(
-    model: Voxtral,
-    examples: &[Example],
-    recipe: &Recipe,
-    trained: &Trained,
-    device: &Device,
-    stop: &AtomicBool,
-    say: &mut dyn FnMut(Said),
-) -> Result<(Voxtral, Vec<LossRow>)> {
-    let steps = recipe.steps(examples.len());
-    let mut model = model.no_grad();
-    let mut adamw = AdamW::new(recipe.adamw);
-    let mut state = State::default();
-    if let Some((folder, _)) = &recipe.checkpoints
-        && let Some(found) = Checkpoint::newest(folder, |warning| say(Said::Warning(warning)))
-    {
+/// Everything a training needs beside its model.
+pub struct Training<'a> {
+    /// What is learned from.
+    pub examples: &'a [Example],
+    /// How.
+    pub recipe: &'a Recipe,
+    /// Which parameters.
+    pub trained: &'a Trained<'a>,
+    /// Where.
+    pub device: &'a Device,
+    /// Set when the run should stop soon; it then ends with exit code 75, after a checkpoint.
+    pub stop: &'a AtomicBool,
+    /// Hears how it goes.
+    pub say: &'a mut dyn FnMut(Said),
+    /// Looks at the model now and then.
+    pub judge: Option<Judge<'a>>,
+}
+
+/// What a training made.
+#[derive(Debug)]
+pub struct Done {
+    /// The model, as it was after the last step or at its best.
+    pub model: Voxtral,
+    /// A row for each step.
+    pub losses: Vec<LossRow>,
+    /// What was thought of it on the way.
+    pub judgements: Vec<Judgement>,
+    /// The step the model is from.
+    pub kept: u64,
+    /// Whether it ended early because it no longer got better.
+    pub gave_up: bool,
+}
+
+impl Training<'_> {
+    /// Trains a model.
+    pub fn run(mut self, model: Voxtral) -> Result<Done> {
+        let steps = self.recipe.steps(self.examples.len());
+        let (mut model, mut adamw, mut state) = self.start(model)?;
+        model.measure();
+        while state.step < steps && !self.has_given_up(&state) {
+            model = self.step(model, &mut adamw, &mut state, steps)?;
+            let stopping = self.stop.load(Ordering::Relaxed) && state.step < steps;
+            let judged = !stopping && self.judge(&model, &mut state, steps)?;
+            if let Some(checkpoints) = &self.recipe.checkpoints
+                && state.step < steps
+                && (stopping || judged || state.step.is_multiple_of(checkpoints.every))
+            {
+                let weights = crate::voxtral::weights::tensors(&model, self.trained);
+                Checkpoint { weights, optimizer: adamw.save(), state: state.clone() }.write(&checkpoints.folder, checkpoints.kept)?;
+            }
+            if stopping {
+                return Err(Error::new(format!("stopped after step {} of {steps}, which is saved", state.step))
+                    .exit(Exit::Interrupted)
+                    .advice("run again to go on from there"));
+            }
+        }
+        let weights = crate::voxtral::weights::tensors(&model, self.trained);
+        if let Some(name) = first_not_finite(&weights)? {
+            return Err(
+                Error::new(format!("training diverged: after its last step `{name}` is not finite")).advice("lower `learning_rate`")
+            );
+        }
+        let gave_up = state.step < steps;
+        let mut kept = state.step;
+        if let (Some(judge), Some(best), Some(checkpoints)) = (&self.judge, &state.best, &self.recipe.checkpoints)
+            && judge.keep_best
+            && best.step != state.step
+        {
+            model = put_back(model, checkpoint::read_best(&checkpoints.folder, best.step)?, self.trained)?;
+            model.measure();
+            kept = best.step;
+        }
+        Ok(Done { model: model.no_grad(), losses: state.losses, judgements: state.judgements, kept, gave_up })
+    }
+
+    /// The model, the optimizer and where the run stands: at its beginning, or at the newest checkpoint.
+    fn start(&mut self, model: Voxtral) -> Result<(Voxtral, AdamW, State)> {
+        let (mut model, mut adamw) = (model.no_grad(), AdamW::new(self.recipe.adamw));
+        let Some(checkpoints) = &self.recipe.checkpoints else { return Ok((model, adamw, State::default())) };
+        let folder = &checkpoints.folder;
+        let Some(found) = Checkpoint::newest(folder, |warning| (self.say)(Said::Warning(warning))) else {
+            return Ok((model, adamw, State::default()));
+        };
         let unfit = |error: Error| {
             let place = folder.join(format!("step-{:06}", found.state.step));
             error.context(format!("`{}`", place.display())).advice(format!("remove `{}` to train from the start", folder.display()))
         };
-        model = put_back(model, found.weights, trained).map_err(unfit)?;
-        adamw.restore(&model, found.state.step, found.optimizer, trained, device).map_err(unfit)?;
-        state = found.state;
-        say(Said::Resumed(state.step));
+        model = put_back(model, found.weights, self.trained).map_err(unfit)?;
+        adamw.restore(&model, found.state.step, found.optimizer, self.trained, self.device).map_err(unfit)?;
+        (self.say)(Said::Resumed(found.state.step));
+        Ok((model, adamw, found.state))
     }
-    model.measure();
-    while state.step < steps {
+
+    /// One step of the optimizer.
+    fn step(&mut self, model: Voxtral, adamw: &mut AdamW, state: &mut State, steps: u64) -> Result<Voxtral> {
+        let Self { examples, recipe, trained, device, .. } = *self;
         let chosen: Vec<&Example> = recipe.examples(state.step, examples.len()).into_iter().map(|index| &examples[index]).collect();
         let (loss, mut gradient) = shards::loss_and_gradient(&model, &chosen, recipe, trained, device, state.step)?;
         let norm = gradient.norm();
@@ -98,32 +168,46 @@ pub fn train(
             gradient.clip(norm, recipe.max_grad_norm);
         }
         let learning_rate = recipe.rate(state.step, steps);
-        model = adamw.step(model, gradient, learning_rate);
+        let mut model = adamw.step(model, gradient, learning_rate);
         model.measure();
         state.step += 1;
         let epoch = state.step as f64 / recipe.steps_per_epoch(examples.len()) as f64;
-        state.losses.push(LossRow { step: state.step, epoch, loss, learning_rate, grad_norm: norm });
-        if let Some(row) = state.losses.last() {
-            say(Said::Step(row, steps));
+        let row = LossRow { step: state.step, epoch, loss, learning_rate, grad_norm: norm };
+        (self.say)(Said::Step(&row, steps));
+        state.losses.push(row);
+        Ok(model)
+    }
+
+    /// Looks at the model if it is time to, and keeps it if it is the best so far. Says whether it looked.
+    fn judge(&mut self, model: &Voxtral, state: &mut State, steps: u64) -> Result<bool> {
+        let Some(judge) = &mut self.judge else { return Ok(false) };
+        if !(state.step.is_multiple_of(judge.every) || state.step == steps) {
+            return Ok(false);
         }
-        let stopping = stop.load(Ordering::Relaxed) && state.step < steps;
-        if let Some((folder, every)) = &recipe.checkpoints
-            && (stopping || (state.step.is_multiple_of(*every) && state.step < steps))
+        let metrics = (judge.look)(model)?;
+        let epoch = state.losses.last().map_or(0.0, |row| row.epoch);
+        let judgement = Judgement { step: state.step, epoch, metrics };
+        (self.say)(Said::Judged(&judgement));
+        if let Some(value) = judgement.metrics.get(&judge.metric).copied()
+            && state.best.as_ref().is_none_or(|best| value < best.value)
         {
-            let weights = crate::voxtral::weights::tensors(&model, trained);
-            Checkpoint { weights, optimizer: adamw.save(), state: state.clone() }.write(folder)?;
+            state.best = Some(Best { step: state.step, value });
+            // What the last step leaves is at hand anyway.
+            if let Some(checkpoints) = self.recipe.checkpoints.as_ref().filter(|_| judge.keep_best && state.step < steps) {
+                checkpoint::write_best(&checkpoints.folder, state.step, &crate::voxtral::weights::tensors(model, self.trained))?;
+            }
         }
-        if stopping {
-            return Err(Error::new(format!("stopped after step {} of {steps}, which is saved", state.step))
-                .exit(Exit::Interrupted)
-                .advice("run again to go on from there"));
-        }
+        state.judgements.push(judgement);
+        Ok(true)
     }
-    let weights = crate::voxtral::weights::tensors(&model, trained);
-    if let Some(name) = first_not_finite(&weights)? {
-        return Err(Error::new(format!("training diverged: after its last step `{name}` is not finite")).advice("lower `learning_rate`"));
+
+    /// Whether the model has not got better for too long.
+    fn has_given_up(&self, state: &State) -> bool {
+        let patience = self.judge.as_ref().and_then(|judge| judge.patience);
+        let best = state.best.as_ref().map_or(0, |best| best.step);
+        let since = state.judgements.iter().filter(|judgement| judgement.step > best).count() as u64;
+        patience.is_some_and(|patience| since >= patience)
     }
-    Ok((model.no_grad(), state.losses))
 }
 
 fn first_not_finite(weights: &BTreeMap<String, TensorData>) -> Result<Option<&String>> {

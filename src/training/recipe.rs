@@ -46,8 +46,19 @@ pub struct Recipe {
     pub seed: u64,
     /// Fills short rows.
     pub pad: u32,
-    /// Where checkpoints go, and after how many steps each.
-    pub checkpoints: Option<(PathBuf, u64)>,
+    /// What is kept to go on from.
+    pub checkpoints: Option<Checkpoints>,
+}
+
+/// Where checkpoints go, and how many.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    /// The folder.
+    pub folder: PathBuf,
+    /// After how many steps each.
+    pub every: u64,
+    /// How many are kept, at least one.
+    pub kept: usize,
 }
 
 impl Recipe {
