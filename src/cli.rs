@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
 //! ended is its exit code, see [`Exit`].
 
+mod choice;
 mod fetching;
 mod history;
 mod look;

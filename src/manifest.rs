@@ -10,6 +10,7 @@
 //! A manifest has names and places but no meaning yet: that is [`crate::pipeline`].
 
 use crate::diagnostic::{Diagnostic, did_you_mean};
+use crate::error::Failure;
 use crate::overrides::{self, Arguments, Overrides};
 use crate::schema::{self, Shape, TOP};
 use crate::stage::Entry;
@@ -99,7 +100,7 @@ pub struct StageTable<'t> {
     pub timeout: Option<Spanned<String>>,
     /// Whether it is tried again after a failure.
     pub retry: Option<Retry>,
-    /// Settings to change before trying again after a certain failure.
+    /// Settings to change before trying again after a certain failure, twice at most unless `retry.times` says otherwise.
     #[serde(default)]
     #[schemars(with = "Option<Vec<Recover>>")]
     pub recover: Option<Spanned<Vec<Recover>>>,
@@ -129,18 +130,6 @@ pub struct Retry {
     /// After which failures; after any when left out.
     #[schemars(with = "Option<Vec<Failure>>")]
     pub on: Option<Spanned<Vec<Failure>>>,
-}
-
-/// A way to fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Failure {
-    /// The stage ended with an error.
-    Crash,
-    /// The memory of the machine or of its GPU did not suffice.
-    OutOfMemory,
-    /// The stage took longer than its `timeout`.
-    Timeout,
 }
 
 /// An entry of `recover`
@@ -394,16 +383,6 @@ fn here() -> Spanned<String> {
 impl Default for Header {
     fn default() -> Self {
         Self { name: None, seed: 0, root: here() }
-    }
-}
-
-impl Failure {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Crash => "crash",
-            Self::OutOfMemory => "out-of-memory",
-            Self::Timeout => "timeout",
-        }
     }
 }
 

@@ -7,8 +7,10 @@ mod edges;
 mod limits;
 mod order;
 mod resolver;
+mod retry;
 
 pub use limits::{Bound, Comparison};
+pub use retry::{Recovery, Retry};
 
 use crate::diagnostic::Diagnostic;
 use crate::manifest::Manifest;
@@ -56,8 +58,8 @@ pub struct Step {
     pub require: BTreeMap<String, Bound>,
     /// How long it may take.
     pub timeout: Option<Duration>,
-    /// How often it is tried again after a failure.
-    pub retries: u32,
+    /// When it is tried again.
+    pub retry: Retry,
 }
 
 impl Pipeline {
@@ -119,6 +121,22 @@ impl std::fmt::Debug for Pipeline {
     }
 }
 
+impl Step {
+    /// The same step with another stage.
+    pub fn with_stage(&self, stage: Box<dyn AnyStage>) -> Self {
+        Self {
+            name: self.name.clone(),
+            stage,
+            from: self.from.clone(),
+            after: self.after.clone(),
+            seed: self.seed,
+            require: self.require.clone(),
+            timeout: self.timeout,
+            retry: self.retry.clone(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Step")
@@ -130,7 +148,7 @@ impl std::fmt::Debug for Step {
             .field("seed", &self.seed)
             .field("require", &self.require)
             .field("timeout", &self.timeout)
-            .field("retries", &self.retries)
+            .field("retry", &self.retry)
             .finish()
     }
 }

@@ -3,8 +3,12 @@
 //! A step that fails, parks or misses a gate stops what hangs on it; independent branches go on. Whether a step is fresh is
 //! decided when its turn comes, from what its inputs have become by then.
 
+mod attempt;
+
+pub use attempt::{Answer, Offer, Question};
+
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Failure, Result};
 use crate::event::{Emitter, Event};
 use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
@@ -13,6 +17,7 @@ use crate::stage::{Context, Made, Outcome};
 use crate::store::{End, Last, Record, Store, Try, Workspace};
 use crate::tree::{Content, Links};
 use crate::why;
+use attempt::Attempt;
 use serde::Serialize;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +43,8 @@ pub struct Run<'a> {
     pub force: BTreeSet<String>,
     /// How to ask it to stop.
     pub stop: Stop,
+    /// Asks a person what to do after a failure, where one is there.
+    pub ask: Option<&'a dyn Fn(&Question) -> Answer>,
 }
 
 /// How a run is asked to stop; signal handlers set both.
@@ -168,15 +175,16 @@ impl Run<'_> {
         ending
     }
 
-    /// Tries a step until it is done or its retries are used up.
-    fn tries(&self, step: &Step, done: &BTreeMap<String, Artifact>, ingredients: &Ingredients, why: &str) -> Result<Artifact, Ending> {
-        for attempt in 1.. {
+    /// Tries a step until it is done or its retries are used up, if need be with other settings.
+    fn tries(&self, step: &Step, done: &BTreeMap<String, Artifact>, declared: &Ingredients, why: &str) -> Result<Artifact, Ending> {
+        let mut now = Attempt::first(declared);
+        loop {
             let begun = Instant::now();
-            let kind = step.stage.kind().to_owned();
-            self.emitter.emit(Event::StageStarted { stage: step.name.clone(), kind, why: why.to_owned(), attempt });
-            match self.attempt(step, done, ingredients, attempt) {
+            let (kind, stage) = (step.stage.kind().to_owned(), step.name.clone());
+            self.emitter.emit(Event::StageStarted { stage, kind, why: why.to_owned(), attempt: now.number });
+            let error = match self.attempt(step, &now, done, declared) {
                 Ok(Tried::Kept(artifact, end)) => {
-                    self.remember(step, ingredients, end);
+                    self.remember(step, declared, end);
                     self.store.save_index();
                     self.emitter.emit(Event::StageFinished {
                         stage: step.name.clone(),
@@ -187,36 +195,41 @@ impl Run<'_> {
                     return Ok(artifact);
                 }
                 Ok(Tried::Parked { have, need, message }) => {
-                    self.remember(step, ingredients, End::Parked { have, need, message: message.clone() });
+                    self.remember(step, declared, End::Parked { have, need, message: message.clone() });
                     self.emitter.emit(Event::StageParked { stage: step.name.clone(), have, need, message });
                     return Err(Ending::Parked);
                 }
-                Err(error) if error.exit == Exit::Interrupted || self.stop.asked.load(Ordering::Relaxed) => {
-                    if error.exit != Exit::Interrupted {
-                        self.warn(step, error.message);
-                    }
-                    self.remember(step, ingredients, End::Interrupted);
-                    self.emitter.emit(Event::StageInterrupted { stage: step.name.clone() });
-                    return Err(Ending::Interrupted);
+                Err(error) => error,
+            };
+            if error.exit == Exit::Interrupted || self.stop.asked.load(Ordering::Relaxed) {
+                if error.exit != Exit::Interrupted {
+                    self.warn(step, error.message);
                 }
-                Err(error) if error.exit == Exit::Failed && attempt <= step.retries => {
-                    self.warn(step, format!("try {attempt} of {} failed: {}; trying again", step.retries + 1, error.message));
-                }
-                Err(error) => {
-                    self.remember(step, ingredients, End::Failed { message: error.message.clone() });
-                    return Err(self.failed(step, &error));
+                self.remember(step, declared, End::Interrupted);
+                self.emitter.emit(Event::StageInterrupted { stage: step.name.clone() });
+                return Err(Ending::Interrupted);
+            }
+            match self.next(step, &now, done, &error) {
+                Some(next) => now = next,
+                None => {
+                    self.remember(step, declared, End::Failed { message: error.message.clone() });
+                    return Err(match self.is_asked(&error) {
+                        // Said before the question.
+                        true => Ending::Failed { message: error.message, exit: error.exit },
+                        false => self.failed(step, &error),
+                    });
                 }
             }
         }
-        Err(self.failed(step, &Error::new("it was never tried")))
     }
 
     /// Tries a step once.
-    fn attempt(&self, step: &Step, done: &BTreeMap<String, Artifact>, ingredients: &Ingredients, attempt: u32) -> Result<Tried> {
+    fn attempt(&self, step: &Step, now: &Attempt, done: &BTreeMap<String, Artifact>, declared: &Ingredients) -> Result<Tried> {
+        let (step, ingredients) = (now.step(step), &now.ingredients);
         let begun = Instant::now();
         let fingerprint = ingredients.fingerprint();
-        self.write_last(step, ingredients, End::Begun)?;
-        let space = self.store.workspace(fingerprint, &self.id, attempt)?;
+        self.write_last(step, declared, End::Begun)?;
+        let space = self.store.workspace(fingerprint, &self.id, now.number)?;
         let mut inputs = BTreeMap::new();
         for (port, names) in &step.from {
             let mut artifacts: Vec<_> = names.iter().filter_map(|name| done.get(name)).cloned().collect();
@@ -240,7 +253,7 @@ impl Run<'_> {
         };
         let finished = self.guarded(step, &cx).and_then(|outcome| match outcome {
             Outcome::Parked { have, need, message } => Ok(Tried::Parked { have, need, message }),
-            Outcome::Done(made) => self.commit(step, ingredients, &space, made, begun),
+            Outcome::Done(made) => self.commit(step, now, declared, &space, made, begun),
         });
         if !matches!(finished, Ok(Tried::Kept(..)))
             && let Err(error) = self.store.discard(&space)
@@ -255,8 +268,17 @@ impl Run<'_> {
         let late = Arc::new(AtomicBool::new(false));
         let watch = step.timeout.map(|timeout| watch(timeout, Arc::clone(&late), Arc::clone(&cx.stop)));
         let outcome = catch_unwind(AssertUnwindSafe(|| step.stage.run(cx))).unwrap_or_else(|payload| {
-            Err(Error::new(format!("the stage panicked: {}", said(payload.as_ref())))
-                .advice("this is a bug in voxpipe; please report it with the line above"))
+            let said = said(payload.as_ref());
+            let failure = Failure::of_panic(said);
+            Err(match failure {
+                Failure::OutOfMemory => Error::new(format!("there is not enough memory: {said}"))
+                    .advice("choose a smaller `batch_size` with more `gradient_accumulation`, or a smaller `precision`"),
+                Failure::LostDevice => Error::new(format!("the device gave up: {said}"))
+                    .advice("run again to go on from the last checkpoint; if it happens again, look at the driver's log"),
+                _ => Error::new(format!("the stage panicked: {said}"))
+                    .advice("this is a bug in voxpipe; please report it with the line above"),
+            }
+            .failure(failure))
         });
         if let Some((tell, thread)) = watch {
             drop(tell);
@@ -269,6 +291,7 @@ impl Run<'_> {
                 let timeout = step.timeout.unwrap_or_default();
                 return Err(Error::new(format!("it took longer than its timeout of {}", words(timeout)))
                     .exit(Exit::TimedOut)
+                    .failure(Failure::Timeout)
                     .advice("run again to go on from its last checkpoint, or raise `timeout`"));
             }
         }
@@ -276,7 +299,8 @@ impl Run<'_> {
     }
 
     /// Checks what a stage made and takes it into the store.
-    fn commit(&self, step: &Step, ingredients: &Ingredients, space: &Workspace, made: Made, begun: Instant) -> Result<Tried> {
+    fn commit(&self, step: &Step, now: &Attempt, declared: &Ingredients, space: &Workspace, made: Made, begun: Instant) -> Result<Tried> {
+        let ingredients = &now.ingredients;
         let kind = step.stage.output();
         check(kind, &space.out)?;
         let digest = self.store.keep(space)?;
@@ -297,6 +321,16 @@ impl Run<'_> {
         let end = match moved {
             None => {
                 self.store.commit(&record)?;
+                if ingredients.fingerprint() != declared.fingerprint() {
+                    // What the file says has been done as far as it could be, and is not to be tried again each time.
+                    let mut record = Record { ingredients: declared.clone(), ..record.clone() };
+                    record.facts.insert("recovered".to_owned(), now.changes.clone().into());
+                    self.store.commit(&record)?;
+                    self.warn(
+                        step,
+                        format!("the result is that of {}; write that into the file to make it last", now.changes.join(", then ")),
+                    );
+                }
                 End::Done
             }
             Some(path) => {

@@ -260,6 +260,12 @@ impl Store {
         Ok(space)
     }
 
+    /// Whether earlier tries left something to go on from.
+    pub fn has_scratch(&self, fingerprint: Fingerprint) -> bool {
+        let scratch = self.dir.join("work").join(fingerprint.to_string()).join("scratch");
+        fs::read_dir(scratch).is_ok_and(|mut files| files.next().is_some())
+    }
+
     /// The folder for what stages would compute again. It need not exist.
     pub fn cache(&self) -> PathBuf {
         self.dir.join("cache")

@@ -262,12 +262,7 @@ fn the_example_of_the_handbook_is_understood_whole() {
     let parsed = parse(&text);
     assert_eq!(
         messages(&parsed),
-        [
-            "`resources` is read, but this version does not act on it yet",
-            "`retry.on` is read, but this version does not act on it yet",
-            "`recover` is read, but this version does not act on it yet",
-            "[matrix] is read, but this version does not act on it yet",
-        ]
+        ["`resources` is read, but this version does not act on it yet", "[matrix] is read, but this version does not act on it yet",]
     );
     let pipeline = parsed.pipeline.unwrap();
     let names: Vec<&str> = pipeline.steps.iter().map(|step| step.name.as_str()).collect();
@@ -279,7 +274,7 @@ fn the_example_of_the_handbook_is_understood_whole() {
     assert_eq!(with["base"], "mistralai/Voxtral-Mini-3B-2507");
     assert_eq!(with["learning_rate"], 5e-5);
     assert_eq!(with["lora"]["alpha"], 32.0);
-    assert_eq!((adapter.timeout, adapter.retries), (Some(Duration::from_secs(12 * 60 * 60)), 2));
+    assert_eq!((adapter.timeout, adapter.retry.times), (Some(Duration::from_secs(12 * 60 * 60)), Some(2)));
     assert_eq!(adapter.from["data"], ["dataset"]);
     assert_eq!(pipeline.step("scores").unwrap().require["wer"], Bound { comparison: Comparison::Less, limit: 0.15 });
     assert_eq!(pipeline.step("vad").unwrap().stage.identity()["run"][3], "${from.clips}");

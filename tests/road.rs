@@ -232,6 +232,83 @@ fn training_goes_on_from_an_adapter() {
     sandbox.run(&full).exits(2).complains("has no adapter to go on from");
 }
 
+/// Settings with which training diverges in its second step.
+const DIVERGING: [&str; 8] = [
+    "--set",
+    "stage.adapter.with.learning_rate=1e30",
+    "--set",
+    "stage.adapter.with.max_grad_norm=0.0",
+    "--set",
+    "stage.adapter.with.max_steps=4",
+    "--set",
+    "stage.scores.with.train_clips=0",
+];
+
+#[test]
+fn a_failure_is_answered_with_other_settings_as_the_file_says() {
+    let sandbox = project();
+    let run = |recover: &str| {
+        let recover = format!("stage.adapter.recover={recover}");
+        sandbox.run(&[&["run"], &DIVERGING[..], &["--set", &recover]].concat())
+    };
+    run("[{ on = \"out-of-memory\", set = { batch_size = \"/2\" } }]")
+        .exits(1)
+        .complains("training diverged at step 2")
+        .complains("audio/");
+    run("[{ on = \"diverged\", set = { learning_rat = 1 } }]").exits(2).complains("unknown field `learning_rat`");
+    run("[{ on = \"diverged\", set = { batch_size = \"/4\" } }]").exits(2).complains("`batch_size` is 2, and 2 / 4 is no whole number");
+    let smaller = "[{ on = \"diverged\", set = { learning_rate = \"/1e33\" } }]";
+    run(smaller)
+        .exits(0)
+        .complains("try 1 of 3 failed: training diverged at step 2")
+        .complains("trying again with learning_rate = 0.001, starting over")
+        .complains("the result is that of learning_rate = 0.001");
+    let training: Value = serde_json::from_str(&sandbox.read("published/road/training.json")).unwrap();
+    let rate = training["settings"]["learning_rate"].as_f64().unwrap();
+    assert!((rate - 1e-3).abs() < 1e-9, "{rate}");
+    // What had to be changed is not tried in vain again.
+    assert!(!run(smaller).exits(0).stderr.contains("trying again"));
+}
+
+#[test]
+fn a_person_on_a_terminal_is_asked_what_to_do() {
+    if std::process::Command::new("script").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: a_person_on_a_terminal_is_asked_what_to_do needs `script`, of Debian's bsdutils");
+        return;
+    }
+    let sandbox = project();
+    let at_terminal = |answers: &str| {
+        use std::io::Write;
+        let words = [&["run"], &DIVERGING[..]].concat();
+        let command = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+        let mut child = std::process::Command::new("script")
+            .args(["-qec", &format!("{} {command}", env!("CARGO_BIN_EXE_voxpipe")), "/dev/null"])
+            .current_dir(sandbox.root())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(answers.as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    let (code, shown) = at_terminal("9\nlearning_rat = 3\n4\n");
+    assert_eq!(code, Some(1), "{shown}");
+    for words in [
+        "training diverged at step 2",
+        "1  try again with learning_rate = 2.5e+29: smaller steps (starts over)",
+        "3  try again: as it is (starts over)",
+        "4  stop here",
+        "there is no such choice",
+        "unknown field `learning_rat`",
+    ] {
+        assert!(shown.contains(words), "`{words}` is not in\n{shown}");
+    }
+    let (code, shown) = at_terminal("learning_rate = 1e-3\n");
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("the result is that of learning_rate = 0.001"), "{shown}");
+}
+
 #[test]
 fn held_out_clips_are_looked_at_while_training() {
     let sandbox = project();

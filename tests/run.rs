@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use voxpipe::artifact::ArtifactKind;
 use voxpipe::error::{Error, Exit, Result};
 use voxpipe::event::{Emitter, Event};
-use voxpipe::pipeline::{Bound, Comparison, Pipeline, Step};
+use voxpipe::pipeline::{Bound, Comparison, Pipeline, Retry, Step};
 use voxpipe::plan::{Plan, State};
 use voxpipe::run::{Report, Run, Stop};
 use voxpipe::stage::{AnyStage, Complaint, Context, Made, Outcome, Port};
@@ -83,7 +83,7 @@ fn step(name: &str, from: &[&str], stage: Fake) -> Step {
         seed: voxpipe::pipeline::derived_seed(1, name),
         require: BTreeMap::new(),
         timeout: None,
-        retries: 0,
+        retry: Retry::default(),
     }
 }
 
@@ -100,7 +100,7 @@ impl Project {
         let store = Store::open(&self.0.root(), "a test").unwrap();
         let emitter = Emitter::new(move |event| heard.lock().unwrap().push(event));
         let id = store.begin_run().unwrap();
-        let report = Run { pipeline, store: &store, emitter, id, force: BTreeSet::new(), stop: Stop::default() }.go();
+        let report = Run { pipeline, store: &store, emitter, id, force: BTreeSet::new(), stop: Stop::default(), ask: None }.go();
         let events = events.lock().unwrap().clone();
         (report, events)
     }

@@ -1,13 +1,13 @@
 //! `voxpipe run`: the one command that changes anything.
 
-use super::{Project, print_json};
+use super::{Project, choice, print_json};
 use crate::diagnostic::did_you_mean;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::pipeline::Pipeline;
 use crate::report::jsonl::JsonLines;
 use crate::report::terminal::{Table, Terminal};
 use crate::report::{Reporter, fan_out};
-use crate::run::Stop;
+use crate::run::{Answer, Question, Stop};
 use crate::store::Store;
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -52,8 +52,9 @@ impl Run {
         }
         reporters.push(Box::new(Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout })));
         let emitter = fan_out(reporters);
-        let report =
-            crate::run::Run { pipeline: &pipeline, store: &store, emitter, id, force: self.force.into_iter().collect(), stop }.go();
+        let ask: Option<&dyn Fn(&Question) -> Answer> = if choice::somebody_is_there() && !self.json { Some(&choice::ask) } else { None };
+        let force = self.force.into_iter().collect();
+        let report = crate::run::Run { pipeline: &pipeline, store: &store, emitter, id, force, stop, ask }.go();
         if self.json {
             print_json(&serde_json::to_value(&report)?)?;
         }

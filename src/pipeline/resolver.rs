@@ -1,9 +1,9 @@
 //! From a manifest to a pipeline: every stage's kind and settings, and every complaint on the way.
 
 use super::limits::{self, Bound};
-use super::{Pipeline, Step, derived_seed};
+use super::{Pipeline, Recovery, Retry, Step, derived_seed};
 use crate::diagnostic::{Diagnostic, did_you_mean, list};
-use crate::manifest::{Header, Manifest, StageTable};
+use crate::manifest::{Header, Manifest, Recover, StageTable};
 use crate::stage::{AnyStage, Complaint, Entry};
 use crate::substitute::{Substitution, Trail};
 use std::collections::BTreeMap;
@@ -33,6 +33,7 @@ pub(super) struct Draft<'t> {
     pub(super) from: Vec<(Spanned<String>, Vec<Spanned<String>>)>,
     pub(super) require: BTreeMap<String, Bound>,
     pub(super) timeout: Option<Duration>,
+    pub(super) retry: Retry,
 }
 
 impl<'a> Resolver<'a, '_> {
@@ -54,7 +55,16 @@ impl<'a> Resolver<'a, '_> {
         let mut drafts: Vec<Draft<'a>> = Vec::new();
         for name in names {
             if let Some(table) = stage.remove(name.get_ref().as_str()) {
-                drafts.push(Draft { name, table, entry: None, stage: None, from: Vec::new(), require: BTreeMap::new(), timeout: None });
+                drafts.push(Draft {
+                    name,
+                    table,
+                    entry: None,
+                    stage: None,
+                    from: Vec::new(),
+                    require: BTreeMap::new(),
+                    timeout: None,
+                    retry: Retry::default(),
+                });
             }
         }
         for draft in &mut drafts {
@@ -164,11 +174,29 @@ impl<'a> Resolver<'a, '_> {
             }
         }
         let resources = table.resources.as_ref().map(|resources| (resources.span(), "resources", "every stage may use the whole machine"));
-        let recover = table.recover.as_ref().map(|recover| (recover.span(), "recover", "a failed stage keeps its settings"));
-        let on = table.retry.as_ref().and_then(|retry| retry.on.as_ref());
-        let on = on.map(|on| (on.span(), "retry.on", "a stage is tried again after any failure"));
-        for (span, what, instead) in resources.into_iter().chain(recover).chain(on) {
+        if let Some((span, what, instead)) = resources {
             self.not_yet(span, what, instead);
+        }
+        self.retry(draft);
+    }
+
+    /// Reads `retry` and `recover`. What `recover` would set has to be possible now: it is too late to learn that after the failure.
+    fn retry(&mut self, draft: &mut Draft<'a>) {
+        if let Some(retry) = draft.table.retry.take() {
+            draft.retry.times = retry.times.map(Spanned::into_inner);
+            draft.retry.on = retry.on.map(Spanned::into_inner).unwrap_or_default();
+        }
+        let Some(recover) = draft.table.recover.take() else { return };
+        let span = recover.span();
+        for Recover { on, set } in recover.into_inner() {
+            let tried = draft.stage.as_ref().filter(|stage| stage.check().is_empty()).map(|stage| stage.changed(&set));
+            if set.is_empty() {
+                let nothing = Diagnostic::error(span.clone(), "an entry of `recover` sets nothing");
+                self.found.push(nothing.hint("write `set = { batch_size = \"/2\" }`, or use `retry`"));
+            } else if let Some(Err(error)) = tried {
+                self.found.push(Diagnostic::error(span.clone(), format!("`recover`: {}", error.message)));
+            }
+            draft.retry.recover.push(Recovery { on, set });
         }
     }
 
@@ -195,7 +223,7 @@ impl Draft<'_> {
             after: names(self.table.after),
             require: self.require,
             timeout: self.timeout,
-            retries: self.table.retry.and_then(|retry| retry.times).map_or(0, Spanned::into_inner),
+            retry: self.retry,
         })
     }
 }

@@ -5,6 +5,7 @@
 
 mod base;
 pub mod card;
+mod changes;
 pub mod command;
 pub mod dataset;
 pub mod demo;
@@ -17,9 +18,11 @@ pub mod recordings;
 pub mod train;
 pub mod uploads;
 
+pub use changes::{Changes, told};
+
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::diagnostic::Diagnostic;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Failure, Result};
 use crate::event::{Emitter, Event};
 use crate::hub::{self, Network};
 use crate::schema::{self, Shape};
@@ -101,6 +104,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         false
     }
 
+    /// What may help after a failure, the best first: settings to change, each with half a sentence on what that does.
+    fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
+        Vec::new()
+    }
+
     /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`Outcome::Done`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
 }
@@ -167,6 +175,15 @@ pub enum Outcome {
         /// What to do.
         message: String,
     },
+}
+
+/// Settings that may help after a failure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remedy {
+    /// What to change.
+    pub set: Changes,
+    /// What that does, half a sentence.
+    pub about: &'static str,
 }
 
 /// What a stage says of what it made.
@@ -311,6 +328,18 @@ pub trait AnyStage: Send + Sync {
     fn names_pipeline(&self) -> bool;
     /// See [`Stage::run`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
+    /// See [`Stage::remedies`].
+    fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
+        Vec::new()
+    }
+    /// The settings, defaults filled in.
+    fn settings(&self) -> Value {
+        self.identity()
+    }
+    /// The same stage with other settings.
+    fn changed(&self, _changes: &Changes) -> Result<Box<dyn AnyStage>> {
+        Err(Error::new(format!("the settings of `{}` cannot be changed", self.kind())))
+    }
 }
 
 impl<S: Stage> AnyStage for S {
@@ -349,6 +378,15 @@ impl<S: Stage> AnyStage for S {
     }
     fn run(&self, cx: &Context) -> Result<Outcome> {
         Stage::run(self, cx)
+    }
+    fn remedies(&self, failure: Failure) -> Vec<Remedy> {
+        Stage::remedies(self, failure)
+    }
+    fn settings(&self) -> Value {
+        serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+    fn changed(&self, changes: &Changes) -> Result<Box<dyn AnyStage>> {
+        Ok(Box::new(changes::changed(self, changes)?))
     }
 }
 

@@ -1,13 +1,14 @@
 //! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
 
 mod adapter;
+mod base;
 mod eval;
 mod examples;
 
-use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
-use crate::artifact::{Artifact, ArtifactKind};
+use super::{Arity, Complaint, Context, Made, Outcome, Port, Remedy, Stage, is_hub_id};
+use crate::artifact::ArtifactKind;
 use crate::device;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Doing, Error, Failure, Result};
 use crate::event::Event;
 use crate::hub::{self, Repository};
 use crate::intake::rounded;
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Fine-tune a Voxtral model on a dataset.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -289,6 +290,23 @@ impl Stage for Train {
         Some(format!("{}-{}", device::class(&self.device), self.precision()))
     }
 
+    fn remedies(&self, failure: Failure) -> Vec<Remedy> {
+        let remedy = |about: &'static str, set: Value| serde_json::from_value(set).ok().map(|set| Remedy { set, about });
+        let remedies = match failure {
+            Failure::OutOfMemory => vec![
+                remedy("the same effective batch in smaller parts", json!({ "batch_size": "/2", "gradient_accumulation": "*2" })),
+                remedy("frozen matrices at half the size", json!({ "precision": "bf16" })).filter(|_| self.method == Method::Lora),
+            ],
+            Failure::Diverged => vec![
+                remedy("smaller steps", json!({ "learning_rate": "/4" })),
+                remedy("shorter gradients", json!({ "max_grad_norm": 0.3 })),
+            ],
+            Failure::LostDevice => vec![remedy("on the processor", json!({ "device": "cpu" }))],
+            Failure::Crash | Failure::Timeout | Failure::DiskFull | Failure::BadSample => Vec::new(),
+        };
+        remedies.into_iter().flatten().collect()
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let chosen = device::choose(&self.device)?;
         cx.note(format!("on {} ({})", chosen.name, chosen.reason));
@@ -443,36 +461,6 @@ impl Train {
             Method::Lora => self.precision,
             Method::Full => Precision::F32,
         }
-    }
-
-    /// The base model's name for people and files, and the folder it is read from.
-    fn base_folder(&self, cx: &Context) -> Result<(String, PathBuf)> {
-        match (&self.base, cx.optional("base")) {
-            (Some(_), Some(_)) => {
-                Err(Error::new("both `with.base` and `from.base` name a base model").exit(Exit::Usage).advice("keep one of them"))
-            }
-            (None, None) => Err(Error::new("no base model is named")
-                .exit(Exit::Usage)
-                .advice("write `base = \"FOLDER\"` in `with`, or `base = \"STAGE\"` in `from`")),
-            (None, Some(Artifact { stage, path, .. })) if !lora::is_adapter(path) => Ok((format!("stage:{stage}"), path.clone())),
-            (None, Some(Artifact { stage, .. })) => {
-                Err(Error::new(format!("stage `{stage}` made an adapter, which cannot be trained upon"))
-                    .advice("give a stage with `method = \"full\"` as `from.base`"))
-            }
-            (Some(name), None) => {
-                let folder = cx.model(name, self.revision.as_deref()).map_err(|error| error.context("base model"))?;
-                if let Some(commit) = hub::commit_of(&folder) {
-                    cx.note(format!("the base is commit {commit} of {name}"));
-                }
-                let name = self.hub_id(&folder).unwrap_or_else(|| folder::portable_name(name, &folder, &cx.root));
-                Ok((name, folder))
-            }
-        }
-    }
-
-    /// What the base is called on the Hub, if the setting or the folder's place tells.
-    fn hub_id(&self, folder: &Path) -> Option<String> {
-        self.base_model.clone().or_else(|| folder::hub_id(folder)).filter(|_| self.init == Init::Checkpoint)
     }
 
     /// Puts adapters on a model, fresh ones or those of a folder.

@@ -1,7 +1,7 @@
 //! From clips to what one forward pass needs: padded token rows, sound, and which positions are scored.
 
 use crate::audio::Features;
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result};
 use crate::voxtral::recognizer::stack;
 use crate::voxtral::{Tokens, Voxtral};
 use burn::tensor::{Device, Tensor};
@@ -99,7 +99,7 @@ impl Batch {
 fn audio(examples: &[&Example], device: &Device) -> Result<Audio> {
     let (mut features, mut rows) = (Vec::new(), Vec::new());
     for example in examples {
-        match (example.sound)().map_err(|error| error.context(&example.name))? {
+        match (example.sound)().map_err(|error| error.context(&example.name).failure(Failure::BadSample))? {
             Sound::Features(found) => features.push(found),
             Sound::Rows(found) => rows.push(found),
         }

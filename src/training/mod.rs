@@ -11,7 +11,7 @@ pub mod order;
 pub mod recipe;
 mod shards;
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Failure, Result};
 use crate::voxtral::named::{self, Change};
 use crate::voxtral::weights::floats;
 use crate::voxtral::{Voxtral, int_tensor};
@@ -162,6 +162,7 @@ impl Training<'_> {
                 state.step + 1,
                 clips.join(", ")
             ))
+            .failure(Failure::Diverged)
             .advice("lower `learning_rate`, or look at these clips"));
         }
         if recipe.max_grad_norm > 0.0 {
@@ -174,6 +175,14 @@ impl Training<'_> {
         let epoch = state.step as f64 / recipe.steps_per_epoch(examples.len()) as f64;
         let row = LossRow { step: state.step, epoch, loss, learning_rate, grad_norm: norm };
         (self.say)(Said::Step(&row, steps));
+        if let Some(usual) = spike(&state.losses, loss) {
+            let clips: Vec<&str> = chosen.iter().map(|example| example.name.as_str()).collect();
+            (self.say)(Said::Warning(format!(
+                "the loss of step {} is {loss:.3} after {usual:.3}; its clips: {}",
+                state.step,
+                clips.join(", ")
+            )));
+        }
         state.losses.push(row);
         Ok(model)
     }
@@ -208,6 +217,17 @@ impl Training<'_> {
         let since = state.judgements.iter().filter(|judgement| judgement.step > best).count() as u64;
         patience.is_some_and(|patience| since >= patience)
     }
+}
+
+/// Steps that say what is usual.
+const USUAL: usize = 20;
+
+/// The usual loss before a step, if the step's is far above it: by six deviations, and by a quarter.
+fn spike(before: &[LossRow], loss: f64) -> Option<f64> {
+    let last = before.get(before.len().checked_sub(USUAL)?..)?;
+    let mean = last.iter().map(|row| row.loss).sum::<f64>() / USUAL as f64;
+    let deviation = (last.iter().map(|row| (row.loss - mean).powi(2)).sum::<f64>() / USUAL as f64).sqrt();
+    (loss > mean + 6.0 * deviation && loss > 1.25 * mean).then_some(mean)
 }
 
 fn first_not_finite(weights: &BTreeMap<String, TensorData>) -> Result<Option<&String>> {
@@ -278,5 +298,21 @@ fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>, trained: &Tra
     match hands.complaint.take().or_else(surplus) {
         None => Ok(model),
         Some(complaint) => Err(Error::new(complaint)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spike_is_far_above_what_is_usual() {
+        let row = |step: u64, loss: f64| LossRow { step, epoch: 0.0, loss, learning_rate: 0.0, grad_norm: 0.0 };
+        let rows = |count: u64| -> Vec<LossRow> { (0..count).map(|step| row(step, 2.0 + 0.1 * (step % 3) as f64)).collect() };
+        assert!(spike(&rows(30), 3.0).is_some_and(|usual| (usual - 2.1).abs() < 0.02));
+        assert_eq!(spike(&rows(30), 2.5), None, "a quarter more is not far above");
+        assert_eq!(spike(&rows(19), 30.0), None, "too few to know what is usual");
+        let wild: Vec<LossRow> = (0..20).map(|step| row(step, 1.0 + (step % 2) as f64)).collect();
+        assert_eq!(spike(&wild, 4.0), None, "where losses jump anyway");
     }
 }

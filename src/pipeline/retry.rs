@@ -1,0 +1,49 @@
+//! What happens after a step has failed.
+
+use crate::error::{Error, Exit, Failure};
+use crate::stage::Changes;
+
+/// When a step is tried again, and how.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Retry {
+    /// How many more times, if the file says.
+    pub times: Option<u32>,
+    /// After which failures; after any when empty.
+    pub on: Vec<Failure>,
+    /// What is changed first, after which failures.
+    pub recover: Vec<Recovery>,
+}
+
+/// Settings to change after a failure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recovery {
+    /// After which; after any when left out.
+    pub on: Option<Failure>,
+    /// The changes.
+    pub set: Changes,
+}
+
+/// How often a step with `recover` is tried again where the file does not say.
+const TIMES: u32 = 2;
+
+impl Retry {
+    /// How many more tries there are after the first.
+    pub fn times(&self) -> u32 {
+        self.times.unwrap_or(if self.recover.is_empty() { 0 } else { TIMES })
+    }
+
+    /// The changes to make after a failure, one after the other until one can be made.
+    pub fn recoveries(&self, error: &Error) -> impl Iterator<Item = &Changes> {
+        let failure = error.failure;
+        self.recover.iter().filter(move |recovery| recovery.on.is_none_or(|on| on == failure)).map(|recovery| &recovery.set)
+    }
+
+    /// Whether it is tried again as it is.
+    pub fn repeats(&self, error: &Error) -> bool {
+        match self.on.is_empty() {
+            // Without a list, what a person has to mend first is not tried again.
+            true => error.exit == Exit::Failed && self.times.is_some(),
+            false => self.on.contains(&error.failure),
+        }
+    }
+}
