@@ -182,3 +182,40 @@ fn the_best_model_is_kept_and_found_again() {
     let error = judged(cut, None, 0).unwrap_err();
     assert!(error.message.contains("best-000006") && error.advice.unwrap().contains("remove"), "{}", error.message);
 }
+
+#[test]
+fn computing_layers_twice_changes_no_byte() {
+    let (device, reference, stop) = (Device::flex(), Reference::read(), AtomicBool::new(false));
+    let examples = [reference.example(0), reference.example(1)];
+    type Trained = fn(&str) -> bool;
+    let kinds: [(&str, Adapters, Trained); 4] = [
+        ("text", adapters(), |name| name.contains(".lora.")),
+        ("upper layer", adapters(), |name| name.contains("layers.1.") && name.contains(".lora.")),
+        ("tower and projector", Adapters { audio_tower: true, projector: true, ..adapters() }, |name| name.contains(".lora.")),
+        ("full", adapters(), |name| name != "audio_tower.embed_positions.weight"),
+    ];
+    for (what, adapters, trained) in kinds {
+        let run = |recompute: bool| {
+            let recipe = Recipe { recompute, epochs: 3.0, ..recipe() };
+            let mut model = tiny();
+            if what != "full" {
+                lora::add(&mut model, &adapters, &mut Weights::random(5, &device)).unwrap();
+            }
+            let training = Training {
+                examples: &examples,
+                recipe: &recipe,
+                trained: &trained,
+                device: &device,
+                stop: &stop,
+                say: &mut |_| (),
+                judge: None,
+            };
+            let done = training.run(model).unwrap();
+            (done.losses, tensors(&done.model, trained).into_values().map(|data| data.as_bytes().to_vec()).collect::<Vec<_>>())
+        };
+        let (plain, twice) = (run(false), run(true));
+        assert!(plain.0.iter().all(|row| row.grad_norm > 0.0), "{what}");
+        assert_eq!(plain.0, twice.0, "{what}");
+        assert!(plain.1 == twice.1, "{what}");
+    }
+}

@@ -135,6 +135,7 @@ pub(crate) fn recipe() -> Recipe {
         order: Order { shuffle: Shuffle::Seeded, seed: 0 },
         batch_size: 2,
         gradient_accumulation: 1,
+        recompute: false,
         adamw: training::adamw::Constants::default(),
         max_grad_norm: 1.0,
         seed: 0,

@@ -9,6 +9,7 @@ pub mod checkpoint;
 mod judge;
 pub mod order;
 pub mod recipe;
+mod recompute;
 mod shards;
 
 use crate::error::{Error, Exit, Failure, Result};
@@ -245,11 +246,18 @@ fn first_not_finite(weights: &BTreeMap<String, TensorData>) -> Result<Option<&St
 /// → `[1]`
 pub fn loss_sum(model: &Voxtral, batch: &Batch) -> Result<Tensor<1>> {
     let audio = batch.audio.rows(model);
-    let hidden = model.language_model.model.forward(model.embed(&batch.tokens, Some(audio))?);
+    Ok(loss_of(model, model.language_model.model.forward(model.embed(&batch.tokens, Some(audio))?), batch))
+}
+
+/// The same from what the text model made of the batch, after its last norm.
+///
+/// # Shapes
+/// hidden `[rows, length, width]` → `[1]`
+fn loss_of(model: &Voxtral, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
     let [rows, length, width] = hidden.dims();
     let device = hidden.device();
     let hidden = hidden.reshape([rows * length, width]).select(0, int_tensor(batch.positions.iter().copied(), &device));
-    Ok(model.language_model.lm_head.cross_entropy(hidden, &batch.labels))
+    model.language_model.lm_head.cross_entropy(hidden, &batch.labels)
 }
 
 /// Makes exactly the wanted parameters trainable.

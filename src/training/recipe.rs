@@ -36,6 +36,8 @@ pub struct Recipe {
     pub batch_size: usize,
     /// Forward passes in one step.
     pub gradient_accumulation: usize,
+    /// Keep only what goes into each layer, and compute the rest again when the gradient comes back: less memory, more time.
+    pub recompute: bool,
     /// The optimizer's constants.
     pub adamw: adamw::Constants,
     /// Longest allowed gradient, over all parameters; 0 for no limit.
@@ -113,6 +115,7 @@ mod tests {
             order: Order { shuffle: Shuffle::Seeded, seed: 7 },
             batch_size: 2,
             gradient_accumulation: 2,
+            recompute: false,
             adamw: adamw::Constants::default(),
             max_grad_norm: 1.0,
             seed: 7,

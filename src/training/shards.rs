@@ -7,6 +7,7 @@
 
 use super::adamw::Gradient;
 use super::batch::{Batch, Example};
+use super::recompute::Chain;
 use super::{Recipe, Trained, loss_sum, mark_trained};
 use crate::error::Result;
 use crate::voxtral::Voxtral;
@@ -64,6 +65,9 @@ fn share(
     // Leaves of its own make the shard's graph independent of the others'.
     let mut model = mark_trained(model.clone(), trained);
     model.reseed_dropout(seed, &places, &batch.chunks);
+    if recipe.recompute {
+        return Chain { model: &model, batch: &batch, targets }.loss_and_gradient();
+    }
     let loss = loss_sum(&model, &batch)? / targets as f64;
     let value = f64::from(loss.clone().into_scalar::<f32>());
     let mut gradient = Gradient::default();

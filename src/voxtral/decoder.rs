@@ -60,9 +60,14 @@ impl Decoder {
     /// # Shapes
     /// `[batch, length, width]` → the same
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let rotary = Rotary::new(0..x.dims()[1], &[], self.head_width, self.theta, &x.device());
-        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x, &rotary, Mask::Causal, None));
+        let rotary = self.rotary(x.dims()[1], &x.device());
+        let x = self.layers.iter().fold(x, |x, layer| layer.read(x, &rotary));
         self.norm.forward(x)
+    }
+
+    /// The angles of the first positions of rows.
+    pub fn rotary(&self, length: usize, device: &Device) -> Rotary {
+        Rotary::new(0..length, &[], self.head_width, self.theta, device)
     }
 
     /// The same for the positions that follow those in the cache. Positions count from the end of a row's padding.
@@ -106,6 +111,14 @@ impl DecoderLayer {
             input_layernorm: norm(weights, "input_layernorm"),
             post_attention_layernorm: norm(weights, "post_attention_layernorm"),
         }
+    }
+
+    /// Every position sees itself and those before it.
+    ///
+    /// # Shapes
+    /// `[batch, length, width]` → the same
+    pub fn read(&self, x: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
+        self.forward(x, rotary, Mask::Causal, None)
     }
 
     fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>) -> Tensor<3> {
@@ -184,7 +197,7 @@ impl Mlp {
 
 /// Rotary position embedding in the half-split convention: component i turns with component i + width / 2.
 #[derive(Debug)]
-struct Rotary {
+pub struct Rotary {
     cos: Tensor<4>,
     sin: Tensor<4>,
 }

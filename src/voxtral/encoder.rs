@@ -43,11 +43,18 @@ impl AudioTower {
     /// # Shapes
     /// `[chunks, mels, frames]` → `[chunks, frames / 2, width]`
     pub fn forward(&self, features: Tensor<3>) -> Tensor<3> {
+        let x = self.layers.iter().fold(self.begin(features), |x, layer| layer.forward(x));
+        self.layer_norm.forward(x)
+    }
+
+    /// What goes into the first layer.
+    ///
+    /// # Shapes
+    /// `[chunks, mels, frames]` → `[chunks, frames / 2, width]`
+    pub fn begin(&self, features: Tensor<3>) -> Tensor<3> {
         let x = gelu(self.conv1.forward(features, 1));
         let x = gelu(self.conv2.forward(x, 2)).swap_dims(1, 2);
-        let x = x + self.embed_positions.weight.val().unsqueeze();
-        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x));
-        self.layer_norm.forward(x)
+        x + self.embed_positions.weight.val().unsqueeze()
     }
 }
 
@@ -107,7 +114,9 @@ impl EncoderLayer {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// # Shapes
+    /// `[chunks, frames, width]` → the same
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = x.clone() + self.self_attn.forward(self.self_attn_layer_norm.forward(x));
         x.clone() + self.fc2.forward(gelu(self.fc1.forward(self.final_layer_norm.forward(x))))
     }
