@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Exit, Result};
 use burn::tensor::Device;
+use std::fs;
+use std::process::Command;
 
 /// A device with its name and why it was taken.
 #[derive(Clone, Debug)]
@@ -12,6 +14,34 @@ pub struct Chosen {
     pub name: String,
     /// One clause for people.
     pub reason: String,
+}
+
+impl Chosen {
+    /// Bytes of memory that are free on it, as far as the system tells.
+    pub fn free_memory(&self) -> Option<u64> {
+        match self.name.strip_prefix("cuda:") {
+            Some(index) => free_on_card(index),
+            None => free_in_system(),
+        }
+    }
+}
+
+/// What Linux says a new program could use, and no more than this one's control group may.
+fn free_in_system() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let group = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
+    let left = group("memory.max").zip(group("memory.current")).map(|(most, now)| most.saturating_sub(now));
+    Some(left.unwrap_or(u64::MAX).min(kib << 10))
+}
+
+/// What the driver's own program says of a card; burn has no question for it.
+fn free_on_card(index: &str) -> Option<u64> {
+    let arguments = ["--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i", index];
+    let said = Command::new("nvidia-smi").args(arguments).output().ok().filter(|said| said.status.success())?;
+    let mib: u64 = String::from_utf8(said.stdout).ok()?.trim().parse().ok()?;
+    Some(mib << 20)
 }
 
 /// Whether a setting names a device: `auto`, `cpu`, `cuda` or `cuda:N`.

@@ -166,6 +166,13 @@ fn from_recordings_to_a_published_adapter_and_nothing_twice() {
     // The same effective batch cut otherwise is the same result.
     let cut = ["--set", "epochs=3", "--set", "stage.adapter.with.batch_size=4", "--set", "stage.adapter.with.gradient_accumulation=1"];
     assert_eq!(ran_and_fresh(&sandbox, &cut).0, ["hub"]);
+    // … however it is left to the program.
+    let auto = ["--set", "stage.adapter.with.batch_size=auto", "--set", "stage.adapter.with.effective_batch=4"];
+    assert_eq!(ran_and_fresh(&sandbox, &[&cut[..2], &auto[..]].concat()).0, Vec::<String>::new());
+    let forced = sandbox.run(&[&["run", "--force", "adapter", "--set", "epochs=3"], &auto[..]].concat()).exits(0);
+    forced.complains("batch_size: ").complains(" are free");
+    let torn = ["run", "--set", "stage.adapter.with.effective_batch=6"];
+    sandbox.run(&torn).exits(2).complains("2 clips at once, 2 times, are not 6 in a step");
 }
 
 #[test]

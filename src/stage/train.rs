@@ -2,6 +2,8 @@
 
 mod adapter;
 mod base;
+mod batches;
+mod defaults;
 mod eval;
 mod examples;
 
@@ -15,6 +17,8 @@ use crate::intake::rounded;
 use crate::jsonl;
 use crate::record::Record;
 use crate::training::adamw::Constants;
+use crate::training::batch::Example;
+use crate::training::memory::Shape;
 use crate::training::order::{Order, Shuffle};
 use crate::training::{self, Checkpoints, Done, Judge, LossRow, Recipe, Said, Schedule, Training};
 use crate::voxtral::Voxtral;
@@ -23,6 +27,7 @@ use crate::voxtral::lora::{self, Adapters, Part, Placed};
 use crate::voxtral::precision::Precision;
 use crate::voxtral::recognizer::{Recognizer, Start};
 use crate::voxtral::weights::{self, Weights};
+use batches::{BatchSize, Batches, Cut};
 use burn::tensor::Device;
 use examples::Tokenized;
 use schemars::JsonSchema;
@@ -74,12 +79,15 @@ pub struct Train {
     /// The seed of that order; left out, the stage's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shuffle_seed: Option<u64>,
-    /// Clips in one forward pass.
+    /// Clips in one forward pass, or `auto` for as many as fit in memory.
     #[serde(default = "defaults::batch_size")]
-    batch_size: usize,
-    /// Forward passes in one optimizer step; the effective batch is this times `batch_size`.
+    batch_size: BatchSize,
+    /// Forward passes in one optimizer step; the effective batch is this times `batch_size`. With `batch_size = "auto"` it follows.
     #[serde(default = "defaults::gradient_accumulation")]
     gradient_accumulation: usize,
+    /// Clips in one optimizer step with `batch_size = "auto"`; 8 when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    effective_batch: Option<usize>,
     /// Keep only what goes into each layer, and compute a layer again when the gradient comes back to it: less memory, about a third more
     /// time, the same result.
     #[serde(default)]
@@ -150,50 +158,6 @@ enum Method {
     Full,
 }
 
-mod defaults {
-    use crate::training::adamw::Constants;
-
-    pub(super) fn learning_rate() -> f64 {
-        5e-5
-    }
-    pub(super) fn epochs() -> f64 {
-        3.0
-    }
-    pub(super) fn batch_size() -> usize {
-        2
-    }
-    pub(super) fn gradient_accumulation() -> usize {
-        4
-    }
-    pub(super) fn adam_beta1() -> f64 {
-        Constants::default().beta1
-    }
-    pub(super) fn adam_beta2() -> f64 {
-        Constants::default().beta2
-    }
-    pub(super) fn adam_epsilon() -> f64 {
-        Constants::default().epsilon
-    }
-    pub(super) fn max_grad_norm() -> f64 {
-        1.0
-    }
-    pub(super) fn max_text_tokens() -> usize {
-        256
-    }
-    pub(super) fn checkpoint_steps() -> u64 {
-        50
-    }
-    pub(super) fn keep_checkpoints() -> usize {
-        2
-    }
-    pub(super) fn audio_cache() -> bool {
-        true
-    }
-    pub(super) fn device() -> String {
-        "auto".to_owned()
-    }
-}
-
 fn is_default(shuffle: &Shuffle) -> bool {
     *shuffle == Shuffle::default()
 }
@@ -224,8 +188,6 @@ impl Stage for Train {
         let mut complaints: Vec<Complaint> = [
             positive(self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "a number above 0, such as 5e-5"),
             positive(self.epochs > 0.0 && self.epochs.is_finite(), "epochs", "a number above 0, such as 3"),
-            positive((1..=MOST).contains(&self.batch_size), "batch_size", "from 1 to 65536"),
-            positive((1..=MOST).contains(&self.gradient_accumulation), "gradient_accumulation", "from 1 to 65536"),
             positive(self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight_decay", "0 or more"),
             positive((0.0..1.0).contains(&self.adam_beta1), "adam_beta1", "from 0 to below 1"),
             positive((0.0..1.0).contains(&self.adam_beta2), "adam_beta2", "from 0 to below 1"),
@@ -263,6 +225,7 @@ impl Stage for Train {
             let message = "full fine-tuning has no adapter to go on from";
             complaints.push(Complaint::new("adapter", message).hint("write `method = \"lora\"`, or merge the adapter into its base first"));
         }
+        complaints.extend(self.batches().check());
         complaints.extend(self.eval.iter().flat_map(eval::Eval::check));
         if self.shuffle_seed.is_some() && self.shuffle == Shuffle::None {
             complaints.push(Complaint::new("shuffle_seed", "`shuffle = \"none\"` needs no seed").hint("leave it out"));
@@ -286,7 +249,7 @@ impl Stage for Train {
             {
                 settings.remove(key);
             }
-            settings.insert("effective_batch".to_owned(), json!(self.batch_size.saturating_mul(self.gradient_accumulation)));
+            settings.insert("effective_batch".to_owned(), json!(self.batches().effective()));
         }
         identity
     }
@@ -354,13 +317,27 @@ impl Stage for Train {
             Method::Lora => name.contains(".lora."),
             Method::Full => name != "audio_tower.embed_positions.weight",
         };
-        let recipe = self.recipe(cx, recognizer.special().pad);
+        let (total, trainable) = sizes(&recognizer, &trained);
+        let longest = |of: fn(&Example) -> usize| examples.iter().map(of).max().unwrap_or(0);
+        let shape = Shape {
+            length: longest(|example| example.ids.len()),
+            chunks: longest(|example| example.chunks),
+            tower: memory.is_none(),
+            feed_forward: self.method == Method::Full || self.lora.on_feed_forward(),
+            recompute: self.recompute,
+            model: total as u64 * if recognizer.loaded.precision == Precision::F32 { 4 } else { 2 },
+            trained: trainable as u64,
+        };
+        let (cut, why) = self.batches().cut(&shape, &recognizer.config, &chosen)?;
+        if let Some(why) = why {
+            cx.note(why);
+        }
+        let recipe = self.recipe(cx, recognizer.special().pad, cut);
         let steps = recipe.steps(examples.len());
         if self.warmup_steps > 0 && self.warmup_steps >= steps {
             let message = format!("`warmup_steps` = {} is not below the {steps} steps of this training", self.warmup_steps);
             cx.warn(format!("{message}: the learning rate never reaches `learning_rate` = {}", self.learning_rate));
         }
-        let (total, trainable) = sizes(&recognizer, &trained);
         cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), steps));
         let precision = recognizer.loaded.precision;
         let model = recognizer.model.clone();
@@ -480,7 +457,11 @@ impl Train {
         Ok(placed)
     }
 
-    fn recipe(&self, cx: &Context, pad: u32) -> Recipe {
+    fn batches(&self) -> Batches {
+        Batches { size: self.batch_size, accumulation: self.gradient_accumulation, effective: self.effective_batch }
+    }
+
+    fn recipe(&self, cx: &Context, pad: u32, cut: Cut) -> Recipe {
         Recipe {
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps,
@@ -488,8 +469,8 @@ impl Train {
             epochs: self.epochs,
             max_steps: self.max_steps,
             order: Order { shuffle: self.shuffle, seed: self.shuffle_seed.unwrap_or(cx.seed) },
-            batch_size: self.batch_size,
-            gradient_accumulation: self.gradient_accumulation,
+            batch_size: cut.rows,
+            gradient_accumulation: cut.passes,
             recompute: self.recompute,
             adamw: Constants {
                 beta1: self.adam_beta1,

@@ -7,6 +7,7 @@ pub mod adamw;
 pub mod batch;
 pub mod checkpoint;
 mod judge;
+pub mod memory;
 pub mod order;
 pub mod recipe;
 mod recompute;

@@ -115,6 +115,16 @@ impl Lora {
         })
     }
 
+    /// Whether feed-forward blocks may get one.
+    pub(super) fn on_feed_forward(&self) -> bool {
+        match &self.targets {
+            OneOrMany::One(_) => true,
+            OneOrMany::Many(names) => {
+                names.iter().any(|name| ["gate_proj", "up_proj", "down_proj"].iter().any(|layer| name.ends_with(layer)))
+            }
+        }
+    }
+
     /// A sentence on what got an adapter, and one on what the targets mean too but that stays as it is.
     pub(super) fn told(&self, placed: &Placed) -> (String, Option<String>) {
         let kind = match (self.dora, self.rslora) {
