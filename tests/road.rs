@@ -1,6 +1,8 @@
 //! The whole road through the real program: real speech, the tiny model, LoRA; what a change makes run again; and kill -9 while training.
 
 use crate::support::{Sandbox, files};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -350,6 +352,36 @@ fn kill_9_while_training_ends_in_the_same_bytes() {
     assert!(!cut.path(".voxpipe/latest/road/adapter").exists(), "a result before training was done");
 
     cut.run(&long).exits(0).complains("goes on from the checkpoint at step");
+    for (name, bytes) in files(&whole.path("published/road")) {
+        assert!(files(&cut.path("published/road"))[&name] == bytes, "{name} differs");
+    }
+}
+
+#[test]
+fn kill_9_at_20_moments_of_a_training_ends_in_the_same_bytes() {
+    // A checkpoint after each step and a best model after every other: most moments are inside a write.
+    let eval = "stage.adapter.with.eval={ split = \"test\", steps = 2, clips = 1 }";
+    let often = ["run", "--set", "epochs=10", "--set", "stage.adapter.with.checkpoint_steps=1", "--set", eval];
+    let whole = project();
+    whole.run(&often).exits(0);
+
+    let cut = project();
+    let mut moments = ChaCha8Rng::seed_from_u64(20);
+    let mut in_training = 0;
+    for _ in 0..20 {
+        let mut child = cut.command(&often).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        // Some fall into the start of the program and the stages before.
+        std::thread::sleep(Duration::from_millis(moments.random_range(10..900)));
+        if child.try_wait().unwrap().is_some() {
+            fs::remove_dir_all(cut.path(".voxpipe/keys")).unwrap();
+            continue;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        in_training += usize::from(has_checkpoint(&cut.path(".voxpipe/work")));
+    }
+    assert!(in_training >= 5, "only {in_training} of 20 moments were in training");
+    cut.run(&often).exits(0);
     for (name, bytes) in files(&whole.path("published/road")) {
         assert!(files(&cut.path("published/road"))[&name] == bytes, "{name} differs");
     }
