@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use voxpipe::kernels::attention::{self, Heads, Mask, Shape};
+use voxpipe::kernels::attention::{self, Factors, Heads, Mask, Shape};
 use voxpipe::kernels::ops::{self, composed};
 use voxpipe::kernels::{brain, product, rotary};
 
@@ -188,6 +188,10 @@ fn turning_is_as_composed_and_turns_back() {
     }
 }
 
+fn attend_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
+    ops::attend(q, k, v, mask, Factors::Floats)
+}
+
 fn masks() -> [Mask; 5] {
     [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 0]), Mask::LeftPadded(vec![1, 3])]
 }
@@ -223,7 +227,14 @@ fn attention_is_as_defined() {
             let q = numbers(2 * heads * queries * width, 1).iter().map(|x| 3.0 * x).collect::<Vec<_>>();
             let (k, v) = (numbers(2 * key_heads * keys * width, 2), numbers(2 * key_heads * keys * width, 3));
             let lie = |x, heads, length| Heads::new(x, heads, length, width);
-            let found = attention::forward(lie(&q, heads, queries), lie(&k, key_heads, keys), lie(&v, key_heads, keys), shape, &mask);
+            let found = attention::forward(
+                lie(&q, heads, queries),
+                lie(&k, key_heads, keys),
+                lie(&v, key_heads, keys),
+                shape,
+                &mask,
+                Factors::Floats,
+            );
             assert_close(&format!("{shape:?} {mask:?}"), &found, &plain_attention(&q, &k, &v, shape, &mask), 1e-5);
         }
     }
@@ -238,7 +249,7 @@ fn attention_is_as_composed_both_ways() {
                 let mask = mask.clone();
                 move |x: &[Tensor<4>]| attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone())
             };
-            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(ops::attend), run(composed::attend));
+            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(attend_floats), run(composed::attend));
         }
     }
     // Padding: where a query sees something, both ways agree; nobody reads the others.
@@ -248,7 +259,7 @@ fn attention_is_as_composed_both_ways() {
     same_both_ways(
         "padded attention",
         &given,
-        |x| seen(ops::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
+        |x| seen(attend_floats(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
         |x| seen(composed::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
     );
 }
@@ -259,8 +270,8 @@ fn a_view_of_a_longer_cache_is_read_where_it_lies() {
     let view = || cache.clone().slice([0..2, 0..3, 3..17, 0..8]);
     let copy = Tensor::from_data(view().into_data(), &Device::flex());
     for mask in [Mask::None, Mask::LeftPadded(vec![4, 1])] {
-        let found = values(ops::attend(q.clone(), view(), view(), mask.clone()));
-        assert_eq!(found, values(ops::attend(q.clone(), copy.clone(), copy.clone(), mask)));
+        let found = values(attend_floats(q.clone(), view(), view(), mask.clone()));
+        assert_eq!(found, values(attend_floats(q.clone(), copy.clone(), copy.clone(), mask)));
     }
 }
 
@@ -274,7 +285,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let (q, k) = (numbers(4 * 200 * 32, 4), numbers(2 * 200 * 32, 5));
     let (query, key) = (Heads::new(&q, 4, 200, 32), Heads::new(&k, 2, 200, 32));
     let all = || {
-        let (dq, dk, dv) = attention::backward(query, key, key, query, shape, &Mask::Causal);
+        let (dq, dk, dv) = attention::backward(query, key, key, query, shape, &Mask::Causal, Factors::Floats);
         [
             product::linear(&x, &w, &[], inputs, outputs),
             product::linear(&x[..8 * inputs], &w, &[], inputs, outputs),
@@ -282,7 +293,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
             product::linear_weight_gradient(&g, &x, inputs, outputs),
             brain::linear(&x, &brain_weights, &[], inputs, outputs),
             brain::linear_input_gradient(&g, &brain_weights, inputs, outputs),
-            attention::forward(query, key, key, shape, &Mask::None),
+            attention::forward(query, key, key, shape, &Mask::None, Factors::Floats),
+            attention::forward(query, key, key, shape, &Mask::Causal, Factors::BrainFloats),
             dq,
             dk,
             dv,

@@ -38,6 +38,11 @@ impl<'a> Matrix<'a> {
         Self { data: self.data.get(start * self.row_stride..).unwrap_or_default(), rows: count, ..self }
     }
 
+    /// The numbers of a row, if they lie side by side.
+    pub(super) fn row(self, i: usize) -> &'a [f32] {
+        self.data.get(i * self.row_stride..i * self.row_stride + self.columns).unwrap_or_default()
+    }
+
     /// Whether its last number is in the slice.
     fn fits(&self) -> bool {
         self.rows == 0 || self.columns == 0 || (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride < self.data.len()
