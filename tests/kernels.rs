@@ -112,7 +112,7 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
 #[test]
 fn products_of_brain_floats_are_sums_of_products_of_brain_floats() {
     // Both sides already rounded: now only the order of sums differs.
-    for (rows, inputs, outputs) in [(1, 66, 5), (7, 128, 33), (20, 130, 47), (100, 2050, 19), (48, 64, 48)] {
+    for (rows, inputs, outputs) in [(1, 66, 5), (7, 128, 33), (20, 130, 47), (100, 2050, 19), (48, 64, 48), (520, 1030, 67)] {
         let exact = |count, seed| numbers(count, seed).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
         let (x, w, g) = (exact(rows * inputs, 1), exact(outputs * inputs, 2), exact(rows * outputs, 3));
         let wide = |x: &[bf16]| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
@@ -285,13 +285,14 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let (q, k) = (numbers(4 * 200 * 32, 4), numbers(2 * 200 * 32, 5));
     let (query, key) = (Heads::new(&q, 4, 200, 32), Heads::new(&k, 2, 200, 32));
     let all = || {
-        let (dq, dk, dv) = attention::backward(query, key, key, query, shape, &Mask::Causal, Factors::Floats);
+        let (dq, dk, dv) = attention::backward(query, key, key, query, shape, &Mask::Causal);
         [
             product::linear(&x, &w, &[], inputs, outputs),
             product::linear(&x[..8 * inputs], &w, &[], inputs, outputs),
             product::linear_input_gradient(&g, &w, inputs, outputs),
             product::linear_weight_gradient(&g, &x, inputs, outputs),
             brain::linear(&x, &brain_weights, &[], inputs, outputs),
+            brain::linear(&[&x[..], &x].concat(), &brain_weights, &[], inputs, outputs),
             brain::linear_input_gradient(&g, &brain_weights, inputs, outputs),
             attention::forward(query, key, key, shape, &Mask::None, Factors::Floats),
             attention::forward(query, key, key, shape, &Mask::Causal, Factors::BrainFloats),
@@ -312,16 +313,65 @@ fn results_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn a_row_does_not_depend_on_the_rows_beside_it() {
     // Decoding a clip alone and beside others must choose the same tokens.
-    let (inputs, outputs) = (96, 64);
-    let (x, w) = (numbers(8 * inputs, 1), numbers(outputs * inputs, 2));
+    let (inputs, outputs) = (100, 67);
+    let (x, w) = (numbers(600 * inputs, 1), numbers(outputs * inputs, 2));
     let brain_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
-    for row in 0..8 {
-        let alone = &x[row * inputs..(row + 1) * inputs];
-        let place = row * outputs..(row + 1) * outputs;
-        assert_eq!(product::linear(alone, &w, &[], inputs, outputs), product::linear(&x, &w, &[], inputs, outputs)[place.clone()]);
-        assert_eq!(
-            brain::linear(alone, &brain_weights, &[], inputs, outputs),
-            brain::linear(&x, &brain_weights, &[], inputs, outputs)[place]
-        );
+    let floats = |x: &[f32]| product::linear(x, &w, &[], inputs, outputs);
+    let brain = |x: &[f32]| brain::linear(x, &brain_weights, &[], inputs, outputs);
+    // Within each way to compute: of 32-bit floats up to 32 rows and above, of brain floats up to 8 and from 64 on.
+    for (few, many) in [(1, 32), (33, 600)] {
+        let together = floats(&x[..many * inputs]);
+        for row in (0..=many - few).step_by(7) {
+            assert_eq!(floats(&x[row * inputs..(row + few) * inputs]), together[row * outputs..(row + few) * outputs], "{few} of {many}");
+        }
+    }
+    for (few, many) in [(1, 8), (64, 600)] {
+        let together = brain(&x[..many * inputs]);
+        for row in (0..=many - few).step_by(7) {
+            assert_eq!(brain(&x[row * inputs..(row + few) * inputs]), together[row * outputs..(row + few) * outputs], "{few} of {many}");
+        }
+    }
+}
+
+#[test]
+fn attention_of_a_padded_row_is_that_of_the_row_alone() {
+    let (pad, length, heads, width) = (70, 330, 2, 24);
+    let shape = Shape { batch: 2, heads, key_heads: 1, queries: length, keys: length, width };
+    let (q, k, v) = (numbers(2 * heads * length * width, 1), numbers(2 * length * width, 2), numbers(2 * length * width, 3));
+    let alone = Shape { batch: 1, queries: length - pad, keys: length - pad, ..shape };
+    for factors in [Factors::Floats, Factors::BrainFloats] {
+        let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| Heads::new(x, heads, length, width));
+        let both = attention::forward(query, key, value, shape, &Mask::LeftPadded(vec![0, pad]), factors);
+        // From the first position of the second row on that is no padding.
+        let part = |x: Heads<'_>| x.batch_stride + pad * x.row_stride;
+        let q = Heads { data: &q[part(query)..], ..query };
+        let k = Heads { data: &k[part(key)..], ..key };
+        let v = Heads { data: &v[part(value)..], ..value };
+        let found = attention::forward(q, k, v, alone, &Mask::Causal, factors);
+        assert!(both[(length + pad) * heads * width..] == found, "{factors:?}");
+        assert!(both[length * heads * width..(length + pad) * heads * width].iter().all(|x| *x == 0.0), "{factors:?}");
+    }
+}
+
+#[test]
+fn attention_in_brain_floats_is_as_exact_as_they_are() {
+    let (heads, length, width) = (3, 300, 40);
+    let shape = Shape { batch: 1, heads, key_heads: 1, queries: length, keys: length, width };
+    let (q, k, v) = (numbers(heads * length * width, 1), numbers(length * width, 2), numbers(length * width, 3));
+    let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| Heads::new(x, heads, length, width));
+    for mask in [Mask::None, Mask::Causal] {
+        let [exact, found] =
+            [Factors::Floats, Factors::BrainFloats].map(|factors| attention::forward(query, key, value, shape, &mask, factors));
+        assert_eq!(exact == found, !voxpipe::kernels::cpu::has_brain_products(), "{mask:?}");
+        for (place, (found, exact)) in found.chunks(width).zip(exact.chunks(width)).enumerate() {
+            // Rounding moves a number by up to 2⁻⁹ of it: two of a product, so a score by 2⁻⁸ of Σ |q k| / √width; a weight by twice
+            // that; then weight and value once more.
+            let (i, head) = (place / heads, place % heads);
+            let q = &q[(head * length + i) * width..][..width];
+            let sum = |k: &[f32]| q.iter().zip(k).map(|(q, k)| (q * k).abs()).sum::<f32>() / (width as f32).sqrt();
+            let most = k.chunks(width).map(sum).fold(0.0, f32::max);
+            let within = (2.0 * most + 1.0) / 256.0;
+            assert!(found.iter().zip(exact).all(|(a, b)| (a - b).abs() <= within), "{mask:?}, row {place}");
+        }
     }
 }

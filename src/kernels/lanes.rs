@@ -41,6 +41,18 @@ pub(super) trait Lanes: Copy + Send + Sync {
     /// Units whose first halves are of one vector and whose second halves are of another.
     fn pair(self, first: Self::Vector, second: Self::Vector) -> Self::Vector;
 
+    /// As many vectors as each has floats, rows to columns.
+    #[inline(always)]
+    fn transpose(self, block: &mut [Self::Vector]) {
+        let mut rows = [[0.0; 16]; 16];
+        for (row, vector) in rows.iter_mut().zip(&*block) {
+            self.store(*vector, row);
+        }
+        for (column, vector) in block.iter_mut().enumerate() {
+            *vector = self.load(&rows.map(|row| row[column]));
+        }
+    }
+
     /// The first numbers of a slice.
     #[inline(always)]
     fn load(self, from: &[f32]) -> Self::Vector {
@@ -109,6 +121,15 @@ impl Kind {
         }
         let _ = pairs;
         Self::Plain
+    }
+
+    /// Whether it rounds what it multiplies.
+    #[cfg(test)]
+    pub(super) fn is_rounding(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::WidePairs;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
     /// Every kind that this processor has.

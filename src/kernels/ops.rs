@@ -163,7 +163,6 @@ pub trait Kernels: Backend {
         v: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         mask: Mask,
-        factors: Factors,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// [`cross_entropy`], and what its gradients need beside the inputs.
     fn kernel_entropy(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: Vec<u32>) -> (FloatTensor<Self>, FloatTensor<Self>);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "row and vector stand for the same thing in several arrays")]
 
+use super::dot::Kept;
 use super::lanes::Lanes;
 
 /// One operand of a tile, read a unit at a time: row r's unit d is number `r × row + d × step`.
@@ -82,5 +83,54 @@ pub(super) fn store<L: Lanes, const R: usize, const V: usize>(lanes: L, sums: [[
         for v in 0..V {
             lanes.store(sums[r][v], &mut to[r * stride + v * L::COUNT..]);
         }
+    }
+}
+
+/// Rows side by side, `panel` of them: unit u of row r becomes number `u × panel + r`. Rows are `inputs` numbers and have `units` units;
+/// of those that do not exist what is there is kept.
+#[inline(always)]
+pub(super) fn side_by_side<L: Lanes, W: Kept>(lanes: L, rows: &[W], inputs: usize, units: usize, panel: usize, to: &mut [f32]) {
+    let count = rows.len() / inputs;
+    assert!(count <= panel && to.len() >= units * panel && inputs >= units * size_of::<f32>() / size_of::<W>());
+    for row in (0..count).step_by(L::COUNT) {
+        for unit in (0..units).step_by(L::COUNT) {
+            let (here, some) = (L::COUNT.min(count - row), L::COUNT.min(units - unit));
+            if here == L::COUNT && some == L::COUNT {
+                let mut block = [lanes.splat(0.0); 16];
+                for i in 0..L::COUNT {
+                    // SAFETY: so many units of the row exist. Units are what lies in memory, whatever it is called.
+                    block[i] = unsafe { lanes.read(rows.as_ptr().add((row + i) * inputs).cast::<f32>().add(unit)) };
+                }
+                lanes.transpose(&mut block[..L::COUNT]);
+                for i in 0..L::COUNT {
+                    lanes.store(block[i], &mut to[(unit + i) * panel + row..]);
+                }
+                continue;
+            }
+            for r in row..row + here {
+                for u in unit..unit + some {
+                    to[u * panel + r] = W::unit(&rows[r * inputs..], u);
+                }
+            }
+        }
+    }
+}
+
+/// A row of floats, scaled, as units with zeros behind them up to the end of `to`, which has whole vectors.
+#[inline(always)]
+pub(super) fn narrow<L: Lanes>(lanes: L, row: &[f32], scale: f32, to: &mut [f32]) {
+    let scale = lanes.splat(scale);
+    let part = |start: usize| {
+        let from = row.get(start..).unwrap_or_default();
+        if from.len() >= L::COUNT {
+            return lanes.mul(lanes.load(from), scale);
+        }
+        let mut rest = [0.0; 16];
+        rest[..from.len()].copy_from_slice(from);
+        lanes.mul(lanes.load(&rest), scale)
+    };
+    for (i, to) in to.chunks_exact_mut(L::COUNT).enumerate() {
+        let x = if L::PAIRS { lanes.narrow(part(2 * i * L::COUNT), part((2 * i + 1) * L::COUNT)) } else { part(i * L::COUNT) };
+        lanes.store(x, to);
     }
 }

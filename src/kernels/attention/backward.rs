@@ -2,7 +2,7 @@
 //!
 //! A key head with the query heads that share it is one task, which owns the sums over their queries.
 
-use super::packed::{Sizes, as_depth, as_panels, lay_out};
+use super::packed::{Sizes, as_depth, as_panels};
 use super::{Heads, Mask, Shape};
 use crate::kernels::lanes::{Lanes, Work};
 use crate::kernels::product::Matrix;
@@ -101,7 +101,7 @@ impl Work for Part<'_> {
 #[inline(always)]
 fn lay_out_rows<L: Lanes>(lanes: L, rows: Matrix, scale: f32, padded: usize, to: &mut [f32]) {
     for (i, to) in to.chunks_exact_mut(padded).enumerate() {
-        if i < rows.rows { lay_out(lanes, rows.row(i), scale, to) } else { to.fill(0.0) }
+        if i < rows.rows { tile::narrow(lanes, rows.row(i), scale, to) } else { to.fill(0.0) }
     }
 }
 

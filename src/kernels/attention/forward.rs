@@ -4,7 +4,7 @@
 //! weighted values on top of what earlier blocks gave, which is scaled down when a greater score comes up. A row's sums are taken in an
 //! order that depends on its first key alone, so it does not matter which rows are computed beside it.
 
-use super::packed::{Head, KEYS, Packed, Sizes, lay_out};
+use super::packed::{Head, KEYS, Packed, Sizes};
 use super::{Heads, Mask, Shape};
 use crate::kernels::lanes::{Lanes, Work};
 use crate::kernels::tile::{self, Panel, Rows};
@@ -59,7 +59,7 @@ impl Work for Part<'_> {
         for head in 0..heads {
             for (i, to) in state.queries.chunks_exact_mut(units).enumerate().take(count) {
                 let row = q.rows(batch, head, first + i, 1, width);
-                lay_out(lanes, &row.data[..width], shape.scale() * std::f32::consts::LOG2_E, to);
+                tile::narrow(lanes, &row.data[..width], shape.scale() * std::f32::consts::LOG2_E, to);
             }
             state.mixed.fill(0.0);
             state.sums.fill(0.0);

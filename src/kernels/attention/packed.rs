@@ -4,6 +4,7 @@ use super::{Heads, Mask, Shape};
 use crate::kernels::lanes::{Kind, Lanes, Work, run};
 use crate::kernels::parallel;
 use crate::kernels::product::Matrix;
+use crate::kernels::tile;
 
 /// Keys that are looked at between two changes of what was summed up so far. A multiple of every panel, and of two vectors.
 pub(super) const KEYS: usize = 192;
@@ -18,7 +19,7 @@ pub(super) struct Packed {
 /// Those of one head, from the first key on that anybody sees.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
-    /// Panels of [`panel`] keys, each `[units of a row, keys]`; keys that do not exist are zero.
+    /// Panels of [`Sizes::panel`] keys, each `[units of a row, keys]`; keys that do not exist are zero.
     pub(super) keys: &'a [f32],
     /// `[units of keys, width in whole vectors]`.
     pub(super) values: &'a [f32],
@@ -118,15 +119,11 @@ pub(super) fn as_panels<L: Lanes>(lanes: L, sizes: Sizes, rows: Matrix, to: &mut
     for (block, panel) in to.chunks_exact_mut(sizes.panel * sizes.units).enumerate().take(rows.rows.div_ceil(sizes.panel)) {
         for (i, to) in some.chunks_exact_mut(stride).enumerate() {
             match block * sizes.panel + i {
-                i if i < rows.rows => lay_out(lanes, rows.row(i), 1.0, to),
+                i if i < rows.rows => tile::narrow(lanes, rows.row(i), 1.0, to),
                 _ => to.fill(0.0),
             }
         }
-        for (unit, to) in panel.chunks_exact_mut(sizes.panel).enumerate() {
-            for (to, row) in to.iter_mut().zip(some.chunks_exact(stride)) {
-                *to = row[unit];
-            }
-        }
+        tile::side_by_side(lanes, &some, stride, sizes.units, sizes.panel, panel);
     }
 }
 
@@ -148,24 +145,5 @@ pub(super) fn as_depth<L: Lanes>(lanes: L, sizes: Sizes, rows: Matrix, to: &mut 
         for start in (0..sizes.padded).step_by(L::COUNT) {
             lanes.store(lanes.pair(lanes.load(&first[start..]), lanes.load(&second[start..])), &mut to[start..]);
         }
-    }
-}
-
-/// A row of floats, scaled, as units with zeros behind them up to the end of `to`, which has whole vectors.
-#[inline(always)]
-pub(super) fn lay_out<L: Lanes>(lanes: L, row: &[f32], scale: f32, to: &mut [f32]) {
-    let scale = lanes.splat(scale);
-    let part = |start: usize| {
-        let from = row.get(start..).unwrap_or_default();
-        if from.len() >= L::COUNT {
-            return lanes.mul(lanes.load(from), scale);
-        }
-        let mut rest = [0.0; 16];
-        rest[..from.len()].copy_from_slice(from);
-        lanes.mul(lanes.load(&rest), scale)
-    };
-    for (i, to) in to.chunks_exact_mut(L::COUNT).enumerate() {
-        let x = if L::PAIRS { lanes.narrow(part(2 * i * L::COUNT), part((2 * i + 1) * L::COUNT)) } else { part(i * L::COUNT) };
-        lanes.store(x, to);
     }
 }

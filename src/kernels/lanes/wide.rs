@@ -62,6 +62,12 @@ impl<const P: bool> Lanes for Wide<P> {
         unsafe { _mm512_reduce_max_ps(x) }
     }
     #[inline(always)]
+    fn transpose(self, block: &mut [__m512]) {
+        if let Ok(rows) = block.try_into() {
+            unsafe { transpose(rows) }
+        }
+    }
+    #[inline(always)]
     fn add_product(self, sum: __m512, a: __m512, b: __m512) -> __m512 {
         if !P {
             return self.mul_add(a, b, sum);
@@ -87,6 +93,30 @@ impl<const P: bool> Lanes for Wide<P> {
             let halves = |x: __m512| _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)));
             _mm512_castsi512_ps(_mm512_or_si512(halves(first), _mm512_slli_epi32::<16>(halves(second))))
         }
+    }
+}
+
+/// 16 rows to columns: pairs of rows, then fours, then quarters of vectors.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transpose(rows: &mut [__m512; 16]) {
+    let mut fours = [_mm512_setzero_ps(); 16];
+    for group in 0..4 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|i| rows[4 * group + i]);
+        let (low, high) = ([_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)], [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)]);
+        // Each quarter q of number j holds column 4 q + j of four rows.
+        fours[4 * group] = _mm512_shuffle_ps::<0x44>(low[0], low[1]);
+        fours[4 * group + 1] = _mm512_shuffle_ps::<0xee>(low[0], low[1]);
+        fours[4 * group + 2] = _mm512_shuffle_ps::<0x44>(high[0], high[1]);
+        fours[4 * group + 3] = _mm512_shuffle_ps::<0xee>(high[0], high[1]);
+    }
+    for j in 0..4 {
+        let even = [_mm512_shuffle_f32x4::<0x88>(fours[j], fours[4 + j]), _mm512_shuffle_f32x4::<0x88>(fours[8 + j], fours[12 + j])];
+        let odd = [_mm512_shuffle_f32x4::<0xdd>(fours[j], fours[4 + j]), _mm512_shuffle_f32x4::<0xdd>(fours[8 + j], fours[12 + j])];
+        rows[j] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+        rows[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+        rows[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+        rows[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
     }
 }
 

@@ -115,7 +115,7 @@ impl<B: Kernels> Backward<B, 1> for Rotate {
 }
 
 #[derive(Debug)]
-struct Attend(Mask, Factors);
+struct Attend(Mask);
 
 impl<B: Kernels> Backward<B, 3> for Attend {
     type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
@@ -123,7 +123,7 @@ impl<B: Kernels> Backward<B, 3> for Attend {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [q, k, v] = ops.parents.map(|input| input.map(|input| input.id));
         let gradient = grads.consume::<B>(&ops.node);
-        let (dq, dk, dv) = B::kernel_attend_backward(ops.state.0, ops.state.1, ops.state.2, gradient, self.0, self.1);
+        let (dq, dk, dv) = B::kernel_attend_backward(ops.state.0, ops.state.1, ops.state.2, gradient, self.0);
         give::<B>(grads, q, || dq);
         give::<B>(grads, k, || dk);
         give::<B>(grads, v, || dv);
@@ -186,7 +186,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
 
     fn kernel_attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask, factors: Factors) -> FloatTensor<Self> {
         let state = (q.primitive().clone(), k.primitive().clone(), v.primitive().clone());
-        operation!(Attend(mask.clone(), factors), C, [q, k, v], state, B::kernel_attend(q, k, v, mask, factors))
+        operation!(Attend(mask.clone()), C, [q, k, v], state, B::kernel_attend(q, k, v, mask, factors))
     }
 
     fn kernel_entropy(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: Vec<u32>) -> (FloatTensor<Self>, FloatTensor<Self>) {
@@ -245,10 +245,9 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         v: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         mask: Mask,
-        factors: Factors,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
-        let (dq, dk, dv) = B::kernel_attend_backward(q, k, v, gradient.into_primitive(), mask, factors);
+        let (dq, dk, dv) = B::kernel_attend_backward(q, k, v, gradient.into_primitive(), mask);
         (constant::<B, C>(dq), constant::<B, C>(dk), constant::<B, C>(dv))
     }
 

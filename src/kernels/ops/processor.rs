@@ -173,10 +173,10 @@ impl Kernels for Flex {
         tensor(out, Shape::from(vec![shape.batch, shape.queries, shape.heads, shape.width])).permute(&[0, 2, 1, 3])
     }
 
-    fn kernel_attend_backward(q: Float, k: Float, v: Float, gradient: Float, mask: Mask, factors: Factors) -> (Float, Float, Float) {
+    fn kernel_attend_backward(q: Float, k: Float, v: Float, gradient: Float, mask: Mask) -> (Float, Float, Float) {
         let (q, k, v, gradient) = (in_rows(q), in_rows(k), in_rows(v), in_rows(gradient));
         let shape = shape_of(&q, &k);
-        let (dq, dk, dv) = attention::backward(heads(&q), heads(&k), heads(&v), heads(&gradient), shape, &mask, factors);
+        let (dq, dk, dv) = attention::backward(heads(&q), heads(&k), heads(&v), heads(&gradient), shape, &mask);
         (tensor(dq, q.shape()), tensor(dk, k.shape()), tensor(dv, v.shape()))
     }
 
