@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use voxpipe::kernels::attention::{self, Heads, Mask, Shape};
+use voxpipe::kernels::attention::{self, Factors, Heads, Mask, Shape};
 use voxpipe::kernels::ops::{self, composed};
 use voxpipe::kernels::{brain, product, rotary};
 
@@ -112,7 +112,7 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
 #[test]
 fn products_of_brain_floats_are_sums_of_products_of_brain_floats() {
     // Both sides already rounded: now only the order of sums differs.
-    for (rows, inputs, outputs) in [(1, 66, 5), (7, 128, 33), (20, 130, 47), (100, 2050, 19), (48, 64, 48)] {
+    for (rows, inputs, outputs) in [(1, 66, 5), (7, 128, 33), (20, 130, 47), (100, 2050, 19), (48, 64, 48), (520, 1030, 67)] {
         let exact = |count, seed| numbers(count, seed).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
         let (x, w, g) = (exact(rows * inputs, 1), exact(outputs * inputs, 2), exact(rows * outputs, 3));
         let wide = |x: &[bf16]| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
@@ -188,6 +188,10 @@ fn turning_is_as_composed_and_turns_back() {
     }
 }
 
+fn attend_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
+    ops::attend(q, k, v, mask, Factors::Floats)
+}
+
 fn masks() -> [Mask; 5] {
     [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 0]), Mask::LeftPadded(vec![1, 3])]
 }
@@ -223,7 +227,14 @@ fn attention_is_as_defined() {
             let q = numbers(2 * heads * queries * width, 1).iter().map(|x| 3.0 * x).collect::<Vec<_>>();
             let (k, v) = (numbers(2 * key_heads * keys * width, 2), numbers(2 * key_heads * keys * width, 3));
             let lie = |x, heads, length| Heads::new(x, heads, length, width);
-            let found = attention::forward(lie(&q, heads, queries), lie(&k, key_heads, keys), lie(&v, key_heads, keys), shape, &mask);
+            let found = attention::forward(
+                lie(&q, heads, queries),
+                lie(&k, key_heads, keys),
+                lie(&v, key_heads, keys),
+                shape,
+                &mask,
+                Factors::Floats,
+            );
             assert_close(&format!("{shape:?} {mask:?}"), &found, &plain_attention(&q, &k, &v, shape, &mask), 1e-5);
         }
     }
@@ -238,7 +249,7 @@ fn attention_is_as_composed_both_ways() {
                 let mask = mask.clone();
                 move |x: &[Tensor<4>]| attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone())
             };
-            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(ops::attend), run(composed::attend));
+            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(attend_floats), run(composed::attend));
         }
     }
     // Padding: where a query sees something, both ways agree; nobody reads the others.
@@ -248,7 +259,7 @@ fn attention_is_as_composed_both_ways() {
     same_both_ways(
         "padded attention",
         &given,
-        |x| seen(ops::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
+        |x| seen(attend_floats(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
         |x| seen(composed::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
     );
 }
@@ -259,8 +270,8 @@ fn a_view_of_a_longer_cache_is_read_where_it_lies() {
     let view = || cache.clone().slice([0..2, 0..3, 3..17, 0..8]);
     let copy = Tensor::from_data(view().into_data(), &Device::flex());
     for mask in [Mask::None, Mask::LeftPadded(vec![4, 1])] {
-        let found = values(ops::attend(q.clone(), view(), view(), mask.clone()));
-        assert_eq!(found, values(ops::attend(q.clone(), copy.clone(), copy.clone(), mask)));
+        let found = values(attend_floats(q.clone(), view(), view(), mask.clone()));
+        assert_eq!(found, values(attend_floats(q.clone(), copy.clone(), copy.clone(), mask)));
     }
 }
 
@@ -281,8 +292,10 @@ fn results_do_not_depend_on_the_number_of_threads() {
             product::linear_input_gradient(&g, &w, inputs, outputs),
             product::linear_weight_gradient(&g, &x, inputs, outputs),
             brain::linear(&x, &brain_weights, &[], inputs, outputs),
+            brain::linear(&[&x[..], &x].concat(), &brain_weights, &[], inputs, outputs),
             brain::linear_input_gradient(&g, &brain_weights, inputs, outputs),
-            attention::forward(query, key, key, shape, &Mask::None),
+            attention::forward(query, key, key, shape, &Mask::None, Factors::Floats),
+            attention::forward(query, key, key, shape, &Mask::Causal, Factors::BrainFloats),
             dq,
             dk,
             dv,
@@ -300,16 +313,65 @@ fn results_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn a_row_does_not_depend_on_the_rows_beside_it() {
     // Decoding a clip alone and beside others must choose the same tokens.
-    let (inputs, outputs) = (96, 64);
-    let (x, w) = (numbers(8 * inputs, 1), numbers(outputs * inputs, 2));
+    let (inputs, outputs) = (100, 67);
+    let (x, w) = (numbers(600 * inputs, 1), numbers(outputs * inputs, 2));
     let brain_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
-    for row in 0..8 {
-        let alone = &x[row * inputs..(row + 1) * inputs];
-        let place = row * outputs..(row + 1) * outputs;
-        assert_eq!(product::linear(alone, &w, &[], inputs, outputs), product::linear(&x, &w, &[], inputs, outputs)[place.clone()]);
-        assert_eq!(
-            brain::linear(alone, &brain_weights, &[], inputs, outputs),
-            brain::linear(&x, &brain_weights, &[], inputs, outputs)[place]
-        );
+    let floats = |x: &[f32]| product::linear(x, &w, &[], inputs, outputs);
+    let brain = |x: &[f32]| brain::linear(x, &brain_weights, &[], inputs, outputs);
+    // Within each way to compute: of 32-bit floats up to 32 rows and above, of brain floats up to 8 and from 64 on.
+    for (few, many) in [(1, 32), (33, 600)] {
+        let together = floats(&x[..many * inputs]);
+        for row in (0..=many - few).step_by(7) {
+            assert_eq!(floats(&x[row * inputs..(row + few) * inputs]), together[row * outputs..(row + few) * outputs], "{few} of {many}");
+        }
+    }
+    for (few, many) in [(1, 8), (64, 600)] {
+        let together = brain(&x[..many * inputs]);
+        for row in (0..=many - few).step_by(7) {
+            assert_eq!(brain(&x[row * inputs..(row + few) * inputs]), together[row * outputs..(row + few) * outputs], "{few} of {many}");
+        }
+    }
+}
+
+#[test]
+fn attention_of_a_padded_row_is_that_of_the_row_alone() {
+    let (pad, length, heads, width) = (70, 330, 2, 24);
+    let shape = Shape { batch: 2, heads, key_heads: 1, queries: length, keys: length, width };
+    let (q, k, v) = (numbers(2 * heads * length * width, 1), numbers(2 * length * width, 2), numbers(2 * length * width, 3));
+    let alone = Shape { batch: 1, queries: length - pad, keys: length - pad, ..shape };
+    for factors in [Factors::Floats, Factors::BrainFloats] {
+        let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| Heads::new(x, heads, length, width));
+        let both = attention::forward(query, key, value, shape, &Mask::LeftPadded(vec![0, pad]), factors);
+        // From the first position of the second row on that is no padding.
+        let part = |x: Heads<'_>| x.batch_stride + pad * x.row_stride;
+        let q = Heads { data: &q[part(query)..], ..query };
+        let k = Heads { data: &k[part(key)..], ..key };
+        let v = Heads { data: &v[part(value)..], ..value };
+        let found = attention::forward(q, k, v, alone, &Mask::Causal, factors);
+        assert!(both[(length + pad) * heads * width..] == found, "{factors:?}");
+        assert!(both[length * heads * width..(length + pad) * heads * width].iter().all(|x| *x == 0.0), "{factors:?}");
+    }
+}
+
+#[test]
+fn attention_in_brain_floats_is_as_exact_as_they_are() {
+    let (heads, length, width) = (3, 300, 40);
+    let shape = Shape { batch: 1, heads, key_heads: 1, queries: length, keys: length, width };
+    let (q, k, v) = (numbers(heads * length * width, 1), numbers(length * width, 2), numbers(length * width, 3));
+    let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| Heads::new(x, heads, length, width));
+    for mask in [Mask::None, Mask::Causal] {
+        let [exact, found] =
+            [Factors::Floats, Factors::BrainFloats].map(|factors| attention::forward(query, key, value, shape, &mask, factors));
+        assert_eq!(exact == found, !voxpipe::kernels::cpu::has_brain_products(), "{mask:?}");
+        for (place, (found, exact)) in found.chunks(width).zip(exact.chunks(width)).enumerate() {
+            // Rounding moves a number by up to 2⁻⁹ of it: two of a product, so a score by 2⁻⁸ of Σ |q k| / √width; a weight by twice
+            // that; then weight and value once more.
+            let (i, head) = (place / heads, place % heads);
+            let q = &q[(head * length + i) * width..][..width];
+            let sum = |k: &[f32]| q.iter().zip(k).map(|(q, k)| (q * k).abs()).sum::<f32>() / (width as f32).sqrt();
+            let most = k.chunks(width).map(sum).fold(0.0, f32::max);
+            let within = (2.0 * most + 1.0) / 256.0;
+            assert!(found.iter().zip(exact).all(|(a, b)| (a - b).abs() <= within), "{mask:?}, row {place}");
+        }
     }
 }

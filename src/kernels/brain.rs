@@ -6,12 +6,16 @@
 
 use super::cpu;
 use super::dot::{self, Kept};
+use super::panels;
 use super::parallel;
 use super::product::{Matrix, multiply, with_bias};
 use half::bf16;
 
 /// Rows of x that one task works on.
 const ROWS: usize = 96;
+
+/// Rows for which it pays to lay the weights out in panels.
+const MANY: usize = 64;
 
 /// Weights that are widened at a time: 1 MiB as 32-bit floats.
 const BLOCK: usize = 1 << 18;
@@ -29,6 +33,9 @@ pub fn linear(x: &[f32], weight: &[bf16], bias: &[f32], inputs: usize, outputs: 
         if rows <= dot::FEW {
             let x = pairs::rounded(x);
             return dot::by_columns(rows, weight, bias, inputs, outputs, |weight, y| pairs::dots(&x, weight, inputs, y));
+        }
+        if rows >= MANY {
+            return panels::linear(x, weight, bias, inputs, outputs);
         }
         let mut y = with_bias(rows, outputs, bias);
         let parts = y.chunks_mut(ROWS * outputs.max(1)).zip(x.chunks(ROWS * inputs));

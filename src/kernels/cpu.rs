@@ -28,14 +28,18 @@ pub fn kind() -> &'static str {
 }
 
 /// AVX-512 as far as the kernels use it.
-#[cfg(target_arch = "x86_64")]
 #[must_use]
 pub(super) fn has_wide_vectors() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("fma")
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("fma")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// `a × b + c`, in one rounding where the processor has that and in two where it would be a function call.

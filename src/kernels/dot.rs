@@ -1,12 +1,16 @@
 //! y = x wᵀ + b for a few rows: a token at a time, every weight is used once or a few times, and reading them is all the work.
 
 use super::cpu::{fused, versions};
+use super::lanes::{self, Kind, Lanes, Work};
 use super::parallel;
 use super::rows::{LANES, total};
 use half::bf16;
 
-/// Rows up to which a product is computed here.
+/// Rows up to which reading a matrix is all the work.
 pub const FEW: usize = 8;
+
+/// Rows up to which a product with 32-bit floats is computed here: laying the weights out in panels would take longer.
+pub const SOME: usize = 32;
 
 /// Weights that one task reads, roughly.
 const PART: usize = 1 << 16;
@@ -15,6 +19,12 @@ const PART: usize = 1 << 16;
 pub trait Kept: Copy + Send + Sync {
     /// Nothing.
     const ZERO: Self;
+
+    /// Whether the widest products are of pairs.
+    const PAIRS: bool;
+
+    /// Unit i of a row, as `lanes` multiplies them: a number, or where [`Kept::PAIRS`] two as the bits of one.
+    fn unit(row: &[Self], i: usize) -> f32;
 
     /// The same as a 32-bit float.
     fn wide(self) -> f32;
@@ -25,6 +35,12 @@ pub trait Kept: Copy + Send + Sync {
 
 impl Kept for f32 {
     const ZERO: Self = 0.0;
+    const PAIRS: bool = false;
+
+    #[inline(always)]
+    fn unit(row: &[Self], i: usize) -> f32 {
+        row[i]
+    }
 
     #[inline(always)]
     fn wide(self) -> f32 {
@@ -38,6 +54,12 @@ impl Kept for f32 {
 
 impl Kept for bf16 {
     const ZERO: Self = bf16::ZERO;
+    const PAIRS: bool = true;
+
+    #[inline(always)]
+    fn unit(row: &[Self], i: usize) -> f32 {
+        f32::from_bits(u32::from(row[2 * i].to_bits()) | u32::from(row[2 * i + 1].to_bits()) << 16)
+    }
 
     #[inline(always)]
     fn wide(self) -> f32 {
@@ -50,10 +72,99 @@ impl Kept for bf16 {
     }
 }
 
-versions! {
-    fn products_of_floats(x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32]) {
-        products::<FUSED, f32>(x, weight, inputs, y);
+fn products_of_floats(x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32]) {
+    lanes::run(Kind::best(false), Floats { x, weight, inputs, y });
+}
+
+/// The products of rows of 32-bit floats, in vectors of the processor's own.
+struct Floats<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    inputs: usize,
+    y: &'a mut [f32],
+}
+
+impl Work for Floats<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+        let Self { x, weight, inputs, y } = self;
+        let rows = x.len() / inputs;
+        let mut first = 0;
+        // Few rows of x at a time, with all of this part's weights: these are then close by for the next rows.
+        while first < rows {
+            let x = &x[first * inputs..];
+            first += match rows - first {
+                4.. => float_rows::<L, 4>(lanes, x, weight, inputs, &mut y[first..], rows),
+                2 | 3 => float_rows::<L, 2>(lanes, x, weight, inputs, &mut y[first..], rows),
+                _ => float_rows::<L, 1>(lanes, x, weight, inputs, &mut y[first..], rows),
+            };
+        }
     }
+}
+
+/// Σ x w for `M` rows of x, which it returns, and all rows of weights.
+#[inline(always)]
+fn float_rows<L: Lanes, const M: usize>(lanes: L, x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32], stride: usize) -> usize {
+    let outputs = weight.len() / inputs;
+    let mut output = 0;
+    while output < outputs {
+        let (weight, y) = (&weight[output * inputs..], &mut y[output * stride..]);
+        output += if outputs - output >= 4 {
+            float_dots::<L, M, 4>(lanes, x, weight, inputs, y, stride)
+        } else {
+            float_dots::<L, M, 1>(lanes, x, weight, inputs, y, stride)
+        };
+    }
+    M
+}
+
+/// Σ x w for `M` rows of x and `R` rows of weights, which it returns. One sum each, so that the order does not depend on `M` or `R`, and a
+/// row's result not on the company it is in.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "rows stand for the same thing in several arrays")]
+fn float_dots<L: Lanes, const M: usize, const R: usize>(
+    lanes: L,
+    x: &[f32],
+    weight: &[f32],
+    inputs: usize,
+    y: &mut [f32],
+    stride: usize,
+) -> usize {
+    assert!(x.len() >= M * inputs && weight.len() >= R * inputs);
+    let mut sums = [[lanes.splat(0.0); R]; M];
+    let whole = inputs - inputs % L::COUNT;
+    for start in (0..whole).step_by(L::COUNT) {
+        // SAFETY: the vectors end within the rows, of which there are `M` and `R`.
+        unsafe {
+            let w: [L::Vector; R] = std::array::from_fn(|r| lanes.read(weight.as_ptr().add(r * inputs + start)));
+            for m in 0..M {
+                let x = lanes.read(x.as_ptr().add(m * inputs + start));
+                for r in 0..R {
+                    sums[m][r] = lanes.mul_add(x, w[r], sums[m][r]);
+                }
+            }
+        }
+    }
+    if whole < inputs {
+        let part = |rows: &[f32], row: usize| {
+            let mut rest = [0.0; LANES];
+            rest[..inputs - whole].copy_from_slice(&rows[row * inputs + whole..(row + 1) * inputs]);
+            lanes.load(&rest)
+        };
+        for m in 0..M {
+            for r in 0..R {
+                sums[m][r] = lanes.mul_add(part(x, m), part(weight, r), sums[m][r]);
+            }
+        }
+    }
+    for m in 0..M {
+        for r in 0..R {
+            y[r * stride + m] = lanes.sum(sums[m][r]);
+        }
+    }
+    R
 }
 
 versions! {

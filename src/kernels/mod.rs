@@ -1,8 +1,9 @@
 //! The arithmetic that takes the time, on plain slices of numbers, and as operations on tensors.
 //!
-//! The files besides [`ops`] know nothing of tensors, devices or models: slices in, slices or vectors out. They are written once in
-//! ordinary Rust and compiled for several kinds of processor ([`cpu`]); which one runs is found out at run time. [`ops`] offers them to
-//! the model as differentiable operations on tensors, with bodies made of a backend's own operations where there is no kernel of ours.
+//! The files besides [`ops`] know nothing of tensors, devices or models: slices in, slices or vectors out. They are written once and
+//! compiled for several kinds of processor, in ordinary Rust ([`cpu`]) or, where every register counts, in vectors of any width (`lanes`,
+//! `tile`); which one runs is found out at run time. [`ops`] offers them to the model as differentiable operations on tensors, with
+//! bodies made of a backend's own operations where there is no kernel of ours.
 //!
 //! Three rules hold everywhere. A result does not depend on the number of threads: what is split is split at places that do not change
 //! the order of any sum. Nothing as large as queries × keys is ever in memory. And a kernel may assume that its slices fit together,
@@ -15,9 +16,12 @@ pub mod buffer;
 pub mod cpu;
 pub mod dot;
 pub mod entropy;
+mod lanes;
 pub mod norm;
 pub mod ops;
+mod panels;
 mod parallel;
 pub mod product;
 pub mod rotary;
 pub mod rows;
+mod tile;

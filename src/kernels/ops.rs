@@ -8,7 +8,7 @@ pub mod composed;
 mod gradients;
 mod processor;
 
-pub use super::attention::Mask;
+pub use super::attention::{Factors, Mask};
 use super::norm::Norm;
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::{Device, Tensor};
@@ -90,16 +90,16 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
 }
 
 /// softmax(q kᵀ / √width) v, where several query heads may share a key head. There may be more keys than queries, which are then the last
-/// ones of the sequence; a view of a longer buffer is read where it lies.
+/// ones of the sequence; a view of a longer buffer is read where it lies. What `factors` allows matters on the processor alone.
 ///
 /// # Shapes
 /// q `[batch, heads, queries, width]`, k and v `[batch, key heads, keys, width]` → `[batch, heads, queries, width]`
 #[must_use]
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask, factors: Factors) -> Tensor<4> {
     if !is_here(&q) {
         return composed::attend(q, k, v, mask);
     }
-    Tensor::from_dispatch(Dispatch::kernel_attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask))
+    Tensor::from_dispatch(Dispatch::kernel_attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask, factors))
 }
 
 /// The summed cross-entropy of targets, of which every row of x has one, under the scores x wᵀ. The weight is kept in 32-bit floats or,
@@ -155,7 +155,7 @@ pub trait Kernels: Backend {
     /// [`rotate`], or back, which is its gradient.
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self>;
     /// [`attend`].
-    fn kernel_attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self>;
+    fn kernel_attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask, factors: Factors) -> FloatTensor<Self>;
     /// The gradients of q, k and v.
     fn kernel_attend_backward(
         q: FloatTensor<Self>,

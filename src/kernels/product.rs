@@ -1,6 +1,8 @@
 //! Matrix products of 32-bit floats, of matrices as they lie in memory: rows and columns any distance apart.
 
+use super::cpu;
 use super::dot;
+use super::panels;
 use super::parallel;
 
 /// A matrix that lies in a slice.
@@ -36,6 +38,11 @@ impl<'a> Matrix<'a> {
     #[must_use]
     fn rows(self, start: usize, count: usize) -> Self {
         Self { data: self.data.get(start * self.row_stride..).unwrap_or_default(), rows: count, ..self }
+    }
+
+    /// The numbers of a row, if they lie side by side.
+    pub(super) fn row(self, i: usize) -> &'a [f32] {
+        self.data.get(i * self.row_stride..i * self.row_stride + self.columns).unwrap_or_default()
     }
 
     /// Whether its last number is in the slice.
@@ -109,8 +116,11 @@ fn multiply_by_rows(y: &mut [f32], add: bool, a: Matrix, b: Matrix) {
 #[must_use]
 pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len().checked_div(inputs).unwrap_or(0);
-    if rows <= dot::FEW {
+    if rows <= dot::SOME {
         return dot::linear(x, weight, bias, inputs, outputs);
+    }
+    if cpu::has_wide_vectors() {
+        return panels::linear(x, weight, bias, inputs, outputs);
     }
     let mut y = with_bias(rows, outputs, bias);
     let weight = Matrix::new(weight, outputs, inputs);

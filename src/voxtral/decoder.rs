@@ -1,6 +1,6 @@
 //! The text model: a Llama decoder that continues a prompt in which audio rows stand among token embeddings.
 
-use super::attention::{Mask, attend, merge_heads, split_heads};
+use super::attention::{Mask, attend, factors, merge_heads, split_heads};
 use super::cache::{Cache, KvCache};
 use super::config::TextConfig;
 use super::linear::Linear;
@@ -70,14 +70,40 @@ impl Decoder {
         Rotary::new(0..length, &[], self.head_width, self.theta, device)
     }
 
-    /// The same for the positions that follow those in the cache. Positions count from the end of a row's padding.
+    /// What the last of the positions that follow those in the cache becomes; positions count from the end of a row's padding. Of the
+    /// others the last layer computes keys and values alone, which is all that is ever asked of them.
+    ///
+    /// # Shapes
+    /// `[batch, length, width]` → `[batch, 1, width]`
     pub fn forward_cached(&self, x: Tensor<3>, cache: &mut Cache) -> Tensor<3> {
         let places = cache.advance(x.dims()[1]);
         let rotary = Rotary::new(places, cache.pads(), self.head_width, self.theta, &x.device());
         let mask = cache.mask();
-        let layers = self.layers.iter().zip(&mut cache.layers);
-        let x = layers.fold(x, |x, (layer, cache)| layer.forward(x, &rotary, mask.clone(), Some(cache)));
-        self.norm.forward(x)
+        let last = self.layers.len().saturating_sub(1);
+        let layers = self.layers.iter().zip(&mut cache.layers).enumerate();
+        let x = layers.fold(x, |x, (i, (layer, cache))| {
+            let wanted = if i == last { Wanted::Last } else { Wanted::All };
+            layer.forward(x, &rotary, mask.clone(), Some(cache), wanted)
+        });
+        self.norm.forward(Wanted::Last.of(x))
+    }
+}
+
+/// Of which positions a layer's output is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    Last,
+}
+
+impl Wanted {
+    /// # Shapes
+    /// `[batch, length, width]` → `[batch, wanted, width]`
+    fn of(self, x: Tensor<3>) -> Tensor<3> {
+        match (self, x.dims()[1]) {
+            (Self::Last, length) if length > 1 => x.narrow(1, length - 1, 1),
+            _ => x,
+        }
     }
 }
 
@@ -118,11 +144,11 @@ impl DecoderLayer {
     /// # Shapes
     /// `[batch, length, width]` → the same
     pub fn read(&self, x: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
-        self.forward(x, rotary, Mask::Causal, None)
+        self.forward(x, rotary, Mask::Causal, None, Wanted::All)
     }
 
-    fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>) -> Tensor<3> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), rotary, mask, cache);
+    fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>, wanted: Wanted) -> Tensor<3> {
+        let x = wanted.of(x.clone()) + self.self_attn.forward(self.input_layernorm.forward(x), rotary, mask, cache, wanted);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
 }
@@ -156,15 +182,15 @@ impl DecoderAttention {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>) -> Tensor<3> {
-        let q = rotary.turn(split_heads(self.q_proj.forward(x.clone()), self.heads));
+    fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>, wanted: Wanted) -> Tensor<3> {
+        let q = rotary.turn_last(split_heads(self.q_proj.forward(wanted.of(x.clone())), self.heads));
         let k = rotary.turn(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
         let v = split_heads(self.v_proj.forward(x), self.key_heads);
         let (k, v) = match cache {
             Some(cache) => cache.append(k, v),
             None => (k, v),
         };
-        self.o_proj.forward(merge_heads(attend(q, k, v, mask)))
+        self.o_proj.forward(merge_heads(attend(q, k, v, mask, factors(&self.q_proj))))
     }
 }
 
@@ -222,5 +248,15 @@ impl Rotary {
     /// `[batch, heads, length, width]` → the same
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         rotate(x, self.cos.clone(), self.sin.clone())
+    }
+
+    /// The same for the last of the places, as many as there are.
+    fn turn_last(&self, x: Tensor<4>) -> Tensor<4> {
+        let (all, these) = (self.cos.dims()[2], x.dims()[2]);
+        if these == all {
+            return self.turn(x);
+        }
+        let last = |table: &Tensor<4>| table.clone().narrow(2, all - these, these);
+        rotate(x, last(&self.cos), last(&self.sin))
     }
 }

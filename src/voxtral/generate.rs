@@ -104,10 +104,10 @@ pub fn greedy(
 /// The best next token of each row, and the logarithm of its probability.
 ///
 /// # Shapes
-/// hidden `[rows, length, width]`, of which the last position counts
+/// hidden `[rows, 1, width]`
 fn likeliest(model: &Voxtral, hidden: Tensor<3>) -> Result<Vec<(u32, f32)>> {
-    let [rows, length, width] = hidden.dims();
-    let scores = model.language_model.lm_head.forward(hidden.narrow(1, length - 1, 1).reshape([rows, width]));
+    let [rows, _, width] = hidden.dims();
+    let scores = model.language_model.lm_head.forward(hidden.reshape([rows, width]));
     let (best, ids) = scores.clone().max_dim_with_indices(1);
     let sums = (scores - best).exp().sum_dim(1);
     let not_read = |error| Error::new(format!("cannot read the model's scores: {error:?}"));

@@ -72,61 +72,83 @@ unsafe fn round(from: &[f32], to: &mut [bf16]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn dot_rows(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
-    // One row of weights after the other: memory is then read in one stream, which is what it is fastest at.
-    for (y, w) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(inputs)) {
-        let mut row = 0;
-        while row < rows {
-            let y = &mut y[row..];
-            // SAFETY: the row of weights has `inputs` numbers, and so has each of the rows of x from `row` on.
-            unsafe {
-                let x = x.as_ptr().add(row * inputs);
-                row += match rows - row {
-                    4.. => dot_row::<4>(x, w.as_ptr(), inputs, y),
-                    2 | 3 => dot_row::<2>(x, w.as_ptr(), inputs, y),
-                    _ => dot_row::<1>(x, w.as_ptr(), inputs, y),
-                };
+    let mut row = 0;
+    // Few rows of x at a time, with all of this part's weights: these are then close by for the next rows.
+    while row < rows {
+        let (x, y) = (&x[row * inputs..], &mut y[row..]);
+        // SAFETY: there are as many rows of x as are asked for.
+        row += unsafe {
+            match rows - row {
+                4.. => dot_some::<4>(x, weight, inputs, y, rows),
+                2 | 3 => dot_some::<2>(x, weight, inputs, y, rows),
+                _ => dot_some::<1>(x, weight, inputs, y, rows),
             }
-        }
+        };
     }
 }
 
-/// Writes Σ x w for `M` rows to the start of `y`, and says how many they are. Four sums each, so that four products are under way at a time;
-/// taken in the same order whatever `M` is.
+/// Σ x w for the first `M` rows of x, which it returns, and all rows of weights.
 ///
 /// # Safety
-/// `x` has `M` rows of `inputs` numbers, `w` has one.
+/// x has `M` rows of `inputs` numbers, weight whole ones.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
-unsafe fn dot_row<const M: usize>(x: *const bf16, w: *const bf16, inputs: usize, y: &mut [f32]) -> usize {
-    let mut sums = [[_mm512_setzero_ps(); 4]; M];
+unsafe fn dot_some<const M: usize>(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32], stride: usize) -> usize {
+    let outputs = weight.len() / inputs;
+    let mut output = 0;
+    while output < outputs {
+        // SAFETY: so many rows of weights are left.
+        output += unsafe {
+            let (w, y) = (weight.as_ptr().add(output * inputs), &mut y[output * stride..]);
+            match outputs - output {
+                // Eight products under way at a time are as many as it takes.
+                8.. if M == 1 => dot_block::<M, 8>(x.as_ptr(), w, inputs, y, stride),
+                4.. => dot_block::<M, 4>(x.as_ptr(), w, inputs, y, stride),
+                _ => dot_block::<M, 1>(x.as_ptr(), w, inputs, y, stride),
+            }
+        };
+    }
+    M
+}
+
+/// Σ x w for `M` rows of x and `R` of weights, which it returns. One sum each, so that the order depends neither on `M` nor on `R`.
+///
+/// # Safety
+/// `x` has `M` rows of `inputs` numbers, `w` has `R`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn dot_block<const M: usize, const R: usize>(x: *const bf16, w: *const bf16, inputs: usize, y: &mut [f32], stride: usize) -> usize {
+    let mut sums = [[_mm512_setzero_ps(); R]; M];
     let mut start = 0;
     // SAFETY: vectors end within the rows; of the last one, only what the mask covers is read.
     unsafe {
-        while start + 128 <= inputs {
-            for u in 0..4 {
-                let w = pairs(_mm512_loadu_si512(w.add(start + 32 * u).cast()));
-                for m in 0..M {
-                    let x = pairs(_mm512_loadu_si512(x.add(m * inputs + start + 32 * u).cast()));
-                    sums[m][u] = _mm512_dpbf16_ps(sums[m][u], x, w);
-                }
-            }
-            start += 128;
-        }
-        while start < inputs {
-            let mask = ((1u64 << (inputs - start).min(32)) - 1) as u32;
-            let w = pairs(_mm512_maskz_loadu_epi16(mask, w.add(start).cast()));
+        while start + 32 <= inputs {
+            let w: [__m512bh; R] = std::array::from_fn(|r| pairs(_mm512_loadu_si512(w.add(r * inputs + start).cast())));
             for m in 0..M {
-                let x = pairs(_mm512_maskz_loadu_epi16(mask, x.add(m * inputs + start).cast()));
-                sums[m][0] = _mm512_dpbf16_ps(sums[m][0], x, w);
+                let x = pairs(_mm512_loadu_si512(x.add(m * inputs + start).cast()));
+                for r in 0..R {
+                    sums[m][r] = _mm512_dpbf16_ps(sums[m][r], x, w[r]);
+                }
             }
             start += 32;
         }
+        if start < inputs {
+            let mask = ((1u64 << (inputs - start)) - 1) as u32;
+            let w: [__m512bh; R] = std::array::from_fn(|r| pairs(_mm512_maskz_loadu_epi16(mask, w.add(r * inputs + start).cast())));
+            for m in 0..M {
+                let x = pairs(_mm512_maskz_loadu_epi16(mask, x.add(m * inputs + start).cast()));
+                for r in 0..R {
+                    sums[m][r] = _mm512_dpbf16_ps(sums[m][r], x, w[r]);
+                }
+            }
+        }
     }
     for m in 0..M {
-        let [a, b, c, d] = sums[m];
-        y[m] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
+        for r in 0..R {
+            y[r * stride + m] = _mm512_reduce_add_ps(sums[m][r]);
+        }
     }
-    M
+    R
 }
 
 /// The same bits, as 32 brain floats.

@@ -3,7 +3,7 @@
 //! Each operation keeps the inputs its gradient needs, and nothing else; those that need none keep nothing. The names of operations are
 //! used only here and in the trait, which sees to it that they match.
 
-use super::super::attention::Mask;
+use super::super::attention::{Factors, Mask};
 use super::super::norm::Norm;
 use super::Kernels;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -184,9 +184,9 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         operation!(Rotate, C, [x], (cos.clone(), sin.clone()), B::kernel_rotate(x, cos, sin, back))
     }
 
-    fn kernel_attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
+    fn kernel_attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask, factors: Factors) -> FloatTensor<Self> {
         let state = (q.primitive().clone(), k.primitive().clone(), v.primitive().clone());
-        operation!(Attend(mask.clone()), C, [q, k, v], state, B::kernel_attend(q, k, v, mask))
+        operation!(Attend(mask.clone()), C, [q, k, v], state, B::kernel_attend(q, k, v, mask, factors))
     }
 
     fn kernel_entropy(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: Vec<u32>) -> (FloatTensor<Self>, FloatTensor<Self>) {

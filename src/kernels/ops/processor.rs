@@ -1,6 +1,6 @@
 //! The kernels on tensors of the processor's backend: shapes and strides in, slices to the kernels, vectors back.
 
-use super::super::attention::{self, Heads, Mask};
+use super::super::attention::{self, Factors, Heads, Mask};
 use super::super::entropy::{self, Head};
 use super::super::norm::{self, Norm};
 use super::super::{activation, brain, product, rotary};
@@ -166,10 +166,10 @@ impl Kernels for Flex {
         tensor(turned, x.shape()).permute(&[0, 2, 1, 3])
     }
 
-    fn kernel_attend(q: Float, k: Float, v: Float, mask: Mask) -> Float {
+    fn kernel_attend(q: Float, k: Float, v: Float, mask: Mask, factors: Factors) -> Float {
         let (q, k, v) = (in_rows(q), in_rows(k), in_rows(v));
         let shape = shape_of(&q, &k);
-        let out = attention::forward(heads(&q), heads(&k), heads(&v), shape, &mask);
+        let out = attention::forward(heads(&q), heads(&k), heads(&v), shape, &mask, factors);
         tensor(out, Shape::from(vec![shape.batch, shape.queries, shape.heads, shape.width])).permute(&[0, 2, 1, 3])
     }
 
