@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use voxpipe::kernels::attention::{self, Factors, Heads, Mask, Shape};
 use voxpipe::kernels::ops::{self, composed};
-use voxpipe::kernels::{brain, product, rotary};
+use voxpipe::kernels::{brain, cpu, product, rotary};
 
 /// Numbers between -1 and 1.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -93,15 +93,15 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
         for (inputs, outputs) in [(64, 96), (50, 21), (7, 3)] {
             let given = [random([rows, inputs], 1), random([outputs, inputs], 2), random([1, outputs], 3)];
             let bias = |x: &[Tensor<2>]| x.get(2).map(|bias| bias.clone().reshape([outputs]));
-            let kernel = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), bias(x));
-            let made = |x: &[Tensor<2>]| composed::linear(x[0].clone(), x[1].clone(), bias(x));
+            let kernel = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), bias(x), Factors::Floats);
+            let made = |x: &[Tensor<2>]| composed::linear(x[0].clone(), x[1].clone(), bias(x), Factors::Floats);
             same_both_ways(&format!("linear {rows} × {inputs} × {outputs}"), &given, kernel, made);
             same_both_ways(&format!("linear {rows} × {inputs} × {outputs} without bias"), &given[..2], kernel, made);
             // Weights in brain floats get no gradient; x may be rounded to brain floats, to nine bits.
             let weight = given[1].clone().cast(DType::BF16);
             let constant = || Tensor::from_inner(weight.clone());
-            let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None));
-            let (expected, expected_dx) = both_ways(&given[..1], |x| composed::linear(x[0].clone(), constant(), None));
+            let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None, Factors::Floats));
+            let (expected, expected_dx) = both_ways(&given[..1], |x| composed::linear(x[0].clone(), constant(), None, Factors::Floats));
             let what = format!("brain floats {rows} × {inputs} × {outputs}");
             assert_close(&what, &y, &expected, 4e-3);
             assert_close(&format!("{what}, gradient"), &dx[0], &expected_dx[0], 4e-3);
@@ -161,6 +161,33 @@ fn cross_entropy_is_as_composed_and_needs_no_gradient_of_the_head() {
         let rounded = narrow.clone().cast(DType::F32);
         let brain = values(ops::cross_entropy(inputs[0].clone(), narrow, targets.clone()));
         assert_close(&what, &brain, &values(composed::cross_entropy(inputs[0].clone(), rounded, &targets)), 4e-3);
+    }
+}
+
+#[test]
+fn the_gradient_of_a_rounded_weight_is_a_sum_of_products_of_brain_floats() {
+    for (rows, inputs, outputs) in [(1, 3, 2), (5, 7, 40), (70, 33, 65), (131, 64, 48)] {
+        let (g, x) = (numbers(rows * outputs, 1), numbers(rows * inputs, 2));
+        let rounded = |x: &f32| if cpu::has_brain_products() { bf16::from_f32(*x).to_f64() } else { f64::from(*x) };
+        let found = brain::linear_weight_gradient(&g, &x, inputs, outputs);
+        let expected: Vec<f32> = (0..outputs * inputs)
+            .map(|i| (0..rows).map(|r| rounded(&g[r * outputs + i / inputs]) * rounded(&x[r * inputs + i % inputs])).sum::<f64>() as f32)
+            .collect();
+        assert_close(&format!("{rows} × {inputs} × {outputs}"), &found, &expected, 1e-5);
+    }
+}
+
+#[test]
+fn a_rounded_weight_is_its_brain_floats_forwards_and_keeps_its_gradient() {
+    let inputs = [random([70, 32], 1), random([24, 32], 2)];
+    let rounded = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), None, Factors::BrainFloats);
+    let (y, gradients) = both_ways(&inputs, rounded);
+    let narrow = ops::linear(inputs[0].clone(), inputs[1].clone().cast(DType::BF16), None, Factors::Floats);
+    assert_eq!(y, values(narrow));
+    let (exact, exact_gradients) = both_ways(&inputs, |x| ops::linear(x[0].clone(), x[1].clone(), None, Factors::Floats));
+    assert_close("result", &y, &exact, 1e-2);
+    for (found, expected) in gradients.iter().zip(&exact_gradients) {
+        assert_close("gradient", found, expected, 1e-2);
     }
 }
 

@@ -219,3 +219,32 @@ fn computing_layers_twice_changes_no_byte() {
         assert!(plain.1 == twice.1, "{what}");
     }
 }
+
+#[test]
+fn a_full_training_in_brain_floats_stays_near_that_in_32_bits() {
+    let (device, reference, stop) = (Device::flex(), Reference::read(), AtomicBool::new(false));
+    let examples = [reference.example(0), reference.example(1)];
+    let trained = |name: &str| name != "audio_tower.embed_positions.weight";
+    let run = |rounded: bool| {
+        let mut model = tiny();
+        if rounded {
+            model.compute_in_brain_floats();
+        }
+        let training = Training {
+            examples: &examples,
+            recipe: &Recipe { epochs: 10.0, ..recipe() },
+            trained: &trained,
+            device: &device,
+            stop: &stop,
+            say: &mut |_| (),
+            judge: None,
+        };
+        training.run(model).unwrap().losses
+    };
+    let (exact, rounded) = (run(false), run(true));
+    assert!(exact.last().unwrap().loss < 0.9 * exact[0].loss);
+    assert_ne!(exact, rounded);
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        assert!((exact.loss - rounded.loss).abs() < 0.02 * exact.loss, "step {}: {} and {}", exact.step, exact.loss, rounded.loss);
+    }
+}

@@ -8,7 +8,7 @@ use super::cpu;
 use super::dot::{self, Kept};
 use super::panels;
 use super::parallel;
-use super::product::{Matrix, multiply, with_bias};
+use super::product::{self, Matrix, multiply, with_bias};
 use half::bf16;
 
 /// Rows of x that one task works on.
@@ -89,6 +89,56 @@ pub fn linear_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, o
         }
     });
     dx
+}
+
+/// The gradient of the weight: gᵀ x, both rounded to brain floats where the processor multiplies these.
+///
+/// # Shapes
+/// gradient `[rows, outputs]`, x `[rows, inputs]` → `[outputs, inputs]`
+#[must_use]
+pub fn linear_weight_gradient(gradient: &[f32], x: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = x.len().checked_div(inputs).unwrap_or(0);
+    if !cpu::has_brain_products() || rows == 0 {
+        return product::linear_weight_gradient(gradient, x, inputs, outputs);
+    }
+    // Positions take the place of inputs: an even number of them, the last one of zeros if need be.
+    let even = rows.next_multiple_of(2);
+    let gradient = sideways(gradient, outputs, even, |number| number);
+    let x = sideways(x, inputs, even, bf16::from_f32);
+    linear(&gradient, &x, &[], even, inputs)
+}
+
+/// Columns as rows, as wide as asked for: `[rows, columns]` → `[columns, wide]`.
+fn sideways<T: Copy + Default + Send>(x: &[f32], columns: usize, wide: usize, to: impl Fn(f32) -> T + Send + Sync) -> Vec<T> {
+    let mut turned = vec![T::default(); columns * wide];
+    let rows = x.len() / columns.max(1);
+    // A few columns at a time, so that the lines of memory they share are read once.
+    const SOME: usize = 16;
+    let parts = turned.chunks_mut(SOME * wide.max(1)).enumerate();
+    parallel::each(x.len(), parts, |(part, turned)| {
+        for row in 0..rows {
+            let line = &x[row * columns + part * SOME..(row + 1) * columns];
+            for (column, number) in turned.chunks_exact_mut(wide).zip(line) {
+                column[row] = to(*number);
+            }
+        }
+    });
+    turned
+}
+
+/// The same numbers rounded to brain floats.
+#[must_use]
+pub fn narrowed(weights: &[f32]) -> Vec<bf16> {
+    #[cfg(target_arch = "x86_64")]
+    if cpu::has_brain_products() {
+        let mut narrow = vec![bf16::ZERO; weights.len()];
+        const PART: usize = 1 << 16;
+        parallel::each(weights.len(), narrow.chunks_mut(PART).zip(weights.chunks(PART)), |(narrow, weights)| {
+            pairs::round_into(weights, narrow)
+        });
+        return narrow;
+    }
+    weights.iter().map(|weight| bf16::from_f32(*weight)).collect()
 }
 
 /// The same numbers as 32-bit floats.

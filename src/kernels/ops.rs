@@ -61,19 +61,20 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
     Tensor::from_dispatch(Dispatch::kernel_rms_norm(x.into_dispatch(), weight.into_dispatch(), epsilon as f32))
 }
 
-/// x wᵀ + b. The weight is kept in 32-bit or in brain floats; in the latter it is taken as it is and gets no gradient.
+/// x wᵀ + b. The weight is kept in 32-bit or in brain floats; in the latter it is taken as it is and gets no gradient. With factors in
+/// brain floats, a weight of 32 bits is rounded for the product, forwards and backwards, and keeps its gradient.
 ///
 /// # Shapes
 /// x `[…, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[…, outputs]`
 #[must_use]
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<D> {
     if !is_here(&x) {
-        return composed::linear(x, weight, bias);
+        return composed::linear(x, weight, bias, factors);
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(match bias {
-        Some(bias) => Dispatch::kernel_linear_with_bias(x, weight, bias.into_dispatch()),
-        None => Dispatch::kernel_linear(x, weight),
+        Some(bias) => Dispatch::kernel_linear_with_bias(x, weight, bias.into_dispatch(), factors),
+        None => Dispatch::kernel_linear(x, weight, factors),
     })
 }
 
@@ -143,13 +144,18 @@ pub trait Kernels: Backend {
         norm: Norm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// [`linear`] without a bias.
-    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
     /// [`linear`] with one.
-    fn kernel_linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_linear_with_bias(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        factors: Factors,
+    ) -> FloatTensor<Self>;
     /// The gradient of x.
-    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
     /// The gradient of the weight.
-    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
     /// The gradient of the bias.
     fn kernel_linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self>;
     /// [`rotate`], or back, which is its gradient.

@@ -131,7 +131,8 @@ pub struct Train {
     /// `auto`, `cpu` or `cuda:N`.
     #[serde(default = "defaults::device")]
     device: String,
-    /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32` or `bf16`. What is trained is always `f32`.
+    /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32` or `bf16`. What is trained is always kept in `f32`; a
+    /// full fine-tuning in `bf16` rounds it for products, forwards and backwards, which is faster.
     #[serde(default)]
     precision: Precision,
 }
@@ -205,11 +206,6 @@ impl Stage for Train {
         if self.init == Init::Random && self.method == Method::Lora {
             let message = "an adapter beside random weights is of no use: nothing could load it again";
             complaints.push(Complaint::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
-        }
-        if self.method == Method::Full && self.precision == Precision::Bf16 {
-            let message = "full fine-tuning trains every matrix, and what is trained is kept in 32-bit floats";
-            complaints
-                .push(Complaint::new("precision", message).hint("leave `precision` out, or train an adapter with `method = \"lora\"`"));
         }
         if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
             let message = format!("`{id}` is not the id of a model on the Hub");
@@ -286,7 +282,7 @@ impl Stage for Train {
         };
         // Taken before the weights are read, so that it is theirs.
         let digest = folder::digest(&base)?;
-        let mut recognizer = Recognizer::open(&base, start, self.precision(), &chosen.device)?;
+        let mut recognizer = Recognizer::open(&base, start, self.loaded_precision(), &chosen.device)?;
         if let Some(note) = &recognizer.loaded.note {
             cx.note(note);
         }
@@ -339,7 +335,11 @@ impl Stage for Train {
             cx.warn(format!("{message}: the learning rate never reaches `learning_rate` = {}", self.learning_rate));
         }
         cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), steps));
-        let precision = recognizer.loaded.precision;
+        let rounds = self.method == Method::Full && self.precision == Precision::Bf16;
+        let precision = if rounds { Precision::Bf16 } else { recognizer.loaded.precision };
+        if rounds {
+            recognizer.model.compute_in_brain_floats();
+        }
         let model = recognizer.model.clone();
         let mut look =
             self.eval.as_ref().map(|eval| eval::Look::new(eval, &mut recognizer, &data.path, &held_out, memory.as_ref())).transpose()?;
@@ -438,8 +438,16 @@ impl Train {
         settings
     }
 
-    /// What is trained is kept in 32-bit floats, so a full run loads everything so.
+    /// What is computed in. Full fine-tuning does so in 32-bit floats unless the file says otherwise.
     fn precision(&self) -> Precision {
+        match (self.method, self.precision) {
+            (Method::Full, Precision::Auto) => Precision::F32,
+            (_, precision) => precision,
+        }
+    }
+
+    /// What is trained is kept in 32-bit floats, so a full run loads everything so.
+    fn loaded_precision(&self) -> Precision {
         match self.method {
             Method::Lora => self.precision,
             Method::Full => Precision::F32,

@@ -1,13 +1,7 @@
 //! Scaled dot-product attention over heads, and who may see whom.
 
-use super::linear::Linear;
-pub use crate::kernels::ops::{Factors, Mask, attend};
-use burn::tensor::{DType, Tensor};
-
-/// What attention may be computed in beside a layer: brain floats if its weights are.
-pub fn factors(beside: &Linear) -> Factors {
-    if beside.weight.val().dtype() == DType::BF16 { Factors::BrainFloats } else { Factors::Floats }
-}
+pub use crate::kernels::ops::{Mask, attend};
+use burn::tensor::Tensor;
 
 /// Splits `[batch, length, heads × width]` into `[batch, heads, length, width]`.
 pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {

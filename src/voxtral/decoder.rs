@@ -1,6 +1,6 @@
 //! The text model: a Llama decoder that continues a prompt in which audio rows stand among token embeddings.
 
-use super::attention::{Mask, attend, factors, merge_heads, split_heads};
+use super::attention::{Mask, attend, merge_heads, split_heads};
 use super::cache::{Cache, KvCache};
 use super::config::TextConfig;
 use super::linear::Linear;
@@ -190,7 +190,7 @@ impl DecoderAttention {
             Some(cache) => cache.append(k, v),
             None => (k, v),
         };
-        self.o_proj.forward(merge_heads(attend(q, k, v, mask, factors(&self.q_proj))))
+        self.o_proj.forward(merge_heads(attend(q, k, v, mask, self.q_proj.factors())))
     }
 }
 

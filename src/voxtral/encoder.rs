@@ -1,6 +1,6 @@
 //! The audio tower: Whisper's encoder. Log-mel spectrogram in, one row for every 20 ms out.
 
-use super::attention::{Mask, attend, factors, merge_heads, split_heads};
+use super::attention::{Mask, attend, merge_heads, split_heads};
 use super::config::AudioConfig;
 use super::linear::Linear;
 use super::norm::LayerNorm;
@@ -152,6 +152,6 @@ impl EncoderAttention {
         let q = split_heads(self.q_proj.forward(x.clone()), self.heads);
         let k = split_heads(self.k_proj.forward(x.clone()), self.heads);
         let v = split_heads(self.v_proj.forward(x), self.heads);
-        self.out_proj.forward(merge_heads(attend(q, k, v, Mask::None, factors(&self.q_proj))))
+        self.out_proj.forward(merge_heads(attend(q, k, v, Mask::None, self.q_proj.factors())))
     }
 }

@@ -2,9 +2,9 @@
 
 use super::lora::Lora;
 use super::weights::{Init, Weights};
-use crate::kernels::ops;
+use crate::kernels::ops::{self, Factors};
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 /// A linear layer with the weight as the Hub stores it, `[out, in]`.
 #[derive(Module, Debug)]
@@ -15,6 +15,8 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     /// A low-rank update learned beside a frozen weight.
     pub lora: Option<Lora>,
+    /// Whether a weight of 32-bit floats is rounded to brain floats for products; it stays as exact as it is.
+    pub rounded: bool,
 }
 
 impl Linear {
@@ -23,6 +25,7 @@ impl Linear {
             weight: weights.matrix(&format!("{name}.weight"), [outputs, inputs], Init::Normal(1.0 / (inputs as f32).sqrt())),
             bias: bias.then(|| weights.take(&format!("{name}.bias"), [outputs], Init::Zeros)),
             lora: None,
+            rounded: false,
         }
     }
 
@@ -44,8 +47,13 @@ impl Linear {
         ops::cross_entropy(x, self.weight.val(), targets.to_vec())
     }
 
+    /// What products with this weight are made of.
+    pub fn factors(&self) -> Factors {
+        if self.rounded || self.weight.val().dtype() == DType::BF16 { Factors::BrainFloats } else { Factors::Floats }
+    }
+
     /// The frozen part alone.
     fn product<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
-        ops::linear(x, self.weight.val(), bias)
+        ops::linear(x, self.weight.val(), bias, self.factors())
     }
 }

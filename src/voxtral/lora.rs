@@ -20,7 +20,7 @@ use super::dropout::Dropout;
 use super::linear::Linear;
 use super::weights::{Init, Weights};
 use crate::error::{Error, Result};
-use crate::kernels::ops;
+use crate::kernels::ops::{self, Factors};
 use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor};
 use std::collections::BTreeMap;
@@ -97,7 +97,7 @@ impl Lora {
 
     /// s (x Aᵀ) Bᵀ.
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(ops::linear(x, self.a.val(), None), self.b.val(), None) * self.scale
+        ops::linear(ops::linear(x, self.a.val(), None, Factors::Floats), self.b.val(), None, Factors::Floats) * self.scale
     }
 
     /// W + s B A in `f32`, outside of any gradient.
@@ -279,6 +279,14 @@ impl Voxtral {
                 let blocks = if Part::of(&name) == Part::Text { &rows } else { &pieces };
                 lora.masks = Dropout::new(seed, &name, blocks.clone());
             }
+        }
+    }
+
+    /// Has every linear layer of the blocks and the projector round its weight to brain floats for products, and attention beside them
+    /// its factors. Weights stay as they are.
+    pub fn compute_in_brain_floats(&mut self) {
+        for (_, layer) in self.linears() {
+            layer.rounded = true;
         }
     }
 

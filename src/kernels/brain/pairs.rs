@@ -15,13 +15,18 @@ const DEPTH: usize = 1024;
 /// Lanes of the widest tile.
 const WIDEST: usize = 48;
 
-/// Rows as brain floats, to the nearest.
+/// Numbers as brain floats, to the nearest.
 pub(super) fn rounded(x: &[f32]) -> Vec<bf16> {
-    assert!(cpu::has_brain_products());
     let mut rounded = vec![bf16::ZERO; x.len()];
-    // SAFETY: the processor has the instructions.
-    unsafe { round(x, &mut rounded) };
+    round_into(x, &mut rounded);
     rounded
+}
+
+/// The same into a slice of the same length.
+pub(super) fn round_into(x: &[f32], rounded: &mut [bf16]) {
+    assert!(cpu::has_brain_products() && x.len() == rounded.len());
+    // SAFETY: the processor has the instructions, and both slices are as long.
+    unsafe { round(x, rounded) };
 }
 
 /// Σ x w for a few rows and the weights of some outputs, `[outputs, rows]`.

@@ -1,6 +1,6 @@
 //! The operations made of burn's own: what a graphics card runs, and what tests hold the kernels against.
 
-use super::Mask;
+use super::{Factors, Mask};
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Int, Tensor, TensorData, activation, module};
 
@@ -35,8 +35,12 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
 
 /// See [`super::linear`].
 #[must_use]
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    let weight = if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) };
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<D> {
+    let weight = match (weight.dtype(), factors) {
+        (DType::F32, Factors::Floats) => weight,
+        (DType::F32, Factors::BrainFloats) => weight.cast(DType::BF16).cast(DType::F32),
+        _ => weight.cast(DType::F32),
+    };
     module::linear(x, weight.transpose(), bias)
 }
 
@@ -45,7 +49,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 pub fn cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let places: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
     let places: Tensor<2, Int> = Tensor::from_data(TensorData::new(places, [targets.len(), 1]), &x.device());
-    activation::log_softmax(linear(x, weight, None), 1).gather(1, places).sum().neg()
+    activation::log_softmax(linear(x, weight, None, Factors::Floats), 1).gather(1, places).sum().neg()
 }
 
 /// See [`super::rotate`].

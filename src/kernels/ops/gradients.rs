@@ -82,7 +82,7 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Normalise {
 
 /// x and weight, each kept if the other wants a gradient; a third input is the bias.
 #[derive(Debug)]
-struct Linear;
+struct Linear(Factors);
 
 impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
     type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
@@ -92,10 +92,10 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
         let mut inputs = ops.parents.map(|input| input.map(|input| input.id)).into_iter();
         let (x, weight, bias) = (inputs.next().flatten(), inputs.next().flatten(), inputs.next().flatten());
         if let Some(kept) = ops.state.1 {
-            give::<B>(grads, x, || B::kernel_linear_input_gradient(gradient.clone(), kept));
+            give::<B>(grads, x, || B::kernel_linear_input_gradient(gradient.clone(), kept, self.0));
         }
         if let Some(kept) = ops.state.0 {
-            give::<B>(grads, weight, || B::kernel_linear_weight_gradient(gradient.clone(), kept));
+            give::<B>(grads, weight, || B::kernel_linear_weight_gradient(gradient.clone(), kept, self.0));
         }
         give::<B>(grads, bias, || B::kernel_linear_bias_gradient(gradient));
     }
@@ -168,14 +168,19 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         operation!(backward, C, [x, weight], state, B::kernel_rms_norm(x, weight, epsilon))
     }
 
-    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
         let state = (weight.is_tracked().then(|| x.primitive().clone()), x.is_tracked().then(|| weight.primitive().clone()));
-        operation!(Linear, C, [x, weight], state, B::kernel_linear(x, weight))
+        operation!(Linear(factors), C, [x, weight], state, B::kernel_linear(x, weight, factors))
     }
 
-    fn kernel_linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn kernel_linear_with_bias(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        factors: Factors,
+    ) -> FloatTensor<Self> {
         let state = (weight.is_tracked().then(|| x.primitive().clone()), x.is_tracked().then(|| weight.primitive().clone()));
-        operation!(Linear, C, [x, weight, bias], state, B::kernel_linear_with_bias(x, weight, bias))
+        operation!(Linear(factors), C, [x, weight, bias], state, B::kernel_linear_with_bias(x, weight, bias, factors))
     }
 
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
@@ -227,12 +232,12 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         (constant::<B, C>(dx), constant::<B, C>(dweight), constant::<B, C>(dbias))
     }
 
-    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        constant::<B, C>(B::kernel_linear_input_gradient(gradient.into_primitive(), weight.into_primitive()))
+    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+        constant::<B, C>(B::kernel_linear_input_gradient(gradient.into_primitive(), weight.into_primitive(), factors))
     }
 
-    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        constant::<B, C>(B::kernel_linear_weight_gradient(gradient.into_primitive(), x.into_primitive()))
+    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+        constant::<B, C>(B::kernel_linear_weight_gradient(gradient.into_primitive(), x.into_primitive(), factors))
     }
 
     fn kernel_linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self> {

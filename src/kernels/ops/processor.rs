@@ -45,11 +45,12 @@ fn sides(weight: &Float) -> (usize, usize) {
     (dims.first().copied().unwrap_or(0), dims.get(1).copied().unwrap_or(0))
 }
 
-fn linear(x: Float, weight: Float, bias: &[f32]) -> Float {
+fn linear(x: Float, weight: Float, bias: &[f32], factors: Factors) -> Float {
     let (x, weight) = (packed(x), packed(weight));
     let (outputs, inputs) = sides(&weight);
     let y = match weight.dtype() {
         DType::BF16 => brain::linear(numbers(&x), brain_numbers(&weight), bias, inputs, outputs),
+        _ if factors == Factors::BrainFloats => brain::linear(numbers(&x), &brain::narrowed(numbers(&weight)), bias, inputs, outputs),
         _ => product::linear(numbers(&x), numbers(&weight), bias, inputs, outputs),
     };
     tensor(y, with_last(&x, outputs))
@@ -125,29 +126,35 @@ impl Kernels for Flex {
         (tensor(found.x, x.shape()), tensor(found.weight, weight.shape()), tensor(found.bias, weight.shape()))
     }
 
-    fn kernel_linear(x: Float, weight: Float) -> Float {
-        linear(x, weight, &[])
+    fn kernel_linear(x: Float, weight: Float, factors: Factors) -> Float {
+        linear(x, weight, &[], factors)
     }
 
-    fn kernel_linear_with_bias(x: Float, weight: Float, bias: Float) -> Float {
+    fn kernel_linear_with_bias(x: Float, weight: Float, bias: Float, factors: Factors) -> Float {
         let bias = packed(bias);
-        linear(x, weight, numbers(&bias))
+        linear(x, weight, numbers(&bias), factors)
     }
 
-    fn kernel_linear_input_gradient(gradient: Float, weight: Float) -> Float {
+    fn kernel_linear_input_gradient(gradient: Float, weight: Float, factors: Factors) -> Float {
         let (gradient, weight) = (packed(gradient), packed(weight));
         let (outputs, inputs) = sides(&weight);
         let dx = match weight.dtype() {
             DType::BF16 => brain::linear_input_gradient(numbers(&gradient), brain_numbers(&weight), inputs, outputs),
+            _ if factors == Factors::BrainFloats => {
+                brain::linear_input_gradient(numbers(&gradient), &brain::narrowed(numbers(&weight)), inputs, outputs)
+            }
             _ => product::linear_input_gradient(numbers(&gradient), numbers(&weight), inputs, outputs),
         };
         tensor(dx, with_last(&gradient, inputs))
     }
 
-    fn kernel_linear_weight_gradient(gradient: Float, x: Float) -> Float {
+    fn kernel_linear_weight_gradient(gradient: Float, x: Float, factors: Factors) -> Float {
         let (gradient, x) = (packed(gradient), packed(x));
         let (outputs, inputs) = (last(&gradient), last(&x));
-        let dw = product::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs);
+        let dw = match factors {
+            Factors::Floats => product::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
+            Factors::BrainFloats => brain::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
+        };
         tensor(dw, Shape::from(vec![outputs, inputs]))
     }
 
