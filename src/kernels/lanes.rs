@@ -71,6 +71,7 @@ pub(super) trait Lanes: Copy + Send + Sync {
 
     /// 2ˣ of numbers up to 127, to within two units in the last place; 2⁻¹²⁶ for all below -126.
     #[inline(always)]
+    #[allow(clippy::approx_constant, reason = "fitted together with the others, and not quite ln 2")]
     fn exp2(self, x: Self::Vector) -> Self::Vector {
         let x = self.max(self.splat(-126.0), x);
         // Adding 1.5 · 2²³ rounds to the nearest integer, and leaves it in the lowest bits.
