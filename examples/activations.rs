@@ -18,7 +18,7 @@ use voxpipe::audio::read_wav16k;
 use voxpipe::device;
 use voxpipe::error::{Doing, Error, Result};
 use voxpipe::training::adamw::Gradient;
-use voxpipe::training::batch::{Batch, Example};
+use voxpipe::training::batch::{Batch, Example, Sound};
 use voxpipe::training::{loss_sum, mark_trained};
 use voxpipe::voxtral::precision::Precision;
 use voxpipe::voxtral::recognizer::{Limit, Recognizer, Start, Utterance, stack};
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     }
     let stacked = stack(features.iter(), &recognizer.device);
     found.insert("encoder".to_owned(), recognizer.model.audio_tower.forward(stacked.clone()).into_data());
-    found.insert("projector".to_owned(), recognizer.model.embed_audio(stacked).into_data());
+    found.insert("projector".to_owned(), recognizer.model.embed_audio(stacked.clone()).into_data());
 
     // What is read: rows of different length, padded on the right.
     let mut examples = Vec::new();
@@ -65,13 +65,14 @@ fn main() -> Result<()> {
         let features = Arc::new(features);
         examples.push(Example {
             name: clip.wav.clone(),
-            features: Arc::new(move || Ok(features.clone())),
+            chunks: features.chunks,
+            sound: Arc::new(move || Ok(Sound::Features(features.clone()))),
             prompt: prompt.len(),
             ids: [prompt, clip.target.clone()].concat(),
         });
     }
     let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), recognizer.special().pad, &recognizer.device)?;
-    let logits = recognizer.model.forward(&batch.tokens, batch.features.clone())?;
+    let logits = recognizer.model.forward(&batch.tokens, stacked)?;
     for (i, example) in examples.iter().enumerate() {
         let vocabulary = logits.dims()[2];
         let row: Tensor<3> = logits.clone().slice([i..i + 1, 0..example.ids.len(), 0..vocabulary]);

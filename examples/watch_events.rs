@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     // The lock is held as long as the store lives: one run at a time in a project.
     let store = Store::open(&pipeline.root, "watch_events")?;
     let id = store.begin_run()?;
-    let report = Run { pipeline: &pipeline, store: &store, emitter, id, force: BTreeSet::new(), stop: Stop::default() }.go();
+    let report = Run { pipeline: &pipeline, store: &store, emitter, id, force: BTreeSet::new(), stop: Stop::default(), ask: None }.go();
     println!("exit code {} after {:.1} s", report.exit, report.seconds);
     Ok(())
 }

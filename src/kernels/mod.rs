@@ -22,6 +22,7 @@ pub mod ops;
 mod panels;
 mod parallel;
 pub mod product;
+pub mod quantised;
 pub mod rotary;
 pub mod rows;
 mod tile;

@@ -10,6 +10,7 @@ mod processor;
 
 pub use super::attention::{Factors, Mask};
 use super::norm::Norm;
+pub use super::quantised::Bits;
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::{Device, Tensor};
 
@@ -76,6 +77,20 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
         Some(bias) => Dispatch::kernel_linear_with_bias(x, weight, bias.into_dispatch(), factors),
         None => Dispatch::kernel_linear(x, weight, factors),
     })
+}
+
+/// x wᵀ + b with weights of 8 or 4 bits as [`quantised`](super::quantised) packs them: the bytes of a row are kept two by two in what
+/// the tensor calls brain floats. They get no gradient. For the processor only.
+///
+/// # Shapes
+/// x `[…, inputs]`, packed `[outputs, bytes of a row / 2]`, bias `[outputs]` → `[…, outputs]`
+#[must_use]
+pub fn linear_quantised<const D: usize>(x: Tensor<D>, packed: Tensor<2>, bias: Option<Tensor<1>>, bits: Bits) -> Tensor<D> {
+    let y = Tensor::from_dispatch(Dispatch::kernel_linear_quantised(x.into_dispatch(), packed.into_dispatch(), bits));
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
 }
 
 /// Turns component i of a head with component i + width / 2.
@@ -158,6 +173,15 @@ pub trait Kernels: Backend {
     fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
     /// The gradient of the bias.
     fn kernel_linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// [`linear_quantised`] without a bias.
+    fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: Bits) -> FloatTensor<Self>;
+    /// The gradient of x, which has so many inputs.
+    fn kernel_linear_quantised_input_gradient(
+        gradient: FloatTensor<Self>,
+        packed: FloatTensor<Self>,
+        inputs: usize,
+        bits: Bits,
+    ) -> FloatTensor<Self>;
     /// [`rotate`], or back, which is its gradient.
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self>;
     /// [`attend`].

@@ -39,7 +39,7 @@ pub struct Evaluate {
     max_new_tokens: usize,
     /// `auto`, `cpu` or `cuda:N`.
     device: String,
-    /// How the model's matrices are kept in memory: `auto` (as the checkpoint stores them), `f32` or `bf16`.
+    /// How the model's matrices are kept in memory: `auto` (as the checkpoint stores them), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
     precision: Precision,
     /// Keep what the audio tower makes of each clip on disk, and use it again.
     audio_cache: bool,

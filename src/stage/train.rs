@@ -131,8 +131,8 @@ pub struct Train {
     /// `auto`, `cpu` or `cuda:N`.
     #[serde(default = "defaults::device")]
     device: String,
-    /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32` or `bf16`. What is trained is always kept in `f32`; a
-    /// full fine-tuning in `bf16` rounds it for products, forwards and backwards, which is faster.
+    /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
+    /// What is trained is always kept in `f32`; a full fine-tuning in `bf16` rounds it for products, forwards and backwards, which is faster.
     #[serde(default)]
     precision: Precision,
 }
@@ -206,6 +206,13 @@ impl Stage for Train {
         if self.init == Init::Random && self.method == Method::Lora {
             let message = "an adapter beside random weights is of no use: nothing could load it again";
             complaints.push(Complaint::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
+        }
+        if self.method == Method::Full && self.precision.bits().is_some() {
+            let message = "full fine-tuning trains every matrix, and what is trained is kept in 32-bit floats";
+            complaints.push(
+                Complaint::new("precision", message)
+                    .hint("leave `precision` out or write \"bf16\", or train an adapter with `method = \"lora\"`"),
+            );
         }
         if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
             let message = format!("`{id}` is not the id of a model on the Hub");
@@ -321,7 +328,7 @@ impl Stage for Train {
             tower: memory.is_none(),
             feed_forward: self.method == Method::Full || self.lora.on_feed_forward(),
             recompute: self.recompute,
-            model: total as u64 * if recognizer.loaded.precision == Precision::F32 { 4 } else { 2 },
+            model: (total as f64 * recognizer.loaded.precision.bytes()) as u64,
             trained: trainable as u64,
         };
         let (cut, why) = self.batches().cut(&shape, &recognizer.config, &chosen)?;
@@ -556,7 +563,9 @@ fn sizes(recognizer: &Recognizer, trained: &training::Trained) -> (usize, usize)
     }
     let mut count = Count(trained, 0, 0);
     named::look(&recognizer.model, &mut count);
-    (count.1, count.2)
+    // Quantised matrices hold fewer numbers than they stand for.
+    let beyond: usize = recognizer.model.clone().linears().iter().map(|(_, layer)| layer.beyond()).sum();
+    (count.1 + beyond, count.2)
 }
 
 /// The mean loss of the last ten steps, so that one odd batch says little.

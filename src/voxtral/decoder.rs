@@ -23,7 +23,7 @@ impl LanguageModel {
     pub(super) fn load(config: &TextConfig, weights: &mut Weights) -> Self {
         Self {
             model: Decoder::load(config, weights, "language_model.model"),
-            lm_head: Linear::load(weights, "language_model.lm_head", config.hidden_size, config.vocab_size, false),
+            lm_head: Linear::head(weights, "language_model.lm_head", config.hidden_size, config.vocab_size),
         }
     }
 }

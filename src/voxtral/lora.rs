@@ -183,7 +183,7 @@ pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> Re
             placed.kept_out.extend(meant.then_some(name));
             continue;
         }
-        let [outputs, inputs] = layer.weight.dims();
+        let [outputs, inputs] = layer.sides();
         let mut lora = Lora {
             a: source.take(&format!("{name}.lora.a"), [adapters.r, inputs], Init::Uniform(1.0 / (inputs as f32).sqrt())),
             b: source.take(&format!("{name}.lora.b"), [outputs, adapters.r], Init::Zeros),
@@ -193,7 +193,7 @@ pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> Re
             masks: Dropout::default(),
         };
         if adapters.dora {
-            let norm = lengths(&name, lora.sum(layer.weight.val()))?;
+            let norm = lengths(&name, lora.sum(layer.dense()))?;
             lora.dora = Some(Dora { magnitude: Param::from_tensor(norm.clone()).set_require_grad(false), norm });
         }
         layer.lora = Some(lora);
@@ -256,12 +256,14 @@ impl Voxtral {
     /// Measures the rows of all adapted weights anew: to be called whenever A or B of DoRA adapters have changed.
     pub fn measure(&mut self) {
         for (_, layer) in self.linears() {
-            let Linear { weight, lora: Some(lora), .. } = layer else { continue };
-            if lora.dora.is_some() {
-                let norm = row_lengths(lora.sum(weight.val()));
-                if let Some(dora) = &mut lora.dora {
-                    dora.norm = norm;
-                }
+            if layer.lora.as_ref().is_none_or(|lora| lora.dora.is_none()) {
+                continue;
+            }
+            let weight = layer.dense();
+            let Some(lora) = &mut layer.lora else { continue };
+            let norm = row_lengths(lora.sum(weight));
+            if let Some(dora) = &mut lora.dora {
+                dora.norm = norm;
             }
         }
     }

@@ -1,5 +1,6 @@
 //! How exactly frozen matrices are kept in memory: a choice between size and the last bits.
 
+use crate::kernels::quantised::{BLOCK, Bits};
 use burn::tensor::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,11 @@ pub enum Precision {
     F32,
     /// Brain floats: 2 bytes a value, 8 bits of mantissa.
     Bf16,
+    /// 8 bits a value and a scale for every 32, for the matrices of linear layers but the head; the rest in brain floats. For the
+    /// processor.
+    Q8,
+    /// 4 bits a value, and a scale and a least value for every 32; the rest as with `q8`.
+    Q4,
 }
 
 impl Precision {
@@ -28,13 +34,34 @@ impl Precision {
             Self::Auto => "auto",
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
+        }
+    }
+
+    /// How many bits the weights of linear layers have, if they are quantised.
+    pub fn bits(self) -> Option<Bits> {
+        match self {
+            Self::Q8 => Some(Bits::Eight),
+            Self::Q4 => Some(Bits::Four),
+            Self::Auto | Self::F32 | Self::Bf16 => None,
+        }
+    }
+
+    /// Bytes that a number of a matrix takes.
+    pub fn bytes(self) -> f64 {
+        match self {
+            Self::Auto | Self::F32 => 4.0,
+            Self::Bf16 => 2.0,
+            Self::Q8 => Bits::Eight.block() as f64 / BLOCK as f64,
+            Self::Q4 => Bits::Four.block() as f64 / BLOCK as f64,
         }
     }
 
     /// The type a matrix stored as `stored` is kept in.
     pub(super) fn keeps(self, stored: DType) -> DType {
         match (self, stored) {
-            (Self::Bf16, _) | (Self::Auto, DType::BF16) => DType::BF16,
+            (Self::Bf16 | Self::Q8 | Self::Q4, _) | (Self::Auto, DType::BF16) => DType::BF16,
             _ => DType::F32,
         }
     }
@@ -50,9 +77,9 @@ impl FromStr for Precision {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Auto, Self::F32, Self::Bf16]
+        [Self::Auto, Self::F32, Self::Bf16, Self::Q8, Self::Q4]
             .into_iter()
             .find(|precision| precision.name() == text)
-            .ok_or_else(|| format!("no precision is called `{text}`: write `auto`, `f32` or `bf16`"))
+            .ok_or_else(|| format!("no precision is called `{text}`: write `auto`, `f32`, `bf16`, `q8` or `q4`"))
     }
 }

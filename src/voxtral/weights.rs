@@ -21,11 +21,13 @@ pub use names::{known, mistral, newer};
 pub use write::{MAX_SHARD, Outgoing, save, shapes, tensors, write_outgoing, write_tensors};
 
 use super::precision::Precision;
-use crate::error::{Error, Result};
+use crate::error::{Error, Exit, Result};
+use crate::kernels::quantised::{self, Bits};
 use burn::module::{Param, ParamId};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
 use checkpoint::{Shard, Stored};
 use half::bf16;
+use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use seed::initial;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +85,11 @@ impl Weights {
 
     /// The weights in a model folder, in whichever form they lie there; see [`Place::of`].
     pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
+        if precision.bits().is_some() && *device != Device::flex() {
+            return Err(Error::new(format!("matrices of precision `{precision}` can be used on the processor only"))
+                .exit(Exit::Usage)
+                .advice("write `device = \"cpu\"`, or `precision = \"bf16\"`"));
+        }
         Ok(Self::new(Source::Files(Checkpoint::of(folder)?), precision, device))
     }
 
@@ -95,6 +102,15 @@ impl Weights {
             complaints: Complaints::default(),
             used: BTreeSet::new(),
             borrowed: Vec::new(),
+        }
+    }
+
+    /// How many bits the weights of linear layers have, if they are quantised; 0 if not.
+    pub(super) fn bits(&self) -> usize {
+        match self.precision.bits() {
+            Some(Bits::Eight) => 8,
+            Some(Bits::Four) => 4,
+            None => 0,
         }
     }
 
@@ -115,6 +131,26 @@ impl Weights {
         self.hand_out(name, shape, init, wanted, true)
     }
 
+    /// The matrix of a linear layer, as [`Weights::matrix`] gives it or, if the precision says so, of few bits: then its shape is
+    /// `[outputs, bytes of a row / 2]`, and what its numbers are called they are not.
+    pub fn linear(&mut self, name: &str, shape: [usize; 2], init: Init) -> Param<Tensor<2>> {
+        let Some(bits) = self.precision.bits() else { return self.matrix(name, shape, init) };
+        self.used.insert(name.to_owned());
+        let packed = self.data(name, &shape, init, DType::F32, false).and_then(|data| {
+            let numbers = floats(&data).map_err(|error| error.message)?;
+            let (inputs, bytes) = (shape[1], bits.row(shape[1]));
+            let mut packed = vec![0u8; shape[0] * bytes];
+            let rows = packed.par_chunks_mut(bytes.max(1)).zip(numbers.par_chunks(inputs.max(1)));
+            rows.for_each(|(packed, row)| quantised::quantise(row, bits, packed));
+            Ok(TensorData::from_bytes(Bytes::from_bytes_vec(packed), vec![shape[0], bytes / 2], DType::BF16))
+        });
+        let data = packed.unwrap_or_else(|complaint| {
+            self.complaints.add(complaint);
+            TensorData::from_bytes(Bytes::from_bytes_vec(vec![0; 2]), vec![1, 1], DType::BF16)
+        });
+        Param::initialized(id(name), Tensor::from_data(data, (&self.device, DType::BF16))).set_require_grad(false)
+    }
+
     /// The tensor called `name` in 32-bit floats. A problem is remembered for [`Weights::finish`] and a single zero returned in its
     /// place, whatever size was asked for.
     pub fn take<const D: usize>(&mut self, name: &str, shape: [usize; D], init: Init) -> Param<Tensor<D>> {
@@ -132,9 +168,7 @@ impl Weights {
         };
         let dtype = data.dtype();
         let tensor: Tensor<D> = Tensor::from_data(data, (&self.device, dtype));
-        // The id is derived from the name: the same tensor has the same id in every process.
-        let id = ParamId::from(u64::from_le_bytes(first_eight(blake3::hash(name.as_bytes()).as_bytes())));
-        Param::initialized(id, if dtype == wanted { tensor } else { tensor.cast(wanted) }).set_require_grad(false)
+        Param::initialized(id(name), if dtype == wanted { tensor } else { tensor.cast(wanted) }).set_require_grad(false)
     }
 
     fn data(&mut self, name: &str, shape: &[usize], init: Init, wanted: DType, borrow: bool) -> Result<TensorData, String> {
@@ -154,7 +188,11 @@ impl Weights {
 
     /// Ends the loading: how it went, or an error that names every tensor that was missing, wrong, or that nobody asked for.
     pub fn finish(mut self) -> Result<Loaded> {
-        let precision = if self.halved { Precision::Bf16 } else { Precision::F32 };
+        let precision = match (self.precision.bits(), self.halved) {
+            (Some(_), _) => self.precision,
+            (None, true) => Precision::Bf16,
+            (None, false) => Precision::F32,
+        };
         let (mut place, mut note) = (String::new(), None);
         if let Source::Files(checkpoint) = &mut self.source {
             (place, note) = (checkpoint.place(), checkpoint.note.take());
@@ -220,6 +258,11 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>> {
 /// What we call a tensor, whichever layout its name is of; a name of no layout stays as it is.
 pub(super) fn hub_name(name: &str) -> String {
     known(name).map_or_else(|| name.to_owned(), |known| known.hub)
+}
+
+/// Derived from the name: the same tensor has the same id in every process.
+fn id(name: &str) -> ParamId {
+    ParamId::from(u64::from_le_bytes(first_eight(blake3::hash(name.as_bytes()).as_bytes())))
 }
 
 fn first_eight(bytes: &[u8; 32]) -> [u8; 8] {

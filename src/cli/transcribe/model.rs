@@ -32,7 +32,7 @@ pub(super) struct Choice {
     /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
-    /// How the model's matrices are kept in memory: auto (as the checkpoint stores them), f32 or bf16
+    /// How the model's matrices are kept in memory: auto (as the checkpoint stores them), f32, bf16, q8 or q4 (8 or 4 bits)
     #[arg(long, default_value_t)]
     precision: Precision,
 }

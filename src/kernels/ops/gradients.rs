@@ -5,12 +5,13 @@
 
 use super::super::attention::{Factors, Mask};
 use super::super::norm::Norm;
+use super::super::quantised::Bits;
 use super::Kernels;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::autodiff::{Autodiff, NodeId};
-use burn::backend::{AutodiffBackend, tensor::FloatTensor};
+use burn::backend::{AutodiffBackend, TensorMetadata, tensor::FloatTensor};
 
 /// Adds a gradient to an input that wants one.
 fn give<B: Kernels>(grads: &mut Gradients, input: Option<NodeId>, gradient: impl FnOnce() -> FloatTensor<B>) {
@@ -101,6 +102,20 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
     }
 }
 
+/// The inputs of x, and what its weights are made of.
+#[derive(Debug)]
+struct Quantised(usize, Bits);
+
+impl<B: Kernels> Backward<B, 1> for Quantised {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x] = ops.parents.map(|input| input.map(|input| input.id));
+        let gradient = grads.consume::<B>(&ops.node);
+        give::<B>(grads, x, || B::kernel_linear_quantised_input_gradient(gradient, ops.state, self.0, self.1));
+    }
+}
+
 #[derive(Debug)]
 struct Rotate;
 
@@ -183,6 +198,13 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         operation!(Linear(factors), C, [x, weight, bias], state, B::kernel_linear_with_bias(x, weight, bias, factors))
     }
 
+    fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: Bits) -> FloatTensor<Self> {
+        // Bytes are no parameters: only x wants a gradient.
+        let packed = packed.into_primitive();
+        let inputs = x.primitive().shape().to_vec().last().copied().unwrap_or(0);
+        operation!(Quantised(inputs, bits), C, [x], packed.clone(), B::kernel_linear_quantised(x, packed, bits))
+    }
+
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
         // Angles are no parameters: only x wants a gradient.
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
@@ -238,6 +260,16 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
 
     fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
         constant::<B, C>(B::kernel_linear_weight_gradient(gradient.into_primitive(), x.into_primitive(), factors))
+    }
+
+    fn kernel_linear_quantised_input_gradient(
+        gradient: FloatTensor<Self>,
+        packed: FloatTensor<Self>,
+        inputs: usize,
+        bits: Bits,
+    ) -> FloatTensor<Self> {
+        let (gradient, packed) = (gradient.into_primitive(), packed.into_primitive());
+        constant::<B, C>(B::kernel_linear_quantised_input_gradient(gradient, packed, inputs, bits))
     }
 
     fn kernel_linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self> {

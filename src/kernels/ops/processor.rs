@@ -3,6 +3,7 @@
 use super::super::attention::{self, Factors, Heads, Mask};
 use super::super::entropy::{self, Head};
 use super::super::norm::{self, Norm};
+use super::super::quantised::{self, Bits};
 use super::super::{activation, brain, product, rotary};
 use super::Kernels;
 use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
@@ -79,6 +80,11 @@ fn shape_of(q: &Float, k: &Float) -> attention::Shape {
     let dim = |dims: &[usize], i: usize| dims.get(i).copied().unwrap_or(1);
     let key_heads = dim(&k, 1).max(1);
     attention::Shape { batch: dim(&q, 0), heads: dim(&q, 1), key_heads, queries: dim(&q, 2), keys: dim(&k, 2), width: dim(&q, 3) }
+}
+
+/// The bytes behind what is called brain floats.
+fn bytes(packed: &Float) -> &[u8] {
+    bytemuck::cast_slice(brain_numbers(packed))
 }
 
 fn head(weight: &Float) -> Head<'_> {
@@ -162,6 +168,18 @@ impl Kernels for Flex {
         let gradient = packed(gradient);
         let outputs = last(&gradient);
         tensor(product::column_sums(numbers(&gradient), outputs), Shape::from(vec![outputs]))
+    }
+
+    fn kernel_linear_quantised(x: Float, weight: Float, bits: Bits) -> Float {
+        let (x, weight) = (packed(x), packed(weight));
+        let y = quantised::linear(numbers(&x), bytes(&weight), &[], last(&x), bits);
+        tensor(y, with_last(&x, sides(&weight).0))
+    }
+
+    fn kernel_linear_quantised_input_gradient(gradient: Float, weight: Float, inputs: usize, bits: Bits) -> Float {
+        let (gradient, weight) = (packed(gradient), packed(weight));
+        let dx = quantised::linear_input_gradient(numbers(&gradient), bytes(&weight), inputs, bits);
+        tensor(dx, with_last(&gradient, inputs))
     }
 
     fn kernel_rotate(x: Float, cos: Float, sin: Float, back: bool) -> Float {

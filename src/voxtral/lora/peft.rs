@@ -104,7 +104,7 @@ fn fit(name: &str, layer: &Linear, mut tensors: Tensors, config: &AdapterConfig)
     let (Some(a), Some(b)) = (tensors.remove(&Role::A), tensors.remove(&Role::B)) else {
         return Err(Error::new(format!("`{name}` has only one of lora_A and lora_B")));
     };
-    let ([outputs, inputs], r) = (layer.weight.dims(), config.rank(name)?);
+    let ([outputs, inputs], r) = (layer.sides(), config.rank(name)?);
     let device = layer.weight.val().device();
     let mut lora = Lora {
         a: param(&format!("{name}.lora_A"), a, [r, inputs], &device)?,
@@ -118,7 +118,7 @@ fn fit(name: &str, layer: &Linear, mut tensors: Tensors, config: &AdapterConfig)
         (false, None) => None,
         (true, Some(magnitude)) => {
             let magnitude = param(&format!("{name}.lora_magnitude_vector"), magnitude, [outputs], &device)?;
-            Some(Dora { magnitude, norm: lengths(name, lora.sum(layer.weight.val()))? })
+            Some(Dora { magnitude, norm: lengths(name, lora.sum(layer.dense()))? })
         }
         (true, None) => {
             return Err(Error::new(format!("`{name}` has no lora_magnitude_vector, although {CONFIG} says `use_dora`")));

@@ -83,7 +83,7 @@ impl Decoder {
     /// # Shapes
     /// `[…, width]` → `[…, vocabulary]`
     pub fn head<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        Linear { weight: self.embed_tokens.weight.clone(), bias: None, lora: None, rounded: false }.forward(x)
+        Linear::of(self.embed_tokens.weight.clone()).forward(x)
     }
 }
 
