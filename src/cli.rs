@@ -8,9 +8,11 @@ mod fetching;
 mod history;
 mod look;
 mod merge;
+mod plot;
 mod project;
 mod run;
 mod stream;
+mod tracking;
 mod transcribe;
 
 use crate::error::{Error, Exit, Result};
@@ -96,6 +98,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Draw the curves of trainings, running or done
+    Plot(plot::Plot),
     /// Write down what a model hears in audio files
     Transcribe(Box<transcribe::Transcribe>),
     /// Merge an adapter into its base model: a full model in a folder of its own
@@ -189,6 +193,7 @@ impl Command {
             Self::Logs(logs) => logs.print().map(done),
             Self::Runs { project, json } => history::runs(&project, json).map(done),
             Self::Show { run, project, json } => history::show(&project, &run, json).map(done),
+            Self::Plot(plot) => plot.draw().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
             Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),

@@ -3,6 +3,7 @@
 //! Run log, terminal and (later) the browser read the same values, so what one shows the others can show too.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -61,6 +62,28 @@ pub enum Event {
         step: u64,
         /// The values by name.
         values: BTreeMap<String, f64>,
+    },
+    /// A training begins to keep a journal, or goes on with the one it has.
+    Journal {
+        /// The stage.
+        stage: String,
+        /// The journal's id, the same when the training goes on.
+        id: String,
+        /// When the training began, in UTC.
+        began: String,
+        /// Where the journal is.
+        path: String,
+        /// The step after which it goes on; 0 at the beginning.
+        step: u64,
+        /// The stage's settings.
+        settings: Value,
+    },
+    /// The held-out clips that a model heard worst, the worst first.
+    WorstClips {
+        /// The stage.
+        stage: String,
+        /// The clips.
+        clips: Vec<WorstClip>,
     },
     /// Something a person should read, but nothing is wrong.
     Note {
@@ -133,6 +156,21 @@ pub enum Event {
         /// How long it took.
         seconds: f64,
     },
+}
+
+/// A clip that a model did not hear well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorstClip {
+    /// The recording, 16 kHz WAV.
+    pub audio: String,
+    /// What was said.
+    pub reference: String,
+    /// What the base model heard.
+    pub base: Option<String>,
+    /// What the tuned model heard.
+    pub tuned: String,
+    /// Its word error rate.
+    pub wer: f64,
 }
 
 /// The sending end of the stream; cheap to clone, silent by default.

@@ -99,6 +99,16 @@ impl Network {
     }
 }
 
+/// The folder that Hugging Face tools share.
+pub fn home() -> Result<PathBuf> {
+    cache::hugging_face_home()
+}
+
+/// The token that opens private and gated repositories, and lets one write, if there is one.
+pub fn token() -> Option<String> {
+    cache::token()
+}
+
 /// The folder of a model or an adapter.
 ///
 /// `name` is a folder (relative ones start at `root`) or a repository; `revision` is that of a repository, if its name has none. Errors

@@ -9,6 +9,10 @@
 //!
 //! A manifest has names and places but no meaning yet: that is [`crate::pipeline`].
 
+mod tracking;
+
+pub use tracking::{TrackingTable, Trackio};
+
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::error::Failure;
 use crate::overrides::{self, Arguments, Overrides};
@@ -52,6 +56,8 @@ pub struct Manifest<'t> {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, Profile<'static>>")]
     pub profile: BTreeMap<Spanned<String>, Profile<'t>>,
+    /// Where runs are shown beside our own log. It changes no result.
+    pub tracking: Option<TrackingTable>,
     /// Settings to compare: one run for each combination.
     #[schemars(with = "Option<Matrix>")]
     pub matrix: Option<Spanned<Matrix>>,

@@ -8,9 +8,11 @@ mod limits;
 mod order;
 mod resolver;
 mod retry;
+mod tracking;
 
 pub use limits::{Bound, Comparison};
 pub use retry::{Recovery, Retry};
+pub use tracking::{Tracker, Tracking};
 
 use crate::diagnostic::Diagnostic;
 use crate::manifest::Manifest;
@@ -31,6 +33,8 @@ pub struct Pipeline {
     pub seed: u64,
     /// The steps in an order in which every step comes after those it needs (ties in file order).
     pub steps: Vec<Step>,
+    /// Where its runs are shown beside our own log.
+    pub tracking: Option<Tracking>,
 }
 
 /// What came of a text.

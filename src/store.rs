@@ -247,6 +247,18 @@ impl Store {
         parse(&self.last_path(pipeline, stage))
     }
 
+    /// The link to a stage's newest result. It need not exist.
+    pub fn latest(&self, pipeline: &str, stage: &str) -> PathBuf {
+        self.dir.join("latest").join(file_name(pipeline)).join(file_name(stage))
+    }
+
+    /// The files of this name that stages under way keep from try to try.
+    pub fn scratch_files(&self, name: &str) -> Vec<PathBuf> {
+        let work = self.dir.join("work");
+        let found = names(&work).unwrap_or_default();
+        found.iter().map(|fingerprint| work.join(fingerprint).join("scratch").join(name)).filter(|file| file.is_file()).collect()
+    }
+
     /// Folders for a stage to work in: an empty one for the result, and the scratch folder of this fingerprint.
     ///
     /// The first has a new name each time, so that a program that outlived a killed run cannot write into it.
@@ -319,7 +331,7 @@ impl Store {
 
     /// Points the link people look at to a result.
     pub fn show(&self, pipeline: &str, stage: &str, digest: Digest) -> Result<()> {
-        let link = self.dir.join("latest").join(file_name(pipeline)).join(file_name(stage));
+        let link = self.latest(pipeline, stage);
         let target = Path::new("../../store").join(digest.to_string());
         if fs::read_link(&link).is_ok_and(|now| now == target) {
             return Ok(());

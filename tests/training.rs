@@ -42,7 +42,7 @@ fn attempt(recipe: &Recipe, stop_at: u64, said: &mut dyn FnMut(String)) -> Resul
     let mut say = |event: Said| match event {
         Said::Step(row, _) if row.step == stop_at => stop.store(true, Ordering::Relaxed),
         Said::Step(..) | Said::Judged(_) => (),
-        Said::Resumed(step) => said(format!("resumed {step}")),
+        Said::Resumed(state) => said(format!("resumed {}", state.step)),
         Said::Warning(warning) => said(warning),
     };
     let trained = |name: &str| name.contains(".lora.");

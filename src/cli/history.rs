@@ -87,6 +87,17 @@ fn words(event: &Event) -> (Option<&str>, String) {
         Event::StageStarted { stage, kind, why, attempt } => (Some(stage), format!("{kind} starts (try {attempt}): {why}")),
         Event::Progress { stage, done, total, unit, detail } => (Some(stage), format!("{done}/{total} {unit} {detail}")),
         Event::Metrics { stage, step, values } => (Some(stage), format!("step {step}: {}", numbers(values))),
+        Event::Journal { stage, step, path, .. } => (Some(stage), format!("keeps a journal from step {} on: {path}", step + 1)),
+        Event::WorstClips { stage, clips } => (
+            Some(stage),
+            clips
+                .iter()
+                .map(|clip| {
+                    format!("{:.0} % wrong: {}\n  said:  {}\n  heard: {}", 100.0 * clip.wer, clip.audio, clip.reference, clip.tuned)
+                })
+                .collect::<Vec<_>>()
+                .join("\n"),
+        ),
         Event::Note { stage, message } => (Some(stage), message.clone()),
         Event::Warning { stage, message } => (Some(stage), format!("warning: {message}")),
         Event::StageFinished { stage, seconds, summary, .. } => (Some(stage), format!("done in {}: {summary}", duration(*seconds))),

@@ -1,6 +1,6 @@
 //! `voxpipe run`: the one command that changes anything.
 
-use super::{Project, choice, print_json};
+use super::{Project, choice, print_json, tracking};
 use crate::diagnostic::did_you_mean;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::pipeline::Pipeline;
@@ -49,6 +49,9 @@ impl Run {
             None => {}
             Some("-") => reporters.push(Box::new(JsonLines::new(io::stdout(), "standard output", &id))),
             Some(file) => reporters.push(Box::new(JsonLines::create(Path::new(file), &id)?)),
+        }
+        if let Some(trackio) = tracking::reporter(&pipeline)? {
+            reporters.push(Box::new(trackio));
         }
         reporters.push(Box::new(Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout })));
         let emitter = fan_out(reporters);

@@ -104,7 +104,7 @@ fn home(cache: &Path, repository: &Repository) -> PathBuf {
     cache.join(format!("models--{}--{}", repository.owner, repository.name))
 }
 
-fn hugging_face_home() -> Result<PathBuf> {
+pub(super) fn hugging_face_home() -> Result<PathBuf> {
     if let Some(folder) = variable("HF_HOME") {
         return Ok(PathBuf::from(folder));
     }

@@ -1,4 +1,4 @@
-//! What the cache lacks, downloaded into it: the only file that knows an HTTP client.
+//! What the cache lacks, downloaded into it: with the HTTP client of the Hub.
 //!
 //! Only the files a recogniser reads are fetched. Each must have the size the Hub lists for it, or it is thrown away and fetched again;
 //! the name of the branch or tag is written down last, so that a download that breaks off is never taken for a whole one. Files that

@@ -2,6 +2,7 @@
 
 pub mod jsonl;
 pub mod terminal;
+pub mod trackio;
 
 use crate::error::Error;
 use crate::event::{Emitter, Event};
@@ -11,6 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub trait Reporter: Send {
     /// Tells one event.
     fn tell(&mut self, event: &Event) -> Result<(), Error>;
+
+    /// What the others should hear of this reporter, which goes on all the same.
+    fn trouble(&mut self) -> Option<String> {
+        None
+    }
 }
 
 /// An emitter that hands every event to each of the reporters, in order. One that fails is heard of once, through the others,
@@ -22,7 +28,10 @@ pub fn fan_out(reporters: Vec<Box<dyn Reporter>>) -> Emitter {
         let mut news = vec![event];
         while let Some(event) = news.pop() {
             reporters.retain_mut(|reporter| match reporter.tell(&event) {
-                Ok(()) => true,
+                Ok(()) => {
+                    news.extend(reporter.trouble().map(|message| Event::Warning { stage: String::new(), message }));
+                    true
+                }
                 Err(error) => {
                     if !error.message.is_empty() {
                         news.push(Event::Warning {

@@ -5,6 +5,7 @@ use crate::artifact::{Artifact, ArtifactKind};
 use crate::audio::{SAMPLE_RATE, read_wav16k};
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
+use crate::event::{Event, WorstClip};
 use crate::jsonl;
 use crate::record::Record;
 use crate::scoring::{Normalisation, Score, Tally};
@@ -200,10 +201,17 @@ impl Stage for Evaluate {
         let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_deref());
         let mut worst: Vec<&Clip> = clips.iter().collect();
         worst.sort_by(|a, b| b.wer.total_cmp(&a.wer).then_with(|| b.cer.total_cmp(&a.cer)).then_with(|| a.audio_path.cmp(&b.audio_path)));
+        let worst: Vec<&Clip> = worst.into_iter().filter(|clip| clip.wer > 0.0).take(self.worst).collect();
+        let told = |clip: &&Clip| WorstClip {
+            audio: data.path.join(&clip.audio_path).display().to_string(),
+            reference: clip.reference.clone(),
+            base: clip.base.clone(),
+            tuned: clip.tuned.clone(),
+            wer: clip.wer,
+        };
+        cx.emitter.emit(Event::WorstClips { stage: cx.stage.clone(), clips: worst.iter().map(told).collect() });
         let worst: Vec<Value> = worst
             .into_iter()
-            .filter(|clip| clip.wer > 0.0)
-            .take(self.worst)
             .map(|clip| json!({ "audio_path": clip.audio_path, "reference": clip.reference, "base": clip.base, "tuned": clip.tuned, "wer": clip.wer }))
             .collect();
         let scores = json!({

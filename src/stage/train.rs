@@ -6,12 +6,12 @@ mod batches;
 mod defaults;
 mod eval;
 mod examples;
+mod voice;
 
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Remedy, Stage, is_hub_id};
 use crate::artifact::ArtifactKind;
 use crate::device;
 use crate::error::{Doing, Error, Failure, Result};
-use crate::event::Event;
 use crate::hub::{self, Repository};
 use crate::intake::rounded;
 use crate::jsonl;
@@ -20,7 +20,7 @@ use crate::training::adamw::Constants;
 use crate::training::batch::Example;
 use crate::training::memory::Shape;
 use crate::training::order::{Order, Shuffle};
-use crate::training::{self, Checkpoints, Done, Judge, LossRow, Recipe, Said, Schedule, Training};
+use crate::training::{self, Checkpoints, Done, Judge, LossRow, Recipe, Schedule, Training};
 use crate::voxtral::Voxtral;
 use crate::voxtral::folder;
 use crate::voxtral::lora::{self, Adapters, Part, Placed};
@@ -33,9 +33,10 @@ use examples::Tokenized;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use voice::Voice;
 
 /// Fine-tune a Voxtral model on a dataset.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -358,13 +359,18 @@ impl Stage for Train {
             keep_best: eval.keep == eval::Keep::Best,
             patience: eval.patience,
         });
+        let mut settings = self.settings();
+        if self.base.is_some() {
+            settings["base"] = json!(base_name);
+        }
+        let mut voice = Voice::new(cx, settings);
         let training = Training {
             examples: &examples,
             recipe: &recipe,
             trained: &trained,
             device: &chosen.device,
             stop: &cx.stop,
-            say: &mut |said| tell(cx, said),
+            say: &mut |said| voice.say(said),
             judge,
         };
         let Done { model, losses, judgements, kept, gave_up } = training.run(model)?;
@@ -523,28 +529,6 @@ impl Train {
             return Err(Error::new("there is no clip to train on").advice("raise max_text_tokens, or give the dataset more clips"));
         }
         Ok((used, left_out))
-    }
-}
-
-fn tell(cx: &Context, said: Said) {
-    match said {
-        Said::Step(row, steps) => {
-            cx.progress(row.step, steps, "steps", format!("epoch {:.1}, loss {:.3}", row.epoch, row.loss));
-            let values = BTreeMap::from([
-                ("loss".to_owned(), row.loss),
-                ("learning_rate".to_owned(), row.learning_rate),
-                ("grad_norm".to_owned(), row.grad_norm),
-                ("epoch".to_owned(), row.epoch),
-            ]);
-            cx.emitter.emit(Event::Metrics { stage: cx.stage.clone(), step: row.step, values });
-        }
-        Said::Judged(judgement) => {
-            let said: Vec<String> = judgement.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-            cx.note(format!("step {}: {}", judgement.step, said.join(", ")));
-            cx.emitter.emit(Event::Metrics { stage: cx.stage.clone(), step: judgement.step, values: judgement.metrics.clone() });
-        }
-        Said::Resumed(step) => cx.note(format!("goes on from the checkpoint at step {step}")),
-        Said::Warning(message) => cx.warn(message),
     }
 }
 

@@ -52,8 +52,8 @@ pub enum Said<'a> {
     Step(&'a LossRow, u64),
     /// Held-out clips were looked at.
     Judged(&'a Judgement),
-    /// The run goes on after this step.
-    Resumed(u64),
+    /// The run goes on from what a checkpoint holds.
+    Resumed(&'a State),
     /// Something worth reading.
     Warning(String),
 }
@@ -147,7 +147,7 @@ impl Training<'_> {
         };
         model = put_back(model, found.weights, self.trained).map_err(unfit)?;
         adamw.restore(&model, found.state.step, found.optimizer, self.trained, self.device).map_err(unfit)?;
-        (self.say)(Said::Resumed(found.state.step));
+        (self.say)(Said::Resumed(&found.state));
         Ok((model, adamw, found.state))
     }
 

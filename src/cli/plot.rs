@@ -1,0 +1,278 @@
+//! `voxpipe plot`: the curves of trainings, running or done.
+
+use super::{Project, print, print_json};
+use crate::diagnostic::{did_you_mean, list};
+use crate::error::{Doing, Error, Exit, Result};
+use crate::event::Event;
+use crate::journal::{self, Row};
+use crate::jsonl;
+use crate::plot::{self, Curve, Panel};
+use crate::report::jsonl as log;
+use crate::store::Store;
+use clap::Args;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+/// What to draw, and how.
+#[derive(Args)]
+pub(super) struct Plot {
+    /// Stages, runs as `voxpipe runs` lists them, or files such as loss.jsonl; every training of the pipeline if left out
+    #[arg(value_name = "STAGE|RUN|FILE")]
+    of: Vec<String>,
+    /// Draw this number only, such as loss, eval_wer or grad_norm; may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    metric: Vec<String>,
+    /// Draw to this SVG file
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    svg: Option<PathBuf>,
+    /// Columns to draw in; as wide as the terminal if left out
+    #[arg(long, value_name = "COLUMNS")]
+    width: Option<usize>,
+    /// The pipeline file
+    #[arg(long, default_value = "pipeline.toml")]
+    file: PathBuf,
+    /// Print the values as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A training and what was measured.
+struct Training {
+    name: String,
+    rows: Vec<Row>,
+}
+
+/// Drawn when nothing else is asked for, beside what was found on held-out clips.
+const USUAL: [&str; 2] = ["loss", "learning_rate"];
+
+impl Plot {
+    /// `voxpipe plot`.
+    pub(super) fn draw(&self) -> Result<()> {
+        let trainings = self.trainings()?;
+        let metrics = self.metrics(&trainings)?;
+        if self.json {
+            let curves: Vec<_> = trainings
+                .iter()
+                .flat_map(|training| metrics.iter().map(move |metric| (training, metric, points(training, metric))))
+                .filter(|(.., points)| !points.is_empty())
+                .map(|(training, metric, points)| {
+                    let (steps, values): (Vec<u64>, Vec<f64>) = points.into_iter().map(|(step, value)| (step as u64, value)).unzip();
+                    json!({ "training": training.name, "metric": metric, "steps": steps, "values": values })
+                })
+                .collect();
+            return print_json(&json!({ "curves": curves }));
+        }
+        let panels: Vec<Panel> = panels(&trainings, &metrics);
+        if let Some(path) = &self.svg {
+            return fs::write(path, plot::svg(&panels)).doing(|| format!("cannot write `{}`", path.display()));
+        }
+        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        print(&plot::terminal(&panels, self.width.unwrap_or_else(columns), colour))
+    }
+
+    fn trainings(&self) -> Result<Vec<Training>> {
+        let (files, others): (Vec<&String>, Vec<&String>) = self.of.iter().partition(|of| Path::new(of).is_file());
+        let mut found = files.into_iter().map(|file| of_file(Path::new(file))).collect::<Result<Vec<_>>>()?;
+        if others.is_empty() && !found.is_empty() {
+            return Ok(found);
+        }
+        let project = Project::of(self.file.clone());
+        let (_, parsed) = project.parse()?;
+        let store = Store::look(&project.root()?)?;
+        let name = parsed.pipeline.as_ref().map_or(String::new(), |pipeline| pipeline.name.clone());
+        let stages: Vec<String> = parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps).map(|step| step.name.clone()).collect();
+        let runs = store.runs()?;
+        for of in others {
+            let run = if of == "latest" { runs.last() } else { runs.iter().find(|run| *run == of) };
+            if let Some(run) = run {
+                let of_run = of_run(&store, &runs, run)?;
+                if of_run.is_empty() {
+                    return Err(Error::new(format!("run {run} measured nothing"))
+                        .exit(Exit::Usage)
+                        .advice("plot a stage instead, which shows its newest result"));
+                }
+                found.extend(of_run);
+            } else if stages.contains(of) {
+                found.push(of_stage(&store, &name, of)?.ok_or_else(|| {
+                    Error::new(format!("stage `{of}` has no curve yet"))
+                        .exit(Exit::Usage)
+                        .advice("a `train` stage has one as soon as it took a step")
+                })?);
+            } else {
+                let known = stages.iter().chain(&runs).map(String::as_str);
+                let advice = did_you_mean(of, known.clone()).unwrap_or_else(|| format!("there are {}", list(known)));
+                return Err(Error::new(format!("no stage, run or file is called `{of}`")).exit(Exit::Usage).advice(advice));
+            }
+        }
+        if self.of.is_empty() {
+            for stage in &stages {
+                found.extend(of_stage(&store, &name, stage)?);
+            }
+        }
+        if found.is_empty() {
+            return Err(Error::new("there is no curve yet").exit(Exit::Usage).advice("start a training with `voxpipe run`"));
+        }
+        Ok(found)
+    }
+
+    /// What is drawn.
+    fn metrics(&self, trainings: &[Training]) -> Result<Vec<String>> {
+        let known: BTreeSet<&str> =
+            trainings.iter().flat_map(|training| &training.rows).flat_map(|row| row.values.keys()).map(String::as_str).collect();
+        if let Some(unknown) = self.metric.iter().find(|metric| !known.contains(metric.as_str())) {
+            let advice =
+                did_you_mean(unknown, known.iter().copied()).unwrap_or_else(|| format!("there are {}", list(known.iter().copied())));
+            return Err(Error::new(format!("nothing is called `{unknown}` in these curves")).exit(Exit::Usage).advice(advice));
+        }
+        if !self.metric.is_empty() {
+            return Ok(self.metric.clone());
+        }
+        let usual = USUAL.into_iter().filter(|metric| known.contains(metric));
+        let mut metrics: Vec<String> =
+            usual.chain(known.iter().copied().filter(|metric| metric.starts_with("eval_"))).map(str::to_owned).collect();
+        if metrics.is_empty() {
+            metrics = known.iter().filter(|metric| **metric != "epoch").map(|metric| (*metric).to_owned()).collect();
+        }
+        Ok(metrics)
+    }
+}
+
+/// One picture for each number; what is lost on held-out clips stands beside what is lost on those learned from.
+fn panels(trainings: &[Training], metrics: &[String]) -> Vec<Panel> {
+    let both = metrics.iter().any(|metric| metric == "loss");
+    let mut panels = Vec::new();
+    for metric in metrics.iter().filter(|metric| !(both && *metric == "eval_loss")) {
+        let shown = if metric == "loss" && metrics.iter().any(|metric| metric == "eval_loss") {
+            vec!["loss", "eval_loss"]
+        } else {
+            vec![metric.as_str()]
+        };
+        let mut curves = Vec::new();
+        for training in trainings {
+            for metric in &shown {
+                let points = points(training, metric);
+                if !points.is_empty() {
+                    let name = if *metric == "eval_loss" && shown.len() > 1 {
+                        format!("{} held out", training.name)
+                    } else {
+                        training.name.clone()
+                    };
+                    curves.push(Curve { name, points });
+                }
+            }
+        }
+        panels.push(Panel { title: metric.replace('_', " "), curves });
+    }
+    panels
+}
+
+fn points(training: &Training, metric: &str) -> Vec<(f64, f64)> {
+    training.rows.iter().filter_map(|row| Some((row.step as f64, *row.values.get(metric)?))).collect()
+}
+
+/// A file as results and journals have it.
+fn of_file(path: &Path) -> Result<Training> {
+    let rows = match journal::read(path) {
+        Ok((_, rows)) => rows,
+        Err(_) => jsonl::read::<Row>(path)?.into_iter().map(|(_, row)| row).collect(),
+    };
+    Ok(Training { name: path.display().to_string(), rows })
+}
+
+/// A stage's newest curve: that of its journal while it runs, that of its result otherwise.
+fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Training>> {
+    let age = |path: &Path| fs::symlink_metadata(path).and_then(|file| file.modified()).ok();
+    let link = store.latest(pipeline, stage);
+    let mut newest = None;
+    for path in store.scratch_files(journal::FILE) {
+        // A run may remove it at any moment: then its result is there.
+        if let Ok((head, rows)) = journal::read(&path)
+            && head.pipeline == pipeline
+            && head.stage == stage
+            && age(&path) > newest.as_ref().and_then(|(age, _)| *age)
+        {
+            newest = Some((age(&path), rows));
+        }
+    }
+    if let Some((when, rows)) = newest
+        && when > age(&link)
+    {
+        return Ok(Some(Training { name: stage.to_owned(), rows }));
+    }
+    let mut rows = Vec::new();
+    for name in ["loss.jsonl", "eval.jsonl"] {
+        let path = link.join(name);
+        if path.exists() {
+            rows.extend(jsonl::read::<Row>(&path)?.into_iter().map(|(_, row)| row));
+        }
+    }
+    Ok((!rows.is_empty()).then(|| Training { name: stage.to_owned(), rows }))
+}
+
+/// What was told of a stage in a run, and which journal it went into after which step.
+#[derive(Default)]
+struct Told {
+    rows: Vec<Row>,
+    journal: Option<(String, u64)>,
+}
+
+fn told(store: &Store, run: &str) -> Result<BTreeMap<String, Told>> {
+    let mut stages: BTreeMap<String, Told> = BTreeMap::new();
+    for line in log::read(&store.log(run))? {
+        match line.event {
+            Event::Journal { stage, id, step, .. } => {
+                let told = stages.entry(stage).or_default();
+                match &mut told.journal {
+                    // Tried again: steps after the checkpoint are taken once more.
+                    Some((known, after)) if *known == id => *after = step.min(*after),
+                    other => {
+                        *other = Some((id, step));
+                        told.rows.clear();
+                    }
+                }
+                told.rows.retain(|row| row.step <= step);
+            }
+            Event::Metrics { stage, step, values } => {
+                stages.entry(stage).or_default().rows.push(Row { step, time: None, values });
+            }
+            _ => {}
+        }
+    }
+    Ok(stages)
+}
+
+/// The curves of a run. A training that went on from a checkpoint has its first steps in the logs of earlier runs.
+fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
+    let mut found = told(store, run)?;
+    found.retain(|_, told| !told.rows.is_empty());
+    for earlier in runs.iter().take_while(|other| *other != run).collect::<Vec<_>>().into_iter().rev() {
+        if found.values().all(|told| told.journal.as_ref().is_none_or(|(_, after)| *after == 0)) {
+            break;
+        }
+        for (stage, before) in self::told(store, earlier)? {
+            let Some(told) = found.get_mut(&stage) else { continue };
+            if let (Some((id, after)), Some((before_id, before_after))) = (&mut told.journal, before.journal)
+                && *after > 0
+                && *id == before_id
+            {
+                let mut rows: Vec<Row> = before.rows.into_iter().filter(|row| row.step <= *after).collect();
+                rows.append(&mut told.rows);
+                told.rows = rows;
+                *after = before_after.min(*after);
+            }
+        }
+    }
+    let several = found.len() > 1;
+    let name = |stage: String| if several { format!("{run} {stage}") } else { run.to_owned() };
+    Ok(found.into_iter().map(|(stage, told)| Training { name: name(stage), rows: told.rows }).collect())
+}
+
+/// How wide the terminal is.
+fn columns() -> usize {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let asked = || rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    said.or_else(asked).filter(|columns| *columns > 0).unwrap_or(80).min(200)
+}

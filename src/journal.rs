@@ -1,0 +1,172 @@
+//! What a training says of itself on the way, row by row: the truth that curves are drawn from while it runs.
+//!
+//! The first line says whose journal it is; each further line is a step with its numbers, written whole and at once, so that a killed run
+//! loses none but the one it was writing. A training that goes on from a checkpoint opens its journal with the rows of that checkpoint:
+//! steps that will be taken once more are cut off, and what the disk may have lost is put back. So no step stands there twice. Unlike a
+//! result a journal knows the time.
+
+use crate::error::{Doing, Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What it is called in a stage's scratch folder.
+pub const FILE: &str = "journal.jsonl";
+
+/// Whose journal it is: its first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The same for as long as the training goes on from its own checkpoints, and in no other journal.
+    pub id: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The stage.
+    pub stage: String,
+    /// When it began, in UTC.
+    pub began: String,
+}
+
+/// A step and what was measured then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The step, from 1.
+    pub step: u64,
+    /// When it was written down, in UTC; none if only its checkpoint remembers it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// The numbers by name.
+    #[serde(flatten)]
+    pub values: BTreeMap<String, f64>,
+}
+
+impl Row {
+    /// A row without a time. What is no number is left out: JSON has no word for it.
+    pub fn new<'a>(step: u64, values: impl IntoIterator<Item = (&'a str, f64)>) -> Self {
+        let values = values.into_iter().filter(|(_, value)| value.is_finite()).map(|(name, value)| (name.to_owned(), value));
+        Self { step, time: None, values: values.collect() }
+    }
+
+    /// What tells the rows of a step apart: what was learned from, and what was only looked at.
+    fn key(&self) -> (u64, Option<&String>) {
+        (self.step, self.values.keys().next_back())
+    }
+}
+
+/// A journal that is being written.
+#[derive(Debug)]
+pub struct Journal {
+    /// Whose it is.
+    pub head: Head,
+    path: PathBuf,
+    file: File,
+}
+
+impl Journal {
+    /// Opens the journal of a stage in which the rows `kept` stand already, and no others.
+    pub fn open(path: &Path, pipeline: &str, stage: &str, mut kept: Vec<Row>) -> Result<Self> {
+        let before = read(path).ok();
+        let head = match &before {
+            Some((head, _)) if head.pipeline == pipeline && head.stage == stage => head.clone(),
+            _ => Head { id: id(path), pipeline: pipeline.to_owned(), stage: stage.to_owned(), began: now() },
+        };
+        let rows = before.map_or(Vec::new(), |(_, rows)| rows);
+        let times: BTreeMap<_, _> = rows.iter().map(|row| (row.key(), &row.time)).collect();
+        for row in &mut kept {
+            row.time = times.get(&row.key()).and_then(|time| (*time).clone());
+        }
+        let mut bytes = serde_json::to_vec(&head)?;
+        bytes.push(b'\n');
+        for row in &kept {
+            serde_json::to_writer(&mut bytes, row)?;
+            bytes.push(b'\n');
+        }
+        let writing = || format!("cannot write `{}`", path.display());
+        let aside = path.with_extension("tmp");
+        fs::write(&aside, bytes).doing(writing)?;
+        fs::rename(&aside, path).doing(writing)?;
+        let file = OpenOptions::new().append(true).open(path).doing(writing)?;
+        Ok(Self { head, path: path.to_owned(), file })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a row down, with the time.
+    pub fn write(&mut self, row: Row) -> Result<()> {
+        let mut bytes = serde_json::to_vec(&Row { time: Some(now()), ..row })?;
+        bytes.push(b'\n');
+        self.file.write_all(&bytes).doing(|| format!("cannot write `{}`", self.path.display()))
+    }
+}
+
+/// Reads a journal. A last line without its end is one that a killed run did not finish, or that is being written: it is left out.
+pub fn read(path: &Path) -> Result<(Head, Vec<Row>)> {
+    let text = fs::read_to_string(path).doing(|| format!("cannot read `{}`", path.display()))?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let wrong = |number: usize, error: serde_json::Error| {
+        Error::new(format!("{}:{number}: {error}", path.display())).advice("remove this line; the others can be read")
+    };
+    let mut lines = whole.lines().enumerate();
+    let Some((_, head)) = lines.next() else { return Err(Error::new(format!("`{}` is empty", path.display()))) };
+    let head = serde_json::from_str(head).map_err(|error| wrong(1, error))?;
+    let rows = lines.map(|(index, line)| serde_json::from_str(line).map_err(|error| wrong(index + 1, error))).collect::<Result<_>>()?;
+    Ok((head, rows))
+}
+
+/// The time now, in UTC.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+/// A name that no other journal has.
+pub fn id(path: &Path) -> String {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(path.as_os_str().as_encoded_bytes()).update(&nanos.to_le_bytes()).update(&std::process::id().to_le_bytes());
+    hasher.finalize().to_hex().as_str().chars().take(32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(step: u64) -> Row {
+        Row::new(step, [("loss", 1.0 / step as f64), ("epoch", step as f64)])
+    }
+
+    #[test]
+    fn a_journal_goes_on_from_a_checkpoint_with_no_step_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let mut journal = Journal::open(&path, "p", "adapter", Vec::new()).unwrap();
+        let head = journal.head.clone();
+        for step in 1..=5 {
+            journal.write(row(step)).unwrap();
+        }
+        journal.write(Row::new(5, [("eval_loss", 0.5), ("eval_wer", f64::NAN)])).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let (_, rows) = read(&path).unwrap();
+        assert_eq!(rows.iter().map(|row| row.step).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 5]);
+        assert_eq!(rows[5].values, BTreeMap::from([("eval_loss".to_owned(), 0.5)]), "what is no number is left out");
+
+        // Killed in the middle of a line: the checkpoint knows steps 1 to 3, and one more that the disk lost.
+        for cut in [whole.len() - 1, whole.len() - 9, whole.len() / 3] {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let mut journal = Journal::open(&path, "p", "adapter", (1..=3).map(row).collect()).unwrap();
+            assert_eq!(journal.head, head);
+            journal.write(row(4)).unwrap();
+            let (_, again) = read(&path).unwrap();
+            let bare = |rows: &[Row]| rows.iter().map(|row| Row { time: None, ..row.clone() }).collect::<Vec<_>>();
+            assert_eq!(bare(&again), (1..=4).map(row).collect::<Vec<_>>());
+            assert_eq!(again[0].time, rows[0].time, "a step keeps its time");
+        }
+        assert_ne!(Journal::open(&path, "p", "other", Vec::new()).unwrap().head.id, head.id, "another stage's journal is another one");
+        fs::write(&path, "{\"step\":1}\n").unwrap();
+        assert!(read(&path).unwrap_err().message.contains("journal.jsonl:1:"));
+    }
+}
