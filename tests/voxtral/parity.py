@@ -128,8 +128,10 @@ def one(program, seed, s, lengths, folder):
         narrow, _ = compare(reference(rv.load(model_folder, torch.bfloat16), rows), theirs, rows, learned=False)
         kinds = [k for k in as_stored if k != "features"]
         notes.append("in bf16, ours and transformers: " + ", ".join(f"{k} {as_stored[k]:.0e} {narrow[k]:.0e}" for k in kinds))
+        # A loss is one number, in which errors cancel by luck: it may be off as far as the logits it is made of.
+        allowed = {k: max(narrow[k], TOLERANCES[k], narrow["logits"] if k == "loss" else 0) for k in kinds}
         wrong += [f"{k} is off by {as_stored[k]:.1e} in bf16, in transformers' only by {narrow[k]:.1e}" for k in kinds
-                  if as_stored[k] > max(narrow[k], TOLERANCES[k])]
+                  if as_stored[k] > allowed[k]]
     wrong += [f"{k} is off by {worst[k]:.1e}, allowed are {t:.0e}" for k, t in TOLERANCES.items() if not worst[k] <= t]
     return worst, notes, wrong
 
