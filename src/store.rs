@@ -24,6 +24,7 @@ mod lock;
 use crate::artifact::{Artifact, ArtifactKind, Digest};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::fingerprint::{Fingerprint, Ingredients};
+use crate::journal;
 use crate::stat_index::StatIndex;
 use crate::tree::{Content, Links, STATE_FOLDER, Tree};
 use files::Safety;
@@ -275,7 +276,8 @@ impl Store {
     /// Whether earlier tries left something to go on from.
     pub fn has_scratch(&self, fingerprint: Fingerprint) -> bool {
         let scratch = self.dir.join("work").join(fingerprint.to_string()).join("scratch");
-        fs::read_dir(scratch).is_ok_and(|mut files| files.next().is_some())
+        // A journal tells what was, and nothing can go on from it.
+        fs::read_dir(scratch).is_ok_and(|files| files.flatten().any(|file| file.file_name() != journal::FILE))
     }
 
     /// The folder for what stages would compute again. It need not exist.

@@ -23,6 +23,7 @@ mod strings;
 mod support;
 mod tidy;
 mod tokens;
+mod tracking;
 mod training;
 mod transcribing;
 mod voxtral;

@@ -53,7 +53,7 @@ fn repository(path: &str) -> PathBuf {
 }
 
 /// A project with 20 clips of the shipped recordings and the tiny model as base.
-fn project() -> Sandbox {
+pub(crate) fn project() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.pipeline(PIPELINE);
     let table = fs::read_to_string(repository("datasets/first-run/transcripts.csv")).unwrap();

@@ -65,6 +65,7 @@ impl Reference {
             sound: Arc::new(move || Ok(Sound::Features(features.clone()))),
             ids: [prompt, target].concat(),
             prompt: length,
+            anew: None,
         }
     }
 }

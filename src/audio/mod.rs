@@ -5,6 +5,7 @@
 //! ([`LogMel`]). Nothing in here knows of pipelines, and nothing trusts a file: what is damaged, truncated or empty is an
 //! error that names it, never a silently shorter clip.
 
+pub mod augment;
 pub mod decode;
 pub mod mel;
 pub mod pauses;

@@ -55,7 +55,7 @@ fn filter_length(from: usize, to: usize) -> usize {
 }
 
 /// `length · 16000 / rate`, rounded.
-fn resampled_length(length: usize, rate: u32) -> usize {
+pub(super) fn resampled_length(length: usize, rate: u32) -> usize {
     let (length, rate) = (length as u128, u128::from(rate));
     ((2 * length * u128::from(SAMPLE_RATE) + rate) / (2 * rate)) as usize
 }

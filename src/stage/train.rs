@@ -1,6 +1,7 @@
 //! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
 
 mod adapter;
+mod augment;
 mod base;
 mod batches;
 mod defaults;
@@ -117,6 +118,10 @@ pub struct Train {
     /// Transcripts with more tokens are left out, and listed.
     #[serde(default = "defaults::max_text_tokens")]
     max_text_tokens: usize,
+    /// Make clips a little different in each pass over the data, so that little of it is learned by heart. The audio tower then hears each
+    /// clip anew every time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    augment: Option<augment::Augment>,
     /// Look at held-out clips while training, keep the best model, and end when it gets no better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     eval: Option<eval::Eval>,
@@ -231,6 +236,7 @@ impl Stage for Train {
         }
         complaints.extend(self.batches().check());
         complaints.extend(self.eval.iter().flat_map(eval::Eval::check));
+        complaints.extend(self.augment.iter().flat_map(augment::Augment::check));
         if self.shuffle_seed.is_some() && self.shuffle == Shuffle::None {
             complaints.push(Complaint::new("shuffle_seed", "`shuffle = \"none\"` needs no seed").hint("leave it out"));
         }
@@ -313,20 +319,33 @@ impl Stage for Train {
         }
         recognizer.loaded.audit.passed()?;
         let memory = (!hears_anew).then(|| {
-            let chunks = [&records, &held_out].into_iter().map(|records| examples::chunks(&recognizer, &data.path, records)).sum();
+            let chunks = [&records, &held_out]
+                .into_iter()
+                .skip(usize::from(self.augment.is_some()))
+                .map(|records| examples::chunks(&recognizer, &data.path, records))
+                .sum();
             cx.memory(&recognizer, &start.identity(&digest), &chosen, chunks, self.audio_cache)
         });
-        let examples = examples::examples(&recognizer, &data.path, &records, memory.as_ref())?;
+        // What is another sound each time is not worth remembering.
+        let remembered = memory.as_ref().filter(|_| self.augment.is_none());
+        let mut examples = examples::examples(&recognizer, &data.path, &records, remembered)?;
+        if let Some(augment) = &self.augment {
+            examples = examples::augmented(&recognizer, &data.path, &records, examples, augment, cx.seed)?;
+            cx.note("clips are made a little different in each pass, so each is heard anew every time");
+        }
         let trained = |name: &str| match self.method {
             Method::Lora => name.contains(".lora."),
             Method::Full => name != "audio_tower.embed_positions.weight",
         };
         let (total, trainable) = sizes(&recognizer, &trained);
         let longest = |of: fn(&Example) -> usize| examples.iter().map(of).max().unwrap_or(0);
+        let longer = self.augment.as_ref().map_or(1.0, augment::Augment::longest);
+        let chunks = (longest(|example| example.chunks) as f64 * longer).ceil() as usize;
+        let chunk_tokens = recognizer.config.audio_config.chunk_tokens();
         let shape = Shape {
-            length: longest(|example| example.ids.len()),
-            chunks: longest(|example| example.chunks),
-            tower: memory.is_none(),
+            length: longest(|example| example.ids.len()) + (chunks - longest(|example| example.chunks)) * chunk_tokens,
+            chunks,
+            tower: remembered.is_none(),
             feed_forward: self.method == Method::Full || self.lora.on_feed_forward(),
             recompute: self.recompute,
             model: (total as f64 * recognizer.loaded.precision.bytes()) as u64,

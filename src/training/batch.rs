@@ -5,6 +5,7 @@ use crate::error::{Error, Failure, Result};
 use crate::voxtral::recognizer::stack;
 use crate::voxtral::{Tokens, Voxtral};
 use burn::tensor::{Device, Tensor};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What a clip sounds like to the first part of the model that is trained.
@@ -32,9 +33,20 @@ pub struct Example {
     pub ids: Vec<u32>,
     /// How many of the ids are prompt, which is read but not scored.
     pub prompt: usize,
+    /// Makes the example as it is in a pass over the data, where it is another in each.
+    pub anew: Option<Anew>,
 }
 
+/// Gives an example of a pass, counted from 0.
+pub type Anew = Arc<dyn Fn(u64) -> Result<Example> + Send + Sync>;
+
 impl Example {
+    /// The example as it is in a pass.
+    pub fn in_epoch(&self, epoch: u64) -> Result<Cow<'_, Self>> {
+        let anew = self.anew.as_ref().map(|anew| anew(epoch).map_err(|error| error.context(&self.name).failure(Failure::BadSample)));
+        Ok(anew.transpose()?.map_or(Cow::Borrowed(self), Cow::Owned))
+    }
+
     /// How many tokens are scored.
     pub fn targets(&self) -> usize {
         self.ids.len() - self.prompt

@@ -154,7 +154,10 @@ impl Training<'_> {
     /// One step of the optimizer.
     fn step(&mut self, model: Voxtral, adamw: &mut AdamW, state: &mut State, steps: u64) -> Result<Voxtral> {
         let Self { examples, recipe, trained, device, .. } = *self;
-        let chosen: Vec<&Example> = recipe.examples(state.step, examples.len()).into_iter().map(|index| &examples[index]).collect();
+        let epoch = state.step / recipe.steps_per_epoch(examples.len());
+        let chosen = recipe.examples(state.step, examples.len()).into_iter().map(|index| examples[index].in_epoch(epoch));
+        let chosen = chosen.collect::<Result<Vec<_>>>()?;
+        let chosen: Vec<&Example> = chosen.iter().map(AsRef::as_ref).collect();
         let (loss, mut gradient) = shards::loss_and_gradient(&model, &chosen, recipe, trained, device, state.step)?;
         let norm = gradient.norm();
         if !loss.is_finite() || !norm.is_finite() {

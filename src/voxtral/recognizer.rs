@@ -100,7 +100,12 @@ impl Recognizer {
 
     /// How many chunks of audio so many samples are.
     pub fn chunks(&self, samples: usize) -> usize {
-        samples.div_ceil(self.config.audio_config.chunk_frames() * HOP)
+        samples.div_ceil(self.capacity())
+    }
+
+    /// How many samples fit in a chunk.
+    pub fn capacity(&self) -> usize {
+        self.config.audio_config.chunk_frames() * HOP
     }
 
     /// The log-mel spectrogram of a clip, in as many chunks as it needs.

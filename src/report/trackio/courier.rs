@@ -51,7 +51,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// The longest pause after deliveries that failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the end of a run waits for the last delivery.
-const LAST: Duration = Duration::from_secs(15);
+const LAST: Duration = Duration::from_secs(5);
 /// From one look at the machine to the next.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -98,7 +98,8 @@ impl Courier {
 
     /// What went wrong since last asked.
     pub(super) fn trouble(&mut self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        (!trouble.is_empty()).then(|| trouble.remove(0))
     }
 }
 

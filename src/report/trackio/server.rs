@@ -101,7 +101,7 @@ impl Server {
         } else {
             "set TRACKIO_WRITE_TOKEN to the server's write token"
         };
-        let said: String = hidden(said.to_owned()).chars().take(200).collect();
+        let said: String = hidden(said.trim_end_matches('.').to_owned()).chars().take(200).collect();
         Err(Error::new(format!("`{}` answers {}: {said}", self.address, status.as_u16()).trim_end_matches(": ").to_owned()).advice(advice))
     }
 

@@ -1,7 +1,8 @@
 //! From the rows of a dataset to what the training loop wants of them.
 
+use super::augment::Augment;
 use crate::audio::read_wav16k;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::training::batch::{Example, Listen, Sound};
 use crate::voxtral::ears::Memory;
@@ -49,7 +50,49 @@ pub(super) fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokeni
             let mel = mel.clone();
             Arc::new(move || Ok(Sound::Features(Arc::new(mel.features(&read_wav16k(&path)?, frames)?))))
         };
-        Ok(Example { name: record.audio_path.clone(), sound, chunks, ids, prompt })
+        Ok(Example { name: record.audio_path.clone(), sound, chunks, ids, prompt, anew: None })
     };
     records.par_iter().map(example).collect()
+}
+
+/// Lets examples be others in each pass: what happens to a clip depends on the seed, the pass and its name alone. A clip that is played
+/// slower may fill more chunks, and then has a longer prompt.
+pub(super) fn augmented(
+    recognizer: &Recognizer,
+    folder: &Path,
+    records: &[Tokenized],
+    examples: Vec<Example>,
+    augment: &Augment,
+    seed: u64,
+) -> Result<Vec<Example>> {
+    let (mel, augmentation) = (Arc::new(recognizer.mel.clone()), Arc::new(augment.augmentation()));
+    let frames = recognizer.config.audio_config.chunk_frames();
+    let capacity = recognizer.capacity();
+    let of = |(mut example, (record, _)): (Example, &Tokenized)| {
+        let path = folder.join(&record.audio_path);
+        let samples = read_wav16k(&path)?.len();
+        let most = recognizer.chunks((samples as f64 * augment.longest()).ceil() as usize + 1);
+        let prompts = (0..=most).map(|chunks| recognizer.prompt(record.language.as_deref(), chunks)).collect::<Result<Vec<_>>>();
+        let prompts = prompts.map_err(|error| error.context(&record.audio_path))?;
+        let (plain, tail) = (example.clone(), example.ids[example.prompt..].to_vec());
+        let (mel, augmentation) = (Arc::clone(&mel), Arc::clone(&augmentation));
+        example.anew = Some(Arc::new(move |epoch| {
+            let Some(drawn) = augmentation.draw(seed, &plain.name, epoch) else { return Ok(plain.clone()) };
+            let length = drawn.length(samples);
+            let chunks = length.div_ceil(capacity);
+            let Some(prompt) = prompts.get(chunks) else {
+                return Err(Error::new(format!("it fills {chunks} chunks where {most} are the most")));
+            };
+            let (path, mel, augmentation) = (path.clone(), Arc::clone(&mel), Arc::clone(&augmentation));
+            let sound: Listen = Arc::new(move || {
+                let mut features = mel.features(&drawn.apply(read_wav16k(&path)?)?, frames)?;
+                augmentation.mask(&drawn, &mut features, length);
+                Ok(Sound::Features(Arc::new(features)))
+            });
+            let ids = [prompt.as_slice(), &tail].concat();
+            Ok(Example { name: plain.name.clone(), sound, chunks, ids, prompt: prompt.len(), anew: None })
+        }));
+        Ok(example)
+    };
+    examples.into_par_iter().zip(records).map(of).collect()
 }
