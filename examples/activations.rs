@@ -66,6 +66,7 @@ fn main() -> Result<()> {
         examples.push(Example {
             name: clip.wav.clone(),
             chunks: features.chunks,
+            anew: None,
             sound: Arc::new(move || Ok(Sound::Features(features.clone()))),
             prompt: prompt.len(),
             ids: [prompt, clip.target.clone()].concat(),
