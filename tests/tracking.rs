@@ -67,7 +67,7 @@ fn tell_all(trackio: &mut dyn Reporter, folder: &Path) -> Vec<String> {
     let mut troubles = Vec::new();
     for event in &events {
         trackio.tell(event).unwrap();
-        troubles.extend(trackio.trouble());
+        troubles.extend(std::iter::from_fn(|| trackio.trouble()));
     }
     troubles
 }

@@ -72,7 +72,7 @@ pub(super) fn augmented(
         let path = folder.join(&record.audio_path);
         let samples = read_wav16k(&path)?.len();
         let most = recognizer.chunks((samples as f64 * augment.longest()).ceil() as usize + 1);
-        let prompts = (0..=most).map(|chunks| recognizer.prompt(record.language.as_deref(), chunks)).collect::<Result<Vec<_>>>();
+        let prompts = (1..=most).map(|chunks| recognizer.prompt(record.language.as_deref(), chunks)).collect::<Result<Vec<_>>>();
         let prompts = prompts.map_err(|error| error.context(&record.audio_path))?;
         let (plain, tail) = (example.clone(), example.ids[example.prompt..].to_vec());
         let (mel, augmentation) = (Arc::clone(&mel), Arc::clone(&augmentation));
@@ -80,7 +80,7 @@ pub(super) fn augmented(
             let Some(drawn) = augmentation.draw(seed, &plain.name, epoch) else { return Ok(plain.clone()) };
             let length = drawn.length(samples);
             let chunks = length.div_ceil(capacity);
-            let Some(prompt) = prompts.get(chunks) else {
+            let Some(prompt) = prompts.get(chunks.saturating_sub(1)) else {
                 return Err(Error::new(format!("it fills {chunks} chunks where {most} are the most")));
             };
             let (path, mel, augmentation) = (path.clone(), Arc::clone(&mel), Arc::clone(&augmentation));
