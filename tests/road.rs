@@ -282,7 +282,7 @@ fn a_failure_is_answered_with_other_settings_as_the_file_says() {
 #[test]
 fn a_person_on_a_terminal_is_asked_what_to_do() {
     if std::process::Command::new("script").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: a_person_on_a_terminal_is_asked_what_to_do needs `script`, of Debian's bsdutils");
+        crate::support::skipped("a person is asked on a terminal", "there is no `script`, of Debian's bsdutils");
         return;
     }
     let sandbox = project();

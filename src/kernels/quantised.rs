@@ -234,10 +234,9 @@ fn dot<const FUSED: bool, const M: usize>(x: &[f32], packed: &[u8], wide: usize,
         let weights = widen::<FUSED>(block, bits);
         for m in 0..M {
             let x = &x[m * wide + number * BLOCK..m * wide + (number + 1) * BLOCK];
-            for half in 0..2 {
-                for lane in 0..LANES {
-                    let place = half * LANES + lane;
-                    sums[m][half][lane] = fused::<FUSED>(x[place], weights[place], sums[m][half][lane]);
+            for (sums, (x, weights)) in sums[m].iter_mut().zip(x.chunks_exact(LANES).zip(weights.chunks_exact(LANES))) {
+                for ((sum, x), weight) in sums.iter_mut().zip(x).zip(weights) {
+                    *sum = fused::<FUSED>(*x, *weight, *sum);
                 }
             }
         }

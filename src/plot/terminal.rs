@@ -82,7 +82,7 @@ fn draw(panel: &Panel, width: usize, colour: bool) -> String {
 /// A curve in numbers.
 fn said(curve: &super::Curve) -> String {
     let finite = || curve.points.iter().filter(|point| point.1.is_finite());
-    let Some((first, last)) = finite().next().zip(finite().last()) else { return format!("{}: nothing yet", curve.name) };
+    let Some((first, last)) = finite().next().zip(finite().next_back()) else { return format!("{}: nothing yet", curve.name) };
     let least = finite().fold(*first, |least, point| if point.1 < least.1 { *point } else { least });
     let lowest = if least.0 < last.0 { format!(", lowest {} at step {}", number(least.1), number(least.0)) } else { String::new() };
     format!("{}: {} → {} at step {}{lowest}", curve.name, number(first.1), number(last.1), number(last.0))

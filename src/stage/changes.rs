@@ -46,7 +46,7 @@ fn value(old: &Value, change: &Value) -> Result<Value, String> {
     let exact = if divide { old.as_f64().unwrap_or(f64::NAN) / by } else { old.as_f64().unwrap_or(f64::NAN) * by };
     if !old.is_f64() {
         // A batch of 1 has no half; with another effective batch it would be another training.
-        return match exact.fract() == 0.0 && exact >= 1.0 && exact < 1e15 {
+        return match exact.fract() == 0.0 && (1.0..1e15).contains(&exact) {
             true => Ok(Value::from(exact as u64)),
             false => Err(format!("is {old}, and {old} {} {by} is no whole number above 0", if divide { '/' } else { '*' })),
         };

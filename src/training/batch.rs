@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 /// What a clip sounds like to the first part of the model that is trained.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is handed over once, and a box would be one more thing to open")]
 pub enum Sound {
     /// Its log-mel spectrogram, for an audio tower or a projector that learns.
     Features(Arc<Features>),

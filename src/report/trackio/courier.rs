@@ -180,7 +180,7 @@ impl Round {
                 Err(error) => {
                     self.failures += 1;
                     // A recording that cannot be read must not keep back what comes after it.
-                    if self.failures % 4 == 0 && matches!(self.waiting.front(), Some(Parcel::Media { .. })) {
+                    if self.failures.is_multiple_of(4) && matches!(self.waiting.front(), Some(Parcel::Media { .. })) {
                         self.waiting.pop_front();
                         self.dropped += 1;
                     }
