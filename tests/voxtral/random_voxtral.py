@@ -1,6 +1,6 @@
 """Random Voxtral checkpoints for the comparisons with transformers: sizes, weights and clips that follow from a seed.
 
-Used by generate_many.py and parity.py beside this file. Nothing is downloaded; only the vocabulary comes from a package (mistral-common).
+Used by generate_many.py, parity.py and train_parity.py beside this file, and by the benches. Nothing is downloaded; only the vocabulary comes from a package (mistral-common).
 """
 import json
 import math
@@ -100,6 +100,30 @@ def load(folder, dtype=torch.float32):
     return transformers.VoxtralForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
 
 
+def sound(path, place, samples, noise):
+    """Writes the clip at a place of its list as a WAV file; the samples, which no two places share."""
+    t = np.arange(samples) / 16000
+    x = 0.3 * np.sin(2 * np.pi * (150 + 90 * place + 300 * t) * t) + 0.1 * np.sin(2 * np.pi * 1900 * t) * (np.sin(9 * t) > 0)
+    pcm = np.rint((x + 0.03 * noise.standard_normal(len(t))) * 32767).astype(np.int16)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(pcm.tobytes())
+    return pcm
+
+
+def example(tekken, extractor, s, pcm, language, text):
+    """What the model reads and should write: log-mel, prompt and target, as `collate` takes them."""
+    mel = extractor(pcm.astype(np.float32) / 32768, sampling_rate=16000, padding=True, truncation=False, pad_to_multiple_of=s["positions"] * 320,
+                    return_tensors="pt")["input_features"]
+    mel = mel.reshape(s["mels"], -1, 2 * s["positions"]).transpose(0, 1).contiguous()
+    encode = lambda text: tekken.encode(text, bos=False, eos=False)
+    prompt = [BOS, INST, BEGIN_AUDIO] + [AUDIO] * (mel.shape[0] * s["positions"] // s["group"]) + [END_INST]
+    prompt += encode(f"lang:{language}") if language else []
+    return {"mel": mel, "prompt": prompt + [TRANSCRIBE], "target": encode(text) + [EOS]}
+
+
 def clips(folder, seed, s, lengths=None):
     """Clips of several lengths with their prompts, written as WAV files; `lengths` are in chunks."""
     r, noise = random.Random(1000 + seed), np.random.Generator(np.random.PCG64(seed))
@@ -109,23 +133,22 @@ def clips(folder, seed, s, lengths=None):
     extractor = transformers.WhisperFeatureExtractor(feature_size=s["mels"])
     rows = []
     for i, length in enumerate(lengths):
-        t = np.arange(max(1000, int(length * chunk))) / 16000
-        x = 0.3 * np.sin(2 * np.pi * (150 + 90 * i + 300 * t) * t) + 0.1 * np.sin(2 * np.pi * 1900 * t) * (np.sin(9 * t) > 0)
-        pcm = np.rint((x + 0.03 * noise.standard_normal(len(t))) * 32767).astype(np.int16)
-        with wave.open(str(folder.parent / f"clip{i}.wav"), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(16000)
-            file.writeframes(pcm.tobytes())
-        mel = extractor(pcm.astype(np.float32) / 32768, sampling_rate=16000, padding=True, truncation=False, pad_to_multiple_of=chunk,
-                        return_tensors="pt")["input_features"]
-        mel = mel.reshape(s["mels"], -1, 2 * s["positions"]).transpose(0, 1).contiguous()
+        pcm = sound(folder.parent / f"clip{i}.wav", i, max(1000, int(length * chunk)), noise)
         language = r.choice(["en", "fr", None])
-        encode = lambda text: tekken.encode(text, bos=False, eos=False)
-        prompt = [BOS, INST, BEGIN_AUDIO] + [AUDIO] * (mel.shape[0] * s["positions"] // s["group"]) + [END_INST]
-        prompt += encode(f"lang:{language}") if language else []
-        rows.append({"wav": f"clip{i}.wav", "language": language, "mel": mel, "prompt": prompt + [TRANSCRIBE],
-                     "target": encode(TEXTS[i % len(TEXTS)]) + [EOS]})
+        rows.append({"wav": f"clip{i}.wav", "language": language, **example(tekken, extractor, s, pcm, language, TEXTS[i % len(TEXTS)])})
+    return rows
+
+
+def read_dataset(folder, split, model, s):
+    """The rows of a split of a dataset that voxpipe made, as examples, in its order."""
+    tekken = Tekkenizer.from_file(model / "tekken.json")
+    extractor = transformers.WhisperFeatureExtractor(feature_size=s["mels"])
+    rows = []
+    for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        with wave.open(str(folder / record["audio_path"])) as file:
+            pcm = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+        rows.append(example(tekken, extractor, s, pcm, record.get("language"), record["text"]))
     return rows
 
 
