@@ -111,7 +111,8 @@ fn float_rows<L: Lanes, const M: usize>(lanes: L, x: &[f32], weight: &[f32], inp
     let mut output = 0;
     while output < outputs {
         let (weight, y) = (&weight[output * inputs..], &mut y[output * stride..]);
-        output += if outputs - output >= 4 {
+        // For a single row reading is all the work, and memory is fastest in one stream.
+        output += if M > 1 && outputs - output >= 4 {
             float_dots::<L, M, 4>(lanes, x, weight, inputs, y, stride)
         } else {
             float_dots::<L, M, 1>(lanes, x, weight, inputs, y, stride)

@@ -106,9 +106,8 @@ unsafe fn dot_some<const M: usize>(x: &[bf16], weight: &[bf16], inputs: usize, y
         output += unsafe {
             let (w, y) = (weight.as_ptr().add(output * inputs), &mut y[output * stride..]);
             match outputs - output {
-                // Eight products under way at a time are as many as it takes.
-                8.. if M == 1 => dot_block::<M, 8>(x.as_ptr(), w, inputs, y, stride),
-                4.. => dot_block::<M, 4>(x.as_ptr(), w, inputs, y, stride),
+                // For a single row reading is all the work, and memory is fastest in one stream.
+                4.. if M > 1 => dot_block::<M, 4>(x.as_ptr(), w, inputs, y, stride),
                 _ => dot_block::<M, 1>(x.as_ptr(), w, inputs, y, stride),
             }
         };
