@@ -1,7 +1,7 @@
 //! How much memory a training needs, as far as that follows from shapes.
 //!
-//! What is kept of a row for the way back is counted tensor by tensor, as the kernels keep it; the rest is small beside it. Measured
-//! peaks lie within a third of the estimate (`benches/RESULTS.md`).
+//! What is kept of a row for the way back is counted tensor by tensor, as the kernels keep it; the rest is small beside it. An estimate:
+//! nobody has held it against measured peaks yet.
 
 use crate::voxtral::config::Config;
 
