@@ -1,6 +1,6 @@
 //! Decoding against transformers: side by side, one by one, and on checkpoints made at random.
 
-use crate::support::skipped;
+use crate::support::{python, skipped};
 use crate::voxtral::{Reference, folder, tiny};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
@@ -297,11 +297,4 @@ fn every_number_of_two_random_checkpoints_is_that_of_transformers() {
     let said = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
     assert_eq!(said.matches(" ok").count(), 2, "{said}");
-}
-
-/// The Python that can import these packages, if there is one.
-fn python(packages: &str) -> Option<String> {
-    let pythons = std::env::var("VOXPIPE_TEST_PYTHON").map_or_else(|_| vec!["python3".into(), "python".into()], |python| vec![python]);
-    let script = format!("import importlib.util as u, sys; sys.exit(any(u.find_spec(p.strip()) is None for p in '{packages}'.split(',')))");
-    pythons.into_iter().find(|python| Command::new(python).args(["-c", &script]).output().is_ok_and(|ran| ran.status.success()))
 }

@@ -13,6 +13,7 @@ mod fuzzing;
 mod hub;
 mod kernels;
 mod manifests;
+mod peers;
 mod quantised;
 mod realtime;
 mod road;

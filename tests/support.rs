@@ -118,6 +118,13 @@ pub(crate) fn skipped(what: &str, why: &str) {
     std::io::stderr().write_all(format!("SKIPPED: {what}: {why}\n").as_bytes()).unwrap();
 }
 
+/// The Python that can import these packages, if there is one.
+pub(crate) fn python(packages: &str) -> Option<String> {
+    let pythons = std::env::var("VOXPIPE_TEST_PYTHON").map_or_else(|_| vec!["python3".into(), "python".into()], |python| vec![python]);
+    let script = format!("import importlib.util as u, sys; sys.exit(any(u.find_spec(p.strip()) is None for p in '{packages}'.split(',')))");
+    pythons.into_iter().find(|python| Command::new(python).args(["-c", &script]).output().is_ok_and(|ran| ran.status.success()))
+}
+
 /// Compares with `tests/golden/NAME`; `UPDATE=1` accepts what there is.
 #[track_caller]
 pub(crate) fn golden(name: &str, text: &str) {
