@@ -3,7 +3,9 @@
 //! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
 //! ended is its exit code, see [`Exit`].
 
+mod bench;
 mod choice;
+mod doctor;
 mod fetching;
 mod history;
 mod look;
@@ -104,6 +106,10 @@ enum Command {
     Transcribe(Box<transcribe::Transcribe>),
     /// Merge an adapter into its base model: a full model in a folder of its own
     Merge(merge::Merge),
+    /// Look at this machine: devices, memory, Hub; and see that the device computes right
+    Doctor(doctor::Doctor),
+    /// Measure a device: its ceilings, single operations, training steps and transcription
+    Bench(bench::Bench),
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -196,6 +202,8 @@ impl Command {
             Self::Plot(plot) => plot.draw().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
+            Self::Doctor(doctor) => doctor.go().map(done),
+            Self::Bench(bench) => bench.go().map(done),
             Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
             Self::Graph { project, format } => {
                 let pipeline = project.pipeline()?;
