@@ -14,6 +14,7 @@ mod run;
 mod stream;
 mod tracking;
 mod transcribe;
+mod work;
 
 use crate::error::{Error, Exit, Result};
 use crate::graph;
@@ -104,6 +105,12 @@ enum Command {
     Transcribe(Box<transcribe::Transcribe>),
     /// Merge an adapter into its base model: a full model in a folder of its own
     Merge(merge::Merge),
+    /// Carry out one stage as its job's folder describes it
+    #[command(hide = true)]
+    Work {
+        /// The job's folder
+        folder: PathBuf,
+    },
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -196,6 +203,7 @@ impl Command {
             Self::Plot(plot) => plot.draw().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
+            Self::Work { folder } => work::work(folder),
             Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
             Self::Graph { project, format } => {
                 let pipeline = project.pipeline()?;
