@@ -16,6 +16,7 @@ mod run;
 mod stream;
 mod tracking;
 mod transcribe;
+mod work;
 
 use crate::error::{Error, Exit, Result};
 use crate::graph;
@@ -110,6 +111,12 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Measure a device: its ceilings, single operations, training steps and transcription
     Bench(bench::Bench),
+    /// Carry out one stage as its job's folder describes it
+    #[command(hide = true)]
+    Work {
+        /// The job's folder
+        folder: PathBuf,
+    },
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -204,6 +211,7 @@ impl Command {
             Self::Merge(merge) => merge.go().map(done),
             Self::Doctor(doctor) => doctor.go().map(done),
             Self::Bench(bench) => bench.go().map(done),
+            Self::Work { folder } => work::work(folder),
             Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
             Self::Graph { project, format } => {
                 let pipeline = project.pipeline()?;

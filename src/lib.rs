@@ -8,6 +8,7 @@ pub mod device;
 pub mod diagnostic;
 pub mod error;
 pub mod event;
+pub mod executor;
 pub mod fingerprint;
 pub mod folder;
 pub mod graph;

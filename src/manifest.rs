@@ -9,8 +9,10 @@
 //!
 //! A manifest has names and places but no meaning yet: that is [`crate::pipeline`].
 
+mod resources;
 mod tracking;
 
+pub use resources::{Needs, Place, SlurmTable};
 pub use tracking::{TrackingTable, Trackio};
 
 use crate::diagnostic::{Diagnostic, did_you_mean};
@@ -58,6 +60,12 @@ pub struct Manifest<'t> {
     pub profile: BTreeMap<Spanned<String>, Profile<'t>>,
     /// Where runs are shown beside our own log. It changes no result.
     pub tracking: Option<TrackingTable>,
+    /// How much this machine has of what stages may need: `cpu` and `gpu`, which are counted when left out, and names of your own.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, f64>")]
+    pub resources: BTreeMap<Spanned<String>, Spanned<f64>>,
+    /// How jobs are given to a Slurm cluster.
+    pub slurm: Option<SlurmTable>,
     /// Settings to compare: one run for each combination.
     #[schemars(with = "Option<Matrix>")]
     pub matrix: Option<Spanned<Matrix>>,
@@ -98,12 +106,15 @@ pub struct StageTable<'t> {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub after: Vec<Spanned<String>>,
-    /// What the stage needs of the machine, such as `{ gpu = 1 }`.
-    #[schemars(with = "Option<BTreeMap<String, f64>>")]
-    pub resources: Option<Spanned<BTreeMap<String, f64>>>,
+    /// What the stage needs of a machine, such as `{ gpu = 1 }`, and where it runs.
+    #[schemars(with = "Option<resources::NeedsTable>")]
+    pub resources: Option<Spanned<Needs>>,
     /// How long the stage may take.
     #[schemars(with = "Option<TimeoutText>")]
     pub timeout: Option<Spanned<String>>,
+    /// How long the stage may say nothing before it counts as stuck.
+    #[schemars(with = "Option<TimeoutText>")]
+    pub stall: Option<Spanned<String>>,
     /// Whether it is tried again after a failure.
     pub retry: Option<Retry>,
     /// Settings to change before trying again after a certain failure, twice at most unless `retry.times` says otherwise.
@@ -136,6 +147,9 @@ pub struct Retry {
     /// After which failures; after any when left out.
     #[schemars(with = "Option<Vec<Failure>>")]
     pub on: Option<Spanned<Vec<Failure>>>,
+    /// How long to wait before the first of them; before each further one twice as long, an hour at most.
+    #[schemars(with = "Option<TimeoutText>")]
+    pub backoff: Option<Spanned<String>>,
 }
 
 /// An entry of `recover`

@@ -7,10 +7,13 @@ mod edges;
 mod limits;
 mod order;
 mod resolver;
+mod resources;
 mod retry;
 mod tracking;
 
+pub use crate::manifest::Place;
 pub use limits::{Bound, Comparison};
+pub use resources::{CPU, GPU, Machines, Resources, Slurm};
 pub use retry::{Recovery, Retry};
 pub use tracking::{Tracker, Tracking};
 
@@ -35,6 +38,8 @@ pub struct Pipeline {
     pub steps: Vec<Step>,
     /// Where its runs are shown beside our own log.
     pub tracking: Option<Tracking>,
+    /// What there is to run it on.
+    pub machines: Machines,
 }
 
 /// What came of a text.
@@ -62,6 +67,10 @@ pub struct Step {
     pub require: BTreeMap<String, Bound>,
     /// How long it may take.
     pub timeout: Option<Duration>,
+    /// How long it may say nothing.
+    pub stall: Option<Duration>,
+    /// What it needs of a machine.
+    pub resources: Resources,
     /// When it is tried again.
     pub retry: Retry,
 }
@@ -136,6 +145,8 @@ impl Step {
             seed: self.seed,
             require: self.require.clone(),
             timeout: self.timeout,
+            stall: self.stall,
+            resources: self.resources.clone(),
             retry: self.retry.clone(),
         }
     }
@@ -152,6 +163,8 @@ impl std::fmt::Debug for Step {
             .field("seed", &self.seed)
             .field("require", &self.require)
             .field("timeout", &self.timeout)
+            .field("stall", &self.stall)
+            .field("resources", &self.resources)
             .field("retry", &self.retry)
             .finish()
     }

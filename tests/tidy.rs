@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["manifest", "store"],
     &["pipeline"],
     &["graph", "plan", "report"],
+    &["executor"],
     &["run"],
     &["cli"],
     &["main"],

@@ -14,10 +14,12 @@ mod voice;
 
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
+use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use group::{Group, die_with_parent};
 use schemars::JsonSchema;
 use secrets::Secrets;
+pub use secrets::is_secret;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -104,6 +106,9 @@ impl Stage for Command {
         command.args(arguments).current_dir(&root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         for name in &secrets.withheld {
             command.env_remove(name);
+        }
+        if !cx.cards.is_empty() {
+            command.env(device::VISIBLE, cx.cards.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(","));
         }
         die_with_parent(&mut command);
         let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;

@@ -130,8 +130,12 @@ impl Stage for Evaluate {
         Some(format!("{}-{}", device::class(&self.device), self.precision))
     }
 
+    fn fills_machine(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
-        let chosen = device::choose(&self.device)?;
+        let chosen = cx.device(&self.device)?;
         let (model, data) = (cx.input("model")?, cx.input("data")?);
         let held_out = records(data, &self.split)?;
         if held_out.is_empty() {

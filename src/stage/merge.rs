@@ -53,6 +53,10 @@ impl Stage for Merge {
         folder::counts(file)
     }
 
+    fn fills_machine(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let adapter = cx.input("model")?;
         if !lora::is_adapter(&adapter.path) {

@@ -281,13 +281,17 @@ impl Stage for Train {
                 remedy("shorter gradients", json!({ "max_grad_norm": 0.3 })),
             ],
             Failure::LostDevice => vec![remedy("on the processor", json!({ "device": "cpu" }))],
-            Failure::Crash | Failure::Timeout | Failure::DiskFull | Failure::BadSample => Vec::new(),
+            Failure::Crash | Failure::Timeout | Failure::Stalled | Failure::DiskFull | Failure::BadSample => Vec::new(),
         };
         remedies.into_iter().flatten().collect()
     }
 
+    fn fills_machine(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
-        let chosen = device::choose(&self.device)?;
+        let chosen = cx.device(&self.device)?;
         cx.note(format!("on {} ({})", chosen.name, chosen.reason));
         let (base_name, base) = self.base_folder(cx)?;
         let start = match self.init {
