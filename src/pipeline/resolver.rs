@@ -38,12 +38,9 @@ pub(super) struct Draft<'t> {
 
 impl<'a> Resolver<'a, '_> {
     pub(super) fn pipeline(mut self, manifest: Manifest<'a>, file: &Path) -> Pipeline {
-        let Manifest { pipeline, params, mut stage, matrix, tracking, .. } = manifest;
+        let Manifest { pipeline, params, mut stage, tracking, .. } = manifest;
         let header = pipeline.unwrap_or_default();
         self.header(&header);
-        if let Some(matrix) = matrix {
-            self.not_yet(matrix.span(), "[matrix]", "one pipeline is run, with the values of [params]");
-        }
         let tracking = self.tracking(tracking);
         let params = params.as_ref().map(Spanned::get_ref);
 
@@ -203,7 +200,7 @@ impl<'a> Resolver<'a, '_> {
 
     fn not_yet(&mut self, span: Range<usize>, what: &str, instead: &str) {
         let message = format!("`{what}` is read, but this version does not act on it yet");
-        self.found.push(Diagnostic::warning(span, message.replace("`[", "[").replace("]`", "]")).hint(instead));
+        self.found.push(Diagnostic::warning(span, message).hint(instead));
     }
 }
 

@@ -17,8 +17,7 @@ impl Secrets {
     pub(super) fn of(environment: impl Iterator<Item = (OsString, OsString)>, allowed: &[String]) -> Self {
         let mut secrets = Self { withheld: Vec::new(), values: Vec::new() };
         for (name, value) in environment {
-            let plain_name = name.to_string_lossy().to_uppercase();
-            if !["TOKEN", "SECRET", "PASSWORD", "KEY"].iter().any(|word| plain_name.contains(word)) {
+            if !is_secret(&name.to_string_lossy()) {
                 continue;
             }
             secrets
@@ -38,6 +37,12 @@ impl Secrets {
             .iter()
             .fold(text.to_owned(), |text, secret| if text.contains(secret) { text.replace(secret, "[redacted]") } else { text })
     }
+}
+
+/// Whether a variable's name says that its value is nobody's business.
+pub(super) fn is_secret(name: &str) -> bool {
+    let name = name.to_uppercase();
+    ["TOKEN", "SECRET", "PASSWORD", "KEY"].iter().any(|word| name.contains(word))
 }
 
 #[cfg(test)]
