@@ -3,7 +3,9 @@
 //! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
 //! ended is its exit code, see [`Exit`].
 
+mod bench;
 mod choice;
+mod doctor;
 mod fetching;
 mod history;
 mod include;
@@ -120,6 +122,10 @@ enum Command {
     Lock(lock::Lock),
     /// Bring a pipeline file up to the version of the format that this program reads
     Migrate(migrate::Migrate),
+    /// Look at this machine: devices, memory, Hub; and see that the device computes right
+    Doctor(doctor::Doctor),
+    /// Measure a device: its ceilings, single operations, training steps and transcription
+    Bench(bench::Bench),
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -219,6 +225,8 @@ impl Command {
             Self::Merge(merge) => merge.go().map(done),
             Self::Lock(lock) => lock.go().map(done),
             Self::Migrate(migrate) => migrate.go(),
+            Self::Doctor(doctor) => doctor.go().map(done),
+            Self::Bench(bench) => bench.go().map(done),
             Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
             Self::Graph { project, format } => {
                 let pipeline = project.pipeline()?;

@@ -47,6 +47,31 @@ fn each_beginning_is_a_sound_pipeline_and_nothing_is_overwritten() {
 }
 
 #[test]
+fn on_a_terminal_the_beginning_is_asked_for() {
+    if std::process::Command::new("script").arg("--version").output().is_err() {
+        return crate::support::skipped("a beginning is asked for on a terminal", "there is no `script`, of Debian's bsdutils");
+    }
+    let sandbox = Sandbox::new();
+    let at_terminal = |answers: &str| {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("{} init", env!("CARGO_BIN_EXE_voxpipe")), "/dev/null"]).current_dir(sandbox.root());
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(answers.as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    let (code, shown) = at_terminal("7\n2\n\nes\nmy clips\ntxt\n");
+    assert_eq!(code, Some(0), "{shown}");
+    assert_eq!(shown.matches("Where do you stand? [1]").count(), 2, "{shown}");
+    let text = sandbox.read("pipeline.toml");
+    for part in ["name = \"project\"", "audio = \"my clips\", transcripts = \"txt\", language = \"es\""] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+}
+
+#[test]
 fn an_older_file_is_brought_along_and_a_newer_one_refused() {
     let sandbox = Sandbox::new();
     let rest = "[pipeline]\nname = \"x\" # mine\n[stage.a]\nuses = \"phrases\"\nwith = { language = \"en\" }\n";

@@ -13,6 +13,7 @@ mod events;
 mod fuzzing;
 mod hub;
 mod kernels;
+mod machine;
 mod manifests;
 mod peers;
 mod quantised;

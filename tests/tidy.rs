@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["phrase", "pins", "record", "schema", "sources", "stat_index", "text", "voxtral"],
     &["folder", "intake", "matrix", "training", "tree"],
-    &["fingerprint", "overrides", "substitute"],
+    &["bench", "fingerprint", "overrides", "substitute"],
     &["origins", "stage", "why"],
     &["manifest", "store"],
     &["migration", "pipeline"],

@@ -58,6 +58,16 @@ pub(super) fn check(project: &Project, json: bool, show_origin: bool) -> Result<
     let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
     let failed = errors > 0 || parsed.pipeline.is_none();
     let mut missing = Vec::new();
+    // Stages whose every repository is a certain commit.
+    let mut revisions: BTreeSet<String> = BTreeSet::new();
+    for step in parsed.pipeline.iter_mut().flat_map(|pipeline| &mut pipeline.steps) {
+        let mut pinned = true;
+        step.stage.pin(&mut |_| {
+            pinned = false;
+            None
+        });
+        revisions.extend(pinned.then(|| step.name.clone()));
+    }
     for step in parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps) {
         let root = parsed.pipeline.as_ref().map(|pipeline| pipeline.root.clone()).unwrap_or_default();
         missing.extend(step.stage.sources().into_iter().filter(|path| !root.join(path).exists()).map(|path| (step.name.clone(), path)));
@@ -76,7 +86,9 @@ pub(super) fn check(project: &Project, json: bool, show_origin: bool) -> Result<
         for (stage, path) in &missing {
             let text = match path.to_str().and_then(Repository::parse) {
                 Some(repository) => {
-                    format!("note: stage `{stage}` reads `{repository}`; there is no such folder, so it is a repository of the Hub")
+                    // A commit in the file, or one that the lock file put there.
+                    let advice = if repository.is_pinned() || revisions.contains(stage) { "" } else { "; `voxpipe lock` pins its commit" };
+                    format!("note: stage `{stage}` reads `{repository}`; there is no such folder, so it is a repository of the Hub{advice}")
                 }
                 None => format!("warning: stage `{stage}` reads `{}`, which is not there", path.display()),
             };

@@ -15,6 +15,7 @@ use crate::report::jsonl::JsonLines;
 use crate::report::terminal::{Table, Terminal};
 use crate::report::{Reporter, fan_out};
 use crate::run::{Report, Run, Stop};
+use crate::sources::Sources;
 use crate::store::Store;
 use clap::Args;
 use serde_json::{Value, json};
@@ -40,8 +41,6 @@ pub(super) struct Sweep {
 /// A combination and what became of it.
 struct Row {
     combination: Combination,
-    /// All of the pipeline with these settings.
-    whole: Option<Pipeline>,
     /// The steps that every combination needs.
     part: Pipeline,
     result: Word,
@@ -89,7 +88,7 @@ impl Word {
 impl Sweep {
     /// Runs what is to be compared and gives the exit code.
     pub(super) fn go(self) -> Result<u8> {
-        let (matrix, mut rows) = self.rows()?;
+        let (sources, matrix, mut rows) = self.rows()?;
         let root = rows.first().map(|row| row.part.root.clone()).unwrap_or_default();
         if self.list {
             let store = Store::look(&root)?;
@@ -125,7 +124,8 @@ impl Sweep {
         let mut exit = exit(&rows, best.is_some());
         if let Some(best) = best {
             let title = format!("the best of {count}: {}", matrix.words(&rows[best].combination));
-            if let Some(whole) = rows[best].whole.take() {
+            let parsed = self.project.parse_combination(&sources, Some(&rows[best].combination))?;
+            if let Some(whole) = parsed.pipeline {
                 let report = self.run(&whole, &store, &stop, &title)?;
                 exit = if report.exit == Exit::Done as u8 { exit } else { report.exit };
                 rows[best].run = Some(report.run);
@@ -136,7 +136,7 @@ impl Sweep {
     }
 
     /// Every combination as a pipeline of its own; any mistake in any of them is told before one is run.
-    fn rows(&self) -> Result<(Matrix, Vec<Row>)> {
+    fn rows(&self) -> Result<(Sources, Matrix, Vec<Row>)> {
         let (sources, parsed) = self.project.parse()?;
         self.project.tell(&sources, &parsed.diagnostics);
         let mut told = parsed.diagnostics;
@@ -160,15 +160,14 @@ impl Sweep {
             let new: Vec<_> = parsed.diagnostics.into_iter().filter(|one| !told.contains(one)).collect();
             self.project.tell(&sources, &new);
             told.extend(new);
-            let again = self.project.parse_combination(&sources, Some(combination))?.pipeline;
-            if let (Some(whole), Some(part)) = (parsed.pipeline, again) {
+            if let Some(whole) = parsed.pipeline {
                 let part = match &matrix.best {
-                    Some(best) => part.up_to(&best.stage),
-                    None => part,
+                    Some(best) => whole.up_to(&best.stage),
+                    None => whole,
                 };
                 let combination = combination.clone();
                 let metrics = BTreeMap::new();
-                rows.push(Row { combination, whole: Some(whole), part, result: Word::Open, run: None, exit: 0, metrics });
+                rows.push(Row { combination, part, result: Word::Open, run: None, exit: 0, metrics });
             }
         }
         let errors = told.iter().filter(|diagnostic| diagnostic.is_error()).count();
@@ -181,7 +180,7 @@ impl Sweep {
                 "name the metric of a stage before it in `best = { metric = \"scores.wer\" }`: then only the best one is published",
             ));
         }
-        Ok((matrix, rows))
+        Ok((sources, matrix, rows))
     }
 
     fn run(&self, pipeline: &Pipeline, store: &Store, stop: &Stop, title: &str) -> Result<Report> {

@@ -37,6 +37,7 @@ fn a_lock_file_says_which_commit_is_meant_until_it_is_updated() {
     run(&sandbox, NOBODY, &["plan", "--locked"])
         .exits(2)
         .complains("stage `adapter` reads `acme/tiny-voxtral`, which `pipeline.lock` does not pin");
+    assert!(base_of(&sandbox, "adapter", &[]).ends_with("`voxpipe lock` pins its commit"));
     run(&sandbox, NOBODY, &["lock"]).exits(4).complains("cannot be reached");
     run(&sandbox, &hub.address, &["lock", "--offline"]).exits(4).complains("is not in the cache");
     assert!(!sandbox.path("pipeline.lock").exists());
@@ -49,6 +50,7 @@ fn a_lock_file_says_which_commit_is_meant_until_it_is_updated() {
     // Planning reads it and asks nobody, and the commit is a setting like any other.
     run(&sandbox, NOBODY, &["plan", "--locked"]).exits(0);
     assert!(base_of(&sandbox, "scores", &[]).contains(&format!("{REPOSITORY}@{COMMIT}")));
+    assert!(!base_of(&sandbox, "adapter", &[]).contains("voxpipe lock"));
 
     // The branch moves: nothing changes, and nobody is asked, until somebody says so.
     hub.move_to(LATER);
