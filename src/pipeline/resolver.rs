@@ -40,12 +40,9 @@ pub(super) struct Draft<'t> {
 
 impl<'a> Resolver<'a, '_> {
     pub(super) fn pipeline(mut self, manifest: Manifest<'a>, file: &Path) -> Pipeline {
-        let Manifest { pipeline, params, mut stage, matrix, tracking, resources, slurm, .. } = manifest;
+        let Manifest { pipeline, params, mut stage, tracking, resources, slurm, .. } = manifest;
         let header = pipeline.unwrap_or_default();
         self.header(&header);
-        if let Some(matrix) = matrix {
-            self.not_yet(matrix.span(), "[matrix]", "one pipeline is run, with the values of [params]");
-        }
         let tracking = self.tracking(tracking);
         let machines = self.machines(resources, slurm);
         let params = params.as_ref().map(Spanned::get_ref);
@@ -195,11 +192,6 @@ impl<'a> Resolver<'a, '_> {
             }
             draft.retry.recover.push(Recovery { on, set });
         }
-    }
-
-    fn not_yet(&mut self, span: Range<usize>, what: &str, instead: &str) {
-        let message = format!("`{what}` is read, but this version does not act on it yet");
-        self.found.push(Diagnostic::warning(span, message.replace("`[", "[").replace("]`", "]")).hint(instead));
     }
 }
 
