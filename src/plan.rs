@@ -30,6 +30,8 @@ pub struct Planned {
     pub kind: &'static str,
     /// Whether it has to run.
     pub state: State,
+    /// How long it took when it was done last, in seconds, if it has to run or may have to.
+    pub took: Option<f64>,
 }
 
 /// Whether a step has to run.
@@ -92,7 +94,11 @@ impl Plan {
                     State::Stale(reasons)
                 }
             };
-            steps.push(Planned { stage: step.name.clone(), kind: step.stage.kind(), state });
+            let took = match state {
+                State::Fresh(_) | State::GateUnmet(..) => None,
+                _ => judge.took(step),
+            };
+            steps.push(Planned { stage: step.name.clone(), kind: step.stage.kind(), state, took });
         }
         Ok(Self { steps })
     }
@@ -104,6 +110,15 @@ impl Plan {
             State::Waits(_) | State::Blocked(_) => (run, may + 1, fresh),
             State::Fresh(_) | State::GateUnmet(..) => (run, may, fresh + 1),
         })
+    }
+
+    /// How long what runs for certain took last time, in seconds, and with it what may run; none where nothing of that is known.
+    pub fn times(&self) -> (Option<f64>, Option<f64>) {
+        let known = |counts: fn(&State) -> bool| -> Option<f64> {
+            let times: Vec<f64> = self.steps.iter().filter(|step| counts(&step.state)).filter_map(|step| step.took).collect();
+            (!times.is_empty()).then(|| times.iter().sum())
+        };
+        (known(|state| matches!(state, State::Stale(_))), known(|state| matches!(state, State::Stale(_) | State::Waits(_))))
     }
 }
 
@@ -253,7 +268,14 @@ impl Judge<'_> {
         Ok(why::differences(&old, &new, |_, _| Changes::default()))
     }
 
-    fn compare(&self, was: &Input, is: &Input) -> Changes {
+    /// How long the newest result of a step took to make.
+    fn took(&self, step: &Step) -> Option<f64> {
+        let done = self.store.last(&self.pipeline.name, &step.name)?.done?;
+        self.store.record(done.fingerprint()).map(|record| record.seconds)
+    }
+
+    /// What two results have different in them, file by file, as far as they are still known.
+    pub fn compare(&self, was: &Input, is: &Input) -> Changes {
         let trees = self.store.tree(was.digest).zip(self.store.tree(is.digest));
         trees.map(|(was, is)| was.changes(&is)).unwrap_or_default()
     }

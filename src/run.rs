@@ -9,7 +9,7 @@ pub use attempt::{Answer, Offer, Question};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::error::{Error, Exit, Failure, Result};
-use crate::event::{Emitter, Event};
+use crate::event::{Emitter, Event, Kept};
 use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
 use crate::plan::{Judge, Verdict, absolute, unmet};
@@ -149,7 +149,7 @@ impl Run<'_> {
             Err(error) => return self.failed(step, &error),
             Ok((Verdict::Fresh(artifact), ingredients)) => {
                 self.recall(step, &ingredients);
-                self.emitter.emit(Event::StageFresh { stage: stage(), summary: artifact.summary.clone() });
+                self.emitter.emit(Event::StageFresh { stage: stage(), summary: artifact.summary.clone(), kept: kept(&ingredients, &artifact) });
                 if let Err(error) = self.store.show(&self.pipeline.name, &step.name, artifact.digest) {
                     self.warn(step, error.message);
                 }
@@ -191,6 +191,7 @@ impl Run<'_> {
                         seconds: begun.elapsed().as_secs_f64(),
                         summary: artifact.summary.clone(),
                         metrics: artifact.metrics.clone(),
+                        kept: kept(declared, &artifact),
                     });
                     return Ok(artifact);
                 }
@@ -373,6 +374,11 @@ impl Run<'_> {
         let tried = Try { run: self.id.clone(), fingerprint: ingredients.fingerprint(), end };
         self.store.remember(&self.pipeline.name, &step.name, &Last { tried, done })
     }
+}
+
+/// Which result a step stands at.
+fn kept(ingredients: &Ingredients, artifact: &Artifact) -> Kept {
+    Kept { fingerprint: ingredients.fingerprint().to_string(), digest: artifact.digest.to_string() }
 }
 
 /// What became of a try that did not fail.

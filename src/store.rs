@@ -20,6 +20,7 @@
 
 mod files;
 mod lock;
+mod runs;
 
 use crate::artifact::{Artifact, ArtifactKind, Digest};
 use crate::error::{Doing, Error, Exit, Result};

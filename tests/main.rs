@@ -12,6 +12,7 @@ mod events;
 mod fuzzing;
 mod hub;
 mod kernels;
+mod knowing;
 mod manifests;
 mod peers;
 mod quantised;

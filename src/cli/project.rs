@@ -5,6 +5,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::overrides::Overrides;
 use crate::pipeline::{Parsed, Pipeline};
+use crate::store::Store;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -28,11 +29,21 @@ impl Project {
 
     /// The pipeline, or an error after every complaint was printed.
     pub(super) fn pipeline(&self) -> Result<Pipeline> {
+        self.load().map(|(_, pipeline)| pipeline)
+    }
+
+    /// The state of the pipeline's project, to look at.
+    pub(super) fn look(&self, pipeline: &Pipeline) -> Result<Store> {
+        Store::look(&pipeline.root)
+    }
+
+    /// The pipeline with the text it was read from.
+    pub(super) fn load(&self) -> Result<(String, Pipeline)> {
         let (text, parsed) = self.parse()?;
         self.tell(&text, &parsed.diagnostics);
         let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         match parsed.pipeline {
-            Some(pipeline) if errors == 0 => Ok(pipeline),
+            Some(pipeline) if errors == 0 => Ok((text, pipeline)),
             _ => Err(Error::new(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.file.display())).exit(Exit::Usage)),
         }
     }

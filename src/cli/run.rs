@@ -1,6 +1,7 @@
 //! `voxpipe run`: the one command that changes anything.
 
-use super::{Project, choice, print_json, tracking};
+use super::provenance::{Listener, Provenance};
+use super::{Project, choice, note, print_json, tracking};
 use crate::diagnostic::did_you_mean;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::pipeline::Pipeline;
@@ -13,7 +14,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::AtomicBool;
 
 /// What to run and how to tell it.
@@ -35,7 +36,7 @@ pub(super) struct Run {
 impl Run {
     /// Runs the pipeline and gives the exit code.
     pub(super) fn go(self) -> Result<u8> {
-        let pipeline = self.project.pipeline()?;
+        let (text, pipeline) = self.project.load()?;
         known(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
             return Err(Error::new(format!("`{}`, the project's root, is not a folder", pipeline.root.display())).exit(Exit::Usage));
@@ -53,13 +54,21 @@ impl Run {
         if let Some(trackio) = tracking::reporter(&pipeline)? {
             reporters.push(Box::new(trackio));
         }
+        let (listener, heard) = Listener::new();
+        reporters.push(Box::new(listener));
         reporters.push(Box::new(Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout })));
         let emitter = fan_out(reporters);
         let ask: Option<&dyn Fn(&Question) -> Answer> = if choice::somebody_is_there() && !self.json { Some(&choice::ask) } else { None };
-        let force = self.force.into_iter().collect();
-        let report = crate::run::Run { pipeline: &pipeline, store: &store, emitter, id, force, stop, ask }.go();
+        let force = self.force.iter().cloned().collect();
+        let report = crate::run::Run { pipeline: &pipeline, store: &store, emitter, id: id.clone(), force, stop, ask }.go();
+        let summary = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = Provenance::of(&self.project, text, &self.force, &pipeline, &summary)
+            .and_then(|provenance| store.keep_provenance(&id, &serde_json::to_vec(&provenance)?));
+        if let Err(error) = kept {
+            note(&format!("the manifest of this run could not be kept: {}", error.message));
+        }
         if self.json {
-            print_json(&serde_json::to_value(&report)?)?;
+            print_json(serde_json::to_value(&report)?)?;
         }
         Ok(report.exit)
     }
