@@ -3,10 +3,12 @@
 //! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
 //! ended is its exit code, see [`Exit`].
 
+mod archive;
 mod choice;
 mod diff;
 mod fetching;
 mod history;
+mod keeping;
 mod look;
 mod merge;
 mod plot;
@@ -112,6 +114,15 @@ enum Command {
     Diff(diff::Diff),
     /// Repeat a run in a fresh place and say whether it makes the same bytes
     Repro(repro::Repro),
+    /// Remove what nothing needs any more
+    Gc(keeping::Gc),
+    /// Say what is kept, check it, pin it
+    #[command(subcommand)]
+    Cache(keeping::Cache),
+    /// Write a run with its results into one file
+    Export(archive::Export),
+    /// Take in a run that was exported
+    Import(archive::Import),
     /// Draw the curves of trainings, running or done
     Plot(plot::Plot),
     /// Write down what a model hears in audio files
@@ -216,6 +227,10 @@ impl Command {
             Self::Show { run, project, json } => history::show(&project, &run, json).map(done),
             Self::Diff(diff) => diff.print().map(done),
             Self::Repro(repro) => repro.go(),
+            Self::Gc(gc) => gc.go().map(done),
+            Self::Cache(cache) => cache.go(),
+            Self::Export(export) => export.go().map(done),
+            Self::Import(import) => import.go().map(done),
             Self::Plot(plot) => plot.draw().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),

@@ -27,6 +27,7 @@ pub mod run;
 pub mod schema;
 pub mod scoring;
 pub mod settings;
+pub mod size;
 pub mod stage;
 pub mod stat_index;
 pub mod store;

@@ -9,8 +9,10 @@
 //!
 //! A manifest has names and places but no meaning yet: that is [`crate::pipeline`].
 
+mod cache;
 mod tracking;
 
+pub use cache::CacheTable;
 pub use tracking::{TrackingTable, Trackio};
 
 use crate::diagnostic::{Diagnostic, did_you_mean};
@@ -58,6 +60,8 @@ pub struct Manifest<'t> {
     pub profile: BTreeMap<Spanned<String>, Profile<'t>>,
     /// Where runs are shown beside our own log. It changes no result.
     pub tracking: Option<TrackingTable>,
+    /// What is kept, and with whom it is shared. It changes no result.
+    pub cache: Option<CacheTable>,
     /// Settings to compare: one run for each combination.
     #[schemars(with = "Option<Matrix>")]
     pub matrix: Option<Spanned<Matrix>>,

@@ -3,6 +3,7 @@
 //! [`Pipeline::parse`] is a function of its arguments. It goes on after a mistake: a stage whose settings cannot be read still
 //! has a name others may refer to, so a file with five mistakes gets five complaints, and no sixth that follows from them.
 
+mod cache;
 mod edges;
 mod limits;
 mod order;
@@ -10,6 +11,7 @@ mod resolver;
 mod retry;
 mod tracking;
 
+pub use cache::Cache;
 pub use limits::{Bound, Comparison};
 pub use retry::{Recovery, Retry};
 pub use tracking::{Tracker, Tracking};
@@ -35,6 +37,8 @@ pub struct Pipeline {
     pub steps: Vec<Step>,
     /// Where its runs are shown beside our own log.
     pub tracking: Option<Tracking>,
+    /// What is kept, and with whom it is shared.
+    pub cache: Cache,
 }
 
 /// What came of a text.

@@ -39,6 +39,8 @@ pub struct Planned {
 pub enum State {
     /// Its result is there.
     Fresh(Box<Artifact>),
+    /// Its result is in the shared cache, from where a run takes it.
+    Shared(Box<Artifact>),
     /// Its result is there, but does not pass its gates; each is told in a sentence.
     GateUnmet(Box<Artifact>, Vec<String>),
     /// It runs.
@@ -76,7 +78,7 @@ impl Plan {
                         let unmet = unmet(&step.require, &artifact);
                         if unmet.is_empty() {
                             done.insert(step.name.clone(), (*artifact).clone());
-                            State::Fresh(artifact)
+                            if store.keeps(artifact.digest) { State::Fresh(artifact) } else { State::Shared(artifact) }
                         } else {
                             blocked.insert(step.name.clone(), step.name.clone());
                             State::GateUnmet(artifact, unmet)
@@ -95,7 +97,7 @@ impl Plan {
                 }
             };
             let took = match state {
-                State::Fresh(_) | State::GateUnmet(..) => None,
+                State::Fresh(_) | State::Shared(_) | State::GateUnmet(..) => None,
                 _ => judge.took(step),
             };
             steps.push(Planned { stage: step.name.clone(), kind: step.stage.kind(), state, took });
@@ -108,7 +110,7 @@ impl Plan {
         self.steps.iter().fold((0, 0, 0), |(run, may, fresh), step| match step.state {
             State::Stale(_) => (run + 1, may, fresh),
             State::Waits(_) | State::Blocked(_) => (run, may + 1, fresh),
-            State::Fresh(_) | State::GateUnmet(..) => (run, may, fresh + 1),
+            State::Fresh(_) | State::Shared(_) | State::GateUnmet(..) => (run, may, fresh + 1),
         })
     }
 
@@ -127,6 +129,7 @@ impl State {
     pub fn words(&self) -> (&'static str, String) {
         match self {
             Self::Fresh(artifact) => ("fresh", artifact.summary.clone()),
+            Self::Shared(artifact) => ("shared", artifact.summary.clone()),
             Self::GateUnmet(_, unmet) => ("gate", unmet.join("; ")),
             Self::Stale(reasons) => ("run", why::sentence(reasons)),
             Self::Waits(upstream) => ("waits", format!("runs if {} out different", come(upstream))),
@@ -141,7 +144,7 @@ impl State {
             Self::Stale(reasons) => json!({ "state": word, "sentence": sentence, "reasons": reasons }),
             Self::Waits(upstream) => json!({ "state": word, "sentence": sentence, "for": upstream }),
             Self::Blocked(gate) => json!({ "state": word, "sentence": sentence, "for": [gate] }),
-            Self::Fresh(artifact) | Self::GateUnmet(artifact, _) => json!({
+            Self::Fresh(artifact) | Self::Shared(artifact) | Self::GateUnmet(artifact, _) => json!({
                 "state": word, "sentence": sentence, "digest": artifact.digest, "metrics": artifact.metrics,
             }),
         }
@@ -211,7 +214,7 @@ impl Judge<'_> {
             return Ok(Verdict::Stale(vec![Why::Forced]));
         }
         let fingerprint = ingredients.fingerprint();
-        match self.store.record(fingerprint) {
+        match self.store.record(fingerprint).or_else(|| self.store.lent(fingerprint)) {
             Some(record) => {
                 let reasons = self.broken(&record)?;
                 Ok(if reasons.is_empty() {
@@ -226,7 +229,8 @@ impl Judge<'_> {
 
     /// What is wrong with a recorded result.
     fn broken(&self, record: &Record) -> Result<Vec<Why>> {
-        let problem = self.store.problem(record.digest);
+        let lent = || self.store.lent(record.ingredients.fingerprint()).is_some();
+        let problem = if !self.store.keeps(record.digest) && lent() { None } else { self.store.problem(record.digest) };
         let mut reasons: Vec<_> = problem.map(|problem| Why::OutputMissing { problem }).into_iter().collect();
         for (path, promised) in &record.promises {
             let now = Content::read(&self.pipeline.root.join(path), self.store.index(), Links::Follow)?;

@@ -141,7 +141,10 @@ impl Run<'_> {
         }
         let _span = tracing::debug_span!("visit", stage = step.name).entered();
         let judge = Judge { pipeline: self.pipeline, store: self.store, force: &self.force };
-        let judged = judge.ingredients(step, done).and_then(|ingredients| Ok((judge.verdict(step, &ingredients)?, ingredients)));
+        let judged = judge.ingredients(step, done).and_then(|ingredients| {
+            self.borrow(step, &ingredients);
+            Ok((judge.verdict(step, &ingredients)?, ingredients))
+        });
         if let Ok((_, ingredients)) = &judged {
             tracing::debug!(fingerprint = %ingredients.fingerprint(), "judged");
         }
@@ -149,7 +152,11 @@ impl Run<'_> {
             Err(error) => return self.failed(step, &error),
             Ok((Verdict::Fresh(artifact), ingredients)) => {
                 self.recall(step, &ingredients);
-                self.emitter.emit(Event::StageFresh { stage: stage(), summary: artifact.summary.clone(), kept: kept(&ingredients, &artifact) });
+                self.emitter.emit(Event::StageFresh {
+                    stage: stage(),
+                    summary: artifact.summary.clone(),
+                    kept: kept(&ingredients, &artifact),
+                });
                 if let Err(error) = self.store.show(&self.pipeline.name, &step.name, artifact.digest) {
                     self.warn(step, error.message);
                 }
@@ -322,6 +329,7 @@ impl Run<'_> {
         let end = match moved {
             None => {
                 self.store.commit(&record)?;
+                self.lend(step, &record);
                 if ingredients.fingerprint() != declared.fingerprint() {
                     // What the file says has been done as far as it could be, and is not to be tried again each time.
                     let mut record = Record { ingredients: declared.clone(), ..record.clone() };
@@ -350,6 +358,25 @@ impl Run<'_> {
 
     fn warn(&self, step: &Step, message: String) {
         self.emitter.emit(Event::Warning { stage: step.name.clone(), message });
+    }
+
+    /// Takes the result of a step from the shared cache, if it is only there.
+    fn borrow(&self, step: &Step, ingredients: &Ingredients) {
+        if self.force.contains(&step.name) {
+            return;
+        }
+        match self.store.borrow(ingredients.fingerprint()) {
+            Ok(false) => {}
+            Ok(true) => self.emitter.emit(Event::Note { stage: step.name.clone(), message: "taken from the shared cache".to_owned() }),
+            Err(error) => self.warn(step, format!("the shared cache was of no use: {}", error.message)),
+        }
+    }
+
+    /// Puts the result of a step into the shared cache, where there is one.
+    fn lend(&self, step: &Step, record: &Record) {
+        if let Err(error) = self.store.lend(record) {
+            self.warn(step, format!("the result was not shared: {}", error.message));
+        }
     }
 
     /// Notes that a result which was there is what this step stands at now: it may be another pipeline's, or an older one come back.

@@ -99,9 +99,12 @@ fn two_runs_are_compared_in_settings_clips_and_numbers() {
     let (first, second) = (id(&sandbox, 0), id(&sandbox, 1));
     let told = sandbox.run(&["diff", &first, &second, "--json"]).exits(0).json();
     let stages = told["stages"].as_array().unwrap();
-    assert_eq!(stages[0]["clips"], json!({
-        "before": 2, "after": 2, "added": ["audio/c.wav"], "removed": ["audio/b.wav"], "changed": ["audio/a.wav"],
-    }));
+    assert_eq!(
+        stages[0]["clips"],
+        json!({
+            "before": 2, "after": 2, "added": ["audio/c.wav"], "removed": ["audio/b.wav"], "changed": ["audio/a.wav"],
+        })
+    );
     assert_eq!(stages[0]["sources"][0]["changes"]["added"], json!(["c.txt"]));
     assert_eq!(stages[1]["settings"][0], json!({ "why": "setting", "key": "run.2", "old": "upper", "new": "lower" }));
     assert_eq!(stages[2]["metrics"]["letters"][0].as_f64().unwrap() + 4.0, stages[2]["metrics"]["letters"][1].as_f64().unwrap());
@@ -121,11 +124,10 @@ fn two_runs_are_compared_in_settings_clips_and_numbers() {
     sandbox.run(&["run"]).exits(0);
     fs::remove_dir_all(sandbox.path(".voxpipe/store")).unwrap();
     let told = sandbox.run(&["diff", &first, &second, "--json"]).exits(0).json();
-    assert_eq!((&told["stages"][0]["clips"], &told["stages"][0]["sources"], &told["stages"][2]["metrics"]), (
-        &Value::Null,
-        &stages[0]["sources"],
-        &stages[2]["metrics"]
-    ));
+    assert_eq!(
+        (&told["stages"][0]["clips"], &told["stages"][0]["sources"], &told["stages"][2]["metrics"]),
+        (&Value::Null, &stages[0]["sources"], &stages[2]["metrics"])
+    );
     sandbox.file("clips.sh", "exit 1\n").run(&["run"]).exits(1);
     let words = sandbox.run(&["diff"]).exits(0).stdout;
     assert!(words.contains("results\n  clips   done → failed\n  loud    done → skipped\n") || words.contains("fresh → failed"), "{words}");
@@ -141,7 +143,11 @@ fn a_repeated_run_ends_in_yes() {
     let before = files(&sandbox.path(".voxpipe"));
     let told = sandbox.run(&["repro"]).exits(0);
     assert!(told.stderr.contains("loud") && told.stderr.contains("runs"), "it really runs: {}", told.stderr);
-    assert!(told.stdout.ends_with(&format!("yes: 3 results of run {} came out the same, byte for byte\n", id(&sandbox, 0))), "{}", told.stdout);
+    assert!(
+        told.stdout.ends_with(&format!("yes: 3 results of run {} came out the same, byte for byte\n", id(&sandbox, 0))),
+        "{}",
+        told.stdout
+    );
     assert_eq!(files(&sandbox.path(".voxpipe")).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "nothing is left behind");
     let told = sandbox.run(&["repro", "latest", "--keep", "--json"]).exits(0).json();
     assert_eq!((&told["same"], &told["stages"][1]["answer"]), (&json!(true), &json!("same")));
@@ -212,9 +218,12 @@ fn a_pipeline_is_drawn_as_a_picture_and_as_json() {
     crate::support::golden("graph.svg", &svg);
     let graph = sandbox.run(&["graph", "--json"]).exits(0).json();
     assert_eq!(graph["stages"][2], json!({ "stage": "scores", "kind": "command", "makes": "files", "require": ["letters < 300"] }));
-    assert_eq!(graph["edges"], json!([
-        { "from": "clips", "to": "loud", "port": "clips" },
-        { "from": "loud", "to": "scores", "port": "loud" },
-        { "from": "clips", "to": "scores", "port": null },
-    ]));
+    assert_eq!(
+        graph["edges"],
+        json!([
+            { "from": "clips", "to": "loud", "port": "clips" },
+            { "from": "loud", "to": "scores", "port": "loud" },
+            { "from": "clips", "to": "scores", "port": null },
+        ])
+    );
 }

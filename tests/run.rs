@@ -91,7 +91,7 @@ struct Project(Sandbox);
 
 impl Project {
     fn pipeline(&self, name: &str, steps: Vec<Step>) -> Pipeline {
-        Pipeline { name: name.to_owned(), root: self.0.root(), seed: 1, steps, tracking: None }
+        Pipeline { name: name.to_owned(), root: self.0.root(), seed: 1, steps, tracking: None, cache: Default::default() }
     }
 
     fn run(&self, pipeline: &Pipeline) -> (Report, Vec<Event>) {

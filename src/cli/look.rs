@@ -122,6 +122,7 @@ pub(super) fn why(project: &Project, stage: &str, vs: Option<&str>, json: bool) 
             let (word, sentence) = other.words();
             let verb = match word {
                 "fresh" => "is fresh",
+                "shared" => "is in the shared cache",
                 "gate" => "is fresh, but does not pass its gate",
                 "waits" => "waits",
                 _ => "cannot run",
@@ -142,7 +143,9 @@ fn versus(pipeline: &Pipeline, store: &Store, plan: &Plan, stage: &str, run: &st
     };
     let Some(step) = pipeline.step(stage) else { return Ok((run, Vec::new())) };
     let artifact = |step: &Planned| match &step.state {
-        State::Fresh(artifact) | State::GateUnmet(artifact, _) => Some((step.stage.clone(), (**artifact).clone())),
+        State::Fresh(artifact) | State::Shared(artifact) | State::GateUnmet(artifact, _) => {
+            Some((step.stage.clone(), (**artifact).clone()))
+        }
         _ => None,
     };
     let done: BTreeMap<_, _> = plan.steps.iter().filter_map(artifact).collect();
@@ -210,7 +213,7 @@ fn stands(state: &State, last: Option<&Last>) -> (&'static str, String, Value) {
     let end = last.map(|last| &last.tried.end);
     let told = end.map_or(Value::Null, |end| json!(end));
     match (state, end) {
-        (State::Fresh(_) | State::GateUnmet(..), _) => (now, sentence, told),
+        (State::Fresh(_) | State::Shared(_) | State::GateUnmet(..), _) => (now, sentence, told),
         (_, Some(End::Parked { have, need, message })) => ("parked", format!("{have}/{need}  {message}"), told),
         (_, Some(End::Failed { message })) => ("failed", message.lines().next().unwrap_or_default().to_owned(), told),
         (_, Some(End::Begun)) => ("begun", "it is running, or the program was killed meanwhile".to_owned(), told),

@@ -96,11 +96,14 @@ impl Repro {
         let place = absolute(&store.place_to_repeat(&id)?)?;
         let answer = self.repeat(&store, &provenance, &known, &place, rows);
         let same = matches!(&answer, Ok((_, rows)) if rows.iter().all(|row| row.answer != "differs" && row.answer != "failed"));
-        if (same && !self.keep) || answer.is_err() {
+        // Where nothing ran there is nothing to look at.
+        let ran = matches!(&answer, Ok((_, rows)) if rows.iter().any(|row| row.is.is_some() || row.answer == "failed"));
+        let keep = self.keep || (ran && !same);
+        if !keep {
             store.forget_repetition(&place)?;
         }
         let (exit, rows) = answer?;
-        let kept = (!same || self.keep).then(|| place.display().to_string());
+        let kept = keep.then(|| place.display().to_string());
         let compared = rows.iter().filter(|row| row.answer != "not repeated").count();
         if self.json {
             print_json(json!({ "run": id, "same": same, "stages": rows, "place": kept }))?;
@@ -122,6 +125,7 @@ impl Repro {
         place: &Path,
         mut rows: Vec<Row>,
     ) -> Result<(Exit, Vec<Row>)> {
+        let order = |row: &Row| provenance.stages.iter().position(|stage| stage.told.stage == row.stage);
         // Files beside the project are found beside the fresh one.
         let up = known.iter().flat_map(|known| &known.record.ingredients.sources).map(|source| climbs(&source.path)).max().unwrap_or(0);
         let base = (0..up).fold(place.to_owned(), |base, _| base.join("up"));
@@ -139,7 +143,10 @@ impl Repro {
         let moved: Vec<Row> = known.iter().filter_map(|known| bring(store, known, provenance, &root).transpose()).collect::<Result<_>>()?;
         if !moved.is_empty() {
             // What was read is no longer there to be read: the answer is known without running anything.
+            let others = known.iter().filter(|known| !moved.iter().any(|row| row.stage == known.stage));
+            rows.extend(others.map(|known| Row::without(&known.stage, "nothing was run".to_owned())));
             rows.extend(moved);
+            rows.sort_by_key(order);
             return Ok((Exit::Differs, rows));
         }
         let mut repeated: BTreeSet<String> = BTreeSet::new();
@@ -165,7 +172,6 @@ impl Repro {
                 None => Row { answer: "failed", was: Some(known.record.digest), ..Row::without(&known.stage, ended(ending)) },
             });
         }
-        let order = |row: &Row| provenance.stages.iter().position(|stage| stage.told.stage == row.stage);
         rows.sort_by_key(order);
         Ok((if report.exit == Exit::Interrupted as u8 { Exit::Interrupted } else { Exit::Done }, rows))
     }

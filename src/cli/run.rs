@@ -14,8 +14,8 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError};
 
 /// What to run and how to tell it.
 #[derive(Args)]
@@ -43,6 +43,7 @@ impl Run {
         }
         let stop = listen()?;
         let store = Store::open(&pipeline.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        let store = Project::share(store, &pipeline)?;
         let id = store.begin_run().map_err(or_environment)?;
         let to_stdout = self.events.as_deref() == Some("-");
         let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(&id), &id).map_err(or_environment)?)];

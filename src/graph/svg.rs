@@ -42,7 +42,8 @@ pub fn svg(pipeline: &Pipeline) -> String {
         let (x, y, to_y) = (x + BOX[0], y + BOX[1] / 2.0, to_y + BOX[1] / 2.0);
         let middle = to_x - ROOM[0] / 2.0;
         let class = if port.is_some() { "flow" } else { "flow order" };
-        let _ = writeln!(out, "<path class=\"{class}\" marker-end=\"url(#tip)\" d=\"M{x} {y}C{middle} {y} {middle} {to_y} {to_x} {to_y}\"/>");
+        let _ =
+            writeln!(out, "<path class=\"{class}\" marker-end=\"url(#tip)\" d=\"M{x} {y}C{middle} {y} {middle} {to_y} {to_x} {to_y}\"/>");
         if let Some(port) = port {
             let (x, y) = (to_x - 10.0, to_y - 5.0);
             let _ = writeln!(out, "<text class=\"port\" text-anchor=\"end\" x=\"{x}\" y=\"{y}\">{}</text>", escaped(port));

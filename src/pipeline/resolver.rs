@@ -38,13 +38,14 @@ pub(super) struct Draft<'t> {
 
 impl<'a> Resolver<'a, '_> {
     pub(super) fn pipeline(mut self, manifest: Manifest<'a>, file: &Path) -> Pipeline {
-        let Manifest { pipeline, params, mut stage, matrix, tracking, .. } = manifest;
+        let Manifest { pipeline, params, mut stage, matrix, tracking, cache, .. } = manifest;
         let header = pipeline.unwrap_or_default();
         self.header(&header);
         if let Some(matrix) = matrix {
             self.not_yet(matrix.span(), "[matrix]", "one pipeline is run, with the values of [params]");
         }
         let tracking = self.tracking(tracking);
+        let cache = self.cache(cache);
         let params = params.as_ref().map(Spanned::get_ref);
 
         let mut names: Vec<Spanned<String>> = stage.keys().cloned().collect();
@@ -87,7 +88,7 @@ impl<'a> Resolver<'a, '_> {
             "." => folder.to_owned(),
             root => folder.join(root),
         };
-        Pipeline { name: header.name.map(Spanned::into_inner).unwrap_or_default(), root, seed: header.seed, steps, tracking }
+        Pipeline { name: header.name.map(Spanned::into_inner).unwrap_or_default(), root, seed: header.seed, steps, tracking, cache }
     }
 
     fn header(&mut self, header: &Header) {
