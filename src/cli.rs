@@ -3,21 +3,27 @@
 //! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
 //! ended is its exit code, see [`Exit`].
 
+mod archive;
 mod bench;
 mod choice;
+mod diff;
 mod doctor;
 mod fetching;
 mod history;
 mod include;
 mod init;
+mod keeping;
 mod lock;
 mod look;
 mod merge;
 mod migrate;
 mod plot;
 mod project;
+mod provenance;
+mod repro;
 mod run;
 mod stream;
+mod summary;
 mod sweep;
 mod tracking;
 mod transcribe;
@@ -40,7 +46,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 a stage or a file failed · 2 the file or the command line is wrong · 3 another run holds the lock · \
-4 the environment lacks something · 10 parked for a person · 11 timed out · 12 a gate was not met · 75 interrupted, run again to go on · 130 interrupted twice, ended at once";
+4 the environment lacks something · 10 parked for a person · 11 timed out · 12 a gate was not met · 13 repeated with other bytes · 14 something would run · 75 interrupted, run again to go on · 130 interrupted twice, ended at once";
 
 #[derive(Subcommand)]
 enum Command {
@@ -62,6 +68,9 @@ enum Command {
         /// Ask as if `run --force STAGE` had been said
         #[arg(long, value_name = "STAGE")]
         force: Vec<String>,
+        /// End with exit code 14 if anything would run, with 12 if only a gate is not met
+        #[arg(long)]
+        exit_code: bool,
     },
     /// Look for mistakes in the pipeline file; every one is reported
     Check {
@@ -80,6 +89,9 @@ enum Command {
         stage: String,
         #[command(flatten)]
         project: Project,
+        /// Compare with what went in in this run, an id or `latest` or `previous`
+        #[arg(long, value_name = "RUN")]
+        vs: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -113,6 +125,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compare two runs in settings, data and numbers
+    Diff(diff::Diff),
+    /// Repeat a run in a fresh place and say whether it makes the same bytes
+    Repro(repro::Repro),
+    /// Remove what nothing needs any more
+    Gc(keeping::Gc),
+    /// Say what is kept, check it, pin it
+    #[command(subcommand)]
+    Cache(keeping::Cache),
+    /// Write a run with its results into one file
+    Export(archive::Export),
+    /// Take in a run that was exported
+    Import(archive::Import),
     /// Draw the curves of trainings, running or done
     Plot(plot::Plot),
     /// Write down what a model hears in audio files
@@ -142,6 +167,9 @@ enum Command {
         /// How
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        /// The same as `--format json`
+        #[arg(long, conflicts_with = "format")]
+        json: bool,
     },
     /// Print a completion script for a shell
     Completions {
@@ -182,6 +210,10 @@ enum Format {
     Mermaid,
     /// Graphviz
     Dot,
+    /// A picture for a page
+    Svg,
+    /// For programs
+    Json,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -220,13 +252,19 @@ impl Command {
             Self::Init(init) => init.go().map(done),
             Self::Run(run) | Self::Resume(run) => run.go(),
             Self::Sweep(sweep) => sweep.go(),
-            Self::Plan { project, json, force } => look::plan(&project, &force, json).map(done),
+            Self::Plan { project, json, force, exit_code } => look::plan(&project, &force, exit_code, json),
             Self::Check { project, json, show_origin } => look::check(&project, json, show_origin),
-            Self::Why { stage, project, json } => look::why(&project, &stage, json).map(done),
+            Self::Why { stage, project, vs, json } => look::why(&project, &stage, vs.as_deref(), json).map(done),
             Self::Status { project, json } => look::status(&project, json).map(done),
             Self::Logs(logs) => logs.print().map(done),
             Self::Runs { project, json } => history::runs(&project, json).map(done),
             Self::Show { run, project, json } => history::show(&project, &run, json).map(done),
+            Self::Diff(diff) => diff.print().map(done),
+            Self::Repro(repro) => repro.go(),
+            Self::Gc(gc) => gc.go().map(done),
+            Self::Cache(cache) => cache.go(),
+            Self::Export(export) => export.go().map(done),
+            Self::Import(import) => import.go().map(done),
             Self::Plot(plot) => plot.draw().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
@@ -235,14 +273,16 @@ impl Command {
             Self::Doctor(doctor) => doctor.go().map(done),
             Self::Bench(bench) => bench.go().map(done),
             Self::Work { folder } => work::work(folder),
-            Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
-            Self::Graph { project, format } => {
+            Self::Schema => print(&format!("{:#}\n", crate::manifest::schema(crate::stage::STAGES))).map(done),
+            Self::Graph { project, format, json } => {
                 let pipeline = project.pipeline()?;
-                print(&match format {
-                    Format::Text => graph::text(&pipeline),
-                    Format::Mermaid => graph::mermaid(&pipeline),
-                    Format::Dot => graph::dot(&pipeline),
-                })
+                match if json { Format::Json } else { format } {
+                    Format::Json => print_json(graph::json(&pipeline)),
+                    Format::Text => print(&graph::text(&pipeline)),
+                    Format::Mermaid => print(&graph::mermaid(&pipeline)),
+                    Format::Dot => print(&graph::dot(&pipeline)),
+                    Format::Svg => print(&graph::svg(&pipeline)),
+                }
                 .map(done)
             }
             Self::Completions { shell } => {
@@ -264,8 +304,14 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a result for programs.
-fn print_json(value: &Value) -> Result<()> {
+/// The version of what `--json` prints; `docs/json.md` says what is in it.
+const SHAPES: u32 = 1;
+
+/// Prints a result for programs, with the version of its shape.
+fn print_json(mut value: Value) -> Result<()> {
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("v".to_owned(), SHAPES.into());
+    }
     print(&format!("{value:#}\n"))
 }
 

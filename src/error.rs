@@ -31,6 +31,10 @@ pub enum Exit {
     TimedOut = 11,
     /// A `require` gate was not met.
     Gate = 12,
+    /// `repro` made other bytes than the run it repeated.
+    Differs = 13,
+    /// `plan --exit-code`: a run would have something to do.
+    Pending = 14,
     /// Interrupted by a signal; running again goes on from here.
     Interrupted = 75,
 }

@@ -33,6 +33,7 @@ pub mod run;
 pub mod schema;
 pub mod scoring;
 pub mod settings;
+pub mod size;
 pub mod sources;
 pub mod stage;
 pub mod stat_index;

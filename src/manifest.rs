@@ -9,9 +9,11 @@
 //!
 //! A manifest has names and places but no meaning yet: that is [`crate::pipeline`].
 
+mod cache;
 mod resources;
 mod tracking;
 
+pub use cache::CacheTable;
 pub use resources::{Needs, Place, SlurmTable};
 pub use tracking::{TrackingTable, Trackio};
 
@@ -74,6 +76,8 @@ pub struct Manifest<'t> {
     pub resources: BTreeMap<Spanned<String>, Spanned<f64>>,
     /// How jobs are given to a Slurm cluster.
     pub slurm: Option<SlurmTable>,
+    /// What is kept, and with whom it is shared. It changes no result.
+    pub cache: Option<CacheTable>,
     /// Settings to compare: one run for each combination.
     pub matrix: Option<MatrixTable>,
     /// What the matrix comes to.

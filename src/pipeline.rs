@@ -3,6 +3,7 @@
 //! [`Pipeline::parse`] is a function of its arguments. It goes on after a mistake: a stage whose settings cannot be read still
 //! has a name others may refer to, so a file with five mistakes gets five complaints, and no sixth that follows from them.
 
+mod cache;
 mod edges;
 mod limits;
 mod order;
@@ -12,6 +13,7 @@ mod retry;
 mod tracking;
 
 pub use crate::manifest::Place;
+pub use cache::Cache;
 pub use limits::{Bound, Comparison};
 pub use resources::{CPU, GPU, Machines, Resources, Slurm};
 pub use retry::{Recovery, Retry};
@@ -42,6 +44,8 @@ pub struct Pipeline {
     pub tracking: Option<Tracking>,
     /// What there is to run it on.
     pub machines: Machines,
+    /// What is kept, and with whom it is shared.
+    pub cache: Cache,
 }
 
 /// What came of a text.

@@ -14,7 +14,7 @@ pub use schedule::Scheduling;
 use crate::artifact::{Artifact, ArtifactKind, Digest};
 use crate::device::Card;
 use crate::error::{Error, Exit, Result};
-use crate::event::{Emitter, Event};
+use crate::event::{Emitter, Event, Kept};
 use crate::executor::{Clock, Executor, Job, Limits};
 use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
@@ -213,6 +213,7 @@ impl Run<'_> {
         let end = match moved {
             None => {
                 self.store.commit(&record)?;
+                self.lend(step, &record);
                 if ingredients.fingerprint() != declared.fingerprint() {
                     // What the file says has been done as far as it could be, and is not to be tried again each time.
                     let mut record = Record { ingredients: declared.clone(), ..record.clone() };
@@ -259,6 +260,25 @@ impl Run<'_> {
         self.store.save_index();
     }
 
+    /// Takes the result of a step from the shared cache, if it is only there.
+    fn borrow(&self, step: &Step, ingredients: &Ingredients) {
+        if self.force.contains(&step.name) {
+            return;
+        }
+        match self.store.borrow(ingredients.fingerprint()) {
+            Ok(false) => {}
+            Ok(true) => self.emitter.emit(Event::Note { stage: step.name.clone(), message: "taken from the shared cache".to_owned() }),
+            Err(error) => self.warn(step, format!("the shared cache was of no use: {}", error.message)),
+        }
+    }
+
+    /// Puts the result of a step into the shared cache, where there is one.
+    fn lend(&self, step: &Step, record: &Record) {
+        if let Err(error) = self.store.lend(record) {
+            self.warn(step, format!("the result was not shared: {}", error.message));
+        }
+    }
+
     /// Notes that a result which was there is what this step stands at now: it may be another pipeline's, or an older one come back.
     fn recall(&self, step: &Step, ingredients: &Ingredients) {
         let last = self.store.last(&self.pipeline.name, &step.name);
@@ -282,6 +302,11 @@ impl Run<'_> {
         let tried = Try { run: self.id.clone(), fingerprint: ingredients.fingerprint(), end };
         self.store.remember(&self.pipeline.name, &step.name, &Last { tried, done })
     }
+}
+
+/// Which result a step stands at.
+fn kept(ingredients: &Ingredients, artifact: &Artifact) -> Kept {
+    Kept { fingerprint: ingredients.fingerprint().to_string(), digest: artifact.digest.to_string() }
 }
 
 /// By whom a try is made, and with what.

@@ -9,7 +9,9 @@
 //!   last/PIPELINE/STAGE.json   what was tried and done last, also when it failed; the memory behind `why`
 //!   latest/PIPELINE/STAGE      a link to the newest result, for people
 //!   cache/                     what stages would compute again; anybody may empty it
-//!   runs/ID/events.jsonl       the log of a run
+//!   runs/ID/events.jsonl       the log of a run; beside it provenance.json, what it takes to repeat it
+//!   pins/RUN                   a run whose results stay
+//!   damaged/  repro/  trash/   results set aside; runs repeated; what is on its way out
 //!   stat.idx                   digests of files seen before
 //!   lock                       held by the one run that may write here
 //! ```
@@ -18,8 +20,15 @@
 //! recorded in `keys/`. Whatever is interrupted before the last step is as if it had not happened, except for its scratch folder.
 //! Paths inside are relative: the project may be moved as a whole.
 
+mod archive;
 mod files;
+mod keeping;
 mod lock;
+mod runs;
+mod shared;
+
+pub use archive::{About, Imported};
+pub use keeping::CacheFile;
 
 use crate::artifact::{Artifact, ArtifactKind, Digest};
 use crate::error::{Doing, Error, Exit, Result};
@@ -31,6 +40,7 @@ use files::Safety;
 use lock::Lock;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use shared::Shared;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -45,6 +55,7 @@ pub struct Store {
     dir: PathBuf,
     index: StatIndex,
     lock: Option<Lock>,
+    shared: Option<Shared>,
 }
 
 /// The record that a result exists.
@@ -146,7 +157,7 @@ impl Store {
                 .advice("use the version of voxpipe that wrote it, or move the folder away to start over"));
         }
         let index = fs::read(dir.join("stat.idx")).map(|bytes| StatIndex::load(&bytes)).unwrap_or_default();
-        Ok(Self { dir, index, lock: None })
+        Ok(Self { dir, index, lock: None, shared: None })
     }
 
     /// Opens the state for writing: makes it if need be, takes the lock, and clears what a killed run left.

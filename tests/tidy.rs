@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
         "plot",
         "scoring",
         "settings",
+        "size",
         "subtitles",
         "table",
         "template",
@@ -50,6 +51,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("hub", &["error"]),
     ("journal", &["error"]),
     ("plot", &[]),
+    ("size", &[]),
     ("subtitles", &[]),
     ("error", &[]),
 ];

@@ -41,7 +41,7 @@ impl Doctor {
             "well": well,
         });
         if self.json {
-            print_json(&report)?
+            print_json(report)?
         } else {
             print(&text(&report, &trials))?
         }

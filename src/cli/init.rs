@@ -92,7 +92,7 @@ impl Init {
         let schema = self.folder.join(SCHEMA);
         let with_schema = write_new(&schema, &format!("{:#}\n", crate::manifest::schema(STAGES)))?;
         if self.json {
-            return print_json(&json!({ "file": file, "schema": with_schema.then_some(&schema) }));
+            return print_json(json!({ "file": file, "schema": with_schema.then_some(&schema) }));
         }
         let beside = if with_schema { format!(" and `{}`, by which editors complete keys", schema.display()) } else { String::new() };
         let there = if self.folder == Path::new(".") { String::new() } else { format!("cd {} && ", self.folder.display()) };

@@ -57,7 +57,7 @@ impl Lock {
         if self.json {
             let entry = |(repository, revision, commit)| json!({ "repository": repository, "revision": revision, "commit": commit });
             let all: Vec<_> = pins.all().map(entry).collect();
-            return print_json(&json!({ "file": path, "pins": all, "changed": pins != before, "removed": out }));
+            return print_json(json!({ "file": path, "pins": all, "changed": pins != before, "removed": out }));
         }
         let mut text = String::new();
         for (name, stages, commit, was) in told {

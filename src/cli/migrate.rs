@@ -59,7 +59,7 @@ impl Migrate {
             lines.push_str(&format!("{}: is schema {} now\n", path.display(), crate::manifest::SCHEMA));
         }
         if self.json {
-            print_json(&json!({ "files": told, "written": !self.check }))?;
+            print_json(json!({ "files": told, "written": !self.check }))?;
         } else if texts.is_empty() {
             print(&format!("{}: is schema {} already\n", self.file.display(), crate::manifest::SCHEMA))?;
         } else {

@@ -1,6 +1,6 @@
 //! From a file name and some flags to a pipeline.
 
-use super::{Changes, Project, include};
+use super::{Changes, Project, include, note};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::matrix::{Combination, Matrix};
@@ -9,6 +9,7 @@ use crate::pins::Pins;
 use crate::pipeline::{Parsed, Pipeline};
 use crate::sources::Sources;
 use crate::stage::STAGES;
+use crate::store::Store;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -95,6 +96,30 @@ impl Project {
     /// The pipeline, or an error after every complaint was printed.
     pub(super) fn pipeline(&self) -> Result<Pipeline> {
         self.with_sources().map(|(_, pipeline)| pipeline)
+    }
+
+    /// The state of the pipeline's project, to look at.
+    pub(super) fn look(&self, pipeline: &Pipeline) -> Result<Store> {
+        Self::share(Store::look(&pipeline.root)?, pipeline)
+    }
+
+    /// The state with the folder that the file or the environment shares it in.
+    pub(super) fn share(store: Store, pipeline: &Pipeline) -> Result<Store> {
+        let told = std::env::var_os("VOXPIPE_SHARED_CACHE");
+        let folder = match &told {
+            Some(folder) if folder.is_empty() => return Ok(store),
+            Some(folder) => std::env::current_dir().doing(|| "cannot find the current folder")?.join(folder),
+            None => match &pipeline.cache.shared {
+                Some(folder) => pipeline.root.join(folder),
+                None => return Ok(store),
+            },
+        };
+        if !folder.is_dir() {
+            note(&format!("the shared cache `{}` is not there, so nothing is shared; mount the disk or make the folder", folder.display()));
+            return Ok(store);
+        }
+        let read_only = std::env::var_os("VOXPIPE_SHARED_CACHE_READ_ONLY").is_some_and(|value| !value.is_empty() && value != "0");
+        Ok(store.sharing(&folder, read_only || pipeline.cache.read_only))
     }
 
     /// The pipeline with the texts it was read from.

@@ -1,6 +1,8 @@
 //! `voxpipe run`: the one command that changes anything.
 
-use super::{Project, choice, print_json, tracking};
+use super::provenance::{Listener, Provenance};
+use super::summary::Summary;
+use super::{Project, choice, note, print_json, tracking};
 use crate::diagnostic::did_you_mean;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::pipeline::{Pipeline, Place};
@@ -8,13 +10,14 @@ use crate::report::jsonl::JsonLines;
 use crate::report::terminal::{Table, Terminal};
 use crate::report::{Reporter, fan_out};
 use crate::run::{Question, Scheduling, Stop};
+use crate::sources::Sources;
 use crate::store::Store;
 use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What to run and how to tell it.
 #[derive(Args)]
@@ -47,13 +50,14 @@ pub(super) struct Run {
 impl Run {
     /// Runs the pipeline and gives the exit code.
     pub(super) fn go(self) -> Result<u8> {
-        let pipeline = self.project.pipeline()?;
+        let (sources, pipeline) = self.project.with_sources()?;
         known(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
             return Err(Error::new(format!("`{}`, the project's root, is not a folder", pipeline.root.display())).exit(Exit::Usage));
         }
         let stop = listen()?;
         let store = Store::open(&pipeline.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        let store = Project::share(store, &pipeline)?;
         let id = store.begin_run().map_err(or_environment)?;
         let to_stdout = self.events.as_deref() == Some("-");
         let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(&id), &id).map_err(or_environment)?)];
@@ -65,6 +69,8 @@ impl Run {
         if let Some(trackio) = tracking::reporter(&pipeline)? {
             reporters.push(Box::new(trackio));
         }
+        let (listener, heard) = Listener::new();
+        reporters.push(Box::new(listener));
         let terminal = Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout });
         let screen = terminal.screen();
         reporters.push(Box::new(terminal));
@@ -74,15 +80,26 @@ impl Run {
         if choice::somebody_is_there() && !self.json {
             run.ask = Some(&ask);
         }
-        run.force = self.force.into_iter().collect();
+        run.force = self.force.iter().cloned().collect();
         run.stop = stop;
         let fail_fast = self.fail_fast && !self.keep_going;
         run.scheduling = Scheduling { jobs: self.jobs.map(usize::from), fail_fast, on: self.on.map(Place::from), ..Scheduling::default() };
         let report = run.go();
+        keep(&self.project, &sources, &self.force, &pipeline, &store, &heard);
         if self.json {
-            print_json(&serde_json::to_value(&report)?)?;
+            print_json(serde_json::to_value(&report)?)?;
         }
         Ok(report.exit)
+    }
+}
+
+/// Keeps the manifest of a run that has ended.
+pub(super) fn keep(project: &Project, sources: &Sources, force: &[String], pipeline: &Pipeline, store: &Store, heard: &Mutex<Summary>) {
+    let summary = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = Provenance::of(project, sources, force, pipeline, &summary)
+        .and_then(|provenance| store.keep_provenance(&summary.run, &serde_json::to_vec(&provenance)?));
+    if let Err(error) = kept {
+        note(&format!("the manifest of this run could not be kept: {}", error.message));
     }
 }
 

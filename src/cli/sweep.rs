@@ -4,7 +4,8 @@
 //! stopped: combinations whose results are there are only looked at.
 
 use super::project::plural;
-use super::run::listen;
+use super::provenance::Listener;
+use super::run::{keep, listen};
 use super::{Project, note, print, print_json, tracking};
 use crate::error::{Error, Exit, Result};
 use crate::event::Event;
@@ -101,7 +102,10 @@ impl Sweep {
             return Err(Error::new(format!("`{}`, the project's root, is not a folder", root.display())).exit(Exit::Usage));
         }
         let stop = listen()?;
-        let store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file.display()))?;
+        let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file.display()))?;
+        if let Some(row) = rows.first() {
+            store = Project::share(store, &row.part)?;
+        }
         let count = rows.len();
         for (position, row) in rows.iter_mut().enumerate() {
             look(row, &store)?;
@@ -109,7 +113,7 @@ impl Sweep {
                 continue;
             }
             let title = format!("combination {} of {count}: {}", position + 1, matrix.words(&row.combination));
-            let report = self.run(&row.part, &store, &stop, &title)?;
+            let report = self.run(&sources, &matrix, (&row.combination, &row.part), &store, &stop, &title)?;
             (row.run, row.exit) = (Some(report.run), report.exit);
             look(row, &store)?;
             row.result = Word::of_exit(report.exit);
@@ -126,7 +130,7 @@ impl Sweep {
             let title = format!("the best of {count}: {}", matrix.words(&rows[best].combination));
             let parsed = self.project.parse_combination(&sources, Some(&rows[best].combination))?;
             if let Some(whole) = parsed.pipeline {
-                let report = self.run(&whole, &store, &stop, &title)?;
+                let report = self.run(&sources, &matrix, (&rows[best].combination, &whole), &store, &stop, &title)?;
                 exit = if report.exit == Exit::Done as u8 { exit } else { report.exit };
                 rows[best].run = Some(report.run);
             }
@@ -183,9 +187,18 @@ impl Sweep {
         Ok((sources, matrix, rows))
     }
 
-    fn run(&self, pipeline: &Pipeline, store: &Store, stop: &Stop, title: &str) -> Result<Report> {
+    fn run(
+        &self,
+        sources: &Sources,
+        matrix: &Matrix,
+        (combination, pipeline): (&Combination, &Pipeline),
+        store: &Store,
+        stop: &Stop,
+        title: &str,
+    ) -> Result<Report> {
         let id = store.begin_run()?;
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(&id), &id)?)];
+        let (listener, heard) = Listener::new();
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(&id), &id)?), Box::new(listener)];
         if let Some(trackio) = tracking::reporter(pipeline)? {
             reporters.push(Box::new(trackio));
         }
@@ -195,12 +208,18 @@ impl Sweep {
         emitter.emit(Event::Note { stage: String::new(), message: title.to_owned() });
         let mut run = Run::new(pipeline, store, emitter, id);
         run.stop = stop.clone();
-        Ok(run.go())
+        let report = run.go();
+        // Repeated alone, the combination is said on the command line.
+        let mut project = self.project.clone();
+        let settings = matrix.settings(combination).into_iter();
+        project.changes.set.extend(settings.map(|(axis, value)| (axis.key.clone(), value.to_owned())));
+        keep(&project, sources, &[], pipeline, store, &heard);
+        Ok(report)
     }
 
     fn tell(&self, matrix: &Matrix, rows: &[Row], best: Option<usize>, exit: u8) -> Result<()> {
         if self.json {
-            return print_json(&as_json(matrix, rows, best, exit));
+            return print_json(as_json(matrix, rows, best, exit));
         }
         print(&table(matrix, rows, best))
     }
@@ -219,7 +238,8 @@ fn look(row: &mut Row, store: &Store) -> Result<()> {
             }
             // What a gate holds back is settled.
             State::Blocked(_) => {}
-            State::Stale(_) | State::Waits(_) => word = Word::Open,
+            // A run takes it from the shared cache.
+            State::Shared(_) | State::Stale(_) | State::Waits(_) => word = Word::Open,
         }
     }
     row.result = word;

@@ -40,11 +40,12 @@ pub(super) struct Draft<'t> {
 
 impl<'a> Resolver<'a, '_> {
     pub(super) fn pipeline(mut self, manifest: Manifest<'a>, file: &Path) -> Pipeline {
-        let Manifest { pipeline, params, mut stage, tracking, resources, slurm, .. } = manifest;
+        let Manifest { pipeline, params, mut stage, tracking, cache, resources, slurm, .. } = manifest;
         let header = pipeline.unwrap_or_default();
         self.header(&header);
         let tracking = self.tracking(tracking);
         let machines = self.machines(resources, slurm);
+        let cache = self.cache(cache);
         let params = params.as_ref().map(Spanned::get_ref);
 
         let mut names: Vec<Spanned<String>> = stage.keys().cloned().collect();
@@ -89,7 +90,15 @@ impl<'a> Resolver<'a, '_> {
             "." => folder.to_owned(),
             root => folder.join(root),
         };
-        Pipeline { name: header.name.map(Spanned::into_inner).unwrap_or_default(), root, seed: header.seed, steps, tracking, machines }
+        Pipeline {
+            name: header.name.map(Spanned::into_inner).unwrap_or_default(),
+            root,
+            seed: header.seed,
+            steps,
+            tracking,
+            cache,
+            machines,
+        }
     }
 
     fn header(&mut self, header: &Header) {

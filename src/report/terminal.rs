@@ -146,7 +146,7 @@ impl Reporter for Terminal {
                 self.run.clone_from(run);
                 self.order.clone_from(stages);
             }
-            Event::StageFresh { stage, summary } => {
+            Event::StageFresh { stage, summary, .. } => {
                 self.line(stage, "fresh", summary);
                 self.row(stage, "fresh", summary.clone());
             }
