@@ -104,11 +104,7 @@ fn a_stage_runs_as_a_job_and_tells_what_it_tells_here() {
     let pipeline = format!(
         "args = [\"--partition=gpu\"]\nsetup = [\"export GREETING=hi\"]\n{}{}{}",
         stage("first", "echo a > $0/words", ""),
-        stage(
-            "job",
-            work,
-            &format!("from = {{ first = \"first\" }}\nrequire = {{ wer = \"< 0.3\" }}\n{ON}")
-        ),
+        stage("job", work, &format!("from = {{ first = \"first\" }}\nrequire = {{ wer = \"< 0.3\" }}\n{ON}")),
         stage("last", "touch $0/x", "from = { job = \"job\" }"),
     );
     let cluster = Cluster::new(&pipeline);
@@ -276,7 +272,8 @@ fn mistakes_in_what_slurm_is_told_are_found_before() {
     let stages = stage("s", "true", "resources = { on = \"slurm\", slurm = [\"--output=x\", \"mem=3\"] }");
     let cluster = Cluster::new(&format!("jobs = 0\n{stages}"));
     let ran = cluster.run(&["check"]).exits(2);
-    ran.complains("`--output` is given by voxpipe")
+    let ran = ran
+        .complains("`--output` is given by voxpipe")
         .complains("\"mem=3\" is not an argument of `sbatch`")
         .complains("no jobs at once is no way to run");
     assert!(ran.stderr.contains("pipeline.toml:6:8"), "{}", ran.stderr);
