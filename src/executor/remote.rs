@@ -243,6 +243,7 @@ impl<S: Site> Remote<S> {
                     }
                     Some(since) if since.elapsed() > GRACE + PATIENCE => {
                         let message = format!("{site} job {id} was cancelled but does not end");
+                        cx.warn(&message);
                         return End::Alive(
                             Error::new(message).exit(Exit::Interrupted).advice("see that it does: a later run would wait for it"),
                         );
@@ -250,23 +251,24 @@ impl<S: Site> Remote<S> {
                     Some(_) => {}
                 }
             }
-            match self.0.look(id) {
-                Ok(sight) => {
-                    troubled = false;
-                    if seen.as_ref() != Some(&sight) {
+            // One that has ended has only its last word left to say.
+            if gone.is_none() {
+                match self.0.look(id) {
+                    Ok(sight) if seen.as_ref() != Some(&sight) => {
                         match &sight {
                             Sight::Waits(why) => cx.note(format!("{site} job {id} waits in the queue{}", bracketed(why))),
                             Sight::Runs(node) => cx.note(format!("{site} job {id} runs{}", bracketed(node))),
                             Sight::Ended(_) => gone = Some(Instant::now()),
                         }
-                        seen = Some(sight);
+                        (seen, troubled) = (Some(sight), false);
                     }
+                    Ok(_) => troubled = false,
+                    Err(error) if !troubled => {
+                        troubled = true;
+                        cx.warn(format!("{site} does not say how job {id} is: {}; asking on", error.message));
+                    }
+                    Err(_) => {}
                 }
-                Err(error) if !troubled => {
-                    troubled = true;
-                    cx.warn(format!("{site} does not say how job {id} is: {}; asking on", error.message));
-                }
-                Err(_) => {}
             }
             thread::sleep(GLANCE.min(self.0.poll()));
         }

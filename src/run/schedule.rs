@@ -5,7 +5,7 @@
 //! company change no result: what a step makes depends on its fingerprint alone.
 
 use super::attempt::Attempt;
-use super::pool::{Lack, Permit, Pool, amounts};
+use super::pool::{Lack, Need, Permit, Pool, amounts};
 use super::{Ending, Run, Tried, Work, kept};
 use crate::artifact::Artifact;
 use crate::error::{Error, Exit};
@@ -77,6 +77,7 @@ struct Stale {
     why: String,
     inputs: BTreeMap<String, Artifact>,
     attempt: Attempt,
+    need: Need,
     /// When it may.
     from: Option<Instant>,
     /// Whether there was no room for it when it was judged: by now its sources may be others.
@@ -228,9 +229,16 @@ impl<'r> Course<'r, '_> {
                 if let Some(because) = self.halted.clone() {
                     return self.skip(index, because, false);
                 }
+                let need = match run.pool().need(step, run.place(step)) {
+                    Ok(need) => need,
+                    Err(error) => {
+                        let ending = run.failed(step, &error);
+                        return self.end(index, ending);
+                    }
+                };
                 let attempt = Attempt::first(&declared);
                 let why = why::sentence(&reasons);
-                self.stale.insert(index, Stale { declared, why, inputs, attempt, from: None, waited: false });
+                self.stale.insert(index, Stale { declared, why, inputs, attempt, need, from: None, waited: false });
             }
         }
     }
@@ -263,35 +271,28 @@ impl<'r> Course<'r, '_> {
             if stale.from.is_some_and(|from| from > Instant::now()) {
                 continue;
             }
-            let need = match run.pool().need(step, run.place(step)) {
-                Ok(need) => need,
-                Err(error) => {
-                    self.stale.remove(&index);
-                    let ending = run.failed(step, &error);
-                    self.end(index, ending);
-                    continue;
-                }
-            };
-            if need.wants(&lack) {
+            if stale.need.wants(&lack) {
                 stale.waited = true;
                 continue;
             }
-            match run.pool().take(&need, stale.attempt.ingredients.fingerprint()) {
+            match run.pool().take(&stale.need, stale.attempt.ingredients.fingerprint()) {
                 Err(missing) => {
                     stale.waited = true;
                     lack.extend(missing);
                 }
                 Ok(permit) => {
-                    let Some(mut stale) = self.stale.remove(&index) else { continue };
-                    if stale.waited && !tried {
-                        drop(permit);
+                    let fingerprint = stale.declared.fingerprint();
+                    // Its sources may be others by now, and another run may have made its result.
+                    if !tried && (stale.waited || run.scheduling.pool.is_some()) {
+                        self.stale.remove(&index);
                         self.judge(index);
-                        if let Some(judged) = self.stale.get_mut(&index) {
-                            judged.waited = false;
-                            judged.why.clone_from(&stale.why);
-                        }
+                    }
+                    let still = self.stale.remove(&index);
+                    let Some(mut stale) = still else { continue };
+                    if stale.declared.fingerprint() != fingerprint {
+                        self.stale.insert(index, stale);
                         // Its room is free again, and its turn comes at once.
-                        run.pool().happened();
+                        drop(permit);
                         continue;
                     }
                     stale.from = None;
@@ -351,7 +352,7 @@ impl<'r> Course<'r, '_> {
 impl Run<'_> {
     /// Tries a step once, and decides what follows.
     fn one_try(&self, step: &Step, stale: Stale, permit: Permit) -> Told {
-        let Stale { declared, why, inputs, attempt: now, .. } = stale;
+        let Stale { declared, why, inputs, attempt: now, need, .. } = stale;
         let begun = Instant::now();
         let (kind, stage) = (step.stage.kind().to_owned(), step.name.clone());
         self.emitter.emit(Event::StageStarted { stage, kind, why: why.clone(), attempt: now.number });
@@ -395,7 +396,8 @@ impl Run<'_> {
         match self.next(step, &now, &inputs, &error) {
             Some(attempt) => {
                 let wait = attempt.wait;
-                Told::Again(Box::new(Stale { declared, why, inputs, attempt, from: wait.map(|wait| Instant::now() + wait), waited: false }))
+                let from = wait.map(|wait| Instant::now() + wait);
+                Told::Again(Box::new(Stale { declared, why, inputs, attempt, need, from, waited: false }))
             }
             None => {
                 self.remember(step, &declared, End::Failed { message: error.message.clone() });
