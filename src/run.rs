@@ -4,10 +4,11 @@
 //! decided when its turn comes, from what its inputs have become by then.
 
 mod attempt;
+mod outputs;
 
 pub use attempt::{Answer, Offer, Question};
 
-use crate::artifact::{Artifact, ArtifactKind};
+use crate::artifact::Artifact;
 use crate::error::{Error, Exit, Failure, Result};
 use crate::event::{Emitter, Event};
 use crate::fingerprint::Ingredients;
@@ -22,7 +23,6 @@ use serde::Serialize;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -120,11 +120,27 @@ impl Run<'_> {
             }
             stages.push((step.name.clone(), ending));
         }
-        self.store.save_index();
+        self.settle(&mut stages);
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
         self.emitter.emit(Event::RunFinished { exit, seconds });
         Report { run: self.id.clone(), exit, seconds, stages }
+    }
+
+    /// Waits until what was done is on the disk; the newest stage speaks for all that could not be recorded.
+    fn settle(&self, stages: &mut [(String, Ending)]) {
+        if let Err(error) = self.store.flush() {
+            let error = error.context("not every result could be recorded");
+            if let Some((stage, ending)) = stages.iter_mut().rev().find(|(_, ending)| matches!(ending, Ending::Done)) {
+                self.emitter.emit(Event::StageFailed {
+                    stage: stage.clone(),
+                    message: error.message.clone(),
+                    advice: error.advice.clone(),
+                });
+                *ending = Ending::Failed { message: error.message, exit: error.exit };
+            }
+        }
+        self.store.save_index();
     }
 
     fn visit(&self, step: &Step, done: &mut BTreeMap<String, Artifact>, blocked: &BTreeMap<String, String>) -> Ending {
@@ -185,7 +201,6 @@ impl Run<'_> {
             let error = match self.attempt(step, &now, done, declared) {
                 Ok(Tried::Kept(artifact, end)) => {
                     self.remember(step, declared, end);
-                    self.store.save_index();
                     self.emitter.emit(Event::StageFinished {
                         stage: step.name.clone(),
                         seconds: begun.elapsed().as_secs_f64(),
@@ -251,9 +266,22 @@ impl Run<'_> {
             emitter: self.emitter.clone(),
             stop: Arc::clone(&self.stop.stage),
         };
+        let read: Vec<_> = ingredients.inputs.values().flatten().collect();
+        let before: Vec<_> = read.iter().map(|input| self.store.stamps(input.digest)).collect();
         let finished = self.guarded(step, &cx).and_then(|outcome| match outcome {
             Outcome::Parked { have, need, message } => Ok(Tried::Parked { have, need, message }),
-            Outcome::Done(made) => self.commit(step, now, declared, &space, made, begun),
+            Outcome::Done(made) => {
+                for (input, before) in read.iter().zip(before) {
+                    // A program may well have made a link to a file, which leaves another stamp and the same bytes.
+                    if self.store.stamps(input.digest) != before
+                        && let Some(problem) = self.store.problem(input.digest)
+                    {
+                        return Err(Error::new(format!("the result of `{}` was changed while this stage read it: {problem}", input.stage))
+                            .advice("have the program write only into `${out}` and `${scratch}`; run again to make that result anew"));
+                    }
+                }
+                self.commit(step, now, declared, &space, made, begun)
+            }
         });
         if !matches!(finished, Ok(Tried::Kept(..)))
             && let Err(error) = self.store.discard(&space)
@@ -302,7 +330,7 @@ impl Run<'_> {
     fn commit(&self, step: &Step, now: &Attempt, declared: &Ingredients, space: &Workspace, made: Made, begun: Instant) -> Result<Tried> {
         let ingredients = &now.ingredients;
         let kind = step.stage.output();
-        check(kind, &space.out)?;
+        outputs::check(kind, &space.out)?;
         let digest = self.store.keep(space)?;
         let mut promises = BTreeMap::new();
         for path in step.stage.promises() {
@@ -440,27 +468,6 @@ fn watch(timeout: Duration, late: Arc<AtomicBool>, stop: Arc<AtomicBool>) -> Wat
 fn said(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
     text.unwrap_or("no message")
-}
-
-/// Whether a result has the file its kind is known by, readable line by line if it is JSON Lines.
-fn check(kind: ArtifactKind, out: &Path) -> Result<()> {
-    let names: &[&str] = match kind {
-        ArtifactKind::Phrases => &["phrases.jsonl"],
-        ArtifactKind::Clips => &["clips.jsonl"],
-        ArtifactKind::Dataset => &["data.jsonl"],
-        ArtifactKind::Model => &["model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"],
-        ArtifactKind::Scores => &["scores.json"],
-        ArtifactKind::Card => &["README.md"],
-        ArtifactKind::Published => &["published.json"],
-        ArtifactKind::Demo | ArtifactKind::Files => return Ok(()),
-    };
-    let Some(name) = names.iter().find(|name| out.join(name).is_file()) else {
-        return Err(Error::new(format!("the stage ended well but its result has no `{}`, so it is not {kind}", names.join("` or `"))));
-    };
-    if name.ends_with(".jsonl") {
-        crate::jsonl::read::<serde_json::Map<_, _>>(&out.join(name)).map_err(|error| error.context("the stage's result is damaged"))?;
-    }
-    Ok(())
 }
 
 /// A duration as one would write it.

@@ -9,6 +9,7 @@ mod checkpoints;
 mod commands;
 mod decoding;
 mod events;
+mod faults;
 mod fuzzing;
 mod hub;
 mod kernels;

@@ -1,20 +1,24 @@
 //! `voxpipe run`: the one command that changes anything.
 
-use super::{Project, choice, print_json, tracking};
+use super::{Project, choice, note, print_json, tracking};
 use crate::diagnostic::did_you_mean;
 use crate::error::{Doing, Error, Exit, Result};
+use crate::event::Event;
+use crate::memo::{Memo, Question as Asked};
 use crate::pipeline::Pipeline;
 use crate::report::jsonl::JsonLines;
 use crate::report::terminal::{Table, Terminal};
 use crate::report::{Reporter, fan_out};
-use crate::run::{Answer, Question, Stop};
+use crate::run::{Answer, Ending, Question, Report, Stop};
 use crate::store::Store;
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 /// What to run and how to tell it.
 #[derive(Args)]
@@ -35,6 +39,10 @@ pub(super) struct Run {
 impl Run {
     /// Runs the pipeline and gives the exit code.
     pub(super) fn go(self) -> Result<u8> {
+        let question = self.question();
+        if let Some(memo) = question.as_ref().and_then(Asked::answer) {
+            return self.nothing_to_do(&memo);
+        }
         let pipeline = self.project.pipeline()?;
         known(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
@@ -42,26 +50,67 @@ impl Run {
         }
         let stop = listen()?;
         let store = Store::open(&pipeline.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        store.orphans().iter().for_each(|orphan| note(orphan));
         let id = store.begin_run().map_err(or_environment)?;
-        let to_stdout = self.events.as_deref() == Some("-");
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(&id), &id).map_err(or_environment)?)];
-        match self.events.as_deref() {
-            None => {}
-            Some("-") => reporters.push(Box::new(JsonLines::new(io::stdout(), "standard output", &id))),
-            Some(file) => reporters.push(Box::new(JsonLines::create(Path::new(file), &id)?)),
-        }
+        let mut reporters = self.reporters(&store, &id)?;
         if let Some(trackio) = tracking::reporter(&pipeline)? {
             reporters.push(Box::new(trackio));
         }
-        reporters.push(Box::new(Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout })));
         let emitter = fan_out(reporters);
         let ask: Option<&dyn Fn(&Question) -> Answer> = if choice::somebody_is_there() && !self.json { Some(&choice::ask) } else { None };
         let force = self.force.into_iter().collect();
         let report = crate::run::Run { pipeline: &pipeline, store: &store, emitter, id, force, stop, ask }.go();
+        if report.exit == Exit::Done as u8
+            && let Some(question) = question
+        {
+            question.note(&pipeline, &store)?;
+        }
         if self.json {
             print_json(&serde_json::to_value(&report)?)?;
         }
         Ok(report.exit)
+    }
+
+    /// What is asked, if nothing but the file and a profile says so.
+    fn question(&self) -> Option<Asked> {
+        let changes = &self.project.changes;
+        if !self.force.is_empty() || !changes.set.is_empty() {
+            return None;
+        }
+        Asked::of(fs::read_to_string(&self.project.file).ok()?, &self.project.file, changes.profile.as_deref())
+    }
+
+    /// Tells a run in which every stage is known to be fresh.
+    fn nothing_to_do(&self, memo: &Memo) -> Result<u8> {
+        let begun = Instant::now();
+        let store = Store::enter(&memo.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        let run = store.begin_run().map_err(or_environment)?;
+        let emitter = fan_out(self.reporters(&store, &run)?);
+        let names = memo.stages.iter().map(|(stage, _)| stage.clone()).collect();
+        emitter.emit(Event::RunStarted { pipeline: memo.pipeline.clone(), run: run.clone(), stages: names });
+        for (stage, summary) in &memo.stages {
+            emitter.emit(Event::StageFresh { stage: stage.clone(), summary: summary.clone() });
+        }
+        let (exit, seconds) = (Exit::Done as u8, begun.elapsed().as_secs_f64());
+        emitter.emit(Event::RunFinished { exit, seconds });
+        if self.json {
+            let stages = memo.stages.iter().map(|(stage, _)| (stage.clone(), Ending::Fresh)).collect();
+            print_json(&serde_json::to_value(Report { run, exit, seconds, stages })?)?;
+        }
+        Ok(exit)
+    }
+
+    /// Who is told what happens: the run's log, whoever asked for events, and people.
+    fn reporters(&self, store: &Store, id: &str) -> Result<Vec<Box<dyn Reporter>>> {
+        let to_stdout = self.events.as_deref() == Some("-");
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(id), id).map_err(or_environment)?)];
+        match self.events.as_deref() {
+            None => {}
+            Some("-") => reporters.push(Box::new(JsonLines::new(io::stdout(), "standard output", id))),
+            Some(file) => reporters.push(Box::new(JsonLines::create(Path::new(file), id)?)),
+        }
+        reporters.push(Box::new(Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout })));
+        Ok(reporters)
     }
 }
 

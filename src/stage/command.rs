@@ -15,7 +15,8 @@ mod voice;
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
 use crate::error::{Doing, Error, Exit, Result};
-use group::{Group, die_with_parent};
+use crate::leash::Leash;
+use group::{Group, tie};
 use schemars::JsonSchema;
 use secrets::Secrets;
 use serde::{Deserialize, Serialize};
@@ -105,7 +106,8 @@ impl Stage for Command {
         for name in &secrets.withheld {
             command.env_remove(name);
         }
-        die_with_parent(&mut command);
+        let leash = Leash::beside(&cx.scratch)?;
+        tie(&mut command, &leash);
         let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;
         let mut voice = Voice::new(cx, secrets);
         let status = Group::new(child)?.finish(cx, &mut voice)?;
