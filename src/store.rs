@@ -434,9 +434,13 @@ impl Store {
             let _ = fs::remove_dir(work.join("scratch"));
             let _ = fs::remove_dir(&work);
         }
-        for folder in ["", "keys", "memo", "trees"] {
-            for name in names(&self.dir.join(folder))?.iter().filter(|name| name.starts_with(".tmp-")) {
-                let _ = disk::remove_file(&self.dir.join(folder).join(name));
+        let mut folders: Vec<PathBuf> = ["", "keys", "memo", "trees"].map(|folder| self.dir.join(folder)).into();
+        for above in ["last", "latest"].map(|folder| self.dir.join(folder)) {
+            folders.extend(names(&above)?.iter().map(|pipeline| above.join(pipeline)));
+        }
+        for folder in folders {
+            for name in names(&folder)?.iter().filter(|name| name.starts_with(".tmp-")) {
+                let _ = disk::remove_file(&folder.join(name));
             }
         }
         Ok(())

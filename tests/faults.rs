@@ -86,15 +86,19 @@ fn goes_on(sandbox: &Sandbox, expected: &BTreeMap<String, BTreeMap<String, Vec<u
 #[test]
 fn kill_9_at_every_step_of_the_protocol() {
     let (expected, count) = undisturbed();
+    let (mut killed, mut tried) = (0, 0);
     for step in (0..count).step_by(stride()) {
         let sandbox = project();
         let ended = run_with(&sandbox, &format!("kill@{step}"), &sandbox.path("../steps"));
-        // The number of steps differs a little from run to run: which records are written together hangs on the clock.
-        if ended.status.signal() != Some(9) {
-            assert!(step + 12 > count, "step {step} of {count} was not reached: {ended:?}");
+        tried += 1;
+        match ended.status.signal() {
+            Some(9) => killed += 1,
+            // Which records are written together hangs on the clock, and so does the number of steps.
+            _ => assert_eq!(ended.status.code(), Some(0), "step {step} of {count}: {ended:?}"),
         }
         goes_on(&sandbox, &expected, &format!("killed at step {step}"));
     }
+    assert!(killed * 3 > tried * 2, "only {killed} of {tried} runs were killed");
 }
 
 /// What a disk may hold after the power went: files that were not synced are empty or gone, and names may be the old ones.
@@ -296,7 +300,7 @@ fn a_run_with_nothing_to_do_sees_every_change() {
         let looked = judged(&sandbox);
         assert_eq!(looked > 0, what != "nothing", "{what}");
         let log = sandbox.run(&["logs"]).exits(0).stdout;
-        assert_eq!(log.contains(" done "), runs, "{what}: {log}");
+        assert_eq!(log.contains(" starts (try "), runs, "{what}: {log}");
         assert!(result(&sandbox, "two/upper").is_file(), "{what}");
     }
 }
