@@ -10,6 +10,7 @@ mod commands;
 mod decoding;
 mod describing;
 mod events;
+mod faults;
 mod fuzzing;
 mod hub;
 mod keeping;

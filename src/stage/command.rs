@@ -16,7 +16,8 @@ use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
-use group::{Group, die_with_parent};
+use crate::leash::Leash;
+use group::{Group, tie};
 use schemars::JsonSchema;
 use secrets::Secrets;
 pub use secrets::is_secret;
@@ -154,7 +155,8 @@ impl Stage for Command {
         for (name, value) in &self.variables {
             command.env(name, Template::parse(value).map_err(Error::new)?.fill(cx)?);
         }
-        die_with_parent(&mut command);
+        let leash = Leash::beside(&cx.scratch)?;
+        tie(&mut command, &leash);
         let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;
         let mut voice = Voice::new(cx, secrets);
         let status = Group::new(child)?.finish(cx, &mut voice)?;

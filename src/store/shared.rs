@@ -99,6 +99,7 @@ impl Store {
             let unfinished = shared.dir.join("unfinished").join(format!("{}-{}-{now}", record.digest.short(), std::process::id()));
             let copied = copy(&tree, &self.result(record.digest), &unfinished)
                 .and_then(|()| files::seal(&unfinished))
+                .and_then(|()| files::sync_tree(&unfinished))
                 .and_then(|()| fs::create_dir_all(shared.dir.join("store")).doing(giving))
                 .and_then(|()| match fs::rename(&unfinished, &place) {
                     // Somebody else was faster, with the same bytes.
@@ -108,7 +109,7 @@ impl Store {
             files::remove_folder(&unfinished)?;
             let _ = fs::remove_dir(shared.dir.join("unfinished"));
             copied?;
-            files::sync_folder(&shared.dir.join("store"))?;
+            files::sync(&shared.dir.join("store"))?;
         }
         files::replace(&shared.listing(record.digest), &serde_json::to_vec(&tree)?, Safety::Durable)?;
         let key = shared.dir.join("keys").join(format!("{}.json", record.ingredients.fingerprint()));
