@@ -4,8 +4,10 @@
 //! ended is its exit code, see [`Exit`].
 
 mod archive;
+mod bench;
 mod choice;
 mod diff;
+mod doctor;
 mod fetching;
 mod history;
 mod keeping;
@@ -129,6 +131,10 @@ enum Command {
     Transcribe(Box<transcribe::Transcribe>),
     /// Merge an adapter into its base model: a full model in a folder of its own
     Merge(merge::Merge),
+    /// Look at this machine: devices, memory, Hub; and see that the device computes right
+    Doctor(doctor::Doctor),
+    /// Measure a device: its ceilings, single operations, training steps and transcription
+    Bench(bench::Bench),
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -234,6 +240,8 @@ impl Command {
             Self::Plot(plot) => plot.draw().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
+            Self::Doctor(doctor) => doctor.go().map(done),
+            Self::Bench(bench) => bench.go().map(done),
             Self::Schema => print(&format!("{:#}\n", crate::manifest::schema(crate::stage::STAGES))).map(done),
             Self::Graph { project, format, json } => {
                 let pipeline = project.pipeline()?;

@@ -1,9 +1,34 @@
-//! Which device computes, chosen at run time. The only file that asks whether CUDA was compiled in.
+//! Which device computes, chosen at run time. The only file that asks which kinds of cards were compiled in.
 
 use crate::error::{Error, Exit, Result};
 use burn::tensor::Device;
+#[cfg(any(feature = "cuda", feature = "rocm", feature = "wgpu"))]
+use burn::tensor::DeviceType;
 use std::fs;
+use std::panic::catch_unwind;
 use std::process::Command;
+
+/// A kind of card. The feature of this program that uses it is called like its devices: `cuda`, with `cuda:0`.
+#[derive(Debug)]
+struct Kind {
+    name: &'static str,
+    /// What a person calls such a card.
+    card: &'static str,
+    /// Whether this program was built with it.
+    built: bool,
+    /// Whether `auto` takes such a card. Through wgpu, a processor that acts as a card cannot be told from a card.
+    automatic: bool,
+}
+
+/// In the order in which `auto` looks for them.
+const KINDS: [Kind; 3] = [
+    Kind { name: "cuda", card: "NVIDIA card", built: cfg!(feature = "cuda"), automatic: true },
+    Kind { name: "rocm", card: "AMD card", built: cfg!(feature = "rocm"), automatic: true },
+    Kind { name: "wgpu", card: "card with Vulkan, Metal or DirectX", built: cfg!(feature = "wgpu"), automatic: false },
+];
+
+/// How a device is named, for messages.
+pub const NAMES: &str = "`auto`, `cpu`, `cuda:N`, `rocm:N` or `wgpu:N`";
 
 /// A device with its name and why it was taken.
 #[derive(Clone, Debug)]
@@ -19,8 +44,9 @@ pub struct Chosen {
 impl Chosen {
     /// Bytes of memory that are free on it, as far as the system tells.
     pub fn free_memory(&self) -> Option<u64> {
-        match self.name.strip_prefix("cuda:") {
-            Some(index) => free_on_card(index),
+        match self.name.split_once(':') {
+            Some(("cuda", index)) => free_on_card(index),
+            Some(_) => None,
             None => free_in_system(),
         }
     }
@@ -44,72 +70,101 @@ fn free_on_card(index: &str) -> Option<u64> {
     Some(mib << 20)
 }
 
-/// Whether a setting names a device: `auto`, `cpu`, `cuda` or `cuda:N`.
-pub fn is_name(wanted: &str) -> bool {
-    matches!(wanted, "auto" | "cpu" | "cuda") || wanted.strip_prefix("cuda:").is_some_and(|index| index.parse::<u16>().is_ok())
+/// The kind a name begins with, and the card's number: 0 if it says none.
+fn card_named(name: &str) -> Option<(&'static Kind, usize)> {
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    Some((KINDS.iter().find(|known| known.name == kind)?, usize::from(index.parse::<u16>().ok()?)))
 }
 
-/// What of a device shows in the bytes of a result: results of one card count for another, those of the processor do not.
+/// Whether a setting names a device, see [`NAMES`].
+pub fn is_name(wanted: &str) -> bool {
+    matches!(wanted, "auto" | "cpu") || card_named(wanted).is_some()
+}
+
+/// What of a device shows in the bytes of a result: results of one card count for another of its kind, those of the processor do not.
 pub fn class(wanted: &str) -> &'static str {
-    match wanted {
-        "cpu" => "cpu",
-        "auto" if cards() == 0 => "cpu",
-        _ => "cuda",
+    match card_named(wanted) {
+        Some((kind, _)) => kind.name,
+        None if wanted == "auto" => first_card().map_or("cpu", |(kind, _)| kind.name),
+        None => "cpu",
     }
 }
 
 /// The device a setting asks for; `auto` takes the first card and falls back to the processor.
 pub fn choose(wanted: &str) -> Result<Chosen> {
-    let cards = cards();
     let cpu = |reason: String| Chosen { device: Device::flex(), name: "cpu".to_owned(), reason };
-    match wanted {
-        "cpu" => Ok(cpu("asked for".to_owned())),
-        "auto" => match card(0, cards) {
-            Some(device) => Ok(Chosen { device, name: "cuda:0".to_owned(), reason: format!("the first of {cards} cards") }),
-            None => Ok(cpu(missing().to_owned())),
-        },
-        _ => {
-            let index = wanted.strip_prefix("cuda").map(|rest| rest.strip_prefix(':').unwrap_or("0")).and_then(|index| index.parse().ok());
-            let index: usize =
-                index.ok_or_else(|| Error::new(format!("no device is called `{wanted}`")).advice("write `auto`, `cpu` or `cuda:0`"))?;
-            match card(index, cards) {
-                Some(device) => Ok(Chosen { device, name: format!("cuda:{index}"), reason: "asked for".to_owned() }),
-                None => Err(Error::new(format!("device `{wanted}` cannot be used: {}", missing()))
-                    .exit(Exit::Environment)
-                    .advice("write `device = \"auto\"` or `\"cpu\"`")),
+    if wanted == "cpu" {
+        return Ok(cpu("asked for".to_owned()));
+    }
+    if wanted == "auto" {
+        return Ok(match first_card() {
+            Some((kind, mut cards)) => {
+                let reason = if cards.len() == 1 { format!("the {}", kind.card) } else { format!("the first of {} cards", cards.len()) };
+                Chosen { device: cards.swap_remove(0), name: format!("{}:0", kind.name), reason }
             }
+            None => cpu(none_found()),
+        });
+    }
+    let Some((kind, index)) = card_named(wanted) else {
+        return Err(Error::new(format!("no device is called `{wanted}`")).exit(Exit::Usage).advice(format!("write {NAMES}")));
+    };
+    let found = cards(kind);
+    let count = found.len();
+    match found.into_iter().nth(index) {
+        Some(device) => Ok(Chosen { device, name: format!("{}:{index}", kind.name), reason: "asked for".to_owned() }),
+        None => {
+            let why = match count {
+                _ if !kind.built => format!("this program was built without the `{}` feature", kind.name),
+                0 => format!("no {} or no driver for it was found", kind.card),
+                _ => format!("the cards found are {0}:0 to {0}:{1}", kind.name, count - 1),
+            };
+            Err(Error::new(format!("device `{wanted}` cannot be used: {why}"))
+                .exit(Exit::Environment)
+                .advice("write `device = \"auto\"` or `\"cpu\"`"))
         }
     }
 }
 
-#[cfg(feature = "cuda")]
-fn cards() -> usize {
-    Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().len()
+/// Every device of this machine that can be asked for by name: the processor first.
+pub fn all() -> Vec<Chosen> {
+    let mut found = vec![Chosen { device: Device::flex(), name: "cpu".to_owned(), reason: "always there".to_owned() }];
+    for kind in &KINDS {
+        for (index, device) in cards(kind).into_iter().enumerate() {
+            found.push(Chosen { device, name: format!("{}:{index}", kind.name), reason: kind.card.to_owned() });
+        }
+    }
+    found
 }
 
-#[cfg(feature = "cuda")]
-fn card(index: usize, cards: usize) -> Option<Device> {
-    (index < cards).then(|| Device::cuda(index))
+/// Why the processor computes where `auto` was asked for.
+pub fn none_found() -> String {
+    let kinds = |built: bool| KINDS.iter().filter(move |kind| kind.automatic && kind.built == built);
+    let missing: Vec<String> = kinds(false).map(|kind| format!("`{}`", kind.name)).collect();
+    match kinds(true).map(|kind| kind.card).collect::<Vec<_>>().join(" or ") {
+        built if built.is_empty() => format!("this program was built without {}", missing.join(" and ")),
+        built => format!("no {built} with a driver was found"),
+    }
 }
 
-#[cfg(feature = "cuda")]
-fn missing() -> &'static str {
-    "no NVIDIA card or driver was found"
+fn first_card() -> Option<(&'static Kind, Vec<Device>)> {
+    KINDS.iter().filter(|kind| kind.automatic).map(|kind| (kind, cards(kind))).find(|(_, cards)| !cards.is_empty())
 }
 
-#[cfg(not(feature = "cuda"))]
-fn cards() -> usize {
-    0
-}
-
-#[cfg(not(feature = "cuda"))]
-fn card(_index: usize, _cards: usize) -> Option<Device> {
-    None
-}
-
-#[cfg(not(feature = "cuda"))]
-fn missing() -> &'static str {
-    "this program was built without the `cuda` feature"
+/// The cards of a kind. A driver that is there but broken makes some backends panic: then there is none.
+fn cards(kind: &Kind) -> Vec<Device> {
+    if !kind.built {
+        return Vec::new();
+    }
+    let list = || match kind.name {
+        #[cfg(feature = "cuda")]
+        "cuda" => Device::enumerate(DeviceType::Cuda).into_vec(),
+        #[cfg(feature = "rocm")]
+        "rocm" => Device::enumerate(DeviceType::Rocm).into_vec(),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Device::enumerate(DeviceType::Wgpu).into_vec(),
+        _ => Vec::new(),
+    };
+    catch_unwind(list).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -118,9 +173,18 @@ mod tests {
 
     #[test]
     fn names() {
-        for (name, known) in
-            [("auto", true), ("cpu", true), ("cuda", true), ("cuda:3", true), ("cuda:x", false), ("gpu", false), ("", false)]
-        {
+        for (name, known) in [
+            ("auto", true),
+            ("cpu", true),
+            ("cuda", true),
+            ("cuda:3", true),
+            ("rocm:0", true),
+            ("wgpu", true),
+            ("cuda:x", false),
+            ("cuda:", false),
+            ("gpu", false),
+            ("", false),
+        ] {
             assert_eq!(is_name(name), known, "{name}");
         }
         assert_eq!(choose("cpu").unwrap().name, "cpu");

@@ -4,6 +4,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::fmt;
 use std::io;
 
@@ -179,6 +180,12 @@ impl<T, E: Into<Error>> Doing<T> for std::result::Result<T, E> {
     fn doing<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|error| error.into().context(doing()))
     }
+}
+
+/// What a panic said.
+pub fn said(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("no message")
 }
 
 #[cfg(test)]

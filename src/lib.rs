@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod audio;
+pub mod bench;
 pub mod cli;
 pub mod device;
 pub mod diagnostic;

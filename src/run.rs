@@ -8,7 +8,7 @@ mod attempt;
 pub use attempt::{Answer, Offer, Question};
 
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::error::{Error, Exit, Failure, Result};
+use crate::error::{self, Error, Exit, Failure, Result};
 use crate::event::{Emitter, Event, Kept};
 use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
@@ -19,7 +19,6 @@ use crate::tree::{Content, Links};
 use crate::why;
 use attempt::Attempt;
 use serde::Serialize;
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -276,7 +275,7 @@ impl Run<'_> {
         let late = Arc::new(AtomicBool::new(false));
         let watch = step.timeout.map(|timeout| watch(timeout, Arc::clone(&late), Arc::clone(&cx.stop)));
         let outcome = catch_unwind(AssertUnwindSafe(|| step.stage.run(cx))).unwrap_or_else(|payload| {
-            let said = said(payload.as_ref());
+            let said = error::said(payload.as_ref());
             let failure = Failure::of_panic(said);
             Err(match failure {
                 Failure::OutOfMemory => Error::new(format!("there is not enough memory: {said}"))
@@ -467,12 +466,6 @@ fn watch(timeout: Duration, late: Arc<AtomicBool>, stop: Arc<AtomicBool>) -> Wat
         }
     });
     (tell, thread)
-}
-
-/// What a panic said.
-fn said(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-    text.unwrap_or("no message")
 }
 
 /// Whether a result has the file its kind is known by, readable line by line if it is JSON Lines.

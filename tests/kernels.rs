@@ -101,10 +101,21 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
             let weight = given[1].clone().cast(DType::BF16);
             let constant = || Tensor::from_inner(weight.clone());
             let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None, Factors::Floats));
-            let (expected, expected_dx) = both_ways(&given[..1], |x| composed::linear(x[0].clone(), constant(), None, Factors::Floats));
+            let wide = || constant().cast(DType::F32);
+            let (expected, expected_dx) = both_ways(&given[..1], |x| composed::linear(x[0].clone(), wide(), None, Factors::Floats));
             let what = format!("brain floats {rows} × {inputs} × {outputs}");
             assert_close(&what, &y, &expected, 4e-3);
             assert_close(&format!("{what}, gradient"), &dx[0], &expected_dx[0], 4e-3);
+            // Composed, the result is rounded as well; and a master copy in 32 bits gets its gradient through the rounding.
+            let (y, dx) = both_ways(&given[..1], |x| composed::linear(x[0].clone(), constant(), None, Factors::Floats));
+            assert_close(&format!("{what}, composed"), &y, &expected, 1e-2);
+            assert_close(&format!("{what}, composed, gradient"), &dx[0], &expected_dx[0], 1e-2);
+            let (y, d) = both_ways(&given, |x| composed::linear(x[0].clone(), x[1].clone(), bias(x), Factors::BrainFloats));
+            let (expected, expected_d) = both_ways(&given, |x| ops::linear(x[0].clone(), x[1].clone(), bias(x), Factors::BrainFloats));
+            assert_close(&format!("{what}, of a master copy"), &y, &expected, 1e-2);
+            for (d, expected) in d.iter().zip(&expected_d) {
+                assert_close(&format!("{what}, of a master copy, gradient"), d, expected, 1e-2);
+            }
         }
     }
 }
@@ -219,6 +230,10 @@ fn attend_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor
     ops::attend(q, k, v, mask, Factors::Floats)
 }
 
+fn composed_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
+    composed::attend(q, k, v, mask, Factors::Floats)
+}
+
 fn masks() -> [Mask; 5] {
     [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 0]), Mask::LeftPadded(vec![1, 3])]
 }
@@ -276,7 +291,7 @@ fn attention_is_as_composed_both_ways() {
                 let mask = mask.clone();
                 move |x: &[Tensor<4>]| attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone())
             };
-            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(attend_floats), run(composed::attend));
+            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(attend_floats), run(composed_floats));
         }
     }
     // Padding: where a query sees something, both ways agree; nobody reads the others.
@@ -287,8 +302,23 @@ fn attention_is_as_composed_both_ways() {
         "padded attention",
         &given,
         |x| seen(attend_floats(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
-        |x| seen(composed::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
+        |x| seen(composed_floats(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
     );
+}
+
+#[test]
+fn attention_composed_of_brain_floats_is_as_close_as_these() {
+    for mask in [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 1])] {
+        let given = [random([2, 6, 40, 16], 1), random([2, 3, 40, 16], 2), random([2, 3, 40, 16], 3)];
+        let seen = |y: Tensor<4>| y.narrow(2, 2, 38);
+        let run = |factors| both_ways(&given, |x| seen(composed::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone(), factors)));
+        let ((y, d), (expected, expected_d)) = (run(Factors::BrainFloats), run(Factors::Floats));
+        assert!(y != expected, "{mask:?}: nothing was rounded");
+        assert_close(&format!("{mask:?}"), &y, &expected, 2e-2);
+        for (d, expected) in d.iter().zip(&expected_d) {
+            assert_close(&format!("{mask:?}, gradient"), d, expected, 3e-2);
+        }
+    }
 }
 
 #[test]

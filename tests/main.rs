@@ -14,6 +14,7 @@ mod hub;
 mod keeping;
 mod kernels;
 mod knowing;
+mod machine;
 mod manifests;
 mod peers;
 mod quantised;

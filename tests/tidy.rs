@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["phrase", "record", "schema", "stat_index", "text", "voxtral"],
     &["folder", "intake", "overrides", "training", "tree"],
-    &["fingerprint", "substitute"],
+    &["bench", "fingerprint", "substitute"],
     &["stage", "why"],
     &["manifest", "store"],
     &["pipeline"],

@@ -105,15 +105,16 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::kernel_rotate(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch(), false))
 }
 
-/// softmax(q kᵀ / √width) v, where several query heads may share a key head. There may be more keys than queries, which are then the last
-/// ones of the sequence; a view of a longer buffer is read where it lies. What `factors` allows matters on the processor alone.
+/// softmax(q kᵀ / √width) v, where several query heads may share a key head. With factors in brain floats, q, k, v and the scores may be
+/// rounded to these. There may be more keys than queries, which are then the last
+/// ones of the sequence; a view of a longer buffer is read where it lies.
 ///
 /// # Shapes
 /// q `[batch, heads, queries, width]`, k and v `[batch, key heads, keys, width]` → `[batch, heads, queries, width]`
 #[must_use]
 pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask, factors: Factors) -> Tensor<4> {
     if !is_here(&q) {
-        return composed::attend(q, k, v, mask);
+        return composed::attend(q, k, v, mask, factors);
     }
     Tensor::from_dispatch(Dispatch::kernel_attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask, factors))
 }

@@ -38,7 +38,7 @@ pub struct Evaluate {
     worst: usize,
     /// Longest transcript, in tokens.
     max_new_tokens: usize,
-    /// `auto`, `cpu` or `cuda:N`.
+    /// `auto`, `cpu`, or a card: `cuda:N`, `rocm:N`, `wgpu:N`.
     device: String,
     /// How the model's matrices are kept in memory: `auto` (as the checkpoint stores them), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
     precision: Precision,
@@ -103,7 +103,7 @@ impl Stage for Evaluate {
             complaints.push(Complaint::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
         }
         if !device::is_name(&self.device) {
-            complaints.push(Complaint::new("device", "`device` must be `auto`, `cpu` or `cuda:N`"));
+            complaints.push(Complaint::new("device", format!("`device` must be {}", device::NAMES)));
         }
         complaints
     }

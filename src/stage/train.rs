@@ -134,7 +134,7 @@ pub struct Train {
     /// Keep what a frozen audio tower makes of each clip on disk, and use it again in later epochs, runs and evaluations.
     #[serde(default = "defaults::audio_cache")]
     audio_cache: bool,
-    /// `auto`, `cpu` or `cuda:N`.
+    /// `auto`, `cpu`, or a card: `cuda:N`, `rocm:N`, `wgpu:N`.
     #[serde(default = "defaults::device")]
     device: String,
     /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
@@ -204,7 +204,7 @@ impl Stage for Train {
             positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
             positive(self.keep_checkpoints > 0, "keep_checkpoints", "at least 1"),
             positive(self.max_steps != Some(0), "max_steps", "at least 1"),
-            positive(device::is_name(&self.device), "device", "`auto`, `cpu` or `cuda:N`"),
+            positive(device::is_name(&self.device), "device", device::NAMES),
         ]
         .into_iter()
         .flatten()

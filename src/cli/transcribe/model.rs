@@ -29,7 +29,7 @@ pub(super) struct Choice {
     /// Use only what is here; nothing is downloaded
     #[arg(long)]
     offline: bool,
-    /// auto, cpu or cuda:N
+    /// auto, cpu, or a card: cuda:N, rocm:N, wgpu:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// How the model's matrices are kept in memory: auto (as the checkpoint stores them), f32, bf16, q8 or q4 (8 or 4 bits)

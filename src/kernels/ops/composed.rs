@@ -33,15 +33,18 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
     x * (mean_square + epsilon).sqrt().recip() * weight.unsqueeze()
 }
 
-/// See [`super::linear`].
+/// See [`super::linear`]. A product with a weight in brain floats is one of brain floats, as cards have units of their own for; it is
+/// rounded to them too.
 #[must_use]
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<D> {
-    let weight = match (weight.dtype(), factors) {
-        (DType::F32, Factors::Floats) => weight,
-        (DType::F32, Factors::BrainFloats) => weight.cast(DType::BF16).cast(DType::F32),
-        _ => weight.cast(DType::F32),
-    };
-    module::linear(x, weight.transpose(), bias)
+    if weight.dtype() == DType::F32 && factors == Factors::Floats {
+        return module::linear(x, weight.transpose(), bias);
+    }
+    let y = module::linear(x.cast(DType::BF16), weight.cast(DType::BF16).transpose(), None).cast(DType::F32);
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
 }
 
 /// See [`super::cross_entropy`].
@@ -62,10 +65,20 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
 
 /// See [`super::attend`].
 #[must_use]
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask, factors: Factors) -> Tensor<4> {
+    let one = q.dims()[2] == 1;
+    // One query is too little work to be worth rounding a whole cache for.
+    if factors == Factors::BrainFloats && !one {
+        let narrow = |x: Tensor<4>| x.cast(DType::BF16);
+        return attend_masked(narrow(q), narrow(k), narrow(v), mask).cast(DType::F32);
+    }
+    attend_masked(q, k, v, mask)
+}
+
+fn attend_masked(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
     let one = q.dims()[2] == 1;
     match mask {
-        Mask::LeftPadded(pads) if pads.iter().all(|pad| *pad == 0) => attend(q, k, v, Mask::Causal),
+        Mask::LeftPadded(pads) if pads.iter().all(|pad| *pad == 0) => attend_masked(q, k, v, Mask::Causal),
         Mask::LeftPadded(pads) if one => attend_one(q, k, v, &pads),
         Mask::None | Mask::Causal if one => attend_one(q, k, v, &[]),
         Mask::None => attend_blocks(q, k, v, false),
@@ -105,7 +118,7 @@ fn attend_row(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, row: usize, pad: usiz
     let seen = attend_blocks(part(q, among_padding), part(k, pad), part(v, pad), true);
     match among_padding {
         0 => seen,
-        _ => Tensor::cat(vec![Tensor::zeros([1, heads, among_padding, width], &q.device()), seen], 2),
+        _ => Tensor::cat(vec![Tensor::zeros([1, heads, among_padding, width], (&q.device(), q.dtype())), seen], 2),
     }
 }
 
@@ -178,7 +191,7 @@ mod tests {
         let (q, k, v) = (random(1, q), random(2, k), random(3, k));
         let expected = plain(&q, &k, &v, &mask);
         let width = q.dims()[3];
-        let found = attend(q, k, v, mask).into_data().try_to_vec::<f32>().unwrap();
+        let found = attend(q, k, v, mask, Factors::Floats).into_data().try_to_vec::<f32>().unwrap();
         assert!(found.iter().all(|value| value.is_finite()));
         for (place, (found, expected)) in found.chunks(width).zip(expected).enumerate() {
             for (found, expected) in found.iter().zip(expected.into_iter().flatten()) {
