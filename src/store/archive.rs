@@ -60,15 +60,12 @@ pub struct Imported {
 
 impl Store {
     /// Writes a run into an archive, with its results or only with what is known of them.
-    pub fn export(&self, run: &str, fingerprints: &BTreeSet<Fingerprint>, results: bool, to: &Path) -> Result<About> {
-        let mut records = BTreeMap::new();
-        for fingerprint in fingerprints {
-            let Some(record) = self.record(*fingerprint) else { continue };
+    pub fn export(&self, run: &str, records: &BTreeMap<Fingerprint, Record>, results: bool, to: &Path) -> Result<About> {
+        for record in records.values() {
             if let Some(problem) = self.problem(record.digest).filter(|_| results) {
                 return Err(Error::new(format!("run {run} cannot be exported whole, {problem}: {}", record.summary))
                     .advice("run again to have it made, or export without results"));
             }
-            records.insert(*fingerprint, record);
         }
         let digests: BTreeSet<Digest> = records.values().map(|record| record.digest).collect();
         let about = About {
@@ -82,7 +79,7 @@ impl Store {
         let unfinished = Unfinished(folder.join(format!(".tmp-{}-{}", std::process::id(), self.file_of(to))));
         let file = File::create(&unfinished.0).doing(writing)?;
         let mut tar = Builder::new(zstd::Encoder::new(BufWriter::new(file), LEVEL).doing(writing)?);
-        self.pack(&mut tar, &about, &records, &digests).map_err(|error| error.context(writing()))?;
+        self.pack(&mut tar, &about, records, &digests).map_err(|error| error.context(writing()))?;
         let file = tar.into_inner().and_then(zstd::Encoder::finish).doing(writing)?;
         file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).doing(writing)?;
         fs::rename(&unfinished.0, to).doing(writing)?;
@@ -175,8 +172,11 @@ impl Store {
         for (digest, tree) in &trees {
             files::replace(&self.listing(*digest), &serde_json::to_vec(tree)?, Safety::Durable)?;
         }
-        for record in keys.values() {
-            self.commit(record)?;
+        for (fingerprint, record) in &keys {
+            // What was made here stays what is taken here, should it be other bytes.
+            if !self.record(*fingerprint).is_some_and(|own| self.keeps(own.digest)) {
+                self.commit(record)?;
+            }
         }
         let run = self.admit_run(&about.run, &log)?;
         files::replace(&self.log(&run), &log, Safety::Durable)?;
