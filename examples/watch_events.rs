@@ -4,13 +4,12 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use voxpipe::error::{Error, Result};
 use voxpipe::event::{Emitter, Event};
 use voxpipe::overrides::Overrides;
 use voxpipe::pipeline::Pipeline;
-use voxpipe::run::{Run, Stop};
+use voxpipe::run::Run;
 use voxpipe::store::Store;
 
 fn main() -> Result<()> {
@@ -32,7 +31,7 @@ fn main() -> Result<()> {
     // The lock is held as long as the store lives: one run at a time in a project.
     let store = Store::open(&pipeline.root, "watch_events")?;
     let id = store.begin_run()?;
-    let report = Run { pipeline: &pipeline, store: &store, emitter, id, force: BTreeSet::new(), stop: Stop::default(), ask: None }.go();
+    let report = Run::new(&pipeline, &store, emitter, id).go();
     println!("exit code {} after {:.1} s", report.exit, report.seconds);
     Ok(())
 }

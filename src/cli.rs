@@ -10,9 +10,13 @@ mod diff;
 mod doctor;
 mod fetching;
 mod history;
+mod include;
+mod init;
 mod keeping;
+mod lock;
 mod look;
 mod merge;
+mod migrate;
 mod plot;
 mod project;
 mod provenance;
@@ -20,8 +24,10 @@ mod repro;
 mod run;
 mod stream;
 mod summary;
+mod sweep;
 mod tracking;
 mod transcribe;
+mod work;
 
 use crate::error::{Error, Exit, Result};
 use crate::graph;
@@ -44,10 +50,14 @@ const EXIT_CODES: &str = "Exit codes: 0 done · 1 a stage or a file failed · 2 
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a commented pipeline.toml to begin with
+    Init(init::Init),
     /// Run what is not up to date; go on where an earlier run stopped
     Run(run::Run),
     /// The same as `run`: whatever was finished is kept, whatever was begun goes on
     Resume(run::Run),
+    /// Run every combination of [matrix], and the rest of the pipeline for the best of them
+    Sweep(sweep::Sweep),
     /// Say what a run would do, and why; nothing is written
     Plan {
         #[command(flatten)]
@@ -69,6 +79,9 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Say of every value in which file, profile or argument it was written
+        #[arg(long)]
+        show_origin: bool,
     },
     /// Say why a stage would run, file by file and setting by setting
     Why {
@@ -131,10 +144,20 @@ enum Command {
     Transcribe(Box<transcribe::Transcribe>),
     /// Merge an adapter into its base model: a full model in a folder of its own
     Merge(merge::Merge),
+    /// Write down which commit each repository of the Hub is, so that results do not change when a branch moves
+    Lock(lock::Lock),
+    /// Bring a pipeline file up to the version of the format that this program reads
+    Migrate(migrate::Migrate),
     /// Look at this machine: devices, memory, Hub; and see that the device computes right
     Doctor(doctor::Doctor),
     /// Measure a device: its ceilings, single operations, training steps and transcription
     Bench(bench::Bench),
+    /// Carry out one stage as its job's folder describes it
+    #[command(hide = true)]
+    Work {
+        /// The job's folder
+        folder: PathBuf,
+    },
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -168,12 +191,15 @@ struct Project {
 /// Changes to the file, made from outside.
 #[derive(Args, Clone, Default)]
 struct Changes {
-    /// Apply `[profile.NAME]`
-    #[arg(short, long, value_name = "NAME")]
-    profile: Option<String>,
+    /// Apply `[profile.NAME]`; may be repeated, each is laid over those before it
+    #[arg(short, long = "profile", value_name = "NAME")]
+    profiles: Vec<String>,
     /// Set a parameter or a key of the file; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
+    /// Refuse repositories of the Hub that `voxpipe lock` has not pinned
+    #[arg(long)]
+    locked: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -223,9 +249,11 @@ impl Command {
     fn run(self) -> Result<u8> {
         let done = |()| Exit::Done as u8;
         match self {
+            Self::Init(init) => init.go().map(done),
             Self::Run(run) | Self::Resume(run) => run.go(),
+            Self::Sweep(sweep) => sweep.go(),
             Self::Plan { project, json, force, exit_code } => look::plan(&project, &force, exit_code, json),
-            Self::Check { project, json } => look::check(&project, json),
+            Self::Check { project, json, show_origin } => look::check(&project, json, show_origin),
             Self::Why { stage, project, vs, json } => look::why(&project, &stage, vs.as_deref(), json).map(done),
             Self::Status { project, json } => look::status(&project, json).map(done),
             Self::Logs(logs) => logs.print().map(done),
@@ -240,8 +268,11 @@ impl Command {
             Self::Plot(plot) => plot.draw().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
+            Self::Lock(lock) => lock.go().map(done),
+            Self::Migrate(migrate) => migrate.go(),
             Self::Doctor(doctor) => doctor.go().map(done),
             Self::Bench(bench) => bench.go().map(done),
+            Self::Work { folder } => work::work(folder),
             Self::Schema => print(&format!("{:#}\n", crate::manifest::schema(crate::stage::STAGES))).map(done),
             Self::Graph { project, format, json } => {
                 let pipeline = project.pipeline()?;

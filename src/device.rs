@@ -125,6 +125,41 @@ pub fn choose(wanted: &str) -> Result<Chosen> {
     }
 }
 
+/// A card of this machine that a stage can be given for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its place among the cards this program sees, from 0.
+    pub index: usize,
+    /// What CUDA_VISIBLE_DEVICES calls it.
+    pub id: String,
+}
+
+/// The NVIDIA cards this program sees, found without starting a driver.
+pub fn visible_cards() -> Vec<Card> {
+    let numbered = |ids: Vec<String>| ids.into_iter().enumerate().map(|(index, id)| Card { index, id }).collect();
+    if let Ok(visible) = std::env::var(VISIBLE) {
+        // As CUDA reads it, what stands behind an entry that is none does not count.
+        let fine = |id: &&str| !id.is_empty() && !id.starts_with("-1") && *id != "NoDevFiles";
+        return numbered(visible.split(',').map(str::trim).take_while(fine).map(str::to_owned).collect());
+    }
+    let files = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let mut numbers: Vec<u32> = files.filter_map(|file| file.file_name().to_str()?.strip_prefix("nvidia")?.parse().ok()).collect();
+    numbers.sort_unstable();
+    // CUDA counts the cards that are there, whatever the numbers of their files.
+    numbered((0..numbers.len()).map(|index| index.to_string()).collect())
+}
+
+/// The environment variable that says which cards a program sees.
+pub const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// As [`choose`], where `auto` and `cuda` mean the first of the cards that were given to a stage.
+pub fn choose_given(wanted: &str, given: &[Card]) -> Result<Chosen> {
+    match given.first().filter(|_| wanted == "cuda" || wanted == "auto" && class(wanted) == "cuda") {
+        Some(card) => choose(&format!("cuda:{}", card.index)).map(|chosen| Chosen { reason: "given to this stage".to_owned(), ..chosen }),
+        None => choose(wanted),
+    }
+}
+
 /// Every device of this machine that can be asked for by name: the processor first.
 pub fn all() -> Vec<Chosen> {
     let mut found = vec![Chosen { device: Device::flex(), name: "cpu".to_owned(), reason: "always there".to_owned() }];

@@ -50,6 +50,8 @@ pub enum Failure {
     OutOfMemory,
     /// The stage took longer than its `timeout`.
     Timeout,
+    /// The stage said nothing for as long as its `stall`.
+    Stalled,
     /// The loss, a gradient or a weight became infinite or no number.
     Diverged,
     /// The disk is full.
@@ -68,6 +70,7 @@ impl Failure {
             Self::Crash => "crash",
             Self::OutOfMemory => "out-of-memory",
             Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
             Self::Diverged => "diverged",
             Self::DiskFull => "disk-full",
             Self::LostDevice => "lost-device",
@@ -209,7 +212,15 @@ mod tests {
 
     #[test]
     fn failures_are_called_as_they_are_written() {
-        for failure in [Failure::Crash, Failure::OutOfMemory, Failure::Timeout, Failure::Diverged, Failure::DiskFull, Failure::LostDevice] {
+        for failure in [
+            Failure::Crash,
+            Failure::OutOfMemory,
+            Failure::Timeout,
+            Failure::Stalled,
+            Failure::Diverged,
+            Failure::DiskFull,
+            Failure::LostDevice,
+        ] {
             assert_eq!(serde_json::to_value(failure).unwrap(), failure.word());
         }
     }

@@ -1,32 +1,35 @@
 //! Walks a pipeline: what is fresh is taken, what is stale runs, and each fact is said once as an event.
 //!
 //! A step that fails, parks or misses a gate stops what hangs on it; independent branches go on. Whether a step is fresh is
-//! decided when its turn comes, from what its inputs have become by then.
+//! decided when its turn comes, from what its inputs have become by then. Steps that do not hang on each other run side by side.
 
 mod attempt;
+mod pool;
+mod schedule;
 
 pub use attempt::{Answer, Offer, Question};
+pub use pool::Pool;
+pub use schedule::Scheduling;
 
-use crate::artifact::{Artifact, ArtifactKind};
-use crate::error::{self, Error, Exit, Failure, Result};
+use crate::artifact::{Artifact, ArtifactKind, Digest};
+use crate::device::Card;
+use crate::error::{Error, Exit, Result};
 use crate::event::{Emitter, Event, Kept};
+use crate::executor::{Clock, Executor, Job, Limits};
 use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
-use crate::plan::{Judge, Verdict, absolute, unmet};
+use crate::plan::{Judge, absolute};
 use crate::stage::{Context, Made, Outcome};
 use crate::store::{End, Last, Record, Store, Try, Workspace};
 use crate::tree::{Content, Links};
-use crate::why;
 use attempt::Attempt;
+use schedule::Means;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 /// A run about to go.
 pub struct Run<'a> {
@@ -43,16 +46,17 @@ pub struct Run<'a> {
     /// How to ask it to stop.
     pub stop: Stop,
     /// Asks a person what to do after a failure, where one is there.
-    pub ask: Option<&'a dyn Fn(&Question) -> Answer>,
+    pub ask: Option<&'a (dyn Fn(&Question) -> Answer + Sync)>,
+    /// How it makes use of the machine.
+    pub scheduling: Scheduling,
+    means: Means,
 }
 
-/// How a run is asked to stop; signal handlers set both.
+/// How a run is asked to stop; signal handlers set it.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
-    /// Somebody asked.
+    /// Somebody asked. Every stage that runs is told within a moment.
     pub asked: Arc<AtomicBool>,
-    /// The running stage should leave soon; also set when its time is over.
-    pub stage: Arc<AtomicBool>,
 }
 
 /// How a run went.
@@ -64,7 +68,7 @@ pub struct Report {
     pub exit: u8,
     /// How long it took.
     pub seconds: f64,
-    /// How each step ended, in the order they were visited.
+    /// How each step ended, in the order of the pipeline.
     pub stages: Vec<(String, Ending)>,
 }
 
@@ -103,135 +107,46 @@ pub enum Ending {
     },
 }
 
+impl<'a> Run<'a> {
+    /// A run that forces nothing, asks nobody and has the machine to itself; its fields may be changed before it goes.
+    pub fn new(pipeline: &'a Pipeline, store: &'a Store, emitter: Emitter, id: String) -> Self {
+        Self {
+            pipeline,
+            store,
+            emitter,
+            id,
+            force: BTreeSet::new(),
+            stop: Stop::default(),
+            ask: None,
+            scheduling: Scheduling::default(),
+            means: Means::default(),
+        }
+    }
+}
+
 impl Run<'_> {
     /// Goes through all steps.
     pub fn go(&self) -> Report {
         let begun = Instant::now();
         let names: Vec<_> = self.pipeline.steps.iter().map(|step| step.name.clone()).collect();
         self.emitter.emit(Event::RunStarted { pipeline: self.pipeline.name.clone(), run: self.id.clone(), stages: names });
-        let mut done = BTreeMap::new();
-        let mut blocked: BTreeMap<String, String> = BTreeMap::new();
-        let mut stages: Vec<(String, Ending)> = Vec::new();
-        for step in &self.pipeline.steps {
-            let ending = self.visit(step, &mut done, &blocked);
-            if let Some(because) = ending.blocks(&step.name) {
-                blocked.insert(step.name.clone(), because);
-            }
-            stages.push((step.name.clone(), ending));
-        }
-        self.store.save_index();
+        let stages = self.course();
+        self.save_index();
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
         self.emitter.emit(Event::RunFinished { exit, seconds });
         Report { run: self.id.clone(), exit, seconds, stages }
     }
 
-    fn visit(&self, step: &Step, done: &mut BTreeMap<String, Artifact>, blocked: &BTreeMap<String, String>) -> Ending {
-        let stage = || step.name.clone();
-        let skip = |because: &str, interrupted: bool| {
-            self.emitter.emit(Event::StageSkipped { stage: stage(), because: because.to_owned() });
-            Ending::Skipped { because: because.to_owned(), interrupted }
-        };
-        if let Some(because) = step.from.values().flatten().find_map(|name| blocked.get(name)) {
-            return skip(because, false);
-        }
-        if self.stop.asked.load(Ordering::Relaxed) {
-            return skip("the run was interrupted", true);
-        }
-        let _span = tracing::debug_span!("visit", stage = step.name).entered();
-        let judge = Judge { pipeline: self.pipeline, store: self.store, force: &self.force };
-        let judged = judge.ingredients(step, done).and_then(|ingredients| {
-            self.borrow(step, &ingredients);
-            Ok((judge.verdict(step, &ingredients)?, ingredients))
-        });
-        if let Ok((_, ingredients)) = &judged {
-            tracing::debug!(fingerprint = %ingredients.fingerprint(), "judged");
-        }
-        let (artifact, ending) = match judged {
-            Err(error) => return self.failed(step, &error),
-            Ok((Verdict::Fresh(artifact), ingredients)) => {
-                self.recall(step, &ingredients);
-                self.emitter.emit(Event::StageFresh {
-                    stage: stage(),
-                    summary: artifact.summary.clone(),
-                    kept: kept(&ingredients, &artifact),
-                });
-                if let Err(error) = self.store.show(&self.pipeline.name, &step.name, artifact.digest) {
-                    self.warn(step, error.message);
-                }
-                (*artifact, Ending::Fresh)
-            }
-            Ok((Verdict::Stale(reasons), ingredients)) => {
-                if let Some(because) = step.after.iter().find_map(|name| blocked.get(name)) {
-                    return skip(because, false);
-                }
-                match self.tries(step, done, &ingredients, &why::sentence(&reasons)) {
-                    Ok(artifact) => (artifact, Ending::Done),
-                    Err(ending) => return ending,
-                }
-            }
-        };
-        let unmet = unmet(&step.require, &artifact);
-        if !unmet.is_empty() {
-            let message = unmet.join("; ");
-            self.emitter.emit(Event::GateFailed { stage: stage(), message: message.clone() });
-            return Ending::Gate { message };
-        }
-        done.insert(step.name.clone(), artifact);
-        ending
-    }
-
-    /// Tries a step until it is done or its retries are used up, if need be with other settings.
-    fn tries(&self, step: &Step, done: &BTreeMap<String, Artifact>, declared: &Ingredients, why: &str) -> Result<Artifact, Ending> {
-        let mut now = Attempt::first(declared);
-        loop {
-            let begun = Instant::now();
-            let (kind, stage) = (step.stage.kind().to_owned(), step.name.clone());
-            self.emitter.emit(Event::StageStarted { stage, kind, why: why.to_owned(), attempt: now.number });
-            let error = match self.attempt(step, &now, done, declared) {
-                Ok(Tried::Kept(artifact, end)) => {
-                    self.remember(step, declared, end);
-                    self.store.save_index();
-                    self.emitter.emit(Event::StageFinished {
-                        stage: step.name.clone(),
-                        seconds: begun.elapsed().as_secs_f64(),
-                        summary: artifact.summary.clone(),
-                        metrics: artifact.metrics.clone(),
-                        kept: kept(declared, &artifact),
-                    });
-                    return Ok(artifact);
-                }
-                Ok(Tried::Parked { have, need, message }) => {
-                    self.remember(step, declared, End::Parked { have, need, message: message.clone() });
-                    self.emitter.emit(Event::StageParked { stage: step.name.clone(), have, need, message });
-                    return Err(Ending::Parked);
-                }
-                Err(error) => error,
-            };
-            if error.exit == Exit::Interrupted || self.stop.asked.load(Ordering::Relaxed) {
-                if error.exit != Exit::Interrupted {
-                    self.warn(step, error.message);
-                }
-                self.remember(step, declared, End::Interrupted);
-                self.emitter.emit(Event::StageInterrupted { stage: step.name.clone() });
-                return Err(Ending::Interrupted);
-            }
-            match self.next(step, &now, done, &error) {
-                Some(next) => now = next,
-                None => {
-                    self.remember(step, declared, End::Failed { message: error.message.clone() });
-                    return Err(match self.is_asked(&error) {
-                        // Said before the question.
-                        true => Ending::Failed { message: error.message, exit: error.exit },
-                        false => self.failed(step, &error),
-                    });
-                }
-            }
-        }
-    }
-
     /// Tries a step once.
-    fn attempt(&self, step: &Step, now: &Attempt, done: &BTreeMap<String, Artifact>, declared: &Ingredients) -> Result<Tried> {
+    fn attempt(
+        &self,
+        step: &Step,
+        now: &Attempt,
+        done: &BTreeMap<String, Artifact>,
+        declared: &Ingredients,
+        work: &Work<'_>,
+    ) -> Result<Tried> {
         let (step, ingredients) = (now.step(step), &now.ingredients);
         let begun = Instant::now();
         let fingerprint = ingredients.fingerprint();
@@ -245,6 +160,7 @@ impl Run<'_> {
             }
             inputs.insert(port.clone(), artifacts);
         }
+        let clock = Clock::new(Limits { timeout: step.timeout, stall: step.stall }, Arc::clone(&self.stop.asked));
         let cx = Context {
             stage: step.name.clone(),
             pipeline: self.pipeline.name.clone(),
@@ -255,10 +171,13 @@ impl Run<'_> {
             out: absolute(&space.out)?,
             scratch: absolute(&space.scratch)?,
             cache: absolute(&self.store.cache())?,
-            emitter: self.emitter.clone(),
-            stop: Arc::clone(&self.stop.stage),
+            cards: work.cards.clone(),
+            emitter: clock.listen(self.emitter.clone()),
+            stop: clock.stop(),
         };
-        let finished = self.guarded(step, &cx).and_then(|outcome| match outcome {
+        let arguments = &step.resources.slurm;
+        let job = Job { stage: step.stage.as_ref(), cx: &cx, clock: &clock, amounts: &work.amounts, arguments, run: &self.id };
+        let finished = work.executor.execute(&job).and_then(|outcome| match outcome {
             Outcome::Parked { have, need, message } => Ok(Tried::Parked { have, need, message }),
             Outcome::Done(made) => self.commit(step, now, declared, &space, made, begun),
         });
@@ -270,46 +189,12 @@ impl Run<'_> {
         finished
     }
 
-    /// Runs the stage with an eye on the clock; a panic becomes an error.
-    fn guarded(&self, step: &Step, cx: &Context) -> Result<Outcome> {
-        let late = Arc::new(AtomicBool::new(false));
-        let watch = step.timeout.map(|timeout| watch(timeout, Arc::clone(&late), Arc::clone(&cx.stop)));
-        let outcome = catch_unwind(AssertUnwindSafe(|| step.stage.run(cx))).unwrap_or_else(|payload| {
-            let said = error::said(payload.as_ref());
-            let failure = Failure::of_panic(said);
-            Err(match failure {
-                Failure::OutOfMemory => Error::new(format!("there is not enough memory: {said}"))
-                    .advice("choose a smaller `batch_size` with more `gradient_accumulation`, or a smaller `precision`"),
-                Failure::LostDevice => Error::new(format!("the device gave up: {said}"))
-                    .advice("run again to go on from the last checkpoint; if it happens again, look at the driver's log"),
-                _ => Error::new(format!("the stage panicked: {said}"))
-                    .advice("this is a bug in voxpipe; please report it with the line above"),
-            }
-            .failure(failure))
-        });
-        if let Some((tell, thread)) = watch {
-            drop(tell);
-            let _ = thread.join();
-        }
-        if late.load(Ordering::Relaxed) {
-            // The next stage starts with a clean flag, unless the whole run was asked to stop.
-            cx.stop.store(self.stop.asked.load(Ordering::Relaxed), Ordering::Relaxed);
-            if outcome.is_err() && !self.stop.asked.load(Ordering::Relaxed) {
-                let timeout = step.timeout.unwrap_or_default();
-                return Err(Error::new(format!("it took longer than its timeout of {}", words(timeout)))
-                    .exit(Exit::TimedOut)
-                    .failure(Failure::Timeout)
-                    .advice("run again to go on from its last checkpoint, or raise `timeout`"));
-            }
-        }
-        outcome
-    }
-
     /// Checks what a stage made and takes it into the store.
     fn commit(&self, step: &Step, now: &Attempt, declared: &Ingredients, space: &Workspace, made: Made, begun: Instant) -> Result<Tried> {
         let ingredients = &now.ingredients;
         let kind = step.stage.output();
         check(kind, &space.out)?;
+        let keeping = self.pool().keeping();
         let digest = self.store.keep(space)?;
         let mut promises = BTreeMap::new();
         for path in step.stage.promises() {
@@ -346,7 +231,8 @@ impl Run<'_> {
                 End::SourceMoved { path }
             }
         };
-        self.store.show(&self.pipeline.name, &step.name, digest)?;
+        drop(keeping);
+        self.show(step, digest);
         Ok(Tried::Kept(self.store.artifact(&record, &step.name), end))
     }
 
@@ -357,6 +243,21 @@ impl Run<'_> {
 
     fn warn(&self, step: &Step, message: String) {
         self.emitter.emit(Event::Warning { stage: step.name.clone(), message });
+    }
+
+    /// Points the link people look at to a result.
+    fn show(&self, step: &Step, digest: Digest) {
+        let noting = self.pool().noting();
+        let shown = self.store.show(&self.pipeline.name, &step.name, digest);
+        drop(noting);
+        if let Err(error) = shown {
+            self.warn(step, error.message);
+        }
+    }
+
+    fn save_index(&self) {
+        let _noting = self.pool().noting();
+        self.store.save_index();
     }
 
     /// Takes the result of a step from the shared cache, if it is only there.
@@ -393,6 +294,7 @@ impl Run<'_> {
     }
 
     fn write_last(&self, step: &Step, ingredients: &Ingredients, end: End) -> Result<()> {
+        let _noting = self.pool().noting();
         let done = match end {
             End::Done => Some(ingredients.clone()),
             _ => self.store.last(&self.pipeline.name, &step.name).and_then(|last| last.done),
@@ -405,6 +307,13 @@ impl Run<'_> {
 /// Which result a step stands at.
 fn kept(ingredients: &Ingredients, artifact: &Artifact) -> Kept {
     Kept { fingerprint: ingredients.fingerprint().to_string(), digest: artifact.digest.to_string() }
+}
+
+/// By whom a try is made, and with what.
+struct Work<'a> {
+    executor: &'a dyn Executor,
+    cards: Vec<Card>,
+    amounts: BTreeMap<String, f64>,
 }
 
 /// What became of a try that did not fail.
@@ -454,20 +363,6 @@ fn exit<'a>(endings: impl Iterator<Item = &'a Ending>) -> Exit {
     worst
 }
 
-type Watch = (std::sync::mpsc::Sender<()>, thread::JoinHandle<()>);
-
-/// Sets both flags when the time is over and the sender still lives.
-fn watch(timeout: Duration, late: Arc<AtomicBool>, stop: Arc<AtomicBool>) -> Watch {
-    let (tell, told) = channel::<()>();
-    let thread = thread::spawn(move || {
-        if told.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-            late.store(true, Ordering::Relaxed);
-            stop.store(true, Ordering::Relaxed);
-        }
-    });
-    (tell, thread)
-}
-
 /// Whether a result has the file its kind is known by, readable line by line if it is JSON Lines.
 fn check(kind: ArtifactKind, out: &Path) -> Result<()> {
     let names: &[&str] = match kind {
@@ -487,14 +382,4 @@ fn check(kind: ArtifactKind, out: &Path) -> Result<()> {
         crate::jsonl::read::<serde_json::Map<_, _>>(&out.join(name)).map_err(|error| error.context("the stage's result is damaged"))?;
     }
     Ok(())
-}
-
-/// A duration as one would write it.
-fn words(duration: Duration) -> String {
-    match duration.as_secs() {
-        0 => format!("{} ms", duration.as_millis()),
-        seconds if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
-        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
-        seconds => format!("{seconds} s"),
-    }
 }

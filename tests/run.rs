@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use voxpipe::artifact::ArtifactKind;
 use voxpipe::error::{Error, Exit, Result};
 use voxpipe::event::{Emitter, Event};
-use voxpipe::pipeline::{Bound, Comparison, Pipeline, Retry, Step};
+use voxpipe::pipeline::{Bound, Comparison, Machines, Pipeline, Resources, Retry, Step};
 use voxpipe::plan::{Plan, State};
-use voxpipe::run::{Report, Run, Stop};
+use voxpipe::run::{Report, Run};
 use voxpipe::stage::{AnyStage, Complaint, Context, Made, Outcome, Port};
 use voxpipe::store::Store;
 
@@ -83,6 +83,8 @@ fn step(name: &str, from: &[&str], stage: Fake) -> Step {
         seed: voxpipe::pipeline::derived_seed(1, name),
         require: BTreeMap::new(),
         timeout: None,
+        stall: None,
+        resources: Resources::default(),
         retry: Retry::default(),
     }
 }
@@ -91,7 +93,15 @@ struct Project(Sandbox);
 
 impl Project {
     fn pipeline(&self, name: &str, steps: Vec<Step>) -> Pipeline {
-        Pipeline { name: name.to_owned(), root: self.0.root(), seed: 1, steps, tracking: None, cache: Default::default() }
+        Pipeline {
+            name: name.to_owned(),
+            root: self.0.root(),
+            seed: 1,
+            steps,
+            tracking: None,
+            cache: Default::default(),
+            machines: Machines::default(),
+        }
     }
 
     fn run(&self, pipeline: &Pipeline) -> (Report, Vec<Event>) {
@@ -100,7 +110,7 @@ impl Project {
         let store = Store::open(&self.0.root(), "a test").unwrap();
         let emitter = Emitter::new(move |event| heard.lock().unwrap().push(event));
         let id = store.begin_run().unwrap();
-        let report = Run { pipeline, store: &store, emitter, id, force: BTreeSet::new(), stop: Stop::default(), ask: None }.go();
+        let report = Run::new(pipeline, &store, emitter, id).go();
         let events = events.lock().unwrap().clone();
         (report, events)
     }

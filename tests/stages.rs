@@ -42,6 +42,7 @@ impl Bench {
             out: folder.path().join("out-0"),
             scratch: folder.path().join("scratch"),
             cache: folder.path().join("cache"),
+            cards: Vec::new(),
             emitter: Emitter::new(move |event| heard.lock().unwrap().push(event)),
             stop: Arc::new(AtomicBool::new(false)),
         };

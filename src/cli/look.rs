@@ -6,6 +6,8 @@ use super::summary::{Summary, find};
 use super::{Project, print, print_json};
 use crate::error::{Error, Exit, Result};
 use crate::hub::Repository;
+use crate::matrix::{Combination, Matrix};
+use crate::origins;
 use crate::pipeline::Pipeline;
 use crate::plan::{Judge, Plan, Planned, State};
 use crate::report::terminal::duration;
@@ -18,7 +20,7 @@ use std::io::{self, Write};
 
 /// `voxpipe plan`: gives the exit code.
 pub(super) fn plan(project: &Project, force: &[String], exit_code: bool, json: bool) -> Result<u8> {
-    let pipeline = project.pipeline()?;
+    let (sources, pipeline) = project.with_sources()?;
     known(&pipeline, force)?;
     let store = project.look(&pipeline)?;
     let plan = Plan::of(&pipeline, &store, &force.iter().cloned().collect())?;
@@ -38,7 +40,15 @@ pub(super) fn plan(project: &Project, force: &[String], exit_code: bool, json: b
         };
         let steps: Vec<_> = plan.steps.iter().map(with_time).collect();
         let counts = json!({ "run": run, "may": may, "fresh": fresh });
-        print_json(json!({ "pipeline": pipeline.name, "steps": steps, "counts": counts, "seconds": { "run": certain, "all": all } }))?;
+        let files: Vec<_> = sources.files().collect();
+        print_json(json!({
+            "pipeline": pipeline.name,
+            "steps": steps,
+            "counts": counts,
+            "seconds": { "run": certain, "all": all },
+            "files": files,
+            "changes": project.changes(),
+        }))?;
         return Ok(code);
     }
     let rows = plan.steps.iter().map(|step| {
@@ -53,6 +63,7 @@ pub(super) fn plan(project: &Project, force: &[String], exit_code: bool, json: b
         counts.push(format!("{may} after that"));
     }
     counts.push(format!("{fresh} fresh"));
+    let read = project.read_from(&sources).map(|read| format!("from {read}\n")).unwrap_or_default();
     let time = match (certain, all) {
         (Some(certain), Some(all)) if all > certain => {
             format!("; about {}, {} if all that follows runs too", duration(certain), duration(all))
@@ -60,43 +71,81 @@ pub(super) fn plan(project: &Project, force: &[String], exit_code: bool, json: b
         (Some(time), _) | (None, Some(time)) => format!("; about {}", duration(time)),
         _ => String::new(),
     };
-    print(&format!("{}{}{time}; nothing was written\n", table(rows), counts.join(", ")))?;
+    print(&format!("{read}{}{}{time}; nothing was written\n", table(rows), counts.join(", ")))?;
     Ok(code)
 }
 
 /// `voxpipe check`.
-pub(super) fn check(project: &Project, json: bool) -> Result<u8> {
-    let (text, parsed) = project.parse()?;
+pub(super) fn check(project: &Project, json: bool, show_origin: bool) -> Result<u8> {
+    let (sources, mut parsed) = project.parse()?;
+    // A value of an axis is tried with the first values of the others, so that a wrong one is told of before the sweep.
+    let mut more = Vec::new();
+    for combination in parsed.matrix.iter().flat_map(one_by_one) {
+        more.extend(project.parse_unpinned(&sources, Some(&combination)).diagnostics);
+    }
+    for diagnostic in more {
+        if !parsed.diagnostics.contains(&diagnostic) {
+            parsed.diagnostics.push(diagnostic);
+        }
+    }
+    let origins = if show_origin { origins::all(&sources, &project.overrides()) } else { Vec::new() };
+    let files: Vec<String> = sources.files().map(|file| file.display().to_string()).collect();
     let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
     let failed = errors > 0 || parsed.pipeline.is_none();
     let mut missing = Vec::new();
+    // Stages whose every repository is a certain commit.
+    let mut revisions: BTreeSet<String> = BTreeSet::new();
+    for step in parsed.pipeline.iter_mut().flat_map(|pipeline| &mut pipeline.steps) {
+        let mut pinned = true;
+        step.stage.pin(&mut |_| {
+            pinned = false;
+            None
+        });
+        revisions.extend(pinned.then(|| step.name.clone()));
+    }
     for step in parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps) {
         let root = parsed.pipeline.as_ref().map(|pipeline| pipeline.root.clone()).unwrap_or_default();
         missing.extend(step.stage.sources().into_iter().filter(|path| !root.join(path).exists()).map(|path| (step.name.clone(), path)));
     }
     if json {
-        let diagnostics: Vec<_> = parsed.diagnostics.iter().map(|diagnostic| diagnostic.to_json(&project.file, &text)).collect();
+        let diagnostics: Vec<_> =
+            parsed.diagnostics.iter().map(|diagnostic| diagnostic.to_json(&project.file, sources.own_text())).collect();
         let missing: Vec<_> = missing.iter().map(|(stage, path)| json!({ "stage": stage, "path": path })).collect();
-        print_json(json!({ "ok": !failed, "diagnostics": diagnostics, "missing": missing }))?;
+        let mut value = json!({ "ok": !failed, "diagnostics": diagnostics, "missing": missing, "files": files });
+        if show_origin {
+            value["origins"] = json!(origins);
+        }
+        print_json(value)?;
     } else {
-        project.tell(&text, &parsed.diagnostics);
+        project.tell(&sources, &parsed.diagnostics);
         for (stage, path) in &missing {
             let text = match path.to_str().and_then(Repository::parse) {
                 Some(repository) => {
-                    format!("note: stage `{stage}` reads `{repository}`; there is no such folder, so it is a repository of the Hub")
+                    // A commit in the file, or one that the lock file put there.
+                    let advice = if repository.is_pinned() || revisions.contains(stage) { "" } else { "; `voxpipe lock` pins its commit" };
+                    format!("note: stage `{stage}` reads `{repository}`; there is no such folder, so it is a repository of the Hub{advice}")
                 }
                 None => format!("warning: stage `{stage}` reads `{}`, which is not there", path.display()),
             };
             let _ = writeln!(io::stderr(), "{text}");
         }
+        print(&table(origins.iter().map(|origin| (origin.key.as_str(), origin.value.as_str(), origin.place.clone()))))?;
         match &parsed.pipeline {
-            Some(pipeline) if !failed => {
-                print(&format!("{}: {}, no errors\n", project.file.display(), plural(pipeline.steps.len(), "stage")))?
-            }
+            Some(pipeline) if !failed => print(&format!("{}: {}, no errors\n", files.join(" + "), plural(pipeline.steps.len(), "stage")))?,
             _ => drop(writeln!(io::stderr(), "{}", plural(errors, "error"))),
         }
     }
     Ok(if failed { Exit::Usage } else { Exit::Done } as u8)
+}
+
+/// Combinations in which every value of every axis occurs.
+fn one_by_one(matrix: &Matrix) -> Vec<Combination> {
+    let mut seen = BTreeSet::new();
+    let mut new = |combination: &Combination| {
+        let pairs: Vec<(usize, usize)> = combination.0.iter().copied().enumerate().collect();
+        pairs.into_iter().filter(|pair| seen.insert(*pair)).count() > 0
+    };
+    matrix.combinations.iter().filter(|combination| new(combination)).cloned().collect()
 }
 
 /// `voxpipe why STAGE`.

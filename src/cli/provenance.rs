@@ -8,12 +8,14 @@ use super::Project;
 use super::summary::{StageSummary, Summary};
 use crate::error::{Doing, Error, Result};
 use crate::event::Event;
+use crate::pins::Pins;
 use crate::pipeline::Pipeline;
 use crate::plan::absolute;
 use crate::report::Reporter;
+use crate::sources::Sources;
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -40,10 +42,16 @@ pub(super) struct Provenance {
     pub(super) root: PathBuf,
     /// The text of the file.
     pub(super) text: String,
+    /// The files it includes, relative to the same folder, with their texts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) included: BTreeMap<PathBuf, String>,
+    /// The text of `pipeline.lock`, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lock: Option<String>,
     /// `--set`, in the order given.
     pub(super) set: Vec<(String, String)>,
-    /// `-p`.
-    pub(super) profile: Option<String>,
+    /// `-p`, in the order given.
+    pub(super) profiles: Vec<String>,
     /// `--force`.
     pub(super) force: Vec<String>,
     /// The names of the environment variables the file uses.
@@ -83,10 +91,19 @@ impl Reporter for Listener {
 
 impl Provenance {
     /// The manifest of a run that has ended.
-    pub(super) fn of(project: &Project, text: String, force: &[String], pipeline: &Pipeline, summary: &Summary) -> Result<Self> {
+    pub(super) fn of(project: &Project, sources: &Sources, force: &[String], pipeline: &Pipeline, summary: &Summary) -> Result<Self> {
         let kind = |name: &str| pipeline.step(name).map_or_else(String::new, |step| step.stage.kind().to_owned());
-        let (file, root) = places(&project.file, &pipeline.root)?;
-        let env = variables(&text).chain(project.changes.set.iter().flat_map(|(_, value)| variables(value))).collect();
+        let others: Vec<(&Path, &str)> = sources.texts().skip(1).collect();
+        let (file, root, included) = places(&project.file, &pipeline.root, others.iter().map(|(path, _)| *path))?;
+        let included = included.into_iter().zip(others.iter().map(|(_, text)| (*text).to_owned())).collect();
+        let lock = Pins::beside(&project.file);
+        let lock =
+            lock.is_file().then(|| std::fs::read_to_string(&lock).doing(|| format!("cannot read `{}`", lock.display()))).transpose()?;
+        let env = sources
+            .texts()
+            .flat_map(|(_, text)| variables(text))
+            .chain(project.changes.set.iter().flat_map(|(_, value)| variables(value)))
+            .collect();
         Ok(Self {
             v: VERSION,
             run: summary.run.clone(),
@@ -98,9 +115,11 @@ impl Provenance {
             seconds: summary.seconds.unwrap_or_default(),
             file,
             root,
-            text,
+            text: sources.own_text().to_owned(),
+            included,
+            lock,
             set: project.changes.set.clone(),
-            profile: project.changes.profile.clone(),
+            profiles: project.changes.profiles.clone(),
             force: force.to_vec(),
             env,
             stages: summary.stages.iter().map(|stage| Stage { kind: kind(&stage.stage), told: stage.clone() }).collect(),
@@ -117,14 +136,19 @@ impl Provenance {
     }
 }
 
-/// File and root relative to the folder that holds both.
-fn places(file: &Path, root: &Path) -> Result<(PathBuf, PathBuf)> {
+/// File, root and included files relative to the folder that holds them all.
+fn places<'p>(file: &Path, root: &Path, included: impl Iterator<Item = &'p Path>) -> Result<(PathBuf, PathBuf, Vec<PathBuf>)> {
     let canonical = |path: &Path| -> Result<PathBuf> { std::fs::canonicalize(path).or_else(|_| absolute(path)) };
-    let (file, root) = (absolute(file)?, canonical(root)?);
-    let folder = canonical(file.parent().unwrap_or(Path::new("/")))?;
-    let both = root.ancestors().find(|ancestor| folder.starts_with(ancestor)).unwrap_or(Path::new("/"));
-    let below = |path: &Path| path.strip_prefix(both).unwrap_or(path).to_owned();
-    Ok((below(&folder).join(file.file_name().unwrap_or_default()), below(&root)))
+    let whole = |file: &Path| -> Result<PathBuf> {
+        let file = absolute(file)?;
+        Ok(canonical(file.parent().unwrap_or(Path::new("/")))?.join(file.file_name().unwrap_or_default()))
+    };
+    let (file, root) = (whole(file)?, canonical(root)?);
+    let included = included.map(whole).collect::<Result<Vec<PathBuf>>>()?;
+    let holds = |folder: &&Path| file.starts_with(folder) && included.iter().all(|path| path.starts_with(folder));
+    let all = root.ancestors().find(holds).unwrap_or(Path::new("/"));
+    let below = |path: &Path| path.strip_prefix(all).unwrap_or(path).to_owned();
+    Ok((below(&file), below(&root), included.iter().map(|path| below(path)).collect()))
 }
 
 /// The names in `${env.NAME}`.
@@ -141,13 +165,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
         std::fs::create_dir_all(at("a/pipelines")).unwrap();
-        for (file, root, expected) in [
-            ("a/p.toml", "a", ("p.toml", "")),
-            ("a/pipelines/p.toml", "a/pipelines/..", ("pipelines/p.toml", "")),
-            ("a/p.toml", "a/pipelines", ("p.toml", "pipelines")),
+        for (file, root, included, expected) in [
+            ("a/p.toml", "a", "a/part.toml", ("p.toml", "", "part.toml")),
+            ("a/pipelines/p.toml", "a/pipelines/..", "a/pipelines/part.toml", ("pipelines/p.toml", "", "pipelines/part.toml")),
+            ("a/p.toml", "a/pipelines", "a/part.toml", ("p.toml", "pipelines", "part.toml")),
+            ("a/p.toml", "a", "a/pipelines/../../part.toml", ("a/p.toml", "a", "part.toml")),
         ] {
-            let (file, root) = places(&at(file), &at(root)).unwrap();
+            let (file, root, included) = places(&at(file), &at(root), [at(included).as_path()].into_iter()).unwrap();
             assert_eq!((file.as_path(), root.as_path()), (Path::new(expected.0), Path::new(expected.1)));
+            assert_eq!(included, [Path::new(expected.2)]);
         }
     }
 

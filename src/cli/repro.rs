@@ -11,7 +11,7 @@ use crate::artifact::Digest;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::Event;
 use crate::fingerprint::Source;
-use crate::overrides::Overrides;
+use crate::pins::Pins;
 use crate::pipeline::{Pipeline, Step};
 use crate::plan::absolute;
 use crate::report::terminal::{Table, Terminal};
@@ -130,9 +130,17 @@ impl Repro {
         let up = known.iter().flat_map(|known| &known.record.ingredients.sources).map(|source| climbs(&source.path)).max().unwrap_or(0);
         let base = (0..up).fold(place.to_owned(), |base, _| base.join("up"));
         let (file, root) = (base.join(&provenance.file), base.join(&provenance.root));
+        let lock = provenance.lock.iter().map(|text| (Pins::beside(&file), text));
+        let included = provenance.included.iter().map(|(path, text)| (base.join(path), text));
+        let texts = [(file.clone(), &provenance.text)].into_iter().chain(included).chain(lock);
         fs::create_dir_all(&root)
-            .and_then(|()| file.parent().map_or(Ok(()), fs::create_dir_all))
-            .and_then(|()| fs::write(&file, &provenance.text))
+            .and_then(|()| {
+                for (file, text) in texts {
+                    file.parent().map_or(Ok(()), fs::create_dir_all)?;
+                    fs::write(&file, text)?;
+                }
+                Ok(())
+            })
             .doing(|| format!("cannot fill `{}`", place.display()))?;
         let mut pipeline = pipeline(provenance, &file)?;
         if fs::canonicalize(&pipeline.root).ok() != fs::canonicalize(&root).ok() {
@@ -179,8 +187,8 @@ impl Repro {
 
 /// The pipeline as the run read it.
 fn pipeline(provenance: &Provenance, file: &Path) -> Result<Pipeline> {
-    let overrides = Overrides { set: provenance.set.clone(), profile: provenance.profile.clone() };
-    let parsed = Pipeline::parse(&provenance.text, file, &overrides, &|name| std::env::var(name).ok());
+    let changes = super::Changes { set: provenance.set.clone(), profiles: provenance.profiles.clone(), ..super::Changes::default() };
+    let (_, parsed) = Project { file: file.to_owned(), changes }.parse()?;
     parsed.pipeline.ok_or_else(|| {
         let first = parsed.diagnostics.iter().find(|diagnostic| diagnostic.is_error());
         let why = first.map_or_else(String::new, |diagnostic| format!(": {}", diagnostic.message));
@@ -204,7 +212,9 @@ fn run(pipeline: &Pipeline, force: &[String]) -> Result<(crate::run::Report, Sto
     let made: Arc<Mutex<Made>> = Arc::default();
     let reporters: Vec<Box<dyn Reporter>> = vec![Box::new(Terminal::new(Table::Stderr)), Box::new(Listener(Arc::clone(&made)))];
     let force = force.iter().filter(|name| pipeline.step(name).is_some()).cloned().collect();
-    let report = Run { pipeline, store: &store, emitter: fan_out(reporters), id, force, stop, ask: None }.go();
+    let mut run = Run::new(pipeline, &store, fan_out(reporters), id);
+    (run.force, run.stop) = (force, stop);
+    let report = run.go();
     let made = std::mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner));
     Ok((report, store, made))
 }

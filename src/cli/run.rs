@@ -1,21 +1,23 @@
 //! `voxpipe run`: the one command that changes anything.
 
 use super::provenance::{Listener, Provenance};
+use super::summary::Summary;
 use super::{Project, choice, note, print_json, tracking};
 use crate::diagnostic::did_you_mean;
 use crate::error::{Doing, Error, Exit, Result};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Place};
 use crate::report::jsonl::JsonLines;
 use crate::report::terminal::{Table, Terminal};
 use crate::report::{Reporter, fan_out};
-use crate::run::{Answer, Question, Stop};
+use crate::run::{Question, Scheduling, Stop};
+use crate::sources::Sources;
 use crate::store::Store;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What to run and how to tell it.
 #[derive(Args)]
@@ -28,6 +30,18 @@ pub(super) struct Run {
     /// Also write every event as a JSON line to this file, or to standard output with `-`
     #[arg(long, value_name = "FILE")]
     events: Option<String>,
+    /// Run at most this many stages at once; as many as there are processor cores if left out
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// After a failure go on with what does not hang on it (the default)
+    #[arg(short, long, overrides_with = "fail_fast")]
+    keep_going: bool,
+    /// After a failure begin nothing more; what runs is finished
+    #[arg(long, overrides_with = "keep_going")]
+    fail_fast: bool,
+    /// Run stages there whose `resources` do not say where
+    #[arg(long, value_enum, value_name = "PLACE")]
+    on: Option<On>,
     /// Print how it went as JSON
     #[arg(long, conflicts_with = "events")]
     json: bool,
@@ -36,7 +50,7 @@ pub(super) struct Run {
 impl Run {
     /// Runs the pipeline and gives the exit code.
     pub(super) fn go(self) -> Result<u8> {
-        let (text, pipeline) = self.project.load()?;
+        let (sources, pipeline) = self.project.with_sources()?;
         known(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
             return Err(Error::new(format!("`{}`, the project's root, is not a folder", pipeline.root.display())).exit(Exit::Usage));
@@ -57,21 +71,53 @@ impl Run {
         }
         let (listener, heard) = Listener::new();
         reporters.push(Box::new(listener));
-        reporters.push(Box::new(Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout })));
+        let terminal = Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout });
+        let screen = terminal.screen();
+        reporters.push(Box::new(terminal));
         let emitter = fan_out(reporters);
-        let ask: Option<&dyn Fn(&Question) -> Answer> = if choice::somebody_is_there() && !self.json { Some(&choice::ask) } else { None };
-        let force = self.force.iter().cloned().collect();
-        let report = crate::run::Run { pipeline: &pipeline, store: &store, emitter, id: id.clone(), force, stop, ask }.go();
-        let summary = heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = Provenance::of(&self.project, text, &self.force, &pipeline, &summary)
-            .and_then(|provenance| store.keep_provenance(&id, &serde_json::to_vec(&provenance)?));
-        if let Err(error) = kept {
-            note(&format!("the manifest of this run could not be kept: {}", error.message));
+        let ask = move |question: &Question| screen.hold(|| choice::ask(question));
+        let mut run = crate::run::Run::new(&pipeline, &store, emitter, id);
+        if choice::somebody_is_there() && !self.json {
+            run.ask = Some(&ask);
         }
+        run.force = self.force.iter().cloned().collect();
+        run.stop = stop;
+        let fail_fast = self.fail_fast && !self.keep_going;
+        run.scheduling = Scheduling { jobs: self.jobs.map(usize::from), fail_fast, on: self.on.map(Place::from), ..Scheduling::default() };
+        let report = run.go();
+        keep(&self.project, &sources, &self.force, &pipeline, &store, &heard);
         if self.json {
             print_json(serde_json::to_value(&report)?)?;
         }
         Ok(report.exit)
+    }
+}
+
+/// Keeps the manifest of a run that has ended.
+pub(super) fn keep(project: &Project, sources: &Sources, force: &[String], pipeline: &Pipeline, store: &Store, heard: &Mutex<Summary>) {
+    let summary = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = Provenance::of(project, sources, force, pipeline, &summary)
+        .and_then(|provenance| store.keep_provenance(&summary.run, &serde_json::to_vec(&provenance)?));
+    if let Err(error) = kept {
+        note(&format!("the manifest of this run could not be kept: {}", error.message));
+    }
+}
+
+/// Where stages run.
+#[derive(Clone, Copy, ValueEnum)]
+enum On {
+    /// On this machine
+    Local,
+    /// As jobs of a Slurm cluster
+    Slurm,
+}
+
+impl From<On> for Place {
+    fn from(on: On) -> Self {
+        match on {
+            On::Local => Self::Local,
+            On::Slurm => Self::Slurm,
+        }
     }
 }
 
@@ -95,7 +141,6 @@ pub(super) fn listen() -> Result<Stop> {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&armed))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&armed)))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop.asked)))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop.stage)))
             .doing(|| "cannot listen for signals")?;
     }
     Ok(stop)

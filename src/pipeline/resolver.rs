@@ -1,7 +1,7 @@
 //! From a manifest to a pipeline: every stage's kind and settings, and every complaint on the way.
 
 use super::limits::{self, Bound};
-use super::{Pipeline, Recovery, Retry, Step, derived_seed};
+use super::{Machines, Pipeline, Recovery, Resources, Retry, Step, derived_seed};
 use crate::diagnostic::{Diagnostic, did_you_mean, list};
 use crate::manifest::{Header, Manifest, Recover, StageTable};
 use crate::stage::{AnyStage, Complaint, Entry};
@@ -33,18 +33,18 @@ pub(super) struct Draft<'t> {
     pub(super) from: Vec<(Spanned<String>, Vec<Spanned<String>>)>,
     pub(super) require: BTreeMap<String, Bound>,
     pub(super) timeout: Option<Duration>,
+    pub(super) stall: Option<Duration>,
+    pub(super) resources: Resources,
     pub(super) retry: Retry,
 }
 
 impl<'a> Resolver<'a, '_> {
     pub(super) fn pipeline(mut self, manifest: Manifest<'a>, file: &Path) -> Pipeline {
-        let Manifest { pipeline, params, mut stage, matrix, tracking, cache, .. } = manifest;
+        let Manifest { pipeline, params, mut stage, tracking, cache, resources, slurm, .. } = manifest;
         let header = pipeline.unwrap_or_default();
         self.header(&header);
-        if let Some(matrix) = matrix {
-            self.not_yet(matrix.span(), "[matrix]", "one pipeline is run, with the values of [params]");
-        }
         let tracking = self.tracking(tracking);
+        let machines = self.machines(resources, slurm);
         let cache = self.cache(cache);
         let params = params.as_ref().map(Spanned::get_ref);
 
@@ -65,6 +65,8 @@ impl<'a> Resolver<'a, '_> {
                     from: Vec::new(),
                     require: BTreeMap::new(),
                     timeout: None,
+                    stall: None,
+                    resources: Resources::default(),
                     retry: Retry::default(),
                 });
             }
@@ -73,7 +75,7 @@ impl<'a> Resolver<'a, '_> {
             self.name(&draft.name);
             self.kind(draft);
             self.settings(draft, params);
-            self.limits(draft);
+            self.limits(draft, &machines);
         }
         self.edges(&mut drafts);
         self.kinds_fit(&drafts);
@@ -88,7 +90,15 @@ impl<'a> Resolver<'a, '_> {
             "." => folder.to_owned(),
             root => folder.join(root),
         };
-        Pipeline { name: header.name.map(Spanned::into_inner).unwrap_or_default(), root, seed: header.seed, steps, tracking, cache }
+        Pipeline {
+            name: header.name.map(Spanned::into_inner).unwrap_or_default(),
+            root,
+            seed: header.seed,
+            steps,
+            tracking,
+            cache,
+            machines,
+        }
     }
 
     fn header(&mut self, header: &Header) {
@@ -154,18 +164,11 @@ impl<'a> Resolver<'a, '_> {
         self.found.append(&mut complaints);
     }
 
-    /// Reads `timeout` and `require`, and says what this version does not act on.
-    fn limits(&mut self, draft: &mut Draft<'a>) {
+    /// Reads `timeout`, `stall`, `require`, `resources` and what follows a failure.
+    fn limits(&mut self, draft: &mut Draft<'a>, machines: &Machines) {
+        draft.timeout = draft.table.timeout.as_ref().and_then(|timeout| self.duration(timeout));
+        draft.stall = draft.table.stall.as_ref().and_then(|stall| self.duration(stall));
         let table = &draft.table;
-        if let Some(timeout) = &table.timeout {
-            match limits::duration(timeout.get_ref()) {
-                Some(duration) => draft.timeout = Some(duration),
-                None => self.found.push(
-                    Diagnostic::error(timeout.span(), format!("\"{}\" is not a duration", timeout.get_ref()))
-                        .hint("write \"90s\", \"15m\", \"12h\", \"2d\" or \"1h30m\""),
-                ),
-            }
-        }
         for (metric, bound) in &table.require {
             match limits::bound(bound.get_ref()) {
                 Some(bound) => _ = draft.require.insert(metric.get_ref().clone(), bound),
@@ -175,10 +178,7 @@ impl<'a> Resolver<'a, '_> {
                 ),
             }
         }
-        let resources = table.resources.as_ref().map(|resources| (resources.span(), "resources", "every stage may use the whole machine"));
-        if let Some((span, what, instead)) = resources {
-            self.not_yet(span, what, instead);
-        }
+        self.needs(draft, machines);
         self.retry(draft);
     }
 
@@ -187,6 +187,7 @@ impl<'a> Resolver<'a, '_> {
         if let Some(retry) = draft.table.retry.take() {
             draft.retry.times = retry.times.map(Spanned::into_inner);
             draft.retry.on = retry.on.map(Spanned::into_inner).unwrap_or_default();
+            draft.retry.backoff = retry.backoff.as_ref().and_then(|backoff| self.duration(backoff));
         }
         let Some(recover) = draft.table.recover.take() else { return };
         let span = recover.span();
@@ -200,11 +201,6 @@ impl<'a> Resolver<'a, '_> {
             }
             draft.retry.recover.push(Recovery { on, set });
         }
-    }
-
-    fn not_yet(&mut self, span: Range<usize>, what: &str, instead: &str) {
-        let message = format!("`{what}` is read, but this version does not act on it yet");
-        self.found.push(Diagnostic::warning(span, message.replace("`[", "[").replace("]`", "]")).hint(instead));
     }
 }
 
@@ -225,6 +221,8 @@ impl Draft<'_> {
             after: names(self.table.after),
             require: self.require,
             timeout: self.timeout,
+            stall: self.stall,
+            resources: self.resources,
             retry: self.retry,
         })
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Exit, Failure};
 use crate::stage::Changes;
+use std::time::Duration;
 
 /// When a step is tried again, and how.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -10,6 +11,8 @@ pub struct Retry {
     pub times: Option<u32>,
     /// After which failures; after any when empty.
     pub on: Vec<Failure>,
+    /// How long to wait before the first of them.
+    pub backoff: Option<Duration>,
     /// What is changed first, after which failures.
     pub recover: Vec<Recovery>,
 }
@@ -25,11 +28,19 @@ pub struct Recovery {
 
 /// How often a step with `recover` is tried again where the file does not say.
 const TIMES: u32 = 2;
+/// The longest wait before a try.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
 impl Retry {
     /// How many more tries there are after the first.
     pub fn times(&self) -> u32 {
         self.times.unwrap_or(if self.recover.is_empty() { 0 } else { TIMES })
+    }
+
+    /// How long to wait after the failure of try `number`, counted from 1: twice as long each time.
+    pub fn wait(&self, number: u32) -> Option<Duration> {
+        let factor = 2u32.checked_pow(number.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.backoff.map(|backoff| backoff.saturating_mul(factor).min(LONGEST_WAIT))
     }
 
     /// The changes to make after a failure, one after the other until one can be made.

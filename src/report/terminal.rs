@@ -3,9 +3,10 @@
 use super::Reporter;
 use crate::error::{Error, Exit};
 use crate::event::Event;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Tells events on standard error, and the table at the end where it is asked for.
@@ -14,14 +15,15 @@ pub struct Terminal {
     width: usize,
     /// Whether there is somebody to see things move.
     live: bool,
-    /// The progress of the stage that runs now.
-    bar: Option<ProgressBar>,
+    /// The progress of the stages that run now, each in a line of its own below what is said.
+    bars: BTreeMap<String, ProgressBar>,
+    screen: Screen,
     paint: bool,
     table: Table,
     rows: BTreeMap<String, (&'static str, String)>,
     order: Vec<String>,
     run: String,
-    plain: Pace,
+    plain: BTreeMap<String, Pace>,
 }
 
 /// Where the table at the end goes.
@@ -40,14 +42,20 @@ impl Terminal {
         Self {
             width: 0,
             live,
-            bar: None,
+            bars: BTreeMap::new(),
+            screen: Screen::new(live),
             paint: live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             table,
             rows: BTreeMap::new(),
             order: Vec::new(),
             run: String::new(),
-            plain: Pace::default(),
+            plain: BTreeMap::new(),
         }
+    }
+
+    /// What it writes on, for whoever else wants to.
+    pub fn screen(&self) -> Screen {
+        self.screen.clone()
     }
 
     fn line(&self, stage: &str, word: &str, text: &str) {
@@ -56,14 +64,7 @@ impl Terminal {
     }
 
     fn say(&self, line: &str) {
-        let print = || {
-            // Nobody reading standard error is no reason to stop.
-            let _ = writeln!(io::stderr(), "{line}");
-        };
-        match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        }
+        self.screen.say(line);
     }
 
     fn colour(&self, word: &str, text: &str) -> String {
@@ -77,23 +78,24 @@ impl Terminal {
     }
 
     fn row(&mut self, stage: &str, word: &'static str, text: String) {
-        if let Some(bar) = self.bar.take() {
+        if let Some(bar) = self.bars.remove(stage) {
             bar.finish_and_clear();
+            self.screen.bars.remove(&bar);
         }
         self.rows.insert(stage.to_owned(), (word, text));
     }
 
     fn progress(&mut self, stage: &str, done: u64, total: u64, unit: &str, detail: &str) {
         if !self.live {
-            if self.plain.due(done, total) {
+            if self.plain.entry(stage.to_owned()).or_default().due(done, total) {
                 let of = if total == 0 { format!("{done} {unit}") } else { format!("{done}/{total} {unit}") };
                 self.line(stage, "at", format!("{of}  {detail}").trim_end());
             }
             return;
         }
         // A bar starts where the stage starts: what an earlier run did says nothing of the time it takes now.
-        let target = || ProgressDrawTarget::stderr_with_hz(10);
-        let bar = self.bar.get_or_insert_with(|| ProgressBar::with_draw_target(None, target()).with_position(done));
+        let bars = &self.screen.bars;
+        let bar = self.bars.entry(stage.to_owned()).or_insert_with(|| bars.add(ProgressBar::no_length().with_position(done)));
         let template =
             if total == 0 { "{prefix}  {spinner} {pos} {msg}  {elapsed}" } else { "{prefix}  {bar:24} {pos}/{len} {msg}  eta {eta}" };
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -149,7 +151,7 @@ impl Reporter for Terminal {
                 self.row(stage, "fresh", summary.clone());
             }
             Event::StageStarted { stage, why, attempt, .. } => {
-                self.plain = Pace::default();
+                self.plain.remove(stage);
                 let again = if *attempt > 1 { format!("try {attempt}: ") } else { String::new() };
                 self.line(stage, "runs", &format!("{again}{why}"));
             }
@@ -188,6 +190,44 @@ impl Reporter for Terminal {
             Event::RunFinished { exit, seconds } => self.finish(*exit, *seconds),
         }
         Ok(())
+    }
+}
+
+/// Standard error, shared with whoever asks a person something in between.
+#[derive(Clone, Debug)]
+pub struct Screen {
+    bars: MultiProgress,
+    /// What is said while somebody else has the screen.
+    held: Arc<Mutex<Option<Vec<String>>>>,
+}
+
+impl Screen {
+    fn new(live: bool) -> Self {
+        let target = if live { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        Self { bars: MultiProgress::with_draw_target(target), held: Arc::default() }
+    }
+
+    fn say(&self, line: &str) {
+        match &mut *self.held() {
+            Some(held) => held.push(line.to_owned()),
+            // Nobody reading standard error is no reason to stop.
+            None => self.bars.suspend(|| _ = writeln!(io::stderr(), "{line}")),
+        }
+    }
+
+    /// Leaves the screen to somebody; what is said meanwhile is shown afterwards.
+    pub fn hold<T>(&self, work: impl FnOnce() -> T) -> T {
+        *self.held() = Some(Vec::new());
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
+        let result = work();
+        self.bars.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        let held = self.held().take();
+        held.iter().flatten().for_each(|line| self.say(line));
+        result
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,12 +4,14 @@ use super::Run;
 use crate::artifact::Artifact;
 use crate::error::{Error, Exit};
 use crate::event::Event;
+use crate::executor::words;
 use crate::fingerprint::Ingredients;
 use crate::pipeline::Step;
 use crate::plan::Judge;
 use crate::stage::{Changes, told};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// A try at a step.
 #[derive(Clone)]
@@ -22,6 +24,8 @@ pub(super) struct Attempt {
     changed: Option<Arc<Step>>,
     /// Those settings in words, one change after the other.
     pub(super) changes: Vec<String>,
+    /// How long to wait before it.
+    pub(super) wait: Option<Duration>,
 }
 
 /// What a person is asked after a failure.
@@ -61,7 +65,7 @@ pub enum Answer {
 
 impl Attempt {
     pub(super) fn first(ingredients: &Ingredients) -> Self {
-        Self { number: 1, ingredients: ingredients.clone(), changed: None, changes: Vec::new() }
+        Self { number: 1, ingredients: ingredients.clone(), changed: None, changes: Vec::new(), wait: None }
     }
 
     /// The step with the settings of this try.
@@ -70,7 +74,7 @@ impl Attempt {
     }
 
     fn again(&self) -> Self {
-        Self { number: self.number + 1, ..self.clone() }
+        Self { number: self.number + 1, wait: None, ..self.clone() }
     }
 }
 
@@ -80,17 +84,19 @@ impl Run<'_> {
         let tries = step.retry.times() + 1;
         if now.number < tries {
             let failed = format!("try {} of {tries} failed: {}", now.number, error.message);
+            let wait = step.retry.wait(now.number);
+            let when = wait.map_or_else(String::new, |wait| format!(" in {}", words(wait)));
             for changes in step.retry.recoveries(error) {
                 if let Ok(Some(next)) = self.changed(step, now, done, changes) {
                     let start = if self.goes_on(now, &next) { "going on from its checkpoint" } else { "starting over" };
                     let settings = next.changes.last().cloned().unwrap_or_default();
-                    self.warn(step, format!("{failed}; trying again with {settings}, {start}"));
-                    return Some(next);
+                    self.warn(step, format!("{failed}; trying again{when} with {settings}, {start}"));
+                    return Some(Attempt { wait, ..next });
                 }
             }
             if step.retry.repeats(error) {
-                self.warn(step, format!("{failed}; trying again"));
-                return Some(now.again());
+                self.warn(step, format!("{failed}; trying again{when}"));
+                return Some(Attempt { wait, ..now.again() });
             }
         }
         self.asked(step, now, done, error)
@@ -99,6 +105,7 @@ impl Run<'_> {
     /// What a person chooses, if one is there to ask.
     fn asked(&self, step: &Step, now: &Attempt, done: &BTreeMap<String, Artifact>, error: &Error) -> Option<Attempt> {
         let ask = self.ask.filter(|_| self.is_asked(error))?;
+        let _asking = self.means.asking.lock().unwrap_or_else(PoisonError::into_inner);
         self.emitter.emit(Event::StageFailed { stage: step.name.clone(), message: error.message.clone(), advice: error.advice.clone() });
         let remedies = now.step(step).stage.remedies(error.failure);
         let keeps_checkpoint = self.store.has_scratch(now.ingredients.fingerprint());
@@ -147,7 +154,7 @@ impl Run<'_> {
         let ingredients = judge.ingredients(&step, done)?;
         let mut told_so_far = now.changes.clone();
         told_so_far.push(told(changes, &settings));
-        Ok(Some(Attempt { number: now.number + 1, ingredients, changed: Some(Arc::new(step)), changes: told_so_far }))
+        Ok(Some(Attempt { number: now.number + 1, ingredients, changed: Some(Arc::new(step)), changes: told_so_far, wait: None }))
     }
 
     /// Whether the next try goes on where this one ended.

@@ -6,6 +6,7 @@ use crate::audio::{SAMPLE_RATE, read_wav16k};
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::{Event, WorstClip};
+use crate::hub::{self, Pin};
 use crate::jsonl;
 use crate::record::Record;
 use crate::scoring::{Normalisation, Score, Tally};
@@ -112,6 +113,12 @@ impl Stage for Evaluate {
         self.base.iter().map(PathBuf::from).collect()
     }
 
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, None, pin);
+        }
+    }
+
     fn reads(&self, file: &str) -> bool {
         folder::counts(file)
     }
@@ -130,8 +137,12 @@ impl Stage for Evaluate {
         Some(format!("{}-{}", device::class(&self.device), self.precision))
     }
 
+    fn fills_machine(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
-        let chosen = device::choose(&self.device)?;
+        let chosen = cx.device(&self.device)?;
         let (model, data) = (cx.input("model")?, cx.input("data")?);
         let held_out = records(data, &self.split)?;
         if held_out.is_empty() {

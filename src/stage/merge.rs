@@ -3,6 +3,7 @@
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
 use crate::error::{Error, Result};
+use crate::hub::{self, Pin};
 use crate::voxtral::{folder, lora, merge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,8 +50,18 @@ impl Stage for Merge {
         self.base.iter().map(PathBuf::from).collect()
     }
 
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, None, pin);
+        }
+    }
+
     fn reads(&self, file: &str) -> bool {
         folder::counts(file)
+    }
+
+    fn fills_machine(&self) -> bool {
+        true
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {

@@ -21,10 +21,11 @@ pub mod uploads;
 pub use changes::{Changes, told};
 
 use crate::artifact::{Artifact, ArtifactKind};
+use crate::device::{self, Card, Chosen};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Exit, Failure, Result};
 use crate::event::{Emitter, Event};
-use crate::hub::{self, Network};
+use crate::hub::{self, Network, Pin};
 use crate::schema::{self, Shape};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
@@ -94,9 +95,18 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         Vec::new()
     }
 
+    /// Offers every repository of the Hub that the settings name, and writes the commit it is given into them.
+    fn pin(&mut self, _pin: &mut Pin<'_>) {}
+
     /// Precision and device class (`cpu-f32`), for kinds whose bytes depend on them; part of the fingerprint.
     fn numerics(&self) -> Option<String> {
         None
+    }
+
+    /// Whether it makes use of the whole machine, so that other work beside it would only slow both down; the file's `resources` may say
+    /// otherwise.
+    fn fills_machine(&self) -> bool {
+        false
     }
 
     /// Whether the pipeline's name ([`Context::pipeline`]) is written into the result, and so is part of the fingerprint.
@@ -238,6 +248,8 @@ pub struct Context {
     /// A folder for what can be computed again, shared by all stages and runs of the project; it need not exist, and what was in it
     /// may be gone at any time.
     pub cache: PathBuf,
+    /// The cards it was given for itself; none where nobody counts them.
+    pub cards: Vec<Card>,
     /// Where events go.
     pub emitter: Emitter,
     /// Set when the run should stop soon; long stages look at it and leave with [`crate::error::Exit::Interrupted`].
@@ -263,6 +275,11 @@ impl Context {
     /// A path from the settings, made absolute.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root.join(path)
+    }
+
+    /// The device a setting asks for, one of the stage's own cards if it was given any.
+    pub fn device(&self, wanted: &str) -> Result<Chosen> {
+        device::choose_given(wanted, &self.cards)
     }
 
     /// The folder of a model: one in the project, or a repository of the Hub, which is downloaded if it is not here.
@@ -328,6 +345,10 @@ pub trait AnyStage: Send + Sync {
     fn names_pipeline(&self) -> bool;
     /// See [`Stage::run`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
+    /// See [`Stage::fills_machine`].
+    fn fills_machine(&self) -> bool {
+        false
+    }
     /// See [`Stage::remedies`].
     fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
         Vec::new()
@@ -336,6 +357,8 @@ pub trait AnyStage: Send + Sync {
     fn settings(&self) -> Value {
         self.identity()
     }
+    /// See [`Stage::pin`].
+    fn pin(&mut self, _pin: &mut Pin<'_>) {}
     /// The same stage with other settings.
     fn changed(&self, _changes: &Changes) -> Result<Box<dyn AnyStage>> {
         Err(Error::new(format!("the settings of `{}` cannot be changed", self.kind())))
@@ -379,11 +402,17 @@ impl<S: Stage> AnyStage for S {
     fn run(&self, cx: &Context) -> Result<Outcome> {
         Stage::run(self, cx)
     }
+    fn fills_machine(&self) -> bool {
+        Stage::fills_machine(self)
+    }
     fn remedies(&self, failure: Failure) -> Vec<Remedy> {
         Stage::remedies(self, failure)
     }
     fn settings(&self) -> Value {
         serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        Stage::pin(self, pin);
     }
     fn changed(&self, changes: &Changes) -> Result<Box<dyn AnyStage>> {
         Ok(Box::new(changes::changed(self, changes)?))
@@ -404,6 +433,8 @@ pub trait Entry: Sync {
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
     /// Reads a `with` table. Every mistake is reported at its place; whether the settings can work is for [`Stage::check`].
     fn parse(&self, with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>>;
+    /// The stage of which [`AnyStage::settings`] told these.
+    fn restore(&self, settings: Value) -> Result<Box<dyn AnyStage>>;
 }
 
 /// The entry of a kind of work.
@@ -429,6 +460,11 @@ impl<S: Stage> Entry for Of<S> {
     }
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
         generator.subschema_for::<S>()
+    }
+    fn restore(&self, settings: Value) -> Result<Box<dyn AnyStage>> {
+        let stage: S =
+            serde_json::from_value(settings).map_err(|error| Error::from(error).context(format!("settings of `{}`", S::KIND)))?;
+        Ok(Box::new(stage))
     }
     fn parse(&self, mut with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>> {
         let span = with.span();

@@ -13,7 +13,7 @@ use super::{Arity, Complaint, Context, Made, Outcome, Port, Remedy, Stage, is_hu
 use crate::artifact::ArtifactKind;
 use crate::device;
 use crate::error::{Doing, Error, Failure, Result};
-use crate::hub::{self, Repository};
+use crate::hub::{self, Pin, Repository};
 use crate::intake::rounded;
 use crate::jsonl;
 use crate::record::Record;
@@ -247,6 +247,12 @@ impl Stage for Train {
         self.base.iter().chain(&self.adapter).map(PathBuf::from).collect()
     }
 
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, Some(&mut self.revision), pin);
+        }
+    }
+
     fn reads(&self, file: &str) -> bool {
         folder::counts(file) || lora::is_adapter_file(file)
     }
@@ -281,13 +287,17 @@ impl Stage for Train {
                 remedy("shorter gradients", json!({ "max_grad_norm": 0.3 })),
             ],
             Failure::LostDevice => vec![remedy("on the processor", json!({ "device": "cpu" }))],
-            Failure::Crash | Failure::Timeout | Failure::DiskFull | Failure::BadSample => Vec::new(),
+            Failure::Crash | Failure::Timeout | Failure::Stalled | Failure::DiskFull | Failure::BadSample => Vec::new(),
         };
         remedies.into_iter().flatten().collect()
     }
 
+    fn fills_machine(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
-        let chosen = device::choose(&self.device)?;
+        let chosen = cx.device(&self.device)?;
         cx.note(format!("on {} ({})", chosen.name, chosen.reason));
         let (base_name, base) = self.base_folder(cx)?;
         let start = match self.init {

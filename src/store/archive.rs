@@ -268,7 +268,11 @@ impl Incoming {
                 let digest = named(name, Some(digest))?;
                 let listed = self.trees.get(&digest).and_then(|tree| tree.0.get(path)).filter(|_| about.results.contains(&digest));
                 match listed {
-                    Some(leaf) if leaf.size == size => self.write(digest, path, size, runs, bytes)?,
+                    Some(leaf) if leaf.size == size => {
+                        if self.write(digest, path, size, runs, bytes)? != leaf.digest {
+                            return Err(refused(name, "is not what its digest says"));
+                        }
+                    }
                     Some(_) => return Err(refused(name, "has another size than listed")),
                     None => return Err(refused(name, "is listed in no result")),
                 }
@@ -278,17 +282,27 @@ impl Incoming {
         Ok(())
     }
 
-    fn write(&self, digest: Digest, path: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<()> {
+    /// Writes a file of a result and gives the digest of what was written.
+    fn write(&self, digest: Digest, path: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<Digest> {
         // `path` is a key of a tree whose names all stay inside.
         let path = self.folder.join(digest.to_string()).join(path);
         let writing = || format!("cannot write `{}`", path.display());
         path.parent().map_or(Ok(()), fs::create_dir_all).doing(writing)?;
         let mut file = File::create_new(&path).doing(writing)?;
-        let written = io::copy(&mut bytes.take(size), &mut file).map_err(damaged)?;
-        if written != size {
-            return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
+        let mut hasher = blake3::Hasher::new();
+        let (mut block, mut left) = (vec![0; 1 << 16], size);
+        while left > 0 {
+            let most = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = bytes.read(&mut block[..most]).map_err(damaged)?;
+            if read == 0 {
+                return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
+            }
+            hasher.update(&block[..read]);
+            file.write_all(&block[..read]).doing(writing)?;
+            left -= read as u64;
         }
-        file.set_permissions(fs::Permissions::from_mode(if runs { 0o755 } else { 0o644 })).doing(writing)
+        file.set_permissions(fs::Permissions::from_mode(if runs { 0o755 } else { 0o644 })).doing(writing)?;
+        Ok(Digest(*hasher.finalize().as_bytes()))
     }
 
     /// That nothing is missing.

@@ -1,6 +1,12 @@
 //! Environment variables a program does not see, and values blacked out in what it prints.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+
+/// Whether an environment variable is nobody's business, by its name.
+pub fn is_secret(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_uppercase();
+    ["TOKEN", "SECRET", "PASSWORD", "KEY"].iter().any(|word| name.contains(word))
+}
 
 /// Environment variables that are nobody's business.
 pub(super) struct Secrets {
@@ -17,8 +23,7 @@ impl Secrets {
     pub(super) fn of(environment: impl Iterator<Item = (OsString, OsString)>, allowed: &[String]) -> Self {
         let mut secrets = Self { withheld: Vec::new(), values: Vec::new() };
         for (name, value) in environment {
-            let plain_name = name.to_string_lossy().to_uppercase();
-            if !["TOKEN", "SECRET", "PASSWORD", "KEY"].iter().any(|word| plain_name.contains(word)) {
+            if !is_secret(&name) {
                 continue;
             }
             secrets
