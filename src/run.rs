@@ -291,7 +291,7 @@ impl Run<'_> {
 
     /// Takes the result of a step from the shared cache, if it is only there.
     fn borrow(&self, step: &Step, ingredients: &Ingredients) {
-        if self.force.contains(&step.name) {
+        if !self.store.shares() || self.force.contains(&step.name) {
             return;
         }
         match self.store.borrow(ingredients.fingerprint()) {

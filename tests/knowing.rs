@@ -134,6 +134,21 @@ fn two_runs_are_compared_in_settings_clips_and_numbers() {
 }
 
 #[test]
+fn each_run_is_compared_by_the_bytes_it_had() {
+    let sandbox = project();
+    sandbox.file("scores.sh", "echo \"{\\\"metrics\\\": {\\\"letters\\\": $(cat n)}}\"\ncp n $2/kept\n").file("n", "1\n");
+    sandbox.run(&["run"]).exits(0);
+    // Nothing that is known of has changed, and yet other bytes come out.
+    sandbox.file("n", "2\n").run(&["run", "--force", "scores"]).exits(0);
+    let told = sandbox.run(&["diff", "--json"]).exits(0).json();
+    let scores = &told["stages"][2];
+    assert_eq!((&scores["same"], &scores["settings"], &scores["metrics"]), (&json!(false), &json!([]), &json!({ "letters": [1.0, 2.0] })));
+    sandbox.run(&["export", "previous", "old.tar.zst"]).exits(0);
+    sandbox.run(&["gc", "--keep-runs", "2"]).exits(0);
+    assert_eq!(files(&sandbox.path(".voxpipe/store")).keys().filter(|name| name.ends_with("/kept")).count(), 2);
+}
+
+#[test]
 fn a_repeated_run_ends_in_yes() {
     let sandbox = project();
     sandbox.run(&["repro"]).exits(2).complains("there is no run yet");

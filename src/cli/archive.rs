@@ -56,9 +56,9 @@ impl Export {
                 .advice("name another file, or say `--force` to replace it"));
         }
         let summary = Summary::of(&store, &run)?;
-        let fingerprints =
-            summary.stages.iter().filter_map(|stage| serde_json::from_value(stage.kept.fingerprint.clone().into()).ok()).collect();
-        let about = store.export(&run, &fingerprints, !self.no_results, &self.archive)?;
+        let records = summary.stages.iter().filter_map(|stage| stage.record(&store));
+        let records = records.map(|record| (record.ingredients.fingerprint(), record)).collect();
+        let about = store.export(&run, &records, !self.no_results, &self.archive)?;
         let bytes = fs::metadata(&self.archive).doing(|| format!("cannot look at `{}`", self.archive.display()))?.len();
         if self.json {
             let (results, archive) = (about.results.len(), &self.archive);

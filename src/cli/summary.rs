@@ -103,7 +103,14 @@ impl StageSummary {
     /// The record of the result it ended with, if it ended with one that is still known.
     pub(super) fn record(&self, store: &Store) -> Option<Record> {
         let fingerprint: Fingerprint = serde_json::from_value(self.kept.fingerprint.clone().into()).ok()?;
-        store.record(fingerprint)
+        let mut record = store.record(fingerprint)?;
+        let digest = serde_json::from_value(self.kept.digest.clone().into()).ok()?;
+        if record.digest != digest {
+            // It was made again since, of the same things, and other bytes came out: what the log says of this one is all we know.
+            let (summary, metrics) = (self.said.clone(), self.metrics.clone());
+            record = Record { digest, summary, metrics, facts: BTreeMap::new(), promises: BTreeMap::new(), ..record };
+        }
+        Some(record)
     }
 }
 

@@ -60,15 +60,12 @@ pub struct Imported {
 
 impl Store {
     /// Writes a run into an archive, with its results or only with what is known of them.
-    pub fn export(&self, run: &str, fingerprints: &BTreeSet<Fingerprint>, results: bool, to: &Path) -> Result<About> {
-        let mut records = BTreeMap::new();
-        for fingerprint in fingerprints {
-            let Some(record) = self.record(*fingerprint) else { continue };
+    pub fn export(&self, run: &str, records: &BTreeMap<Fingerprint, Record>, results: bool, to: &Path) -> Result<About> {
+        for record in records.values() {
             if let Some(problem) = self.problem(record.digest).filter(|_| results) {
                 return Err(Error::new(format!("run {run} cannot be exported whole, {problem}: {}", record.summary))
                     .advice("run again to have it made, or export without results"));
             }
-            records.insert(*fingerprint, record);
         }
         let digests: BTreeSet<Digest> = records.values().map(|record| record.digest).collect();
         let about = About {
@@ -82,7 +79,7 @@ impl Store {
         let unfinished = Unfinished(folder.join(format!(".tmp-{}-{}", std::process::id(), self.file_of(to))));
         let file = File::create(&unfinished.0).doing(writing)?;
         let mut tar = Builder::new(zstd::Encoder::new(BufWriter::new(file), LEVEL).doing(writing)?);
-        self.pack(&mut tar, &about, &records, &digests).map_err(|error| error.context(writing()))?;
+        self.pack(&mut tar, &about, records, &digests).map_err(|error| error.context(writing()))?;
         let file = tar.into_inner().and_then(zstd::Encoder::finish).doing(writing)?;
         file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).doing(writing)?;
         fs::rename(&unfinished.0, to).doing(writing)?;
@@ -175,8 +172,11 @@ impl Store {
         for (digest, tree) in &trees {
             files::replace(&self.listing(*digest), &serde_json::to_vec(tree)?, Safety::Durable)?;
         }
-        for record in keys.values() {
-            self.commit(record)?;
+        for (fingerprint, record) in &keys {
+            // What was made here stays what is taken here, should it be other bytes.
+            if !self.record(*fingerprint).is_some_and(|own| self.keeps(own.digest)) {
+                self.commit(record)?;
+            }
         }
         let run = self.admit_run(&about.run, &log)?;
         files::replace(&self.log(&run), &log, Safety::Durable)?;
@@ -268,7 +268,11 @@ impl Incoming {
                 let digest = named(name, Some(digest))?;
                 let listed = self.trees.get(&digest).and_then(|tree| tree.0.get(path)).filter(|_| about.results.contains(&digest));
                 match listed {
-                    Some(leaf) if leaf.size == size => self.write(digest, path, size, runs, bytes)?,
+                    Some(leaf) if leaf.size == size => {
+                        if self.write(digest, path, size, runs, bytes)? != leaf.digest {
+                            return Err(refused(name, "is not what its digest says"));
+                        }
+                    }
                     Some(_) => return Err(refused(name, "has another size than listed")),
                     None => return Err(refused(name, "is listed in no result")),
                 }
@@ -278,17 +282,27 @@ impl Incoming {
         Ok(())
     }
 
-    fn write(&self, digest: Digest, path: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<()> {
+    /// Writes a file of a result and gives the digest of what was written.
+    fn write(&self, digest: Digest, path: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<Digest> {
         // `path` is a key of a tree whose names all stay inside.
         let path = self.folder.join(digest.to_string()).join(path);
         let writing = || format!("cannot write `{}`", path.display());
         path.parent().map_or(Ok(()), fs::create_dir_all).doing(writing)?;
         let mut file = File::create_new(&path).doing(writing)?;
-        let written = io::copy(&mut bytes.take(size), &mut file).map_err(damaged)?;
-        if written != size {
-            return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
+        let mut hasher = blake3::Hasher::new();
+        let (mut block, mut left) = (vec![0; 1 << 16], size);
+        while left > 0 {
+            let most = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = bytes.read(&mut block[..most]).map_err(damaged)?;
+            if read == 0 {
+                return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
+            }
+            hasher.update(&block[..read]);
+            file.write_all(&block[..read]).doing(writing)?;
+            left -= read as u64;
         }
-        file.set_permissions(fs::Permissions::from_mode(if runs { 0o755 } else { 0o644 })).doing(writing)
+        file.set_permissions(fs::Permissions::from_mode(if runs { 0o755 } else { 0o644 })).doing(writing)?;
+        Ok(Digest(*hasher.finalize().as_bytes()))
     }
 
     /// That nothing is missing.

@@ -36,6 +36,11 @@ impl Store {
         self
     }
 
+    /// Whether there is a folder to share results in.
+    pub fn shares(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// Whether a result is kept here.
     pub fn keeps(&self, digest: Digest) -> bool {
         self.result(digest).is_dir()
