@@ -3,15 +3,28 @@
 //! Results go to standard output, everything else to standard error; with `--json` the result is one JSON value. How a command
 //! ended is its exit code, see [`Exit`].
 
+mod archive;
+mod bench;
 mod choice;
+mod diff;
+mod doctor;
 mod fetching;
 mod history;
+mod include;
+mod init;
+mod keeping;
+mod lock;
 mod look;
 mod merge;
+mod migrate;
 mod plot;
 mod project;
+mod provenance;
+mod repro;
 mod run;
 mod stream;
+mod summary;
+mod sweep;
 mod tracking;
 mod transcribe;
 mod work;
@@ -33,14 +46,18 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 a stage or a file failed · 2 the file or the command line is wrong · 3 another run holds the lock · \
-4 the environment lacks something · 10 parked for a person · 11 timed out · 12 a gate was not met · 75 interrupted, run again to go on · 130 interrupted twice, ended at once";
+4 the environment lacks something · 10 parked for a person · 11 timed out · 12 a gate was not met · 13 repeated with other bytes · 14 something would run · 75 interrupted, run again to go on · 130 interrupted twice, ended at once";
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a commented pipeline.toml to begin with
+    Init(init::Init),
     /// Run what is not up to date; go on where an earlier run stopped
     Run(run::Run),
     /// The same as `run`: whatever was finished is kept, whatever was begun goes on
     Resume(run::Run),
+    /// Run every combination of [matrix], and the rest of the pipeline for the best of them
+    Sweep(sweep::Sweep),
     /// Say what a run would do, and why; nothing is written
     Plan {
         #[command(flatten)]
@@ -51,6 +68,9 @@ enum Command {
         /// Ask as if `run --force STAGE` had been said
         #[arg(long, value_name = "STAGE")]
         force: Vec<String>,
+        /// End with exit code 14 if anything would run, with 12 if only a gate is not met
+        #[arg(long)]
+        exit_code: bool,
     },
     /// Look for mistakes in the pipeline file; every one is reported
     Check {
@@ -59,6 +79,9 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Say of every value in which file, profile or argument it was written
+        #[arg(long)]
+        show_origin: bool,
     },
     /// Say why a stage would run, file by file and setting by setting
     Why {
@@ -66,6 +89,9 @@ enum Command {
         stage: String,
         #[command(flatten)]
         project: Project,
+        /// Compare with what went in in this run, an id or `latest` or `previous`
+        #[arg(long, value_name = "RUN")]
+        vs: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -99,12 +125,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compare two runs in settings, data and numbers
+    Diff(diff::Diff),
+    /// Repeat a run in a fresh place and say whether it makes the same bytes
+    Repro(repro::Repro),
+    /// Remove what nothing needs any more
+    Gc(keeping::Gc),
+    /// Say what is kept, check it, pin it
+    #[command(subcommand)]
+    Cache(keeping::Cache),
+    /// Write a run with its results into one file
+    Export(archive::Export),
+    /// Take in a run that was exported
+    Import(archive::Import),
     /// Draw the curves of trainings, running or done
     Plot(plot::Plot),
     /// Write down what a model hears in audio files
     Transcribe(Box<transcribe::Transcribe>),
     /// Merge an adapter into its base model: a full model in a folder of its own
     Merge(merge::Merge),
+    /// Write down which commit each repository of the Hub is, so that results do not change when a branch moves
+    Lock(lock::Lock),
+    /// Bring a pipeline file up to the version of the format that this program reads
+    Migrate(migrate::Migrate),
+    /// Look at this machine: devices, memory, Hub; and see that the device computes right
+    Doctor(doctor::Doctor),
+    /// Measure a device: its ceilings, single operations, training steps and transcription
+    Bench(bench::Bench),
     /// Carry out one stage as its job's folder describes it
     #[command(hide = true)]
     Work {
@@ -120,6 +167,9 @@ enum Command {
         /// How
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        /// The same as `--format json`
+        #[arg(long, conflicts_with = "format")]
+        json: bool,
     },
     /// Print a completion script for a shell
     Completions {
@@ -141,12 +191,15 @@ struct Project {
 /// Changes to the file, made from outside.
 #[derive(Args, Clone, Default)]
 struct Changes {
-    /// Apply `[profile.NAME]`
-    #[arg(short, long, value_name = "NAME")]
-    profile: Option<String>,
+    /// Apply `[profile.NAME]`; may be repeated, each is laid over those before it
+    #[arg(short, long = "profile", value_name = "NAME")]
+    profiles: Vec<String>,
     /// Set a parameter or a key of the file; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
+    /// Refuse repositories of the Hub that `voxpipe lock` has not pinned
+    #[arg(long)]
+    locked: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -157,6 +210,10 @@ enum Format {
     Mermaid,
     /// Graphviz
     Dot,
+    /// A picture for a page
+    Svg,
+    /// For programs
+    Json,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -192,26 +249,40 @@ impl Command {
     fn run(self) -> Result<u8> {
         let done = |()| Exit::Done as u8;
         match self {
+            Self::Init(init) => init.go().map(done),
             Self::Run(run) | Self::Resume(run) => run.go(),
-            Self::Plan { project, json, force } => look::plan(&project, &force, json).map(done),
-            Self::Check { project, json } => look::check(&project, json),
-            Self::Why { stage, project, json } => look::why(&project, &stage, json).map(done),
+            Self::Sweep(sweep) => sweep.go(),
+            Self::Plan { project, json, force, exit_code } => look::plan(&project, &force, exit_code, json),
+            Self::Check { project, json, show_origin } => look::check(&project, json, show_origin),
+            Self::Why { stage, project, vs, json } => look::why(&project, &stage, vs.as_deref(), json).map(done),
             Self::Status { project, json } => look::status(&project, json).map(done),
             Self::Logs(logs) => logs.print().map(done),
             Self::Runs { project, json } => history::runs(&project, json).map(done),
             Self::Show { run, project, json } => history::show(&project, &run, json).map(done),
+            Self::Diff(diff) => diff.print().map(done),
+            Self::Repro(repro) => repro.go(),
+            Self::Gc(gc) => gc.go().map(done),
+            Self::Cache(cache) => cache.go(),
+            Self::Export(export) => export.go().map(done),
+            Self::Import(import) => import.go().map(done),
             Self::Plot(plot) => plot.draw().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
+            Self::Lock(lock) => lock.go().map(done),
+            Self::Migrate(migrate) => migrate.go(),
+            Self::Doctor(doctor) => doctor.go().map(done),
+            Self::Bench(bench) => bench.go().map(done),
             Self::Work { folder } => work::work(folder),
-            Self::Schema => print_json(&crate::manifest::schema(crate::stage::STAGES)).map(done),
-            Self::Graph { project, format } => {
+            Self::Schema => print(&format!("{:#}\n", crate::manifest::schema(crate::stage::STAGES))).map(done),
+            Self::Graph { project, format, json } => {
                 let pipeline = project.pipeline()?;
-                print(&match format {
-                    Format::Text => graph::text(&pipeline),
-                    Format::Mermaid => graph::mermaid(&pipeline),
-                    Format::Dot => graph::dot(&pipeline),
-                })
+                match if json { Format::Json } else { format } {
+                    Format::Json => print_json(graph::json(&pipeline)),
+                    Format::Text => print(&graph::text(&pipeline)),
+                    Format::Mermaid => print(&graph::mermaid(&pipeline)),
+                    Format::Dot => print(&graph::dot(&pipeline)),
+                    Format::Svg => print(&graph::svg(&pipeline)),
+                }
                 .map(done)
             }
             Self::Completions { shell } => {
@@ -233,8 +304,14 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a result for programs.
-fn print_json(value: &Value) -> Result<()> {
+/// The version of what `--json` prints; `docs/json.md` says what is in it.
+const SHAPES: u32 = 1;
+
+/// Prints a result for programs, with the version of its shape.
+fn print_json(mut value: Value) -> Result<()> {
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("v".to_owned(), SHAPES.into());
+    }
     print(&format!("{value:#}\n"))
 }
 

@@ -106,7 +106,7 @@ pub fn choose(wanted: &str) -> Result<Chosen> {
         });
     }
     let Some((kind, index)) = card_named(wanted) else {
-        return Err(Error::new(format!("no device is called `{wanted}`")).advice(format!("write {NAMES}")));
+        return Err(Error::new(format!("no device is called `{wanted}`")).exit(Exit::Usage).advice(format!("write {NAMES}")));
     };
     let found = cards(kind);
     let count = found.len();

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use unicode_width::UnicodeWidthChar;
 
 /// A complaint with its place.
@@ -29,6 +30,17 @@ pub struct Diagnostic {
     pub notes: Vec<String>,
     /// The command line argument (`--set lr=5e-5`) the span counts bytes of; `None` means the file.
     pub argument: Option<String>,
+    /// The included file the span counts bytes of; `None` means the pipeline's own.
+    pub file: Option<Arc<Included>>,
+}
+
+/// A file that the pipeline's file includes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Included {
+    /// Its path.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
 }
 
 /// How bad it is.
@@ -50,6 +62,8 @@ pub struct Related {
     pub message: String,
     /// As [`Diagnostic::argument`].
     pub argument: Option<String>,
+    /// As [`Diagnostic::file`].
+    pub file: Option<Arc<Included>>,
 }
 
 impl Diagnostic {
@@ -63,6 +77,7 @@ impl Diagnostic {
             related: Vec::new(),
             notes: Vec::new(),
             argument: None,
+            file: None,
         }
     }
 
@@ -91,7 +106,7 @@ impl Diagnostic {
 
     /// Adds another place.
     pub fn related(mut self, span: Range<usize>, message: impl Into<String>) -> Self {
-        self.related.push(Related { span, message: message.into(), argument: None });
+        self.related.push(Related { span, message: message.into(), argument: None, file: None });
         self
     }
 
@@ -116,10 +131,11 @@ impl Diagnostic {
         let mut out = String::new();
         let _ = writeln!(out, "{}: {}", paint.with(style, word), paint.with(BOLD, &printable(&self.message)));
 
-        let place = Place::of(&self.span, self.argument.as_deref().unwrap_or(text));
+        let spot = Spot::of(self.argument.as_deref(), self.file.as_deref(), file, text);
+        let place = Place::of(&self.span, spot.text());
         let gutter = place.line.to_string().len();
         let bar = paint.with(BLUE, "|");
-        let at = name_place(file, self.argument.as_deref(), &place);
+        let at = spot.name(&place);
         let _ = writeln!(out, "{:gutter$}{} {at}", "", paint.with(BLUE, "-->"));
         let _ = writeln!(out, "{:gutter$} {bar}", "");
         let _ = writeln!(out, "{} {bar} {}", paint.with(BLUE, &place.line.to_string()), place.drawn_line);
@@ -128,8 +144,8 @@ impl Diagnostic {
         let _ =
             writeln!(out, "{:gutter$} {bar} {:indent$}{}", "", "", paint.with(style, &format!("{carets}{hint}")), indent = place.indent);
         for related in &self.related {
-            let place = Place::of(&related.span, related.argument.as_deref().unwrap_or(text));
-            let at = name_place(file, related.argument.as_deref(), &place);
+            let spot = Spot::of(related.argument.as_deref(), related.file.as_deref(), file, text);
+            let at = spot.name(&Place::of(&related.span, spot.text()));
             let _ = writeln!(out, "{:gutter$}{} {at}  {}", "", paint.with(BLUE, "-->"), printable(&related.message));
         }
         for note in &self.notes {
@@ -140,24 +156,29 @@ impl Diagnostic {
 
     /// The complaint as a program reads it, with lines and columns (in characters) counted from 1.
     pub fn to_json(&self, file: &Path, text: &str) -> Value {
-        let place = |span: &Range<usize>, argument: Option<&str>| {
-            let place = Place::of(span, argument.unwrap_or(text));
-            match argument {
-                None => json!({"file": file.to_string_lossy(), "line": place.line, "column": place.column,
+        let place = |span: &Range<usize>, spot: &Spot<'_>| {
+            let place = Place::of(span, spot.text());
+            match spot {
+                Spot::File(file, _) => json!({"file": file.to_string_lossy(), "line": place.line, "column": place.column,
                     "end_line": place.end_line, "end_column": place.end_column, "start": span.start, "end": span.end}),
-                Some(argument) => json!({"argument": argument, "column": place.column, "end_column": place.end_column}),
+                Spot::Argument(argument) => json!({"argument": argument, "column": place.column, "end_column": place.end_column}),
             }
         };
+        let spot = |argument, included| Spot::of(argument, included, file, text);
         let related: Vec<Value> = self
             .related
             .iter()
-            .map(|related| json!({"message": related.message, "place": place(&related.span, related.argument.as_deref())}))
+            .map(|related| {
+                let spot = spot(related.argument.as_deref(), related.file.as_deref());
+                json!({"message": related.message, "place": place(&related.span, &spot)})
+            })
             .collect();
+        let own = spot(self.argument.as_deref(), self.file.as_deref());
         json!({
             "severity": self.severity,
             "message": self.message,
             "hint": self.hint,
-            "place": place(&self.span, self.argument.as_deref()),
+            "place": place(&self.span, &own),
             "related": related,
             "notes": self.notes,
         })
@@ -245,10 +266,33 @@ fn line_of(text: &str, at: usize) -> (usize, usize) {
     (before.bytes().filter(|byte| *byte == b'\n').count() + 1, before.rfind('\n').map_or(0, |newline| newline + 1))
 }
 
-fn name_place(file: &Path, argument: Option<&str>, place: &Place) -> String {
-    match argument {
-        None => format!("{}:{}:{}", file.display(), place.line, place.column),
-        Some(_) => "the command line".to_owned(),
+/// What a span counts bytes of.
+#[derive(Clone, Copy)]
+enum Spot<'a> {
+    File(&'a Path, &'a str),
+    Argument(&'a str),
+}
+
+impl<'a> Spot<'a> {
+    fn of(argument: Option<&'a str>, included: Option<&'a Included>, file: &'a Path, text: &'a str) -> Self {
+        match (argument, included) {
+            (Some(argument), _) => Self::Argument(argument),
+            (None, Some(included)) => Self::File(&included.path, &included.text),
+            (None, None) => Self::File(file, text),
+        }
+    }
+
+    fn text(self) -> &'a str {
+        match self {
+            Self::File(_, text) | Self::Argument(text) => text,
+        }
+    }
+
+    fn name(self, place: &Place) -> String {
+        match self {
+            Self::File(file, _) => format!("{}:{}:{}", file.display(), place.line, place.column),
+            Self::Argument(_) => "the command line".to_owned(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::fmt;
 use std::io;
 
@@ -30,6 +31,10 @@ pub enum Exit {
     TimedOut = 11,
     /// A `require` gate was not met.
     Gate = 12,
+    /// `repro` made other bytes than the run it repeated.
+    Differs = 13,
+    /// `plan --exit-code`: a run would have something to do.
+    Pending = 14,
     /// Interrupted by a signal; running again goes on from here.
     Interrupted = 75,
 }
@@ -178,6 +183,12 @@ impl<T, E: Into<Error>> Doing<T> for std::result::Result<T, E> {
     fn doing<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|error| error.into().context(doing()))
     }
+}
+
+/// What a panic said.
+pub fn said(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("no message")
 }
 
 #[cfg(test)]

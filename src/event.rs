@@ -29,6 +29,9 @@ pub enum Event {
         stage: String,
         /// What it had said of its result.
         summary: String,
+        /// Which result that is.
+        #[serde(flatten)]
+        kept: Kept,
     },
     /// A stage begins.
     StageStarted {
@@ -109,6 +112,9 @@ pub enum Event {
         summary: String,
         /// Its numbers.
         metrics: BTreeMap<String, f64>,
+        /// Which result that is.
+        #[serde(flatten)]
+        kept: Kept,
     },
     /// A stage waits for a person.
     StageParked {
@@ -156,6 +162,17 @@ pub enum Event {
         /// How long it took.
         seconds: f64,
     },
+}
+
+/// Which result a stage stands at. Logs of before this was told have neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The digest of everything the result depends on, 64 hexadecimal digits: the name of its record.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fingerprint: String,
+    /// The digest of its files, 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub digest: String,
 }
 
 /// A clip that a model did not hear well.

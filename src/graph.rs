@@ -1,9 +1,13 @@
-//! A pipeline drawn: as text for a terminal, as Mermaid for a README, as DOT for Graphviz.
+//! A pipeline drawn: as text for a terminal, as Mermaid for a README, as DOT for Graphviz, as SVG for a page, as JSON for programs.
 //!
-//! All three show the same: stages in the order they run, and for each edge the port it goes into. An edge that only says
-//! "after" is dashed.
+//! All show the same: stages in the order they run, and for each edge the port it goes into. An edge that only says "after" is dashed.
+
+mod svg;
+
+pub use svg::svg;
 
 use crate::pipeline::{Pipeline, Step};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -63,6 +67,21 @@ pub fn dot(pipeline: &Pipeline) -> String {
     }
     out.push_str("}\n");
     out
+}
+
+/// Stages and edges for programs.
+pub fn json(pipeline: &Pipeline) -> Value {
+    let stages: Vec<_> = pipeline
+        .steps
+        .iter()
+        .map(|step| {
+            let gates: Vec<_> = step.require.iter().map(|(metric, bound)| format!("{metric} {bound}")).collect();
+            json!({ "stage": step.name, "kind": step.stage.kind(), "makes": step.stage.output(), "require": gates })
+        })
+        .collect();
+    let edges: Vec<_> =
+        edges(pipeline).into_iter().map(|(upstream, step, port)| json!({ "from": upstream, "to": step.name, "port": port })).collect();
+    json!({ "pipeline": pipeline.name, "stages": stages, "edges": edges })
 }
 
 /// Upstream, step, and the port if anything flows.

@@ -52,6 +52,9 @@ pub struct Fetching {
     pub total: u64,
 }
 
+/// Is told of a repository that settings name, and says which commit of it is meant, if it knows.
+pub type Pin<'a> = dyn FnMut(&Repository) -> Option<String> + 'a;
+
 /// Hears how far a download is; an error it returns ends the download.
 pub type Say<'a> = dyn FnMut(&Fetching) -> Result<()> + 'a;
 
@@ -144,6 +147,37 @@ pub fn model_folder(root: &Path, name: &str, revision: Option<&str>, network: Ne
             .exit(Exit::Environment)
             .advice("another program may be clearing the cache; run again")
     })
+}
+
+/// The commit that a repository's revision is now; without the network, what it was when it was downloaded.
+pub fn current_commit(repository: &Repository, network: Network) -> Result<String> {
+    if repository.is_pinned() {
+        return Ok(repository.revision.clone());
+    }
+    let cache = cache::folder()?;
+    if network == Network::Allowed {
+        return download::commit(&cache, repository);
+    }
+    let found = Snapshot::find(&cache, repository);
+    found.and_then(|snapshot| commit_of(&snapshot.folder).map(str::to_owned)).ok_or_else(|| {
+        Error::new(format!("`{repository}` is not in the cache `{}`, and the network is not to be used", cache.display()))
+            .exit(Exit::Environment)
+            .advice("go on without --offline and HF_HUB_OFFLINE")
+    })
+}
+
+/// Has the commit of a repository written into the settings that name it; `revision` is the setting for it, where there is one.
+pub fn pin(name: &mut String, revision: Option<&mut Option<String>>, pin: &mut Pin<'_>) {
+    let named = revision.as_ref().and_then(|revision| revision.as_deref());
+    let Ok(repository) = repository(name, named) else { return };
+    if repository.is_pinned() {
+        return;
+    }
+    let Some(commit) = pin(&repository) else { return };
+    match revision {
+        Some(revision) => (*name, *revision) = (repository.id(), Some(commit)),
+        None => *name = format!("{}@{commit}", repository.id()),
+    }
 }
 
 /// The commit of a snapshot folder in the cache; none for any other folder.

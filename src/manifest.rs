@@ -1,29 +1,34 @@
 //! What `pipeline.toml` may say, with the place of everything it does say.
 //!
 //! The thinking goes in passes, each over the same tree of spanned TOML values:
-//! 1. the text becomes a tree; only the earliest slip of syntax is worth telling;
-//! 2. the profile and the `--set`s are written into the tree ([`crate::overrides`]);
+//! 1. the texts become a tree ([`crate::sources`]); only the earliest slip of syntax in each is worth telling;
+//! 2. the profiles and the `--set`s are written into the tree ([`crate::overrides`]);
 //! 3. the tree is held against the schema ([`crate::schema`]), which takes out what does not fit;
 //! 4. tables whose content belongs to others (`params`, every `with`) are lifted out whole, so that their spans survive;
 //! 5. serde reads the rest into a [`Manifest`].
 //!
 //! A manifest has names and places but no meaning yet: that is [`crate::pipeline`].
 
+mod cache;
 mod resources;
 mod tracking;
 
+pub use cache::CacheTable;
 pub use resources::{Needs, Place, SlurmTable};
 pub use tracking::{TrackingTable, Trackio};
 
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::error::Failure;
+use crate::matrix::{self, Matrix};
 use crate::overrides::{self, Arguments, Overrides};
 use crate::schema::{self, Shape, TOP};
+use crate::sources::{Laid, Sources};
 use crate::stage::Entry;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde_json::{Value, json};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use toml::Spanned;
@@ -43,6 +48,11 @@ pub struct Manifest<'t> {
     /// The version of the file format: 1.
     #[schemars(with = "u64", example = SCHEMA)]
     pub schema: Option<Spanned<u64>>,
+    /// Other files, or patterns of such, that this one is laid over: what they say holds where this file says nothing else. Paths start at
+    /// this file's folder.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>", example = ["defaults.toml"])]
+    pub include: Vec<Spanned<String>>,
     /// What holds for the whole pipeline.
     #[schemars(with = "Header")]
     pub pipeline: Option<Header>,
@@ -66,9 +76,13 @@ pub struct Manifest<'t> {
     pub resources: BTreeMap<Spanned<String>, Spanned<f64>>,
     /// How jobs are given to a Slurm cluster.
     pub slurm: Option<SlurmTable>,
+    /// What is kept, and with whom it is shared. It changes no result.
+    pub cache: Option<CacheTable>,
     /// Settings to compare: one run for each combination.
-    #[schemars(with = "Option<Matrix>")]
-    pub matrix: Option<Spanned<Matrix>>,
+    pub matrix: Option<MatrixTable>,
+    /// What the matrix comes to.
+    #[serde(skip)]
+    pub sweep: Option<Matrix>,
 }
 
 /// `[pipeline]`
@@ -180,13 +194,12 @@ pub struct Profile<'t> {
 /// `[matrix]`
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Matrix {
-    /// The settings to vary, each with its values.
-    #[schemars(with = "BTreeMap<String, Vec<Value>>")]
+pub struct MatrixTable {
+    /// The settings to vary, each with its values: the name of a param, or a dotted path such as "stage.adapter.with.epochs".
     pub axes: Option<BTreeMap<String, Vec<Value>>>,
-    /// Which run is the best one.
-    pub best: Option<Best>,
-    /// Combinations to leave out.
+    /// Which run is the best one. Stages that its metric does not need are run for that one alone.
+    pub best: Option<BestTable>,
+    /// Combinations to leave out, each by some of its values.
     #[serde(default)]
     pub exclude: Vec<BTreeMap<String, Value>>,
 }
@@ -194,7 +207,7 @@ pub struct Matrix {
 /// `best = { metric = "scores.wer", goal = "min" }`
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Best {
+pub struct BestTable {
     /// The stage and the name of its metric.
     #[schemars(with = "String", example = &"scores.wer")]
     pub metric: Option<String>,
@@ -216,15 +229,19 @@ pub enum Goal {
 
 impl<'t> Manifest<'t> {
     /// Reads the text, with the overrides written into it. There is no manifest when the text is not TOML.
-    pub(crate) fn read(text: &'t str, overrides: &'t Overrides, arguments: &mut Arguments) -> (Option<Self>, Vec<Diagnostic>) {
-        let mut found = Vec::new();
-        let (mut tree, slips) = DeTable::parse_recoverable(text);
-        // What follows the first slip is mostly its echo.
-        let place = |slip: &toml::de::Error| slip.span().map_or(text.len(), |span| span.start);
-        if let Some(first) = slips.iter().min_by_key(|slip| place(slip)) {
-            return (None, vec![broken(text, first)]);
+    pub(crate) fn read(sources: &'t Sources, overrides: &'t Overrides, arguments: &mut Arguments) -> (Option<Self>, Vec<Diagnostic>) {
+        let Laid { mut tree, mut found, schemas } = match sources.tree() {
+            Ok(laid) => laid,
+            Err(slips) => return (None, slips),
+        };
+        // A file for another version may say anything: its other mistakes would be none.
+        let foreign: Vec<Diagnostic> = tree.get_ref().get("schema").into_iter().chain(&schemas).filter_map(foreign).collect();
+        if !foreign.is_empty() {
+            return (None, foreign);
         }
         overrides::apply(&mut tree, overrides, arguments, &mut found);
+
+        let sweep = matrix::read(&tree, sources.text(), &mut found);
 
         let mut generator = schema::generator();
         let root = generator.root_schema_for::<Manifest<'static>>().to_value();
@@ -235,7 +252,7 @@ impl<'t> Manifest<'t> {
         match Self::deserialize(toml::de::Deserializer::from(tree)) {
             Ok(mut manifest) => {
                 lifted.into(&mut manifest);
-                manifest.check_version(&mut found);
+                manifest.sweep = sweep;
                 (Some(manifest), found)
             }
             Err(error) => {
@@ -244,17 +261,19 @@ impl<'t> Manifest<'t> {
             }
         }
     }
+}
 
-    fn check_version(&self, found: &mut Vec<Diagnostic>) {
-        let Some(schema) = self.schema.as_ref().filter(|schema| *schema.get_ref() != SCHEMA) else { return };
-        found.push(
-            Diagnostic::error(
-                schema.span(),
-                format!("this version of voxpipe reads schema {SCHEMA}, and the file says {}", schema.get_ref()),
-            )
-            .hint(format!("write `schema = {SCHEMA}`, or use the voxpipe the file was written for")),
-        );
-    }
+/// Whether a file is written for another version of the format, and what to do then.
+fn foreign(schema: &Spanned<DeValue<'_>>) -> Option<Diagnostic> {
+    let DeValue::Integer(written) = schema.get_ref() else { return None };
+    let number = i128::from_str_radix(written.as_str(), written.radix()).unwrap_or(i128::MAX);
+    let message = format!("this version of voxpipe reads schema {SCHEMA}, and the file says {number}");
+    let advice = match number.cmp(&i128::from(SCHEMA)) {
+        Ordering::Equal => return None,
+        Ordering::Greater => "use a newer voxpipe, the one the file was written for".to_owned(),
+        Ordering::Less => format!("`voxpipe migrate` makes it schema {SCHEMA}"),
+    };
+    Some(Diagnostic::error(schema.span(), message).hint(advice))
 }
 
 /// The JSON Schema of the whole file, in which the shape of `with` depends on `uses`.
@@ -339,13 +358,6 @@ fn allow_reference(value: &mut Value) {
     }
     outside.insert("anyOf".to_owned(), json!([value.take(), { "$ref": "#/$defs/Reference" }]));
     *value = Value::Object(outside);
-}
-
-/// A syntax error of the TOML itself.
-fn broken(text: &str, error: &toml::de::Error) -> Diagnostic {
-    let at = error.span().unwrap_or(text.len()..text.len());
-    let message = error.message().lines().collect::<Vec<_>>().join(", ");
-    Diagnostic::error(at, format!("this is not TOML: {message}"))
 }
 
 /// Tables that are taken out before serde reads the rest, by the name of what they belong to.

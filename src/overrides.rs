@@ -5,6 +5,8 @@
 //! arguments one after the other; a diagnostic that ends up there is moved to the argument it is about.
 
 use crate::diagnostic::{Diagnostic, did_you_mean, list};
+use crate::matrix::{self, Combination};
+use crate::sources::{Tree, key_name, moved};
 use std::borrow::Cow;
 use std::ops::Range;
 use toml::Spanned;
@@ -15,8 +17,10 @@ use toml::de::{DeTable, DeValue};
 pub struct Overrides {
     /// `--set KEY=VALUE`, in the order given.
     pub set: Vec<(String, String)>,
-    /// `-p NAME`.
-    pub profile: Option<String>,
+    /// `-p NAME`, in the order given: each is laid over those before it.
+    pub profiles: Vec<String>,
+    /// One value of each axis of `[matrix]`, by its number.
+    pub combination: Option<Combination>,
 }
 
 /// The command line as a continuation of the file's text.
@@ -47,26 +51,27 @@ impl Arguments {
         }
     }
 
-    fn find(&self, span: &mut Range<usize>) -> Option<String> {
+    /// The argument a span lies in; the span then counts its bytes.
+    pub(crate) fn find(&self, span: &mut Range<usize>) -> Option<String> {
         let (start, argument) = self.written.iter().rev().find(|(start, _)| span.start >= *start)?;
         *span = span.start - start..span.end.saturating_sub(*start);
         Some(argument.clone())
     }
 }
 
-type Tree<'t> = Spanned<DeTable<'t>>;
-
 /// Writes the profile, then every `--set`, into the tree. Profiles nobody asked for are tried on a copy, for their mistakes.
 pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t Overrides, arguments: &mut Arguments, found: &mut Vec<Diagnostic>) {
     let profiles = profiles(tree.get_ref());
-    let chosen = overrides.profile.as_ref().map(|name| {
-        let argument = format!("-p {name}");
-        let start = arguments.add(argument);
-        Spanned::new(start + 3..start + 3 + name.len(), name.clone())
-    });
-    let chain = chosen.map(|name| chain(&profiles, &name, found)).unwrap_or_default();
+    let mut chosen: Vec<String> = Vec::new();
+    for name in &overrides.profiles {
+        let start = arguments.add(format!("-p {name}"));
+        let named = Spanned::new(start + 3..start + 3 + name.len(), name.clone());
+        // What several profiles extend is laid down once, or it would undo what the first of them changed.
+        let chain = chain(&profiles, &named, found).into_iter().filter(|ancestor| ancestor == name || !chosen.contains(ancestor));
+        chosen.extend(chain.collect::<Vec<_>>());
+    }
     for profile in &profiles {
-        if !chain.iter().any(|chosen| chosen == profile.name.get_ref()) {
+        if !chosen.iter().any(|chosen| chosen == profile.name.get_ref()) {
             let mut copy = tree.clone();
             write_profile(&mut copy, profile, found);
             if let Some(parent) = &profile.extends {
@@ -74,7 +79,7 @@ pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t Overrides, arguments
             }
         }
     }
-    for profile in chain.iter().filter_map(|name| profiles.iter().find(|profile| profile.name.get_ref() == name)) {
+    for profile in chosen.iter().filter_map(|name| profiles.iter().find(|profile| profile.name.get_ref() == name)) {
         write_profile(tree, profile, found);
     }
     for (key, value) in &overrides.set {
@@ -84,6 +89,15 @@ pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t Overrides, arguments
         match read_value(value, key_span.end + 1) {
             Ok(value) => write(tree, &Spanned::new(key_span, key.clone()), value, found),
             Err(complaint) => found.push(*complaint),
+        }
+    }
+    for (position, axis) in matrix::axes(tree.get_ref()).into_iter().enumerate() {
+        let chosen = overrides.combination.as_ref().and_then(|combination| combination.0.get(position).copied());
+        let mut values = axis.values.into_iter();
+        match chosen {
+            Some(choice) => values.nth(choice).into_iter().for_each(|value| write(tree, &axis.key, value, found)),
+            // Where none is chosen, a wrong key is a mistake all the same.
+            None => values.next().into_iter().for_each(|value| write(&mut tree.clone(), &axis.key, value, found)),
         }
     }
 }
@@ -96,15 +110,14 @@ struct ProfileTable<'t> {
 
 fn profiles<'t>(tree: &DeTable<'t>) -> Vec<ProfileTable<'t>> {
     let Some(DeValue::Table(all)) = tree.get("profile").map(Spanned::get_ref) else { return Vec::new() };
-    let name = |key: &Spanned<Cow<'_, str>>| Spanned::new(key.span(), key.get_ref().to_string());
     all.iter()
         .filter_map(|(key, value)| {
             let table = value.get_ref().as_table()?;
             let set = table.get("set").and_then(|set| set.get_ref().as_table());
-            let mut set: Vec<_> = set.into_iter().flat_map(|set| set.iter()).map(|(key, value)| (name(key), value.clone())).collect();
+            let mut set: Vec<_> = set.into_iter().flat_map(|set| set.iter()).map(|(key, value)| (key_name(key), value.clone())).collect();
             set.sort_by_key(|(key, _)| key.span().start);
             let extends = table.get("extends").and_then(|value| Some(Spanned::new(value.span(), value.get_ref().as_str()?.to_owned())));
-            Some(ProfileTable { name: name(key), set, extends })
+            Some(ProfileTable { name: key_name(key), set, extends })
         })
         .collect()
 }
@@ -224,17 +237,4 @@ fn read_value(text: &str, start: usize) -> Result<Spanned<DeValue<'_>>, Box<Diag
         }
         Err(_) => Ok(Spanned::new(start..start + text.len(), DeValue::String(Cow::Borrowed(text)))),
     }
-}
-
-/// The value with every span in it moved.
-pub(crate) fn moved<'t>(value: Spanned<DeValue<'t>>, to: &dyn Fn(Range<usize>) -> Range<usize>) -> Spanned<DeValue<'t>> {
-    let span = to(value.span());
-    let value = match value.into_inner() {
-        DeValue::Array(array) => DeValue::Array(array.into_iter().map(|item| moved(item, to)).collect()),
-        DeValue::Table(table) => DeValue::Table(
-            table.into_iter().map(|(key, value)| (Spanned::new(to(key.span()), key.into_inner()), moved(value, to))).collect(),
-        ),
-        scalar => scalar,
-    };
-    Spanned::new(span, value)
 }

@@ -3,6 +3,7 @@
 //! [`Pipeline::parse`] is a function of its arguments. It goes on after a mistake: a stage whose settings cannot be read still
 //! has a name others may refer to, so a file with five mistakes gets five complaints, and no sixth that follows from them.
 
+mod cache;
 mod edges;
 mod limits;
 mod order;
@@ -12,6 +13,7 @@ mod retry;
 mod tracking;
 
 pub use crate::manifest::Place;
+pub use cache::Cache;
 pub use limits::{Bound, Comparison};
 pub use resources::{CPU, GPU, Machines, Resources, Slurm};
 pub use retry::{Recovery, Retry};
@@ -19,7 +21,9 @@ pub use tracking::{Tracker, Tracking};
 
 use crate::diagnostic::Diagnostic;
 use crate::manifest::Manifest;
+use crate::matrix::Matrix;
 use crate::overrides::{Arguments, Overrides};
+use crate::sources::Sources;
 use crate::stage::{AnyStage, Entry, STAGES};
 use resolver::Resolver;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +44,8 @@ pub struct Pipeline {
     pub tracking: Option<Tracking>,
     /// What there is to run it on.
     pub machines: Machines,
+    /// What is kept, and with whom it is shared.
+    pub cache: Cache,
 }
 
 /// What came of a text.
@@ -47,6 +53,8 @@ pub struct Pipeline {
 pub struct Parsed {
     /// The pipeline, if there is no error among the diagnostics.
     pub pipeline: Option<Pipeline>,
+    /// Its `[matrix]`, if it has one and nothing is wrong with it.
+    pub matrix: Option<Matrix>,
     /// Everything there is to say, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -89,16 +97,43 @@ impl Pipeline {
         overrides: &Overrides,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Parsed {
+        Self::parse_sources(registry, &Sources::alone(text, file), file, overrides, env)
+    }
+
+    /// As [`Pipeline::parse_with`], for a file with everything it includes.
+    pub fn parse_sources(
+        registry: &[&dyn Entry],
+        sources: &Sources,
+        file: &Path,
+        overrides: &Overrides,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Parsed {
+        let text = sources.text();
         let mut arguments = Arguments::after(text);
-        let (manifest, mut diagnostics) = Manifest::read(text, overrides, &mut arguments);
+        let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, &mut arguments);
+        let matrix = manifest.as_mut().and_then(|manifest| manifest.sweep.take());
         let pipeline = manifest.map(|manifest| Resolver { registry, text, env, found: &mut diagnostics }.pipeline(manifest, file));
+        // As long as nothing is placed, the files and the command line lie one behind the other.
+        diagnostics.sort_by(Diagnostic::in_order);
         for diagnostic in &mut diagnostics {
             arguments.place(diagnostic);
+            sources.place(diagnostic);
         }
-        diagnostics.sort_by(Diagnostic::in_order);
         diagnostics.dedup();
         let sound = !diagnostics.iter().any(Diagnostic::is_error);
-        Parsed { pipeline: pipeline.filter(|_| sound), diagnostics }
+        Parsed { pipeline: pipeline.filter(|_| sound), matrix, diagnostics }
+    }
+
+    /// The part of the pipeline that makes one step's result.
+    pub fn up_to(self, name: &str) -> Self {
+        let mut needed = BTreeSet::from([name.to_owned()]);
+        for step in self.steps.iter().rev() {
+            if needed.contains(&step.name) {
+                needed.extend(step.needs().into_iter().map(str::to_owned));
+            }
+        }
+        let steps = self.steps.into_iter().filter(|step| needed.contains(&step.name)).collect();
+        Self { steps, ..self }
     }
 
     /// The step of a name.

@@ -30,6 +30,8 @@ pub struct Planned {
     pub kind: &'static str,
     /// Whether it has to run.
     pub state: State,
+    /// How long it took when it was done last, in seconds, if it has to run or may have to.
+    pub took: Option<f64>,
 }
 
 /// Whether a step has to run.
@@ -37,6 +39,8 @@ pub struct Planned {
 pub enum State {
     /// Its result is there.
     Fresh(Box<Artifact>),
+    /// Its result is in the shared cache, from where a run takes it.
+    Shared(Box<Artifact>),
     /// Its result is there, but does not pass its gates; each is told in a sentence.
     GateUnmet(Box<Artifact>, Vec<String>),
     /// It runs.
@@ -74,7 +78,7 @@ impl Plan {
                         let unmet = unmet(&step.require, &artifact);
                         if unmet.is_empty() {
                             done.insert(step.name.clone(), (*artifact).clone());
-                            State::Fresh(artifact)
+                            if store.keeps(artifact.digest) { State::Fresh(artifact) } else { State::Shared(artifact) }
                         } else {
                             blocked.insert(step.name.clone(), step.name.clone());
                             State::GateUnmet(artifact, unmet)
@@ -92,7 +96,11 @@ impl Plan {
                     State::Stale(reasons)
                 }
             };
-            steps.push(Planned { stage: step.name.clone(), kind: step.stage.kind(), state });
+            let took = match state {
+                State::Fresh(_) | State::Shared(_) | State::GateUnmet(..) => None,
+                _ => judge.took(step),
+            };
+            steps.push(Planned { stage: step.name.clone(), kind: step.stage.kind(), state, took });
         }
         Ok(Self { steps })
     }
@@ -102,8 +110,17 @@ impl Plan {
         self.steps.iter().fold((0, 0, 0), |(run, may, fresh), step| match step.state {
             State::Stale(_) => (run + 1, may, fresh),
             State::Waits(_) | State::Blocked(_) => (run, may + 1, fresh),
-            State::Fresh(_) | State::GateUnmet(..) => (run, may, fresh + 1),
+            State::Fresh(_) | State::Shared(_) | State::GateUnmet(..) => (run, may, fresh + 1),
         })
+    }
+
+    /// How long what runs for certain took last time, in seconds, and with it what may run; none where nothing of that is known.
+    pub fn times(&self) -> (Option<f64>, Option<f64>) {
+        let known = |counts: fn(&State) -> bool| -> Option<f64> {
+            let times: Vec<f64> = self.steps.iter().filter(|step| counts(&step.state)).filter_map(|step| step.took).collect();
+            (!times.is_empty()).then(|| times.iter().sum())
+        };
+        (known(|state| matches!(state, State::Stale(_))), known(|state| matches!(state, State::Stale(_) | State::Waits(_))))
     }
 }
 
@@ -112,6 +129,7 @@ impl State {
     pub fn words(&self) -> (&'static str, String) {
         match self {
             Self::Fresh(artifact) => ("fresh", artifact.summary.clone()),
+            Self::Shared(artifact) => ("shared", artifact.summary.clone()),
             Self::GateUnmet(_, unmet) => ("gate", unmet.join("; ")),
             Self::Stale(reasons) => ("run", why::sentence(reasons)),
             Self::Waits(upstream) => ("waits", format!("runs if {} out different", come(upstream))),
@@ -126,7 +144,7 @@ impl State {
             Self::Stale(reasons) => json!({ "state": word, "sentence": sentence, "reasons": reasons }),
             Self::Waits(upstream) => json!({ "state": word, "sentence": sentence, "for": upstream }),
             Self::Blocked(gate) => json!({ "state": word, "sentence": sentence, "for": [gate] }),
-            Self::Fresh(artifact) | Self::GateUnmet(artifact, _) => json!({
+            Self::Fresh(artifact) | Self::Shared(artifact) | Self::GateUnmet(artifact, _) => json!({
                 "state": word, "sentence": sentence, "digest": artifact.digest, "metrics": artifact.metrics,
             }),
         }
@@ -196,7 +214,7 @@ impl Judge<'_> {
             return Ok(Verdict::Stale(vec![Why::Forced]));
         }
         let fingerprint = ingredients.fingerprint();
-        match self.store.record(fingerprint) {
+        match self.store.record(fingerprint).or_else(|| self.store.lent(fingerprint)) {
             Some(record) => {
                 let reasons = self.broken(&record)?;
                 Ok(if reasons.is_empty() {
@@ -211,7 +229,8 @@ impl Judge<'_> {
 
     /// What is wrong with a recorded result.
     fn broken(&self, record: &Record) -> Result<Vec<Why>> {
-        let problem = self.store.problem(record.digest);
+        let lent = || self.store.lent(record.ingredients.fingerprint()).is_some();
+        let problem = if !self.store.keeps(record.digest) && lent() { None } else { self.store.problem(record.digest) };
         let mut reasons: Vec<_> = problem.map(|problem| Why::OutputMissing { problem }).into_iter().collect();
         for (path, promised) in &record.promises {
             let now = Content::read(&self.pipeline.root.join(path), self.store.index(), Links::Follow)?;
@@ -253,7 +272,14 @@ impl Judge<'_> {
         Ok(why::differences(&old, &new, |_, _| Changes::default()))
     }
 
-    fn compare(&self, was: &Input, is: &Input) -> Changes {
+    /// How long the newest result of a step took to make.
+    fn took(&self, step: &Step) -> Option<f64> {
+        let done = self.store.last(&self.pipeline.name, &step.name)?.done?;
+        self.store.record(done.fingerprint()).map(|record| record.seconds)
+    }
+
+    /// What two results have different in them, file by file, as far as they are still known.
+    pub fn compare(&self, was: &Input, is: &Input) -> Changes {
         let trees = self.store.tree(was.digest).zip(self.store.tree(is.digest));
         trees.map(|(was, is)| was.changes(&is)).unwrap_or_default()
     }

@@ -4,6 +4,7 @@
 //! decided when its turn comes, from what its inputs have become by then. Steps that do not hang on each other run side by side.
 
 mod attempt;
+mod outputs;
 mod pool;
 mod schedule;
 
@@ -11,10 +12,10 @@ pub use attempt::{Answer, Offer, Question};
 pub use pool::Pool;
 pub use schedule::Scheduling;
 
-use crate::artifact::{Artifact, ArtifactKind, Digest};
+use crate::artifact::{Artifact, Digest};
 use crate::device::Card;
 use crate::error::{Error, Exit, Result};
-use crate::event::{Emitter, Event};
+use crate::event::{Emitter, Event, Kept};
 use crate::executor::{Clock, Executor, Job, Limits};
 use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
@@ -26,7 +27,6 @@ use attempt::Attempt;
 use schedule::Means;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -130,12 +130,28 @@ impl Run<'_> {
         let begun = Instant::now();
         let names: Vec<_> = self.pipeline.steps.iter().map(|step| step.name.clone()).collect();
         self.emitter.emit(Event::RunStarted { pipeline: self.pipeline.name.clone(), run: self.id.clone(), stages: names });
-        let stages = self.course();
-        self.save_index();
+        let mut stages = self.course();
+        self.settle(&mut stages);
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
         self.emitter.emit(Event::RunFinished { exit, seconds });
         Report { run: self.id.clone(), exit, seconds, stages }
+    }
+
+    /// Waits until what was done is on the disk; the newest stage speaks for all that could not be recorded.
+    fn settle(&self, stages: &mut [(String, Ending)]) {
+        if let Err(error) = self.store.flush() {
+            let error = error.context("not every result could be recorded");
+            if let Some((stage, ending)) = stages.iter_mut().rev().find(|(_, ending)| matches!(ending, Ending::Done)) {
+                self.emitter.emit(Event::StageFailed {
+                    stage: stage.clone(),
+                    message: error.message.clone(),
+                    advice: error.advice.clone(),
+                });
+                *ending = Ending::Failed { message: error.message, exit: error.exit };
+            }
+        }
+        self.store.save_index();
     }
 
     /// Tries a step once.
@@ -175,11 +191,24 @@ impl Run<'_> {
             emitter: clock.listen(self.emitter.clone()),
             stop: clock.stop(),
         };
+        let read: Vec<_> = ingredients.inputs.values().flatten().collect();
+        let before: Vec<_> = read.iter().map(|input| self.store.stamps(input.digest)).collect();
         let arguments = &step.resources.slurm;
         let job = Job { stage: step.stage.as_ref(), cx: &cx, clock: &clock, amounts: &work.amounts, arguments, run: &self.id };
         let finished = work.executor.execute(&job).and_then(|outcome| match outcome {
             Outcome::Parked { have, need, message } => Ok(Tried::Parked { have, need, message }),
-            Outcome::Done(made) => self.commit(step, now, declared, &space, made, begun),
+            Outcome::Done(made) => {
+                for (input, before) in read.iter().zip(before) {
+                    // A program may well have made a link to a file, which leaves another stamp and the same bytes.
+                    if self.store.stamps(input.digest) != before
+                        && let Some(problem) = self.store.problem(input.digest)
+                    {
+                        return Err(Error::new(format!("the result of `{}` was changed while this stage read it: {problem}", input.stage))
+                            .advice("have the program write only into `${out}` and `${scratch}`; run again to make that result anew"));
+                    }
+                }
+                self.commit(step, now, declared, &space, made, begun)
+            }
         });
         if !matches!(finished, Ok(Tried::Kept(..)))
             && let Err(error) = self.store.discard(&space)
@@ -193,7 +222,7 @@ impl Run<'_> {
     fn commit(&self, step: &Step, now: &Attempt, declared: &Ingredients, space: &Workspace, made: Made, begun: Instant) -> Result<Tried> {
         let ingredients = &now.ingredients;
         let kind = step.stage.output();
-        check(kind, &space.out)?;
+        outputs::check(kind, &space.out)?;
         let keeping = self.pool().keeping();
         let digest = self.store.keep(space)?;
         let mut promises = BTreeMap::new();
@@ -213,6 +242,7 @@ impl Run<'_> {
         let end = match moved {
             None => {
                 self.store.commit(&record)?;
+                self.lend(step, &record);
                 if ingredients.fingerprint() != declared.fingerprint() {
                     // What the file says has been done as far as it could be, and is not to be tried again each time.
                     let mut record = Record { ingredients: declared.clone(), ..record.clone() };
@@ -259,6 +289,25 @@ impl Run<'_> {
         self.store.save_index();
     }
 
+    /// Takes the result of a step from the shared cache, if it is only there.
+    fn borrow(&self, step: &Step, ingredients: &Ingredients) {
+        if self.force.contains(&step.name) {
+            return;
+        }
+        match self.store.borrow(ingredients.fingerprint()) {
+            Ok(false) => {}
+            Ok(true) => self.emitter.emit(Event::Note { stage: step.name.clone(), message: "taken from the shared cache".to_owned() }),
+            Err(error) => self.warn(step, format!("the shared cache was of no use: {}", error.message)),
+        }
+    }
+
+    /// Puts the result of a step into the shared cache, where there is one.
+    fn lend(&self, step: &Step, record: &Record) {
+        if let Err(error) = self.store.lend(record) {
+            self.warn(step, format!("the result was not shared: {}", error.message));
+        }
+    }
+
     /// Notes that a result which was there is what this step stands at now: it may be another pipeline's, or an older one come back.
     fn recall(&self, step: &Step, ingredients: &Ingredients) {
         let last = self.store.last(&self.pipeline.name, &step.name);
@@ -282,6 +331,11 @@ impl Run<'_> {
         let tried = Try { run: self.id.clone(), fingerprint: ingredients.fingerprint(), end };
         self.store.remember(&self.pipeline.name, &step.name, &Last { tried, done })
     }
+}
+
+/// Which result a step stands at.
+fn kept(ingredients: &Ingredients, artifact: &Artifact) -> Kept {
+    Kept { fingerprint: ingredients.fingerprint().to_string(), digest: artifact.digest.to_string() }
 }
 
 /// By whom a try is made, and with what.
@@ -336,25 +390,4 @@ fn exit<'a>(endings: impl Iterator<Item = &'a Ending>) -> Exit {
         }
     }
     worst
-}
-
-/// Whether a result has the file its kind is known by, readable line by line if it is JSON Lines.
-fn check(kind: ArtifactKind, out: &Path) -> Result<()> {
-    let names: &[&str] = match kind {
-        ArtifactKind::Phrases => &["phrases.jsonl"],
-        ArtifactKind::Clips => &["clips.jsonl"],
-        ArtifactKind::Dataset => &["data.jsonl"],
-        ArtifactKind::Model => &["model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"],
-        ArtifactKind::Scores => &["scores.json"],
-        ArtifactKind::Card => &["README.md"],
-        ArtifactKind::Published => &["published.json"],
-        ArtifactKind::Demo | ArtifactKind::Files => return Ok(()),
-    };
-    let Some(name) = names.iter().find(|name| out.join(name).is_file()) else {
-        return Err(Error::new(format!("the stage ended well but its result has no `{}`, so it is not {kind}", names.join("` or `"))));
-    };
-    if name.ends_with(".jsonl") {
-        crate::jsonl::read::<serde_json::Map<_, _>>(&out.join(name)).map_err(|error| error.context("the stage's result is damaged"))?;
-    }
-    Ok(())
 }

@@ -5,15 +5,22 @@
 //! hashed is not remembered at all: a second change within the same tick of the file system's clock would leave no trace.
 
 use crate::artifact::Digest;
+use crate::stamp::{Stamp, Watched};
 use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// What is known of files, by device and inode. It decides nothing alone: without it everything is hashed again.
 #[derive(Debug, Default)]
-pub struct StatIndex(Mutex<Known>);
+pub struct StatIndex {
+    known: Mutex<Known>,
+    /// Whether what is looked at is noted.
+    watching: AtomicBool,
+    watched: Mutex<Vec<Watched>>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -23,9 +30,7 @@ struct Known {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    size: u64,
-    modified: i128,
-    changed: i128,
+    stamp: Stamp,
     digest: Digest,
     /// Whether this process asked for it; others may be leftovers of files long gone.
     used: bool,
@@ -35,30 +40,50 @@ impl StatIndex {
     /// The digest of a file that has not changed since it was hashed.
     pub fn known(&self, meta: &Metadata) -> Option<Digest> {
         let mut known = self.lock();
-        let entry = known.entries.get_mut(&(meta.dev(), meta.ino()))?;
-        let same = entry.size == meta.len() && (entry.modified, entry.changed) == times(meta);
+        let stamp = Stamp::of(meta);
+        let entry = known.entries.get_mut(&stamp.file())?;
+        let same = entry.stamp == stamp;
         entry.used |= same;
         same.then_some(entry.digest)
     }
 
     /// Remembers a digest; `meta` and `now` were taken before the file was read.
     pub fn learn(&self, meta: &Metadata, digest: Digest, now: SystemTime) {
-        let (modified, changed) = times(meta);
-        // File systems that keep whole seconds need a longer pause to tell two changes apart.
-        let tick = if modified % 1_000_000_000 == 0 { Duration::from_secs(2) } else { Duration::from_millis(50) };
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let settled = i128::try_from(now.saturating_sub(tick).as_nanos()).unwrap_or(0);
-        if modified < settled && changed < settled {
+        if Stamp::of(meta).settled(now) {
             self.learn_settled(meta, digest);
         }
     }
 
     /// Remembers the digest of a file nobody else can be writing.
     pub fn learn_settled(&self, meta: &Metadata, digest: Digest) {
-        let (modified, changed) = times(meta);
+        let stamp = Stamp::of(meta);
         let mut known = self.lock();
-        known.entries.insert((meta.dev(), meta.ino()), Entry { size: meta.len(), modified, changed, digest, used: true });
+        known.entries.insert(stamp.file(), Entry { stamp, digest, used: true });
         known.news = true;
+    }
+
+    /// Begins to note everything that is looked at.
+    pub fn watch(&self) {
+        self.noted().clear();
+        self.watching.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends [`StatIndex::watch`] and gives what was looked at.
+    pub fn watched(&self) -> Vec<Watched> {
+        self.watching.store(false, Ordering::Relaxed);
+        std::mem::take(&mut self.noted())
+    }
+
+    /// Whether somebody wants to know what is looked at.
+    pub fn watching(&self) -> bool {
+        self.watching.load(Ordering::Relaxed)
+    }
+
+    /// Notes that something was looked at, or looked for and not found.
+    pub fn saw(&self, path: &Path, meta: Option<&Metadata>) {
+        if self.watching() {
+            self.noted().push(Watched { path: path.to_owned(), stamp: meta.map(Stamp::of) });
+        }
     }
 
     /// The bytes to keep, if there is anything new in them.
@@ -69,12 +94,8 @@ impl StatIndex {
         }
         let crowded = known.entries.len() > MOST_ENTRIES;
         let mut body = Vec::with_capacity(known.entries.len() * ENTRY);
-        for ((device, inode), entry) in known.entries.iter().filter(|(_, entry)| entry.used || !crowded) {
-            body.extend_from_slice(&device.to_le_bytes());
-            body.extend_from_slice(&inode.to_le_bytes());
-            body.extend_from_slice(&entry.size.to_le_bytes());
-            body.extend_from_slice(&entry.modified.to_le_bytes());
-            body.extend_from_slice(&entry.changed.to_le_bytes());
+        for entry in known.entries.values().filter(|entry| entry.used || !crowded) {
+            entry.stamp.write(&mut body);
             body.extend_from_slice(&entry.digest.0);
         }
         Some([HEAD, Digest::of(&body).0.as_slice(), &body].concat())
@@ -88,40 +109,32 @@ impl StatIndex {
             return Self::default();
         }
         let entries = body.chunks_exact(ENTRY).filter_map(|mut bytes| {
-            let key = (u64::from_le_bytes(take(&mut bytes)?), u64::from_le_bytes(take(&mut bytes)?));
-            let size = u64::from_le_bytes(take(&mut bytes)?);
-            let modified = i128::from_le_bytes(take(&mut bytes)?);
-            let changed = i128::from_le_bytes(take(&mut bytes)?);
-            Some((key, Entry { size, modified, changed, digest: Digest(take(&mut bytes)?), used: false }))
+            let stamp = Stamp::read(&mut bytes)?;
+            let (digest, _) = bytes.split_first_chunk()?;
+            Some((stamp.file(), Entry { stamp, digest: Digest(*digest), used: false }))
         });
-        Self(Mutex::new(Known { entries: entries.collect(), news: false }))
+        Self { known: Mutex::new(Known { entries: entries.collect(), news: false }), ..Self::default() }
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-const HEAD: &[u8] = b"voxpipe stat index 1\n";
-const ENTRY: usize = 8 * 3 + 16 * 2 + 32;
+const HEAD: &[u8] = b"voxpipe stat index 2\n";
+const ENTRY: usize = Stamp::BYTES + 32;
 /// Above this, entries nobody asked for are dropped.
 const MOST_ENTRIES: usize = 200_000;
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, rest) = bytes.split_first_chunk::<N>()?;
-    *bytes = rest;
-    Some(*head)
-}
-
-fn times(meta: &Metadata) -> (i128, i128) {
-    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-    (nanoseconds(meta.mtime(), meta.mtime_nsec()), nanoseconds(meta.ctime(), meta.ctime_nsec()))
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+    use std::time::Duration;
 
     #[test]
     fn only_settled_files_are_remembered_and_any_change_is_seen() {

@@ -9,8 +9,11 @@
 //!   last/PIPELINE/STAGE.json   what was tried and done last, also when it failed; the memory behind `why`
 //!   latest/PIPELINE/STAGE      a link to the newest result, for people
 //!   cache/                     what stages would compute again; anybody may empty it
-//!   runs/ID/events.jsonl       the log of a run
+//!   runs/ID/events.jsonl       the log of a run; beside it provenance.json, what it takes to repeat it
+//!   pins/RUN                   a run whose results stay
+//!   damaged/  repro/  trash/   results set aside; runs repeated; what is on its way out
 //!   stat.idx                   digests of files seen before
+//!   memo/                      what runs with nothing to do looked at; losing it costs a moment
 //!   lock                       held by the one run that may write here
 //! ```
 //!
@@ -18,23 +21,37 @@
 //! recorded in `keys/`. Whatever is interrupted before the last step is as if it had not happened, except for its scratch folder.
 //! Paths inside are relative: the project may be moved as a whole.
 
+mod archive;
+mod disk;
 mod files;
+mod group;
+mod keeping;
 mod lock;
+mod runs;
+mod shared;
+
+pub use archive::{About, Imported};
+pub use keeping::CacheFile;
 
 use crate::artifact::{Artifact, ArtifactKind, Digest};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::fingerprint::{Fingerprint, Ingredients};
 use crate::journal;
+use crate::leash;
+use crate::stamp::Stamp;
 use crate::stat_index::StatIndex;
 use crate::tree::{Content, Links, STATE_FOLDER, Tree};
 use files::Safety;
+use group::{Commit, Group};
 use lock::Lock;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use shared::Shared;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The version of the layout.
 const FORMAT: &str = "1";
@@ -43,8 +60,16 @@ const FORMAT: &str = "1";
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
-    index: StatIndex,
+    index: Arc<StatIndex>,
+    /// What is not on the disk yet.
+    group: Group,
+    /// One result is taken in at a time: two may be equal.
+    keeping: Mutex<()>,
+    /// What was left running by an earlier run and ended by this one.
+    orphans: Vec<String>,
+    /// Given back last.
     lock: Option<Lock>,
+    shared: Option<Shared>,
 }
 
 /// The record that a result exists.
@@ -146,14 +171,22 @@ impl Store {
                 .advice("use the version of voxpipe that wrote it, or move the folder away to start over"));
         }
         let index = fs::read(dir.join("stat.idx")).map(|bytes| StatIndex::load(&bytes)).unwrap_or_default();
-        Ok(Self { dir, index, lock: None })
+        Ok(Self {
+            dir,
+            index: Arc::new(index),
+            group: Group::default(),
+            keeping: Mutex::default(),
+            orphans: Vec::new(),
+            lock: None,
+            shared: None,
+        })
     }
 
     /// Opens the state for writing: makes it if need be, takes the lock, and clears what a killed run left.
     pub fn open(root: &Path, command: &str) -> Result<Self> {
         let dir = state_folder(root);
         let making = || format!("cannot keep state in `{}`", dir.display());
-        fs::create_dir_all(&dir).doing(making)?;
+        disk::make_folder(&dir).doing(making)?;
         let lock = Lock::take(&dir.join("lock"), command)?;
         let mut store = Self::look(root)?;
         store.lock = Some(lock);
@@ -171,10 +204,47 @@ impl Store {
             }
         }
         for folder in ["store", "trees", "keys", "work", "runs"] {
-            fs::create_dir_all(dir.join(folder)).doing(making)?;
+            disk::make_folder(&dir.join(folder)).doing(making)?;
         }
+        store.orphans = leash::gather_in(&dir.join("work"))?;
         store.tidy()?;
         Ok(store)
+    }
+
+    /// Takes the lock of a project for a run that has nothing to do, and looks at nothing else.
+    pub fn enter(root: &Path, command: &str) -> Result<Self> {
+        let dir = state_folder(root);
+        let lock = Lock::take(&dir.join("lock"), command)?;
+        let index = Arc::default();
+        Ok(Self { dir, index, group: Group::default(), keeping: Mutex::default(), orphans: Vec::new(), lock: Some(lock), shared: None })
+    }
+
+    /// What earlier runs had left running and this one ended, in sentences.
+    pub fn orphans(&self) -> &[String] {
+        &self.orphans
+    }
+
+    /// What a memo of this name says.
+    pub fn memo(root: &Path, name: &str) -> Option<Vec<u8>> {
+        fs::read(state_folder(root).join("memo").join(name)).ok()
+    }
+
+    /// Keeps a memo. Losing it costs time only, so it is not an error.
+    pub fn save_memo(&self, name: &str, bytes: &[u8]) {
+        if self.lock.is_some() {
+            let _ = files::replace(&self.dir.join("memo").join(name), bytes, Safety::Whole);
+        }
+    }
+
+    /// Whether a path is inside the state, where nobody but us writes.
+    pub fn owns(&self, path: &Path) -> bool {
+        path.starts_with(&self.dir)
+    }
+
+    /// Looks at the folder of a pipeline's links: it changes with each of them.
+    pub fn watch_links(&self, pipeline: &str) {
+        let folder = self.dir.join("latest").join(file_name(pipeline));
+        self.index.saw(&folder, fs::metadata(&folder).ok().as_ref());
     }
 
     /// What is known of files.
@@ -203,13 +273,16 @@ impl Store {
         let newest = self.runs()?.iter().filter_map(|run| run.strip_prefix(&day)?.strip_prefix('-')?.parse::<u64>().ok()).max();
         let run = format!("{day}-{}", newest.unwrap_or(0) + 1);
         let folder = self.dir.join("runs").join(&run);
-        fs::create_dir(&folder).doing(|| format!("cannot make `{}`", folder.display()))?;
+        disk::make_folder(&folder).doing(|| format!("cannot make `{}`", folder.display()))?;
         Ok(run)
     }
 
     /// The record of a result, if there is one. A damaged record is none.
     pub fn record(&self, fingerprint: Fingerprint) -> Option<Record> {
-        let record: Record = parse(&self.key(fingerprint))?;
+        if let Some(record) = self.group.record(fingerprint) {
+            return Some(record);
+        }
+        let record: Record = self.parse(&self.key(fingerprint))?;
         (record.ingredients.fingerprint() == fingerprint).then_some(record)
     }
 
@@ -237,15 +310,23 @@ impl Store {
         }
     }
 
+    /// The stamps of what is in a kept result, folders included; none where it cannot be looked at.
+    pub fn stamps(&self, digest: Digest) -> Option<Vec<Option<Stamp>>> {
+        let (files, folders) = files::below(&self.result(digest)).ok()?;
+        let mut paths = [files, folders].concat();
+        paths.sort();
+        Some(paths.iter().map(|path| Stamp::at(path)).collect())
+    }
+
     /// The files of a kept result.
     pub fn tree(&self, digest: Digest) -> Option<Tree> {
-        let tree: Tree = parse(&self.listing(digest))?;
+        let tree: Tree = self.parse(&self.listing(digest))?;
         (tree.digest() == digest).then_some(tree)
     }
 
     /// What is remembered of a step.
     pub fn last(&self, pipeline: &str, stage: &str) -> Option<Last> {
-        parse(&self.last_path(pipeline, stage))
+        self.parse(&self.last_path(pipeline, stage))
     }
 
     /// The link to a stage's newest result. It need not exist.
@@ -268,7 +349,7 @@ impl Store {
         let space = Workspace { out: work.join(format!("out-{run}-{attempt}")), scratch: work.join("scratch") };
         files::remove_folder(&space.out)?;
         for folder in [&space.out, &space.scratch] {
-            fs::create_dir_all(folder).doing(|| format!("cannot make `{}`", folder.display()))?;
+            disk::make_folder(folder).doing(|| format!("cannot make `{}`", folder.display()))?;
         }
         Ok(space)
     }
@@ -290,6 +371,7 @@ impl Store {
         files::remove_folder(&space.out)?;
         let _ = fs::remove_dir(&space.scratch);
         if let Some(work) = space.out.parent() {
+            let _ = disk::remove_file(&work.join(leash::NAME));
             let _ = fs::remove_dir(work);
         }
         Ok(())
@@ -297,38 +379,51 @@ impl Store {
 
     /// Takes what a stage made into the store, without recording it: gives its digest.
     pub fn keep(&self, space: &Workspace) -> Result<Digest> {
-        // Hashed before it is sealed would remember the wrong status change time.
         files::seal(&space.out)?;
         let tree = Tree::read(&space.out, &self.index, Links::Refuse)?;
         let digest = tree.digest();
         let place = self.result(digest);
+        let _one_at_a_time = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         if self.problem(digest).is_none() {
             files::remove_folder(&space.out)?;
         } else {
             files::remove_folder(&place)?;
-            fs::rename(&space.out, &place).doing(|| format!("cannot keep `{}`", place.display()))?;
-            files::sync_folder(&self.dir.join("store"))?;
-            files::replace(&self.listing(digest), &serde_json::to_vec(&tree)?, Safety::Durable)?;
-        }
-        // Read-only and ours alone: nobody can have changed these files since they were hashed.
-        for (path, leaf) in &tree.0 {
-            let path = place.join(path);
-            let meta = fs::metadata(&path).doing(|| format!("cannot look at `{}`", path.display()))?;
-            self.index.learn_settled(&meta, leaf.digest);
+            disk::rename(&space.out, &place).doing(|| format!("cannot keep `{}`", place.display()))?;
+            files::replace(&self.listing(digest), &serde_json::to_vec(&tree)?, Safety::Whole)?;
         }
         Ok(digest)
     }
 
-    /// Records a result that was kept: from here on it counts.
+    /// Records a result that was kept: from here on it counts, for this run at once, and for later ones when it is on the disk. A
+    /// stage that took long is on the disk when this returns; short ones wait a moment for each other.
     pub fn commit(&self, record: &Record) -> Result<()> {
         let fingerprint = record.ingredients.fingerprint();
-        files::replace(&self.key(fingerprint), &serde_json::to_vec(record)?, Safety::Durable)?;
-        files::remove_folder(&self.dir.join("work").join(fingerprint.to_string()))
+        let work = self.dir.join("work").join(fingerprint.to_string());
+        let dear = record.seconds >= SHORT || fs::read_dir(work.join("scratch")).is_ok_and(|mut files| files.next().is_some());
+        let commit = Commit {
+            key: self.key(fingerprint),
+            record: record.clone(),
+            result: self.result(record.digest),
+            tree: self.tree(record.digest),
+            listing: self.listing(record.digest),
+            work,
+            after: Vec::new(),
+        };
+        self.group.add(fingerprint, commit, &self.index);
+        if dear { self.flush() } else { Ok(()) }
+    }
+
+    /// Waits until everything that was recorded is on the disk.
+    pub fn flush(&self) -> Result<()> {
+        self.group.flush()
     }
 
     /// Remembers how a try at a step went.
     pub fn remember(&self, pipeline: &str, stage: &str, last: &Last) -> Result<()> {
-        files::replace(&self.last_path(pipeline, stage), &serde_json::to_vec(last)?, Safety::Whole)
+        let (path, bytes) = (self.last_path(pipeline, stage), serde_json::to_vec(last)?);
+        // That it is done must not be known before the record is.
+        let now = if last.tried.end == End::Done { self.group.after(last.tried.fingerprint, path, bytes) } else { Some((path, bytes)) };
+        now.map_or(Ok(()), |(path, bytes)| files::replace(&path, &bytes, Safety::Whole))
     }
 
     /// Points the link people look at to a result.
@@ -358,12 +453,24 @@ impl Store {
             let _ = fs::remove_dir(work.join("scratch"));
             let _ = fs::remove_dir(&work);
         }
-        for folder in ["", "keys", "trees"] {
-            for name in names(&self.dir.join(folder))?.iter().filter(|name| name.starts_with(".tmp-")) {
-                let _ = fs::remove_file(self.dir.join(folder).join(name));
+        let mut folders: Vec<PathBuf> = ["", "keys", "memo", "trees"].map(|folder| self.dir.join(folder)).into();
+        for above in ["last", "latest"].map(|folder| self.dir.join(folder)) {
+            folders.extend(names(&above)?.iter().map(|pipeline| above.join(pipeline)));
+        }
+        for folder in folders {
+            for name in names(&folder)?.iter().filter(|name| name.starts_with(".tmp-")) {
+                let _ = disk::remove_file(&folder.join(name));
             }
         }
         Ok(())
+    }
+
+    /// Reads a JSON file of ours; one that is absent or damaged counts as absent.
+    fn parse<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
+        if self.index.watching() {
+            self.index.saw(path, fs::metadata(path).ok().as_ref());
+        }
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 
     fn result(&self, digest: Digest) -> PathBuf {
@@ -383,12 +490,21 @@ impl Store {
     }
 }
 
+/// Below this many seconds a stage is sooner run again than the disk waited for.
+const SHORT: f64 = 1.0;
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.group.end();
+    }
+}
+
 /// Where the state of a project is; messages are easier on the eye without a leading `./`.
 fn state_folder(root: &Path) -> PathBuf {
     if root == Path::new(".") { PathBuf::from(STATE_FOLDER) } else { root.join(STATE_FOLDER) }
 }
 
-/// Reads a JSON file of ours; one that is absent or damaged counts as absent.
+/// Reads a JSON file; one that is absent or damaged counts as absent.
 fn parse<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }

@@ -7,7 +7,7 @@
 //! Secrets never enter settings, because settings are kept, shown and published.
 
 use crate::diagnostic::{Diagnostic, did_you_mean, list};
-use crate::overrides::moved;
+use crate::sources::moved;
 use std::borrow::Cow;
 use std::ops::Range;
 use toml::Spanned;

@@ -73,12 +73,16 @@ impl Content {
     pub fn read_some(path: &Path, index: &StatIndex, links: Links, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Self::Missing),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                index.saw(path, None);
+                return Ok(Self::Missing);
+            }
             Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
         };
         if meta.is_dir() {
             return Tree::read_some(path, index, links, counts).map(Self::Folder);
         }
+        index.saw(path, Some(&meta));
         let mut files = vec![regular(String::new(), path.to_owned(), meta)?];
         let leaf = hash_all(&mut files, index)?.0.remove("");
         Ok(leaf.map_or(Self::Missing, Self::File))
@@ -115,7 +119,7 @@ impl Tree {
 
     fn read_some(folder: &Path, index: &StatIndex, links: Links, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let mut files = Vec::new();
-        walk(folder, "", links, counts, &mut Vec::new(), &mut files)?;
+        Walk { index, links, counts }.through(folder, "", &mut Vec::new(), &mut files)?;
         hash_all(&mut files, index)
     }
 
@@ -184,58 +188,62 @@ fn regular(name: String, path: PathBuf, meta: Metadata) -> Result<Found> {
         .advice("move it elsewhere: only files and folders can be hashed"))
 }
 
-fn walk(
-    folder: &Path,
-    prefix: &str,
+/// How a folder is walked.
+struct Walk<'a> {
+    index: &'a StatIndex,
     links: Links,
-    counts: &dyn Fn(&str) -> bool,
-    above: &mut Vec<(u64, u64)>,
-    files: &mut Vec<Found>,
-) -> Result<()> {
-    let looking = || format!("cannot read folder `{}`", folder.display());
-    let here = fs::metadata(folder).doing(looking)?;
-    let here = (here.dev(), here.ino());
-    if above.contains(&here) {
-        return Err(Error::new(format!("`{}` is a link to a folder that contains it", folder.display())).advice("remove the link"));
-    }
-    above.push(here);
-    for entry in fs::read_dir(folder).doing(looking)? {
-        let entry = entry.doing(looking)?;
-        let path = entry.path();
-        let file_name = entry.file_name();
-        let Some(file_name) = file_name.to_str() else {
-            return Err(Error::new(format!("the name of `{}` is not UTF-8", path.display())).advice("rename it"));
-        };
-        if file_name == STATE_FOLDER {
-            continue;
-        }
-        let name = format!("{prefix}{file_name}");
-        if links == Links::Refuse && entry.file_type().doing(looking)?.is_symlink() {
-            return Err(
-                Error::new(format!("`{name}` in the result is a symbolic link")).advice("copy the file: a result has to stand on its own")
-            );
-        }
-        let meta = match fs::metadata(&path) {
-            Ok(meta) => meta,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(
-                    Error::new(format!("`{}` is a link to nothing", path.display())).advice("remove the link or bring its target back")
-                );
-            }
-            Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
-        };
-        if meta.is_dir() {
-            walk(&path, &format!("{name}/"), links, counts, above, files)?;
-        } else if counts(&name) {
-            files.push(regular(name, path, meta)?);
-        }
-    }
-    above.pop();
-    Ok(())
+    counts: &'a dyn Fn(&str) -> bool,
 }
 
-/// Below this there is less to gain from more threads than starting them costs.
-const WORTH_THREADS: u64 = 4 << 20;
+impl Walk<'_> {
+    fn through(&self, folder: &Path, prefix: &str, above: &mut Vec<(u64, u64)>, files: &mut Vec<Found>) -> Result<()> {
+        let looking = || format!("cannot read folder `{}`", folder.display());
+        // Before its names are read: a name that comes or goes meanwhile gives the folder another stamp.
+        let here = fs::metadata(folder).doing(looking)?;
+        self.index.saw(folder, Some(&here));
+        let here = (here.dev(), here.ino());
+        if above.contains(&here) {
+            return Err(Error::new(format!("`{}` is a link to a folder that contains it", folder.display())).advice("remove the link"));
+        }
+        above.push(here);
+        for entry in fs::read_dir(folder).doing(looking)? {
+            let entry = entry.doing(looking)?;
+            let path = entry.path();
+            let file_name = entry.file_name();
+            let Some(file_name) = file_name.to_str() else {
+                return Err(Error::new(format!("the name of `{}` is not UTF-8", path.display())).advice("rename it"));
+            };
+            if file_name == STATE_FOLDER {
+                continue;
+            }
+            let name = format!("{prefix}{file_name}");
+            if self.links == Links::Refuse && entry.file_type().doing(looking)?.is_symlink() {
+                return Err(Error::new(format!("`{name}` in the result is a symbolic link"))
+                    .advice("copy the file: a result has to stand on its own"));
+            }
+            let meta = match fs::metadata(&path) {
+                Ok(meta) => meta,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(
+                        Error::new(format!("`{}` is a link to nothing", path.display())).advice("remove the link or bring its target back")
+                    );
+                }
+                Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
+            };
+            if meta.is_dir() {
+                self.through(&path, &format!("{name}/"), above, files)?;
+            } else if (self.counts)(&name) {
+                self.index.saw(&path, Some(&meta));
+                files.push(regular(name, path, meta)?);
+            }
+        }
+        above.pop();
+        Ok(())
+    }
+}
+
+/// Below this many bytes, or files, there is less to gain from more threads than starting them costs.
+const WORTH_THREADS: (u64, usize) = (4 << 20, 200);
 
 fn hash_all(files: &mut Vec<Found>, index: &StatIndex) -> Result<Tree> {
     let mut tree = BTreeMap::new();
@@ -253,7 +261,7 @@ fn hash_all(files: &mut Vec<Found>, index: &StatIndex) -> Result<Tree> {
         Ok((file.name, Leaf { size: file.meta.len(), digest }))
     };
     let bytes: u64 = unknown.iter().map(|file| file.meta.len()).sum();
-    let hashed: Vec<_> = if unknown.len() > 1 && bytes > WORTH_THREADS {
+    let hashed: Vec<_> = if unknown.len() > 1 && (bytes > WORTH_THREADS.0 || unknown.len() > WORTH_THREADS.1) {
         unknown.into_par_iter().map(hash).collect::<Result<_>>()?
     } else {
         unknown.into_iter().map(hash).collect::<Result<_>>()?

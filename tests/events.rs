@@ -69,10 +69,10 @@ fn runs_have_their_own_ids_and_can_be_looked_up() {
     sandbox.run(&["run"]).exits(0);
     sandbox.file("one.sh", "exit 3\n").run(&["run"]).exits(1);
     let runs = sandbox.run(&["runs", "--json"]).exits(0).json();
-    let ids: Vec<_> = runs.as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap().to_owned()).collect();
+    let ids: Vec<_> = runs["runs"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap().to_owned()).collect();
     assert_eq!(ids.len(), 2);
     assert!(ids[0].ends_with("-1") && ids[1].ends_with("-2"), "{ids:?}");
-    assert_eq!((&runs[0]["exit"], &runs[1]["exit"]), (&0.into(), &1.into()));
+    assert_eq!((&runs["runs"][0]["exit"], &runs["runs"][1]["exit"]), (&0.into(), &1.into()));
     let shown = sandbox.run(&["show", &ids[0], "--json"]).exits(0).json();
     assert_eq!(shown["stages"][0]["result"], "done");
     assert_eq!(shown["stages"][0]["why"], "it has not been done yet");
@@ -88,7 +88,7 @@ fn logs_can_be_read_by_stage_and_followed() {
     let log = sandbox.run(&["logs", "one"]).exits(0).stdout;
     assert!(log.contains("one  hello there") && !log.contains("two"), "{log}");
     // A killed run leaves a torn line.
-    let id = sandbox.run(&["runs", "--json"]).json()[0]["run"].as_str().unwrap().to_owned();
+    let id = sandbox.run(&["runs", "--json"]).json()["runs"][0]["run"].as_str().unwrap().to_owned();
     let path = sandbox.path(&format!(".voxpipe/runs/{id}/events.jsonl"));
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, &text[..text.len() - 10]).unwrap();

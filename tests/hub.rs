@@ -1,6 +1,7 @@
 //! Models by the name of a repository: downloaded from a Hub on this machine, kept as other tools keep them, and nothing half taken
 //! for whole.
 
+mod locking;
 mod server;
 
 use crate::support::{Ran, Sandbox, files, skipped};

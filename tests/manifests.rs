@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use voxpipe::artifact::ArtifactKind::{self, *};
-use voxpipe::diagnostic::{Diagnostic, Severity};
+use voxpipe::diagnostic::{Diagnostic, Included, Severity};
 use voxpipe::error::{Error, Result};
 use voxpipe::overrides::Overrides;
 use voxpipe::pipeline::{Bound, Comparison, Parsed, Pipeline};
+use voxpipe::sources::Sources;
 use voxpipe::stage::{Arity, Complaint, Context, Entry, Of, Outcome, Port, STAGES, Stage};
 
 /// Declares a stage without behaviour.
@@ -172,25 +174,37 @@ fn updating() -> bool {
 
 #[test]
 fn every_mistake_is_told_at_its_place() {
-    let files = files(&folder("bad"));
+    // Relative, because messages name them.
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files: Vec<PathBuf> = files(&folder("bad")).iter().map(|file| file.strip_prefix(here).unwrap().to_owned()).collect();
     assert!(files.len() >= 20, "the fixtures are gone");
+    let bare = |text: &str| -> String { text.split_inclusive('\n').filter(|line| !is_verdict(line)).collect() };
+    let read = |path: &Path| fs::read_to_string(path).map_err(|_| "there is no such file".to_owned());
     let mut wrong = Vec::new();
     for file in files {
-        let written = fs::read_to_string(&file).unwrap();
-        let bare: String = written.split_inclusive('\n').filter(|line| !is_verdict(line)).collect();
-        let parsed = parse(&bare);
+        let look = |path: &Path| Ok(vec![(path.to_owned(), bare(&read(path)?))]);
+        let sources = Sources::gather(&bare(&read(&file).unwrap()), &file, &look);
+        let parsed = Pipeline::parse_sources(KINDS, &sources, &file, &Overrides::default(), &env);
         assert!(parsed.diagnostics.iter().any(Diagnostic::is_error), "{} has no mistake", file.display());
         assert!(parsed.pipeline.is_none());
-        let judged = with_verdicts(&bare, &parsed.diagnostics);
-        if judged != written {
-            if updating() {
-                fs::write(&file, &judged).unwrap();
-            } else {
-                wrong.push(format!("{}:\n{judged}", file.display()));
+        // Each file has the verdicts on its own lines.
+        for path in sources.files() {
+            let own = |included: &Option<Arc<Included>>| included.as_ref().map_or(file.as_path(), |included| &included.path) == path;
+            let written = read(path).unwrap();
+            let judged = with_verdicts(&bare(&written), &parsed.diagnostics, &own);
+            if judged != written {
+                if updating() {
+                    fs::write(path, &judged).unwrap();
+                } else {
+                    wrong.push(format!("{}:\n{judged}", path.display()));
+                }
             }
         }
         // The verdicts are comments, so they change nothing.
-        assert_eq!(messages(&parse(&judged)), messages(&parsed), "{}", file.display());
+        let look = |path: &Path| Ok(vec![(path.to_owned(), read(path)?)]);
+        let judged = Sources::gather(&read(&file).unwrap(), &file, &look);
+        let again = Pipeline::parse_sources(KINDS, &judged, &file, &Overrides::default(), &env);
+        assert_eq!(messages(&again), messages(&parsed), "{}", file.display());
     }
     assert!(wrong.is_empty(), "UPDATE=1 accepts\n{}", wrong.join("\n"));
 }
@@ -200,16 +214,16 @@ fn is_verdict(line: &str) -> bool {
 }
 
 /// The text with each complaint under the line it is about: carets, message and, after a dash, the hint.
-fn with_verdicts(text: &str, diagnostics: &[Diagnostic]) -> String {
+fn with_verdicts(text: &str, diagnostics: &[Diagnostic], own: &dyn Fn(&Option<Arc<Included>>) -> bool) -> String {
     let mut below: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for diagnostic in diagnostics {
         assert_eq!(diagnostic.argument, None);
         let word = if diagnostic.severity == Severity::Warning { "warning: " } else { "" };
         let hint = diagnostic.hint.as_ref().map(|hint| format!(" — {hint}")).unwrap_or_default();
         let main = Diagnostic::error(diagnostic.span.clone(), "").hint(format!("{word}{}{hint}", diagnostic.message));
-        let related =
-            diagnostic.related.iter().map(|other| Diagnostic::error(other.span.clone(), "").hint(format!("also: {}", other.message)));
-        for one in std::iter::once(main).chain(related) {
+        let related = diagnostic.related.iter().filter(|other| own(&other.file));
+        let related = related.map(|other| Diagnostic::error(other.span.clone(), "").hint(format!("also: {}", other.message)));
+        for one in Some(main).filter(|_| own(&diagnostic.file)).into_iter().chain(related) {
             let rendered = one.render(Path::new(""), text, false);
             let carets = rendered.lines().nth(4).unwrap().split_once("| ").unwrap().1;
             let line = one.to_json(Path::new(""), text)["place"]["line"].as_u64().unwrap() as usize;
@@ -260,7 +274,10 @@ error: no stage kind is called `trian`
 fn the_example_of_the_handbook_is_understood_whole() {
     let text = fs::read_to_string(folder("good/example.toml")).unwrap();
     let parsed = parse(&text);
-    assert_eq!(messages(&parsed), ["[matrix] is read, but this version does not act on it yet"]);
+    assert_eq!(messages(&parsed), [""; 0]);
+    let matrix = parsed.matrix.unwrap();
+    let words: Vec<String> = matrix.combinations.iter().map(|combination| matrix.words(combination)).collect();
+    assert_eq!(words, ["lr=1e-4, lora.r=8", "lr=1e-4, lora.r=16", "lr=5e-5, lora.r=8", "lr=5e-5, lora.r=16"]);
     let pipeline = parsed.pipeline.unwrap();
     let names: Vec<&str> = pipeline.steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(names, ["phrases", "recordings", "dataset", "adapter", "scores", "card", "hub", "demo", "vad"]);
@@ -301,11 +318,17 @@ fn shipped_pipelines_are_sound() {
 fn the_example_of_the_readme_is_sound() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let examples: Vec<&str> = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    // The first is a whole file; what follows are parts.
+    // The first is a whole file; what follows are parts, of which one shows its variants.
     let file = Path::new("pipeline.toml");
-    let parsed = Pipeline::parse(examples[0], file, &Overrides::default(), &|_| None);
-    let shown: String = parsed.diagnostics.iter().map(|diagnostic| diagnostic.render(file, examples[0], false)).collect();
-    assert!(parsed.pipeline.is_some() && parsed.diagnostics.is_empty(), "{shown}");
+    let variants = examples.iter().find(|example| example.contains("[matrix]")).unwrap();
+    let variants: String = variants.lines().filter(|line| !line.starts_with("include")).map(|line| format!("{line}\n")).collect();
+    for text in [examples[0].to_owned(), format!("{}{variants}", examples[0])] {
+        let overrides =
+            Overrides { profiles: text.contains("[matrix]").then(|| "spanish".to_owned()).into_iter().collect(), ..Overrides::default() };
+        let parsed = Pipeline::parse(&text, file, &overrides, &|_| None);
+        let shown: String = parsed.diagnostics.iter().map(|diagnostic| diagnostic.render(file, &text, false)).collect();
+        assert!(parsed.pipeline.is_some() && parsed.diagnostics.is_empty(), "{shown}");
+    }
 }
 
 /// Its English part is that of `first-run.toml`, so what the one made is fresh in the other.
@@ -356,6 +379,37 @@ fn the_schema_knows_each_kind() {
         let pointer = reference.split('"').next().unwrap();
         assert!(schema.pointer(pointer).is_some(), "{pointer} leads nowhere");
     }
+}
+
+/// What an editor completes: every kind, every input, every setting down to the innermost, each with a sentence.
+#[test]
+fn every_kind_input_and_setting_is_described_to_editors() {
+    let schema = voxpipe::manifest::schema(STAGES);
+    let described = |value: &serde_json::Value| value["description"].as_str().is_some_and(|text| text.len() > 3);
+    let mut bare = Vec::new();
+    for entry in STAGES {
+        let kind = entry.kind();
+        let uses = schema["$defs"]["StageTable"]["properties"]["uses"]["oneOf"].as_array().unwrap();
+        assert!(uses.iter().any(|choice| choice["const"] == kind && described(choice)), "{kind}");
+        let choices = schema["$defs"]["StageTable"]["allOf"].as_array().unwrap();
+        let then = &choices.iter().find(|choice| choice["if"]["properties"]["uses"]["const"] == kind).unwrap()["then"]["properties"];
+        for port in entry.ports().iter().filter(|port| port.name != "*") {
+            assert!(described(&then["from"]["properties"][port.name]), "{kind}: {}", port.name);
+        }
+        assert!(then["with"].as_object().is_some_and(|with| !with.is_empty()), "{kind} has no settings");
+    }
+    let mut waiting = vec![("the file".to_owned(), &schema)];
+    while let Some((name, value)) = waiting.pop() {
+        for (key, property) in value["properties"].as_object().into_iter().flatten().filter(|_| !name.ends_with("then")) {
+            let tag = property.get("const").is_some();
+            if !described(property) && !tag && !name.contains(".if") {
+                bare.push(format!("{name}: {key}"));
+            }
+        }
+        let inner = value.as_object().into_iter().flatten().map(|(key, inner)| (format!("{name}.{key}"), inner));
+        waiting.extend(inner.chain(value.as_array().into_iter().flatten().map(|inner| (name.clone(), inner))));
+    }
+    assert!(bare.is_empty(), "without a description:\n{}", bare.join("\n"));
 }
 
 #[test]
@@ -409,7 +463,7 @@ set = { "stage.train.with.epochs" = 0.1, "stage.train.with.lora.r" = 2 }
 "#;
 
 fn with_set(pairs: &[(&str, &str)]) -> Overrides {
-    Overrides { set: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(), profile: None }
+    Overrides { set: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(), ..Overrides::default() }
 }
 
 #[test]
@@ -467,16 +521,89 @@ fn what_is_set_on_the_command_line_wins_over_the_profile_and_the_file() {
         let parsed = parse_with(SMALL, overrides);
         parsed.pipeline.unwrap_or_else(|| panic!("{}", rendered(&parsed.diagnostics, SMALL))).step("train").unwrap().stage.identity()
     };
-    let smoke = Overrides { profile: Some("smoke".to_owned()), ..Overrides::default() };
+    let smoke = Overrides { profiles: vec!["smoke".to_owned()], ..Overrides::default() };
     let with = train(&smoke);
     assert_eq!((&with["learning_rate"], &with["epochs"], &with["lora"]["r"]), (&1.0.into(), &0.1.into(), &2.into()));
 
-    let with = train(&Overrides { profile: Some("smoke".to_owned()), ..with_set(&[("lr", "2.0"), ("stage.train.with.epochs", "7")]) });
+    let with = train(&Overrides { profiles: vec!["smoke".to_owned()], ..with_set(&[("lr", "2.0"), ("stage.train.with.epochs", "7")]) });
     assert_eq!((&with["learning_rate"], &with["epochs"], &with["lora"]["r"]), (&2.0.into(), &7.0.into(), &2.into()));
 
     let with = train(&with_set(&[("stage.train.with.base", "mistralai/Voxtral"), ("stage.train.with.lora", "{ r = 4 }")]));
     assert_eq!((&with["base"], &with["lora"]["r"]), (&"mistralai/Voxtral".into(), &4.into()));
     assert_eq!(parse_with(SMALL, &with_set(&[("pipeline.seed", "9")])).pipeline.unwrap().seed, 9);
+}
+
+#[test]
+fn profiles_are_laid_over_each_other_from_left_to_right() {
+    let text = format!("{SMALL}[profile.long]\nextends = \"base\"\nset = {{ epochs = 9, \"stage.train.with.epochs\" = 8 }}\n");
+    let train = |names: &[&str]| {
+        let overrides = Overrides { profiles: names.iter().map(|name| (*name).to_owned()).collect(), ..Overrides::default() };
+        let parsed = parse_with(&text, &overrides);
+        let with =
+            parsed.pipeline.unwrap_or_else(|| panic!("{}", rendered(&parsed.diagnostics, &text))).step("train").unwrap().stage.identity();
+        (with["learning_rate"].as_f64().unwrap(), with["epochs"].as_f64().unwrap(), with["lora"]["r"].as_u64().unwrap())
+    };
+    assert_eq!(train(&["smoke", "long"]), (1.0, 8.0, 2));
+    assert_eq!(train(&["long", "smoke"]), (1.0, 0.1, 2));
+    assert_eq!(train(&["base"]), (1.0, 3.0, 0));
+
+    // What both extend is laid down once: it does not undo what the first changed.
+    let text = text.replace("set = { \"stage.train.with.epochs\" = 0.1,", "set = { lr = 4.0, \"stage.train.with.epochs\" = 0.1,");
+    let overrides = Overrides { profiles: vec!["smoke".to_owned(), "long".to_owned()], ..Overrides::default() };
+    assert_eq!(parse_with(&text, &overrides).pipeline.unwrap().step("train").unwrap().stage.identity()["learning_rate"], 4.0);
+}
+
+fn with_files(files: &[(&str, &str)], overrides: &Overrides) -> (Sources, Parsed) {
+    let look = |path: &Path| match files.iter().find(|(name, _)| Path::new(name) == path) {
+        Some((_, text)) => Ok(vec![(path.to_owned(), (*text).to_owned())]),
+        None => Err("there is no such file".to_owned()),
+    };
+    let sources = Sources::gather(files[0].1, Path::new(files[0].0), &look);
+    let parsed = Pipeline::parse_sources(KINDS, &sources, Path::new(files[0].0), overrides, &env);
+    (sources, parsed)
+}
+
+#[test]
+fn a_file_is_laid_over_what_it_includes() {
+    let files = [
+        (
+            "p/pipeline.toml",
+            "schema = 1\ninclude = [\"../shared/voice.toml\", \"more.toml\"]\n[pipeline]\nname = \"x\"\n[params]\ncount = 3\n",
+        ),
+        ("shared/voice.toml", "include = [\"base.toml\"]\n[params]\nlanguage = \"fr\"\ncount = 2\n[profile.long]\nset = { count = 9 }\n"),
+        (
+            "shared/base.toml",
+            "[params]\nlanguage = \"en\"\ncount = 1\n[stage.a]\nuses = \"phrases\"\nwith = { language = \"${params.language}\", count = \"${params.count}\", source = \"s\" }\n",
+        ),
+        ("p/more.toml", "[stage.a]\nwith = { source = \"t\" }\n"),
+    ];
+    let phrases = |overrides: &Overrides| {
+        let (_, parsed) = with_files(&files, overrides);
+        parsed.pipeline.unwrap_or_else(|| panic!("{}", rendered(&parsed.diagnostics, files[0].1))).step("a").unwrap().stage.identity()
+    };
+    assert_eq!(phrases(&Overrides::default()), serde_json::json!({ "language": "fr", "count": 3, "source": "t" }));
+    let long = Overrides { profiles: vec!["long".to_owned()], ..with_set(&[("language", "de")]) };
+    assert_eq!(phrases(&long), serde_json::json!({ "language": "de", "count": 9, "source": "t" }));
+
+    let (sources, _) = with_files(&files, &long);
+    let origin = |key: &str| {
+        let found = voxpipe::origins::all(&sources, &long).into_iter().find(|origin| origin.key == key).unwrap();
+        (found.value, found.place)
+    };
+    assert_eq!(origin("stage.a.uses"), ("\"phrases\"".to_owned(), "shared/base.toml:5:8".to_owned()));
+    assert_eq!(origin("params.count"), ("9".to_owned(), "shared/voice.toml:6:17".to_owned()));
+    assert_eq!(origin("params.language"), ("de".to_owned(), "--set language=de".to_owned()));
+    assert_eq!(origin("pipeline.name").1, "p/pipeline.toml:4:8");
+
+    // A complaint is drawn with the line it is about, whatever file that is in.
+    let wrong = [files[0], files[1], (files[2].0, &files[2].1.replace("\"phrases\"", "\"phrasse\"")), files[3]];
+    let (_, parsed) = with_files(&wrong, &Overrides::default());
+    let shown = rendered(&parsed.diagnostics, files[0].1);
+    assert!(
+        shown.contains(" --> shared/base.toml:5:8\n  |\n5 | uses = \"phrasse\"\n  |        ^^^^^^^^^ did you mean `phrases`?"),
+        "{shown}"
+    );
+    assert_eq!(parsed.diagnostics[0].to_json(Path::new("p/pipeline.toml"), files[0].1)["place"]["file"], "shared/base.toml");
 }
 
 #[test]
@@ -505,7 +632,7 @@ fn mistakes_on_the_command_line_are_shown_there() {
         "{shown}"
     );
 
-    let smoek = Overrides { profile: Some("smoek".to_owned()), ..Overrides::default() };
+    let smoek = Overrides { profiles: vec!["smoek".to_owned()], ..Overrides::default() };
     let shown = rendered(&parse_with(SMALL, &smoek).diagnostics, SMALL);
     assert!(shown.contains("1 | -p smoek\n  |    ^^^^^ did you mean `smoke`?"), "{shown}");
 }

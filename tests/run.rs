@@ -93,7 +93,15 @@ struct Project(Sandbox);
 
 impl Project {
     fn pipeline(&self, name: &str, steps: Vec<Step>) -> Pipeline {
-        Pipeline { name: name.to_owned(), root: self.0.root(), seed: 1, steps, tracking: None, machines: Machines::default() }
+        Pipeline {
+            name: name.to_owned(),
+            root: self.0.root(),
+            seed: 1,
+            steps,
+            tracking: None,
+            cache: Default::default(),
+            machines: Machines::default(),
+        }
     }
 
     fn run(&self, pipeline: &Pipeline) -> (Report, Vec<Event>) {

@@ -271,8 +271,9 @@ fn jobs_at_once_have_a_limit_of_their_own() {
 fn mistakes_in_what_slurm_is_told_are_found_before() {
     let stages = stage("s", "true", "resources = { on = \"slurm\", slurm = [\"--output=x\", \"mem=3\"] }");
     let cluster = Cluster::new(&format!("jobs = 0\n{stages}"));
-    let ran = cluster.run(&["check"]).exits(2);
-    let ran = ran
+    let ran = cluster
+        .run(&["check"])
+        .exits(2)
         .complains("`--output` is given by voxpipe")
         .complains("\"mem=3\" is not an argument of `sbatch`")
         .complains("no jobs at once is no way to run");

@@ -16,22 +16,25 @@ const LAYERS: &[&[&str]] = &[
         "hub",
         "journal",
         "jsonl",
+        "leash",
         "plot",
         "scoring",
         "settings",
+        "size",
+        "stamp",
         "subtitles",
         "table",
         "template",
     ],
-    &["phrase", "record", "schema", "stat_index", "text", "voxtral"],
-    &["folder", "intake", "overrides", "training", "tree"],
-    &["fingerprint", "substitute"],
-    &["stage", "why"],
+    &["phrase", "pins", "record", "schema", "sources", "stat_index", "text", "voxtral"],
+    &["folder", "intake", "matrix", "training", "tree"],
+    &["bench", "fingerprint", "overrides", "substitute"],
+    &["origins", "stage", "why"],
     &["manifest", "store"],
-    &["pipeline"],
+    &["migration", "pipeline"],
     &["graph", "plan", "report"],
     &["executor"],
-    &["run"],
+    &["memo", "run"],
     &["cli"],
     &["main"],
 ];
@@ -50,6 +53,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("hub", &["error"]),
     ("journal", &["error"]),
     ("plot", &[]),
+    ("size", &[]),
     ("subtitles", &[]),
     ("error", &[]),
 ];
@@ -141,6 +145,21 @@ fn the_architecture_page_is_true() {
     let sources = sources();
     let there: BTreeSet<&str> = sources.keys().map(String::as_str).filter(|file| *file != "lib.rs").collect();
     assert_eq!(shown, there, "the code map of ARCHITECTURE.md and the files in src");
+}
+
+#[test]
+fn tests_that_pages_name_are_there() {
+    let tests = below(&at("tests"));
+    for (page, text) in below(&at("docs")) {
+        let named: Vec<&str> = text.split('`').filter(|word| word.contains("::") && !word.contains(' ')).collect();
+        assert!(!named.is_empty(), "docs/{page} names no test");
+        for name in named {
+            let (module, function) = name.rsplit_once("::").unwrap();
+            let file = format!("{}.rs", module.replace("::", "/"));
+            let there = tests.get(&file).is_some_and(|text| text.contains(&format!("#[test]\nfn {function}()")));
+            assert!(there, "docs/{page} names `{name}`, which is not in tests/{file}");
+        }
+    }
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn tell_all(trackio: &mut dyn Reporter, folder: &Path) -> Vec<String> {
         Event::Warning { stage: "adapter".to_owned(), message: "the loss jumps".to_owned() },
         Event::StageStarted { stage: stage(), kind: "evaluate".to_owned(), why: String::new(), attempt: 1 },
         Event::WorstClips { stage: stage(), clips: vec![clip] },
-        Event::StageFinished { stage: stage(), seconds: 1.0, summary: String::new(), metrics: wer },
+        Event::StageFinished { stage: stage(), seconds: 1.0, summary: String::new(), metrics: wer, kept: Default::default() },
         Event::RunFinished { exit: 0, seconds: 1.0 },
     ];
     let mut troubles = Vec::new();

@@ -1,13 +1,13 @@
 //! Commands that read the logs of runs: `logs`, `runs`, `show`.
 
-use super::{Project, print, print_json};
-use crate::error::{Doing, Error, Exit, Result};
+use super::summary::{Summary, find};
+use super::{Project, note, print, print_json};
+use crate::error::{Doing, Exit, Result};
 use crate::event::Event;
-use crate::report::jsonl::{self, Line};
+use crate::report::jsonl;
 use crate::report::terminal::duration;
 use crate::store::Store;
 use clap::Args;
-use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,6 +15,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
+
+/// How long to wait before looking for more.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How often nothing more has to be there before we ask whether anybody is left to write it.
+const QUIET: u32 = 10;
 
 /// What to print of a log.
 #[derive(Args)]
@@ -42,7 +47,7 @@ impl Logs {
         let path = store.log(&find(&store, &self.run)?);
         let reading = || format!("cannot read `{}`", path.display());
         let mut file = File::open(&path).doing(reading)?;
-        let mut read = 0;
+        let (mut read, mut quiet) = (0, 0);
         loop {
             file.seek(SeekFrom::Start(read)).doing(reading)?;
             let mut bytes = Vec::new();
@@ -64,10 +69,15 @@ impl Logs {
                 text.push('\n');
             }
             print(&text)?;
+            quiet = if lines.is_empty() { quiet + 1 } else { 0 };
+            if self.follow && quiet > QUIET && !store.held() {
+                note("the run ended without saying so: it was killed; `voxpipe run` goes on with it");
+                return Ok(());
+            }
             if !self.follow || lines.iter().any(|line| matches!(line.event, Event::RunFinished { .. })) {
                 return Ok(());
             }
-            thread::sleep(Duration::from_millis(200));
+            thread::sleep(LOOK_AGAIN);
         }
     }
 }
@@ -83,7 +93,7 @@ fn words(event: &Event) -> (Option<&str>, String) {
         |values: &BTreeMap<String, f64>| values.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
     match event {
         Event::RunStarted { pipeline, run, stages } => (None, format!("{run} of {pipeline}: {}", stages.join(", "))),
-        Event::StageFresh { stage, summary } => (Some(stage), format!("fresh: {summary}")),
+        Event::StageFresh { stage, summary, .. } => (Some(stage), format!("fresh: {summary}")),
         Event::StageStarted { stage, kind, why, attempt } => (Some(stage), format!("{kind} starts (try {attempt}): {why}")),
         Event::Progress { stage, done, total, unit, detail } => (Some(stage), format!("{done}/{total} {unit} {detail}")),
         Event::Metrics { stage, step, values } => (Some(stage), format!("step {step}: {}", numbers(values))),
@@ -122,6 +132,7 @@ fn ending(exit: Option<u8>) -> String {
         (Exit::Parked, "parked"),
         (Exit::TimedOut, "timed out"),
         (Exit::Gate, "a gate was not met"),
+        (Exit::Differs, "differs"),
         (Exit::Interrupted, "interrupted"),
     ];
     match exit {
@@ -132,84 +143,12 @@ fn ending(exit: Option<u8>) -> String {
     }
 }
 
-/// What a log says in short.
-#[derive(Debug, Default, Serialize)]
-struct Summary {
-    run: String,
-    pipeline: String,
-    started: String,
-    /// None: it goes on, or was killed.
-    exit: Option<u8>,
-    seconds: Option<f64>,
-    stages: Vec<StageSummary>,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct StageSummary {
-    stage: String,
-    result: &'static str,
-    why: String,
-    said: String,
-    seconds: Option<f64>,
-    metrics: BTreeMap<String, f64>,
-}
-
-impl Summary {
-    fn of(store: &Store, run: &str) -> Result<Self> {
-        let lines = jsonl::read(&store.log(run))?;
-        Ok(Self::from_lines(run, &lines))
-    }
-
-    fn from_lines(run: &str, lines: &[Line]) -> Self {
-        let mut summary = Self { run: run.to_owned(), ..Self::default() };
-        for line in lines {
-            match &line.event {
-                Event::RunStarted { pipeline, stages, .. } => {
-                    summary.pipeline.clone_from(pipeline);
-                    summary.started.clone_from(&line.time);
-                    summary.stages = stages
-                        .iter()
-                        .map(|stage| StageSummary { stage: stage.clone(), result: "not reached", ..StageSummary::default() })
-                        .collect();
-                }
-                Event::RunFinished { exit, seconds } => (summary.exit, summary.seconds) = (Some(*exit), Some(*seconds)),
-                event => summary.take(event),
-            }
-        }
-        summary
-    }
-
-    fn take(&mut self, event: &Event) {
-        let (result, name, said) = match event {
-            Event::StageFresh { stage, summary } => ("fresh", stage, summary.clone()),
-            Event::StageStarted { stage, .. } => ("begun", stage, String::new()),
-            Event::StageFinished { stage, summary, .. } => ("done", stage, summary.clone()),
-            Event::StageParked { stage, have, need, message } => ("parked", stage, format!("{have}/{need}  {message}")),
-            Event::StageFailed { stage, message, .. } => ("failed", stage, message.clone()),
-            Event::GateFailed { stage, message } => ("gate", stage, message.clone()),
-            Event::StageInterrupted { stage } => ("interrupted", stage, String::new()),
-            Event::StageSkipped { stage, because } => ("skipped", stage, because.clone()),
-            _ => return,
-        };
-        let Some(stage) = self.stages.iter_mut().find(|stage| stage.stage == *name) else { return };
-        (stage.result, stage.said) = (result, said);
-        match event {
-            Event::StageStarted { why, .. } => stage.why.clone_from(why),
-            Event::StageFinished { seconds, metrics, .. } => {
-                stage.seconds = Some(*seconds);
-                stage.metrics.clone_from(metrics);
-            }
-            _ => {}
-        }
-    }
-}
-
 /// `voxpipe runs`.
 pub(super) fn runs(project: &Project, json: bool) -> Result<()> {
     let store = Store::look(&project.root()?)?;
     let summaries: Vec<_> = store.runs()?.iter().map(|run| Summary::of(&store, run)).collect::<Result<_>>()?;
     if json {
-        return print_json(&json!(summaries));
+        return print_json(json!({ "runs": summaries }));
     }
     let mut text = String::new();
     for summary in &summaries {
@@ -226,7 +165,7 @@ pub(super) fn show(project: &Project, run: &str, json: bool) -> Result<()> {
     let store = Store::look(&project.root()?)?;
     let summary = Summary::of(&store, &find(&store, run)?)?;
     if json {
-        return print_json(&json!(summary));
+        return print_json(json!(summary));
     }
     let mut text = format!("run {} of {}, started {}: {}", summary.run, summary.pipeline, summary.started, ending(summary.exit));
     if let Some(seconds) = summary.seconds {
@@ -246,16 +185,4 @@ pub(super) fn show(project: &Project, run: &str, json: bool) -> Result<()> {
         }
     }
     print(&text)
-}
-
-/// The id of a run, `latest` being the newest.
-fn find(store: &Store, run: &str) -> Result<String> {
-    let runs = store.runs()?;
-    let found = if run == "latest" { runs.last() } else { runs.iter().find(|id| *id == run) };
-    found.cloned().ok_or_else(|| match runs.last() {
-        None => Error::new("there is no run yet").exit(Exit::Usage).advice("start one with `voxpipe run`"),
-        Some(last) => Error::new(format!("no run is called `{run}`"))
-            .exit(Exit::Usage)
-            .advice(format!("`voxpipe runs` lists them; the newest is {last}")),
-    })
 }

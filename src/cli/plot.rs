@@ -63,7 +63,7 @@ impl Plot {
                     json!({ "training": training.name, "metric": metric, "steps": steps, "values": values })
                 })
                 .collect();
-            return print_json(&json!({ "curves": curves }));
+            return print_json(json!({ "curves": curves }));
         }
         let panels: Vec<Panel> = panels(&trainings, &metrics);
         if let Some(path) = &self.svg {

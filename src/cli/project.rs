@@ -1,10 +1,15 @@
 //! From a file name and some flags to a pipeline.
 
-use super::{Changes, Project};
+use super::{Changes, Project, include, note};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Doing, Error, Exit, Result};
+use crate::matrix::{Combination, Matrix};
 use crate::overrides::Overrides;
+use crate::pins::Pins;
 use crate::pipeline::{Parsed, Pipeline};
+use crate::sources::Sources;
+use crate::stage::STAGES;
+use crate::store::Store;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -16,22 +21,126 @@ impl Project {
     }
 
     /// Reads and parses the file; complaints are left to the caller.
-    pub(super) fn parse(&self) -> Result<(String, Parsed)> {
+    pub(super) fn parse(&self) -> Result<(Sources, Parsed)> {
+        let sources = self.sources()?;
+        let parsed = self.parse_combination(&sources, None)?;
+        Ok((sources, parsed))
+    }
+
+    /// Parses the file with a choice of values from its `[matrix]`; repositories of the Hub are pinned as the lock file says.
+    pub(super) fn parse_combination(&self, sources: &Sources, combination: Option<&Combination>) -> Result<Parsed> {
+        let mut parsed = self.parse_unpinned(sources, combination);
+        if let Some(pipeline) = &mut parsed.pipeline {
+            self.pin(pipeline)?;
+        }
+        Ok(parsed)
+    }
+
+    /// As [`Project::parse_combination`], with repositories as the file names them.
+    pub(super) fn parse_unpinned(&self, sources: &Sources, combination: Option<&Combination>) -> Parsed {
+        let overrides = Overrides { combination: combination.cloned(), ..self.overrides() };
+        Pipeline::parse_sources(STAGES, sources, &self.file, &overrides, &|name| std::env::var(name).ok())
+    }
+
+    fn pin(&self, pipeline: &mut Pipeline) -> Result<()> {
+        let file = Pins::beside(&self.file);
+        let pins = Pins::read(&file)?;
+        let mut lacking = None;
+        for step in &mut pipeline.steps {
+            let (name, root) = (&step.name, &pipeline.root);
+            step.stage.pin(&mut |repository| {
+                let commit = pins.commit(repository).map(str::to_owned);
+                if commit.is_none() && !root.join(repository.id()).is_dir() {
+                    lacking = lacking.take().or_else(|| Some((name.clone(), repository.clone())));
+                }
+                commit
+            });
+        }
+        match lacking.filter(|_| self.changes.locked) {
+            None => Ok(()),
+            Some((stage, repository)) => {
+                Err(Error::new(format!("stage `{stage}` reads `{repository}`, which `{}` does not pin", file.display()))
+                    .exit(Exit::Usage)
+                    .advice("`voxpipe lock` writes down its commit; or name one in the pipeline"))
+            }
+        }
+    }
+
+    /// The file with everything it includes.
+    pub(super) fn sources(&self) -> Result<Sources> {
         let reading = || format!("cannot read `{}`", self.file.display());
         let text = fs::read_to_string(&self.file).doing(reading).map_err(|error| {
             error.exit(Exit::Usage).advice("name the pipeline file after the command; without a name it is ./pipeline.toml")
         })?;
-        let overrides = Overrides { set: self.changes.set.clone(), profile: self.changes.profile.clone() };
-        let parsed = Pipeline::parse(&text, &self.file, &overrides, &|name| std::env::var(name).ok());
-        Ok((text, parsed))
+        Ok(Sources::gather(&text, &self.file, &include::look))
+    }
+
+    /// The changes that the command line makes.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides { set: self.changes.set.clone(), profiles: self.changes.profiles.clone(), combination: None }
+    }
+
+    /// The changes of the command line as they are written there.
+    pub(super) fn changes(&self) -> Vec<String> {
+        let profiles = self.changes.profiles.iter().map(|name| format!("-p {name}"));
+        profiles.chain(self.changes.set.iter().map(|(key, value)| format!("--set {key}={value}"))).collect()
+    }
+
+    /// What a pipeline was read from, in words, where that is more than its file.
+    pub(super) fn read_from(&self, sources: &Sources) -> Option<String> {
+        let files = sources.files().map(|file| file.display().to_string());
+        let all: Vec<String> = files.chain(self.changes()).collect();
+        (all.len() > 1).then(|| all.join(" + "))
     }
 
     /// The pipeline, or an error after every complaint was printed.
     pub(super) fn pipeline(&self) -> Result<Pipeline> {
-        let (text, parsed) = self.parse()?;
-        self.tell(&text, &parsed.diagnostics);
-        let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-        match parsed.pipeline {
+        self.with_sources().map(|(_, pipeline)| pipeline)
+    }
+
+    /// The state of the pipeline's project, to look at.
+    pub(super) fn look(&self, pipeline: &Pipeline) -> Result<Store> {
+        Self::share(Store::look(&pipeline.root)?, pipeline)
+    }
+
+    /// The state with the folder that the file or the environment shares it in.
+    pub(super) fn share(store: Store, pipeline: &Pipeline) -> Result<Store> {
+        let told = std::env::var_os("VOXPIPE_SHARED_CACHE");
+        let folder = match &told {
+            Some(folder) if folder.is_empty() => return Ok(store),
+            Some(folder) => std::env::current_dir().doing(|| "cannot find the current folder")?.join(folder),
+            None => match &pipeline.cache.shared {
+                Some(folder) => pipeline.root.join(folder),
+                None => return Ok(store),
+            },
+        };
+        if !folder.is_dir() {
+            note(&format!("the shared cache `{}` is not there, so nothing is shared; mount the disk or make the folder", folder.display()));
+            return Ok(store);
+        }
+        let read_only = std::env::var_os("VOXPIPE_SHARED_CACHE_READ_ONLY").is_some_and(|value| !value.is_empty() && value != "0");
+        Ok(store.sharing(&folder, read_only || pipeline.cache.read_only))
+    }
+
+    /// The pipeline with the texts it was read from.
+    pub(super) fn with_sources(&self) -> Result<(Sources, Pipeline)> {
+        let (sources, parsed) = self.parse()?;
+        let pipeline = self.sound(&sources, parsed.pipeline, &parsed.diagnostics)?;
+        Ok((sources, pipeline))
+    }
+
+    /// The pipeline with repositories as the file names them, its texts, and its matrix.
+    pub(super) fn unpinned(&self) -> Result<(Sources, Pipeline, Option<Matrix>)> {
+        let sources = self.sources()?;
+        let parsed = self.parse_unpinned(&sources, None);
+        let pipeline = self.sound(&sources, parsed.pipeline, &parsed.diagnostics)?;
+        Ok((sources, pipeline, parsed.matrix))
+    }
+
+    fn sound(&self, sources: &Sources, pipeline: Option<Pipeline>, diagnostics: &[Diagnostic]) -> Result<Pipeline> {
+        self.tell(sources, diagnostics);
+        let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        match pipeline {
             Some(pipeline) if errors == 0 => Ok(pipeline),
             _ => Err(Error::new(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.file.display())).exit(Exit::Usage)),
         }
@@ -44,10 +153,10 @@ impl Project {
     }
 
     /// Prints complaints to standard error.
-    pub(super) fn tell(&self, text: &str, diagnostics: &[Diagnostic]) {
+    pub(super) fn tell(&self, sources: &Sources, diagnostics: &[Diagnostic]) {
         let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         for diagnostic in diagnostics {
-            let _ = writeln!(io::stderr(), "{}", diagnostic.render(&self.file, text, colour).trim_end());
+            let _ = writeln!(io::stderr(), "{}", diagnostic.render(&self.file, sources.own_text(), colour).trim_end());
             let _ = writeln!(io::stderr());
         }
     }

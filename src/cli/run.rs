@@ -1,20 +1,27 @@
 //! `voxpipe run`: the one command that changes anything.
 
-use super::{Project, choice, print_json, tracking};
+use super::provenance::{Listener, Provenance};
+use super::summary::Summary;
+use super::{Project, choice, note, print_json, tracking};
 use crate::diagnostic::did_you_mean;
 use crate::error::{Doing, Error, Exit, Result};
+use crate::event::Event;
+use crate::memo::{Memo, Question as Asked};
 use crate::pipeline::{Pipeline, Place};
 use crate::report::jsonl::JsonLines;
 use crate::report::terminal::{Table, Terminal};
 use crate::report::{Reporter, fan_out};
-use crate::run::{Question, Scheduling, Stop};
+use crate::run::{Ending, Question, Report, Scheduling, Stop};
+use crate::sources::Sources;
 use crate::store::Store;
 use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// What to run and how to tell it.
 #[derive(Args)]
@@ -47,25 +54,27 @@ pub(super) struct Run {
 impl Run {
     /// Runs the pipeline and gives the exit code.
     pub(super) fn go(self) -> Result<u8> {
-        let pipeline = self.project.pipeline()?;
+        let question = self.question();
+        if let Some(memo) = question.as_ref().and_then(Asked::answer) {
+            return self.nothing_to_do(&memo);
+        }
+        let (sources, pipeline) = self.project.with_sources()?;
         known(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
             return Err(Error::new(format!("`{}`, the project's root, is not a folder", pipeline.root.display())).exit(Exit::Usage));
         }
         let stop = listen()?;
         let store = Store::open(&pipeline.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        let store = Project::share(store, &pipeline)?;
+        store.orphans().iter().for_each(|orphan| note(orphan));
         let id = store.begin_run().map_err(or_environment)?;
-        let to_stdout = self.events.as_deref() == Some("-");
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(&id), &id).map_err(or_environment)?)];
-        match self.events.as_deref() {
-            None => {}
-            Some("-") => reporters.push(Box::new(JsonLines::new(io::stdout(), "standard output", &id))),
-            Some(file) => reporters.push(Box::new(JsonLines::create(Path::new(file), &id)?)),
-        }
+        let mut reporters = self.reporters(&store, &id)?;
         if let Some(trackio) = tracking::reporter(&pipeline)? {
             reporters.push(Box::new(trackio));
         }
-        let terminal = Terminal::new(if to_stdout || self.json { Table::Stderr } else { Table::Stdout });
+        let (listener, heard) = Listener::new();
+        reporters.push(Box::new(listener));
+        let terminal = self.terminal();
         let screen = terminal.screen();
         reporters.push(Box::new(terminal));
         let emitter = fan_out(reporters);
@@ -74,15 +83,80 @@ impl Run {
         if choice::somebody_is_there() && !self.json {
             run.ask = Some(&ask);
         }
-        run.force = self.force.into_iter().collect();
+        run.force = self.force.iter().cloned().collect();
         run.stop = stop;
         let fail_fast = self.fail_fast && !self.keep_going;
         run.scheduling = Scheduling { jobs: self.jobs.map(usize::from), fail_fast, on: self.on.map(Place::from), ..Scheduling::default() };
         let report = run.go();
+        keep(&self.project, &sources, &self.force, &pipeline, &store, &heard);
+        if report.exit == Exit::Done as u8
+            && let Some(question) = question
+        {
+            let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = heard.stages.iter().map(|stage| (stage.stage.clone(), stage.kept.clone())).collect();
+            question.note(&pipeline, &store, &kept)?;
+        }
         if self.json {
-            print_json(&serde_json::to_value(&report)?)?;
+            print_json(serde_json::to_value(&report)?)?;
         }
         Ok(report.exit)
+    }
+
+    /// What is asked, if nothing but the file and a profile says so.
+    fn question(&self) -> Option<Asked> {
+        let changes = &self.project.changes;
+        if !self.force.is_empty() || !changes.set.is_empty() || changes.locked {
+            return None;
+        }
+        Asked::of(fs::read_to_string(&self.project.file).ok()?, &self.project.file, &changes.profiles)
+    }
+
+    /// Tells a run in which every stage is known to be fresh.
+    fn nothing_to_do(&self, memo: &Memo) -> Result<u8> {
+        let begun = Instant::now();
+        let store = Store::enter(&memo.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        let run = store.begin_run().map_err(or_environment)?;
+        let mut reporters = self.reporters(&store, &run)?;
+        reporters.push(Box::new(self.terminal()));
+        let emitter = fan_out(reporters);
+        let names = memo.stages.iter().map(|(stage, ..)| stage.clone()).collect();
+        emitter.emit(Event::RunStarted { pipeline: memo.pipeline.clone(), run: run.clone(), stages: names });
+        for (stage, summary, kept) in &memo.stages {
+            emitter.emit(Event::StageFresh { stage: stage.clone(), summary: summary.clone(), kept: kept.clone() });
+        }
+        let (exit, seconds) = (Exit::Done as u8, begun.elapsed().as_secs_f64());
+        emitter.emit(Event::RunFinished { exit, seconds });
+        if self.json {
+            let stages = memo.stages.iter().map(|(stage, ..)| (stage.clone(), Ending::Fresh)).collect();
+            print_json(serde_json::to_value(Report { run, exit, seconds, stages })?)?;
+        }
+        Ok(exit)
+    }
+
+    /// Who is told what happens: the run's log, whoever asked for events, and people.
+    fn reporters(&self, store: &Store, id: &str) -> Result<Vec<Box<dyn Reporter>>> {
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(id), id).map_err(or_environment)?)];
+        match self.events.as_deref() {
+            None => {}
+            Some("-") => reporters.push(Box::new(JsonLines::new(io::stdout(), "standard output", id))),
+            Some(file) => reporters.push(Box::new(JsonLines::create(Path::new(file), id)?)),
+        }
+        Ok(reporters)
+    }
+
+    fn terminal(&self) -> Terminal {
+        let elsewhere = self.json || self.events.as_deref() == Some("-");
+        Terminal::new(if elsewhere { Table::Stderr } else { Table::Stdout })
+    }
+}
+
+/// Keeps the manifest of a run that has ended.
+pub(super) fn keep(project: &Project, sources: &Sources, force: &[String], pipeline: &Pipeline, store: &Store, heard: &Mutex<Summary>) {
+    let summary = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = Provenance::of(project, sources, force, pipeline, &summary)
+        .and_then(|provenance| store.keep_provenance(&summary.run, &serde_json::to_vec(&provenance)?));
+    if let Err(error) = kept {
+        note(&format!("the manifest of this run could not be kept: {}", error.message));
     }
 }
 

@@ -61,17 +61,26 @@ pub(super) fn fetch(cache: &Path, repository: &Repository, say: &mut Say) -> Res
                 say(&last)?;
             }
             Err(RecvTimeoutError::Timeout) if moved.elapsed() < SILENCE => say(&last)?,
-            Err(RecvTimeoutError::Timeout) => {
-                let silent = format!("`{}` has sent nothing for {} s", cache::endpoint(), SILENCE.as_secs());
-                return Err(Error::new(silent)
-                    .exit(Exit::Environment)
-                    .advice("check the network, then run again: files that are here stay"));
-            }
+            Err(RecvTimeoutError::Timeout) => return Err(silent()),
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Error::new(format!("the download of `{repository}` broke off")).exit(Exit::Environment).advice("run again"));
             }
         }
     }
+}
+
+/// Asks which commit a revision is.
+pub(super) fn commit(cache: &Path, repository: &Repository) -> Result<String> {
+    let (sender, receiver) = mpsc::channel();
+    let (words, _) = mpsc::channel();
+    let download = Download::new(cache, repository, words);
+    thread::spawn(move || drop(sender.send(download.and_then(|download| download.commit()))));
+    receiver.recv_timeout(SILENCE).unwrap_or_else(|_| Err(silent()))
+}
+
+fn silent() -> Error {
+    let silent = format!("`{}` has sent nothing for {} s", cache::endpoint(), SILENCE.as_secs());
+    Error::new(silent).exit(Exit::Environment).advice("check the network, then run again: files that are here stay")
 }
 
 /// A download in the making.

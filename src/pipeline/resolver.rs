@@ -40,14 +40,12 @@ pub(super) struct Draft<'t> {
 
 impl<'a> Resolver<'a, '_> {
     pub(super) fn pipeline(mut self, manifest: Manifest<'a>, file: &Path) -> Pipeline {
-        let Manifest { pipeline, params, mut stage, matrix, tracking, resources, slurm, .. } = manifest;
+        let Manifest { pipeline, params, mut stage, tracking, cache, resources, slurm, .. } = manifest;
         let header = pipeline.unwrap_or_default();
         self.header(&header);
-        if let Some(matrix) = matrix {
-            self.not_yet(matrix.span(), "[matrix]", "one pipeline is run, with the values of [params]");
-        }
         let tracking = self.tracking(tracking);
         let machines = self.machines(resources, slurm);
+        let cache = self.cache(cache);
         let params = params.as_ref().map(Spanned::get_ref);
 
         let mut names: Vec<Spanned<String>> = stage.keys().cloned().collect();
@@ -92,7 +90,15 @@ impl<'a> Resolver<'a, '_> {
             "." => folder.to_owned(),
             root => folder.join(root),
         };
-        Pipeline { name: header.name.map(Spanned::into_inner).unwrap_or_default(), root, seed: header.seed, steps, tracking, machines }
+        Pipeline {
+            name: header.name.map(Spanned::into_inner).unwrap_or_default(),
+            root,
+            seed: header.seed,
+            steps,
+            tracking,
+            cache,
+            machines,
+        }
     }
 
     fn header(&mut self, header: &Header) {
@@ -195,11 +201,6 @@ impl<'a> Resolver<'a, '_> {
             }
             draft.retry.recover.push(Recovery { on, set });
         }
-    }
-
-    fn not_yet(&mut self, span: Range<usize>, what: &str, instead: &str) {
-        let message = format!("`{what}` is read, but this version does not act on it yet");
-        self.found.push(Diagnostic::warning(span, message.replace("`[", "[").replace("]`", "]")).hint(instead));
     }
 }
 

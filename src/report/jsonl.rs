@@ -50,9 +50,14 @@ impl Line {
     }
 }
 
+/// Above this many bytes lines are written whatever follows.
+const MOST_WAITING: usize = 64 * 1024;
+
 /// Writes every event as a line.
-pub struct JsonLines<W> {
+pub struct JsonLines<W: Write> {
     to: W,
+    /// Lines that nobody waits for: what is fresh is told together.
+    waiting: String,
     name: String,
     run: String,
 }
@@ -68,16 +73,40 @@ impl JsonLines<File> {
 impl<W: Write + Send> JsonLines<W> {
     /// Writes to `to`, which people know as `name`.
     pub fn new(to: W, name: impl Into<String>, run: &str) -> Self {
-        Self { to, name: name.into(), run: run.to_owned() }
+        Self { to, waiting: String::new(), name: name.into(), run: run.to_owned() }
+    }
+}
+
+impl<W: Write> Drop for JsonLines<W> {
+    fn drop(&mut self) {
+        let _ = self.to.write_all(self.waiting.as_bytes());
     }
 }
 
 impl<W: Write + Send> Reporter for JsonLines<W> {
     fn tell(&mut self, event: &Event) -> Result<(), Error> {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
-        let mut line = Line { time, run: self.run.clone(), event: event.clone() }.text()?;
-        line.push('\n');
-        match self.to.write_all(line.as_bytes()).and_then(|()| self.to.flush()) {
+        if let Event::StageFresh { stage, summary, kept } = event {
+            let (run, stage, summary) = (Value::from(self.run.as_str()), Value::from(stage.as_str()), Value::from(summary.as_str()));
+            let mut line =
+                format!(r#"{{"v":{VERSION},"time":"{time}","run":{run},"event":"stage-fresh","stage":{stage},"summary":{summary}"#);
+            for (name, digits) in [("fingerprint", &kept.fingerprint), ("digest", &kept.digest)] {
+                if !digits.is_empty() {
+                    line.push_str(&format!(r#","{name}":"{digits}""#));
+                }
+            }
+            line.push('}');
+            self.waiting.push_str(&line);
+            self.waiting.push('\n');
+            if self.waiting.len() < MOST_WAITING {
+                return Ok(());
+            }
+        } else {
+            self.waiting.push_str(&Line { time, run: self.run.clone(), event: event.clone() }.text()?);
+            self.waiting.push('\n');
+        }
+        let lines = std::mem::take(&mut self.waiting);
+        match self.to.write_all(lines.as_bytes()).and_then(|()| self.to.flush()) {
             // A reader that went away is no fault of ours, and nothing to speak of.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new("")),
             written => written.doing(|| format!("cannot write events to `{}`", self.name)),
@@ -110,12 +139,22 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Line>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Kept;
 
     #[test]
     fn what_is_written_is_read_and_a_torn_end_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         let event = Event::Note { stage: "train".into(), message: "hello\nthere".into() };
+        let mut log = JsonLines::create(&path, "2026-11-22-3").unwrap();
+        let kept = Kept { fingerprint: "0f".into(), digest: "1e".into() };
+        let fresh = Event::StageFresh { stage: "a".into(), summary: "b \"c\"".into(), kept };
+        log.tell(&fresh).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"", "nobody waits for it");
+        log.tell(&event).unwrap();
+        let time = read(&path).unwrap()[0].time.clone();
+        let plain = Line { time, run: "2026-11-22-3".into(), event: fresh }.text().unwrap();
+        assert_eq!(String::from_utf8(fs::read(&path).unwrap()).unwrap().lines().next().unwrap(), plain);
         let mut log = JsonLines::create(&path, "2026-11-22-3").unwrap();
         log.tell(&event).unwrap();
         log.tell(&event).unwrap();

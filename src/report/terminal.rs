@@ -24,6 +24,8 @@ pub struct Terminal {
     order: Vec<String>,
     run: String,
     plain: BTreeMap<String, Pace>,
+    /// Lines about what is fresh, which are told together.
+    waiting: String,
 }
 
 /// Where the table at the end goes.
@@ -50,6 +52,7 @@ impl Terminal {
             order: Vec::new(),
             run: String::new(),
             plain: BTreeMap::new(),
+            waiting: String::new(),
         }
     }
 
@@ -140,14 +143,21 @@ impl Terminal {
 
 impl Reporter for Terminal {
     fn tell(&mut self, event: &Event) -> Result<(), Error> {
+        let fresh = matches!(event, Event::StageFresh { .. });
+        if !self.waiting.is_empty() && (!fresh || self.waiting.len() > 64 * 1024) {
+            let lines = std::mem::take(&mut self.waiting);
+            self.say(lines.trim_end());
+        }
         match event {
             Event::RunStarted { run, stages, .. } => {
                 self.width = stages.iter().map(|stage| stage.chars().count()).max().unwrap_or(0);
                 self.run.clone_from(run);
                 self.order.clone_from(stages);
             }
-            Event::StageFresh { stage, summary } => {
-                self.line(stage, "fresh", summary);
+            Event::StageFresh { stage, summary, .. } => {
+                let line = format!("{stage:<width$}  {}  {summary}", self.colour("fresh", "fresh      "), width = self.width);
+                self.waiting.push_str(line.trim_end());
+                self.waiting.push('\n');
                 self.row(stage, "fresh", summary.clone());
             }
             Event::StageStarted { stage, why, attempt, .. } => {

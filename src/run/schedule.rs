@@ -6,7 +6,7 @@
 
 use super::attempt::Attempt;
 use super::pool::{Lack, Need, Permit, Pool, amounts};
-use super::{Ending, Run, Tried, Work};
+use super::{Ending, Run, Tried, Work, kept};
 use crate::artifact::Artifact;
 use crate::error::{Error, Exit};
 use crate::event::Event;
@@ -201,7 +201,10 @@ impl<'r> Course<'r, '_> {
         let inputs: BTreeMap<String, Artifact> =
             step.from.values().flatten().filter_map(|name| Some((name.clone(), self.done.get(name)?.clone()))).collect();
         let judge = Judge { pipeline: run.pipeline, store: run.store, force: &run.force };
-        let judged = judge.ingredients(step, &inputs).and_then(|ingredients| Ok((judge.verdict(step, &ingredients)?, ingredients)));
+        let judged = judge.ingredients(step, &inputs).and_then(|ingredients| {
+            run.borrow(step, &ingredients);
+            Ok((judge.verdict(step, &ingredients)?, ingredients))
+        });
         match judged {
             Err(error) => {
                 let ending = run.failed(step, &error);
@@ -210,7 +213,11 @@ impl<'r> Course<'r, '_> {
             Ok((Verdict::Fresh(artifact), ingredients)) => {
                 tracing::debug!(fingerprint = %ingredients.fingerprint(), "fresh");
                 run.recall(step, &ingredients);
-                run.emitter.emit(Event::StageFresh { stage: step.name.clone(), summary: artifact.summary.clone() });
+                run.emitter.emit(Event::StageFresh {
+                    stage: step.name.clone(),
+                    summary: artifact.summary.clone(),
+                    kept: kept(&ingredients, &artifact),
+                });
                 run.show(step, artifact.digest);
                 self.made(index, *artifact, Ending::Fresh);
             }
@@ -365,6 +372,7 @@ impl Run<'_> {
                     seconds: begun.elapsed().as_secs_f64(),
                     summary: artifact.summary.clone(),
                     metrics: artifact.metrics.clone(),
+                    kept: kept(&declared, &artifact),
                 });
                 return Told::Done(Box::new(artifact));
             }

@@ -16,13 +16,14 @@ use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
-use group::{Group, die_with_parent};
+use crate::leash::Leash;
+use group::{Group, tie};
 use schemars::JsonSchema;
 use secrets::Secrets;
 pub use secrets::is_secret;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -36,11 +37,19 @@ use voice::Voice;
 pub struct Command {
     /// The program and its arguments, started without a shell. `${from.PORT}` becomes the folder of an input (`${from.PORT.0}`,
     /// `${from.PORT.1}` … when there are several), `${out}` the folder for the result, `${scratch}` a folder kept between
-    /// attempts, `${seed}` the stage's seed.
+    /// attempts, `${seed}` the stage's seed. A line it prints like `{"progress": {"done": 3, "total": 10}, "metrics": {"loss": 0.4}}` is
+    /// told as such, and the last value of each metric is one of the result's.
     pub run: Vec<String>,
     /// Files and folders the program is made of; the stage runs again when they change.
     #[serde(default)]
     pub code: Vec<PathBuf>,
+    /// Programs the result depends on, by their names in PATH or their paths: the stage runs again when one of them is another.
+    /// Of an interpreter that is the interpreter itself, not the packages it loads: name their list in `code`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    /// Environment variables for the program, with their values: `{ OMP_NUM_THREADS = "1" }`. They are settings like the arguments.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
     /// What the program leaves in `${out}`.
     #[serde(default = "files")]
     pub output: ArtifactKind,
@@ -49,6 +58,8 @@ pub struct Command {
     #[serde(default)]
     pub env: Vec<String>,
 }
+
+const KNOWN: &str = "known are ${out}, ${scratch}, ${seed} and ${from.PORT}; `$${` stands for `${`";
 
 fn files() -> ArtifactKind {
     ArtifactKind::Files
@@ -73,8 +84,33 @@ impl Stage for Command {
         }
         for (index, argument) in self.run.iter().enumerate() {
             if let Err(message) = Template::parse(argument) {
-                let known = "known are ${out}, ${scratch}, ${seed} and ${from.PORT}";
-                complaints.push(Complaint::new(&format!("run.{index}"), message).hint(known));
+                complaints.push(Complaint::new(&format!("run.{index}"), message).hint(KNOWN));
+            }
+        }
+        for (index, path) in self.code.iter().enumerate() {
+            if path.to_string_lossy().contains(['*', '?']) {
+                let message = format!("`{}` is a pattern, and `code` takes files and folders", path.display());
+                complaints.push(Complaint::new(&format!("code.{index}"), message).hint("name the folder: every file in it counts"));
+            }
+        }
+        for (index, tool) in self.tools.iter().enumerate().filter(|(_, tool)| tool.trim().is_empty()) {
+            complaints
+                .push(Complaint::new(&format!("tools.{index}"), format!("`{tool}` is no program")).hint("write its name: \"python3\""));
+        }
+        for (name, value) in &self.variables {
+            let complaint = |message: String| Complaint { path: vec!["variables".to_owned(), name.clone()], message, hint: None };
+            if !is_variable(name) || value.contains('\0') {
+                complaints.push(
+                    complaint(format!("`{name}` cannot be an environment variable with this value")).hint("use letters, digits and `_`"),
+                );
+            } else if is_secret(OsStr::new(name)) {
+                let message = format!("`{name}` looks like a secret, and secrets never enter settings");
+                complaints.push(complaint(message).hint(format!("set it in the environment, and write env = [\"{name}\"]")));
+            } else if let Err(message) = Template::parse(value) {
+                complaints.push(complaint(message).hint(KNOWN));
+            } else if self.env.contains(name) {
+                complaints
+                    .push(complaint(format!("`{name}` is in `env` too, which takes its value from outside")).hint("keep one of them"));
             }
         }
         for (index, name) in self.env.iter().enumerate() {
@@ -87,7 +123,7 @@ impl Stage for Command {
     }
 
     fn sources(&self) -> Vec<PathBuf> {
-        self.code.clone()
+        self.code.iter().cloned().chain(self.tools.iter().map(|tool| found(tool).unwrap_or_else(|| tool.into()))).collect()
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
@@ -102,6 +138,12 @@ impl Stage for Command {
                 .advice(format!("set `{name}` before running, or take it out of `env`")));
         }
 
+        if let Some(tool) = self.tools.iter().find(|tool| found(tool).is_none_or(|path| !root.join(path).is_file())) {
+            return Err(Error::new(format!("the program `{tool}`, which `tools` names, is not there"))
+                .exit(Exit::Environment)
+                .advice(format!("install `{tool}`, or take it out of `tools`")));
+        }
+
         let mut command = std::process::Command::new(resolve(&root, program));
         command.args(arguments).current_dir(&root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         for name in &secrets.withheld {
@@ -110,7 +152,11 @@ impl Stage for Command {
         if !cx.cards.is_empty() {
             command.env(device::VISIBLE, cx.cards.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(","));
         }
-        die_with_parent(&mut command);
+        for (name, value) in &self.variables {
+            command.env(name, Template::parse(value).map_err(Error::new)?.fill(cx)?);
+        }
+        let leash = Leash::beside(&cx.scratch)?;
+        tie(&mut command, &leash);
         let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;
         let mut voice = Voice::new(cx, secrets);
         let status = Group::new(child)?.finish(cx, &mut voice)?;
@@ -136,6 +182,20 @@ impl Stage for Command {
 fn resolve(root: &Path, program: &OsString) -> PathBuf {
     let path = Path::new(program);
     if path.components().count() > 1 { root.join(path) } else { path.to_owned() }
+}
+
+/// The file of a program: one written with a slash lies in the project, any other is the first of its name in `PATH`.
+fn found(tool: &str) -> Option<PathBuf> {
+    if tool.contains('/') {
+        return Some(tool.into());
+    }
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(tool)).find(|file| file.is_file())
+}
+
+fn is_variable(name: &str) -> bool {
+    let fine = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    !name.is_empty() && name.chars().all(fine) && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
 fn not_started(program: &str, error: io::Error) -> Error {
@@ -170,10 +230,25 @@ fn failed(program: &str, status: ExitStatus, tail: &VecDeque<String>) -> Error {
 mod tests {
     use super::*;
 
+    /// New settings must not throw away what people have.
+    #[test]
+    fn settings_that_are_not_used_leave_the_identity_as_it_was() {
+        let command: Command = toml::from_str("run = [\"true\"]").unwrap();
+        let expected = serde_json::json!({ "run": ["true"], "code": [], "output": "files", "env": [] });
+        assert_eq!(Stage::identity(&command), expected);
+    }
+
     #[test]
     fn placeholders_are_checked_before_anything_runs() {
-        let command = |argument: &str| Command { run: vec!["x".into(), argument.into()], code: vec![], output: files(), env: vec![] };
-        assert!(command("--in=${from.clips}/a/${out}${seed}${scratch}").check().is_empty());
+        let command = |argument: &str| Command {
+            run: vec!["x".into(), argument.into()],
+            code: vec![],
+            tools: vec![],
+            variables: BTreeMap::new(),
+            output: files(),
+            env: vec![],
+        };
+        assert!(command("--in=${from.clips}/a/${out}${seed}${scratch}$${HOME}").check().is_empty());
         for (argument, message) in [("${ou}", "`${ou}` is nothing"), ("${out", "has no `}`"), ("${from.}", "is nothing")] {
             let complaints = command(argument).check();
             assert_eq!(complaints.len(), 1, "{argument}");

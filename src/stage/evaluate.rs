@@ -6,6 +6,7 @@ use crate::audio::{SAMPLE_RATE, read_wav16k};
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::event::{Event, WorstClip};
+use crate::hub::{self, Pin};
 use crate::jsonl;
 use crate::record::Record;
 use crate::scoring::{Normalisation, Score, Tally};
@@ -110,6 +111,12 @@ impl Stage for Evaluate {
 
     fn sources(&self) -> Vec<PathBuf> {
         self.base.iter().map(PathBuf::from).collect()
+    }
+
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, None, pin);
+        }
     }
 
     fn reads(&self, file: &str) -> bool {

@@ -3,6 +3,7 @@
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
 use crate::error::{Error, Result};
+use crate::hub::{self, Pin};
 use crate::voxtral::{folder, lora, merge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,12 @@ impl Stage for Merge {
 
     fn sources(&self) -> Vec<PathBuf> {
         self.base.iter().map(PathBuf::from).collect()
+    }
+
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, None, pin);
+        }
     }
 
     fn reads(&self, file: &str) -> bool {

@@ -25,7 +25,7 @@ use crate::device::{self, Card, Chosen};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Exit, Failure, Result};
 use crate::event::{Emitter, Event};
-use crate::hub::{self, Network};
+use crate::hub::{self, Network, Pin};
 use crate::schema::{self, Shape};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
@@ -94,6 +94,9 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     fn promises(&self) -> Vec<PathBuf> {
         Vec::new()
     }
+
+    /// Offers every repository of the Hub that the settings name, and writes the commit it is given into them.
+    fn pin(&mut self, _pin: &mut Pin<'_>) {}
 
     /// Precision and device class (`cpu-f32`), for kinds whose bytes depend on them; part of the fingerprint.
     fn numerics(&self) -> Option<String> {
@@ -354,6 +357,8 @@ pub trait AnyStage: Send + Sync {
     fn settings(&self) -> Value {
         self.identity()
     }
+    /// See [`Stage::pin`].
+    fn pin(&mut self, _pin: &mut Pin<'_>) {}
     /// The same stage with other settings.
     fn changed(&self, _changes: &Changes) -> Result<Box<dyn AnyStage>> {
         Err(Error::new(format!("the settings of `{}` cannot be changed", self.kind())))
@@ -405,6 +410,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn settings(&self) -> Value {
         serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        Stage::pin(self, pin);
     }
     fn changed(&self, changes: &Changes) -> Result<Box<dyn AnyStage>> {
         Ok(Box::new(changes::changed(self, changes)?))

@@ -13,7 +13,7 @@ use super::{Arity, Complaint, Context, Made, Outcome, Port, Remedy, Stage, is_hu
 use crate::artifact::ArtifactKind;
 use crate::device;
 use crate::error::{Doing, Error, Failure, Result};
-use crate::hub::{self, Repository};
+use crate::hub::{self, Pin, Repository};
 use crate::intake::rounded;
 use crate::jsonl;
 use crate::record::Record;
@@ -245,6 +245,12 @@ impl Stage for Train {
 
     fn sources(&self) -> Vec<PathBuf> {
         self.base.iter().chain(&self.adapter).map(PathBuf::from).collect()
+    }
+
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, Some(&mut self.revision), pin);
+        }
     }
 
     fn reads(&self, file: &str) -> bool {

@@ -1,10 +1,9 @@
 //! Writes that are whole or not there, and folders made safe to keep.
 
+use super::disk;
 use crate::error::{Doing, Result};
 use rayon::prelude::*;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// How much a write has to survive.
@@ -19,18 +18,13 @@ pub(super) enum Safety {
 /// Puts `bytes` at `path` in one step.
 pub(super) fn replace(path: &Path, bytes: &[u8], safety: Safety) -> Result<()> {
     let writing = || format!("cannot write `{}`", path.display());
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).doing(writing)?;
-    let unfinished =
-        Unfinished(folder.join(format!(".tmp-{}-{}", std::process::id(), path.file_name().unwrap_or_default().to_string_lossy())));
-    let mut file = fs::File::create(&unfinished.0).doing(writing)?;
-    file.write_all(bytes).doing(writing)?;
+    let unfinished = Unfinished::write(path, bytes)?;
     if safety == Safety::Durable {
-        file.sync_all().doing(writing)?;
+        disk::sync(&unfinished.from).doing(writing)?;
     }
-    fs::rename(&unfinished.0, path).doing(writing)?;
+    unfinished.place()?;
     if safety == Safety::Durable {
-        sync_folder(folder)?;
+        sync(path.parent().unwrap_or(Path::new(".")))?;
     }
     Ok(())
 }
@@ -38,25 +32,53 @@ pub(super) fn replace(path: &Path, bytes: &[u8], safety: Safety) -> Result<()> {
 /// Points the link at `path` to `target` in one step.
 pub(super) fn replace_link(path: &Path, target: &Path) -> Result<()> {
     let linking = || format!("cannot link `{}`", path.display());
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).doing(linking)?;
-    let unfinished = Unfinished(folder.join(format!(".tmp-{}-link", std::process::id())));
-    let _ = fs::remove_file(&unfinished.0);
-    std::os::unix::fs::symlink(target, &unfinished.0).doing(linking)?;
-    fs::rename(&unfinished.0, path).doing(linking)
+    disk::make_folder(path.parent().unwrap_or(Path::new("."))).doing(linking)?;
+    let unfinished = Unfinished::of(path);
+    disk::remove_file(&unfinished.from).doing(linking)?;
+    disk::link(target, &unfinished.from).doing(linking)?;
+    unfinished.place()
 }
 
-/// Removes a temporary file unless it was renamed away.
-struct Unfinished(PathBuf);
+/// A file under a temporary name, removed unless it gets the name it is meant to have.
+pub(super) struct Unfinished {
+    pub(super) from: PathBuf,
+    to: PathBuf,
+    placed: bool,
+}
 
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+impl Unfinished {
+    fn of(to: &Path) -> Self {
+        let name = format!(".tmp-{}-{}", std::process::id(), to.file_name().unwrap_or_default().to_string_lossy());
+        Self { from: to.with_file_name(name), to: to.to_owned(), placed: false }
+    }
+
+    /// Writes what will be at `to`.
+    pub(super) fn write(to: &Path, bytes: &[u8]) -> Result<Self> {
+        let writing = || format!("cannot write `{}`", to.display());
+        disk::make_folder(to.parent().unwrap_or(Path::new("."))).doing(writing)?;
+        let unfinished = Self::of(to);
+        disk::write(&unfinished.from, bytes).doing(writing)?;
+        Ok(unfinished)
+    }
+
+    /// Gives it its name.
+    pub(super) fn place(mut self) -> Result<()> {
+        disk::rename(&self.from, &self.to).doing(|| format!("cannot write `{}`", self.to.display()))?;
+        self.placed = true;
+        Ok(())
     }
 }
 
-/// Makes every file read-only and puts files and folders on the disk.
-pub(super) fn seal(folder: &Path) -> Result<()> {
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = disk::remove_file(&self.from);
+        }
+    }
+}
+
+/// The files and the folders below a folder, itself among them, each folder before what is in it.
+pub(super) fn below(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     let mut next = 0;
     while let Some(folder) = folders.get(next).cloned() {
@@ -67,32 +89,41 @@ pub(super) fn seal(folder: &Path) -> Result<()> {
             if entry.file_type().doing(reading)?.is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
         }
     }
-    let seal_file = |path: &PathBuf| -> Result<()> {
-        let sealing = || format!("cannot keep `{}`", path.display());
-        let file = fs::File::open(path).doing(sealing)?;
-        let mode = file.metadata().doing(sealing)?.permissions().mode();
-        file.set_permissions(fs::Permissions::from_mode(mode & 0o555 | 0o444)).doing(sealing)?;
-        file.sync_all().doing(sealing)
-    };
-    // Waiting for the disk is the slow part, and it can wait for many files at once.
-    if files.len() > 8 {
-        files.par_iter().try_for_each(seal_file)?
-    } else {
-        files.iter().try_for_each(seal_file)?
-    }
-    folders.iter().rev().try_for_each(|folder| sync_folder(folder))
+    Ok((files, folders))
 }
 
-/// Puts a folder's list of names on the disk.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
-    let syncing = || format!("cannot write folder `{}`", folder.display());
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).doing(syncing)
+/// Makes every file in a folder read-only.
+pub(super) fn seal(folder: &Path) -> Result<()> {
+    let protect = |path: &PathBuf| disk::protect(path).doing(|| format!("cannot keep `{}`", path.display()));
+    let (files, _) = below(folder)?;
+    if files.len() > 100 { files.par_iter().try_for_each(protect) } else { files.iter().try_for_each(protect) }
+}
+
+/// Puts a file, or a folder's list of names, on the disk.
+pub(super) fn sync(path: &Path) -> Result<()> {
+    disk::sync(path).doing(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Puts a folder with everything in it on the disk.
+pub(super) fn sync_tree(folder: &Path) -> Result<()> {
+    let (files, folders) = below(folder)?;
+    sync_all(&[files, folders].concat())
+}
+
+/// From this many paths on the whole file system is asked to write what it has: each path for itself waits for the disk once.
+#[cfg(target_os = "linux")]
+const MANY: usize = 12;
+
+/// Puts all of these on the disk, folders after what is in them.
+pub(super) fn sync_all(paths: &[PathBuf]) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    if let Some(first) = paths.first().filter(|_| paths.len() >= MANY) {
+        return disk::sync_everything(first).doing(|| format!("cannot write `{}`", first.display()));
+    }
+    paths.iter().try_for_each(|path| sync(path))
 }
 
 /// Removes a folder that may not be there.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing(|| format!("cannot remove `{}`", folder.display())),
-        _ => Ok(()),
-    }
+    disk::remove_folder(folder).doing(|| format!("cannot remove `{}`", folder.display()))
 }

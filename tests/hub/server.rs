@@ -46,6 +46,8 @@ struct State {
     files: BTreeMap<String, Vec<u8>>,
     /// Where large files are, another host for a client that looks at ports.
     store: String,
+    /// The commit that `main` is now.
+    commit: Mutex<String>,
     seen: Mutex<Vec<(bool, Seen)>>,
     faults: Mutex<Vec<Fault>>,
 }
@@ -54,7 +56,13 @@ impl Server {
     pub(crate) fn start(files: BTreeMap<String, Vec<u8>>, faults: &[Fault]) -> Self {
         let (hub, store) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
-        let state = State { files, store: url(&store), seen: Mutex::default(), faults: Mutex::new(faults.to_vec()) };
+        let state = State {
+            files,
+            store: url(&store),
+            commit: Mutex::new(COMMIT.to_owned()),
+            seen: Mutex::default(),
+            faults: Mutex::new(faults.to_vec()),
+        };
         let server = Self { address: url(&hub), state: Arc::new(state) };
         for (listener, is_hub) in [(hub, true), (store, false)] {
             let state = Arc::clone(&server.state);
@@ -67,6 +75,11 @@ impl Server {
             });
         }
         server
+    }
+
+    /// Moves the branch to another commit, with the same files.
+    pub(crate) fn move_to(&self, commit: &str) {
+        *self.state.commit.lock().unwrap() = commit.to_owned();
     }
 
     /// What the Hub itself was asked.
@@ -159,9 +172,9 @@ impl State {
             if let Some(revision) = rest.strip_prefix("/revision/") {
                 let siblings: Vec<_> = self.files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
                 return match known(revision) {
-                    true => {
-                        json(serde_json::json!({ "_id": "1", "id": REPOSITORY, "sha": COMMIT, "siblings": siblings, "private": false }))
-                    }
+                    true => json(
+                        serde_json::json!({ "_id": "1", "id": REPOSITORY, "sha": *self.commit.lock().unwrap(), "siblings": siblings, "private": false }),
+                    ),
                     false => missing("RevisionNotFound"),
                 };
             }

@@ -3,9 +3,11 @@
 use super::lines::{Line, Source, listen};
 use super::voice::Voice;
 use crate::error::{Doing, Error, Result};
+use crate::leash::Leash;
 use crate::stage::Context;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -16,6 +18,8 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(5);
 /// How often a quiet program is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
+/// The first wait for a program that has closed its pipes.
+const SHORTEST: Duration = Duration::from_micros(50);
 
 /// The running program and everything it started; nothing of it survives this value.
 pub(super) struct Group {
@@ -40,12 +44,17 @@ impl Group {
         let out = self.child.stdout.take().map(|pipe| listen(pipe, Source::Out, sender.clone()));
         let err = self.child.stderr.take().map(|pipe| listen(pipe, Source::Err, sender));
         let mut asked = None;
+        let mut pause = SHORTEST;
         loop {
             let glance = lines.recv_timeout(GLANCE);
             match glance {
                 Ok(line) => voice.tell(line),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(2)),
+                // Nobody holds its pipes: it ends now, or goes on in silence.
+                Err(RecvTimeoutError::Disconnected) => {
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(GLANCE);
+                }
             }
             if self.ended()? {
                 break;
@@ -97,16 +106,21 @@ fn drain(lines: &Receiver<Line>, voice: &mut Voice) {
     }
 }
 
-/// Asks the kernel to end the program when we are killed without a chance to do it ourselves.
-#[cfg(target_os = "linux")]
-pub(super) fn die_with_parent(command: &mut Command) {
-    let ask = || rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from);
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; this is a single `prctl`.
+/// Hands a lock on to the program, and asks the kernel to end it when we are killed without a chance to do so ourselves.
+pub(super) fn tie(command: &mut Command, leash: &Leash) {
+    let leash = leash.as_raw_fd();
+    let ask = move || {
+        // SAFETY: the file is open in the process that forked, which waits in `spawn` and holds it meanwhile.
+        #[allow(unsafe_code, reason = "a number is all that may cross a fork")]
+        let leash = unsafe { BorrowedFd::borrow_raw(leash) };
+        rustix::io::fcntl_setfd(leash, rustix::io::FdFlags::empty())?;
+        #[cfg(target_os = "linux")]
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; these are a `fcntl` and a `prctl`.
     #[allow(unsafe_code, reason = "the one way to say this before the program starts")]
     unsafe {
         command.pre_exec(ask);
     }
 }
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn die_with_parent(_: &mut Command) {}

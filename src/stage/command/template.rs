@@ -21,6 +21,11 @@ impl Template {
         let mut pieces = Vec::new();
         let mut rest = argument;
         while let Some((before, after)) = rest.split_once("${") {
+            if let Some(before) = before.strip_suffix('$') {
+                pieces.push(Piece::Text(format!("{before}${{")));
+                rest = after;
+                continue;
+            }
             let Some((name, after)) = after.split_once('}') else {
                 return Err(format!("`${{` in `{argument}` has no `}}`"));
             };

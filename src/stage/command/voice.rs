@@ -4,7 +4,7 @@ use super::lines::{Line, Source};
 use super::secrets::Secrets;
 use crate::event::Event;
 use crate::stage::Context;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The longest line told.
@@ -48,29 +48,32 @@ impl<'a> Voice<'a> {
         self.cx.note(told);
     }
 
-    /// Whether the line was `{"progress": …}` or `{"metrics": …}`.
+    /// Whether the line was `{"progress": …}`, `{"metrics": …}` or both.
     fn tell_values(&mut self, line: &str) -> bool {
         let Ok(Value::Object(object)) = serde_json::from_str(line) else { return false };
-        match (object.get("progress"), object.get("metrics")) {
-            (Some(Value::Object(progress)), _) => {
-                let number = |key: &str| progress.get(key).and_then(Value::as_u64);
-                let Some(done) = number("done") else { return false };
-                let word = |key: &str| self.secrets.redact(progress.get(key).and_then(Value::as_str).unwrap_or_default());
-                self.cx.progress(done, number("total").unwrap_or(0), &word("unit"), word("detail"));
-                true
-            }
-            (None, Some(Value::Object(metrics))) => {
-                let values: BTreeMap<String, f64> =
-                    metrics.iter().filter_map(|(name, value)| Some((self.secrets.redact(name), value.as_f64()?))).collect();
-                if values.is_empty() {
-                    return false;
-                }
-                self.step = object.get("step").and_then(Value::as_u64).unwrap_or(self.step + 1);
-                self.metrics.extend(values.clone());
-                self.cx.emitter.emit(Event::Metrics { stage: self.cx.stage.clone(), step: self.step, values });
-                true
-            }
-            _ => false,
+        let progress = object.get("progress").and_then(Value::as_object).is_some_and(|progress| self.tell_progress(progress));
+        let step = object.get("step").and_then(Value::as_u64);
+        let metrics = object.get("metrics").and_then(Value::as_object).is_some_and(|metrics| self.tell_metrics(metrics, step));
+        progress || metrics
+    }
+
+    fn tell_progress(&self, progress: &Map<String, Value>) -> bool {
+        let number = |key: &str| progress.get(key).and_then(Value::as_u64);
+        let Some(done) = number("done") else { return false };
+        let word = |key: &str| self.secrets.redact(progress.get(key).and_then(Value::as_str).unwrap_or_default());
+        self.cx.progress(done, number("total").unwrap_or(0), &word("unit"), word("detail"));
+        true
+    }
+
+    fn tell_metrics(&mut self, metrics: &Map<String, Value>, step: Option<u64>) -> bool {
+        let values: BTreeMap<String, f64> =
+            metrics.iter().filter_map(|(name, value)| Some((self.secrets.redact(name), value.as_f64()?))).collect();
+        if values.is_empty() {
+            return false;
         }
+        self.step = step.unwrap_or(self.step + 1);
+        self.metrics.extend(values.clone());
+        self.cx.emitter.emit(Event::Metrics { stage: self.cx.stage.clone(), step: self.step, values });
+        true
     }
 }

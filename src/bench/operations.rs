@@ -1,0 +1,131 @@
+//! The operations a model is made of, one by one, forwards and then forwards and backwards.
+
+use super::ceilings::{Ceiling, random};
+use super::{Bench, Row};
+use crate::error::Result;
+use crate::kernels::ops::{self, Factors, Mask};
+use burn::tensor::{DType, Tensor};
+
+/// Tokens of a row: half a minute of audio, a prompt around it, a transcript.
+pub(super) const AROUND: usize = 72;
+/// Tokens of the transcript.
+pub(super) const TARGETS: usize = 64;
+
+/// A product with a weight, as the model's layers compute it.
+pub(super) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let factors = if weight.dtype() == DType::BF16 { Factors::BrainFloats } else { Factors::Floats };
+    ops::linear(x, weight, None, factors)
+}
+
+/// Measures all of them.
+pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn FnMut(Row)) -> Result<()> {
+    let device = &bench.device.device;
+    let (audio, text) = (&bench.config.audio_config, &bench.config.text_config);
+    let (frames, length) = (audio.max_source_positions, audio.chunk_tokens() + AROUND);
+    for batch in [1, *bench.batches.iter().max().unwrap_or(&1)] {
+        for (rows, inputs, outputs) in
+            [(frames * batch, audio.hidden_size, audio.intermediate_size), (length * batch, text.hidden_size, text.intermediate_size)]
+        {
+            for (name, dtype) in [("f32", DType::F32), ("bf16", DType::BF16)] {
+                let (x, weight) = (random([rows, inputs], device), random([outputs, inputs], device).cast(dtype));
+                let flops = 2.0 * (rows * inputs * outputs) as f64;
+                let what = format!("linear {rows} × {inputs} × {outputs}, {name}");
+                let most = ceiling.map(|ceiling| ceiling.of(dtype));
+                // A frozen weight: backwards, only x has a gradient.
+                both(
+                    bench,
+                    &what,
+                    [x],
+                    |[x]| linear(x, Tensor::from_inner(weight.clone())),
+                    |x| linear(x, weight.clone()),
+                    flops,
+                    most,
+                    tell,
+                )?;
+            }
+        }
+        let heads =
+            [(audio.num_attention_heads, audio.num_attention_heads, frames, audio.hidden_size / audio.num_attention_heads, Mask::None)];
+        let heads = heads.into_iter().chain([(text.num_attention_heads, text.num_key_value_heads, length, text.head_dim, Mask::Causal)]);
+        for (heads, shared, rows, width, mask) in heads {
+            for (name, factors) in [("f32", Factors::Floats), ("bf16", Factors::BrainFloats)] {
+                let causal = mask == Mask::Causal;
+                let given = [heads, shared, shared].map(|heads| random([batch, heads, rows, width], device));
+                let pairs = (batch * heads * rows * rows) as f64 / if causal { 2.0 } else { 1.0 };
+                let kind = if causal { "causal attention" } else { "attention" };
+                let what = format!("{kind} {batch} × {heads}/{shared} heads of {width}, {rows} positions, {name}");
+                let attend = |[q, k, v]: [Tensor<4>; 3]| ops::attend(q, k, v, mask.clone(), factors);
+                let (k, v) = (given[1].clone(), given[2].clone());
+                let ahead = |q| ops::attend(q, k.clone(), v.clone(), mask.clone(), factors);
+                both(bench, &what, given, attend, ahead, pairs * 4.0 * width as f64, None, tell)?;
+            }
+        }
+        rows(bench, batch, tell)?;
+    }
+    let width = text.hidden_size;
+    let weight = random([text.vocab_size, width], device).cast(bench.matrices());
+    let targets: Vec<u32> = (0..TARGETS).map(|target| (target * 7919 % text.vocab_size) as u32).collect();
+    let entropy = |x: Tensor<2>, weight: Tensor<2>| ops::cross_entropy(x, weight, targets.clone());
+    let what = format!("cross-entropy of {TARGETS} targets among {}, {}", text.vocab_size, name(bench.matrices()));
+    let flops = 2.0 * (TARGETS * width * text.vocab_size) as f64;
+    let x = random([TARGETS, width], device);
+    both(bench, &what, [x], |[x]| entropy(x, Tensor::from_inner(weight.clone())), |x| entropy(x, weight.clone()), flops, None, tell)
+}
+
+/// What is done to each number, whose cost is memory rather than arithmetic.
+fn rows(bench: &Bench, batch: usize, tell: &mut dyn FnMut(Row)) -> Result<()> {
+    let device = &bench.device.device;
+    let (audio, text) = (&bench.config.audio_config, &bench.config.text_config);
+    let (frames, length) = (batch * audio.max_source_positions, batch * (audio.chunk_tokens() + AROUND));
+    let ones = |width: usize| Tensor::<1>::ones([width], device);
+    let inner = |x: Tensor<1>| Tensor::from_inner(x);
+    let (width, wide) = (audio.hidden_size, audio.intermediate_size);
+
+    let (weight, bias) = (ones(width), ones(width));
+    let norm = |[x]: [Tensor<2>; 1]| ops::layer_norm(x, inner(weight.clone()), inner(bias.clone()), 1e-5);
+    let ahead = |x| ops::layer_norm(x, weight.clone(), bias.clone(), 1e-5);
+    both(bench, &format!("layer norm of {frames} × {width}"), [random([frames, width], device)], norm, ahead, 0.0, None, tell)?;
+
+    let what = format!("gelu of {frames} × {wide}");
+    both(bench, &what, [random([frames, wide], device)], |[x]| ops::gelu(x), ops::gelu::<2>, 0.0, None, tell)?;
+
+    let (width, wide) = (text.hidden_size, text.intermediate_size);
+    let weight = ones(width);
+    let norm = |[x]: [Tensor<2>; 1]| ops::rms_norm(x, inner(weight.clone()), 1e-5);
+    let ahead = |x| ops::rms_norm(x, weight.clone(), 1e-5);
+    both(bench, &format!("RMS norm of {length} × {width}"), [random([length, width], device)], norm, ahead, 0.0, None, tell)?;
+
+    let given = [random([length, wide], device), random([length, wide], device)];
+    let up = given[1].clone();
+    let ahead = move |gate| ops::silu_mul(gate, up.clone());
+    both(bench, &format!("silu · up of {length} × {wide}"), given, |[gate, up]| ops::silu_mul(gate, up), ahead, 0.0, None, tell)
+}
+
+/// A row for the way forwards and one for both ways; backwards, a product is two where both sides have a gradient, which is left out here:
+/// the rate counts the gradient of x alone.
+#[expect(clippy::too_many_arguments, reason = "private, and each is said by the caller in plain sight")]
+fn both<const N: usize, const D: usize, const E: usize>(
+    bench: &Bench,
+    what: &str,
+    given: [Tensor<D>; N],
+    learned: impl Fn([Tensor<D>; N]) -> Tensor<E>,
+    ahead: impl Fn(Tensor<D>) -> Tensor<E>,
+    flops: f64,
+    ceiling: Option<f64>,
+    tell: &mut dyn FnMut(Row),
+) -> Result<()> {
+    let rated = |row: Row, times: f64| if flops > 0.0 { row.rated(times * flops, ceiling) } else { row };
+    let first = given[0].clone();
+    tell(rated(bench.time(format!("{what}: forwards"), || drop(ahead(first.clone())))?, 1.0));
+    let there_and_back = || {
+        let leaves = given.clone().map(|x| Tensor::from_inner(x).require_grad());
+        let gradients = learned(leaves.clone()).sum().backward();
+        drop(leaves.map(|x| x.grad(&gradients)));
+    };
+    tell(rated(bench.time(format!("{what}: both ways"), there_and_back)?, if N == 1 { 2.0 } else { 3.0 }));
+    Ok(())
+}
+
+fn name(dtype: DType) -> &'static str {
+    if dtype == DType::BF16 { "bf16" } else { "f32" }
+}

@@ -1,0 +1,334 @@
+//! Whole optimizer steps at several batch sizes, and transcription, with the model as it is used.
+
+use super::ceilings::{Ceiling, random};
+use super::operations::{AROUND, TARGETS};
+use super::{Bench, Row, Work, median};
+use crate::audio::Features;
+use crate::error::{Error, Result, said};
+use crate::training::adamw::Constants;
+use crate::training::batch::{Example, Sound};
+use crate::training::memory::Shape;
+use crate::training::order::{Order, Shuffle};
+use crate::training::{LossRow, Recipe, Said, Schedule, Training};
+use crate::voxtral::generate::{Prompt, Special, greedy};
+use crate::voxtral::lora::{self, Adapters, Targets};
+use crate::voxtral::named::{self, Look};
+use crate::voxtral::precision::Precision;
+use crate::voxtral::recognizer::stack;
+use crate::voxtral::weights::{self, Weights};
+use crate::voxtral::{Tokens, Voxtral};
+use burn::module::Param;
+use burn::tensor::{DType, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// What is trained, and how a clip is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    /// Adapters in the text model; what the frozen tower made of the clips is remembered.
+    Remembered,
+    /// Adapters in the text model; the frozen tower hears the clips in every step.
+    Text,
+    /// Adapters in the tower and the projector too.
+    Everywhere,
+    /// Every weight.
+    Full,
+}
+
+impl Case {
+    const ALL: [Self; 4] = [Self::Remembered, Self::Text, Self::Everywhere, Self::Full];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Remembered => "LoRA on the text model, audio remembered",
+            Self::Text => "LoRA on the text model, audio heard",
+            Self::Everywhere => "LoRA everywhere",
+            Self::Full => "full",
+        }
+    }
+
+    /// Operations of a step with one row: backwards, a product costs as much as forwards for x, and again for a trained weight.
+    fn flops(self, work: Work) -> f64 {
+        let text = work.reading + work.writing;
+        match self {
+            Self::Remembered => 2.0 * text,
+            Self::Text => work.hearing + 2.0 * text,
+            Self::Everywhere => 2.0 * (work.hearing + text),
+            Self::Full => 3.0 * (work.hearing + text),
+        }
+    }
+}
+
+/// Fills rows.
+const PAD: u32 = 11;
+
+/// Steps that are measured, after one that is not.
+const STEPS: u64 = 6;
+
+/// Measures loading, then each way of training with each number of rows.
+pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn FnMut(Row)) -> Result<()> {
+    let free = bench.device.free_memory();
+    let (model, seconds) = bench.load()?;
+    let size = bytes(&model);
+    tell(Row {
+        what: format!("{} the model in {}", if bench.model.is_some() { "loading" } else { "drawing" }, bench.precision),
+        seconds: vec![seconds],
+        gigabytes: Some(size as f64 / seconds / 1e9),
+        memory: memory(bench, free),
+        ..Row::default()
+    });
+    let most = ceiling.map(|ceiling| ceiling.of(bench.matrices()));
+    let mut model = Some(model);
+    for case in Case::ALL {
+        let whole = match model.take() {
+            Some(model) => model,
+            None => bench.load()?.0,
+        };
+        if case != Case::Full {
+            model = Some(whole.clone());
+        }
+        let (adapted, trained) = prepared(bench, whole, case)?;
+        for batch in &bench.batches {
+            let length = bench.config.audio_config.chunk_tokens() + AROUND;
+            let shape = Shape {
+                length,
+                chunks: 1,
+                tower: matches!(case, Case::Everywhere | Case::Full),
+                feed_forward: case == Case::Full,
+                recompute: false,
+                model: bytes(&adapted),
+                trained,
+            };
+            let what = format!("{}, batch {batch}", case.name());
+            let needed = shape.step(&bench.config, *batch);
+            if free.is_some_and(|free| needed > free) {
+                let note = format!("not tried: an estimate says {} MiB, which is more than is free", needed >> 20);
+                tell(Row { what, note, ..Row::default() });
+                continue;
+            }
+            let flops = *batch as f64 * case.flops(Work::of(&bench.config, 1, length, TARGETS));
+            let mut row = steps(bench, adapted.clone(), case, *batch)?.rated(flops, most);
+            row.what = what;
+            row.memory = memory(bench, free);
+            tell(row);
+        }
+    }
+    Ok(())
+}
+
+/// A model with what a case trains, and how many numbers that are.
+fn prepared(bench: &Bench, mut model: Voxtral, case: Case) -> Result<(Voxtral, u64)> {
+    if case == Case::Full && bench.matrices() == DType::BF16 {
+        // What is trained is kept in 32 bits, and only multiplied in brain floats.
+        drop(model);
+        model = bench.load_as(Precision::F32)?.0;
+        model.compute_in_brain_floats();
+    }
+    if case != Case::Full {
+        let everywhere = case == Case::Everywhere;
+        let names = ["q_proj", "k_proj", "v_proj", "o_proj", "out_proj"].into_iter().filter(|name| everywhere || *name != "out_proj");
+        let adapters = Adapters {
+            r: 8,
+            alpha: 32.0,
+            dropout: 0.0,
+            targets: Targets::Names(names.map(str::to_owned).collect()),
+            audio_tower: everywhere,
+            projector: false,
+            rslora: false,
+            dora: false,
+        };
+        lora::add(&mut model, &adapters, &mut Weights::random(1, &bench.device.device))?;
+    }
+    let trained = trains(case);
+    let shapes = weights::shapes(&model).into_iter().filter(|(name, _)| trained(name));
+    let count = shapes.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+    Ok((model, count))
+}
+
+fn trains(case: Case) -> fn(&str) -> bool {
+    match case {
+        Case::Full => |name| name != "audio_tower.embed_positions.weight",
+        _ => |name| name.contains(".lora."),
+    }
+}
+
+/// A first step, then the others in two halves.
+fn steps(bench: &Bench, model: Voxtral, case: Case, batch: usize) -> Result<Row> {
+    let (mut times, mut row) = (Vec::new(), Row::default());
+    let mut last = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        train(bench, model, case, batch, 1 + STEPS, 1e-5, &mut |_| {
+            times.push(last.elapsed().as_secs_f64());
+            last = Instant::now();
+        })
+    }));
+    match outcome {
+        Ok(done) => done?,
+        Err(panic) => row.note = said(panic.as_ref()).to_owned(),
+    }
+    if let Some((first, steady)) = times.split_first_mut().filter(|(_, steady)| steady.len() > 1) {
+        let half = steady.len() / 2;
+        row.seconds = vec![median(&mut steady[..half]), median(&mut steady[half..])];
+        row.note = format!("first step {first:.3} s");
+    }
+    Ok(row)
+}
+
+fn train(bench: &Bench, model: Voxtral, case: Case, batch: usize, steps: u64, rate: f64, say: &mut dyn FnMut(&LossRow)) -> Result<()> {
+    let examples = examples(bench, &model, case, batch);
+    let recipe = Recipe {
+        learning_rate: rate,
+        warmup_steps: 0,
+        schedule: Schedule::Constant,
+        epochs: 1.0,
+        max_steps: Some(steps),
+        batch_size: batch,
+        gradient_accumulation: 1,
+        recompute: false,
+        adamw: Constants::default(),
+        max_grad_norm: 1.0,
+        order: Order { shuffle: Shuffle::default(), seed: 0 },
+        seed: 0,
+        pad: PAD,
+        checkpoints: None,
+    };
+    let training = Training {
+        examples: &examples,
+        recipe: &recipe,
+        trained: &trains(case),
+        device: &bench.device.device,
+        stop: &AtomicBool::new(false),
+        say: &mut |said| {
+            if let Said::Step(row, _) = said {
+                say(row);
+            }
+        },
+        judge: None,
+    };
+    training.run(model).map(drop)
+}
+
+/// The losses of a training.
+pub(super) fn losses(bench: &Bench, case: Case, steps: u64) -> Result<Vec<f64>> {
+    let mut losses = Vec::new();
+    let model = prepared(bench, bench.load()?.0, case)?.0;
+    train(bench, model, case, 2, steps, 1e-3, &mut |row| losses.push(row.loss))?;
+    Ok(losses)
+}
+
+/// The scores of every next token of a row.
+pub(super) fn scores(bench: &Bench) -> Result<Vec<f64>> {
+    let model = bench.load()?.0;
+    let ids = prompt(bench);
+    let tokens = Tokens { rows: 1, length: ids.len(), ids };
+    let heard = stack([&features(bench, 0)].into_iter(), &bench.device.device);
+    let scores = model.forward(&tokens, heard)?.into_data().convert::<f64>();
+    scores.try_to_vec::<f64>().map_err(|error| Error::new(format!("the scores cannot be read: {error:?}")))
+}
+
+/// Clips of half a minute, all of them noise, with transcripts of random tokens.
+fn examples(bench: &Bench, model: &Voxtral, case: Case, count: usize) -> Vec<Example> {
+    let vocabulary = bench.config.text_config.vocab_size as u32;
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let example = |clip: usize| {
+        let prompt = prompt(bench);
+        let ids: Vec<u32> = prompt.iter().copied().chain((0..TARGETS).map(|_| rng.random_range(100..vocabulary))).collect();
+        let features = features(bench, clip as u64);
+        let sound = match case {
+            Case::Remembered => {
+                let heard = stack([&features].into_iter(), &bench.device.device);
+                Sound::Rows(model.embed_audio(heard))
+            }
+            _ => Sound::Features(Arc::new(features)),
+        };
+        Example {
+            name: format!("clip {clip}"),
+            sound: Arc::new(move || Ok(sound.clone())),
+            chunks: 1,
+            prompt: prompt.len(),
+            ids,
+            anew: None,
+        }
+    };
+    (0..count).map(example).collect()
+}
+
+/// `<s> [INST] [BEGIN_AUDIO]`, the audio, and what is asked of the model.
+fn prompt(bench: &Bench) -> Vec<u32> {
+    let audio = std::iter::repeat_n(bench.config.audio_token_id, bench.config.audio_config.chunk_tokens());
+    [1, 3, 25].into_iter().chain(audio).chain([4, 9, 10, 12, 34]).collect()
+}
+
+fn features(bench: &Bench, seed: u64) -> Features {
+    let (mels, frames) = (bench.config.audio_config.num_mel_bins, 2 * bench.config.audio_config.max_source_positions);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    Features { mels, frames, chunks: 1, data: (0..mels * frames).map(|_| rng.random_range(-1.0..1.5)).collect() }
+}
+
+/// What is in use on a card, or the most that this process ever used.
+fn memory(bench: &Bench, free: Option<u64>) -> Option<u64> {
+    match bench.device.name.as_str() {
+        "cpu" => {
+            let status = std::fs::read_to_string("/proc/self/status").ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+        }
+        _ => Some(free?.saturating_sub(bench.device.free_memory()?)),
+    }
+}
+
+/// Half a minute of speech and as many tokens as people say in it.
+pub(super) fn transcribe(bench: &Bench, tell: &mut dyn FnMut(Row)) -> Result<()> {
+    let (model, _) = bench.load()?;
+    let seconds = bench.config.audio_config.max_source_positions as f64 / 50.0;
+    let tokens = TARGETS;
+    for batch in &bench.batches {
+        let audio = random(
+            [*batch, bench.config.audio_config.num_mel_bins, 2 * bench.config.audio_config.max_source_positions],
+            &bench.device.device,
+        );
+        let prompts: Vec<Prompt> = (0..*batch).map(|_| Prompt { ids: prompt(bench), limit: tokens }).collect();
+        // No token ends a row, so that each has the same length.
+        let special = Special { end: u32::MAX, pad: PAD };
+        let mut failed = None;
+        let mut row = bench.time(format!("transcription, batch {batch}"), || {
+            if let Err(error) = greedy(&model, &prompts, model.embed_audio(audio.clone()), special, &mut |_| Ok(())) {
+                failed = Some(error);
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if let Some(best) = row.seconds.iter().copied().reduce(f64::min) {
+            let faster = seconds * *batch as f64 / best;
+            row.note = format!("{faster:.1} seconds of speech a second, {tokens} tokens for each {seconds:.0}");
+        }
+        tell(row);
+    }
+    Ok(())
+}
+
+impl Bench<'_> {
+    /// The type in which matrices are kept.
+    pub(super) fn matrices(&self) -> DType {
+        if self.precision == Precision::F32 { DType::F32 } else { DType::BF16 }
+    }
+}
+
+/// Bytes of a model's weights.
+fn bytes(model: &Voxtral) -> u64 {
+    struct Sum(u64);
+    impl Look for Sum {
+        fn look<const D: usize>(&mut self, _: &str, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            self.0 += tensor.shape().num_elements() as u64 * if tensor.dtype() == DType::BF16 { 2 } else { 4 };
+        }
+    }
+    let mut sum = Sum(0);
+    named::look(model, &mut sum);
+    sum.0
+}

@@ -1,0 +1,70 @@
+//! `voxpipe migrate`: brings a pipeline file up to the version of the format that this program reads.
+
+use super::{Project, print, print_json};
+use crate::error::{Doing, Error, Exit, Result};
+use crate::migration::{self, Migrated};
+use clap::Args;
+use serde_json::json;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+
+/// What to migrate.
+#[derive(Args)]
+pub(super) struct Migrate {
+    /// The pipeline file
+    #[arg(default_value = "pipeline.toml")]
+    file: PathBuf,
+    /// Only say whether there is something to do: exit code 2 if so
+    #[arg(long)]
+    check: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Migrate {
+    /// Rewrites the file and every file it includes, each as far as it is needed.
+    pub(super) fn go(self) -> Result<u8> {
+        let sources = Project::of(self.file.clone()).sources()?;
+        let mut told = Vec::new();
+        let mut texts = Vec::new();
+        // All are read before one is written.
+        for (position, (path, text)) in sources.texts().enumerate() {
+            // What an included file is for, its includer says.
+            match migration::migrate(text, position == 0).map_err(|error| error.context(path.display()))? {
+                Migrated::Current => {}
+                Migrated::Changed { text, from, steps } => {
+                    told.push(json!({ "file": path, "from": from, "to": crate::manifest::SCHEMA, "steps": steps }));
+                    texts.push((path.to_owned(), text));
+                }
+            }
+        }
+        let exit = if self.check && !texts.is_empty() { Exit::Usage } else { Exit::Done };
+        let mut lines = String::new();
+        for (path, text) in &texts {
+            if self.check {
+                lines.push_str(&format!("{}: needs `voxpipe migrate`\n", path.display()));
+                continue;
+            }
+            let part = path.with_added_extension("part");
+            let write = || -> std::io::Result<()> {
+                let mut file = File::create(&part)?;
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+                fs::set_permissions(&part, fs::metadata(path)?.permissions())?;
+                fs::rename(&part, path)
+            };
+            write().doing(|| format!("cannot write `{}`", path.display())).map_err(|error: Error| error.exit(Exit::Environment))?;
+            lines.push_str(&format!("{}: is schema {} now\n", path.display(), crate::manifest::SCHEMA));
+        }
+        if self.json {
+            print_json(json!({ "files": told, "written": !self.check }))?;
+        } else if texts.is_empty() {
+            print(&format!("{}: is schema {} already\n", self.file.display(), crate::manifest::SCHEMA))?;
+        } else {
+            print(&lines)?;
+        }
+        Ok(exit as u8)
+    }
+}

@@ -1,0 +1,185 @@
+//! The manifest of a run: everything needed to run it again and to see whether the same comes out.
+//!
+//! `runs/ID/provenance.json` has the text of the pipeline file and what was changed on the command line, the names of the environment
+//! variables the file uses (never their values), and for each stage the fingerprint and the digest of its result. What went into
+//! a result is in the record of its fingerprint, file by file.
+
+use super::Project;
+use super::summary::{StageSummary, Summary};
+use crate::error::{Doing, Error, Result};
+use crate::event::Event;
+use crate::pins::Pins;
+use crate::pipeline::Pipeline;
+use crate::plan::absolute;
+use crate::report::Reporter;
+use crate::sources::Sources;
+use crate::store::Store;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The version of the file.
+const VERSION: u32 = 1;
+
+/// What a run was.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Provenance {
+    pub(super) v: u32,
+    pub(super) run: String,
+    pub(super) pipeline: String,
+    /// The version of the program.
+    pub(super) voxpipe: String,
+    /// Operating system and processor.
+    pub(super) system: String,
+    /// In UTC.
+    pub(super) started: String,
+    pub(super) exit: u8,
+    pub(super) seconds: f64,
+    /// The pipeline file, relative to the folder that holds both it and the project.
+    pub(super) file: PathBuf,
+    /// The project's root, relative to the same.
+    pub(super) root: PathBuf,
+    /// The text of the file.
+    pub(super) text: String,
+    /// The files it includes, relative to the same folder, with their texts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) included: BTreeMap<PathBuf, String>,
+    /// The text of `pipeline.lock`, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lock: Option<String>,
+    /// `--set`, in the order given.
+    pub(super) set: Vec<(String, String)>,
+    /// `-p`, in the order given.
+    pub(super) profiles: Vec<String>,
+    /// `--force`.
+    pub(super) force: Vec<String>,
+    /// The names of the environment variables the file uses.
+    pub(super) env: BTreeSet<String>,
+    pub(super) stages: Vec<Stage>,
+}
+
+/// What became of a stage.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Stage {
+    pub(super) kind: String,
+    #[serde(flatten)]
+    pub(super) told: StageSummary,
+}
+
+/// Listens to a run, for its manifest.
+pub(super) struct Listener(Arc<Mutex<Summary>>);
+
+impl Listener {
+    /// A listener, and what it has heard.
+    pub(super) fn new() -> (Self, Arc<Mutex<Summary>>) {
+        let heard = Arc::default();
+        (Self(Arc::clone(&heard)), heard)
+    }
+}
+
+impl Reporter for Listener {
+    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+        let time = match event {
+            Event::RunStarted { .. } => jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            _ => String::new(),
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(&time, event);
+        Ok(())
+    }
+}
+
+impl Provenance {
+    /// The manifest of a run that has ended.
+    pub(super) fn of(project: &Project, sources: &Sources, force: &[String], pipeline: &Pipeline, summary: &Summary) -> Result<Self> {
+        let kind = |name: &str| pipeline.step(name).map_or_else(String::new, |step| step.stage.kind().to_owned());
+        let others: Vec<(&Path, &str)> = sources.texts().skip(1).collect();
+        let (file, root, included) = places(&project.file, &pipeline.root, others.iter().map(|(path, _)| *path))?;
+        let included = included.into_iter().zip(others.iter().map(|(_, text)| (*text).to_owned())).collect();
+        let lock = Pins::beside(&project.file);
+        let lock =
+            lock.is_file().then(|| std::fs::read_to_string(&lock).doing(|| format!("cannot read `{}`", lock.display()))).transpose()?;
+        let env = sources
+            .texts()
+            .flat_map(|(_, text)| variables(text))
+            .chain(project.changes.set.iter().flat_map(|(_, value)| variables(value)))
+            .collect();
+        Ok(Self {
+            v: VERSION,
+            run: summary.run.clone(),
+            pipeline: pipeline.name.clone(),
+            voxpipe: env!("CARGO_PKG_VERSION").to_owned(),
+            system: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+            started: summary.started.clone(),
+            exit: summary.exit.unwrap_or_default(),
+            seconds: summary.seconds.unwrap_or_default(),
+            file,
+            root,
+            text: sources.own_text().to_owned(),
+            included,
+            lock,
+            set: project.changes.set.clone(),
+            profiles: project.changes.profiles.clone(),
+            force: force.to_vec(),
+            env,
+            stages: summary.stages.iter().map(|stage| Stage { kind: kind(&stage.stage), told: stage.clone() }).collect(),
+        })
+    }
+
+    /// The manifest that a run left.
+    pub(super) fn read(store: &Store, run: &str) -> Result<Self> {
+        let Some(bytes) = store.provenance(run)? else {
+            return Err(Error::new(format!("run {run} has no manifest: it was killed, or is still going on"))
+                .advice("a run that has ended, however it ended, has one"));
+        };
+        serde_json::from_slice(&bytes).doing(|| format!("the manifest of run {run} is damaged"))
+    }
+}
+
+/// File, root and included files relative to the folder that holds them all.
+fn places<'p>(file: &Path, root: &Path, included: impl Iterator<Item = &'p Path>) -> Result<(PathBuf, PathBuf, Vec<PathBuf>)> {
+    let canonical = |path: &Path| -> Result<PathBuf> { std::fs::canonicalize(path).or_else(|_| absolute(path)) };
+    let whole = |file: &Path| -> Result<PathBuf> {
+        let file = absolute(file)?;
+        Ok(canonical(file.parent().unwrap_or(Path::new("/")))?.join(file.file_name().unwrap_or_default()))
+    };
+    let (file, root) = (whole(file)?, canonical(root)?);
+    let included = included.map(whole).collect::<Result<Vec<PathBuf>>>()?;
+    let holds = |folder: &&Path| file.starts_with(folder) && included.iter().all(|path| path.starts_with(folder));
+    let all = root.ancestors().find(holds).unwrap_or(Path::new("/"));
+    let below = |path: &Path| path.strip_prefix(all).unwrap_or(path).to_owned();
+    Ok((below(&file), below(&root), included.iter().map(|path| below(path)).collect()))
+}
+
+/// The names in `${env.NAME}`.
+fn variables(text: &str) -> impl Iterator<Item = String> {
+    text.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0.trim().strip_prefix("env.")?.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_and_root_are_told_from_where_both_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        std::fs::create_dir_all(at("a/pipelines")).unwrap();
+        for (file, root, included, expected) in [
+            ("a/p.toml", "a", "a/part.toml", ("p.toml", "", "part.toml")),
+            ("a/pipelines/p.toml", "a/pipelines/..", "a/pipelines/part.toml", ("pipelines/p.toml", "", "pipelines/part.toml")),
+            ("a/p.toml", "a/pipelines", "a/part.toml", ("p.toml", "pipelines", "part.toml")),
+            ("a/p.toml", "a", "a/pipelines/../../part.toml", ("a/p.toml", "a", "part.toml")),
+        ] {
+            let (file, root, included) = places(&at(file), &at(root), [at(included).as_path()].into_iter()).unwrap();
+            assert_eq!((file.as_path(), root.as_path()), (Path::new(expected.0), Path::new(expected.1)));
+            assert_eq!(included, [Path::new(expected.2)]);
+        }
+    }
+
+    #[test]
+    fn variables_are_known_by_name() {
+        let names: Vec<_> = variables("a = \"${env.HOME} ${ env.X } ${params.y} ${env.open\"").collect();
+        assert_eq!(names, ["HOME", "X"]);
+    }
+}

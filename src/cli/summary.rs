@@ -1,0 +1,125 @@
+//! What the log of a run says in short; and runs found by their names.
+
+use crate::error::{Error, Exit, Result};
+use crate::event::{Event, Kept};
+use crate::fingerprint::Fingerprint;
+use crate::report::jsonl::{self, Line};
+use crate::store::{Record, Store};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a log says in short.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Summary {
+    pub(super) run: String,
+    pub(super) pipeline: String,
+    /// In UTC.
+    pub(super) started: String,
+    /// None: it goes on, or was killed.
+    pub(super) exit: Option<u8>,
+    pub(super) seconds: Option<f64>,
+    pub(super) stages: Vec<StageSummary>,
+}
+
+/// One stage of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct StageSummary {
+    pub(super) stage: String,
+    pub(super) result: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) why: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) said: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) metrics: BTreeMap<String, f64>,
+    #[serde(flatten)]
+    pub(super) kept: Kept,
+}
+
+impl Summary {
+    /// Reads the log of a run.
+    pub(super) fn of(store: &Store, run: &str) -> Result<Self> {
+        let mut summary = Self { run: run.to_owned(), ..Self::default() };
+        for Line { time, event, .. } in &jsonl::read(&store.log(run))? {
+            summary.take(time, event);
+        }
+        Ok(summary)
+    }
+
+    /// Goes on with the next event of the run.
+    pub(super) fn take(&mut self, time: &str, event: &Event) {
+        match event {
+            Event::RunStarted { pipeline, stages, run } => {
+                if self.run.is_empty() {
+                    self.run.clone_from(run);
+                }
+                self.pipeline.clone_from(pipeline);
+                time.clone_into(&mut self.started);
+                let unreached =
+                    |stage: &String| StageSummary { stage: stage.clone(), result: "not reached".to_owned(), ..StageSummary::default() };
+                self.stages = stages.iter().map(unreached).collect();
+            }
+            Event::RunFinished { exit, seconds } => (self.exit, self.seconds) = (Some(*exit), Some(*seconds)),
+            event => self.take_stage(event),
+        }
+    }
+
+    fn take_stage(&mut self, event: &Event) {
+        let (result, name, said) = match event {
+            Event::StageFresh { stage, summary, .. } => ("fresh", stage, summary.clone()),
+            Event::StageStarted { stage, .. } => ("begun", stage, String::new()),
+            Event::StageFinished { stage, summary, .. } => ("done", stage, summary.clone()),
+            Event::StageParked { stage, have, need, message } => ("parked", stage, format!("{have}/{need}  {message}")),
+            Event::StageFailed { stage, message, .. } => ("failed", stage, message.clone()),
+            Event::GateFailed { stage, message } => ("gate", stage, message.clone()),
+            Event::StageInterrupted { stage } => ("interrupted", stage, String::new()),
+            Event::StageSkipped { stage, because } => ("skipped", stage, because.clone()),
+            _ => return,
+        };
+        let Some(stage) = self.stages.iter_mut().find(|stage| stage.stage == *name) else { return };
+        result.clone_into(&mut stage.result);
+        stage.said = said;
+        match event {
+            Event::StageStarted { why, .. } => stage.why.clone_from(why),
+            Event::StageFresh { kept, .. } => stage.kept.clone_from(kept),
+            Event::StageFinished { seconds, metrics, kept, .. } => {
+                stage.seconds = Some(*seconds);
+                stage.metrics.clone_from(metrics);
+                stage.kept.clone_from(kept);
+            }
+            _ => {}
+        }
+    }
+
+    /// A stage by its name.
+    pub(super) fn stage(&self, name: &str) -> Option<&StageSummary> {
+        self.stages.iter().find(|stage| stage.stage == name)
+    }
+}
+
+impl StageSummary {
+    /// The record of the result it ended with, if it ended with one that is still known.
+    pub(super) fn record(&self, store: &Store) -> Option<Record> {
+        let fingerprint: Fingerprint = serde_json::from_value(self.kept.fingerprint.clone().into()).ok()?;
+        store.record(fingerprint)
+    }
+}
+
+/// The id of a run, `latest` being the newest and `previous` the one before.
+pub(super) fn find(store: &Store, run: &str) -> Result<String> {
+    let runs = store.runs()?;
+    let found = match run {
+        "latest" => runs.last(),
+        "previous" => runs.len().checked_sub(2).and_then(|place| runs.get(place)),
+        id => runs.iter().find(|run| *run == id),
+    };
+    found.cloned().ok_or_else(|| match (runs.last(), run) {
+        (None, _) => Error::new("there is no run yet").exit(Exit::Usage).advice("start one with `voxpipe run`"),
+        (Some(_), "previous") => Error::new("there is only one run yet").exit(Exit::Usage).advice("`voxpipe runs` lists them"),
+        (Some(last), _) => Error::new(format!("no run is called `{run}`"))
+            .exit(Exit::Usage)
+            .advice(format!("`voxpipe runs` lists them; the newest is {last}")),
+    })
+}

@@ -1,0 +1,323 @@
+//! `voxpipe sweep`: a run for each combination of `[matrix]`, and the rest of the pipeline for the best of them.
+//!
+//! Combinations share the cache, so what does not depend on an axis is done once, and a sweep that was broken off goes on where it
+//! stopped: combinations whose results are there are only looked at.
+
+use super::project::plural;
+use super::provenance::Listener;
+use super::run::{keep, listen};
+use super::{Project, note, print, print_json, tracking};
+use crate::error::{Error, Exit, Result};
+use crate::event::Event;
+use crate::matrix::{Combination, Matrix};
+use crate::pipeline::Pipeline;
+use crate::plan::{Plan, State};
+use crate::report::jsonl::JsonLines;
+use crate::report::terminal::{Table, Terminal};
+use crate::report::{Reporter, fan_out};
+use crate::run::{Report, Run, Stop};
+use crate::sources::Sources;
+use crate::store::Store;
+use clap::Args;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+/// What to compare.
+#[derive(Args)]
+pub(super) struct Sweep {
+    #[command(flatten)]
+    project: Project,
+    /// Go on with the other combinations when one fails
+    #[arg(short, long)]
+    keep_going: bool,
+    /// Only print what is known of each combination; nothing is run
+    #[arg(long)]
+    list: bool,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A combination and what became of it.
+struct Row {
+    combination: Combination,
+    /// The steps that every combination needs.
+    part: Pipeline,
+    result: Word,
+    /// The run that did it, if one had to.
+    run: Option<String>,
+    exit: u8,
+    /// The numbers of every stage whose result is there.
+    metrics: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+/// How a combination stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// Its results were there.
+    Fresh,
+    Done,
+    Gate,
+    Failed,
+    Parked,
+    Interrupted,
+    /// Nobody has come to it yet.
+    Open,
+}
+
+impl Word {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Done => "done",
+            Self::Gate => "gate",
+            Self::Failed => "failed",
+            Self::Parked => "parked",
+            Self::Interrupted => "interrupted",
+            Self::Open => "not run",
+        }
+    }
+
+    fn of_exit(exit: u8) -> Self {
+        let words =
+            [(Exit::Done, Self::Done), (Exit::Gate, Self::Gate), (Exit::Parked, Self::Parked), (Exit::Interrupted, Self::Interrupted)];
+        words.into_iter().find(|(code, _)| *code as u8 == exit).map_or(Self::Failed, |(_, word)| word)
+    }
+}
+
+impl Sweep {
+    /// Runs what is to be compared and gives the exit code.
+    pub(super) fn go(self) -> Result<u8> {
+        let (sources, matrix, mut rows) = self.rows()?;
+        let root = rows.first().map(|row| row.part.root.clone()).unwrap_or_default();
+        if self.list {
+            let store = Store::look(&root)?;
+            rows.iter_mut().try_for_each(|row| look(row, &store))?;
+            let best = best(&matrix, &rows);
+            self.tell(&matrix, &rows, best, Exit::Done as u8)?;
+            return Ok(Exit::Done as u8);
+        }
+        if !root.as_os_str().is_empty() && !root.is_dir() {
+            return Err(Error::new(format!("`{}`, the project's root, is not a folder", root.display())).exit(Exit::Usage));
+        }
+        let stop = listen()?;
+        let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file.display()))?;
+        if let Some(row) = rows.first() {
+            store = Project::share(store, &row.part)?;
+        }
+        let count = rows.len();
+        for (position, row) in rows.iter_mut().enumerate() {
+            look(row, &store)?;
+            if row.result == Word::Fresh || row.result == Word::Gate {
+                continue;
+            }
+            let title = format!("combination {} of {count}: {}", position + 1, matrix.words(&row.combination));
+            let report = self.run(&sources, &matrix, (&row.combination, &row.part), &store, &stop, &title)?;
+            (row.run, row.exit) = (Some(report.run), report.exit);
+            look(row, &store)?;
+            row.result = Word::of_exit(report.exit);
+            let ends = matches!(row.result, Word::Parked | Word::Interrupted) || row.result == Word::Failed && !self.keep_going;
+            if ends || stop.asked.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        let all_seen = rows.iter().all(|row| !matches!(row.result, Word::Open | Word::Parked | Word::Interrupted));
+        let may_choose = all_seen && (self.keep_going || !rows.iter().any(|row| row.result == Word::Failed));
+        let best = best(&matrix, &rows).filter(|_| may_choose);
+        let mut exit = exit(&rows, best.is_some());
+        if let Some(best) = best {
+            let title = format!("the best of {count}: {}", matrix.words(&rows[best].combination));
+            let parsed = self.project.parse_combination(&sources, Some(&rows[best].combination))?;
+            if let Some(whole) = parsed.pipeline {
+                let report = self.run(&sources, &matrix, (&rows[best].combination, &whole), &store, &stop, &title)?;
+                exit = if report.exit == Exit::Done as u8 { exit } else { report.exit };
+                rows[best].run = Some(report.run);
+            }
+        }
+        self.tell(&matrix, &rows, best, exit)?;
+        Ok(exit)
+    }
+
+    /// Every combination as a pipeline of its own; any mistake in any of them is told before one is run.
+    fn rows(&self) -> Result<(Sources, Matrix, Vec<Row>)> {
+        let (sources, parsed) = self.project.parse()?;
+        self.project.tell(&sources, &parsed.diagnostics);
+        let mut told = parsed.diagnostics;
+        let usage = |message: String| Error::new(message).exit(Exit::Usage);
+        let nothing = |errors: usize| usage(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.project.file.display()));
+        let errors = told.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        if parsed.pipeline.is_none() {
+            return Err(nothing(errors));
+        }
+        let Some(matrix) = parsed.matrix else {
+            return Err(usage(format!("`{}` has no [matrix]", self.project.file.display()))
+                .advice("say what to compare: axes = { epochs = [1, 3] } and best = { metric = \"scores.wer\" }"));
+        };
+        if let Some((key, _)) = self.project.changes.set.iter().find(|(key, _)| matrix.axes.iter().any(|axis| axis.key == *key)) {
+            return Err(usage(format!("`{key}` is an axis of the matrix, so --set cannot fix it"))
+                .advice("leave --set out, or run that one value with `voxpipe run --set`"));
+        }
+        let mut rows = Vec::new();
+        for combination in &matrix.combinations {
+            let parsed = self.project.parse_combination(&sources, Some(combination))?;
+            let new: Vec<_> = parsed.diagnostics.into_iter().filter(|one| !told.contains(one)).collect();
+            self.project.tell(&sources, &new);
+            told.extend(new);
+            if let Some(whole) = parsed.pipeline {
+                let part = match &matrix.best {
+                    Some(best) => whole.up_to(&best.stage),
+                    None => whole,
+                };
+                let combination = combination.clone();
+                let metrics = BTreeMap::new();
+                rows.push(Row { combination, part, result: Word::Open, run: None, exit: 0, metrics });
+            }
+        }
+        let errors = told.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        if errors > 0 {
+            return Err(nothing(errors));
+        }
+        let outside = rows.first().and_then(|row| row.part.steps.iter().find(|step| !step.stage.promises().is_empty()));
+        if let Some(step) = outside.filter(|_| matrix.combinations.len() > 1) {
+            return Err(usage(format!("every combination would write to the place that stage `{}` publishes to", step.name)).advice(
+                "name the metric of a stage before it in `best = { metric = \"scores.wer\" }`: then only the best one is published",
+            ));
+        }
+        Ok((sources, matrix, rows))
+    }
+
+    fn run(
+        &self,
+        sources: &Sources,
+        matrix: &Matrix,
+        (combination, pipeline): (&Combination, &Pipeline),
+        store: &Store,
+        stop: &Stop,
+        title: &str,
+    ) -> Result<Report> {
+        let id = store.begin_run()?;
+        let (listener, heard) = Listener::new();
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(&id), &id)?), Box::new(listener)];
+        if let Some(trackio) = tracking::reporter(pipeline)? {
+            reporters.push(Box::new(trackio));
+        }
+        reporters.push(Box::new(Terminal::new(Table::Stderr)));
+        let emitter = fan_out(reporters);
+        note(title);
+        emitter.emit(Event::Note { stage: String::new(), message: title.to_owned() });
+        let mut run = Run::new(pipeline, store, emitter, id);
+        run.stop = stop.clone();
+        let report = run.go();
+        // Repeated alone, the combination is said on the command line.
+        let mut project = self.project.clone();
+        let settings = matrix.settings(combination).into_iter();
+        project.changes.set.extend(settings.map(|(axis, value)| (axis.key.clone(), value.to_owned())));
+        keep(&project, sources, &[], pipeline, store, &heard);
+        Ok(report)
+    }
+
+    fn tell(&self, matrix: &Matrix, rows: &[Row], best: Option<usize>, exit: u8) -> Result<()> {
+        if self.json {
+            return print_json(as_json(matrix, rows, best, exit));
+        }
+        print(&table(matrix, rows, best))
+    }
+}
+
+/// Looks at what is there of a combination.
+fn look(row: &mut Row, store: &Store) -> Result<()> {
+    let plan = Plan::of(&row.part, store, &BTreeSet::new())?;
+    let mut word = Word::Fresh;
+    for step in &plan.steps {
+        match &step.state {
+            State::Fresh(artifact) => _ = row.metrics.insert(step.stage.clone(), artifact.metrics.clone()),
+            State::GateUnmet(artifact, _) => {
+                row.metrics.insert(step.stage.clone(), artifact.metrics.clone());
+                (word, row.exit) = if word == Word::Open { (word, row.exit) } else { (Word::Gate, Exit::Gate as u8) };
+            }
+            // What a gate holds back is settled.
+            State::Blocked(_) => {}
+            // A run takes it from the shared cache.
+            State::Shared(_) | State::Stale(_) | State::Waits(_) => word = Word::Open,
+        }
+    }
+    row.result = word;
+    Ok(())
+}
+
+/// The number a combination is judged by.
+fn measured(matrix: &Matrix, row: &Row) -> Option<f64> {
+    let best = matrix.best.as_ref()?;
+    row.metrics.get(&best.stage)?.get(&best.metric).copied().filter(|value| !value.is_nan())
+}
+
+/// The best combination of those that are done and passed their gates; the first of equals.
+fn best(matrix: &Matrix, rows: &[Row]) -> Option<usize> {
+    let judge = matrix.best.as_ref()?;
+    let judged = rows.iter().enumerate().filter(|(_, row)| matches!(row.result, Word::Done | Word::Fresh));
+    let judged = judged.filter_map(|(position, row)| Some((position, measured(matrix, row)?)));
+    judged.reduce(|best, next| if judge.prefers(next.1, best.1) { next } else { best }).map(|(position, _)| position)
+}
+
+/// What the sweep ends with: the first combination that did not go well, but a gate is only what it is there for.
+fn exit(rows: &[Row], has_best: bool) -> u8 {
+    let bad = |row: &&Row| row.exit != Exit::Done as u8 && !(row.result == Word::Gate && has_best);
+    rows.iter().find(bad).map_or(Exit::Done as u8, |row| row.exit)
+}
+
+fn table(matrix: &Matrix, rows: &[Row], best: Option<usize>) -> String {
+    let judge = matrix.best.as_ref().map(|best| format!("{}.{}", best.stage, best.metric));
+    let mut head: Vec<String> = matrix.axes.iter().map(|axis| axis.name.clone()).collect();
+    head.extend(judge.clone());
+    head.extend(["result".to_owned(), "run".to_owned()]);
+    let mut lines = vec![head];
+    for (position, row) in rows.iter().enumerate() {
+        let mut line: Vec<String> = matrix.settings(&row.combination).into_iter().map(|(_, value)| value.to_owned()).collect();
+        if judge.is_some() {
+            line.push(measured(matrix, row).map_or_else(|| "-".to_owned(), |value| value.to_string()));
+        }
+        line.push(if best == Some(position) { "best".to_owned() } else { row.result.text().to_owned() });
+        line.push(row.run.clone().unwrap_or_default());
+        lines.push(line);
+    }
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(format!("  {}", cells.join("  ")).trim_end());
+        text.push('\n');
+    }
+    let done = rows.iter().filter(|row| matches!(row.result, Word::Done | Word::Fresh)).count();
+    text.push_str(&match (best, &judge) {
+        (Some(best), Some(judge)) => {
+            let value = measured(matrix, &rows[best]).map(|value| value.to_string()).unwrap_or_default();
+            format!("best of {done}: {} with {judge} {value}\n", matrix.words(&rows[best].combination))
+        }
+        (None, Some(judge)) if done > 0 && done == rows.len() => format!("no combination has a number called {judge}\n"),
+        _ => format!("{done} of {} done\n", rows.len()),
+    });
+    text
+}
+
+fn as_json(matrix: &Matrix, rows: &[Row], best: Option<usize>, exit: u8) -> Value {
+    let row = |(position, row): (usize, &Row)| {
+        let settings: BTreeMap<&str, &str> =
+            matrix.settings(&row.combination).into_iter().map(|(axis, value)| (axis.key.as_str(), value)).collect();
+        json!({
+            "settings": settings,
+            "result": row.result.text(),
+            "best": best == Some(position),
+            "run": row.run,
+            "exit": row.exit,
+            "metric": measured(matrix, row),
+            "metrics": row.metrics,
+        })
+    };
+    let judge = matrix.best.as_ref();
+    let judge =
+        judge.map(|best| json!({ "metric": format!("{}.{}", best.stage, best.metric), "goal": if best.most { "max" } else { "min" } }));
+    json!({ "combinations": rows.iter().enumerate().map(row).collect::<Vec<_>>(), "judged_by": judge, "exit": exit })
+}

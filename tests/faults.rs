@@ -1,0 +1,332 @@
+//! What no run may do to results, whatever happens to it: every step of the protocol is the last one once, the power goes, the disk is full.
+
+mod random;
+
+use crate::support::{Ran, Sandbox, files, signal};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const PIPELINE: &str = r#"
+schema = 1
+[pipeline]
+name = "faults"
+[stage.one]
+uses = "command"
+with = { run = ["sh", "one.sh", "${out}"], code = ["one.sh", "data"] }
+[stage.two]
+uses = "command"
+from = { one = "one" }
+with = { run = ["sh", "two.sh", "${from.one}", "${out}"] }
+[stage.three]
+uses = "command"
+from = { two = "two", one = "one" }
+with = { run = ["sh", "three.sh", "${from.two}", "${out}"] }
+"#;
+
+fn project() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox
+        .pipeline(PIPELINE)
+        .file("data/a", "alpha\n")
+        .file("data/b", "beta\n")
+        .file("one.sh", "mkdir $1/sub\ncat data/* > $1/sub/all\necho one > $1/name\n")
+        .file("two.sh", "tr a-z A-Z < $1/sub/all > $2/upper\n")
+        .file("three.sh", "cat $1/upper $1/upper > $2/twice\n");
+    sandbox
+}
+
+/// The bytes people find in the end, by stage and file.
+fn results(sandbox: &Sandbox, pipeline: &str) -> BTreeMap<String, BTreeMap<String, Vec<u8>>> {
+    let latest = sandbox.path(".voxpipe/latest").join(pipeline);
+    let names = fs::read_dir(&latest).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.map(|name| (name.clone(), files(&fs::canonicalize(latest.join(name)).unwrap()))).collect()
+}
+
+/// Runs with a fault, the finished steps noted in `steps`.
+fn run_with(sandbox: &Sandbox, fault: &str, steps: &Path) -> std::process::Output {
+    let mut command = sandbox.command(&["run"]);
+    command.env("VOXPIPE_FAULT", fault).env("VOXPIPE_FAULT_LOG", steps).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.output().unwrap()
+}
+
+/// The results of a run that nothing happens to, and how many steps it takes.
+fn undisturbed() -> (BTreeMap<String, BTreeMap<String, Vec<u8>>>, u64) {
+    let sandbox = project();
+    let steps = sandbox.path("../steps");
+    Ran::of(run_with(&sandbox, "none", &steps)).exits(0);
+    let found = results(&sandbox, "faults");
+    assert_eq!(found["three"]["twice"], b"ALPHA\nBETA\nALPHA\nBETA\n");
+    let count = fs::read_to_string(steps).unwrap().lines().count() as u64;
+    assert!(count > 40, "{count} steps");
+    (found, count)
+}
+
+/// Every how manyth step is tried; VOXPIPE_FAULT_STRIDE=1 tries each.
+fn stride() -> usize {
+    std::env::var("VOXPIPE_FAULT_STRIDE").ok().and_then(|stride| stride.parse().ok()).unwrap_or(3)
+}
+
+/// That the next run needs nobody's help and ends in the same bytes, and that the one after it has nothing to do.
+#[track_caller]
+fn goes_on(sandbox: &Sandbox, expected: &BTreeMap<String, BTreeMap<String, Vec<u8>>>, when: &str) {
+    let ran = sandbox.run(&["run"]);
+    assert_eq!(ran.code, Some(0), "{when}: {}", ran.stderr);
+    assert_eq!(&results(sandbox, "faults"), expected, "{when}");
+    let again = sandbox.run(&["run"]).exits(0);
+    assert!(again.stdout.contains("3 fresh in"), "{when}: {}", again.stdout);
+    let left: Vec<_> = fs::read_dir(sandbox.path(".voxpipe/work")).unwrap().collect();
+    assert!(left.is_empty(), "{when}: {left:?}");
+}
+
+#[test]
+fn kill_9_at_every_step_of_the_protocol() {
+    let (expected, count) = undisturbed();
+    let (mut killed, mut tried) = (0, 0);
+    for step in (0..count).step_by(stride()) {
+        let sandbox = project();
+        let ended = run_with(&sandbox, &format!("kill@{step}"), &sandbox.path("../steps"));
+        tried += 1;
+        match ended.status.signal() {
+            Some(9) => killed += 1,
+            // Which records are written together hangs on the clock, and so does the number of steps.
+            _ => assert_eq!(ended.status.code(), Some(0), "step {step} of {count}: {ended:?}"),
+        }
+        goes_on(&sandbox, &expected, &format!("killed at step {step}"));
+    }
+    assert!(killed * 3 > tried * 2, "only {killed} of {tried} runs were killed");
+}
+
+/// What a disk may hold after the power went: files that were not synced are empty or gone, and names may be the old ones.
+struct Loss {
+    /// Written or taken over, and not synced since.
+    dirty: BTreeSet<PathBuf>,
+    /// New names in folders not synced since.
+    renamed: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Loss {
+    fn after(steps: &str, root: &Path) -> Self {
+        let mut loss = Self { dirty: BTreeSet::new(), renamed: Vec::new() };
+        for line in steps.lines() {
+            let parts: Vec<&str> = line.split('\t').collect();
+            let path = root.join(parts[1]);
+            match parts[0] {
+                "write" | "protect" => _ = loss.dirty.insert(path),
+                "sync" => {
+                    loss.dirty.remove(&path);
+                    loss.renamed.retain(|(_, to)| to.parent() != Some(&path));
+                }
+                "sync-everything" => {
+                    loss.dirty.clear();
+                    loss.renamed.clear();
+                }
+                "rename" => {
+                    let to = root.join(parts[2]);
+                    let moved = |file: PathBuf| match file.strip_prefix(&path) {
+                        Ok(rest) if rest.as_os_str().is_empty() => to.clone(),
+                        Ok(rest) => to.join(rest),
+                        Err(_) => file,
+                    };
+                    loss.dirty = std::mem::take(&mut loss.dirty).into_iter().map(moved).collect();
+                    loss.renamed.push((path, to));
+                }
+                "make" | "remove" | "link" => {}
+                other => panic!("step `{other}`"),
+            }
+        }
+        loss
+    }
+
+    /// Everything not synced is empty, under its new name.
+    fn empty(&self) {
+        for file in self.dirty.iter().filter(|file| file.is_file()) {
+            let mode = fs::metadata(file).unwrap().permissions();
+            fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+            fs::write(file, "").unwrap();
+            fs::set_permissions(file, mode).unwrap();
+        }
+    }
+
+    /// Everything not synced is gone, and names are the old ones.
+    fn gone(&self) {
+        for file in self.dirty.iter().filter(|file| file.is_file()) {
+            fs::remove_file(file).unwrap();
+        }
+        for (from, to) in self.renamed.iter().rev().filter(|(_, to)| to.symlink_metadata().is_ok()) {
+            if from.parent().is_some_and(Path::is_dir) && from.symlink_metadata().is_err() {
+                fs::rename(to, from).unwrap();
+            } else if to.is_dir() && !to.is_symlink() {
+                fs::remove_dir_all(to).unwrap();
+            } else {
+                fs::remove_file(to).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn power_loss_at_every_step_of_the_protocol() {
+    let (expected, count) = undisturbed();
+    let mut lost_of_results = 0;
+    for step in (0..=count).step_by(stride()) {
+        for how in [Loss::empty, Loss::gone] {
+            let sandbox = project();
+            let steps = sandbox.path("../steps");
+            run_with(&sandbox, &format!("kill@{step}"), &steps);
+            let loss = Loss::after(&fs::read_to_string(&steps).unwrap_or_default(), &sandbox.root());
+            lost_of_results += loss.dirty.iter().filter(|file| file.starts_with(sandbox.path(".voxpipe/store"))).count();
+            how(&loss);
+            goes_on(&sandbox, &expected, &format!("the power went at step {step}"));
+        }
+    }
+    assert!(lost_of_results > 0, "the test takes nothing away");
+}
+
+#[test]
+fn what_is_recorded_is_on_the_disk() {
+    let sandbox = project();
+    let steps = sandbox.path("../steps");
+    Ran::of(run_with(&sandbox, "none", &steps)).exits(0);
+    let loss = Loss::after(&fs::read_to_string(&steps).unwrap(), &sandbox.root());
+    loss.empty();
+    loss.gone();
+    let plan = sandbox.run(&["plan"]).exits(0);
+    assert!(plan.stdout.contains("0 to run, 3 fresh"), "a run that ended well lost something: {}\n{:?}", plan.stdout, loss.dirty);
+}
+
+#[test]
+fn a_disk_that_is_full_from_any_step_on() {
+    let (expected, count) = undisturbed();
+    let mut failed = 0;
+    for step in (0..count).step_by(stride()) {
+        let sandbox = project();
+        let ran = Ran::of(run_with(&sandbox, &format!("full@{step}"), &sandbox.path("../steps")));
+        assert!(ran.code.is_some() && !ran.stderr.contains("panicked"), "full at step {step}: {ran:?}");
+        if ran.code != Some(0) {
+            failed += 1;
+            assert!(ran.stderr.contains("No space left on device"), "full at step {step}: {}", ran.stderr);
+        }
+        goes_on(&sandbox, &expected, &format!("the disk was full at step {step}"));
+    }
+    assert!(failed * 2 * stride() as u64 > count, "only {failed} of {count} runs failed");
+}
+
+#[test]
+fn many_runs_at_once_are_one_run_and_refusals() {
+    let sandbox = project();
+    sandbox.file("one.sh", "echo ran >> ran\nsleep 0.3\nmkdir $1/sub\ncat data/* > $1/sub/all\n");
+    let start = || sandbox.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let runs: Vec<_> = (0..6).map(|_| start()).collect();
+    let ended: Vec<Ran> = runs.into_iter().map(|run| Ran::of(run.wait_with_output().unwrap())).collect();
+    for ran in &ended {
+        assert!(matches!(ran.code, Some(0 | 3)), "{ran:?}");
+        assert!(ran.code != Some(3) || ran.stderr.contains("holds the lock"), "{}", ran.stderr);
+    }
+    assert!(ended.iter().any(|ran| ran.code == Some(0)));
+    assert_eq!(sandbox.read("ran"), "ran\n", "the stage ran once");
+}
+
+#[test]
+fn what_outlived_its_run_is_ended_before_the_next_one_begins() {
+    let sandbox = Sandbox::new();
+    sandbox
+        .pipeline("schema = 1\n[pipeline]\nname = \"p\"\n[stage.s]\nuses = \"command\"\nwith = { run = [\"sh\", \"s.sh\", \"${out}\", \"${scratch}\"] }\n")
+        // What it starts leaves its group, and so is not ended with it.
+        .file(
+            "s.sh",
+            "if [ ! -e first ]; then touch first; setsid sh left.sh $2 & sleep 60; fi\nsleep 0.3\ncp $2/grows $1/grew\ncp $2/grows $1/still\n",
+        )
+        .file("left.sh", "while :; do echo x >> $1/grows; touch began; sleep 0.02; done\n");
+    let mut run = sandbox.start(&["run"], "began");
+    signal(&run, "KILL");
+    run.wait().unwrap();
+    let grows = fs::read_dir(sandbox.path(".voxpipe/work")).unwrap().next().unwrap().unwrap().path().join("scratch/grows");
+    let length = || fs::metadata(&grows).unwrap().len();
+    let (before, begun) = (length(), Instant::now());
+    while length() == before {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the program did not outlive its run: the test shows nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let ran = sandbox.run(&["run"]).exits(0).complains("of an earlier run was still at work and was ended");
+    assert!(!ran.stderr.contains("holds `"), "{}", ran.stderr);
+    let found = results(&sandbox, "p");
+    assert_eq!(found["s"]["grew"], found["s"]["still"], "nobody else wrote meanwhile");
+}
+
+#[test]
+fn a_stage_that_changes_what_it_reads_is_found_out() {
+    let sandbox = project();
+    sandbox.file("two.sh", "chmod u+w $1/name\necho changed > $1/name\ntr a-z A-Z < $1/sub/all > $2/upper\n");
+    sandbox
+        .run(&["run"])
+        .exits(1)
+        .complains("the result of `one` was changed while this stage read it: its kept result was damaged: 1 changed (name)");
+    sandbox.file("two.sh", "tr a-z A-Z < $1/sub/all > $2/upper\n");
+    let ran = sandbox.run(&["run"]).exits(0);
+    assert!(ran.stdout.contains("3 done"), "the damaged result is made again: {}", ran.stdout);
+    assert_eq!(results(&sandbox, "faults"), undisturbed().0);
+}
+
+#[test]
+fn a_run_with_nothing_to_do_sees_every_change() {
+    type Change = fn(&Sandbox);
+    let result = |sandbox: &Sandbox, file: &str| sandbox.path(".voxpipe/latest/faults").join(file);
+    let changes: [(&str, Change, bool); 12] = [
+        ("nothing", |_| {}, false),
+        ("a file with the same size and the old time", edit_and_put_the_time_back, true),
+        ("a new file", |s| _ = s.file("data/c", "gamma\n"), true),
+        ("a file less", |s| fs::remove_file(s.path("data/b")).unwrap(), true),
+        ("the code", |s| _ = s.file("one.sh", "mkdir $1/sub\ncat data/a > $1/sub/all\n"), true),
+        ("the pipeline", |s| _ = s.pipeline(&PIPELINE.replace("\"three.sh\"", "\"./three.sh\"")), true),
+        ("a comment in the pipeline", |s| _ = s.pipeline(&format!("{PIPELINE}# more\n")), false),
+        ("a damaged result", |s| rewrite(&s.path(".voxpipe/latest/faults/two/upper")), true),
+        ("a result with more in it", |s| _ = s.file(".voxpipe/latest/faults/one/sub/more", ""), true),
+        ("a record that is gone", |s| empty(&s.path(".voxpipe/keys")), true),
+        ("a list of files that is gone", |s| empty(&s.path(".voxpipe/trees")), true),
+        ("a link that is gone", |s| fs::remove_file(s.path(".voxpipe/latest/faults/two")).unwrap(), false),
+    ];
+    for (what, change, runs) in changes {
+        let sandbox = project();
+        // What changed a moment ago is never taken on trust.
+        std::thread::sleep(Duration::from_millis(80));
+        sandbox.run(&["run"]).exits(0);
+        assert_eq!(judged(&sandbox), 0, "nothing is judged step by step when nothing changed");
+        change(&sandbox);
+        let looked = judged(&sandbox);
+        assert_eq!(looked > 0, what != "nothing", "{what}");
+        let log = sandbox.run(&["logs"]).exits(0).stdout;
+        assert_eq!(log.contains(" starts (try "), runs, "{what}: {log}");
+        assert!(result(&sandbox, "two/upper").is_file(), "{what}");
+    }
+}
+
+/// How many steps the next run judges one by one.
+fn judged(sandbox: &Sandbox) -> usize {
+    let ran = Ran::of(sandbox.command(&["run"]).env("VOXPIPE_LOG", "voxpipe=debug").output().unwrap()).exits(0);
+    ran.stderr.matches("judged").count()
+}
+
+fn edit_and_put_the_time_back(sandbox: &Sandbox) {
+    let path = sandbox.path("data/a");
+    let before = fs::metadata(&path).unwrap();
+    fs::write(&path, "ALPHA\n").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    let after = fs::metadata(&path).unwrap();
+    assert_eq!((after.len(), after.modified().unwrap()), (before.len(), before.modified().unwrap()));
+}
+
+fn rewrite(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, "alpha\nbeta\n").unwrap();
+}
+
+fn empty(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+}

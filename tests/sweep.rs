@@ -1,0 +1,177 @@
+//! `voxpipe sweep` through the real program: what runs, how often, and what is left when it ends early.
+
+use crate::support::{Sandbox, signal};
+use serde_json::{Value, json};
+
+/// Five combinations, of which `lr = 2, r = 1` is the best; every stage leaves a line behind each time it runs.
+fn project() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox
+        .pipeline(
+            r#"
+schema = 1
+[pipeline]
+name = "s"
+[params]
+lr = 1
+[stage.base]
+uses = "command"
+with = { run = ["sh", "base.sh", "${out}"] }
+[stage.train]
+uses = "command"
+from = { base = "base" }
+with = { run = ["sh", "train.sh", "${params.lr}", "7", "${out}"], code = ["train.sh"] }
+[stage.scores]
+uses = "command"
+from = { model = "train" }
+with = { run = ["sh", "scores.sh", "${from.model}", "${out}"] }
+[stage.card]
+uses = "command"
+from = { model = "train", scores = "scores" }
+with = { run = ["sh", "card.sh", "${from.model}", "${out}"] }
+[matrix]
+axes = { lr = [1, 2, 3], "stage.train.with.run" = [
+  ["sh", "train.sh", "${params.lr}", "1", "${out}"],
+  ["sh", "train.sh", "${params.lr}", "2", "${out}"],
+] }
+exclude = [{ lr = 1, "stage.train.with.run" = ["sh", "train.sh", "${params.lr}", "2", "${out}"] }]
+best = { metric = "scores.wer", goal = "min" }
+"#,
+        )
+        .file("base.sh", "echo base >> ran\necho b > $1/b\n")
+        .file("train.sh", "echo train $1 $2 >> ran\nif test -e broken && test $1 = 2; then exit 7; fi\necho $1 $2 > $3/model\n")
+        .file(
+            "scores.sh",
+            "echo scores >> ran\nread lr r < $1/model\necho \"{\\\"metrics\\\": {\\\"wer\\\": $(((lr - 2) * (lr - 2) * 10 + r))}}\"\n",
+        )
+        .file("card.sh", "echo card >> ran\ncp $1/model $2/card\n");
+    sandbox
+}
+
+fn ran(sandbox: &Sandbox, what: &str) -> usize {
+    sandbox.read("ran").lines().filter(|line| line.starts_with(what)).count()
+}
+
+fn results(json: &Value) -> Vec<(Value, &str)> {
+    let rows = json["combinations"].as_array().unwrap();
+    rows.iter().map(|row| (row["metric"].clone(), row["result"].as_str().unwrap())).collect()
+}
+
+#[test]
+fn every_combination_is_a_run_and_only_the_best_goes_on() {
+    let sandbox = project();
+    sandbox.run(&["check"]).exits(0);
+    let listed = sandbox.run(&["sweep", "--list", "--json"]).exits(0).json();
+    assert_eq!(results(&listed), vec![(Value::Null, "not run"); 5]);
+    assert!(!sandbox.path("ran").exists() && !sandbox.path(".voxpipe").exists());
+
+    let swept = sandbox.run(&["sweep"]).exits(0).complains("combination 1 of 5: lr=1");
+    let lines: Vec<&str> = swept.stdout.lines().collect();
+    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["lr", "run", "scores.wer", "result", "run"], "{}", swept.stdout);
+    assert_eq!(lines.len(), 7, "{}", swept.stdout);
+    assert!(lines[6].starts_with("best of 5: lr=2, run=") && lines[6].ends_with("with scores.wer 1"), "{}", swept.stdout);
+    // What no axis touches was done once, what comes after the scores for the best one alone.
+    assert_eq!((ran(&sandbox, "base"), ran(&sandbox, "train"), ran(&sandbox, "scores"), ran(&sandbox, "card")), (1, 5, 5, 1));
+    assert_eq!(sandbox.read(".voxpipe/latest/s/train/model"), "2 1\n");
+    assert_eq!(sandbox.read(".voxpipe/latest/s/card/card"), "2 1\n");
+    assert_eq!(sandbox.run(&["runs", "--json"]).exits(0).json().as_array().map_or(0, Vec::len), 6, "five, and the best again");
+    sandbox.run(&["logs", "--run", "latest"]).exits(0);
+
+    // Again: nothing is left to do, and the table is the same.
+    let again = sandbox.run(&["sweep", "--json"]).exits(0).json();
+    let expected = [(json!(11.0), "fresh"), (json!(1.0), "fresh"), (json!(2.0), "fresh"), (json!(11.0), "fresh"), (json!(12.0), "fresh")];
+    assert_eq!(results(&again), expected);
+    assert_eq!(again["combinations"][1]["best"], true);
+    assert_eq!(again["combinations"][1]["settings"]["lr"], "2");
+    assert_eq!((ran(&sandbox, "train"), ran(&sandbox, "card")), (5, 1));
+
+    // Another goal is another winner, and no training.
+    sandbox.pipeline(&sandbox.read("pipeline.toml").replace("goal = \"min\"", "goal = \"max\""));
+    assert_eq!(sandbox.run(&["sweep", "--json"]).exits(0).json()["combinations"][4]["best"], true);
+    assert_eq!((ran(&sandbox, "train"), ran(&sandbox, "card")), (5, 2));
+    assert_eq!(sandbox.read(".voxpipe/latest/s/card/card"), "3 2\n");
+}
+
+#[test]
+fn a_combination_that_fails_ends_the_sweep_or_is_left_behind() {
+    let sandbox = project();
+    sandbox.file("broken", "");
+    let stopped = sandbox.run(&["sweep", "--json"]).exits(1).json();
+    let words: Vec<&str> = results(&stopped).into_iter().map(|(_, word)| word).collect();
+    assert_eq!(words, ["done", "failed", "not run", "not run", "not run"]);
+    assert_eq!(ran(&sandbox, "card"), 0);
+
+    let went_on = sandbox.run(&["sweep", "--keep-going", "--json"]).exits(1).json();
+    let words: Vec<&str> = results(&went_on).into_iter().map(|(_, word)| word).collect();
+    assert_eq!(words, ["fresh", "failed", "failed", "done", "done"]);
+    assert_eq!(went_on["combinations"][0]["best"], true, "the first of equals among those that are done");
+    assert_eq!(ran(&sandbox, "card"), 1);
+
+    std::fs::remove_file(sandbox.path("broken")).unwrap();
+    let before = ran(&sandbox, "train");
+    let mended = sandbox.run(&["sweep", "--json"]).exits(0).json();
+    assert_eq!(mended["combinations"][1]["best"], true);
+    assert_eq!(ran(&sandbox, "train"), before + 2, "only what had failed");
+}
+
+#[test]
+fn a_killed_sweep_goes_on_where_it_was() {
+    let sandbox = project();
+    sandbox.file(
+        "train.sh",
+        "echo train $1 $2 >> ran\nif test $1 = 3 && ! test -e go; then touch waits; sleep 60; fi\necho $1 $2 > $3/model\n",
+    );
+    let mut child = sandbox.start(&["sweep"], "waits");
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    assert_eq!(ran(&sandbox, "train"), 4);
+    sandbox.file("go", "");
+    let words = sandbox.run(&["sweep", "--json"]).exits(0).json();
+    let words: Vec<&str> = results(&words).into_iter().map(|(_, word)| word).collect();
+    assert_eq!(words, ["fresh", "fresh", "fresh", "done", "done"]);
+    assert_eq!((ran(&sandbox, "train 1"), ran(&sandbox, "train 2"), ran(&sandbox, "train 3")), (1, 2, 3));
+}
+
+#[test]
+fn a_gate_takes_a_combination_out_of_the_choice() {
+    let sandbox = project();
+    let gated = |bound: &str| {
+        let text = sandbox.read("pipeline.toml");
+        let kept: String = text.lines().filter(|line| !line.starts_with("require")).map(|line| format!("{line}\n")).collect();
+        sandbox.pipeline(
+            &kept
+                .replace("from = { model = \"train\" }\n", &format!("from = {{ model = \"train\" }}\nrequire = {{ wer = \"{bound}\" }}\n")),
+        );
+    };
+    gated("> 1");
+    let swept = sandbox.run(&["sweep", "--json"]).exits(0).json();
+    assert_eq!((&swept["combinations"][1]["result"], &swept["combinations"][2]["best"]), (&json!("gate"), &json!(true)));
+    gated("> 100");
+    let none = sandbox.run(&["sweep", "--json"]).exits(12).json();
+    assert!(none["combinations"].as_array().unwrap().iter().all(|row| row["best"] == false && row["result"] == "gate"));
+    assert_eq!(ran(&sandbox, "train"), 5);
+}
+
+#[test]
+fn mistakes_are_told_before_anything_runs() {
+    let sandbox = project();
+    sandbox.run(&["sweep", "--set", "lr=5"]).exits(2).complains("`lr` is an axis of the matrix");
+    let text = sandbox.read("pipeline.toml");
+    sandbox.pipeline(&text.replace("lr = [1, 2, 3]", "lr = [1, 2, 3], \"stage.card.with.env\" = [[], \"HF_TOKEN\", 5]"));
+    for command in [&["check"][..], &["sweep"]] {
+        let told = sandbox.run(command).exits(2);
+        assert_eq!(told.stderr.matches("`with.env` must be an array").count(), 2, "{}", told.stderr);
+        assert!(told.stderr.contains("^^^^^^^^^^"), "{}", told.stderr);
+    }
+    assert!(!sandbox.path("ran").exists());
+    sandbox.pipeline(text.split("[matrix]").next().unwrap());
+    sandbox.run(&["sweep"]).exits(2).complains("`pipeline.toml` has no [matrix]");
+
+    sandbox.pipeline(
+        "schema = 1\n[pipeline]\nname = \"s\"\n[stage.u]\nuses = \"uploads\"\nwith = { audio = \"clips\", transcripts = \"txt\" }\n[stage.d]\nuses = \"dataset\"\nfrom = { clips = \"u\" }\n\
+         [stage.t]\nuses = \"train\"\nfrom = { data = \"d\" }\nwith = { base = \"models/x\" }\n\
+         [stage.c]\nuses = \"card\"\nfrom = { model = \"t\" }\n\
+         [stage.p]\nuses = \"publish\"\nfrom = { model = \"t\", card = \"c\" }\nwith = { target = \"published\" }\n[matrix]\naxes = { \"stage.t.with.epochs\" = [1, 2] }\n",
+    );
+    sandbox.run(&["sweep"]).exits(2).complains("every combination would write to the place that stage `p` publishes to");
+}
