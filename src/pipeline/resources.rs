@@ -4,7 +4,7 @@ use super::limits;
 use super::resolver::{Draft, Resolver};
 use crate::diagnostic::{Diagnostic, did_you_mean, list};
 use crate::manifest::{Place, SlurmTable};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use toml::Spanned;
 
@@ -120,11 +120,11 @@ impl<'a> Resolver<'a, '_> {
             if !(written.is_finite() && written >= 0.0) {
                 self.found.push(error(amount.span(), format!("a stage cannot need {written} of `{name_of}`"), "write a number, 0 or more"));
             } else if capacity.is_none() && !own {
-                let known = || [CPU, GPU].into_iter().chain(machines.capacities.keys().map(String::as_str));
-                let hint =
-                    did_you_mean(name_of, known()).unwrap_or_else(|| format!("say how much of it there is: `[resources] {name_of} = 1`"));
+                let known: BTreeSet<&str> = [CPU, GPU].into_iter().chain(machines.capacities.keys().map(String::as_str)).collect();
+                let hint = did_you_mean(name_of, known.iter().copied())
+                    .unwrap_or_else(|| format!("say how much of it there is: `[resources] {name_of} = 1`"));
                 let unknown = Diagnostic::error(name.span(), format!("no resource is called `{name_of}`")).hint(hint);
-                self.found.push(unknown.note(format!("resources: {}", list(known()))));
+                self.found.push(unknown.note(format!("resources: {}", list(known.iter().copied()))));
             } else if name_of == GPU && written > 1.0 && written.fract() != 0.0 {
                 self.found.push(error(
                     amount.span(),
