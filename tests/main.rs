@@ -14,6 +14,7 @@ mod hub;
 mod kernels;
 mod machine;
 mod manifests;
+mod nano;
 mod peers;
 mod quantised;
 mod realtime;
