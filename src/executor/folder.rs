@@ -15,6 +15,7 @@ use super::{Clock, Limits};
 use crate::artifact::Artifact;
 use crate::error::{Doing, Error, Exit, Failure, Result};
 use crate::event::Emitter;
+use crate::leash::JOB;
 use crate::report::jsonl::{self, JsonLines};
 use crate::report::{Reporter, fan_out};
 use crate::stage::{AnyStage, Context, Entry, Made, Outcome};
@@ -103,12 +104,9 @@ pub enum Ended {
 pub struct Folder(pub PathBuf);
 
 impl Folder {
-    /// What the folder is called in a stage's scratch folder.
-    const NAME: &'static str = "job";
-
     /// The folder of a stage's job.
     pub fn of(cx: &Context) -> Self {
-        Self(cx.scratch.join(Self::NAME))
+        Self(cx.scratch.join(JOB))
     }
 
     /// Where the result is.
