@@ -68,8 +68,8 @@ after = ["clips"]
 with = { run = ["true"] }
 "#;
 
-const CLIPS: &str = "mkdir $2/audio\nfor f in speech/*; do n=$(basename $f); cp $f $2/audio/$n.wav\n\
-    echo \"{\\\"audio_path\\\": \\\"audio/$n.wav\\\", \\\"text\\\": \\\"$1 $(cat $f)\\\"}\" >> $2/clips.jsonl; done\n";
+const CLIPS: &str = "mkdir $2/audio\nfor f in speech/*; do n=$(basename $f); cp $f $2/audio/$n.raw\n\
+    echo \"{\\\"audio_path\\\": \\\"audio/$n.raw\\\", \\\"text\\\": \\\"$1 $(cat $f)\\\"}\" >> $2/clips.jsonl; done\n";
 
 /// What the story does not come by: said only in one of several ways, or of another kind of stage.
 const NOT_TOLD: [&str; 5] = [

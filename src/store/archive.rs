@@ -174,8 +174,13 @@ impl Store {
         }
         for (fingerprint, record) in &keys {
             // What was made here stays what is taken here, should it be other bytes.
-            if !self.record(*fingerprint).is_some_and(|own| self.keeps(own.digest)) {
+            if self.record(*fingerprint).is_some_and(|own| self.keeps(own.digest)) {
+                continue;
+            }
+            if self.keeps(record.digest) {
                 self.commit(record)?;
+            } else {
+                files::replace(&self.key(*fingerprint), &serde_json::to_vec(record)?, Safety::Durable)?;
             }
         }
         let run = self.admit_run(&about.run, &log)?;
@@ -183,6 +188,7 @@ impl Store {
         if let Some(manifest) = manifest {
             self.keep_provenance(&run, &manifest)?;
         }
+        self.flush()?;
         Ok(Imported { run, was: about.run, results: [about.results.len(), new.len()] })
     }
 
