@@ -11,6 +11,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The folder, in a scratch folder, of a job that goes on elsewhere without the run that submitted it.
+pub const JOB: &str = "job";
+
 /// The name of the lock beside a stage's scratch folder.
 pub const NAME: &str = "alive";
 
@@ -51,6 +54,10 @@ pub fn gather_in(work: &Path) -> Result<Vec<String>> {
     folders.sort();
     for folder in folders {
         let path = folder.join(NAME);
+        // A job is meant to outlive its run: whoever runs the stage next finds it there.
+        if folder.join("scratch").join(JOB).exists() {
+            continue;
+        }
         let Ok(file) = File::open(&path) else { continue };
         let begun = Instant::now();
         let mut asked = false;

@@ -13,6 +13,9 @@ schema = 1
 name = "chain"
 seed = 7
 
+[resources]
+cpu = 1
+
 [stage.gather]
 uses = "command"
 with = { run = ["sh", "gather.sh", "${out}"], code = ["gather.sh", "data"] }
@@ -32,7 +35,7 @@ uses = "command"
 with = { run = ["sh", "other.sh", "${out}"] }
 "#;
 
-/// Three steps in a row and one aside; each notes that it ran.
+/// Three steps in a row and one aside; each notes that it ran. With one core they run in the order of the file.
 fn chain() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox

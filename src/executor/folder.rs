@@ -15,6 +15,7 @@ use super::{Clock, Limits};
 use crate::artifact::Artifact;
 use crate::error::{Doing, Error, Exit, Failure, Result};
 use crate::event::Emitter;
+use crate::leash::JOB;
 use crate::report::jsonl::{self, JsonLines};
 use crate::report::{Reporter, fan_out};
 use crate::stage::{AnyStage, Context, Entry, Made, Outcome};
@@ -103,12 +104,9 @@ pub enum Ended {
 pub struct Folder(pub PathBuf);
 
 impl Folder {
-    /// What the folder is called in a stage's scratch folder.
-    const NAME: &'static str = "job";
-
     /// The folder of a stage's job.
     pub fn of(cx: &Context) -> Self {
-        Self(cx.scratch.join(Self::NAME))
+        Self(cx.scratch.join(JOB))
     }
 
     /// Where the result is.
@@ -169,6 +167,17 @@ impl Folder {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(moving),
             _ => fs::rename(self.out(), out).doing(moving),
         }
+    }
+
+    /// Clears away a job of an earlier run that has ended, or says that it may go on: a stage has one scratch folder, and only one may work in it.
+    pub fn settle(&self) -> Result<()> {
+        if self.task().is_none() || matches!(Follower::of(self).tell(&Emitter::silent()), Ok(Some(_))) {
+            return self.remove();
+        }
+        let id = self.id().map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
+        Err(Error::new(format!("{id}, submitted by an earlier run for this stage, may still go on"))
+            .exit(Exit::Locked)
+            .advice(format!("run the stage there once more, or cancel the job and remove `{}`", self.0.display())))
     }
 
     /// Removes the folder, if it is there.
