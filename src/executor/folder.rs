@@ -164,7 +164,7 @@ impl Folder {
     pub fn hand_over(&self, out: &Path) -> Result<()> {
         let moving = || format!("cannot take the result from `{}`", self.out().display());
         match fs::remove_dir(out) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(moving),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing(moving),
             _ => fs::rename(self.out(), out).doing(moving),
         }
     }
