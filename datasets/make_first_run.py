@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Chooses the clips of first-run/ and first-run-es/ from Debian's Asterisk prompts and writes them here.
+"""Chooses the clips of first-run/, first-run-es/ and words/ from Debian's Asterisk prompts and writes them here.
 
 Needs the Debian packages asterisk-core-sounds-{en,es}, asterisk-core-sounds-{en,es}-wav and flac. Nothing is random: the
 same packages give the same choice. Run it as `python3 datasets/make_first_run.py`; it replaces clips/, transcripts.csv,
-phrases.txt and LICENSE of both folders and prints the numbers their README.md quotes.
+phrases.txt and LICENSE of the three folders and prints the numbers their README.md quotes.
 
 How a clip is chosen:
 1. Its transcript is clean: no bracketed notes, no acronyms, plausible for the clip's length, and no other clip says the same.
 2. Sentences first: those whose rarest word is found in the fewest other sentences leave one by one, until the wanted number
    is left. What stays shares its words, so a sentence held out of training is made of words that training heard.
 3. Then single words, a fifth of the set, those that the chosen sentences use most.
+
+words/ is simpler: every clip of one word that passes the first step.
 """
 
 import csv
@@ -35,7 +37,7 @@ DIGITS = {
 
 # The Spanish list was typed partly without accents; these are the words of the chosen sentences as they are spelt.
 SPELLING = {
-    "en": {"i": "I", "rerecord": "re-record"},
+    "en": {"i": "I", "rerecord": "re-record", "fourtieth": "fortieth"},
     "es": {
         "numero": "número", "numeros": "números", "extension": "extensión", "contrasena": "contraseña", "contrasenas": "contraseñas",
         "esta": "está", "opcion": "opción", "invalida": "inválida", "invalido": "inválido", "valido": "válido", "valida": "válida",
@@ -61,6 +63,7 @@ CORRECTED = {
 SETS = [
     {"folder": "first-run", "language": "en", "voice": "en_US_f_Allison", "sentences": 122, "words": 30},
     {"folder": "first-run-es", "language": "es", "voice": "es_MX_f_Allison", "sentences": 50, "words": 12},
+    {"folder": "words", "language": "en", "voice": "en_US_f_Allison", "sentences": 0, "words": None},
 ]
 
 
@@ -92,7 +95,9 @@ def candidates(chosen_set):
 
 
 def choose(clips, sentences, words):
-    """Sentences that share their words, then the single words they use most."""
+    """Sentences that share their words, then the single words they use most; without a number of those, every single word."""
+    if words is None:
+        return sorted((clip for clip in clips if len(clip["words"]) == 1), key=lambda clip: clip["key"])
     kept = [clip for clip in clips if len(clip["words"]) > 1]
     while len(kept) > sentences:
         count = Counter(word for clip in kept for word in set(clip["words"]))

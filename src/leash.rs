@@ -11,7 +11,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The folder, in a scratch folder, of a job that goes on elsewhere without the run that submitted it.
+/// What the folder of a job is called in a stage's scratch folder.
 pub const JOB: &str = "job";
 
 /// The name of the lock beside a stage's scratch folder.
@@ -52,12 +52,8 @@ pub fn gather_in(work: &Path) -> Result<Vec<String>> {
     let folders = fs::read_dir(work).doing(|| format!("cannot read folder `{}`", work.display()))?;
     let mut folders: Vec<_> = folders.filter_map(|entry| Some(entry.ok()?.path())).collect();
     folders.sort();
-    for folder in folders {
+    for folder in folders.into_iter().filter(|folder| !is_elsewhere(folder)) {
         let path = folder.join(NAME);
-        // A job is meant to outlive its run: whoever runs the stage next finds it there.
-        if folder.join("scratch").join(JOB).exists() {
-            continue;
-        }
         let Ok(file) = File::open(&path) else { continue };
         let begun = Instant::now();
         let mut asked = false;
@@ -83,6 +79,11 @@ pub fn gather_in(work: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(ended)
+}
+
+/// Whether the work of a folder is a job somewhere else, which is meant to outlive the run that submitted it.
+pub fn is_elsewhere(work: &Path) -> bool {
+    work.join("scratch").join(JOB).exists()
 }
 
 fn list(holders: &[Pid]) -> String {

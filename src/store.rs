@@ -449,6 +449,9 @@ impl Store {
             for name in names(&work)?.iter().filter(|name| name.starts_with("out-")) {
                 files::remove_folder(&work.join(name))?;
             }
+            if !leash::is_elsewhere(&work) {
+                let _ = disk::remove_file(&work.join(leash::NAME));
+            }
             // Only empty folders go: what is in a scratch folder may be days of training.
             let _ = fs::remove_dir(work.join("scratch"));
             let _ = fs::remove_dir(&work);

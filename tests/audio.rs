@@ -260,7 +260,8 @@ fn garbage_is_survived() {
 }
 
 /// The recordings that come with the repository: `(folder, language, least clips)`.
-const SETS: [(&str, &str, usize); 2] = [("datasets/first-run", "en", 140), ("datasets/first-run-es", "es", 55)];
+const SETS: [(&str, &str, usize); 3] =
+    [("datasets/first-run", "en", 140), ("datasets/first-run-es", "es", 55), ("datasets/words", "en", 170)];
 
 #[test]
 fn the_recordings_of_the_repository_are_what_their_tables_say() {

@@ -32,8 +32,8 @@ fn project() -> Sandbox {
         .file("speech/b.txt", "good bye\n")
         .file(
             "clips.sh",
-            "mkdir $1/audio\nfor f in speech/*.txt; do n=$(basename $f .txt); cp $f $1/audio/$n.wav\n\
-             echo \"{\\\"audio_path\\\": \\\"audio/$n.wav\\\", \\\"text\\\": \\\"$(cat $f)\\\"}\" >> $1/clips.jsonl; done\n",
+            "mkdir $1/audio\nfor f in speech/*.txt; do n=$(basename $f .txt); cp $f $1/audio/$n.raw\n\
+             echo \"{\\\"audio_path\\\": \\\"audio/$n.raw\\\", \\\"text\\\": \\\"$(cat $f)\\\"}\" >> $1/clips.jsonl; done\n",
         )
         .file("loud.sh", "case $1 in upper) tr a-z A-Z;; *) cat;; esac < $2/clips.jsonl > $3/loud\n")
         .file("scores.sh", "echo \"{\\\"metrics\\\": {\\\"letters\\\": $(wc -c < $1/loud)}}\"\ncp $1/loud $2/kept\n");
@@ -102,7 +102,7 @@ fn two_runs_are_compared_in_settings_clips_and_numbers() {
     assert_eq!(
         stages[0]["clips"],
         json!({
-            "before": 2, "after": 2, "added": ["audio/c.wav"], "removed": ["audio/b.wav"], "changed": ["audio/a.wav"],
+            "before": 2, "after": 2, "added": ["audio/c.raw"], "removed": ["audio/b.raw"], "changed": ["audio/a.raw"],
         })
     );
     assert_eq!(stages[0]["sources"][0]["changes"]["added"], json!(["c.txt"]));
@@ -113,7 +113,7 @@ fn two_runs_are_compared_in_settings_clips_and_numbers() {
         &format!("{first} → {second} of voice\n"),
         "settings\n  loud    setting `run.2` \"upper\" → \"lower\"\n",
         "data\n  clips   `speech`: 1 added (c.txt), 1 removed (b.txt), 1 changed (a.txt)\n    + c.txt\n    - b.txt\n    ~ a.txt\n",
-        "  clips   2 rows: 1 added (audio/c.wav), 1 removed (audio/b.wav), 1 changed (audio/a.wav)\n",
+        "  clips   2 rows: 1 added (audio/c.raw), 1 removed (audio/b.raw), 1 changed (audio/a.raw)\n",
         "numbers\n  scores  letters ",
         "results\n  clips   other bytes\n  loud    other bytes\n",
     ] {

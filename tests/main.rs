@@ -18,6 +18,7 @@ mod kernels;
 mod knowing;
 mod machine;
 mod manifests;
+mod nano;
 mod peers;
 mod quantised;
 mod realtime;

@@ -189,7 +189,7 @@ fn order_and_company_change_no_result() {
 #[test]
 fn a_failure_leaves_the_others_their_results() {
     let text = |sandbox: &Sandbox| {
-        let slow = format!("{}; echo kept > $0/x", awaits("failed.sign"));
+        let slow = format!("{}; sleep 1; echo kept > $0/x", awaits("failed.sign"));
         let stages = [
             stage("bad", "touch failed.sign; exit 3", ""),
             stage("slow", &slow, ""),

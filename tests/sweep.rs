@@ -74,7 +74,7 @@ fn every_combination_is_a_run_and_only_the_best_goes_on() {
     assert_eq!((ran(&sandbox, "base"), ran(&sandbox, "train"), ran(&sandbox, "scores"), ran(&sandbox, "card")), (1, 5, 5, 1));
     assert_eq!(sandbox.read(".voxpipe/latest/s/train/model"), "2 1\n");
     assert_eq!(sandbox.read(".voxpipe/latest/s/card/card"), "2 1\n");
-    assert_eq!(sandbox.run(&["runs", "--json"]).exits(0).json().as_array().map_or(0, Vec::len), 6, "five, and the best again");
+    assert_eq!(sandbox.run(&["runs", "--json"]).exits(0).json()["runs"].as_array().map_or(0, Vec::len), 6, "five, and the best again");
     sandbox.run(&["logs", "--run", "latest"]).exits(0);
 
     // Again: nothing is left to do, and the table is the same.

@@ -89,7 +89,10 @@ impl Run {
         run.scheduling = Scheduling { jobs: self.jobs.map(usize::from), fail_fast, on: self.on.map(Place::from), ..Scheduling::default() };
         let report = run.go();
         keep(&self.project, &sources, &self.force, &pipeline, &store, &heard);
+        // Whether a shared folder is there, and what is in it, is looked at each time.
+        let shares = pipeline.cache.shared.is_some() || std::env::var_os("VOXPIPE_SHARED_CACHE").is_some_and(|folder| !folder.is_empty());
         if report.exit == Exit::Done as u8
+            && !shares
             && let Some(question) = question
         {
             let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -218,7 +218,7 @@ impl<'r> Course<'r, '_> {
                 self.end(index, ending);
             }
             Ok((Verdict::Fresh(artifact), ingredients)) => {
-                tracing::debug!(fingerprint = %ingredients.fingerprint(), "fresh");
+                tracing::debug!(fingerprint = %ingredients.fingerprint(), "judged fresh");
                 run.recall(step, &ingredients);
                 run.emitter.emit(Event::StageFresh {
                     stage: step.name.clone(),
@@ -229,7 +229,7 @@ impl<'r> Course<'r, '_> {
                 self.made(index, *artifact, Ending::Fresh);
             }
             Ok((Verdict::Stale(reasons), declared)) => {
-                tracing::debug!(fingerprint = %declared.fingerprint(), "stale");
+                tracing::debug!(fingerprint = %declared.fingerprint(), "judged stale");
                 if let Some(because) = step.after.iter().find_map(|name| self.blocked.get(name)).cloned() {
                     return self.skip(index, because, false);
                 }

@@ -227,12 +227,15 @@ impl Training<'_> {
 /// Steps that say what is usual.
 const USUAL: usize = 20;
 
-/// The usual loss before a step, if the step's is far above it: by six deviations, and by a quarter.
+/// A loss that is no more than this above the usual is no sign of anything: a model that knows its clips has one word wrong.
+const SLIGHT: f64 = 0.5;
+
+/// The usual loss before a step, if the step's is far above it: by six deviations, by a quarter, and not slightly.
 fn spike(before: &[LossRow], loss: f64) -> Option<f64> {
     let last = before.get(before.len().checked_sub(USUAL)?..)?;
     let mean = last.iter().map(|row| row.loss).sum::<f64>() / USUAL as f64;
     let deviation = (last.iter().map(|row| (row.loss - mean).powi(2)).sum::<f64>() / USUAL as f64).sqrt();
-    (loss > mean + 6.0 * deviation && loss > 1.25 * mean).then_some(mean)
+    (loss > mean + SLIGHT.max(6.0 * deviation) && loss > 1.25 * mean).then_some(mean)
 }
 
 fn first_not_finite(weights: &BTreeMap<String, TensorData>) -> Result<Option<&String>> {
