@@ -222,6 +222,26 @@ fn a_job_outlives_the_run_that_submitted_it() {
 }
 
 #[test]
+fn nobody_works_beside_a_job() {
+    let script = "touch begun.sign; until [ -e go ]; do sleep 0.05; done; echo once >> made; touch $0/x";
+    let cluster = Cluster::new(&stage("s", script, "resources = { on = \"slurm\" }"));
+    let mut child = cluster.start(&["run"], "begun.sign");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let here = ["run", "--set", "stage.s.resources.on=local"];
+    cluster
+        .run(&here)
+        .exits(3)
+        .complains("job 41, submitted by an earlier run for this stage, may still go on")
+        .complains("cancel the job");
+    cluster.sandbox.file("go", "");
+    appears(&cluster.state("job-41/code"));
+    // Once it has ended the stage may run here as well.
+    cluster.run(&here).exits(0);
+    assert_eq!(cluster.sandbox.read("made"), "once\nonce\n");
+}
+
+#[test]
 fn whoever_interrupts_a_run_cancels_its_jobs() {
     // A program that keeps something for the next time, as a training does its checkpoints.
     let script = "echo $$ > pid; [ -e $1/kept ] && touch $0/x && exit; echo kept > $1/kept; touch begun.sign; sleep 60";

@@ -169,6 +169,17 @@ impl Folder {
         }
     }
 
+    /// Clears away a job of an earlier run that has ended, or says that it may go on: a stage has one scratch folder, and only one may work in it.
+    pub fn settle(&self) -> Result<()> {
+        if self.task().is_none() || matches!(Follower::of(self).tell(&Emitter::silent()), Ok(Some(_))) {
+            return self.remove();
+        }
+        let id = self.id().map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
+        Err(Error::new(format!("{id}, submitted by an earlier run for this stage, may still go on"))
+            .exit(Exit::Locked)
+            .advice(format!("run the stage there once more, or cancel the job and remove `{}`", self.0.display())))
+    }
+
     /// Removes the folder, if it is there.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.0) {

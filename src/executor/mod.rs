@@ -46,6 +46,7 @@ pub struct Local;
 
 impl Executor for Local {
     fn execute(&self, job: &Job<'_>) -> Result<Outcome> {
+        folder::Folder::of(job.cx).settle()?;
         job.clock.mind(|| job.stage.run(job.cx))
     }
 }

@@ -162,7 +162,10 @@ impl<'r> Course<'r, '_> {
                 return;
             }
             let turn = self.run.pool().turn();
-            for (index, told) in told.try_iter() {
+            // The room of what has ended goes to whoever is first in the file by then, so it is given back last.
+            let mut room = Vec::new();
+            for (index, told, permit) in told.try_iter() {
+                room.extend(permit);
                 self.running -= 1;
                 match told {
                     Told::Done(artifact) => self.made(index, *artifact, Ending::Done),
@@ -171,6 +174,10 @@ impl<'r> Course<'r, '_> {
                 }
             }
             // What has become due comes first: it may stand before what waits.
+            while let Some(index) = self.due.pop_first() {
+                self.judge(index);
+            }
+            drop(room);
             if self.due.is_empty() {
                 self.start(scope, &sender);
                 if self.due.is_empty() && (self.running > 0 || !self.stale.is_empty()) {
@@ -244,7 +251,7 @@ impl<'r> Course<'r, '_> {
     }
 
     /// Starts what there is room for.
-    fn start<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, sender: &Sender<(usize, Told)>)
+    fn start<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, sender: &Sender<(usize, Told, Option<Permit>)>)
     where
         'r: 'scope,
     {
@@ -299,12 +306,12 @@ impl<'r> Course<'r, '_> {
                     self.running += 1;
                     let sender = sender.clone();
                     scope.spawn(move || {
-                        let told = catch_unwind(AssertUnwindSafe(|| run.one_try(step, stale, permit))).unwrap_or_else(|_| {
+                        let (told, permit) = catch_unwind(AssertUnwindSafe(|| run.one_try(step, stale, permit))).unwrap_or_else(|_| {
                             let error = Error::new("the runner panicked").advice("this is a bug in voxpipe; please report it");
-                            Told::Ended(run.failed(step, &error))
+                            (Told::Ended(run.failed(step, &error)), None)
                         });
                         // Only gone when nobody waits any more.
-                        let _ = sender.send((index, told));
+                        let _ = sender.send((index, told, permit));
                         run.pool().happened();
                     });
                 }
@@ -350,8 +357,8 @@ impl<'r> Course<'r, '_> {
 }
 
 impl Run<'_> {
-    /// Tries a step once, and decides what follows.
-    fn one_try(&self, step: &Step, stale: Stale, permit: Permit) -> Told {
+    /// Tries a step once, and decides what follows; its room goes back with that.
+    fn one_try(&self, step: &Step, stale: Stale, permit: Permit) -> (Told, Option<Permit>) {
         let Stale { declared, why, inputs, attempt: now, need, .. } = stale;
         let begun = Instant::now();
         let (kind, stage) = (step.stage.kind().to_owned(), step.name.clone());
@@ -374,26 +381,26 @@ impl Run<'_> {
                     metrics: artifact.metrics.clone(),
                     kept: kept(&declared, &artifact),
                 });
-                return Told::Done(Box::new(artifact));
+                return (Told::Done(Box::new(artifact)), Some(permit));
             }
             Ok(Tried::Parked { have, need, message }) => {
                 self.remember(step, &declared, End::Parked { have, need, message: message.clone() });
                 self.emitter.emit(Event::StageParked { stage: step.name.clone(), have, need, message });
-                return Told::Ended(Ending::Parked);
+                return (Told::Ended(Ending::Parked), Some(permit));
             }
             Err(error) => error,
         };
-        // What is left to do needs nothing of the machine, and a person may take their time.
-        drop(permit);
+        // A person may take their time, and others have the room meanwhile.
+        let permit = Some(permit).filter(|_| !self.is_asked(&error));
         if error.exit == Exit::Interrupted || self.stopping() {
             if error.exit != Exit::Interrupted || !self.stopping() {
                 self.warn(step, error.message);
             }
             self.remember(step, &declared, End::Interrupted);
             self.emitter.emit(Event::StageInterrupted { stage: step.name.clone() });
-            return Told::Ended(Ending::Interrupted);
+            return (Told::Ended(Ending::Interrupted), permit);
         }
-        match self.next(step, &now, &inputs, &error) {
+        let told = match self.next(step, &now, &inputs, &error) {
             Some(attempt) => {
                 let wait = attempt.wait;
                 let from = wait.map(|wait| Instant::now() + wait);
@@ -407,6 +414,7 @@ impl Run<'_> {
                     false => self.failed(step, &error),
                 })
             }
-        }
+        };
+        (told, permit)
     }
 }
