@@ -88,14 +88,13 @@ impl<W: Write + Send> Reporter for JsonLines<W> {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
         if let Event::StageFresh { stage, summary, kept } = event {
             let (run, stage, summary) = (Value::from(self.run.as_str()), Value::from(stage.as_str()), Value::from(summary.as_str()));
-            let mut line =
-                format!(r#"{{"v":{VERSION},"time":"{time}","run":{run},"event":"stage-fresh","stage":{stage},"summary":{summary}"#);
-            for (name, digits) in [("fingerprint", &kept.fingerprint), ("digest", &kept.digest)] {
+            let mut line = format!(r#"{{"v":{VERSION},"time":"{time}","run":{run},"event":"stage-fresh""#);
+            for (name, digits) in [("digest", &kept.digest), ("fingerprint", &kept.fingerprint)] {
                 if !digits.is_empty() {
                     line.push_str(&format!(r#","{name}":"{digits}""#));
                 }
             }
-            line.push('}');
+            line.push_str(&format!(r#","stage":{stage},"summary":{summary}}}"#));
             self.waiting.push_str(&line);
             self.waiting.push('\n');
             if self.waiting.len() < MOST_WAITING {
