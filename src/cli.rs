@@ -31,6 +31,7 @@ mod work;
 
 use crate::error::{Error, Exit, Result};
 use crate::graph;
+use crate::guard;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 use std::io::{self, ErrorKind, Write};
@@ -158,6 +159,9 @@ enum Command {
         /// The job's folder
         folder: PathBuf,
     },
+    /// End what another voxpipe started when that one is killed
+    #[command(hide = true)]
+    Guard,
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Draw the stages and what flows between them
@@ -234,6 +238,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Done as u8 });
         }
     };
+    guard::arm("guard");
     match cli.command.run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -273,6 +278,10 @@ impl Command {
             Self::Doctor(doctor) => doctor.go().map(done),
             Self::Bench(bench) => bench.go().map(done),
             Self::Work { folder } => work::work(folder),
+            Self::Guard => {
+                guard::stand();
+                Ok(Exit::Done as u8)
+            }
             Self::Schema => print(&format!("{:#}\n", crate::manifest::schema(crate::stage::STAGES))).map(done),
             Self::Graph { project, format, json } => {
                 let pipeline = project.pipeline()?;

@@ -1,12 +1,12 @@
-//! A lock that a program inherits from the run that starts it, so that a later run can tell whether the program still lives.
+//! A lock that the programs of a run inherit from it, so that a later run can tell whether one of them still lives.
 //!
-//! The kernel ends a program with the run that started it, but not what the program itself has started. Whoever was left over could go
-//! on writing into a scratch folder that the next try works in.
+//! With the run that started it a program is ended ([`crate::guard`]), but not what left the program's group. Whoever was left over could
+//! go on writing into a scratch folder that the next try works in.
 
 use crate::error::{Doing, Error, Exit, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File, TryLockError};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,32 +14,31 @@ use std::time::{Duration, Instant};
 /// What the folder of a job is called in a stage's scratch folder.
 pub const JOB: &str = "job";
 
-/// The name of the lock beside a stage's scratch folder.
+/// The name of the lock among the stages under way.
 pub const NAME: &str = "alive";
 
-/// A held lock; programs started with it hold it too.
+/// The held lock.
 #[derive(Debug)]
 pub struct Leash(File);
 
 impl Leash {
-    /// Takes the lock beside a stage's scratch folder.
-    pub fn beside(scratch: &Path) -> Result<Self> {
-        let path = scratch.with_file_name(NAME);
+    /// Takes the lock in the folder of the stages under way; nobody of an earlier run holds it.
+    pub fn take(work: &Path) -> Result<Self> {
+        let path = work.join(NAME);
         let locking = || format!("cannot lock `{}`", path.display());
         let file = File::options().write(true).create(true).truncate(false).open(&path).doing(locking)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(Error::new(format!("a program still works on this stage: it holds `{}`", path.display()))
+            Err(TryLockError::WouldBlock) => Err(Error::new(format!("a program of an earlier run still holds `{}`", path.display()))
                 .exit(Exit::Locked)
                 .advice("wait for it to end, or stop it, and run again")),
             Err(TryLockError::Error(error)) => Err(error).doing(locking),
         }
     }
-}
 
-impl AsRawFd for Leash {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+    /// Lets every program that is started from now on hold it too.
+    pub fn hand_on(&self) -> Result<()> {
+        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::empty()).map_err(io::Error::from).doing(|| "cannot hand on a lock")
     }
 }
 
@@ -47,43 +46,29 @@ impl AsRawFd for Leash {
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Ends what earlier runs have left running, and says what that was. The project's lock is held: whoever works here is left over.
-pub fn gather_in(work: &Path) -> Result<Vec<String>> {
-    let mut ended = Vec::new();
-    let folders = fs::read_dir(work).doing(|| format!("cannot read folder `{}`", work.display()))?;
-    let mut folders: Vec<_> = folders.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    folders.sort();
-    for folder in folders.into_iter().filter(|folder| !is_elsewhere(folder)) {
-        let path = folder.join(NAME);
-        let Ok(file) = File::open(&path) else { continue };
-        let begun = Instant::now();
-        let mut asked = false;
-        while let Err(TryLockError::WouldBlock) = file.try_lock() {
-            let holders = holders(&path);
-            if begun.elapsed() > GRACE * 2 || holders.is_empty() {
-                let who = if holders.is_empty() { "a program".to_owned() } else { list(&holders) };
-                return Err(Error::new(format!("{who} of an earlier run still works in `{}`", folder.display()))
-                    .exit(Exit::Locked)
-                    .advice("stop it and run again"));
-            }
-            if !asked {
-                ended.push(format!("{} of an earlier run was still at work and was ended", list(&holders)));
-            }
-            let signal = if begun.elapsed() > GRACE { Signal::KILL } else { Signal::TERM };
-            if !asked || signal == Signal::KILL {
-                for holder in &holders {
-                    let _ = kill_process(*holder, signal);
-                }
-            }
-            asked = true;
-            thread::sleep(Duration::from_millis(20));
+pub fn gather_in(work: &Path) -> Result<Option<String>> {
+    let path = work.join(NAME);
+    let Ok(file) = File::open(&path) else { return Ok(None) };
+    let begun = Instant::now();
+    let mut ended: Option<String> = None;
+    while let Err(TryLockError::WouldBlock) = file.try_lock() {
+        let holders = holders(&path);
+        if begun.elapsed() > GRACE * 2 || holders.is_empty() && begun.elapsed() > GRACE {
+            let who = if holders.is_empty() { "a program".to_owned() } else { list(&holders) };
+            return Err(Error::new(format!("{who} of an earlier run still works in `{}`", work.display()))
+                .exit(Exit::Locked)
+                .advice("stop it and run again"));
         }
+        let signal = if begun.elapsed() > GRACE { Signal::KILL } else { Signal::TERM };
+        if !holders.is_empty() && (ended.is_none() || signal == Signal::KILL) {
+            ended.get_or_insert_with(|| format!("{} of an earlier run was still at work and was ended", list(&holders)));
+            for holder in &holders {
+                let _ = kill_process(*holder, signal);
+            }
+        }
+        thread::sleep(Duration::from_millis(20));
     }
     Ok(ended)
-}
-
-/// Whether the work of a folder is a job somewhere else, which is meant to outlive the run that submitted it.
-pub fn is_elsewhere(work: &Path) -> bool {
-    work.join("scratch").join(JOB).exists()
 }
 
 fn list(holders: &[Pid]) -> String {

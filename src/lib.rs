@@ -12,6 +12,7 @@ pub mod executor;
 pub mod fingerprint;
 pub mod folder;
 pub mod graph;
+pub mod guard;
 pub mod hub;
 pub mod intake;
 pub mod journal;

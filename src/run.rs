@@ -167,7 +167,7 @@ impl Run<'_> {
         let begun = Instant::now();
         let fingerprint = ingredients.fingerprint();
         self.write_last(step, declared, End::Begun)?;
-        let space = self.store.workspace(fingerprint, &self.id, now.number)?;
+        let space = self.store.workspace(fingerprint, &self.id, now.number, step.stage.uses_scratch())?;
         let mut inputs = BTreeMap::new();
         for (port, names) in &step.from {
             let mut artifacts: Vec<_> = names.iter().filter_map(|name| done.get(name)).cloned().collect();
@@ -183,11 +183,12 @@ impl Run<'_> {
             root: absolute(&self.pipeline.root)?,
             seed: step.seed,
             inputs,
-            sources: self.pipeline.steps.iter().map(|step| (step.name.clone(), step.stage.sources())).collect(),
+            sources: self.means.sources(self.pipeline),
             out: absolute(&space.out)?,
             scratch: absolute(&space.scratch)?,
             cache: absolute(&self.store.cache())?,
             cards: work.cards.clone(),
+            leash: self.store.leash(),
             emitter: clock.listen(self.emitter.clone()),
             stop: clock.stop(),
         };
@@ -286,7 +287,7 @@ impl Run<'_> {
 
     fn save_index(&self) {
         let _noting = self.pool().noting();
-        self.store.save_index();
+        self.store.save_index_now_and_then();
     }
 
     /// Takes the result of a step from the shared cache, if it is only there.

@@ -37,7 +37,7 @@ use crate::artifact::{Artifact, ArtifactKind, Digest};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::fingerprint::{Fingerprint, Ingredients};
 use crate::journal;
-use crate::leash;
+use crate::leash::{self, Leash};
 use crate::stamp::Stamp;
 use crate::stat_index::StatIndex;
 use crate::tree::{Content, Links, STATE_FOLDER, Tree};
@@ -52,6 +52,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The version of the layout.
 const FORMAT: &str = "1";
@@ -66,7 +67,11 @@ pub struct Store {
     /// One result is taken in at a time: two may be equal.
     keeping: Mutex<()>,
     /// What was left running by an earlier run and ended by this one.
-    orphans: Vec<String>,
+    orphans: Option<String>,
+    /// What the programs of this run hold on to.
+    leash: Option<Arc<Leash>>,
+    /// When what is known of files was kept last.
+    saved: Mutex<Option<Instant>>,
     /// Given back last.
     lock: Option<Lock>,
     shared: Option<Shared>,
@@ -176,7 +181,9 @@ impl Store {
             index: Arc::new(index),
             group: Group::default(),
             keeping: Mutex::default(),
-            orphans: Vec::new(),
+            orphans: None,
+            leash: None,
+            saved: Mutex::default(),
             lock: None,
             shared: None,
         })
@@ -207,6 +214,7 @@ impl Store {
             disk::make_folder(&dir.join(folder)).doing(making)?;
         }
         store.orphans = leash::gather_in(&dir.join("work"))?;
+        store.leash = Some(Arc::new(Leash::take(&dir.join("work"))?));
         store.tidy()?;
         Ok(store)
     }
@@ -216,12 +224,18 @@ impl Store {
         let dir = state_folder(root);
         let lock = Lock::take(&dir.join("lock"), command)?;
         let index = Arc::default();
-        Ok(Self { dir, index, group: Group::default(), keeping: Mutex::default(), orphans: Vec::new(), lock: Some(lock), shared: None })
+        let (group, keeping, saved) = (Group::default(), Mutex::default(), Mutex::default());
+        Ok(Self { dir, index, group, keeping, orphans: None, leash: None, saved, lock: Some(lock), shared: None })
     }
 
-    /// What earlier runs had left running and this one ended, in sentences.
-    pub fn orphans(&self) -> &[String] {
-        &self.orphans
+    /// What earlier runs had left running and this one ended, in a sentence.
+    pub fn orphans(&self) -> Option<&str> {
+        self.orphans.as_deref()
+    }
+
+    /// What the programs of a run hold on to.
+    pub fn leash(&self) -> Option<Arc<Leash>> {
+        self.leash.clone()
     }
 
     /// What a memo of this name says.
@@ -326,7 +340,7 @@ impl Store {
 
     /// What is remembered of a step.
     pub fn last(&self, pipeline: &str, stage: &str) -> Option<Last> {
-        self.parse(&self.last_path(pipeline, stage))
+        files::last_line(&self.read(&self.last_path(pipeline, stage))?)
     }
 
     /// The link to a stage's newest result. It need not exist.
@@ -343,12 +357,13 @@ impl Store {
 
     /// Folders for a stage to work in: an empty one for the result, and the scratch folder of this fingerprint.
     ///
-    /// The first has a new name each time, so that a program that outlived a killed run cannot write into it.
-    pub fn workspace(&self, fingerprint: Fingerprint, run: &str, attempt: u32) -> Result<Workspace> {
+    /// The first has a new name each time, so that a program that outlived a killed run cannot write into it. The second is made if the
+    /// stage makes use of it.
+    pub fn workspace(&self, fingerprint: Fingerprint, run: &str, attempt: u32, uses_scratch: bool) -> Result<Workspace> {
         let work = self.dir.join("work").join(fingerprint.to_string());
         let space = Workspace { out: work.join(format!("out-{run}-{attempt}")), scratch: work.join("scratch") };
         files::remove_folder(&space.out)?;
-        for folder in [&space.out, &space.scratch] {
+        for folder in [Some(&space.out), Some(&space.scratch).filter(|_| uses_scratch)].into_iter().flatten() {
             disk::make_folder(folder).doing(|| format!("cannot make `{}`", folder.display()))?;
         }
         Ok(space)
@@ -371,7 +386,6 @@ impl Store {
         files::remove_folder(&space.out)?;
         let _ = fs::remove_dir(&space.scratch);
         if let Some(work) = space.out.parent() {
-            let _ = disk::remove_file(&work.join(leash::NAME));
             let _ = fs::remove_dir(work);
         }
         Ok(())
@@ -423,7 +437,7 @@ impl Store {
         let (path, bytes) = (self.last_path(pipeline, stage), serde_json::to_vec(last)?);
         // That it is done must not be known before the record is.
         let now = if last.tried.end == End::Done { self.group.after(last.tried.fingerprint, path, bytes) } else { Some((path, bytes)) };
-        now.map_or(Ok(()), |(path, bytes)| files::replace(&path, &bytes, Safety::Whole))
+        now.map_or(Ok(()), |(path, bytes)| files::add_line(&path, bytes))
     }
 
     /// Points the link people look at to a result.
@@ -436,21 +450,27 @@ impl Store {
         files::replace_link(&link, &target)
     }
 
+    /// The same as [`Store::save_index`], but not more often than there is something to lose by it.
+    pub fn save_index_now_and_then(&self) {
+        let saved = *self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        if saved.is_none_or(|saved| saved.elapsed() > BETWEEN_SAVES) {
+            self.save_index();
+        }
+    }
+
     /// Keeps what was learnt of files. Losing it costs time only, so it is not an error.
     pub fn save_index(&self) {
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if let Some(bytes) = self.lock.as_ref().and_then(|_| self.index.to_save()) {
             let _ = files::replace(&self.dir.join("stat.idx"), &bytes, Safety::Whole);
         }
     }
 
     fn tidy(&self) -> Result<()> {
-        for work in names(&self.dir.join("work"))? {
+        for work in names(&self.dir.join("work"))?.into_iter().filter(|name| name != leash::NAME) {
             let work = self.dir.join("work").join(work);
             for name in names(&work)?.iter().filter(|name| name.starts_with("out-")) {
                 files::remove_folder(&work.join(name))?;
-            }
-            if !leash::is_elsewhere(&work) {
-                let _ = disk::remove_file(&work.join(leash::NAME));
             }
             // Only empty folders go: what is in a scratch folder may be days of training.
             let _ = fs::remove_dir(work.join("scratch"));
@@ -470,10 +490,14 @@ impl Store {
 
     /// Reads a JSON file of ours; one that is absent or damaged counts as absent.
     fn parse<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
+        serde_json::from_slice(&self.read(path)?).ok()
+    }
+
+    fn read(&self, path: &Path) -> Option<Vec<u8>> {
         if self.index.watching() {
             self.index.saw(path, fs::metadata(path).ok().as_ref());
         }
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        fs::read(path).ok()
     }
 
     fn result(&self, digest: Digest) -> PathBuf {
@@ -493,6 +517,8 @@ impl Store {
     }
 }
 
+/// How long what was learnt of files may wait to be kept.
+const BETWEEN_SAVES: Duration = Duration::from_secs(2);
 /// Below this many seconds a stage is sooner run again than the disk waited for.
 const SHORT: f64 = 1.0;
 

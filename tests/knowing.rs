@@ -170,6 +170,18 @@ fn a_repeated_run_ends_in_yes() {
 }
 
 #[test]
+fn a_run_with_nothing_to_do_can_be_repeated_too() {
+    let sandbox = project();
+    sandbox.run(&["run"]).exits(0);
+    for _ in 0..3 {
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        sandbox.run(&["run"]).exits(0);
+    }
+    let told = sandbox.run(&["repro"]).exits(0).stdout;
+    assert!(told.ends_with(&format!("yes: 3 results of run {} came out the same, byte for byte\n", id(&sandbox, 3))), "{told}");
+}
+
+#[test]
 fn a_repeated_run_ends_in_no_and_says_what_is_different() {
     let sandbox = project();
     // Depends on the time of day, and on a file that is declared nowhere.

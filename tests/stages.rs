@@ -33,7 +33,7 @@ impl Bench {
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&events);
         let cx = Context {
-            sources: BTreeMap::new(),
+            sources: Arc::default(),
             stage: "it".to_owned(),
             pipeline: "bench".to_owned(),
             root: folder.path().join("project"),
@@ -43,6 +43,7 @@ impl Bench {
             scratch: folder.path().join("scratch"),
             cache: folder.path().join("cache"),
             cards: Vec::new(),
+            leash: None,
             emitter: Emitter::new(move |event| heard.lock().unwrap().push(event)),
             stop: Arc::new(AtomicBool::new(false)),
         };

@@ -1,6 +1,7 @@
 //! `export` and `import`: a run as one file.
 
 use super::project::plural;
+use super::provenance::Provenance;
 use super::summary::{Summary, find};
 use super::{Project, note, print, print_json};
 use crate::error::{Doing, Error, Exit, Result};
@@ -58,7 +59,8 @@ impl Export {
         let summary = Summary::of(&store, &run)?;
         let records = summary.stages.iter().filter_map(|stage| stage.record(&store));
         let records = records.map(|record| (record.ingredients.fingerprint(), record)).collect();
-        let about = store.export(&run, &records, !self.no_results, &self.archive)?;
+        let manifest = Provenance::find(&store, &run)?.map(|manifest| serde_json::to_vec(&manifest)).transpose()?;
+        let about = store.export(&run, manifest.as_deref(), &records, !self.no_results, &self.archive)?;
         let bytes = fs::metadata(&self.archive).doing(|| format!("cannot look at `{}`", self.archive.display()))?.len();
         if self.json {
             let (results, archive) = (about.results.len(), &self.archive);

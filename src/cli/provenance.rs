@@ -128,11 +128,42 @@ impl Provenance {
 
     /// The manifest that a run left.
     pub(super) fn read(store: &Store, run: &str) -> Result<Self> {
-        let Some(bytes) = store.provenance(run)? else {
-            return Err(Error::new(format!("run {run} has no manifest: it was killed, or is still going on"))
-                .advice("a run that has ended, however it ended, has one"));
+        Self::find(store, run)?.ok_or_else(|| {
+            Error::new(format!("run {run} has no manifest: it was killed, or is still going on"))
+                .advice("a run that has ended, however it ended, has one")
+        })
+    }
+
+    /// The manifest that a run left, if it did. A run that saw at a glance that there is nothing to do leaves none; then it is that of
+    /// the run before it which stood at the same results.
+    pub(super) fn find(store: &Store, run: &str) -> Result<Option<Self>> {
+        let read = |run: &str| -> Result<Option<Self>> {
+            let Some(bytes) = store.provenance(run)? else { return Ok(None) };
+            serde_json::from_slice(&bytes).map(Some).doing(|| format!("the manifest of run {run} is damaged"))
         };
-        serde_json::from_slice(&bytes).doing(|| format!("the manifest of run {run} is damaged"))
+        if let Some(own) = read(run)? {
+            return Ok(Some(own));
+        }
+        let summary = Summary::of(store, run)?;
+        if summary.exit.is_none() || !summary.stages.iter().all(|stage| stage.result == "fresh") {
+            return Ok(None);
+        }
+        for earlier in store.runs()?.iter().rev().skip_while(|other| *other != run) {
+            let Some(mut found) = read(earlier)? else { continue };
+            let same = |(here, there): (&StageSummary, &Stage)| here.stage == there.told.stage && here.kept == there.told.kept;
+            let all = found.stages.len() == summary.stages.len() && summary.stages.iter().zip(&found.stages).all(same);
+            if all && found.pipeline == summary.pipeline {
+                found.run = run.to_owned();
+                found.started.clone_from(&summary.started);
+                (found.exit, found.seconds) = (summary.exit.unwrap_or_default(), summary.seconds.unwrap_or_default());
+                found.force = Vec::new();
+                for (stage, told) in found.stages.iter_mut().zip(&summary.stages) {
+                    stage.told = told.clone();
+                }
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -66,7 +66,7 @@ impl Run {
         let stop = listen()?;
         let store = Store::open(&pipeline.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
         let store = Project::share(store, &pipeline)?;
-        store.orphans().iter().for_each(|orphan| note(orphan));
+        store.orphans().into_iter().for_each(note);
         let id = store.begin_run().map_err(or_environment)?;
         let mut reporters = self.reporters(&store, &id)?;
         if let Some(trackio) = tracking::reporter(&pipeline)? {

@@ -270,11 +270,12 @@ pub fn carry_out(folder: &Folder, registry: &[&dyn Entry], asked: Arc<AtomicBool
             root: task.root,
             seed: task.seed,
             inputs: task.inputs,
-            sources: task.sources,
+            sources: Arc::new(task.sources),
             out: folder.out(),
             scratch: task.scratch,
             cache: task.cache,
             cards: Vec::new(),
+            leash: None,
             emitter,
             stop: clock.stop(),
         };

@@ -140,7 +140,7 @@ impl<S: Site> Remote<S> {
             root: cx.root.clone(),
             seed: cx.seed,
             inputs: cx.inputs.clone(),
-            sources: cx.sources.clone(),
+            sources: cx.sources.as_ref().clone(),
             scratch: cx.scratch.clone(),
             cache: cx.cache.clone(),
             timeout: job.clock.limits.timeout,

@@ -72,6 +72,11 @@ impl Pool {
         Self { total, state: Mutex::new(state), changed: Condvar::new(), keeping: Mutex::default(), noting: Mutex::default() }
     }
 
+    /// Whether no step at all can run here for want of these, whatever it needs besides.
+    pub(super) fn is_full(lack: &Lack) -> bool {
+        lack.contains(JOBS)
+    }
+
     /// What a step takes, or why it can never run here.
     pub(super) fn need(&self, step: &Step, on: Place) -> Result<Need> {
         let mut need: BTreeMap<String, u64> = BTreeMap::new();

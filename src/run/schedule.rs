@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::executor::slurm::Slurm;
 use crate::executor::{Executor, Local, Remote};
 use crate::fingerprint::Ingredients;
-use crate::pipeline::{Place, Step};
+use crate::pipeline::{Pipeline, Place, Step};
 use crate::plan::{Judge, Verdict, unmet};
 use crate::store::End;
 use crate::why;
@@ -46,8 +46,17 @@ pub struct Scheduling {
 pub(super) struct Means {
     pool: OnceLock<Arc<Pool>>,
     slurm: OnceLock<Remote<Slurm>>,
+    sources: OnceLock<Arc<BTreeMap<String, Vec<PathBuf>>>>,
     /// Held while a person is asked: one question at a time.
     pub(super) asking: Mutex<()>,
+}
+
+impl Means {
+    /// See [`crate::stage::Context::sources`].
+    pub(super) fn sources(&self, pipeline: &Pipeline) -> Arc<BTreeMap<String, Vec<PathBuf>>> {
+        let all = || Arc::new(pipeline.steps.iter().map(|step| (step.name.clone(), step.stage.sources())).collect());
+        Arc::clone(self.sources.get_or_init(all))
+    }
 }
 
 /// How often the deciding thread looks whether the run should stop.
@@ -65,6 +74,8 @@ struct Course<'r, 'a> {
     /// Steps that have to run.
     stale: BTreeMap<usize, Stale>,
     running: usize,
+    /// Whether every step runs on this machine.
+    all_local: bool,
     done: BTreeMap<String, Artifact>,
     blocked: BTreeMap<String, String>,
     endings: Vec<Option<Ending>>,
@@ -103,6 +114,7 @@ impl Run<'_> {
             due: BTreeSet::new(),
             stale: BTreeMap::new(),
             running: 0,
+            all_local: steps.iter().all(|step| self.place(step) == Place::Local),
             done: BTreeMap::new(),
             blocked: BTreeMap::new(),
             endings: steps.iter().map(|_| None).collect(),
@@ -257,7 +269,14 @@ impl<'r> Course<'r, '_> {
     {
         let run = self.run;
         let mut lack = Lack::new();
-        for index in self.stale.keys().copied().collect::<Vec<_>>() {
+        let mut next = 0;
+        while let Some(index) = self.stale.range(next..).next().map(|(index, _)| *index) {
+            next = index + 1;
+            // Nothing fits any more: those that wait need not be asked one by one. Who stops has to be told.
+            if self.all_local && Pool::is_full(&lack) && !run.stopping() && self.halted.is_none() {
+                self.stale.range_mut(index..).for_each(|(_, stale)| stale.waited = true);
+                return;
+            }
             let step = &run.pipeline.steps[index];
             let Some(stale) = self.stale.get_mut(&index) else { continue };
             let tried = stale.attempt.number > 1;

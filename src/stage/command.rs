@@ -16,8 +16,8 @@ use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
 use crate::device;
 use crate::error::{Doing, Error, Exit, Result};
-use crate::leash::Leash;
-use group::{Group, tie};
+use crate::guard;
+use group::Group;
 use schemars::JsonSchema;
 use secrets::Secrets;
 pub use secrets::is_secret;
@@ -126,6 +126,10 @@ impl Stage for Command {
         self.code.iter().cloned().chain(self.tools.iter().map(|tool| found(tool).unwrap_or_else(|| tool.into()))).collect()
     }
 
+    fn uses_scratch(&self) -> bool {
+        self.run.iter().chain(self.variables.values()).any(|text| text.contains("${scratch}"))
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
         let root = std::path::absolute(&cx.root).doing(|| "cannot find the project's folder")?;
         let arguments =
@@ -155,8 +159,10 @@ impl Stage for Command {
         for (name, value) in &self.variables {
             command.env(name, Template::parse(value).map_err(Error::new)?.fill(cx)?);
         }
-        let leash = Leash::beside(&cx.scratch)?;
-        tie(&mut command, &leash);
+        guard::stand_by();
+        if let Some(leash) = &cx.leash {
+            leash.hand_on()?;
+        }
         let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;
         let mut voice = Voice::new(cx, secrets);
         let status = Group::new(child)?.finish(cx, &mut voice)?;

@@ -26,6 +26,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Exit, Failure, Result};
 use crate::event::{Emitter, Event};
 use crate::hub::{self, Network, Pin};
+use crate::leash::Leash;
 use crate::schema::{self, Shape};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
@@ -107,6 +108,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     /// otherwise.
     fn fills_machine(&self) -> bool {
         false
+    }
+
+    /// Whether it makes use of [`Context::scratch`], which is made only then.
+    fn uses_scratch(&self) -> bool {
+        true
     }
 
     /// Whether the pipeline's name ([`Context::pipeline`]) is written into the result, and so is part of the fingerprint.
@@ -240,7 +246,7 @@ pub struct Context {
     /// The inputs by port, in the order `from` names them.
     pub inputs: BTreeMap<String, Vec<Artifact>>,
     /// The outside files and folders that each stage of the pipeline reads, by its name, as written in its settings.
-    pub sources: BTreeMap<String, Vec<PathBuf>>,
+    pub sources: Arc<BTreeMap<String, Vec<PathBuf>>>,
     /// A private, empty folder: what is in it at the end is the result.
     pub out: PathBuf,
     /// A folder kept between attempts with the same fingerprint: checkpoints live here.
@@ -250,6 +256,8 @@ pub struct Context {
     pub cache: PathBuf,
     /// The cards it was given for itself; none where nobody counts them.
     pub cards: Vec<Card>,
+    /// What the programs it starts hold on to, so that they are found should this run be killed; none where something else sees to that.
+    pub leash: Option<Arc<Leash>>,
     /// Where events go.
     pub emitter: Emitter,
     /// Set when the run should stop soon; long stages look at it and leave with [`crate::error::Exit::Interrupted`].
@@ -349,6 +357,10 @@ pub trait AnyStage: Send + Sync {
     fn fills_machine(&self) -> bool {
         false
     }
+    /// See [`Stage::uses_scratch`].
+    fn uses_scratch(&self) -> bool {
+        true
+    }
     /// See [`Stage::remedies`].
     fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
         Vec::new()
@@ -404,6 +416,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn fills_machine(&self) -> bool {
         Stage::fills_machine(self)
+    }
+    fn uses_scratch(&self) -> bool {
+        Stage::uses_scratch(self)
     }
     fn remedies(&self, failure: Failure) -> Vec<Remedy> {
         Stage::remedies(self, failure)

@@ -60,7 +60,14 @@ pub struct Imported {
 
 impl Store {
     /// Writes a run into an archive, with its results or only with what is known of them.
-    pub fn export(&self, run: &str, records: &BTreeMap<Fingerprint, Record>, results: bool, to: &Path) -> Result<About> {
+    pub fn export(
+        &self,
+        run: &str,
+        manifest: Option<&[u8]>,
+        records: &BTreeMap<Fingerprint, Record>,
+        results: bool,
+        to: &Path,
+    ) -> Result<About> {
         for record in records.values() {
             if let Some(problem) = self.problem(record.digest).filter(|_| results) {
                 return Err(Error::new(format!("run {run} cannot be exported whole, {problem}: {}", record.summary))
@@ -79,7 +86,7 @@ impl Store {
         let unfinished = Unfinished(folder.join(format!(".tmp-{}-{}", std::process::id(), self.file_of(to))));
         let file = File::create(&unfinished.0).doing(writing)?;
         let mut tar = Builder::new(zstd::Encoder::new(BufWriter::new(file), LEVEL).doing(writing)?);
-        self.pack(&mut tar, &about, records, &digests).map_err(|error| error.context(writing()))?;
+        self.pack(&mut tar, &about, manifest, records, &digests).map_err(|error| error.context(writing()))?;
         let file = tar.into_inner().and_then(zstd::Encoder::finish).doing(writing)?;
         file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).doing(writing)?;
         fs::rename(&unfinished.0, to).doing(writing)?;
@@ -94,14 +101,15 @@ impl Store {
         &self,
         tar: &mut Builder<impl Write>,
         about: &About,
+        manifest: Option<&[u8]>,
         records: &BTreeMap<Fingerprint, Record>,
         digests: &BTreeSet<Digest>,
     ) -> Result<()> {
         put(tar, ABOUT, 0o644, &serde_json::to_vec(about)?)?;
         let log = self.log(&about.run);
         put(tar, "events.jsonl", 0o644, &fs::read(&log).doing(|| format!("cannot read `{}`", log.display()))?)?;
-        if let Some(manifest) = self.provenance(&about.run)? {
-            put(tar, "provenance.json", 0o644, &manifest)?;
+        if let Some(manifest) = manifest {
+            put(tar, "provenance.json", 0o644, manifest)?;
         }
         let trees: BTreeMap<Digest, Tree> = digests.iter().filter_map(|digest| Some((*digest, self.tree(*digest)?))).collect();
         for (digest, tree) in &trees {
@@ -183,12 +191,13 @@ impl Store {
                 files::replace(&self.key(*fingerprint), &serde_json::to_vec(record)?, Safety::Durable)?;
             }
         }
+        // On the disk before the run is: who sees the run finds what it speaks of.
+        self.flush()?;
         let run = self.admit_run(&about.run, &log)?;
         files::replace(&self.log(&run), &log, Safety::Durable)?;
         if let Some(manifest) = manifest {
             self.keep_provenance(&run, &manifest)?;
         }
-        self.flush()?;
         Ok(Imported { run, was: about.run, results: [about.results.len(), new.len()] })
     }
 

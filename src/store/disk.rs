@@ -22,6 +22,11 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     step("write", path, None, || fs::File::create(path)?.write_all(bytes))
 }
 
+/// Adds to the end of a file, which need not be there.
+pub(super) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    step("write", path, None, || fs::File::options().create(true).append(true).open(path)?.write_all(bytes))
+}
+
 /// Makes a file read-only.
 pub(super) fn protect(path: &Path) -> io::Result<()> {
     step("protect", path, None, || {

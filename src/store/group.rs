@@ -4,7 +4,7 @@
 //! in a group: results with their lists of files, then records under temporary names, then the records' names. Until the
 //! last of these a stage is as if it had not run.
 
-use super::files::{self, Safety, Unfinished};
+use super::files::{self, Unfinished};
 use super::{Record, disk};
 use crate::error::{Doing, Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -191,7 +191,7 @@ fn write(group: &BTreeMap<Fingerprint, Commit>, index: &StatIndex) -> Result<()>
     keys.iter().try_for_each(|keys| files::sync(keys))?;
     for commit in group.values() {
         for (path, bytes) in &commit.after {
-            files::replace(path, bytes, Safety::Whole)?;
+            files::add_line(path, bytes.clone())?;
         }
         let _ = disk::remove_folder(&commit.work);
     }

@@ -3,7 +3,7 @@
 //! Records (`keys/`, `trees/`) and logs stay: they are small, and every question about the past is answered from them.
 
 use super::files::{self, Safety};
-use super::{Last, Record, Store, names, parse};
+use super::{Last, Record, Store, names};
 use crate::artifact::Digest;
 use crate::error::{Doing, Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -43,7 +43,7 @@ impl Store {
         let mut lasts = Vec::new();
         for pipeline in names(&self.dir.join("last"))? {
             let folder = self.dir.join("last").join(pipeline);
-            lasts.extend(names(&folder)?.iter().filter_map(|name| parse(&folder.join(name))));
+            lasts.extend(names(&folder)?.iter().filter_map(|name| files::last_line(&fs::read(folder.join(name)).ok()?)));
         }
         Ok(lasts)
     }

@@ -1,16 +1,15 @@
 //! A running program with everything it started: watched, asked to end, and made to.
 
-use super::lines::{Line, Source, listen};
+use super::lines::{Ear, Source};
 use super::voice::Voice;
 use crate::error::{Doing, Error, Result};
-use crate::leash::Leash;
+use crate::guard;
 use crate::stage::Context;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,19 +17,22 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(5);
 /// How often a quiet program is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
-/// The first wait for a program that has closed its pipes.
+/// The first wait for a program of whose end the system does not tell.
 const SHORTEST: Duration = Duration::from_micros(50);
 
 /// The running program and everything it started; nothing of it survives this value.
 pub(super) struct Group {
     child: Child,
     pid: Pid,
+    /// Becomes readable when the program ends, where the system has such a thing.
+    end: Option<OwnedFd>,
+    watched: guard::Watched,
 }
 
 impl Group {
     pub(super) fn new(mut child: Child) -> Result<Self> {
         match i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-            Some(pid) => Ok(Self { child, pid }),
+            Some(pid) => Ok(Self { child, pid, end: end_of(pid), watched: guard::watch(pid) }),
             None => {
                 let _ = child.kill();
                 Err(Error::new(format!("the system gave the program the impossible number {}", child.id())))
@@ -40,24 +42,15 @@ impl Group {
 
     /// Listens until the program has ended, and ends it when the run should stop.
     pub(super) fn finish(mut self, cx: &Context, voice: &mut Voice) -> Result<ExitStatus> {
-        let (sender, lines) = sync_channel(256);
-        let out = self.child.stdout.take().map(|pipe| listen(pipe, Source::Out, sender.clone()));
-        let err = self.child.stderr.take().map(|pipe| listen(pipe, Source::Err, sender));
+        let out = self.child.stdout.take().map(|pipe| Ear::new(pipe, Source::Out)).transpose()?;
+        let err = self.child.stderr.take().map(|pipe| Ear::new(pipe, Source::Err)).transpose()?;
+        let mut ears: Vec<Ear> = out.into_iter().chain(err).collect();
         let mut asked = None;
         let mut pause = SHORTEST;
-        loop {
-            let glance = lines.recv_timeout(GLANCE);
-            match glance {
-                Ok(line) => voice.tell(line),
-                Err(RecvTimeoutError::Timeout) => {}
-                // Nobody holds its pipes: it ends now, or goes on in silence.
-                Err(RecvTimeoutError::Disconnected) => {
-                    thread::sleep(pause);
-                    pause = (pause * 2).min(GLANCE);
-                }
-            }
-            if self.ended()? {
-                break;
+        while !self.ended()? {
+            self.wait(&ears, &mut pause)?;
+            for ear in &mut ears {
+                let _ = ear.hear(&mut |line| voice.tell(line));
             }
             match asked {
                 None if cx.stopping() => {
@@ -72,9 +65,30 @@ impl Group {
         }
         // The program has ended but is not yet reaped, so its number still names its group: whatever it left running ends too.
         let _ = kill_process_group(self.pid, Signal::KILL);
-        drain(&lines, voice);
-        drop((out, err));
+        // A process that left the group may hold the pipes open: what is in them now is all we wait for.
+        for ear in &mut ears {
+            ear.drain(&mut |line| voice.tell(line));
+        }
+        self.watched.end();
         self.child.wait().doing(|| "cannot learn how the program ended")
+    }
+
+    /// Waits until the program prints something or ends, or for a moment.
+    fn wait(&self, ears: &[Ear], pause: &mut Duration) -> Result<()> {
+        let pipes = ears.iter().filter_map(Ear::pipe);
+        let mut doors: Vec<PollFd<'_>> =
+            pipes.chain(self.end.as_ref().map(AsFd::as_fd)).map(|door| PollFd::from_borrowed_fd(door, PollFlags::IN)).collect();
+        if self.end.is_none() && doors.is_empty() {
+            // Nobody holds its pipes: it ends now, or goes on in silence.
+            thread::sleep(*pause);
+            *pause = (*pause * 2).min(GLANCE);
+            return Ok(());
+        }
+        let glance = Timespec { tv_sec: 0, tv_nsec: GLANCE.subsec_nanos().into() };
+        match poll(&mut doors, Some(&glance)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(Error::from(io::Error::from(error)).context("cannot listen to the program")),
+        }
     }
 
     fn ended(&self) -> Result<bool> {
@@ -96,31 +110,12 @@ impl Drop for Group {
     }
 }
 
-/// Takes what is still in the pipes. A process that left the group may hold them open: we wait for it only briefly.
-fn drain(lines: &Receiver<Line>, voice: &mut Voice) {
-    let until = Instant::now() + GRACE;
-    while Instant::now() < until
-        && let Ok(line) = lines.recv_timeout(Duration::from_secs(1))
-    {
-        voice.tell(line);
-    }
+#[cfg(target_os = "linux")]
+fn end_of(pid: Pid) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }
 
-/// Hands a lock on to the program, and asks the kernel to end it when we are killed without a chance to do so ourselves.
-pub(super) fn tie(command: &mut Command, leash: &Leash) {
-    let leash = leash.as_raw_fd();
-    let ask = move || {
-        // SAFETY: the file is open in the process that forked, which waits in `spawn` and holds it meanwhile.
-        #[allow(unsafe_code, reason = "a number is all that may cross a fork")]
-        let leash = unsafe { BorrowedFd::borrow_raw(leash) };
-        rustix::io::fcntl_setfd(leash, rustix::io::FdFlags::empty())?;
-        #[cfg(target_os = "linux")]
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; these are a `fcntl` and a `prctl`.
-    #[allow(unsafe_code, reason = "the one way to say this before the program starts")]
-    unsafe {
-        command.pre_exec(ask);
-    }
+#[cfg(not(target_os = "linux"))]
+fn end_of(_: Pid) -> Option<OwnedFd> {
+    None
 }

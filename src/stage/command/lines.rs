@@ -1,17 +1,21 @@
 //! The lines a program prints, read as they come and made plain text.
 
-use std::io::{BufRead, BufReader, Read};
-use std::sync::mpsc::SyncSender;
-use std::thread;
+use crate::error::{Doing, Result};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// Where a line was printed.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Out,
     Err,
 }
 
 /// A line a program printed.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) source: Source,
     pub(super) text: String,
@@ -19,47 +23,100 @@ pub(super) struct Line {
     pub(super) lost: u64,
 }
 
-/// The longest line we read; what is told is cut much shorter, but only after secrets were blacked out.
-const LONGEST: u64 = 64 * 1024;
+/// The longest line we keep; what is told is cut much shorter, but only after secrets were blacked out.
+const LONGEST: usize = 64 * 1024;
+/// How much is read at a time.
+const CHUNK: usize = 16 * 1024;
+/// How often one pipe is read before the other has its turn.
+const TURN: usize = 16;
+/// How long we listen to a program that has ended: somebody may go on printing for ever into what it left open.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// Reads lines until the pipe is closed or nobody takes them any more.
-pub(super) fn listen(pipe: impl Read + Send + 'static, source: Source, sender: SyncSender<Line>) -> thread::JoinHandle<()> {
-    thread::spawn(move || {
-        let mut reader = BufReader::new(pipe);
-        let mut bytes = Vec::new();
-        loop {
-            bytes.clear();
-            match reader.by_ref().take(LONGEST).read_until(b'\n', &mut bytes) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-            let lost = if bytes.ends_with(b"\n") { 0 } else { skip_line(&mut reader) };
-            // A progress bar rewrites its line with carriage returns: only its last state counts.
-            let text = String::from_utf8_lossy(&bytes);
-            let text = text.trim_end().rsplit('\r').next().unwrap_or_default();
-            if sender.send(Line { source, text: plain(text), lost }).is_err() {
-                return;
-            }
-        }
-    })
+/// Our end of a pipe that a program prints into.
+pub(super) struct Ear {
+    pipe: Option<File>,
+    splitter: Splitter,
 }
 
-/// Reads up to the end of the line and says how much that was.
-fn skip_line(reader: &mut impl BufRead) -> u64 {
-    let mut skipped = 0;
-    loop {
-        let (used, end) = match reader.fill_buf() {
-            Ok([]) | Err(_) => return skipped,
-            Ok(buffer) => match buffer.iter().position(|byte| *byte == b'\n') {
-                Some(at) => (at + 1, true),
-                None => (buffer.len(), false),
-            },
-        };
-        reader.consume(used);
-        if end {
-            return skipped + used as u64 - 1;
+/// Bytes cut into lines.
+struct Splitter {
+    source: Source,
+    line: Vec<u8>,
+    lost: u64,
+}
+
+impl Ear {
+    /// Listens without ever waiting.
+    pub(super) fn new(pipe: impl Into<OwnedFd>, source: Source) -> Result<Self> {
+        let pipe: OwnedFd = pipe.into();
+        let listening = || "cannot listen to the program";
+        let flags = fcntl_getfl(&pipe).map_err(io::Error::from).doing(listening)?;
+        fcntl_setfl(&pipe, flags | OFlags::NONBLOCK).map_err(io::Error::from).doing(listening)?;
+        Ok(Self { pipe: Some(pipe.into()), splitter: Splitter { source, line: Vec::new(), lost: 0 } })
+    }
+
+    /// The pipe, as long as somebody may still print into it.
+    pub(super) fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Tells the lines that are there now, and says whether there may be more.
+    pub(super) fn hear(&mut self, tell: &mut impl FnMut(Line)) -> bool {
+        let mut chunk = [0; CHUNK];
+        for _ in 0..TURN {
+            let Some(pipe) = &mut self.pipe else { return false };
+            match pipe.read(&mut chunk) {
+                Ok(length) if length > 0 => self.splitter.take(&chunk[..length], tell),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Ok(_) | Err(_) => {
+                    self.close(tell);
+                    return false;
+                }
+            }
         }
-        skipped += used as u64;
+        true
+    }
+
+    /// Tells what is left, a line without an end among it.
+    pub(super) fn drain(&mut self, tell: &mut impl FnMut(Line)) {
+        let until = Instant::now() + LONGEST_REST;
+        while self.hear(tell) && Instant::now() < until {}
+        self.close(tell);
+    }
+
+    fn close(&mut self, tell: &mut impl FnMut(Line)) {
+        self.pipe = None;
+        self.splitter.end(tell);
+    }
+}
+
+impl Splitter {
+    fn take(&mut self, bytes: &[u8], tell: &mut impl FnMut(Line)) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, whole) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            let room = LONGEST.saturating_sub(self.line.len()).min(text.len());
+            self.line.extend_from_slice(&text[..room]);
+            self.lost += (text.len() - room) as u64;
+            if whole {
+                self.tell(tell);
+            }
+        }
+    }
+
+    fn end(&mut self, tell: &mut impl FnMut(Line)) {
+        if !self.line.is_empty() {
+            self.tell(tell);
+        }
+    }
+
+    fn tell(&mut self, tell: &mut impl FnMut(Line)) {
+        // A progress bar rewrites its line with carriage returns: only its last state counts.
+        let text = String::from_utf8_lossy(&self.line);
+        let text = plain(text.trim_end().rsplit('\r').next().unwrap_or_default());
+        let lost = std::mem::take(&mut self.lost);
+        self.line.clear();
+        tell(Line { source: self.source, text, lost });
     }
 }
 
@@ -84,9 +141,37 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn lines_become_plain_text() {
         assert_eq!(plain("\u{1b}[31mred\u{1b}[0m\tand\u{7} rest"), "red and rest");
+    }
+
+    #[test]
+    fn a_pipe_is_cut_into_lines_without_waiting() {
+        let (read, mut write) = std::io::pipe().unwrap();
+        let mut ear = Ear::new(read, Source::Out).unwrap();
+        let mut heard = Vec::new();
+        let mut hear = |ear: &mut Ear| {
+            ear.hear(&mut |line| heard.push((line.text, line.lost)));
+            std::mem::take(&mut heard)
+        };
+        assert_eq!(hear(&mut ear), [], "nothing was printed yet");
+        write.write_all(b"one\ntw").unwrap();
+        assert_eq!(hear(&mut ear), [("one".to_owned(), 0)]);
+        write.write_all(b"o\r\n 10 %\r 20 %\n\n").unwrap();
+        assert_eq!(hear(&mut ear), [("two".to_owned(), 0), (" 20 %".to_owned(), 0), (String::new(), 0)]);
+        let long = vec![b'x'; LONGEST + 7];
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                write.write_all(&long).unwrap();
+                write.write_all(b"\nlast").unwrap();
+            });
+            while ear.pipe().is_some() {
+                ear.hear(&mut |line| heard.push((line.text, line.lost)));
+            }
+        });
+        assert_eq!(heard, [("x".repeat(LONGEST), 7), ("last".to_owned(), 0)]);
     }
 }
