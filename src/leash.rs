@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 /// What the folder of a job is called in a stage's scratch folder.
 pub const JOB: &str = "job";
 
-/// The name of the lock among the stages under way.
-pub const NAME: &str = "alive";
+/// The name of the lock in a project's state.
+const NAME: &str = "alive";
 
 /// The held lock.
 #[derive(Debug)]
 pub struct Leash(File);
 
 impl Leash {
-    /// Takes the lock in the folder of the stages under way; nobody of an earlier run holds it.
-    pub fn take(work: &Path) -> Result<Self> {
-        let path = work.join(NAME);
+    /// Takes the lock in a project's state; nobody of an earlier run holds it.
+    pub fn take(state: &Path) -> Result<Self> {
+        let path = state.join(NAME);
         let locking = || format!("cannot lock `{}`", path.display());
         let file = File::options().write(true).create(true).truncate(false).open(&path).doing(locking)?;
         match file.try_lock() {
@@ -46,8 +46,8 @@ impl Leash {
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Ends what earlier runs have left running, and says what that was. The project's lock is held: whoever works here is left over.
-pub fn gather_in(work: &Path) -> Result<Option<String>> {
-    let path = work.join(NAME);
+pub fn gather_in(state: &Path) -> Result<Option<String>> {
+    let path = state.join(NAME);
     let Ok(file) = File::open(&path) else { return Ok(None) };
     let begun = Instant::now();
     let mut ended: Option<String> = None;
@@ -55,7 +55,7 @@ pub fn gather_in(work: &Path) -> Result<Option<String>> {
         let holders = holders(&path);
         if begun.elapsed() > GRACE * 2 || holders.is_empty() && begun.elapsed() > GRACE {
             let who = if holders.is_empty() { "a program".to_owned() } else { list(&holders) };
-            return Err(Error::new(format!("{who} of an earlier run still works in `{}`", work.display()))
+            return Err(Error::new(format!("{who} of an earlier run still works in `{}`", state.display()))
                 .exit(Exit::Locked)
                 .advice("stop it and run again"));
         }

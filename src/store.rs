@@ -5,7 +5,8 @@
 //!   store/DIGEST/              a result; its files are read-only and never change
 //!   trees/DIGEST.json          what is in it, file by file
 //!   keys/FINGERPRINT.json      the record that a result exists: written last, so it is the commit point
-//!   work/FINGERPRINT/          a stage under way: out-…/ is thrown away, scratch/ (checkpoints) waits for the next try
+//!   work/out-FINGERPRINT-…/    a stage under way; what a killed run leaves is thrown away
+//!   work/FINGERPRINT/scratch/  what it keeps from try to try (checkpoints)
 //!   last/PIPELINE/STAGE.json   what was tried and done last, also when it failed; the memory behind `why`
 //!   latest/PIPELINE/STAGE      a link to the newest result, for people
 //!   cache/                     what stages would compute again; anybody may empty it
@@ -15,6 +16,7 @@
 //!   stat.idx                   digests of files seen before
 //!   memo/                      what runs with nothing to do looked at; losing it costs a moment
 //!   lock                       held by the one run that may write here
+//!   alive                      held by the programs that a run has started
 //! ```
 //!
 //! A stage's result is committed in this order: checked, hashed, made read-only, put on the disk, moved to `store/`, and only then
@@ -213,8 +215,8 @@ impl Store {
         for folder in ["store", "trees", "keys", "work", "runs"] {
             disk::make_folder(&dir.join(folder)).doing(making)?;
         }
-        store.orphans = leash::gather_in(&dir.join("work"))?;
-        store.leash = Some(Arc::new(Leash::take(&dir.join("work"))?));
+        store.orphans = leash::gather_in(&dir)?;
+        store.leash = Some(Arc::new(Leash::take(&dir)?));
         store.tidy()?;
         Ok(store)
     }
@@ -360,8 +362,9 @@ impl Store {
     /// The first has a new name each time, so that a program that outlived a killed run cannot write into it. The second is made if the
     /// stage makes use of it.
     pub fn workspace(&self, fingerprint: Fingerprint, run: &str, attempt: u32, uses_scratch: bool) -> Result<Workspace> {
-        let work = self.dir.join("work").join(fingerprint.to_string());
-        let space = Workspace { out: work.join(format!("out-{run}-{attempt}")), scratch: work.join("scratch") };
+        let work = self.dir.join("work");
+        let (out, scratch) = (format!("out-{fingerprint}-{run}-{attempt}"), fingerprint.to_string());
+        let space = Workspace { out: work.join(out), scratch: work.join(scratch).join("scratch") };
         files::remove_folder(&space.out)?;
         for folder in [Some(&space.out), Some(&space.scratch).filter(|_| uses_scratch)].into_iter().flatten() {
             disk::make_folder(folder).doing(|| format!("cannot make `{}`", folder.display()))?;
@@ -385,7 +388,7 @@ impl Store {
     pub fn discard(&self, space: &Workspace) -> Result<()> {
         files::remove_folder(&space.out)?;
         let _ = fs::remove_dir(&space.scratch);
-        if let Some(work) = space.out.parent() {
+        if let Some(work) = space.scratch.parent() {
             let _ = fs::remove_dir(work);
         }
         Ok(())
@@ -467,10 +470,11 @@ impl Store {
     }
 
     fn tidy(&self) -> Result<()> {
-        for work in names(&self.dir.join("work"))?.into_iter().filter(|name| name != leash::NAME) {
-            let work = self.dir.join("work").join(work);
-            for name in names(&work)?.iter().filter(|name| name.starts_with("out-")) {
-                files::remove_folder(&work.join(name))?;
+        for name in names(&self.dir.join("work"))? {
+            let work = self.dir.join("work").join(&name);
+            if name.starts_with("out-") {
+                files::remove_folder(&work)?;
+                continue;
             }
             // Only empty folders go: what is in a scratch folder may be days of training.
             let _ = fs::remove_dir(work.join("scratch"));

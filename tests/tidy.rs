@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
         "device",
         "diagnostic",
         "event",
+        "guard",
         "hub",
         "journal",
         "jsonl",
