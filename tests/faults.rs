@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PIPELINE: &str = r#"
@@ -256,6 +256,25 @@ fn what_outlived_its_run_is_ended_before_the_next_one_begins() {
     assert!(!ran.stderr.contains("holds `"), "{}", ran.stderr);
     let found = results(&sandbox, "p");
     assert_eq!(found["s"]["grew"], found["s"]["still"], "nobody else wrote meanwhile");
+}
+
+#[test]
+fn programs_end_with_a_run_that_is_killed() {
+    let sandbox = Sandbox::new();
+    sandbox
+        .pipeline("schema = 1\n[pipeline]\nname = \"p\"\n[stage.s]\nuses = \"command\"\nwith = { run = [\"sh\", \"s.sh\"] }\n")
+        .file("s.sh", "sleep 300 &\necho $$ $! > began.tmp\nmv began.tmp began\nwait\n");
+    let mut run = sandbox.start(&["run"], "began");
+    let alive = |number: &str| Command::new("kill").args(["-0", number]).stderr(Stdio::null()).status().unwrap().success();
+    let numbers = sandbox.read("began");
+    assert!(numbers.split_whitespace().count() == 2 && numbers.split_whitespace().all(alive), "{numbers}");
+    signal(&run, "KILL");
+    run.wait().unwrap();
+    let begun = Instant::now();
+    while let Some(number) = numbers.split_whitespace().find(|number| alive(number)) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "process {number} outlived its run");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
