@@ -22,6 +22,7 @@ pub mod leash;
 pub mod manifest;
 pub mod matrix;
 pub mod memo;
+pub mod memory;
 pub mod migration;
 pub mod origins;
 pub mod overrides;
@@ -51,3 +52,6 @@ pub mod training;
 pub mod tree;
 pub mod voxtral;
 pub mod why;
+
+#[global_allocator]
+static MEMORY: memory::Memory = memory::Memory;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the ground up. Each may use those on the lines before its own, and nothing else of ours.
 const LAYERS: &[&[&str]] = &[
-    &["error", "kernels"],
+    &["error", "kernels", "memory"],
     &[
         "artifact",
         "audio",
