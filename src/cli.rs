@@ -141,6 +141,9 @@ enum Command {
     Import(archive::Import),
     /// Draw the curves of trainings, running or done
     Plot(plot::Plot),
+    /// Tell Trackio of runs that are over
+    #[command(subcommand)]
+    Track(tracking::Track),
     /// Write down what a model hears in audio files
     Transcribe(Box<transcribe::Transcribe>),
     /// Merge an adapter into its base model: a full model in a folder of its own
@@ -271,6 +274,7 @@ impl Command {
             Self::Export(export) => export.go().map(done),
             Self::Import(import) => import.go().map(done),
             Self::Plot(plot) => plot.draw().map(done),
+            Self::Track(track) => track.go().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
             Self::Merge(merge) => merge.go().map(done),
             Self::Lock(lock) => lock.go().map(done),

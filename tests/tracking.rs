@@ -4,7 +4,7 @@
 mod server;
 
 use crate::road::project;
-use crate::support::{Sandbox, files, golden, signal, skipped};
+use crate::support::{Ran, Sandbox, files, golden, signal, skipped};
 use serde_json::{Value, json};
 use server::Server;
 use std::collections::BTreeMap;
@@ -164,6 +164,49 @@ fn the_real_trackio_imports_what_we_leave_it() {
         assert_eq!(found[2], json!(["adapter 2026-11-22 10:00:00"]));
         assert_eq!(found[3], 6, "nothing is there twice");
     }
+}
+
+/// A run that is over, told to Trackio afterwards.
+#[test]
+fn runs_that_are_over_are_told_again_and_nothing_is_there_twice() {
+    let sandbox = Sandbox::new();
+    sandbox.pipeline(
+        "schema = 1\n[pipeline]\nname = \"p\"\n[params]\nn = 2\n[stage.tuned]\nuses = \"command\"\nwith = { run = [\"sh\", \"steps.sh\", \"${params.n}\"] }\n",
+    );
+    sandbox.file("steps.sh", "i=0; while [ $i -lt $1 ]; do i=$((i + 1)); echo \"{\\\"metrics\\\": {\\\"loss\\\": 0.$i}}\"; done\n");
+    sandbox.run(&["run"]).exits(0);
+    sandbox.run(&["run", "--set", "n=3"]).exits(0);
+    let sync = |more: &[&str], token: &str| {
+        let mut command = sandbox.command(&[&["track", "sync"], more].concat());
+        Ran::of(command.env("TRACKIO_DIR", sandbox.path("trackio")).env("TRACKIO_WRITE_TOKEN", token).output().unwrap())
+    };
+    let place = sandbox.path("trackio");
+    // Each run is a folder of its own, in no order.
+    let records = || {
+        let mut records = records(&place);
+        records.sort_by_key(|record| (record["timestamp"].as_str().unwrap().to_owned(), record["step"].as_u64()));
+        records
+    };
+    let told = sync(&["--all"], "").exits(0).stdout;
+    assert_eq!(told, format!("5 records of 2 runs told to Trackio, `{}`\n", place.display()));
+    let first = records();
+    let losses: Vec<_> = first.iter().map(|it| (it["step"].as_u64().unwrap(), it["metrics"]["train/loss"].as_f64().unwrap())).collect();
+    assert_eq!(losses, [(1, 0.1), (2, 0.2), (1, 0.1), (2, 0.2), (3, 0.3)]);
+    // At the time when it happened, and by the same name each time it is told.
+    let log = sandbox.run(&["logs", "--json", "--run", "previous"]).exits(0).stdout;
+    let time: Value = serde_json::from_str(log.lines().find(|line| line.contains("\"event\":\"metrics\"")).unwrap()).unwrap();
+    assert_eq!(first[0]["timestamp"], time["time"].as_str().unwrap().replace('Z', "+00:00"));
+    fs::remove_dir_all(&place).unwrap();
+    sync(&["--all"], "").exits(0);
+    assert_eq!(records(), first);
+
+    let server = Server::start(SECRET, 1, 1);
+    let ran = sync(&["--to", &server.address], SECRET).exits(0);
+    assert!(ran.stdout.starts_with("3 records of 1 run told to Trackio") && !format!("{ran:?}").contains(SECRET), "{ran:?}");
+    let ids: Vec<Value> = server.asked("/api/bulk_log").iter().flat_map(|it| it.json()["logs"].as_array().unwrap().clone()).collect();
+    assert_eq!(ids.iter().map(|log| &log["log_id"]).collect::<Vec<_>>(), first[2..].iter().map(|it| &it["log_id"]).collect::<Vec<_>>());
+    sync(&["--to", "somewhere"], "").exits(2).complains("`somewhere` is no address");
+    sync(&["--run", "2020-01-01-1"], "").exits(2).complains("no run is called");
 }
 
 /// Two trainings as results and journals have them.

@@ -11,13 +11,14 @@ mod server;
 mod system;
 
 use super::Reporter;
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::event::{Event, WorstClip};
 use crate::journal::{self, Row};
-use courier::{Courier, Parcel};
+use courier::{Courier, Parcel, Watched};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What is shown, and where.
 #[derive(Clone, Debug)]
@@ -69,6 +70,8 @@ pub struct Trackio {
     runs: BTreeMap<String, Run>,
     kinds: BTreeMap<String, String>,
     courier: Courier,
+    /// The time of what is told again; what happens now has none.
+    then: Option<String>,
 }
 
 /// A run as Trackio knows it.
@@ -87,7 +90,43 @@ impl Trackio {
     /// A reporter with a courier of its own.
     pub fn new(settings: Settings) -> Self {
         let courier = Courier::start(settings.place.clone());
-        Self { settings, runs: BTreeMap::new(), kinds: BTreeMap::new(), courier }
+        Self { settings, runs: BTreeMap::new(), kinds: BTreeMap::new(), courier, then: None }
+    }
+
+    /// Tells what happened at another time. What Trackio has heard of it already it knows by its name.
+    pub fn tell_again(&mut self, time: &str, event: &Event) -> Result<(), Error> {
+        if matches!(event, Event::RunFinished { .. }) {
+            return Ok(());
+        }
+        self.then = Some(time.to_owned());
+        self.tell(event)
+    }
+
+    /// Waits until everything has got there, and says how many records and recordings that were.
+    pub fn deliver(&mut self, patience: Duration) -> Result<u64, Error> {
+        let (sent, left) = self.courier.settle(patience).unwrap_or_default();
+        if left == 0 {
+            return Ok(sent);
+        }
+        let trouble = self.courier.trouble().map_or_else(String::new, |trouble| format!(": {trouble}"));
+        Err(Error::new(format!("{left} of {sent} records did not get to Trackio{trouble}"))
+            .exit(Exit::Environment)
+            .advice("do it again later: what is there already is not sent twice"))
+    }
+
+    fn time(&self) -> String {
+        self.then.clone().unwrap_or_else(journal::now)
+    }
+
+    fn send(&mut self, parcel: Parcel) {
+        if self.then.is_some() { self.courier.send_all(parcel) } else { self.courier.send(parcel) }
+    }
+
+    /// What the machine does is told of what happens now.
+    fn watch(&mut self, run: Option<Watched>) {
+        if self.then.is_none() {
+            self.courier.watch(run);
+        }
     }
 
     /// Begins a run for a stage.
@@ -98,7 +137,7 @@ impl Trackio {
         let mut config = settings.as_object().cloned().unwrap_or_default();
         config.insert("_Created".to_owned(), json!(timestamp(began)));
         let run = Run { project: self.settings.project.clone(), name, id: id.to_owned(), step: 0, config: Value::Object(config) };
-        self.courier.watch(Some((run.project.clone(), run.name.clone(), run.id.clone())));
+        self.watch(Some((run.project.clone(), run.name.clone(), run.id.clone())));
         self.runs.insert(stage.to_owned(), run.clone());
         run
     }
@@ -108,22 +147,32 @@ impl Trackio {
         let shown = self.settings.models.get(stage).filter(|model| self.runs.contains_key(*model)).cloned();
         let shown = shown.unwrap_or_else(|| stage.to_owned());
         if !self.runs.contains_key(&shown) {
-            self.open(&shown, &journal::id(Path::new(stage)), &journal::now(), &Value::Null);
+            let (id, time) = (self.id_of(&shown), self.time());
+            self.open(&shown, &id, &time, &Value::Null);
         }
         shown
+    }
+
+    /// The id of a stage without a journal; told again it is the same each time.
+    fn id_of(&self, stage: &str) -> String {
+        match &self.then {
+            Some(time) => blake3::hash(format!("{stage} {time}").as_bytes()).to_hex().chars().take(32).collect(),
+            None => journal::id(Path::new(stage)),
+        }
     }
 
     fn log(&mut self, stage: &str, step: u64, what: &str, time: Option<&str>, metrics: Map<String, Value>) {
         if metrics.is_empty() {
             return;
         }
+        let time = time.map_or_else(|| self.time(), str::to_owned);
         let Some(run) = self.runs.get_mut(stage) else { return };
         run.step = run.step.max(step);
-        let time = time.map_or_else(journal::now, str::to_owned);
-        self.courier.send(Parcel::Record(json!({
+        let record = json!({
             "v": 1, "kind": "metric", "project": run.project, "run": run.name, "run_id": run.id, "metrics": metrics, "step": step,
             "timestamp": timestamp(&time), "config": run.config.take(), "log_id": format!("{}-{step}-{what}", run.id),
-        })));
+        });
+        self.send(Parcel::Record(record));
     }
 
     fn row(&mut self, stage: &str, row: &Row) {
@@ -153,13 +202,11 @@ impl Trackio {
             let kept = format!("{index:02}-{name}");
             let caption = format!("WER {:.0} % · said: {} · heard: {}", 100.0 * clip.wer, clip.reference, clip.tuned);
             let path = format!("{}/{}/{}/{kept}", canonical(&run.project), run.name, run.step);
-            self.courier.send(Parcel::Media {
-                from: audio,
-                project: run.project.clone(),
-                run: run.name.clone(),
-                step: run.step,
-                name: kept,
-            });
+            // Long afterwards the recording may be gone.
+            if self.then.is_some() && !audio.is_file() {
+                continue;
+            }
+            self.send(Parcel::Media { from: audio, project: run.project.clone(), run: run.name.clone(), step: run.step, name: kept });
             metrics.insert(
                 format!("{stage}/worst_{:02}", index + 1),
                 json!({ "_type": "trackio.audio", "file_path": path, "caption": caption }),
@@ -172,12 +219,14 @@ impl Trackio {
     }
 
     fn alert(&mut self, stage: &str, level: &str, title: String, text: &str) {
+        let time = self.time();
         let Some(run) = self.runs.get(stage) else { return };
-        let time = journal::now();
-        self.courier.send(Parcel::Record(json!({
+        let id = blake3::hash(format!("{} {} {title} {text}", run.id, run.step).as_bytes()).to_hex();
+        let record = json!({
             "v": 1, "kind": "alert", "project": run.project, "run": run.name, "run_id": run.id, "title": title, "text": text, "level": level,
-            "step": run.step, "timestamp": timestamp(&time), "alert_id": format!("{}-{time}", run.id),
-        })));
+            "step": run.step, "timestamp": timestamp(&time), "alert_id": id.chars().take(32).collect::<String>(),
+        });
+        self.send(Parcel::Record(record));
     }
 }
 
@@ -205,12 +254,12 @@ impl Reporter for Trackio {
                 let step = self.runs.get(&shown).map_or(0, |run| run.step);
                 let metrics = metrics.iter().map(|(name, value)| (format!("{stage}/{name}"), json!(value))).collect();
                 self.log(&shown, step, stage, None, metrics);
-                self.courier.watch(None);
+                self.watch(None);
             }
-            Event::StageFinished { .. } | Event::StageInterrupted { .. } => self.courier.watch(None),
+            Event::StageFinished { .. } | Event::StageInterrupted { .. } => self.watch(None),
             Event::StageFailed { stage, message, .. } => {
                 self.alert(stage, "error", format!("stage {stage} failed"), message);
-                self.courier.watch(None);
+                self.watch(None);
             }
             Event::Warning { stage, message } => self.alert(stage, "warn", format!("stage {stage}"), message),
             Event::RunFinished { .. } => self.courier.finish(),

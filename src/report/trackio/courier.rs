@@ -29,8 +29,8 @@ enum Word {
     Parcel(Parcel),
     /// Whose run the machine's numbers belong to.
     Watch(Option<Watched>),
-    /// The last word; answered with how many parcels did not get there.
-    Finish(SyncSender<usize>),
+    /// The last word, and how long to try; answered with how many parcels did not get there.
+    Finish(SyncSender<usize>, Duration),
 }
 
 /// The reporter's end.
@@ -38,6 +38,7 @@ pub(super) struct Courier {
     words: SyncSender<Word>,
     trouble: Arc<Mutex<Vec<String>>>,
     lost: u64,
+    sent: u64,
 }
 
 /// Parcels between the reporter and the thread; more than a step ever makes.
@@ -68,11 +69,20 @@ impl Courier {
             Round { way, waiting: VecDeque::new(), dropped: 0, failures: 0, due: Instant::now(), trouble: of_thread, told: false }
                 .go(&heard);
         });
-        Self { words, trouble, lost: 0 }
+        Self { words, trouble, lost: 0, sent: 0 }
+    }
+
+    /// Hands over a parcel, however long that takes.
+    pub(super) fn send_all(&mut self, parcel: Parcel) {
+        self.sent += 1;
+        if self.words.send(Word::Parcel(parcel)).is_err() {
+            self.lost += 1;
+        }
     }
 
     /// Hands over a parcel; never waits.
     pub(super) fn send(&mut self, parcel: Parcel) {
+        self.sent += 1;
         if let Err(TrySendError::Full(_)) = self.words.try_send(Word::Parcel(parcel)) {
             self.lost += 1;
         }
@@ -82,14 +92,16 @@ impl Courier {
         let _ = self.words.try_send(Word::Watch(run));
     }
 
+    /// Waits for the last delivery, and says how many parcels there were and how many did not get there; none after the first time.
+    pub(super) fn settle(&mut self, patience: Duration) -> Option<(u64, u64)> {
+        let (answer, left) = sync_channel(1);
+        self.words.send(Word::Finish(answer, patience)).ok()?;
+        Some((self.sent, left.recv_timeout(patience + PATIENCE).unwrap_or(1) as u64 + self.lost))
+    }
+
     /// Waits a little for the last delivery.
     pub(super) fn finish(&mut self) {
-        let (answer, left) = sync_channel(1);
-        if self.words.send(Word::Finish(answer)).is_err() {
-            return;
-        }
-        let left = left.recv_timeout(LAST + BEAT).unwrap_or(1) as u64 + self.lost;
-        if left > 0 {
+        if let Some((_, left)) = self.settle(LAST).filter(|(_, left)| *left > 0) {
             let message =
                 format!("{left} numbers did not get to Trackio; the run's log has them, and running on sends what a journal holds");
             self.trouble.lock().unwrap_or_else(PoisonError::into_inner).push(message);
@@ -131,8 +143,8 @@ impl Round {
                     (watched, look) = (run, Instant::now() + LOOK);
                     machine.look();
                 }
-                Ok(Word::Finish(answer)) => {
-                    let end = Instant::now() + LAST;
+                Ok(Word::Finish(answer, patience)) => {
+                    let end = Instant::now() + patience;
                     while !self.waiting.is_empty() && !self.deliver() && Instant::now() < end {
                         thread::sleep(BEAT / 4);
                     }
