@@ -146,6 +146,23 @@ fn a_whole_run_goes_to_the_cluster_except_what_stays() {
     assert!(names[0].starts_with("voxpipe-a-") && names[1].starts_with("voxpipe-c-"), "{names:?}");
 }
 
+/// Each combination ends only when all three are jobs at the same time.
+#[test]
+fn a_sweep_is_as_many_jobs_as_it_has_combinations() {
+    let meets = "touch here.$2; n=0; while [ $(ls here.* | wc -l) -lt 3 ]; do sleep 0.05; n=$((n + 1)); [ $n -lt 1200 ] || exit 9; done; \
+        echo \"{\\\"metrics\\\": {\\\"wer\\\": $2}}\"; echo $2 > $0/x";
+    let script = serde_json::to_string(meets).unwrap();
+    let cluster = Cluster::new(&format!(
+        "[params]\nn = 1\n[stage.scores]\nuses = \"command\"\nwith = {{ run = [\"sh\", \"-c\", {script}, \"${{out}}\", \"x\", \"${{params.n}}\"] }}\n\
+         [matrix]\naxes = {{ n = [3, 1, 2] }}\nbest = {{ metric = \"scores.wer\", goal = \"min\" }}\n"
+    ));
+    let told = cluster.run(&["sweep", "--on", "slurm", "--json"]).exits(0).json();
+    let words: Vec<&str> = told["combinations"].as_array().unwrap().iter().map(|row| row["result"].as_str().unwrap()).collect();
+    assert_eq!((words, cluster.jobs()), (vec!["done"; 3], 3));
+    assert_eq!(told["combinations"][1]["best"], true);
+    assert_eq!(cluster.result("scores", "x"), "1\n");
+}
+
 #[test]
 fn a_job_that_fails_fails_as_it_would_here() {
     let cluster = Cluster::new(&stage("s", "echo oh no; exit 5", "resources = { on = \"slurm\" }\nretry = { times = 1 }"));

@@ -92,6 +92,35 @@ fn every_combination_is_a_run_and_only_the_best_goes_on() {
     assert_eq!(sandbox.read(".voxpipe/latest/s/card/card"), "3 2\n");
 }
 
+/// A training that ends only when another one runs beside it.
+const MEETS: &str = "echo train $1 $2 >> ran\ntouch here.$1.$2; n=0\nwhile [ $(ls here.* | wc -l) -lt 3 ]; do sleep 0.02; n=$((n + 1)); [ $n -lt 3000 ] || exit 9; done\n\
+    echo $1 $2 > $3/model\n";
+
+#[test]
+fn combinations_run_side_by_side_and_share_what_they_have_in_common() {
+    let sandbox = project();
+    sandbox.pipeline(&sandbox.read("pipeline.toml").replace("[params]", "[resources]\ncpu = 5\n[params]")).file("train.sh", MEETS);
+    let swept = sandbox.run(&["sweep", "--at-once", "3", "--jobs", "5", "--json"]).exits(0).complains("combination 3: done");
+    let alone = project();
+    let expected = alone.run(&["sweep", "--json"]).exits(0).json();
+    assert_eq!(results(&swept.json()), results(&expected));
+    assert_eq!(swept.json()["combinations"][1]["best"], true);
+    assert_eq!((ran(&sandbox, "base"), ran(&sandbox, "train"), ran(&sandbox, "scores"), ran(&sandbox, "card")), (1, 5, 5, 1));
+    assert_eq!(sandbox.read(".voxpipe/latest/s/card/card"), "2 1\n");
+    assert_eq!(sandbox.read(".voxpipe/latest/s/train/model"), "2 1\n");
+    let runs = sandbox.run(&["runs", "--json"]).exits(0).json();
+    let ids: std::collections::BTreeSet<&str> = runs["runs"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 6, "each has an id of its own");
+    let again = sandbox.run(&["sweep", "--at-once", "5", "--json"]).exits(0).json();
+    assert!(results(&again).iter().all(|(_, word)| *word == "fresh"));
+
+    let broken = project();
+    broken.file("broken", "");
+    let told = broken.run(&["sweep", "--at-once", "2", "--keep-going", "--json"]).exits(1).complains("`train` failed").json();
+    let words: Vec<&str> = results(&told).into_iter().map(|(_, word)| word).collect();
+    assert_eq!(words, ["done", "failed", "failed", "done", "done"]);
+}
+
 #[test]
 fn a_combination_that_fails_ends_the_sweep_or_is_left_behind() {
     let sandbox = project();

@@ -164,8 +164,8 @@ pub(super) fn keep(project: &Project, sources: &Sources, force: &[String], pipel
 }
 
 /// Where stages run.
-#[derive(Clone, Copy, ValueEnum)]
-enum On {
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum On {
     /// On this machine
     Local,
     /// As jobs of a Slurm cluster

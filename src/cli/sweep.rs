@@ -1,27 +1,30 @@
 //! `voxpipe sweep`: a run for each combination of `[matrix]`, and the rest of the pipeline for the best of them.
 //!
 //! Combinations share the cache, so what does not depend on an axis is done once, and a sweep that was broken off goes on where it
-//! stopped: combinations whose results are there are only looked at.
+//! stopped: combinations whose results are there are only looked at. Side by side they share the machine too: a stage of one waits for
+//! room like any other, and what two of them need is made once.
 
 use super::project::plural;
 use super::provenance::Listener;
-use super::run::{keep, listen};
+use super::run::{On, keep, listen};
 use super::{Project, note, print, print_json, tracking};
 use crate::error::{Error, Exit, Result};
 use crate::event::Event;
 use crate::matrix::{Combination, Matrix};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Place};
 use crate::plan::{Plan, State};
 use crate::report::jsonl::JsonLines;
 use crate::report::terminal::{Table, Terminal};
 use crate::report::{Reporter, fan_out};
-use crate::run::{Report, Run, Stop};
+use crate::run::{Pool, Report, Run, Scheduling, Stop};
 use crate::sources::Sources;
 use crate::store::Store;
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 /// What to compare.
 #[derive(Args)]
@@ -31,6 +34,15 @@ pub(super) struct Sweep {
     /// Go on with the other combinations when one fails
     #[arg(short, long)]
     keep_going: bool,
+    /// Run this many combinations side by side, as far as there is room for their stages; one if left out, with `--on slurm` all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    at_once: Option<u16>,
+    /// Run at most this many stages at once; as many as there are processor cores if left out
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Run stages there whose `resources` do not say where
+    #[arg(long, value_enum, value_name = "PLACE")]
+    on: Option<On>,
     /// Only print what is known of each combination; nothing is run
     #[arg(long)]
     list: bool,
@@ -101,27 +113,24 @@ impl Sweep {
         if !root.as_os_str().is_empty() && !root.is_dir() {
             return Err(Error::new(format!("`{}`, the project's root, is not a folder", root.display())).exit(Exit::Usage));
         }
-        let stop = listen()?;
         let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file.display()))?;
         if let Some(row) = rows.first() {
             store = Project::share(store, &row.part)?;
         }
         let count = rows.len();
-        for (position, row) in rows.iter_mut().enumerate() {
-            look(row, &store)?;
-            if row.result == Word::Fresh || row.result == Word::Gate {
-                continue;
-            }
-            let title = format!("combination {} of {count}: {}", position + 1, matrix.words(&row.combination));
-            let report = self.run(&sources, &matrix, (&row.combination, &row.part), &store, &stop, &title)?;
-            (row.run, row.exit) = (Some(report.run), report.exit);
-            look(row, &store)?;
-            row.result = Word::of_exit(report.exit);
-            let ends = matches!(row.result, Word::Parked | Word::Interrupted) || row.result == Word::Failed && !self.keep_going;
-            if ends || stop.asked.load(Ordering::Relaxed) {
-                break;
-            }
-        }
+        let at_once = self.at_once.map_or(if self.on == Some(On::Slurm) { count } else { 1 }, usize::from).min(count);
+        let machines = rows.first().map(|row| row.part.machines.clone()).unwrap_or_default();
+        let going = Going {
+            sweep: &self,
+            sources: &sources,
+            matrix: &matrix,
+            store: &store,
+            stop: listen()?,
+            pool: Arc::new(Pool::new(&machines, self.jobs.map(usize::from))),
+            beginning: Mutex::default(),
+            side_by_side: at_once > 1,
+        };
+        going.all(&mut rows, at_once)?;
         let all_seen = rows.iter().all(|row| !matches!(row.result, Word::Open | Word::Parked | Word::Interrupted));
         let may_choose = all_seen && (self.keep_going || !rows.iter().any(|row| row.result == Word::Failed));
         let best = best(&matrix, &rows).filter(|_| may_choose);
@@ -130,7 +139,8 @@ impl Sweep {
             let title = format!("the best of {count}: {}", matrix.words(&rows[best].combination));
             let parsed = self.project.parse_combination(&sources, Some(&rows[best].combination))?;
             if let Some(whole) = parsed.pipeline {
-                let report = self.run(&sources, &matrix, (&rows[best].combination, &whole), &store, &stop, &title)?;
+                let alone = Going { side_by_side: false, ..going };
+                let report = alone.run(&rows[best].combination, &whole, 0, &title)?;
                 exit = if report.exit == Exit::Done as u8 { exit } else { report.exit };
                 rows[best].run = Some(report.run);
             }
@@ -187,41 +197,116 @@ impl Sweep {
         Ok((sources, matrix, rows))
     }
 
-    fn run(
-        &self,
-        sources: &Sources,
-        matrix: &Matrix,
-        (combination, pipeline): (&Combination, &Pipeline),
-        store: &Store,
-        stop: &Stop,
-        title: &str,
-    ) -> Result<Report> {
-        let id = store.begin_run()?;
-        let (listener, heard) = Listener::new();
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(&id), &id)?), Box::new(listener)];
-        if let Some(trackio) = tracking::reporter(pipeline)? {
-            reporters.push(Box::new(trackio));
-        }
-        reporters.push(Box::new(Terminal::new(Table::Stderr)));
-        let emitter = fan_out(reporters);
-        note(title);
-        emitter.emit(Event::Note { stage: String::new(), message: title.to_owned() });
-        let mut run = Run::new(pipeline, store, emitter, id);
-        run.stop = stop.clone();
-        let report = run.go();
-        // Repeated alone, the combination is said on the command line.
-        let mut project = self.project.clone();
-        let settings = matrix.settings(combination).into_iter();
-        project.changes.set.extend(settings.map(|(axis, value)| (axis.key.clone(), value.to_owned())));
-        keep(&project, sources, &[], pipeline, store, &heard);
-        Ok(report)
-    }
-
     fn tell(&self, matrix: &Matrix, rows: &[Row], best: Option<usize>, exit: u8) -> Result<()> {
         if self.json {
             return print_json(as_json(matrix, rows, best, exit));
         }
         print(&table(matrix, rows, best))
+    }
+}
+
+/// A sweep under way.
+struct Going<'a> {
+    sweep: &'a Sweep,
+    sources: &'a Sources,
+    matrix: &'a Matrix,
+    store: &'a Store,
+    stop: Stop,
+    /// What combinations share of the machine.
+    pool: Arc<Pool>,
+    /// Held while a run gets its id.
+    beginning: Mutex<()>,
+    side_by_side: bool,
+}
+
+impl Going<'_> {
+    /// Brings combinations to their ends, so many at once.
+    fn all(&self, rows: &mut [Row], at_once: usize) -> Result<()> {
+        let count = rows.len();
+        let next = Mutex::new(rows.iter_mut().enumerate());
+        let (ended, failed) = (AtomicBool::new(false), Mutex::new(None));
+        let work = || {
+            while !ended.load(Ordering::Relaxed) && !self.stop.asked.load(Ordering::Relaxed) {
+                let Some((position, row)) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
+                match self.one(row, position + 1, count) {
+                    Ok(goes_on) => _ = ended.fetch_or(!goes_on, Ordering::Relaxed),
+                    Err(error) => {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        ended.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..at_once {
+                scope.spawn(work);
+            }
+            work();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    /// Brings a combination to its end, and says whether others may follow.
+    fn one(&self, row: &mut Row, number: usize, count: usize) -> Result<bool> {
+        look(row, self.store)?;
+        if row.result == Word::Fresh || row.result == Word::Gate {
+            return Ok(true);
+        }
+        let title = format!("combination {number} of {count}: {}", self.matrix.words(&row.combination));
+        let report = self.run(&row.combination, &row.part, number, &title)?;
+        (row.run, row.exit) = (Some(report.run), report.exit);
+        look(row, self.store)?;
+        row.result = Word::of_exit(report.exit);
+        if self.side_by_side {
+            let metric = measured(self.matrix, row).map_or_else(String::new, |value| format!(", {value}"));
+            note(&format!("combination {number}: {}{metric}, {:.1} s", row.result.text(), report.seconds));
+        }
+        Ok(match row.result {
+            Word::Parked | Word::Interrupted => false,
+            Word::Failed => self.sweep.keep_going,
+            _ => true,
+        })
+    }
+
+    fn run(&self, combination: &Combination, pipeline: &Pipeline, number: usize, title: &str) -> Result<Report> {
+        let beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = self.store.begin_run()?;
+        drop(beginning);
+        let (listener, heard) = Listener::new();
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&self.store.log(&id), &id)?), Box::new(listener)];
+        if let Some(trackio) = tracking::reporter(pipeline)? {
+            reporters.push(Box::new(trackio));
+        }
+        reporters.push(if self.side_by_side { Box::new(Beside(number)) } else { Box::new(Terminal::new(Table::Stderr)) });
+        let emitter = fan_out(reporters);
+        note(title);
+        emitter.emit(Event::Note { stage: String::new(), message: title.to_owned() });
+        let mut run = Run::new(pipeline, self.store, emitter, id);
+        run.stop = self.stop.clone();
+        run.scheduling = Scheduling { on: self.sweep.on.map(Place::from), pool: Some(Arc::clone(&self.pool)), ..Scheduling::default() };
+        let report = run.go();
+        // Repeated alone, the combination is said on the command line.
+        let mut project = self.sweep.project.clone();
+        let settings = self.matrix.settings(combination).into_iter();
+        project.changes.set.extend(settings.map(|(axis, value)| (axis.key.clone(), value.to_owned())));
+        keep(&project, self.sources, &[], pipeline, self.store, &heard);
+        Ok(report)
+    }
+}
+
+/// Tells of a combination beside others what nobody should miss; the rest is in its log.
+struct Beside(usize);
+
+impl Reporter for Beside {
+    fn tell(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::StageFailed { stage, message, .. } => note(&format!("combination {}: `{stage}` failed: {message}", self.0)),
+            Event::GateFailed { stage, message } => note(&format!("combination {}: `{stage}` does not pass its gate: {message}", self.0)),
+            Event::StageParked { stage, message, .. } => note(&format!("combination {}: `{stage}` waits: {message}", self.0)),
+            Event::Warning { stage, message } => note(&format!("combination {}: `{stage}`: {message}", self.0)),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
