@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The name of a result before it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ pub struct Ingredients {
     /// The pipeline's name, when the result tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<String>,
+    /// Filled by [`Ingredients::fingerprint`].
+    #[serde(skip)]
+    pub known: Known,
 }
 
 /// An upstream result.
@@ -83,9 +87,23 @@ pub struct Source {
     pub content: Content,
 }
 
+/// The fingerprint of a list that was asked for it. It says nothing that the list does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Known(OnceLock<Fingerprint>);
+
+impl PartialEq for Known {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 impl Ingredients {
-    /// The digest of the list.
+    /// The digest of the list. It is computed once: whoever changes a list asks a new one.
     pub fn fingerprint(&self) -> Fingerprint {
+        *self.known.0.get_or_init(|| self.computed())
+    }
+
+    fn computed(&self) -> Fingerprint {
         let inputs: BTreeMap<_, Vec<_>> = self
             .inputs
             .iter()
@@ -164,6 +182,7 @@ mod tests {
             seed: u64::MAX,
             numerics: Some("cpu-f32".into()),
             pipeline: None,
+            known: Known::default(),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::artifact::Artifact;
 use crate::error::{Doing, Result};
-use crate::fingerprint::{Fingerprint, Ingredients, Input, Source, portable};
+use crate::fingerprint::{Fingerprint, Ingredients, Input, Known, Source, portable};
 use crate::pipeline::{Bound, Pipeline, Step};
 use crate::store::{End, Record, Store};
 use crate::tree::{Changes, Content, Links};
@@ -184,6 +184,7 @@ impl Judge<'_> {
             seed: step.seed,
             numerics: step.stage.numerics(),
             pipeline: step.stage.names_pipeline().then(|| self.pipeline.name.clone()),
+            known: Known::default(),
         })
     }
 
@@ -268,7 +269,7 @@ impl Judge<'_> {
             return Ok(vec![Why::NeverRun]);
         };
         let new = self.ingredients(step, done)?;
-        old.inputs = new.inputs.clone();
+        (old.inputs, old.known) = (new.inputs.clone(), Known::default());
         Ok(why::differences(&old, &new, |_, _| Changes::default()))
     }
 
