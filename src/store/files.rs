@@ -30,8 +30,8 @@ pub(super) fn replace(path: &Path, bytes: &[u8], safety: Safety) -> Result<()> {
     Ok(())
 }
 
-/// How much longer than its last line a file may get by [`add_line`] before it is written anew.
-const MOST_LINES: u64 = 16;
+/// How long a file may get by [`add_line`] before it is written anew: it is read whole.
+const LONGEST: u64 = 16 << 10;
 
 /// Makes `line` the last line of the file at `path`; the lines before it may go.
 ///
@@ -40,7 +40,7 @@ pub(super) fn add_line(path: &Path, mut line: Vec<u8>) -> Result<()> {
     line.push(b'\n');
     let writing = || format!("cannot write `{}`", path.display());
     match fs::metadata(path) {
-        Ok(meta) if meta.len() <= MOST_LINES * line.len() as u64 => {
+        Ok(meta) if meta.len() + line.len() as u64 <= LONGEST => {
             // What a run that was killed had begun to write stays a line of its own.
             line.insert(0, b'\n');
             disk::append(path, &line).doing(writing)
@@ -154,4 +154,31 @@ pub(super) fn sync_all(paths: &[PathBuf]) -> Result<()> {
 /// Removes a folder that may not be there.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     disk::remove_folder(folder).doing(|| format!("cannot remove `{}`", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_whole_line_counts_and_a_file_stays_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("last.json");
+        let read = || last_line::<u64>(&fs::read(&path).unwrap());
+        // What an earlier version wrote has no end of line.
+        fs::write(&path, "7").unwrap();
+        assert_eq!(read(), Some(7));
+        for number in 0..5000_u64 {
+            add_line(&path, number.to_string().into_bytes()).unwrap();
+            assert_eq!(read(), Some(number));
+            assert!(fs::metadata(&path).unwrap().len() <= LONGEST);
+        }
+        // Cut off in the middle of a line: the one before counts, and the next one is a line of its own.
+        fs::write(&path, "1\n2\n[3").unwrap();
+        assert_eq!(read(), Some(2));
+        add_line(&path, b"4".to_vec()).unwrap();
+        assert_eq!(read(), Some(4));
+        fs::write(&path, "").unwrap();
+        assert_eq!(read(), None);
+    }
 }
