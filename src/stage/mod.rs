@@ -10,6 +10,7 @@ pub mod command;
 pub mod dataset;
 pub mod demo;
 pub mod evaluate;
+pub mod import;
 mod memory;
 pub mod merge;
 pub mod phrases;
@@ -44,6 +45,7 @@ pub static STAGES: &[&dyn Entry] = &[
     &Of::<phrases::Phrases>::NEW,
     &Of::<recordings::Recordings>::NEW,
     &Of::<uploads::Uploads>::NEW,
+    &Of::<import::Import>::NEW,
     &Of::<dataset::Dataset>::NEW,
     &Of::<train::Train>::NEW,
     &Of::<merge::Merge>::NEW,
