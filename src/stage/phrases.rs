@@ -123,9 +123,9 @@ impl Stage for Phrases {
     fn check(&self) -> Vec<Complaint> {
         let mut complaints = Vec::new();
         let meant = languages::meant(&self.language);
-        if self.source == Source::Embedded && languages::of(&self.language).is_none() {
-            let packs = languages::codes();
-            let hint = match meant {
+        if self.source == Source::Embedded && languages::pack(&self.language).is_none() {
+            let packs = languages::packs();
+            let hint = match meant.filter(|code| *code != self.language) {
                 Some(code) => format!("did you mean `{code}`? Packs exist for: {packs}"),
                 None => format!("packs exist for: {packs}; or bring your own with `source = \"file\"` and `file = \"…\"`"),
             };
@@ -223,13 +223,13 @@ impl Phrases {
                 return Err(Error::new("`source = \"file\"` needs a `file`").exit(Exit::Usage).advice("add `file = \"…\"`"));
             }
             None => {
-                let pack = languages::of(&self.language).ok_or_else(|| {
+                let pack = languages::pack(&self.language).ok_or_else(|| {
                     Error::new(format!("there is no embedded pack for `{}`", self.language))
                         .exit(Exit::Usage)
                         .advice("use `source = \"file\"`")
                 })?;
-                let source = format!("embedded pack {}, version {}", pack.code, pack.version);
-                self.lines(pack.pack, |_| source.clone())
+                let source = format!("embedded pack {}, version {}", self.language, pack.version);
+                self.lines(pack.text, |_| source.clone())
             }
         };
         let (mut phrases, duplicates) = without_duplicates(found);

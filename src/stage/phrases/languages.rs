@@ -2,16 +2,23 @@
 
 use crate::text::closest;
 
-/// A language with its pack.
+/// A language.
 pub(super) struct Language {
     /// ISO 639-1.
     pub(super) code: &'static str,
     /// The names people may type instead of the code: the English one first, then its own.
     names: &'static [&'static str],
     script: Script,
-    /// Original sentences, written for this program: one a line.
-    pub(super) pack: &'static str,
-    /// Raised when a pack changes, so that results say which one they are from.
+    /// Original sentences, written for this program, if there are any.
+    pub(super) pack: Option<Pack>,
+}
+
+/// Sentences inside the program.
+#[derive(Clone, Copy)]
+pub(super) struct Pack {
+    /// One a line.
+    pub(super) text: &'static str,
+    /// Raised when the sentences change, so that results say which ones they are from.
     pub(super) version: u32,
 }
 
@@ -25,20 +32,54 @@ enum Script {
 }
 
 macro_rules! languages {
-    ($($code:literal $script:ident $names:expr;)*) => {
+    ($($code:literal $script:ident $names:expr, $version:literal;)*) => {
         &[$(Language {
             code: $code,
             names: &$names,
             script: Script::$script,
-            pack: include_str!(concat!("../../../templates/phrases/", $code, ".txt")),
-            version: 1,
+            pack: pack!($code $version),
         }),*]
     };
 }
 
+/// Version 0 is none.
+macro_rules! pack {
+    ($code:literal 0) => {
+        None
+    };
+    ($code:literal $version:literal) => {
+        Some(Pack { text: include_str!(concat!("../../../templates/phrases/", $code, ".txt")), version: $version })
+    };
+}
+
+/// Those of Granary, and Hindi. The number is the version of the pack.
 pub(super) const LANGUAGES: &[Language] = languages! {
-    "en" Latin ["english"];
-    "es" Latin ["spanish", "español", "castellano"];
+    "bg" Cyrillic ["bulgarian", "български"], 0;
+    "cs" Latin ["czech", "čeština", "česky"], 0;
+    "da" Latin ["danish", "dansk"], 0;
+    "de" Latin ["german", "deutsch"], 0;
+    "el" Greek ["greek", "ελληνικά"], 0;
+    "en" Latin ["english"], 1;
+    "es" Latin ["spanish", "español", "castellano"], 1;
+    "et" Latin ["estonian", "eesti"], 0;
+    "fi" Latin ["finnish", "suomi"], 0;
+    "fr" Latin ["french", "français"], 0;
+    "hi" Devanagari ["hindi", "हिन्दी", "हिंदी"], 0;
+    "hr" Latin ["croatian", "hrvatski"], 0;
+    "hu" Latin ["hungarian", "magyar"], 0;
+    "it" Latin ["italian", "italiano"], 0;
+    "lt" Latin ["lithuanian", "lietuvių"], 0;
+    "lv" Latin ["latvian", "latviešu"], 0;
+    "mt" Latin ["maltese", "malti"], 0;
+    "nl" Latin ["dutch", "nederlands"], 0;
+    "pl" Latin ["polish", "polski"], 0;
+    "pt" Latin ["portuguese", "português"], 0;
+    "ro" Latin ["romanian", "română"], 0;
+    "ru" Cyrillic ["russian", "русский"], 0;
+    "sk" Latin ["slovak", "slovenčina", "slovensky"], 0;
+    "sl" Latin ["slovenian", "slovene", "slovenščina"], 0;
+    "sv" Latin ["swedish", "svenska"], 0;
+    "uk" Cyrillic ["ukrainian", "українська"], 0;
 };
 
 /// The language of a code.
@@ -46,9 +87,15 @@ pub(super) fn of(code: &str) -> Option<&'static Language> {
     LANGUAGES.iter().find(|language| language.code == code)
 }
 
+/// The pack of a language, if there is one.
+pub(super) fn pack(code: &str) -> Option<Pack> {
+    of(code)?.pack
+}
+
 /// The codes of all languages with a pack.
-pub(super) fn codes() -> String {
-    LANGUAGES.iter().map(|language| language.code).collect::<Vec<_>>().join(", ")
+pub(super) fn packs() -> String {
+    let packs = LANGUAGES.iter().filter(|language| language.pack.is_some());
+    packs.map(|language| language.code).collect::<Vec<_>>().join(", ")
 }
 
 /// The language code a person may have meant by `English` or `en-GB`.
@@ -83,9 +130,9 @@ mod tests {
 
     #[test]
     fn packs_are_fit_to_be_read_aloud() {
-        for language in LANGUAGES {
+        for (language, pack) in LANGUAGES.iter().filter_map(|language| Some((language, language.pack?))) {
             let code = language.code;
-            let lines: Vec<&str> = language.pack.lines().collect();
+            let lines: Vec<&str> = pack.text.lines().collect();
             assert!(lines.len() >= 100, "{code}: {} sentences", lines.len());
             let mut seen = BTreeMap::new();
             let mut letters = BTreeSet::new();
