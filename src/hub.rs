@@ -289,7 +289,10 @@ mod tests {
         assert_eq!((parsed.id().as_str(), parsed.revision.as_str()), ("mistralai/Voxtral-Mini-3B-2507", "refs/pr/1"));
         assert_eq!(Repository::parse("a/b").unwrap().revision, "main");
         let dataset = Repository::parse("datasets/nvidia/Granary").unwrap();
-        assert_eq!((dataset.kind, dataset.id().as_str(), dataset.to_string().as_str()), (Kind::Dataset, "nvidia/Granary", "datasets/nvidia/Granary"));
+        assert_eq!(
+            (dataset.kind, dataset.id().as_str(), dataset.to_string().as_str()),
+            (Kind::Dataset, "nvidia/Granary", "datasets/nvidia/Granary")
+        );
         assert_eq!(Repository::dataset("nvidia/Granary").unwrap(), dataset);
         assert_eq!(Repository::parse("datasets/name").unwrap().kind, Kind::Model);
         let wrong = [

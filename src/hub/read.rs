@@ -103,12 +103,13 @@ impl<'a> Reader<'a> {
         }
         let what = format!("{path} of `{}`", self.name());
         let name = format!("parts/{}-{from}-{length}", key(path));
-        let address =
-            format!("{}/datasets/{}/resolve/{}/{}", self.endpoint, self.repository.id(), self.commit(), escaped(path));
+        let address = format!("{}/datasets/{}/resolve/{}/{}", self.endpoint, self.repository.id(), self.commit(), escaped(path));
         let part = self.kept(&name, || self.line()?.part(&address, from, length, &what), &what)?;
         if part.len() as u64 != length {
             let name = self.home.join(self.commit()).join(name);
-            return Err(Error::new(format!("`{}` has {} bytes and not {length}", name.display(), part.len())).advice("remove it, and run again"));
+            return Err(
+                Error::new(format!("`{}` has {} bytes and not {length}", name.display(), part.len())).advice("remove it, and run again")
+            );
         }
         Ok(part)
     }
@@ -125,7 +126,8 @@ impl<'a> Reader<'a> {
             &name,
             || {
                 let answer = self.line()?.get(&address, &what)?;
-                let rows: Value = serde_json::from_slice(&answer.body).doing(|| format!("`{server}` does not answer with JSON for {what}"))?;
+                let rows: Value =
+                    serde_json::from_slice(&answer.body).doing(|| format!("`{server}` does not answer with JSON for {what}"))?;
                 Ok(serde_json::to_vec(&(rows, answer.header("X-Revision")))?)
             },
             &what,

@@ -289,8 +289,7 @@ impl Phrases {
             return Err(nothing_left(&from, &sieve));
         }
         let available = phrases.len();
-        let chosen: Vec<usize> =
-            if self.cover { coverage::choose(&phrases, self.count) } else { (0..available.min(self.count)).collect() };
+        let chosen: Vec<usize> = if self.cover { coverage::choose(&phrases, self.count) } else { (0..available.min(self.count)).collect() };
         let mut by_corpus: BTreeMap<&str, usize> = BTreeMap::new();
         for index in &chosen {
             *by_corpus.entry(&corpora[*index]).or_default() += 1;

@@ -10,6 +10,7 @@ mod large;
 mod reading;
 mod repos;
 mod spaces;
+mod viewer;
 mod writing;
 
 pub(crate) use faults::{Fault, What};

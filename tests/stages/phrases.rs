@@ -73,7 +73,11 @@ fn settings_that_cannot_work_are_complained_about() {
         (json!({"language": "en", "source": "granary", "file": "a.txt"}), "file", "does not read one"),
         (json!({"language": "en", "corpus": "yodas"}), "corpus", "`source` does not read it | write `source = \"granary\"`"),
         (json!({"language": "en", "source": "granary", "split": "asr"}), "split", "write `source = \"rows\"`"),
-        (json!({"language": "en", "source": "granary", "repo": "x"}), "repo", "no name of a data set on the Hub | write it as `owner/name`"),
+        (
+            json!({"language": "en", "source": "granary", "repo": "x"}),
+            "repo",
+            "no name of a data set on the Hub | write it as `owner/name`",
+        ),
         (json!({"language": "en", "source": "granary", "revision": "../x"}), "revision", "cannot be a revision"),
         (json!({"language": "en", "source": "rows"}), "source", "needs a `repo`"),
         (json!({"language": "en", "filters": {"max_words": 2}}), "filters.max_words", "between 3 and 2 words"),

@@ -82,7 +82,8 @@ impl<'a> Line<'a> {
                 .advice("set HF_ENDPOINT right, or not at all")
         })?;
         let agent = concat!("voxpipe/", env!("CARGO_PKG_VERSION"));
-        let client = Client::builder().user_agent(agent).redirect(Policy::none()).connect_timeout(SILENCE / 4).read_timeout(SILENCE).build();
+        let client =
+            Client::builder().user_agent(agent).redirect(Policy::none()).connect_timeout(SILENCE / 4).read_timeout(SILENCE).build();
         let client = client.map_err(|error| Error::new(format!("there is no way to the network: {error}")).exit(Exit::Environment))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing(|| "cannot speak to a server")?;
         Ok(Self { endpoint, token, client, runtime, stopped })
@@ -153,9 +154,11 @@ impl<'a> Line<'a> {
     async fn receive(&self, mut response: reqwest::Response, part: Option<Part>, body: &mut Vec<u8>, what: &str) -> Result<(), Trouble> {
         let most = body.len() as u64 + part.map_or(LONGEST_ANSWER, |part| part.length);
         if let Some(part) = part {
-            let begins = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).and_then(|range| {
-                range.strip_prefix("bytes ")?.split_once('-')?.0.parse::<u64>().ok()
-            });
+            let begins = response
+                .headers()
+                .get(CONTENT_RANGE)
+                .and_then(|range| range.to_str().ok())
+                .and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse::<u64>().ok());
             // A server that knows no ranges begins at the beginning; what is behind the part is then not waited for.
             let begins = if response.status() == StatusCode::PARTIAL_CONTENT { begins } else { Some(0) };
             if begins != Some(part.from) {
@@ -300,7 +303,8 @@ mod tests {
 
     #[test]
     fn the_next_page_is_found_among_links() {
-        let headers = HeaderMap::from_iter([(LINK, "<http://h/a?x=1>; rel=\"prev\", <http://h/b?cursor=2>; rel=\"next\"".parse().unwrap())]);
+        let headers =
+            HeaderMap::from_iter([(LINK, "<http://h/a?x=1>; rel=\"prev\", <http://h/b?cursor=2>; rel=\"next\"".parse().unwrap())]);
         assert_eq!(Answer { body: Vec::new(), headers }.next().as_deref(), Some("http://h/b?cursor=2"));
     }
 }

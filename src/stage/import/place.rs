@@ -148,7 +148,8 @@ pub(super) fn tables(place: &Place, patterns: &[String], config: Option<&str>, s
     }
     // Several configurations are several data sets; which one is meant, nobody but the user knows.
     let folder = |path: &&str| path.split('/').find(|part| !SPLITS.contains(part) && !["data", "audio"].contains(part)).map(str::to_owned);
-    let folders: BTreeSet<String> = found.iter().filter(|path| path.contains('/')).filter_map(folder).filter(|part| !part.contains('.')).collect();
+    let folders: BTreeSet<String> =
+        found.iter().filter(|path| path.contains('/')).filter_map(folder).filter(|part| !part.contains('.')).collect();
     if config.is_none() && patterns.is_empty() && place.reader().is_some() && folders.len() > 1 {
         let known = folders.iter().map(String::as_str).collect::<Vec<_>>();
         return wrong("there are several configurations".to_owned(), format!("name one in `config`: {}", few(&known)));

@@ -1,9 +1,9 @@
 //! The rows of tables, in their order or in a seeded one.
 
 use super::Columns;
+use super::parquet;
 use super::place::Place;
 use super::rows::{Cells, Row, is_read};
-use super::parquet;
 use crate::error::{Error, Result};
 use crate::table;
 use rand::SeedableRng;

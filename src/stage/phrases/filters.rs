@@ -1,7 +1,7 @@
 //! Which sentences are fit to be read aloud, and why the others are not.
 
-use super::languages::{self, Language};
 use super::Complaint;
+use super::languages::{self, Language};
 use crate::text::normalised;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -173,7 +173,8 @@ impl<'a> Sieve<'a> {
         let words: Vec<&str> = text.split(' ').collect();
         let chars = text.chars().count();
         let end = text.trim_end_matches(['"', '”', '»', '’', '\'']);
-        let ending = |letter: char| ".!?".contains(letter) || self.code == "hi" && letter == '।' || self.code == "el" && ";\u{37e}".contains(letter);
+        let ending =
+            |letter: char| ".!?".contains(letter) || self.code == "hi" && letter == '।' || self.code == "el" && ";\u{37e}".contains(letter);
         let letters = |letter: char| letter.is_alphabetic() || unicode_normalization::char::is_combining_mark(letter);
         let share = text.chars().filter(|letter| letters(*letter) || " '’-".contains(*letter)).count() as f64 / chars.max(1) as f64;
         let signs = |letter: char| "[](){}<>@#♪♫*_/\\|=+~^%&$€£§©®™•".contains(letter);

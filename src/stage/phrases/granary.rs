@@ -126,7 +126,8 @@ impl Phrases {
         let missing = |message: String, advice: String| Err(Error::new(message).exit(Exit::Usage).advice(advice));
         let Some(files) = reader.list(language, true)? else {
             let folders = reader.list("", false)?.unwrap_or_default();
-            let known: Vec<&str> = folders.iter().filter(|entry| entry.folder && entry.path.len() == 2).map(|entry| entry.path.as_str()).collect();
+            let known: Vec<&str> =
+                folders.iter().filter(|entry| entry.folder && entry.path.len() == 2).map(|entry| entry.path.as_str()).collect();
             return missing(
                 format!("`{}` has nothing in the language `{language}`", reader.name()),
                 format!("it has: {}; for others use `source = \"embedded\"`, or a file of your own", known.join(", ")),
@@ -154,10 +155,7 @@ impl Phrases {
         if let Some(wanted) = &self.corpus {
             corpora.retain(|corpus, _| corpus == wanted);
             if corpora.is_empty() {
-                return missing(
-                    format!("`{}` has no corpus `{wanted}` for `{language}`", reader.name()),
-                    format!("it has: {known}"),
-                );
+                return missing(format!("`{}` has no corpus `{wanted}` for `{language}`", reader.name()), format!("it has: {known}"));
             }
         }
         let corpus = |(name, manifests): (&str, Vec<Entry>)| Corpus { name: name.to_owned(), manifests, read: BTreeSet::new(), rows: 0 };

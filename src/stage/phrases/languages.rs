@@ -32,7 +32,7 @@ enum Script {
 }
 
 macro_rules! languages {
-    ($($code:literal $script:ident $names:expr, $version:literal;)*) => {
+    ($($code:literal $script:ident $names:expr, $version:tt;)*) => {
         &[$(Language {
             code: $code,
             names: &$names,

@@ -34,11 +34,13 @@ impl Phrases {
         let page = |number: u64| -> Result<Value> {
             let (page, commit) = reader.rows(server, config, split, number * PAGE, PAGE)?;
             match commit {
-                Some(commit) if commit != reader.commit() => {
-                    Err(Error::new(format!("`{server}` has the commit {commit} of `{}`, and {} is asked for", repository.id(), reader.commit()))
-                        .exit(Exit::Environment)
-                        .advice("wait until it has the newest one, or pin the one it has with `revision`"))
-                }
+                Some(commit) if commit != reader.commit() => Err(Error::new(format!(
+                    "`{server}` has the commit {commit} of `{}`, and {} is asked for",
+                    repository.id(),
+                    reader.commit()
+                ))
+                .exit(Exit::Environment)
+                .advice("wait until it has the newest one, or pin the one it has with `revision`")),
                 _ => Ok(page),
             }
         };

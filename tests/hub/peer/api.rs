@@ -76,6 +76,7 @@ impl State {
         match (method, parts) {
             ("GET", ["api", "whoami-v2"]) => Self::whoami(request),
             ("POST", ["api", "repos", "create"]) => self.create(request),
+            ("GET", ["rows"]) => self.rows(request),
             ("DELETE", ["api", "repos", "delete"]) => self.delete(request),
             ("POST", ["api", "validate-yaml"]) => Ok(Self::validate(request)),
             ("POST", ["api", "complete_multipart"]) => self.complete(request),

@@ -23,6 +23,11 @@ impl State {
             "_id": "1", "id": repo.id, "author": repo.id.split('/').next(), "sha": sha, "private": repo.private, "gated": false,
             "disabled": false, "lastModified": when, "createdAt": when, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings,
         });
+        if let Some(card) = repo.tree(&sha).get("README.md") {
+            let text = String::from_utf8_lossy(&self.content(card).all()).into_owned();
+            let licence = text.lines().find_map(|line| line.strip_prefix("license: "));
+            info["cardData"] = json!({ "license": licence });
+        }
         if repo.kind == "model" {
             info["modelId"] = json!(repo.id);
         }
