@@ -350,7 +350,7 @@ impl Taking<'_> {
         let named = row.sound.path.clone().unwrap_or_default();
         let name = Path::new(&named);
         let stem = name.file_stem().and_then(|stem| stem.to_str()).map_or_else(|| "clip".to_owned(), safe_name);
-        let ending = name.extension().and_then(|ending| ending.to_str()).map_or_else(|| "wav".to_owned(), |ending| safe_name(ending));
+        let ending = name.extension().and_then(|ending| ending.to_str()).map_or_else(|| "wav".to_owned(), safe_name);
         let stem = format!("{number:06}-{}", stem.chars().take(40).collect::<String>());
         let kept = self.cx.scratch.join(format!("import-{number:06}.{ending}"));
         let (path, shown) = match &row.sound.bytes {

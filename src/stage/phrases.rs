@@ -159,15 +159,15 @@ impl Stage for Phrases {
     }
 
     fn pin(&mut self, pin: &mut Pin<'_>) {
-        if let Some(repo) = self.repository() {
-            hub::pin_dataset(&repo.to_owned(), &mut self.revision, pin);
+        if let Some(repo) = self.repository().map(str::to_owned) {
+            hub::pin_dataset(&repo, &mut self.revision, pin);
         }
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
         match self.source {
-            Source::Embedded | Source::File => self.from_here(cx),
-            Source::Granary | Source::Rows => self.from_hub(cx),
+            Source::Embedded | Source::File => self.here(cx),
+            Source::Granary | Source::Rows => self.hub(cx),
         }
     }
 }
@@ -216,7 +216,7 @@ impl Phrases {
     }
 
     /// From a pack or a file: all that is there is looked at, and a seeded part of it chosen.
-    fn from_here(&self, cx: &Context) -> Result<Outcome> {
+    fn here(&self, cx: &Context) -> Result<Outcome> {
         let found = match &self.file {
             Some(file) => self.read(&cx.path(file), file)?,
             None if self.source == Source::File => {
@@ -277,7 +277,7 @@ impl Phrases {
     }
 
     /// From the Hub: read until there are enough.
-    fn from_hub(&self, cx: &Context) -> Result<Outcome> {
+    fn hub(&self, cx: &Context) -> Result<Outcome> {
         let filters = self.filters.clone().unwrap_or_default();
         let mut sieve = Sieve::new(&filters, &self.language);
         let wanted = if self.cover { self.count.saturating_mul(CHOICE) } else { self.count };

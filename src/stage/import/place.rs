@@ -18,7 +18,7 @@ pub(super) struct Place<'a> {
 
 enum Whence<'a> {
     Folder(PathBuf),
-    Hub(Reader<'a>),
+    Hub(Box<Reader<'a>>),
 }
 
 impl<'a> Place<'a> {
@@ -40,7 +40,7 @@ impl<'a> Place<'a> {
     pub(super) fn hub(reader: Reader<'a>) -> Result<Self> {
         let files = reader.list("", true)?.unwrap_or_default();
         let files = files.into_iter().filter(|entry| !entry.folder).map(|entry| (entry.path, entry.size)).collect();
-        Ok(Self { name: reader.name(), files, whence: Whence::Hub(reader) })
+        Ok(Self { name: reader.name(), files, whence: Whence::Hub(Box::new(reader)) })
     }
 
     /// The repository, if it is one.

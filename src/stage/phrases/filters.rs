@@ -301,7 +301,7 @@ mod tests {
         ] {
             assert_eq!(sieve.pass(&found(text)), None, "{text}");
             let rejected = sieve.rejected().get(reason);
-            assert!(rejected.is_some_and(|it| it.examples.last().is_some_and(|it| it == &text.trim())), "{text}: {:?}", sieve.rejected());
+            assert!(rejected.is_some_and(|it| it.examples.last().is_some_and(|it| it == text.trim())), "{text}: {:?}", sieve.rejected());
         }
         assert_eq!(sieve.pass(&found("  The rain\thas stopped now. ")).as_deref(), Some("The rain has stopped now."));
         assert_eq!(sieve.pass(&found("The rain has stopped, now!")), None);
