@@ -3,12 +3,21 @@
 //! A folder that exists always wins. A repository is looked for in the cache that all Hugging Face tools share ([`cache`]), and what is
 //! there whole is used as it is, without asking anybody. Only what is missing is downloaded (`download`), and only if that is allowed.
 //!
+//! What a pipeline made is put into a repository by [`publish`], in one commit.
+//!
 //! The environment is that of the official client: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH`,
-//! `HF_HUB_OFFLINE`.
+//! `HF_HUB_OFFLINE`; and `HF_READ_TOKEN` and `HF_WRITE_TOKEN` where no other token is. The crate hf-hub, which downloads models (by Xet
+//! where the Hub offers it, else by plain HTTP), is told all of it and reads none itself. Uploads are our own and use plain LFS, in one
+//! piece or in parts, which every Hub takes.
 
 pub mod cache;
+pub mod client;
 mod download;
+mod large;
+pub mod publish;
 pub mod read;
+pub mod token;
+pub mod wire;
 
 use crate::error::{Error, Exit, Result};
 use cache::Snapshot;
@@ -140,9 +149,9 @@ pub fn home() -> Result<PathBuf> {
     cache::hugging_face_home()
 }
 
-/// The token that opens private and gated repositories, and lets one write, if there is one.
+/// The token that opens private and gated repositories, if there is one.
 pub fn token() -> Option<String> {
-    cache::token()
+    token::Token::for_reading().map(|token| token.secret().to_owned())
 }
 
 /// The folder of a model or an adapter.

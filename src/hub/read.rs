@@ -5,6 +5,7 @@
 
 mod line;
 
+use super::token::Token;
 use super::{Network, Repository, cache};
 use crate::error::{Doing, Error, Exit, Result};
 use line::{Answer, Line};
@@ -213,7 +214,7 @@ impl<'a> Reader<'a> {
         if let Some(line) = self.line.get() {
             return Ok(line);
         }
-        let line = Line::new(&self.endpoint, cache::token(), self.stopped)?;
+        let line = Line::new(&self.endpoint, Token::for_reading(), self.stopped)?;
         Ok(self.line.get_or_init(|| line))
     }
 

@@ -116,6 +116,17 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         false
     }
 
+    /// Whether it needs something outside this machine that [`Stage::preflight`] can ask for.
+    fn reaches_out(&self) -> bool {
+        false
+    }
+
+    /// Asks, before any stage of a run begins, whether what this one needs outside this machine will be there, so that hours of training
+    /// do not end in a refusal. Returns what it found, in a sentence; nothing where the network is not to be used.
+    fn preflight(&self, _stop: &AtomicBool) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// What may help after a failure, the best first: settings to change, each with half a sentence on what that does.
     fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
         Vec::new()
@@ -351,6 +362,14 @@ pub trait AnyStage: Send + Sync {
     fn fills_machine(&self) -> bool {
         false
     }
+    /// See [`Stage::reaches_out`].
+    fn reaches_out(&self) -> bool {
+        false
+    }
+    /// See [`Stage::preflight`].
+    fn preflight(&self, _stop: &AtomicBool) -> Result<Option<String>> {
+        Ok(None)
+    }
     /// See [`Stage::remedies`].
     fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
         Vec::new()
@@ -406,6 +425,12 @@ impl<S: Stage> AnyStage for S {
     }
     fn fills_machine(&self) -> bool {
         Stage::fills_machine(self)
+    }
+    fn reaches_out(&self) -> bool {
+        Stage::reaches_out(self)
+    }
+    fn preflight(&self, stop: &AtomicBool) -> Result<Option<String>> {
+        Stage::preflight(self, stop)
     }
     fn remedies(&self, failure: Failure) -> Vec<Remedy> {
         Stage::remedies(self, failure)

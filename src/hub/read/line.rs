@@ -3,6 +3,7 @@
 //! The token goes to the Hub's own address and to no other: redirects lead to stores elsewhere, and are followed by hand, without it.
 
 use crate::error::{Doing, Error, Exit, Result};
+use crate::hub::token::Token;
 use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
@@ -28,7 +29,7 @@ const LONGEST_ANSWER: u64 = 64 << 20;
 /// The way to the Hub.
 pub(super) struct Line<'a> {
     endpoint: Url,
-    token: Option<String>,
+    token: Option<Token>,
     client: Client,
     runtime: Runtime,
     stopped: &'a dyn Fn() -> bool,
@@ -75,7 +76,7 @@ impl Answer {
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn new(endpoint: &str, token: Option<String>, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
+    pub(super) fn new(endpoint: &str, token: Option<Token>, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
         let endpoint = Url::parse(endpoint).ok().filter(|url| url.has_host()).ok_or_else(|| {
             Error::new(format!("`{endpoint}` cannot be the Hub's address"))
                 .exit(Exit::Environment)
@@ -130,7 +131,7 @@ impl<'a> Line<'a> {
         for _ in 0..REDIRECTS {
             let mut question = self.client.get(address.clone());
             if let (true, Some(token)) = (address.origin() == self.endpoint.origin(), &self.token) {
-                question = question.header(AUTHORIZATION, format!("Bearer {token}"));
+                question = question.header(AUTHORIZATION, format!("Bearer {}", token.secret()));
             }
             let rest = part.map(|part| Part { from: part.from + body.len() as u64, length: part.length - body.len() as u64 });
             if let Some(rest) = rest {
@@ -267,7 +268,7 @@ impl<'a> Line<'a> {
     /// The token is in no message, whatever the server says.
     fn hidden(&self, error: Error) -> Error {
         match &self.token {
-            Some(token) => Error { message: error.message.replace(token.as_str(), "…"), ..error },
+            Some(token) => Error { message: error.message.replace(token.secret(), "…"), ..error },
             None => error,
         }
     }
