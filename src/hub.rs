@@ -1,13 +1,23 @@
-//! Model repositories of the Hugging Face Hub, by name: `org/name` or `org/name@revision`.
+//! Repositories of the Hugging Face Hub, by name: `org/name` or `org/name@revision`; those of models here, data sets in [`read`].
 //!
 //! A folder that exists always wins. A repository is looked for in the cache that all Hugging Face tools share ([`cache`]), and what is
 //! there whole is used as it is, without asking anybody. Only what is missing is downloaded (`download`), and only if that is allowed.
 //!
+//! What a pipeline made is put into a repository by [`publish`], in one commit.
+//!
 //! The environment is that of the official client: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH`,
-//! `HF_HUB_OFFLINE`.
+//! `HF_HUB_OFFLINE`; and `HF_READ_TOKEN` and `HF_WRITE_TOKEN` where no other token is. The crate hf-hub, which downloads models (by Xet
+//! where the Hub offers it, else by plain HTTP), is told all of it and reads none itself. Uploads are our own and use plain LFS, in one
+//! piece or in parts, which every Hub takes.
 
 pub mod cache;
+pub mod client;
 mod download;
+mod large;
+pub mod publish;
+pub mod read;
+pub mod token;
+pub mod wire;
 
 use crate::error::{Error, Exit, Result};
 use cache::Snapshot;
@@ -16,12 +26,25 @@ use std::path::{Path, PathBuf};
 
 /// The branch that is meant where no revision is named.
 const MAIN: &str = "main";
+/// What stands before the names of data sets.
+const DATASETS: &str = "datasets/";
 /// Longest name the Hub gives a repository.
 const LONGEST_NAME: usize = 96;
+
+/// What a repository holds. Names of models stand for themselves; others have their kind before them, as in addresses on the Hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A model or an adapter: `org/name`.
+    Model,
+    /// A data set: `datasets/org/name`.
+    Dataset,
+}
 
 /// A repository and one of its revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
+    /// What it holds.
+    pub kind: Kind,
     /// The user or organisation.
     pub owner: String,
     /// The name below it.
@@ -59,9 +82,14 @@ pub type Pin<'a> = dyn FnMut(&Repository) -> Option<String> + 'a;
 pub type Say<'a> = dyn FnMut(&Fetching) -> Result<()> + 'a;
 
 impl Repository {
-    /// Reads `org/name` or `org/name@revision`; nothing if the text cannot be the name of a repository (a path, say).
+    /// Reads `org/name` or `org/name@revision`, or the same behind `datasets/`; nothing if the text cannot be the name of a repository
+    /// (a path, say).
     pub fn parse(text: &str) -> Option<Self> {
         let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
+        let (kind, id) = match id.strip_prefix(DATASETS).filter(|rest| rest.contains('/')) {
+            Some(rest) => (Kind::Dataset, rest),
+            None => (Kind::Model, id),
+        };
         let (owner, name) = id.split_once('/')?;
         let part = |part: &str| {
             !part.is_empty()
@@ -73,12 +101,26 @@ impl Repository {
                 && !part.contains("..")
         };
         let found = part(owner) && part(name) && is_revision(revision);
-        found.then(|| Self { owner: owner.to_owned(), name: name.to_owned(), revision: revision.to_owned() })
+        found.then(|| Self { kind, owner: owner.to_owned(), name: name.to_owned(), revision: revision.to_owned() })
+    }
+
+    /// The data set of that name, `org/name` or `org/name@revision`.
+    pub fn dataset(text: &str) -> Option<Self> {
+        let text = text.strip_prefix(DATASETS).filter(|rest| rest.contains('/')).unwrap_or(text);
+        Self::parse(text).map(|found| Self { kind: Kind::Dataset, ..found })
     }
 
     /// `org/name`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.owner, self.name)
+    }
+
+    /// `org/name`, with the kind before it if it is no model.
+    pub fn full_id(&self) -> String {
+        match self.kind {
+            Kind::Model => self.id(),
+            Kind::Dataset => format!("{DATASETS}{}", self.id()),
+        }
     }
 
     /// Whether the revision is a commit, which never changes.
@@ -89,7 +131,7 @@ impl Repository {
 
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.owner, self.name)?;
+        f.write_str(&self.full_id())?;
         if self.revision == MAIN { Ok(()) } else { write!(f, "@{}", self.revision) }
     }
 }
@@ -107,9 +149,9 @@ pub fn home() -> Result<PathBuf> {
     cache::hugging_face_home()
 }
 
-/// The token that opens private and gated repositories, and lets one write, if there is one.
+/// The token that opens private and gated repositories, if there is one.
 pub fn token() -> Option<String> {
-    cache::token()
+    token::Token::for_reading().map(|token| token.secret().to_owned())
 }
 
 /// The folder of a model or an adapter.
@@ -154,6 +196,9 @@ pub fn current_commit(repository: &Repository, network: Network) -> Result<Strin
     if repository.is_pinned() {
         return Ok(repository.revision.clone());
     }
+    if repository.kind == Kind::Dataset {
+        return read::Reader::commit_of(repository, network);
+    }
     let cache = cache::folder()?;
     if network == Network::Allowed {
         return download::commit(&cache, repository);
@@ -175,9 +220,35 @@ pub fn pin(name: &mut String, revision: Option<&mut Option<String>>, pin: &mut P
     }
     let Some(commit) = pin(&repository) else { return };
     match revision {
-        Some(revision) => (*name, *revision) = (repository.id(), Some(commit)),
-        None => *name = format!("{}@{commit}", repository.id()),
+        Some(revision) => (*name, *revision) = (repository.full_id(), Some(commit)),
+        None => *name = format!("{}@{commit}", repository.full_id()),
     }
+}
+
+/// Has the commit of a data set written into the setting for its revision.
+pub fn pin_dataset(name: &str, revision: &mut Option<String>, pin: &mut Pin<'_>) {
+    let Ok(repository) = dataset(name, revision.as_deref()) else { return };
+    if !repository.is_pinned()
+        && let Some(commit) = pin(&repository)
+    {
+        *revision = Some(commit);
+    }
+}
+
+/// The data set of that name at a revision.
+pub fn dataset(name: &str, revision: Option<&str>) -> Result<Repository> {
+    let wrong = |message: String| Error::new(message).exit(Exit::Usage);
+    let mut repository = Repository::dataset(name).filter(|_| !name.contains('@')).ok_or_else(|| {
+        wrong(format!("`{name}` is no name of a data set on the Hub"))
+            .advice("write it as `owner/name`, and a branch, tag or commit of it as `revision`")
+    })?;
+    if let Some(revision) = revision {
+        if !is_revision(revision) {
+            return Err(wrong(format!("`{revision}` cannot be a revision")).advice("give a branch, a tag or a commit"));
+        }
+        revision.clone_into(&mut repository.revision);
+    }
+    Ok(repository)
 }
 
 /// The commit of a snapshot folder in the cache; none for any other folder.
@@ -188,7 +259,7 @@ pub fn commit_of(folder: &Path) -> Option<&str> {
 
 fn repository(name: &str, revision: Option<&str>) -> Result<Repository> {
     let wrong = |message: String| Error::new(message).exit(Exit::Usage);
-    let Some(mut repository) = Repository::parse(name) else {
+    let Some(mut repository) = Repository::parse(name).filter(|found| found.kind == Kind::Model) else {
         return Err(wrong(format!("there is no model folder `{name}`"))
             .advice("give a folder laid out as on the Hub, or the name of a repository like `mistralai/Voxtral-Mini-3B-2507`"));
     };
@@ -226,6 +297,13 @@ mod tests {
         let parsed = Repository::parse("mistralai/Voxtral-Mini-3B-2507@refs/pr/1").unwrap();
         assert_eq!((parsed.id().as_str(), parsed.revision.as_str()), ("mistralai/Voxtral-Mini-3B-2507", "refs/pr/1"));
         assert_eq!(Repository::parse("a/b").unwrap().revision, "main");
+        let dataset = Repository::parse("datasets/nvidia/Granary").unwrap();
+        assert_eq!(
+            (dataset.kind, dataset.id().as_str(), dataset.to_string().as_str()),
+            (Kind::Dataset, "nvidia/Granary", "datasets/nvidia/Granary")
+        );
+        assert_eq!(Repository::dataset("nvidia/Granary").unwrap(), dataset);
+        assert_eq!(Repository::parse("datasets/name").unwrap().kind, Kind::Model);
         let wrong = [
             "",
             "name",

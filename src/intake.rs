@@ -69,7 +69,7 @@ pub fn take_in(
     candidates
         .par_iter()
         .map(|candidate| {
-            let taken = take(candidate, into, limits)?;
+            let taken = take_part(candidate, None, into, limits)?;
             if went_on(done.fetch_add(1, Ordering::Relaxed) + 1) {
                 Ok(taken)
             } else {
@@ -79,13 +79,26 @@ pub fn take_in(
         .collect()
 }
 
-fn take(candidate: &Candidate, into: &Path, limits: Limits) -> Result<Result<f64, String>> {
-    let samples = match audio::load(&candidate.path) {
+/// Writes one candidate, or the part of it that begins at a second and has so many, as `into/STEM.wav`; see [`take_in`].
+pub fn take_part(candidate: &Candidate, part: Option<(f64, f64)>, into: &Path, limits: Limits) -> Result<Result<f64, String>> {
+    let mut samples = match audio::load(&candidate.path) {
         Ok(samples) => samples,
         // The list is part of the result, which must not depend on where the project lies.
         Err(error) => return Ok(Err(error.message.replace(&candidate.path.display().to_string(), &candidate.shown))),
     };
-    let seconds = samples.len() as f64 / f64::from(audio::SAMPLE_RATE);
+    let rate = f64::from(audio::SAMPLE_RATE);
+    if let Some((begins, lasts)) = part {
+        let sample = |second: f64| (second.max(0.0) * rate).round() as usize;
+        let (begin, end) = (sample(begins), sample(begins + lasts));
+        // Durations are rounded: a part may end a little behind the file.
+        if begin >= samples.len() || end > samples.len() + audio::SAMPLE_RATE as usize / 10 {
+            let whole = samples.len() as f64 / rate;
+            return Ok(Err(format!("{} has {whole:.2} s, and {begins} to {} s of it are named", candidate.shown, begins + lasts)));
+        }
+        samples.truncate(end);
+        samples.drain(..begin);
+    }
+    let seconds = samples.len() as f64 / rate;
     if seconds < limits.min {
         return Ok(Err(format!("{} is too short: {seconds:.2} s, at least {} s are asked for", candidate.shown, limits.min)));
     }

@@ -146,7 +146,7 @@ impl Pins {
 
 impl Named {
     fn of(repository: &Repository) -> Self {
-        Self { id: repository.id(), revision: repository.revision.clone() }
+        Self { id: repository.full_id(), revision: repository.revision.clone() }
     }
 }
 

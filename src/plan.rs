@@ -60,6 +60,13 @@ pub enum Verdict {
     Stale(Vec<Why>),
 }
 
+impl Planned {
+    /// Whether a run would do it, or might.
+    pub fn may_run(&self) -> bool {
+        matches!(self.state, State::Stale(_) | State::Waits(_))
+    }
+}
+
 impl Plan {
     /// Looks at the whole pipeline. Writes nothing.
     pub fn of(pipeline: &Pipeline, store: &Store, force: &BTreeSet<String>) -> Result<Self> {

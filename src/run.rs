@@ -19,7 +19,7 @@ use crate::event::{Emitter, Event, Kept};
 use crate::executor::{Clock, Executor, Job, Limits};
 use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
-use crate::plan::{Judge, absolute};
+use crate::plan::{Judge, Plan, absolute};
 use crate::stage::{Context, Made, Outcome};
 use crate::store::{End, Last, Record, Store, Try, Workspace};
 use crate::tree::{Content, Links};
@@ -130,12 +130,32 @@ impl Run<'_> {
         let begun = Instant::now();
         let names: Vec<_> = self.pipeline.steps.iter().map(|step| step.name.clone()).collect();
         self.emitter.emit(Event::RunStarted { pipeline: self.pipeline.name.clone(), run: self.id.clone(), stages: names });
-        let mut stages = self.course();
+        let mut stages = self.preflight().unwrap_or_else(|| self.course());
         self.settle(&mut stages);
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
         self.emitter.emit(Event::RunFinished { exit, seconds });
         Report { run: self.id.clone(), exit, seconds, stages }
+    }
+
+    /// Asks what is outside this machine, for every stage that may run and needs it. If one is refused, nothing begins.
+    fn preflight(&self) -> Option<Vec<(String, Ending)>> {
+        let steps = &self.pipeline.steps;
+        if !steps.iter().any(|step| step.stage.reaches_out()) {
+            return None;
+        }
+        // A pipeline that cannot be planned says so where it comes to it.
+        let plan = Plan::of(self.pipeline, self.store, &self.force).ok()?;
+        let may_run: BTreeSet<&str> = plan.steps.iter().filter(|step| step.may_run()).map(|step| step.stage.as_str()).collect();
+        let asked = steps.iter().filter(|step| step.stage.reaches_out() && may_run.contains(step.name.as_str()));
+        let (refused, error) = asked.into_iter().find_map(|step| Some((step, step.stage.preflight(&self.stop.asked).err()?)))?;
+        let skipped = |step: &Step| {
+            let because = format!("`{}` could not do its part later", refused.name);
+            self.emitter.emit(Event::StageSkipped { stage: step.name.clone(), because: because.clone() });
+            Ending::Skipped { because, interrupted: false }
+        };
+        let ending = |step: &Step| if step.name == refused.name { self.failed(step, &error) } else { skipped(step) };
+        Some(steps.iter().map(|step| (step.name.clone(), ending(step))).collect())
     }
 
     /// Waits until what was done is on the disk; the newest stage speaks for all that could not be recorded.

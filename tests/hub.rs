@@ -2,6 +2,8 @@
 //! for whole.
 
 mod locking;
+mod official;
+pub(crate) mod peer;
 mod server;
 
 use crate::support::{Ran, Sandbox, files, skipped};

@@ -4,6 +4,7 @@
 //! but `remember`, which says what a branch or tag is, and is called when all files are there.
 
 use super::Repository;
+use super::token::Token;
 use crate::error::{Doing, Error, Exit, Result};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -69,14 +70,23 @@ pub fn folder() -> Result<PathBuf> {
     Ok(hugging_face_home()?.join("hub"))
 }
 
-/// The token that opens private and gated repositories, if there is one.
-pub(super) fn token() -> Option<String> {
+/// The token that the official client would take, if there is one.
+pub(super) fn token() -> Option<Token> {
     if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_yes(&value)) {
         return None;
     }
-    let clean = |text: String| Some(text.trim().to_owned()).filter(|token| !token.is_empty());
     let file = || variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(hugging_face_home().ok()?.join("token")));
-    variable("HF_TOKEN").and_then(clean).or_else(|| clean(fs::read_to_string(file()?).ok()?))
+    let written = || file().and_then(|path| Some(Token::new(clean(&fs::read_to_string(&path).ok()?)?, format!("`{}`", path.display()))));
+    token_in("HF_TOKEN").or_else(|| token_in("HUGGING_FACE_HUB_TOKEN")).or_else(written)
+}
+
+/// The token in a variable, if it is set.
+pub(super) fn token_in(name: &str) -> Option<Token> {
+    Some(Token::new(clean(&variable(name)?)?, name))
+}
+
+fn clean(text: &str) -> Option<String> {
+    Some(text.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
 /// Where the Hub is.

@@ -95,7 +95,7 @@ struct Download {
 
 impl Download {
     fn new(cache: &Path, repository: &Repository, sender: Sender<Word>) -> Result<Self> {
-        let (endpoint, token) = (cache::endpoint(), cache::token());
+        let (endpoint, token) = (cache::endpoint(), super::token());
         let agent = concat!("voxpipe/", env!("CARGO_PKG_VERSION"));
         let mut client = HFClient::builder().endpoint(&endpoint).cache_dir(cache).user_agent(agent);
         if let Some(token) = &token {

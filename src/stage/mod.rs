@@ -10,6 +10,7 @@ pub mod command;
 pub mod dataset;
 pub mod demo;
 pub mod evaluate;
+pub mod import;
 mod memory;
 pub mod merge;
 pub mod phrases;
@@ -45,6 +46,7 @@ pub static STAGES: &[&dyn Entry] = &[
     &Of::<phrases::Phrases>::NEW,
     &Of::<recordings::Recordings>::NEW,
     &Of::<uploads::Uploads>::NEW,
+    &Of::<import::Import>::NEW,
     &Of::<dataset::Dataset>::NEW,
     &Of::<train::Train>::NEW,
     &Of::<merge::Merge>::NEW,
@@ -118,6 +120,17 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     /// Whether the pipeline's name ([`Context::pipeline`]) is written into the result, and so is part of the fingerprint.
     fn names_pipeline(&self) -> bool {
         false
+    }
+
+    /// Whether it needs something outside this machine that [`Stage::preflight`] can ask for.
+    fn reaches_out(&self) -> bool {
+        false
+    }
+
+    /// Asks, before any stage of a run begins, whether what this one needs outside this machine will be there, so that hours of training
+    /// do not end in a refusal. Returns what it found, in a sentence; nothing where the network is not to be used.
+    fn preflight(&self, _stop: &AtomicBool) -> Result<Option<String>> {
+        Ok(None)
     }
 
     /// What may help after a failure, the best first: settings to change, each with half a sentence on what that does.
@@ -361,6 +374,14 @@ pub trait AnyStage: Send + Sync {
     fn uses_scratch(&self) -> bool {
         true
     }
+    /// See [`Stage::reaches_out`].
+    fn reaches_out(&self) -> bool {
+        false
+    }
+    /// See [`Stage::preflight`].
+    fn preflight(&self, _stop: &AtomicBool) -> Result<Option<String>> {
+        Ok(None)
+    }
     /// See [`Stage::remedies`].
     fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
         Vec::new()
@@ -419,6 +440,12 @@ impl<S: Stage> AnyStage for S {
     }
     fn uses_scratch(&self) -> bool {
         Stage::uses_scratch(self)
+    }
+    fn reaches_out(&self) -> bool {
+        Stage::reaches_out(self)
+    }
+    fn preflight(&self, stop: &AtomicBool) -> Result<Option<String>> {
+        Stage::preflight(self, stop)
     }
     fn remedies(&self, failure: Failure) -> Vec<Remedy> {
         Stage::remedies(self, failure)

@@ -1,20 +1,31 @@
-//! `phrases`: sentences to read aloud, from a pack inside the program or from a file of the user's own.
+//! `phrases`: sentences to read aloud, from a pack inside the program, from a file of the user's own, or from the Hub.
 //!
 //! Where the sentences come from is written into every row and never changes silently: what cannot be had is an error.
 
+mod coverage;
+mod file;
+mod filters;
+mod granary;
+mod languages;
+mod viewer;
+
+pub use filters::Filters;
+
 use super::{Complaint, Context, Made, Outcome, Port, Stage};
-use crate::artifact::ArtifactKind;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::artifact::{ArtifactKind, Digest};
+use crate::error::{Error, Exit, Result};
+use crate::hub::{self, Pin};
+use crate::jsonl;
 use crate::phrase::Phrase;
-use crate::text::{closest, count, first_few, normalised};
+use crate::text::{count, first_few, normalised};
 use crate::voxtral::prompt::check_language;
-use crate::{jsonl, table};
+use filters::{Found, Sieve};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,6 +46,35 @@ pub struct Phrases {
     /// How many sentences to choose.
     #[serde(default = "hundred")]
     pub count: usize,
+    /// With `source = "granary"` or `"rows"`: the data set on the Hub, `owner/name`. Granary is `nvidia/Granary`; others have to be laid
+    /// out like it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// A branch, tag or commit of `repo`; `main` if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// With `source = "granary"`: only this corpus (`voxpopuli`, `yodas`, `ytc` …); all of them if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<String>,
+    /// With `source = "rows"`: the configuration of the data set; `default` if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// With `source = "rows"`: the split; `train` if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// With `source = "rows"`: the column with the sentences; `text`, `transcript`, `transcription` or `sentence` if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// With `source = "rows"`: the address of the server that gives rows, if it is not that of the Hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// What sentences must be like. Those from the Hub are filtered in any case, those of a pack or a file only if this is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filters: Option<Filters>,
+    /// Whether to choose sentences that together have as many different pairs of letters as can be had, so that a few of them
+    /// cover the sounds of the language.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cover: bool,
 }
 
 /// Where phrases come from.
@@ -46,29 +86,29 @@ pub enum Source {
     Embedded,
     /// A file of your own.
     File,
-    /// NVIDIA Granary on the Hub.
+    /// NVIDIA Granary on the Hub, or a data set laid out like it.
     Granary,
+    /// Any data set on the Hub that its viewer shows.
+    Rows,
 }
+
+/// With `cover`, so many times the wanted sentences are read from the Hub to choose from.
+const CHOICE: usize = 4;
 
 fn hundred() -> usize {
     100
 }
 
-/// A pack inside the program: original sentences, written for it.
-struct Pack {
-    language: &'static str,
-    /// The names people may type instead of the code.
-    names: &'static [&'static str],
-    version: u32,
-    text: &'static str,
+/// What a source has to give.
+struct Choice {
+    phrases: Vec<Phrase>,
+    /// The corpus of each, where a source has several.
+    corpora: Vec<String>,
+    /// For the report.
+    about: Value,
+    /// Where they are from, in words.
+    from: String,
 }
-
-const PACKS: &[Pack] = &[
-    Pack { language: "en", names: &["english"], version: 1, text: include_str!("../../templates/phrases/en.txt") },
-    Pack {
-        language: "es", names: &["spanish", "español", "castellano"], version: 1, text: include_str!("../../templates/phrases/es.txt")
-    },
-];
 
 impl Stage for Phrases {
     const KIND: &'static str = "phrases";
@@ -82,22 +122,23 @@ impl Stage for Phrases {
 
     fn check(&self) -> Vec<Complaint> {
         let mut complaints = Vec::new();
-        if self.source == Source::Embedded && self.pack().is_none() {
-            let packs = PACKS.iter().map(|pack| pack.language).collect::<Vec<_>>().join(", ");
-            let hint = match meant(&self.language) {
+        let meant = languages::meant(&self.language);
+        if self.source == Source::Embedded && languages::pack(&self.language).is_none() {
+            let packs = languages::packs();
+            let hint = match meant.filter(|code| *code != self.language) {
                 Some(code) => format!("did you mean `{code}`? Packs exist for: {packs}"),
                 None => format!("packs exist for: {packs}; or bring your own with `source = \"file\"` and `file = \"…\"`"),
             };
             complaints.push(Complaint::new("language", format!("there is no embedded pack for `{}`", self.language)).hint(hint));
         } else if let Err(error) = check_language(&self.language) {
-            let hint = meant(&self.language).map(|code| format!("did you mean `{code}`?")).or(error.advice).unwrap_or_default();
+            let hint = meant.map(|code| format!("did you mean `{code}`?")).or(error.advice).unwrap_or_default();
             complaints.push(Complaint::new("language", error.message).hint(hint));
         }
         match (&self.file, self.source) {
             (None, Source::File) => {
                 complaints.push(Complaint::new("source", "`source = \"file\"` needs a `file`").hint("add `file = \"phrases.txt\"`"));
             }
-            (Some(_), Source::Embedded | Source::Granary) => {
+            (Some(_), Source::Embedded | Source::Granary | Source::Rows) => {
                 let message = "`file` is given, but `source` does not read one";
                 complaints.push(Complaint::new("file", message).hint("write `source = \"file\"`, or take `file` out"));
             }
@@ -106,6 +147,10 @@ impl Stage for Phrases {
         if self.count == 0 {
             complaints.push(Complaint::new("count", "no phrases are asked for").hint("write a number above 0"));
         }
+        self.check_hub(&mut complaints);
+        if let Some(filters) = &self.filters {
+            filters.check(&mut complaints);
+        }
         complaints
     }
 
@@ -113,25 +158,78 @@ impl Stage for Phrases {
         self.file.iter().cloned().collect()
     }
 
+    fn pin(&mut self, pin: &mut Pin<'_>) {
+        if let Some(repo) = self.repository().map(str::to_owned) {
+            hub::pin_dataset(&repo, &mut self.revision, pin);
+        }
+    }
+
     fn run(&self, cx: &Context) -> Result<Outcome> {
-        let found = match (self.source, &self.file) {
-            (Source::Granary, _) => {
-                return Err(Error::new("this version cannot reach the Hub yet, so `source = \"granary\"` has no phrases to give")
-                    .exit(Exit::Environment)
-                    .advice("use `source = \"embedded\"`, or `source = \"file\"` with sentences of your own"));
+        match self.source {
+            Source::Embedded | Source::File => self.here(cx),
+            Source::Granary | Source::Rows => self.hub(cx),
+        }
+    }
+}
+
+impl Phrases {
+    /// Settings that only some sources read.
+    fn check_hub(&self, complaints: &mut Vec<Complaint>) {
+        let hub = matches!(self.source, Source::Granary | Source::Rows);
+        let rows = self.source == Source::Rows;
+        for (name, given, read) in [
+            ("repo", self.repo.is_some(), hub),
+            ("revision", self.revision.is_some(), hub),
+            ("corpus", self.corpus.is_some(), self.source == Source::Granary),
+            ("config", self.config.is_some(), rows),
+            ("split", self.split.is_some(), rows),
+            ("column", self.column.is_some(), rows),
+            ("server", self.server.is_some(), rows),
+        ] {
+            if given && !read {
+                let source = if name == "corpus" || name == "repo" || name == "revision" { "granary" } else { "rows" };
+                let message = format!("`{name}` is given, but `source` does not read it");
+                complaints.push(Complaint::new(name, message).hint(format!("write `source = \"{source}\"`, or take `{name}` out")));
             }
-            (Source::Embedded, _) => {
-                let pack = self.pack().ok_or_else(|| {
+        }
+        if rows && self.repo.is_none() {
+            complaints.push(Complaint::new("source", "`source = \"rows\"` needs a `repo`").hint("add `repo = \"owner/name\"`"));
+        }
+        if let (true, Some(repo)) = (hub, &self.repo)
+            && let Err(error) = hub::dataset(repo, None)
+        {
+            complaints.push(Complaint::new("repo", error.message).hint(error.advice.unwrap_or_default()));
+        } else if let (true, Some(repo)) = (hub, self.repository())
+            && let Err(error) = hub::dataset(repo, self.revision.as_deref())
+        {
+            complaints.push(Complaint::new("revision", error.message).hint(error.advice.unwrap_or_default()));
+        }
+    }
+
+    /// The data set that is read, if any is.
+    fn repository(&self) -> Option<&str> {
+        match self.source {
+            Source::Granary => Some(self.repo.as_deref().unwrap_or(granary::REPOSITORY)),
+            Source::Rows => self.repo.as_deref(),
+            Source::Embedded | Source::File => None,
+        }
+    }
+
+    /// From a pack or a file: all that is there is looked at, and a seeded part of it chosen.
+    fn here(&self, cx: &Context) -> Result<Outcome> {
+        let found = match &self.file {
+            Some(file) => self.read(&cx.path(file), file)?,
+            None if self.source == Source::File => {
+                return Err(Error::new("`source = \"file\"` needs a `file`").exit(Exit::Usage).advice("add `file = \"…\"`"));
+            }
+            None => {
+                let pack = languages::pack(&self.language).ok_or_else(|| {
                     Error::new(format!("there is no embedded pack for `{}`", self.language))
                         .exit(Exit::Usage)
                         .advice("use `source = \"file\"`")
                 })?;
-                let source = format!("embedded pack {}, version {}", pack.language, pack.version);
+                let source = format!("embedded pack {}, version {}", self.language, pack.version);
                 self.lines(pack.text, |_| source.clone())
-            }
-            (Source::File, Some(file)) => self.read(&cx.path(file), file)?,
-            (Source::File, None) => {
-                return Err(Error::new("`source = \"file\"` needs a `file`").exit(Exit::Usage).advice("add `file = \"…\"`"));
             }
         };
         let (mut phrases, duplicates) = without_duplicates(found);
@@ -139,99 +237,102 @@ impl Stage for Phrases {
             let texts: Vec<&str> = duplicates.iter().map(|(phrase, _)| phrase.text.as_str()).collect();
             cx.warn(format!("{} left out as repeated: {}", count(texts.len(), "sentence"), first_few(&texts, 3)));
         }
+        let place = self.file.as_deref().unwrap_or(Path::new("the pack")).display().to_string();
         if phrases.is_empty() {
-            let place = self.file.as_deref().unwrap_or(Path::new("the pack")).display();
             return Err(Error::new(format!("{place}: there is no sentence in it")).advice("write at least one sentence"));
+        }
+        let mut report = json!({
+            "language": self.language,
+            "source": self.source,
+            "asked": self.count,
+            "duplicates": duplicates.iter().map(|(phrase, first)| json!({"id": phrase.id, "text": phrase.text, "same_as": first})).collect::<Vec<_>>(),
+        });
+        if let Some(filters) = &self.filters {
+            let mut sieve = Sieve::new(filters, &self.language);
+            phrases.retain(|phrase| sieve.pass(&Found { text: phrase.text.clone(), ..Found::default() }).is_some());
+            if phrases.is_empty() {
+                return Err(nothing_left(&place, &sieve));
+            }
+            report["rejected"] = json!(sieve.rejected());
         }
         let available = phrases.len();
         if self.count < available {
             let mut chosen: Vec<usize> = (0..available).collect();
             chosen.shuffle(&mut ChaCha8Rng::seed_from_u64(cx.seed));
+            if self.cover {
+                let shuffled: Vec<Phrase> = chosen.iter().map(|index| phrases[*index].clone()).collect();
+                chosen = coverage::choose(&shuffled, self.count).into_iter().map(|place| chosen[place]).collect();
+            }
             chosen.truncate(self.count);
             chosen.sort_unstable();
             phrases = chosen.into_iter().map(|index| phrases[index].clone()).collect();
-        } else if self.count > available {
-            cx.note(format!("{} asked for, {available} available: all are taken", self.count));
         }
-        jsonl::write(&cx.out.join("phrases.jsonl"), &phrases)?;
-        let report = json!({
-            "language": self.language,
-            "source": self.source,
-            "asked": self.count,
-            "available": available,
-            "chosen": phrases.len(),
-            "duplicates": duplicates.iter().map(|(phrase, first)| json!({"id": phrase.id, "text": phrase.text, "same_as": first})).collect::<Vec<_>>(),
-        });
-        fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
+        report["available"] = available.into();
+        report["chosen"] = phrases.len().into();
         let from = match &self.file {
             Some(file) => format!("`{}`", file.display()),
             None => format!("the embedded pack `{}`", self.language),
         };
-        let made = Made::new(format!("{} of {available} from {from}", count(phrases.len(), "phrase")));
+        self.write(cx, &phrases, &report, &format!("{available} from {from}"))
+    }
+
+    /// From the Hub: read until there are enough.
+    fn hub(&self, cx: &Context) -> Result<Outcome> {
+        let filters = self.filters.clone().unwrap_or_default();
+        let mut sieve = Sieve::new(&filters, &self.language);
+        let wanted = if self.cover { self.count.saturating_mul(CHOICE) } else { self.count };
+        let Choice { mut phrases, corpora, about, from } = match self.source {
+            Source::Rows => self.rows(cx, &mut sieve, wanted)?,
+            _ => self.granary(cx, &mut sieve, wanted)?,
+        };
+        if phrases.is_empty() {
+            return Err(nothing_left(&from, &sieve));
+        }
+        let available = phrases.len();
+        let chosen: Vec<usize> = if self.cover { coverage::choose(&phrases, self.count) } else { (0..available.min(self.count)).collect() };
+        let mut by_corpus: BTreeMap<&str, usize> = BTreeMap::new();
+        for index in &chosen {
+            *by_corpus.entry(&corpora[*index]).or_default() += 1;
+        }
+        let mut report = json!({
+            "language": self.language,
+            "source": self.source,
+            "asked": self.count,
+            "available": available,
+            "chosen": chosen.len(),
+            "chosen_by_corpus": by_corpus,
+            "filters": filters,
+            "seed": cx.seed,
+            "rejected": sieve.rejected(),
+        });
+        if let (Some(report), Value::Object(about)) = (report.as_object_mut(), about) {
+            report.extend(about);
+        }
+        phrases = chosen.into_iter().map(|index| phrases[index].clone()).collect();
+        self.write(cx, &phrases, &report, &format!("{available} fit ones in {from}"))
+    }
+
+    fn write(&self, cx: &Context, phrases: &[Phrase], report: &Value, of: &str) -> Result<Outcome> {
+        let available = report["available"].as_u64().unwrap_or(0);
+        if self.count as u64 > available {
+            cx.note(format!("{} asked for, {available} available: all are taken", self.count));
+        }
+        jsonl::write(&cx.out.join("phrases.jsonl"), phrases)?;
+        fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(report)?)?;
+        let made = Made::new(format!("{} of {of}", count(phrases.len(), "phrase")));
         Ok(Outcome::Done(made.metric("phrases", phrases.len() as f64).fact("language", self.language.clone())))
     }
-}
 
-impl Phrases {
-    fn pack(&self) -> Option<&'static Pack> {
-        PACKS.iter().find(|pack| pack.language == self.language)
-    }
-
-    /// One sentence a line; ids are counted over the sentences, not the lines, so that empty lines do not matter.
-    fn lines(&self, text: &str, source: impl Fn(usize) -> String) -> Vec<Phrase> {
-        let lines = text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        lines.enumerate().map(|(index, (line, text))| self.phrase(None, index, text, source(line + 1))).collect()
-    }
-
-    fn phrase(&self, id: Option<&str>, index: usize, text: &str, source: String) -> Phrase {
-        let id = id.map_or_else(|| format!("{}-{:04}", self.language, index + 1), str::to_owned);
-        Phrase { id, text: text.split_whitespace().collect::<Vec<_>>().join(" "), language: self.language.clone(), source }
-    }
-
-    fn read(&self, path: &Path, written: &Path) -> Result<Vec<Phrase>> {
-        let shown = written.display();
-        let source = |line: usize| format!("{shown}, line {line}");
-        let extension = path.extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase();
-        if extension == "txt" {
-            let text = fs::read_to_string(path).doing(|| format!("cannot read `{shown}`"))?;
-            return Ok(self.lines(&text, source));
-        }
-        let rows = table::read(path, &shown.to_string())?;
-        let mut ids = BTreeMap::new();
-        let mut phrases = Vec::new();
-        for (index, row) in rows.iter().enumerate() {
-            let place = format!("{shown}:{}", row.line);
-            let (_, text) = row.required(&["text", "sentence"])?;
-            let id = row.get("id");
-            if let Some(id) = id {
-                if crate::text::safe_name(id) != id {
-                    return Err(Error::new(format!("{place}: the id `{id}` cannot be a file name"))
-                        .advice("use only letters, digits, `-`, `_` and `.` in ids"));
-                }
-                if let Some(first) = ids.insert(id.to_lowercase(), row.line) {
-                    return Err(Error::new(format!("{place}: the id `{id}` is already used on line {first}"))
-                        .advice("give every sentence its own id"));
-                }
-            }
-            phrases.push(self.phrase(id, index, text, source(row.line)));
-        }
-        let missing = rows.iter().find(|row| row.get("id").is_none());
-        if let (false, Some(row)) = (ids.is_empty(), missing) {
-            return Err(Error::new(format!("{shown}:{}: `id` is missing, but other rows have one", row.line))
-                .advice("give every sentence an id, or none"));
-        }
-        Ok(phrases)
+    /// A phrase named after its text, so that a recording finds it again whatever else is chosen.
+    fn by_text(&self, text: String, source: String) -> Phrase {
+        let id = format!("{}-{}", self.language, Digest::of(normalised(&text).as_bytes()).short());
+        Phrase { id, text, language: self.language.clone(), source }
     }
 }
 
-/// The language code a person may have meant by `English` or `en-GB`.
-fn meant(typed: &str) -> Option<&'static str> {
-    let typed = typed.to_lowercase();
-    if let Some(pack) = typed.split(['-', '_']).next().and_then(|code| PACKS.iter().find(|pack| pack.language == code)) {
-        return Some(pack.language);
-    }
-    let name = closest(&typed, PACKS.iter().flat_map(|pack| pack.names.iter().copied()))?;
-    PACKS.iter().find(|pack| pack.names.contains(&name)).map(|pack| pack.language)
+fn nothing_left(place: &str, sieve: &Sieve) -> Error {
+    Error::new(format!("{place}: no sentence is left by the filters ({})", sieve.reasons()))
+        .advice("set some of `filters` less strictly, or use another `source`")
 }
 
 /// The phrases without those whose text was there before; and these, each with the id of the first.
@@ -248,26 +349,4 @@ fn without_duplicates(found: Vec<Phrase>) -> (Vec<Phrase>, Vec<(Phrase, String)>
         }
     }
     (kept, repeated)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packs_are_fit_to_be_read_aloud() {
-        for pack in PACKS {
-            let lines: Vec<&str> = pack.text.lines().collect();
-            assert!(lines.len() >= 100, "{}: {} sentences", pack.language, lines.len());
-            let mut seen = BTreeMap::new();
-            for (index, line) in lines.iter().enumerate() {
-                let place = format!("{}:{}", pack.language, index + 1);
-                let words = line.split_whitespace().count();
-                assert!((4..=14).contains(&words), "{place}: {words} words");
-                assert!(line.ends_with(['.', '?', '!']) && !line.contains(|it: char| it.is_ascii_digit() || it == '"'), "{place}: {line}");
-                assert_eq!(seen.insert(normalised(line), index), None, "{place} is repeated");
-            }
-            assert!(lines.iter().filter(|line| line.ends_with('?')).count() >= 10, "{}: few questions", pack.language);
-        }
-    }
 }

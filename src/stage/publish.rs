@@ -1,11 +1,14 @@
-//! `publish`: a model with its card, laid out as a model repository of the Hub.
+//! `publish`: a model with its card, laid out as a model repository of the Hub, in a folder or on the Hub itself.
 //!
 //! The folder appears whole or not at all and is read back afterwards; one that we did not make ourselves is never touched.
 
+pub mod hub;
+
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Doing, Error, Result};
 use crate::folder::{self, Target};
+use crate::hub::client::RepoType;
 use crate::voxtral::weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// Publishes a model with its card.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -23,9 +27,16 @@ pub struct Publish {
     /// The repository's name on the Hub: `accent-fr` or `owner/accent-fr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
-    /// Whether to replace a folder made by voxpipe even when its files were changed since.
+    /// Whether to replace a folder made by voxpipe even when its files were changed since; on the Hub, whether to replace files that were
+    /// not put there by this stage.
     #[serde(default)]
     pub overwrite: bool,
+    /// Whether a repository that is made on the Hub is private; one that is there stays as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
+    /// What the commit on the Hub is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// Marks a folder we published.
@@ -60,7 +71,19 @@ impl Stage for Publish {
             let message = format!("`{repo}` cannot be the name of a repository");
             complaints.push(Complaint::new("repo", message).hint("use letters, digits, `-`, `_` and `.`, with at most one `/`"));
         }
+        if self.target == "hub" && self.repo.is_none() {
+            complaints.push(Complaint::new("target", "the Hub needs the name of a repository").hint("write `repo = \"OWNER/NAME\"` too"));
+        }
         complaints
+    }
+
+    fn reaches_out(&self) -> bool {
+        self.target == "hub"
+    }
+
+    fn preflight(&self, stop: &AtomicBool) -> Result<Option<String>> {
+        let repo = self.repo.as_deref().ok_or_else(hub::no_repo)?;
+        hub::may(RepoType::Model, repo, stop)
     }
 
     fn promises(&self) -> Vec<PathBuf> {
@@ -68,11 +91,6 @@ impl Stage for Publish {
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
-        if self.target == "hub" {
-            return Err(Error::new("this version cannot reach the Hub yet; it publishes to folders")
-                .exit(Exit::Environment)
-                .advice("write `target = \"published/NAME\"` and upload that folder: it is laid out as a model repository"));
-        }
         let (model, card) = (cx.input("model")?, cx.input("card")?);
         let mut files = BTreeMap::new();
         let mut left_out = Vec::new();
@@ -85,6 +103,9 @@ impl Stage for Publish {
         }
         files.insert("README.md".to_owned(), card.path.join("README.md"));
         let kind = complete(&files)?;
+        if self.target == "hub" {
+            return self.send(cx, &files, kind, &left_out);
+        }
         let path = cx.path(&self.target);
         let placed = folder::place(&files, &Target { path: &path, written: &self.target, marker: MARKER, overwrite: self.overwrite })?;
         let bytes: u64 = placed.iter().map(|file| file.size).sum();
@@ -101,6 +122,34 @@ impl Stage for Publish {
         fs::write(cx.out.join("published.json"), serde_json::to_vec_pretty(&published)?)?;
         let made = Made::new(format!("{} files, {:.1} MB, in `{}`", placed.len(), bytes as f64 / 1e6, self.target));
         Ok(Outcome::Done(made.metric("files", placed.len() as f64).metric("bytes", bytes as f64).fact("location", self.target.clone())))
+    }
+}
+
+impl Publish {
+    fn send(&self, cx: &Context, files: &BTreeMap<String, PathBuf>, kind: &str, left_out: &[String]) -> Result<Outcome> {
+        let repo = self.repo.as_deref().ok_or_else(hub::no_repo)?;
+        let message = self.message.as_deref();
+        let order = hub::Order { kind: RepoType::Model, repo, private: self.private, overwrite: self.overwrite, message };
+        let sent = hub::send(cx, &order, files)?;
+        let card = &cx.input("card")?.facts;
+        let published = json!({
+            "target": "hub",
+            "location": sent.url,
+            "url": sent.url,
+            "repo": sent.repo,
+            "revision": sent.revision,
+            "kind": kind,
+            "files": sent.files,
+            "left_out": left_out,
+            "base_model": card.get("base_model"),
+            "card": card,
+        });
+        fs::write(cx.out.join("published.json"), serde_json::to_vec_pretty(&published)?)?;
+        let bytes: u64 = sent.files.iter().map(|file| file.size).sum();
+        let how = if sent.changed { "" } else { ", which were there already" };
+        let made = Made::new(format!("{} files, {:.1} MB, at {}{how}", sent.files.len(), bytes as f64 / 1e6, sent.url));
+        let made = made.metric("files", sent.files.len() as f64).metric("bytes", bytes as f64);
+        Ok(Outcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
     }
 }
 

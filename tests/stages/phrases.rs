@@ -60,15 +60,6 @@ fn a_file_may_be_text_or_a_table() {
 }
 
 #[test]
-fn the_hub_is_never_replaced_by_something_else() {
-    let mut bench = Bench::new();
-    let error = bench.error::<Phrases>(json!({"language": "en", "source": "granary"}));
-    assert_eq!(error.exit, Exit::Environment);
-    says(&error, &["cannot reach the Hub yet"]);
-    assert!(tree(&bench.cx.out).is_empty());
-}
-
-#[test]
 fn settings_that_cannot_work_are_complained_about() {
     for (with, path, says) in [
         (json!({"language": "fr"}), "language", "there is no embedded pack for `fr` | packs exist for: en, es"),
@@ -79,6 +70,18 @@ fn settings_that_cannot_work_are_complained_about() {
         (json!({"language": "fr", "source": "file"}), "source", "needs a `file`"),
         (json!({"language": "en", "file": "a.txt"}), "file", "does not read one"),
         (json!({"language": "en", "count": 0}), "count", "no phrases are asked for"),
+        (json!({"language": "en", "source": "granary", "file": "a.txt"}), "file", "does not read one"),
+        (json!({"language": "en", "corpus": "yodas"}), "corpus", "`source` does not read it | write `source = \"granary\"`"),
+        (json!({"language": "en", "source": "granary", "split": "asr"}), "split", "write `source = \"rows\"`"),
+        (
+            json!({"language": "en", "source": "granary", "repo": "x"}),
+            "repo",
+            "no name of a data set on the Hub | write it as `owner/name`",
+        ),
+        (json!({"language": "en", "source": "granary", "revision": "../x"}), "revision", "cannot be a revision"),
+        (json!({"language": "en", "source": "rows"}), "source", "needs a `repo`"),
+        (json!({"language": "en", "filters": {"max_words": 2}}), "filters.max_words", "between 3 and 2 words"),
+        (json!({"language": "en", "filters": {"max_seconds": 1}}), "filters.max_seconds", "between 2 and 1 seconds"),
     ] {
         let found = complaints::<Phrases>(with.clone());
         assert_eq!(found.len(), 1, "{with}: {found:?}");

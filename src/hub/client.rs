@@ -1,0 +1,243 @@
+//! What one can do with repositories of a Hub beyond reading a model: who one is, making them, listing them, changing them.
+
+use super::token::Token;
+use super::wire::{Ask, Body, Trouble, Voice, Wire};
+use super::{Network, cache};
+use crate::error::{Error, Exit, Result};
+use reqwest::Method;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What kind of repository.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RepoType {
+    /// A model, or an adapter.
+    #[default]
+    Model,
+    /// A dataset.
+    Dataset,
+    /// A Space.
+    Space,
+}
+
+impl RepoType {
+    /// `model`
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+            Self::Space => "space",
+        }
+    }
+
+    /// What stands before `owner/name` in an address.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Model => "",
+            Self::Dataset => "datasets/",
+            Self::Space => "spaces/",
+        }
+    }
+}
+
+/// Who a token is.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The user's name.
+    pub name: String,
+    /// `read`, `write`, `fineGrained`.
+    pub role: String,
+    /// Organisations the user belongs to.
+    pub organisations: Vec<String>,
+    /// What a fine-grained token may write to: users, organisations, repositories.
+    scope: Vec<String>,
+}
+
+/// A file of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// In bytes.
+    pub size: u64,
+    /// Its git name.
+    pub oid: String,
+    /// The SHA-256 of its content, if it is a large file.
+    pub sha256: Option<String>,
+}
+
+/// A repository on a Hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// What kind.
+    pub kind: RepoType,
+    /// `owner/name`
+    pub id: String,
+}
+
+/// A Hub, and who we are there.
+pub struct Client {
+    pub(super) wire: Wire,
+}
+
+impl Client {
+    /// The Hub of the environment, to write to.
+    pub fn for_writing() -> Result<Self> {
+        if Network::unless(false) == Network::Forbidden {
+            return Err(Error::new("the Hub cannot be written to: the network is not to be used")
+                .exit(Exit::Environment)
+                .advice("go on without --offline and HF_HUB_OFFLINE, or publish to a folder: `target = \"published/NAME\"`"));
+        }
+        Self::new(&cache::endpoint(), Token::for_writing(), None)
+    }
+
+    /// A Hub by its address; see [`Wire::new`].
+    pub fn new(endpoint: &str, token: Option<Token>, patience: Option<Duration>) -> Result<Self> {
+        Ok(Self { wire: Wire::new(endpoint, token, patience)? })
+    }
+
+    /// The Hub's address.
+    pub fn endpoint(&self) -> &str {
+        &self.wire.endpoint
+    }
+
+    /// Where a repository can be looked at.
+    pub fn page(&self, place: &Place) -> String {
+        format!("{}/{}{}", self.wire.endpoint, place.kind.prefix(), place.id)
+    }
+
+    /// Who the token is.
+    pub fn whoami(&self, voice: &Voice<'_>) -> Result<User> {
+        let what = "ask the Hub who the token is";
+        let told = self.json(Method::GET, "/api/whoami-v2", None, voice).map_err(|trouble| self.wire.explain(trouble, what))?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let token = &told["auth"]["accessToken"];
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let writes = |entry: &Value| list(&entry["permissions"]).iter().any(|may| may == "repo.write");
+        Ok(User {
+            name: text(&told["name"]),
+            role: text(&token["role"]),
+            organisations: list(&told["orgs"]).iter().map(|org| text(&org["name"])).collect(),
+            scope: list(&token["fineGrained"]["scoped"]).iter().filter(|e| writes(e)).map(|e| text(&e["entity"]["name"])).collect(),
+        })
+    }
+
+    /// `owner/name` of what the settings call `name` or `owner/name`.
+    pub fn place(&self, kind: RepoType, name: &str, user: &User) -> Place {
+        Place { kind, id: if name.contains('/') { name.to_owned() } else { format!("{}/{name}", user.name) } }
+    }
+
+    /// Whether the token may write to a repository, or make it.
+    pub fn may_write(&self, place: &Place, user: &User, voice: &Voice<'_>) -> Result<()> {
+        let source = self.wire.token.as_ref().map_or("nowhere", |token| token.source.as_str());
+        let refused = |why: String| {
+            let message =
+                format!("the token (from {source}, of `{}`, role {}) may not write to `{}`: {why}", user.name, user.role, place.id);
+            Error::new(message).exit(Exit::Environment).advice(format!(
+                "make a token that may write there at {}/settings/tokens, and set HF_TOKEN to it; or change `repo`",
+                self.wire.endpoint
+            ))
+        };
+        let owner = place.id.split('/').next().unwrap_or_default();
+        if user.role == "read" {
+            return Err(refused("it may only read".to_owned()));
+        }
+        if owner != user.name && !user.organisations.iter().any(|org| org == owner) {
+            return Err(refused(format!("`{owner}` is neither that user nor an organisation of theirs")));
+        }
+        if user.role == "fineGrained" && !user.scope.iter().any(|scope| *scope == place.id || scope == owner) {
+            return Err(refused("that is outside its scope".to_owned()));
+        }
+        match self.json(Method::GET, &format!("{}/auth-check/write", api(place)), None, voice) {
+            // It is not there yet, and will be made.
+            Ok(_) | Err(Trouble::Refused(404, ..)) => Ok(()),
+            Err(Trouble::Refused(403, words, _)) => Err(refused(words)),
+            Err(trouble) => Err(self.wire.explain(trouble, &format!("write to `{}`", place.id))),
+        }
+    }
+
+    /// Makes a repository; says whether it was not there before.
+    pub(super) fn create(&self, place: &Place, private: bool, voice: &Voice<'_>) -> Result<bool> {
+        let (owner, name) = place.id.split_once('/').unwrap_or(("", &place.id));
+        let asked = json!({ "name": name, "organization": owner, "type": place.kind.word(), "private": private });
+        match self.json(Method::POST, "/api/repos/create", Some(asked), voice) {
+            Ok(_) => Ok(true),
+            Err(Trouble::Refused(409, ..)) => Ok(false),
+            Err(trouble) => Err(self.wire.explain(trouble, &format!("make the repository `{}`", place.id))),
+        }
+    }
+
+    /// The commit that `main` is; nothing if there is no such repository that the token may see.
+    pub(super) fn head(&self, place: &Place, voice: &Voice<'_>) -> Result<Option<String>> {
+        let what = || format!("look at `{}`", place.id);
+        match self.json(Method::GET, &format!("{}/revision/main", api(place)), None, voice) {
+            Ok(info) => {
+                let sha = info["sha"].as_str().filter(|sha| super::is_commit(sha));
+                let missing = || Error::new(format!("the Hub does not say which commit `{}` is at", place.id)).exit(Exit::Environment);
+                Ok(Some(sha.ok_or_else(missing)?.to_owned()))
+            }
+            Err(Trouble::Refused(404, ..)) => Ok(None),
+            Err(trouble) => Err(self.wire.explain(trouble, &what())),
+        }
+    }
+
+    /// All files of a commit.
+    pub(super) fn tree(&self, place: &Place, commit: &str, voice: &Voice<'_>) -> Result<BTreeMap<String, Remote>> {
+        let what = || format!("list the files of `{}`", place.id);
+        let mut files = BTreeMap::new();
+        let mut next = Some(format!("{}{}/tree/{commit}?recursive=true", self.wire.endpoint, api(place)));
+        while let Some(url) = next.take() {
+            let ask = Ask { method: Method::GET, url, body: Body::None };
+            let answer = self.wire.send(&ask, voice).map_err(|trouble| self.wire.explain(trouble, &what()))?;
+            let page: Vec<Value> = serde_json::from_slice(&answer.body).map_err(|error| unreadable(&what(), &error))?;
+            for entry in page.iter().filter(|entry| entry["type"] == "file") {
+                let remote = Remote {
+                    size: entry["size"].as_u64().unwrap_or(0),
+                    oid: entry["oid"].as_str().unwrap_or_default().to_owned(),
+                    sha256: entry["lfs"]["oid"].as_str().map(str::to_owned),
+                };
+                files.insert(entry["path"].as_str().unwrap_or_default().to_owned(), remote);
+            }
+            next = answer.headers.get("link").and_then(|link| link.to_str().ok()).and_then(next_page);
+        }
+        Ok(files)
+    }
+
+    /// The content of a small file.
+    pub(super) fn read(&self, place: &Place, commit: &str, path: &str, voice: &Voice<'_>) -> Result<Vec<u8>> {
+        let url = format!("{}/{}{}/resolve/{commit}/{path}", self.wire.endpoint, place.kind.prefix(), place.id);
+        let ask = Ask { method: Method::GET, url, body: Body::None };
+        let answer =
+            self.wire.send(&ask, voice).map_err(|trouble| self.wire.explain(trouble, &format!("read {path} of `{}`", place.id)))?;
+        Ok(answer.body)
+    }
+
+    /// Asks an address of the API.
+    pub(super) fn json(&self, method: Method, path: &str, body: Option<Value>, voice: &Voice<'_>) -> Result<Value, Trouble> {
+        let url = format!("{}{path}", self.wire.endpoint);
+        let answer = self.wire.send(&Ask { method, url, body: body.map_or(Body::None, Body::Json) }, voice)?;
+        if answer.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| Trouble::Here(unreadable("understand the Hub", &error)))
+    }
+}
+
+/// `/api/models/owner/name`
+pub(super) fn api(place: &Place) -> String {
+    format!("/api/{}s/{}", place.kind.word(), place.id)
+}
+
+fn unreadable(what: &str, error: &serde_json::Error) -> Error {
+    Error::new(format!("cannot {what}: what came is no JSON as expected: {error}"))
+        .exit(Exit::Environment)
+        .advice("check HF_ENDPOINT, and whether something between here and the Hub answers in its place")
+}
+
+/// The address in `<…>; rel="next"`.
+fn next_page(link: &str) -> Option<String> {
+    let one = link.split(',').find(|one| one.contains("rel=\"next\""))?;
+    Some(one.split_once('<')?.1.split_once('>')?.0.to_owned())
+}

@@ -1,0 +1,217 @@
+//! Rows of Parquet files, a few at a time: of a file of gigabytes only its list of contents and the pages of the rows that are wanted
+//! are read.
+//!
+//! The reader works in a thread of its own and asks for bytes; whoever has the file answers, and takes each row before the next is read.
+
+use super::rows::{Cells, Sound};
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use parquet::basic::Type as Physical;
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use parquet::record::reader::TreeBuilder;
+use parquet::record::{Field, Row};
+use parquet::schema::types::{SchemaDescriptor, Type};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use std::io::Cursor;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+/// Least that is asked for at once.
+const WINDOW: u64 = 256 << 10;
+/// What a page begins with is shorter than this.
+const HEAD: u64 = 64 << 10;
+/// How many parts of the file are at hand: one for each column that is read, or so.
+const WINDOWS: usize = 6;
+/// Rows that are read ahead.
+const AHEAD: usize = 4;
+
+/// What the thread says.
+enum Word {
+    /// Bytes are needed: from where, and how many.
+    Bytes(u64, u64),
+    /// A row, and its number in the file.
+    Row(u64, Box<Cells>),
+    Ended(Result<(), ParquetError>),
+}
+
+/// Gives every row of a file to `each`, until that says it is enough; in a seeded order of row groups if there is a seed.
+/// `fetch` gives bytes of the file, `shown` is its name.
+pub(super) fn read(
+    shown: &str,
+    size: u64,
+    columns: &(dyn Fn(&str) -> bool + Sync),
+    seed: Option<u64>,
+    fetch: &mut dyn FnMut(u64, u64) -> Result<Vec<u8>>,
+    each: &mut dyn FnMut(u64, Cells) -> Result<bool>,
+) -> Result<()> {
+    let damaged = |error: &dyn std::fmt::Display| {
+        Error::new(format!("`{shown}` cannot be read as Parquet: {error}")).advice("get the file anew, or leave it out with `files`")
+    };
+    thread::scope(|scope| {
+        // No room between: the thread waits until its word is heard.
+        let (words, heard) = sync_channel::<Word>(0);
+        let (bytes, answers) = channel::<Bytes>();
+        let thread = scope.spawn(move || {
+            let source = Source { size, line: Arc::new(Mutex::new((words.clone(), answers, Vec::new()))) };
+            let ended = rows(source, columns, seed, &words);
+            // Nobody hears it where enough was read.
+            let _ = words.send(Word::Ended(ended));
+        });
+        let served = serve(heard, bytes, fetch, each);
+        let joined = thread.join();
+        match (served, joined) {
+            (Err(error), _) => Err(error),
+            (Ok(_), Err(panic)) => Err(damaged(&crate::error::said(&*panic))),
+            (Ok(Some(Err(error))), _) => Err(damaged(&error)),
+            (Ok(_), _) => Ok(()),
+        }
+    })
+}
+
+/// Answers the thread until it ends, or enough rows were taken; tells how it ended, if it did.
+fn serve(
+    heard: Receiver<Word>,
+    bytes: Sender<Bytes>,
+    fetch: &mut dyn FnMut(u64, u64) -> Result<Vec<u8>>,
+    each: &mut dyn FnMut(u64, Cells) -> Result<bool>,
+) -> Result<Option<Result<(), ParquetError>>> {
+    while let Ok(word) = heard.recv() {
+        match word {
+            Word::Bytes(from, length) => {
+                // A thread that is gone needs none.
+                let _ = bytes.send(fetch(from, length)?.into());
+            }
+            Word::Row(number, cells) => {
+                if !each(number, *cells)? {
+                    return Ok(None);
+                }
+            }
+            Word::Ended(ended) => return Ok(Some(ended)),
+        }
+    }
+    Ok(None)
+}
+
+fn rows(source: Source, wanted: &dyn Fn(&str) -> bool, seed: Option<u64>, words: &SyncSender<Word>) -> Result<(), ParquetError> {
+    let file = SerializedFileReader::new(source)?;
+    let schema = file.metadata().file_metadata().schema_descr_ptr();
+    let root = schema.root_schema();
+    let fields: Vec<_> = root.get_fields().iter().filter(|field| wanted(field.name())).cloned().collect();
+    if fields.is_empty() {
+        let names = root.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
+        return Err(ParquetError::General(format!("none of its columns is known ({names})")));
+    }
+    let binary: Vec<String> = fields.iter().filter(|field| is_binary(field)).map(|field| field.name().to_owned()).collect();
+    let projection = Type::group_type_builder(root.name()).with_fields(fields).build()?;
+    let descriptor = Arc::new(SchemaDescriptor::new(Arc::new(projection)));
+    let sizes: Vec<u64> = file.metadata().row_groups().iter().map(|group| group.num_rows().unsigned_abs()).collect();
+    let mut groups: Vec<usize> = (0..sizes.len()).collect();
+    if let Some(seed) = seed {
+        groups.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    }
+    for group in groups {
+        let first: u64 = sizes[..group].iter().sum();
+        let reader = file.get_row_group(group)?;
+        let rows = TreeBuilder::new().with_batch_size(AHEAD).as_iter(Arc::clone(&descriptor), &*reader)?;
+        for (index, row) in rows.enumerate() {
+            let cells = cells(row?, &binary);
+            if words.send(Word::Row(first + index as u64, Box::new(cells))).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a column holds plain bytes, a sound without a name.
+fn is_binary(field: &Type) -> bool {
+    field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY && {
+        let info = field.get_basic_info();
+        info.logical_type_ref().is_none() && info.converted_type() == parquet::basic::ConvertedType::NONE
+    }
+}
+
+fn cells(row: Row, binary: &[String]) -> Cells {
+    let mut cells = Cells::default();
+    for (name, field) in row.into_columns() {
+        match field {
+            Field::Null => {}
+            Field::Str(text) => cells.texts.push((name, text)),
+            Field::Bytes(bytes) if binary.contains(&name) => {
+                cells.sounds.push((name, Sound { bytes: Some(bytes.data().to_vec()), path: None }));
+            }
+            Field::Bytes(bytes) => cells.texts.push((name, String::from_utf8_lossy(bytes.data()).into_owned())),
+            Field::Group(row) => {
+                let mut sound = Sound { bytes: None, path: None };
+                for (part, field) in row.into_columns() {
+                    match (part.as_str(), field) {
+                        ("bytes", Field::Bytes(bytes)) => sound.bytes = Some(bytes.data().to_vec()),
+                        ("path", Field::Str(path)) => sound.path = Some(path),
+                        _ => {}
+                    }
+                }
+                cells.sounds.push((name, sound));
+            }
+            other => cells.texts.push((name, other.to_string())),
+        }
+    }
+    cells
+}
+
+/// The file as the reader sees it.
+struct Source {
+    size: u64,
+    line: Arc<Mutex<Line>>,
+}
+
+/// Where bytes are asked for, where they come from, and those that came last.
+type Line = (SyncSender<Word>, Receiver<Bytes>, Vec<(u64, Bytes)>);
+
+impl Source {
+    /// At least so many bytes from a place on, as far as the file goes.
+    fn window(&self, start: u64, length: u64) -> Result<Bytes, ParquetError> {
+        let end = start.saturating_add(length);
+        if end > self.size {
+            return Err(ParquetError::EOF(format!("bytes {start} to {end} of {} are named", self.size)));
+        }
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let (words, answers, windows) = &mut *line;
+        let holds = |(from, bytes): &(u64, Bytes)| *from <= start && end <= from + bytes.len() as u64;
+        if let Some(place) = windows.iter().position(holds) {
+            let window = windows.remove(place);
+            windows.push(window.clone());
+            return Ok(window.1.slice((start - window.0) as usize..));
+        }
+        let wanted = length.max(WINDOW).min(self.size - start);
+        let gone = || ParquetError::General("nobody reads on".to_owned());
+        words.send(Word::Bytes(start, wanted)).map_err(|_| gone())?;
+        let bytes = answers.recv().map_err(|_| gone())?;
+        if windows.len() == WINDOWS {
+            windows.remove(0);
+        }
+        windows.push((start, bytes.clone()));
+        Ok(bytes)
+    }
+}
+
+impl Length for Source {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl ChunkReader for Source {
+    type T = Cursor<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(Cursor::new(self.window(start, HEAD.min(self.size.saturating_sub(start)))?))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        Ok(self.window(start, length as u64)?.slice(..length))
+    }
+}
