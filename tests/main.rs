@@ -20,6 +20,7 @@ mod machine;
 mod manifests;
 mod nano;
 mod peers;
+mod publishing;
 mod quantised;
 mod realtime;
 mod road;

@@ -133,7 +133,8 @@ impl Client {
     pub fn may_write(&self, place: &Place, user: &User, voice: &Voice<'_>) -> Result<()> {
         let source = self.wire.token.as_ref().map_or("nowhere", |token| token.source.as_str());
         let refused = |why: String| {
-            let message = format!("the token (from {source}, of `{}`, role {}) may not write to `{}`: {why}", user.name, user.role, place.id);
+            let message =
+                format!("the token (from {source}, of `{}`, role {}) may not write to `{}`: {why}", user.name, user.role, place.id);
             Error::new(message).exit(Exit::Environment).advice(format!(
                 "make a token that may write there at {}/settings/tokens, and set HF_TOKEN to it; or change `repo`",
                 self.wire.endpoint
@@ -208,7 +209,8 @@ impl Client {
     pub(super) fn read(&self, place: &Place, commit: &str, path: &str, voice: &Voice<'_>) -> Result<Vec<u8>> {
         let url = format!("{}/{}{}/resolve/{commit}/{path}", self.wire.endpoint, place.kind.prefix(), place.id);
         let ask = Ask { method: Method::GET, url, body: Body::None };
-        let answer = self.wire.send(&ask, voice).map_err(|trouble| self.wire.explain(trouble, &format!("read {path} of `{}`", place.id)))?;
+        let answer =
+            self.wire.send(&ask, voice).map_err(|trouble| self.wire.explain(trouble, &format!("read {path} of `{}`", place.id)))?;
         Ok(answer.body)
     }
 

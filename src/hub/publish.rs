@@ -137,7 +137,9 @@ pub fn publish(client: &Client, what: &Publication<'_>, voice: &Voice<'_>) -> Re
         head = client.head(&place, voice)?;
     }
     let head = head.ok_or_else(|| {
-        Error::new(format!("the repository `{}` was made, and yet is not there", place.id)).exit(Exit::Environment).advice("run again in a moment")
+        Error::new(format!("the repository `{}` was made, and yet is not there", place.id))
+            .exit(Exit::Environment)
+            .advice("run again in a moment")
     })?;
     let there = client.tree(&place, &head, voice)?;
     let job = Job { client, what, place: &place, files: &files, work: &work, voice };
@@ -214,8 +216,7 @@ impl Job<'_> {
 
     /// Uploads what is missing and makes the commit.
     fn change(&self, head: &str, there: &BTreeMap<String, Remote>, gone: &[String]) -> Result<(String, u64)> {
-        let missing: Vec<&Local> =
-            self.files.iter().filter(|file| !there.get(&file.path).is_some_and(|remote| file.is(remote))).collect();
+        let missing: Vec<&Local> = self.files.iter().filter(|file| !there.get(&file.path).is_some_and(|remote| file.is(remote))).collect();
         let (large, small) = self.sort(head, &missing)?;
         let sent = self.client.upload(self.place, &large, self.work, self.voice)?;
         let body = self.work.join("commit.ndjson");
@@ -244,7 +245,8 @@ impl Job<'_> {
                 modes.insert(file["path"].as_str().unwrap_or_default().to_owned(), file["uploadMode"] == "lfs");
             }
         }
-        let silent = |file: &Local| Error::new(format!("cannot {}: the Hub does not say how to send {}", what(), file.path)).exit(Exit::Environment);
+        let silent =
+            |file: &Local| Error::new(format!("cannot {}: the Hub does not say how to send {}", what(), file.path)).exit(Exit::Environment);
         let (mut large, mut small) = (Vec::new(), Vec::new());
         for file in files {
             if *modes.get(&file.path).ok_or_else(|| silent(file))? { large.push(*file) } else { small.push(*file) }

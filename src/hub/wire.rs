@@ -185,19 +185,23 @@ impl Wire {
         let (status, words, pause) = match trouble {
             Trouble::Here(error) => return error,
             Trouble::Stopped => {
-                return Error::new(format!("stopped before it could {what}")).exit(Exit::Interrupted).advice("run again: it goes on from there");
+                return Error::new(format!("stopped before it could {what}"))
+                    .exit(Exit::Interrupted)
+                    .advice("run again: it goes on from there");
             }
             Trouble::Unreachable(why) => {
                 return environment(format!("cannot {what}: `{endpoint}` cannot be reached ({why})"))
                     .advice("check the network and HF_ENDPOINT, then run again: what was uploaded stays");
             }
             Trouble::Broken(why) => {
-                return environment(format!("cannot {what}: the connection broke off ({why})")).advice("run again: what was uploaded stays");
+                return environment(format!("cannot {what}: the connection broke off ({why})"))
+                    .advice("run again: what was uploaded stays");
             }
             Trouble::Refused(status, words, pause) => (status, words, pause),
         };
         let said = if words.is_empty() { String::new() } else { format!(" (\"{words}\")") };
-        let token = self.token.as_ref().map_or_else(|| "there is no token".to_owned(), |token| format!("the token is from {}", token.source));
+        let token =
+            self.token.as_ref().map_or_else(|| "there is no token".to_owned(), |token| format!("the token is from {}", token.source));
         let settings = format!("make one that may write at {endpoint}/settings/tokens, and set HF_TOKEN or HF_WRITE_TOKEN to it");
         match status {
             401 if self.token.is_none() => environment(format!("cannot {what}: that needs a token, and there is none")).advice(settings),
@@ -214,8 +218,11 @@ impl Wire {
                 let when = pause.map_or_else(|| "some minutes".to_owned(), |pause| format!("{} s", pause.as_secs()));
                 environment(format!("cannot {what}: the Hub asks for a pause of {when}")).advice("run again later: what was uploaded stays")
             }
-            500..=599 => environment(format!("cannot {what}: the Hub answers {status}{said}")).advice("run again later: what was uploaded stays"),
-            _ => environment(format!("cannot {what}: the Hub answers {status}{said}")).advice("run again; if it stays so, look at the message"),
+            500..=599 => {
+                environment(format!("cannot {what}: the Hub answers {status}{said}")).advice("run again later: what was uploaded stays")
+            }
+            _ => environment(format!("cannot {what}: the Hub answers {status}{said}"))
+                .advice("run again; if it stays so, look at the message"),
         }
     }
 }
