@@ -22,6 +22,7 @@ mod manifests;
 mod nano;
 mod peers;
 mod phrases;
+mod publishing;
 mod quantised;
 mod realtime;
 mod road;

@@ -1,6 +1,6 @@
 //! `voxpipe doctor`: what this machine has for voxpipe, and whether it computes right.
 
-use super::{print, print_json};
+use super::{Project, print, print_json};
 use crate::bench::trial::{Agreement, agree};
 use crate::device;
 use crate::error::{Error, Exit, Result};
@@ -8,11 +8,14 @@ use crate::hub;
 use crate::kernels::cpu;
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// Look at this machine: devices, memory, Hub; and train a very small model on the device, to see that it computes right
 #[derive(Args)]
 pub(super) struct Doctor {
+    /// A pipeline file: whether what it publishes may be published is looked at too
+    pipeline: Option<PathBuf>,
     /// auto, cpu, or a card: cuda:N, rocm:N, wgpu:N
     #[arg(long, default_value = "auto")]
     device: String,
@@ -24,6 +27,7 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn go(&self) -> Result<()> {
         let chosen = device::choose(&self.device)?;
+        let outside = self.outside()?;
         let devices: Vec<Value> = device::all()
             .iter()
             .map(|found| json!({ "name": found.name, "what": found.reason, "free_memory": found.free_memory() }))
@@ -37,6 +41,7 @@ impl Doctor {
             "devices": devices,
             "device": { "name": chosen.name, "reason": chosen.reason },
             "hub": { "home": hub::home()?, "token": hub::token().is_some() },
+            "stages": outside,
             "trials": trials,
             "well": well,
         });
@@ -45,12 +50,35 @@ impl Doctor {
         } else {
             print(&text(&report, &trials))?
         }
+        if let Some(refused) = outside.iter().find(|stage| stage["well"] == false) {
+            let said = |key: &str| refused[key].as_str().unwrap_or_default().to_owned();
+            let error = Error::new(format!("stage `{}`: {}", said("stage"), said("what"))).exit(Exit::Environment);
+            return Err(error.advice(said("advice")));
+        }
         if well {
             return Ok(());
         }
         Err(Error::new(format!("{} does not compute what the processor computes", chosen.name))
             .exit(Exit::Environment)
             .advice("use `device = \"cpu\"`, and report this with the lines above"))
+    }
+}
+
+impl Doctor {
+    /// What every stage of the pipeline that needs something outside this machine finds there.
+    fn outside(&self) -> Result<Vec<Value>> {
+        let Some(file) = &self.pipeline else { return Ok(Vec::new()) };
+        let pipeline = Project::of(file.clone()).pipeline()?;
+        let stop = AtomicBool::new(false);
+        let asked = pipeline.steps.iter().filter(|step| step.stage.reaches_out());
+        let told = asked.map(|step| {
+            let (well, what, advice) = match step.stage.preflight(&stop) {
+                Ok(found) => (true, found.unwrap_or_else(|| "not looked at: the network is not to be used".to_owned()), None),
+                Err(error) => (false, error.message, error.advice),
+            };
+            json!({ "stage": step.name, "well": well, "what": what, "advice": advice })
+        });
+        Ok(told.collect())
     }
 }
 
@@ -70,6 +98,10 @@ fn text(report: &Value, trials: &[Agreement]) -> String {
     let cache = said(&report["hub"]["home"]);
     let there = if Path::new(&cache).is_dir() { "" } else { " (made when something is downloaded)" };
     lines.push(format!("Hub        {token}; downloads lie below {cache}{there}"));
+    for stage in report["stages"].as_array().into_iter().flatten() {
+        let verdict = if stage["well"] == true { "well" } else { "REFUSED" };
+        lines.push(format!("stage      {verdict:5}  {}: {}", said(&stage["stage"]), said(&stage["what"])));
+    }
     for trial in trials {
         let verdict = if trial.holds() { "well" } else { "WRONG" };
         let difference = match trial.difference {

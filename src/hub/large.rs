@@ -58,15 +58,29 @@ impl Client {
                 }
                 (voice.progress)(done, total, &file.path);
                 if object["actions"]["upload"].is_object() {
-                    sent += self
-                        .one(file, &object["actions"], notes, voice, (done, total))
-                        .map_err(|trouble| self.failed(trouble, file, place))?;
+                    sent += self.twice(place, file, &object["actions"], notes, voice, (done, total))?;
                 }
                 done += file.size;
                 (voice.progress)(done, total, &file.path);
             }
         }
         Ok(sent)
+    }
+
+    /// Sends a file; if it is refused, asks once more what is to be done: the answer that it had arrived may have been lost, or its
+    /// address has grown old.
+    fn twice(&self, place: &Place, file: &Local, actions: &Value, notes: &Path, voice: &Voice<'_>, so_far: (u64, u64)) -> Result<u64> {
+        match self.one(file, actions, notes, voice, so_far) {
+            Ok(bytes) => return Ok(bytes),
+            Err(Trouble::Refused(400..=499, ..)) => drop(fs::remove_file(note(notes, file))),
+            Err(trouble) => return Err(self.failed(trouble, file, place)),
+        }
+        match self.batch(place, &[file], voice)?.first() {
+            Some(object) if object["actions"]["upload"].is_object() => {
+                self.one(file, &object["actions"], notes, voice, so_far).map_err(|trouble| self.failed(trouble, file, place))
+            }
+            _ => Ok(file.size),
+        }
     }
 
     fn failed(&self, trouble: Trouble, file: &Local, place: &Place) -> Error {
