@@ -11,6 +11,7 @@ mod resolver;
 mod resources;
 mod retry;
 mod tracking;
+mod upstream;
 
 pub use crate::manifest::Place;
 pub use cache::Cache;

@@ -184,6 +184,7 @@ impl Run<'_> {
             seed: step.seed,
             inputs,
             sources: self.pipeline.steps.iter().map(|step| (step.name.clone(), step.stage.sources())).collect(),
+            upstream: self.pipeline.upstream(step),
             out: absolute(&space.out)?,
             scratch: absolute(&space.scratch)?,
             cache: absolute(&self.store.cache())?,

@@ -22,6 +22,7 @@ mod nano;
 mod peers;
 mod quantised;
 mod realtime;
+mod releasing;
 mod road;
 mod run;
 mod scheduling;
