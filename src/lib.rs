@@ -32,6 +32,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod plot;
 pub mod record;
+pub mod release;
 pub mod report;
 pub mod run;
 pub mod schema;

@@ -11,6 +11,7 @@ mod resolver;
 mod resources;
 mod retry;
 mod tracking;
+mod upstream;
 
 pub use crate::manifest::Place;
 pub use cache::Cache;
@@ -146,6 +147,11 @@ impl Step {
     /// The names of all steps that must be done first, each once, sorted.
     pub fn needs(&self) -> BTreeSet<&str> {
         self.from.values().flatten().chain(&self.after).map(String::as_str).collect()
+    }
+
+    /// The ports that are given something, sorted.
+    pub fn ports(&self) -> Vec<&str> {
+        self.from.keys().map(String::as_str).collect()
     }
 }
 

@@ -178,10 +178,15 @@ impl Judge<'_> {
     pub fn ingredients(&self, step: &Step, done: &BTreeMap<String, Artifact>) -> Result<Ingredients> {
         let root = absolute(&self.pipeline.root)?;
         let sources = step.stage.sources();
+        let mut settings = portable(step.stage.identity(), &sources, &root);
+        let upstream = self.pipeline.upstream(step);
+        if let Some(settings) = settings.as_object_mut().filter(|_| !upstream.is_empty()) {
+            settings.insert("upstream".to_owned(), upstream.into_iter().collect::<serde_json::Map<_, _>>().into());
+        }
         Ok(Ingredients {
             kind: step.stage.kind().to_owned(),
             version: step.stage.version(),
-            settings: portable(step.stage.identity(), &sources, &root),
+            settings,
             inputs: step
                 .from
                 .iter()

@@ -148,7 +148,8 @@ impl Run<'_> {
         let plan = Plan::of(self.pipeline, self.store, &self.force).ok()?;
         let may_run: BTreeSet<&str> = plan.steps.iter().filter(|step| step.may_run()).map(|step| step.stage.as_str()).collect();
         let asked = steps.iter().filter(|step| step.stage.reaches_out() && may_run.contains(step.name.as_str()));
-        let (refused, error) = asked.into_iter().find_map(|step| Some((step, step.stage.preflight(&self.stop.asked).err()?)))?;
+        let (refused, error) =
+            asked.into_iter().find_map(|step| Some((step, step.stage.preflight(&step.ports(), &self.stop.asked).err()?)))?;
         let skipped = |step: &Step| {
             let because = format!("`{}` could not do its part later", refused.name);
             self.emitter.emit(Event::StageSkipped { stage: step.name.clone(), because: because.clone() });
@@ -204,6 +205,7 @@ impl Run<'_> {
             seed: step.seed,
             inputs,
             sources: self.means.sources(self.pipeline),
+            upstream: self.pipeline.upstream(step),
             out: absolute(&space.out)?,
             scratch: absolute(&space.scratch)?,
             cache: absolute(&self.store.cache())?,

@@ -25,6 +25,7 @@ mod phrases;
 mod publishing;
 mod quantised;
 mod realtime;
+mod releasing;
 mod road;
 mod run;
 mod scheduling;

@@ -34,6 +34,7 @@ impl Bench {
         let heard = Arc::clone(&events);
         let cx = Context {
             sources: Arc::default(),
+            upstream: BTreeMap::new(),
             stage: "it".to_owned(),
             pipeline: "bench".to_owned(),
             root: folder.path().join("project"),

@@ -29,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["phrase", "pins", "record", "schema", "sources", "stat_index", "text", "voxtral"],
     &["folder", "intake", "matrix", "training", "tree"],
-    &["bench", "fingerprint", "overrides", "substitute"],
+    &["bench", "fingerprint", "overrides", "release", "substitute"],
     &["origins", "stage", "why"],
     &["manifest", "store"],
     &["migration", "pipeline"],

@@ -72,7 +72,7 @@ impl Doctor {
         let stop = AtomicBool::new(false);
         let asked = pipeline.steps.iter().filter(|step| step.stage.reaches_out());
         let told = asked.map(|step| {
-            let (well, what, advice) = match step.stage.preflight(&stop) {
+            let (well, what, advice) = match step.stage.preflight(&step.ports(), &stop) {
                 Ok(found) => (true, found.unwrap_or_else(|| "not looked at: the network is not to be used".to_owned()), None),
                 Err(error) => (false, error.message, error.advice),
             };

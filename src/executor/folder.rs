@@ -54,6 +54,9 @@ pub struct Task {
     pub inputs: BTreeMap<String, Vec<Artifact>>,
     /// See [`Context::sources`].
     pub sources: BTreeMap<String, Vec<PathBuf>>,
+    /// See [`Context::upstream`].
+    #[serde(default)]
+    pub upstream: BTreeMap<String, Value>,
     /// See [`Context::scratch`].
     pub scratch: PathBuf,
     /// See [`Context::cache`].
@@ -271,6 +274,7 @@ pub fn carry_out(folder: &Folder, registry: &[&dyn Entry], asked: Arc<AtomicBool
             seed: task.seed,
             inputs: task.inputs,
             sources: Arc::new(task.sources),
+            upstream: task.upstream,
             out: folder.out(),
             scratch: task.scratch,
             cache: task.cache,

@@ -141,6 +141,7 @@ impl<S: Site> Remote<S> {
             seed: cx.seed,
             inputs: cx.inputs.clone(),
             sources: cx.sources.as_ref().clone(),
+            upstream: cx.upstream.clone(),
             scratch: cx.scratch.clone(),
             cache: cx.cache.clone(),
             timeout: job.clock.limits.timeout,

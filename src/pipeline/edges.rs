@@ -108,6 +108,14 @@ impl<'a> Resolver<'a, '_> {
             drafts.iter().filter_map(|draft| Some((draft.name.get_ref().as_str(), draft.stage.as_ref()?.output()))).collect();
         for draft in drafts {
             let Some(entry) = draft.entry else { continue };
+            let given: Vec<&str> = draft.from.iter().map(|(port, _)| port.get_ref().as_str()).collect();
+            let place = || draft.table.from.as_ref().map_or_else(|| draft.place(), Spanned::span);
+            if let Some((message, hint)) = draft.stage.as_ref().and_then(|stage| stage.refuses(&given)) {
+                self.found.push(Diagnostic::error(place(), format!("`{}` {message}", draft.name.get_ref())).hint(hint));
+            }
+            if let Some((message, hint)) = draft.stage.as_ref().and_then(|stage| stage.advises(&given)) {
+                self.found.push(Diagnostic::warning(place(), format!("`{}` {message}", draft.name.get_ref())).hint(hint));
+            }
             for (port_name, upstreams) in &draft.from {
                 let Some(port) = port_of(entry, port_name.get_ref()).filter(|port| !port.kinds.is_empty()) else { continue };
                 for upstream in upstreams {

@@ -3,7 +3,7 @@
 //! Everything comes from the files of the stages before: `training.json`, `scores.json`, the dataset's rows. A value that does
 //! not exist is left out where the template asks for it, and is an error where it does not.
 
-use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id};
+use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_hub_id, is_license};
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::error::{Doing, Error, Result};
 use crate::intake::rounded;
@@ -34,6 +34,9 @@ pub struct Card {
     /// The base's id on the Hub, when the base in your folder is a copy of it: `mistralai/Voxtral-Mini-3B-2507`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
+    /// The ids on the Hub of the datasets it was trained on: `me/accent-fr`. Only those that are there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<String>,
     /// A minijinja template of your own instead of the one that ships with voxpipe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<PathBuf>,
@@ -46,7 +49,7 @@ const EXAMPLES: usize = 5;
 impl Stage for Card {
     const KIND: &'static str = "card";
     const ABOUT: &'static str = "writes the model card";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
         Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the model the card is about" },
         Port { name: "scores", kinds: &[ArtifactKind::Scores], arity: Arity::Optional, about: "how well it does" },
@@ -59,16 +62,17 @@ impl Stage for Card {
 
     fn check(&self) -> Vec<Complaint> {
         let mut complaints = Vec::new();
-        let tidy = |text: &str| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte))
-        };
-        if let Some(license) = self.license.as_deref().filter(|license| !tidy(license)) {
+        if let Some(license) = self.license.as_deref().filter(|license| !is_license(license)) {
             let message = format!("`{license}` is not how the Hub writes a licence");
             complaints.push(Complaint::new("license", message).hint("write its identifier: `apache-2.0`, `cc-by-4.0`, `other`"));
         }
         if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
             let message = format!("`{id}` is not the id of a model on the Hub");
             complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
+        }
+        for (index, id) in self.datasets.iter().enumerate().filter(|(_, id)| !is_hub_id(id)) {
+            let message = format!("`{id}` is not the id of a dataset on the Hub");
+            complaints.push(Complaint::new(&format!("datasets.{index}"), message).hint("write `owner/name`, or leave it out"));
         }
         if self.title.as_deref().is_some_and(|title| title.trim().is_empty()) {
             complaints.push(Complaint::new("title", "the title is empty").hint("leave it out to use the pipeline's name"));
@@ -102,6 +106,7 @@ impl Stage for Card {
             "pipeline": cx.pipeline,
             "author": self.author,
             "license": self.license,
+            "datasets": self.datasets,
             "base_model": base_model,
             "relation": if method == "lora" { "adapter" } else { "finetune" },
             "library": if method == "lora" { "peft" } else { "transformers" },

@@ -26,6 +26,12 @@ pub struct Demo {
     pub title: Option<String>,
     /// What the Space runs.
     pub sdk: Sdk,
+    /// The hardware a gradio Space asks for, as the Hub calls it: `l4x1`, `a10g-small`, `zero-a10g`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
+    /// Whether only its owner may see the Space.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
 }
 
 /// What a Space runs.
@@ -52,7 +58,7 @@ const SHORT: usize = 60;
 impl Stage for Demo {
     const KIND: &'static str = "demo";
     const ABOUT: &'static str = "writes the demo Space of a published model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] =
         &[Port { name: "published", kinds: &[ArtifactKind::Published], arity: Arity::One, about: "the model to show" }];
 
@@ -68,6 +74,17 @@ impl Stage for Demo {
         }
         if self.target.as_deref().is_some_and(|target| matches!(target.to_str(), Some("" | "." | "/"))) {
             complaints.push(Complaint::new("target", "this is no folder to fill").hint("write `target = \"published/NAME-demo\"`"));
+        }
+        let hardware =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        match self.hardware.as_deref() {
+            Some(_) if self.sdk == Sdk::Static => complaints
+                .push(Complaint::new("hardware", "a static page runs on no hardware").hint("leave it out, or write `sdk = \"gradio\"`")),
+            Some(name) if !hardware(name) => complaints.push(
+                Complaint::new("hardware", format!("`{name}` is not how the Hub writes hardware"))
+                    .hint("write `l4x1`, `a10g-small` or `zero-a10g`"),
+            ),
+            _ => {}
         }
         complaints
     }
@@ -110,9 +127,24 @@ impl Stage for Demo {
             "data": card.get("data"),
             "scores": card.get("scores"),
             "short_description": short_description(&languages),
+            "hardware": self.hardware,
         });
         let write = |name: &str, text: String| fs::write(cx.out.join(name), text).doing(|| format!("cannot write `{name}`"));
         write("README.md", render("templates/demo/README.md", README, &values)?)?;
+        // For whoever makes the Space: what it needs beside its files. The Hub itself does not read it.
+        let variables = json!({
+            "HF_MODEL_ID": model_id,
+            "BASE_MODEL_ID": if values["method"] == "lora" { values["base_model"].clone() } else { Value::Null },
+            "MODEL_REVISION": null,
+            "LANGUAGE": languages.first(),
+        });
+        let space = json!({
+            "sdk": self.sdk,
+            "hardware": self.hardware,
+            "private": self.private,
+            "variables": if self.sdk == Sdk::Gradio { variables } else { json!({}) },
+        });
+        write("space.json", serde_json::to_string_pretty(&space)?)?;
         match self.sdk {
             Sdk::Static => write("index.html", render("templates/demo/index.html", PAGE, &values)?)?,
             Sdk::Gradio => {

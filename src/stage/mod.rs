@@ -128,9 +128,24 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     }
 
     /// Asks, before any stage of a run begins, whether what this one needs outside this machine will be there, so that hours of training
-    /// do not end in a refusal. Returns what it found, in a sentence; nothing where the network is not to be used.
-    fn preflight(&self, _stop: &AtomicBool) -> Result<Option<String>> {
+    /// do not end in a refusal. Given are the ports it has. Returns what it found, in a sentence; nothing where the network is not to be used.
+    fn preflight(&self, _given: &[&str], _stop: &AtomicBool) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// Whether the result tells how what goes in was made ([`Context::upstream`]), so that it is part of the fingerprint.
+    fn tells_upstream(&self) -> bool {
+        false
+    }
+
+    /// What is wrong with these ports being given together, and what to write instead; ports that are always needed say so themselves.
+    fn refuses(&self, _given: &[&str]) -> Option<(String, String)> {
+        None
+    }
+
+    /// What to think of with these ports given, although it would work: what it means, and what to write.
+    fn advises(&self, _given: &[&str]) -> Option<(String, String)> {
+        None
     }
 
     /// What may help after a failure, the best first: settings to change, each with half a sentence on what that does.
@@ -260,6 +275,8 @@ pub struct Context {
     pub inputs: BTreeMap<String, Vec<Artifact>>,
     /// The outside files and folders that each stage of the pipeline reads, by its name, as written in its settings.
     pub sources: Arc<BTreeMap<String, Vec<PathBuf>>>,
+    /// How each step before this one works, by its name: kind, version, seed, settings and inputs. Only for stages that tell it.
+    pub upstream: BTreeMap<String, Value>,
     /// A private, empty folder: what is in it at the end is the result.
     pub out: PathBuf,
     /// A folder kept between attempts with the same fingerprint: checkpoints live here.
@@ -364,6 +381,18 @@ pub trait AnyStage: Send + Sync {
     fn numerics(&self) -> Option<String>;
     /// See [`Stage::names_pipeline`].
     fn names_pipeline(&self) -> bool;
+    /// See [`Stage::tells_upstream`].
+    fn tells_upstream(&self) -> bool {
+        false
+    }
+    /// See [`Stage::refuses`].
+    fn refuses(&self, _given: &[&str]) -> Option<(String, String)> {
+        None
+    }
+    /// See [`Stage::advises`].
+    fn advises(&self, _given: &[&str]) -> Option<(String, String)> {
+        None
+    }
     /// See [`Stage::run`].
     fn run(&self, cx: &Context) -> Result<Outcome>;
     /// See [`Stage::fills_machine`].
@@ -379,7 +408,7 @@ pub trait AnyStage: Send + Sync {
         false
     }
     /// See [`Stage::preflight`].
-    fn preflight(&self, _stop: &AtomicBool) -> Result<Option<String>> {
+    fn preflight(&self, _given: &[&str], _stop: &AtomicBool) -> Result<Option<String>> {
         Ok(None)
     }
     /// See [`Stage::remedies`].
@@ -432,6 +461,15 @@ impl<S: Stage> AnyStage for S {
     fn names_pipeline(&self) -> bool {
         Stage::names_pipeline(self)
     }
+    fn tells_upstream(&self) -> bool {
+        Stage::tells_upstream(self)
+    }
+    fn refuses(&self, given: &[&str]) -> Option<(String, String)> {
+        Stage::refuses(self, given)
+    }
+    fn advises(&self, given: &[&str]) -> Option<(String, String)> {
+        Stage::advises(self, given)
+    }
     fn run(&self, cx: &Context) -> Result<Outcome> {
         Stage::run(self, cx)
     }
@@ -444,8 +482,8 @@ impl<S: Stage> AnyStage for S {
     fn reaches_out(&self) -> bool {
         Stage::reaches_out(self)
     }
-    fn preflight(&self, stop: &AtomicBool) -> Result<Option<String>> {
-        Stage::preflight(self, stop)
+    fn preflight(&self, given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
+        Stage::preflight(self, given, stop)
     }
     fn remedies(&self, failure: Failure) -> Vec<Remedy> {
         Stage::remedies(self, failure)
@@ -531,4 +569,9 @@ fn is_hub_id(id: &str) -> bool {
             && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     };
     matches!(id.split('/').collect::<Vec<_>>().as_slice(), [owner, name] if part(owner) && part(name))
+}
+
+/// An identifier of a licence as the Hub writes it.
+fn is_license(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte))
 }

@@ -1,28 +1,28 @@
-//! `publish`: a model with its card, laid out as a model repository of the Hub, in a folder or on the Hub itself.
+//! `publish`: a model with its card, or a dataset, laid out as a repository of the Hub, in a folder or on the Hub itself.
 //!
-//! The folder appears whole or not at all and is read back afterwards; one that we did not make ourselves is never touched.
+//! The folder appears whole or not at all and is read back afterwards; one that we did not make ourselves is never touched. What is in
+//! it is the matter of [`crate::release`].
 
 pub mod hub;
 
-use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_license};
 use crate::artifact::ArtifactKind;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Result};
 use crate::folder::{self, Target};
 use crate::hub::client::RepoType;
-use crate::voxtral::weights;
+use crate::release::{About, Dataset, Provenance, Release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-/// Publishes a model with its card.
+/// Publishes a model with its card, or a dataset.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
-    /// The folder to fill, laid out as a model repository; or `hub`.
+    /// The folder to fill, laid out as a repository; or `hub`.
     pub target: String,
     /// The repository's name on the Hub: `accent-fr` or `owner/accent-fr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +37,18 @@ pub struct Publish {
     /// What the commit on the Hub is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What a dataset is called; the pipeline's name otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Who made a dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// The licence of a dataset as the Hub writes it: `cc-by-4.0`, `cc0-1.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// What those who speak in a dataset agreed to, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consent: Option<String>,
 }
 
 /// Marks a folder we published.
@@ -44,11 +56,17 @@ const MARKER: &str = ".voxpipe-published";
 
 impl Stage for Publish {
     const KIND: &'static str = "publish";
-    const ABOUT: &'static str = "publishes a model with its card";
-    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "publishes a model with its card, or a dataset";
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
-        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the model to publish" },
-        Port { name: "card", kinds: &[ArtifactKind::Card], arity: Arity::One, about: "its card" },
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the model to publish" },
+        Port { name: "card", kinds: &[ArtifactKind::Card], arity: Arity::Optional, about: "the model's card" },
+        Port {
+            name: "dataset",
+            kinds: &[ArtifactKind::Dataset],
+            arity: Arity::Optional,
+            about: "the dataset to publish, instead of a model",
+        },
     ];
 
     fn output(&self) -> ArtifactKind {
@@ -74,6 +92,10 @@ impl Stage for Publish {
         if self.target == "hub" && self.repo.is_none() {
             complaints.push(Complaint::new("target", "the Hub needs the name of a repository").hint("write `repo = \"OWNER/NAME\"` too"));
         }
+        if let Some(license) = self.license.as_deref().filter(|license| !is_license(license)) {
+            let message = format!("`{license}` is not how the Hub writes a licence");
+            complaints.push(Complaint::new("license", message).hint("write its identifier: `cc-by-4.0`, `cc0-1.0`, `other`"));
+        }
         complaints
     }
 
@@ -81,9 +103,45 @@ impl Stage for Publish {
         self.target == "hub"
     }
 
-    fn preflight(&self, stop: &AtomicBool) -> Result<Option<String>> {
+    fn preflight(&self, given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
         let repo = self.repo.as_deref().ok_or_else(hub::no_repo)?;
-        hub::may(RepoType::Model, repo, stop)
+        hub::may(if given.contains(&"dataset") { RepoType::Dataset } else { RepoType::Model }, repo, stop)
+    }
+
+    fn names_pipeline(&self) -> bool {
+        true
+    }
+
+    fn tells_upstream(&self) -> bool {
+        true
+    }
+
+    fn refuses(&self, given: &[&str]) -> Option<(String, String)> {
+        let [model, card, dataset] = ["model", "card", "dataset"].map(|port| given.contains(&port));
+        let said = |message: &str, hint: &str| Some((message.to_owned(), hint.to_owned()));
+        match (model, card, dataset) {
+            (false, _, false) => said(
+                "is given nothing to publish",
+                "write `from = { model = \"…\", card = \"…\" }` for a model, `from = { dataset = \"…\" }` for a dataset",
+            ),
+            (true, _, true) => said("publishes a model or a dataset, not both", "make two stages of it, each with its own `target`"),
+            (true, false, _) => said("needs a card as `card`", "from = { card = \"…\" }"),
+            (false, true, true) => {
+                said("is given a model's card for a dataset", "leave `card` out: the card of a dataset is made of its rows")
+            }
+            _ if model && [&self.title, &self.author, &self.license, &self.consent].iter().any(|setting| setting.is_some()) => said(
+                "says of a model what its card says",
+                "write `title`, `author` and `license` in the `card` stage; `consent` is for datasets",
+            ),
+            _ => None,
+        }
+    }
+
+    fn advises(&self, given: &[&str]) -> Option<(String, String)> {
+        (given.contains(&"dataset") && self.license.is_none()).then(|| {
+            let hint = "write `license = \"cc-by-4.0\"`, or another that the speakers agreed to, and `consent = \"…\"`";
+            ("publishes a dataset without a licence, so nobody may use it".to_owned(), hint.to_owned())
+        })
     }
 
     fn promises(&self) -> Vec<PathBuf> {
@@ -91,34 +149,23 @@ impl Stage for Publish {
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
-        let (model, card) = (cx.input("model")?, cx.input("card")?);
-        let mut files = BTreeMap::new();
-        let mut left_out = Vec::new();
-        for (name, path) in folder::named(&model.path)? {
-            if belongs(&name) {
-                files.insert(name, path);
-            } else {
-                left_out.push(name);
-            }
-        }
-        files.insert("README.md".to_owned(), card.path.join("README.md"));
-        let kind = complete(&files)?;
+        let release = self.release(cx)?;
         if self.target == "hub" {
-            return self.send(cx, &files, kind, &left_out);
+            return self.send(cx, &release);
         }
         let path = cx.path(&self.target);
-        let placed = folder::place(&files, &Target { path: &path, written: &self.target, marker: MARKER, overwrite: self.overwrite })?;
+        let placed =
+            folder::place(&release.files, &Target { path: &path, written: &self.target, marker: MARKER, overwrite: self.overwrite })?;
         let bytes: u64 = placed.iter().map(|file| file.size).sum();
-        let published = json!({
+        let mut published = json!({
             "target": "folder",
             "location": self.target,
             "repo": self.repo,
-            "kind": kind,
+            "kind": release.kind,
             "files": placed,
-            "left_out": left_out,
-            "base_model": card.facts.get("base_model"),
-            "card": card.facts,
+            "left_out": release.left_out,
         });
+        tell_card(&mut published, cx);
         fs::write(cx.out.join("published.json"), serde_json::to_vec_pretty(&published)?)?;
         let made = Made::new(format!("{} files, {:.1} MB, in `{}`", placed.len(), bytes as f64 / 1e6, self.target));
         Ok(Outcome::Done(made.metric("files", placed.len() as f64).metric("bytes", bytes as f64).fact("location", self.target.clone())))
@@ -126,24 +173,28 @@ impl Stage for Publish {
 }
 
 impl Publish {
-    fn send(&self, cx: &Context, files: &BTreeMap<String, PathBuf>, kind: &str, left_out: &[String]) -> Result<Outcome> {
+    /// Puts it on the Hub.
+    fn send(&self, cx: &Context, release: &Release) -> Result<Outcome> {
         let repo = self.repo.as_deref().ok_or_else(hub::no_repo)?;
-        let message = self.message.as_deref();
-        let order = hub::Order { kind: RepoType::Model, repo, private: self.private, overwrite: self.overwrite, message };
-        let sent = hub::send(cx, &order, files)?;
-        let card = &cx.input("card")?.facts;
-        let published = json!({
+        let order = hub::Order {
+            kind: release.repository,
+            repo,
+            private: self.private,
+            overwrite: self.overwrite,
+            message: self.message.as_deref(),
+        };
+        let sent = hub::send(cx, &order, &release.files)?;
+        let mut published = json!({
             "target": "hub",
             "location": sent.url,
             "url": sent.url,
             "repo": sent.repo,
             "revision": sent.revision,
-            "kind": kind,
+            "kind": release.kind,
             "files": sent.files,
-            "left_out": left_out,
-            "base_model": card.get("base_model"),
-            "card": card,
+            "left_out": release.left_out,
         });
+        tell_card(&mut published, cx);
         fs::write(cx.out.join("published.json"), serde_json::to_vec_pretty(&published)?)?;
         let bytes: u64 = sent.files.iter().map(|file| file.size).sum();
         let how = if sent.changed { "" } else { ", which were there already" };
@@ -151,84 +202,35 @@ impl Publish {
         let made = made.metric("files", sent.files.len() as f64).metric("bytes", bytes as f64);
         Ok(Outcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
     }
-}
 
-/// Whether a file of a model's folder is for others: checkpoints and hidden files are not.
-fn belongs(name: &str) -> bool {
-    let private =
-        |part: &str| part.starts_with('.') || part.starts_with("checkpoint") || part.starts_with("optimizer") || part.ends_with(".part");
-    !name.split('/').any(private)
-}
-
-/// What the folder is, an adapter or a model; weights that are missing or cut off are found before anybody downloads them.
-fn complete(files: &BTreeMap<String, PathBuf>) -> Result<&'static str> {
-    let (kind, needed) = if files.contains_key("adapter_config.json") {
-        ("adapter", ["adapter_config.json", "adapter_model.safetensors", "training.json"])
-    } else {
-        ("model", ["config.json", weights::SINGLE, "training.json"])
-    };
-    let sharded = !files.contains_key(weights::SINGLE) && files.contains_key(weights::INDEX);
-    let mut needed: Vec<String> = needed.into_iter().filter(|name| !sharded || *name != weights::SINGLE).map(str::to_owned).collect();
-    if sharded {
-        needed.push(weights::INDEX.to_owned());
-        needed.extend(shards(files)?);
-    }
-    for name in &needed {
-        let path = files.get(name.as_str()).ok_or_else(|| {
-            Error::new(format!("the {kind} has no `{name}`, so nobody could load it"))
-                .advice("see what the stage named in `from.model` made")
-        })?;
-        let bad = |what: String| Error::new(format!("`{name}` of the {kind}: {what}")).advice("run the stage that made it again");
-        if name.ends_with(".json") {
-            let text = fs::read_to_string(path).doing(|| format!("cannot read `{name}`"))?;
-            serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| bad(error.to_string()))?;
-        } else {
-            whole(path).map_err(|error| bad(error.message))?;
+    /// What goes into the repository. What is written for it lies in the stage's scratch folder.
+    pub(super) fn release(&self, cx: &Context) -> Result<Release> {
+        let folder = cx.scratch.join("release");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).doing(|| format!("cannot clear `{}`", folder.display()))?;
         }
+        fs::create_dir_all(&folder).doing(|| format!("cannot make `{}`", folder.display()))?;
+        let (mut release, results) = if let Some(artifact) = cx.optional("dataset") {
+            let about = About {
+                title: self.title.clone().unwrap_or_else(|| cx.pipeline.clone()),
+                author: self.author.clone(),
+                license: self.license.clone(),
+                consent: self.consent.clone(),
+            };
+            (Dataset { artifact, about: &about, upstream: &cx.upstream }.release(&folder)?, vec![artifact])
+        } else {
+            let (model, card) = (cx.input("model")?, cx.input("card")?);
+            (Release::model(&model.path, &card.path.join("README.md"))?, vec![model, card])
+        };
+        Provenance { pipeline: &cx.pipeline, upstream: &cx.upstream, results }.add_to(&mut release, &folder)?;
+        Ok(release)
     }
-    Ok(kind)
 }
 
-/// The weights files that the index of a large model names.
-fn shards(files: &BTreeMap<String, PathBuf>) -> Result<BTreeSet<String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let name = weights::INDEX;
-    let Some(path) = files.get(name) else { return Ok(BTreeSet::new()) };
-    let text = fs::read_to_string(path).doing(|| format!("cannot read `{name}`"))?;
-    let index: Index = serde_json::from_str(&text)
-        .map_err(|error| Error::new(format!("`{name}` of the model: {error}")).advice("run the stage that made it again"))?;
-    Ok(index.weight_map.into_values().collect())
-}
-
-/// The part of a safetensors header that says how much must follow; `__metadata__` has none.
-#[derive(Deserialize)]
-struct Tensor {
-    data_offsets: Option<[u64; 2]>,
-}
-
-/// Whether a safetensors file has all the bytes its header promises.
-fn whole(path: &Path) -> Result<()> {
-    use std::io::Read;
-    let mut file = fs::File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| Error::new(format!("{size} bytes are too few for a header")))?;
-    let header = u64::from_le_bytes(length);
-    if header > size.saturating_sub(8) {
-        return Err(Error::new(format!("it is cut off: the header alone should have {header} bytes, the file has {size}")));
-    }
-    let mut text = Vec::new();
-    file.take(header).read_to_end(&mut text)?;
-    let tensors: BTreeMap<String, Tensor> =
-        serde_json::from_slice(&text).map_err(|error| Error::new(format!("its header is broken: {error}")))?;
-    let end = tensors.values().filter_map(|tensor| tensor.data_offsets).map(|offsets| offsets[1]).max().unwrap_or(0);
-    let promised = end.saturating_add(8 + header);
-    if size == promised {
-        Ok(())
-    } else {
-        Err(Error::new(format!("it is cut off or has more than it should: {promised} bytes are promised, {size} are there")))
+/// A demo is made of what the card says.
+fn tell_card(published: &mut Value, cx: &Context) {
+    if let Some(card) = cx.optional("card") {
+        published["base_model"] = json!(card.facts.get("base_model"));
+        published["card"] = json!(card.facts);
     }
 }

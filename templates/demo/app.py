@@ -4,6 +4,11 @@ import json
 import os
 from pathlib import Path
 
+try:
+    import spaces  # on ZeroGPU, and before torch: a card is there only while a function asks for it
+except ImportError:
+    spaces = None
+
 import gradio as gr
 import torch
 from transformers import AutoProcessor, VoxtralForConditionalGeneration
@@ -51,6 +56,12 @@ def load():
 PROCESSOR, MODEL, SOURCE, WEIGHTS = load()
 
 
+def on_a_card(function):
+    """Has ZeroGPU lend a card for each call; elsewhere the function as it is."""
+    return spaces.GPU(duration=120)(function) if spaces else function
+
+
+@on_a_card
 def transcribe(path, language):
     """What is said in a sound file."""
     if not path:
@@ -71,7 +82,7 @@ with gr.Blocks(title=FACTS["title"]) as demo:
         audio = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Recording")
         text = gr.Textbox(label="Transcript", lines=6)
     language = gr.Textbox(LANGUAGE or "", label="Language (two letters; empty: the model finds out)")
-    gr.Button("Transcribe", variant="primary").click(transcribe, [audio, language], text)
+    gr.Button("Transcribe", variant="primary").click(transcribe, [audio, language], text, api_name="transcribe")
 
 if __name__ == "__main__":
     demo.launch()

@@ -1,0 +1,146 @@
+//! A dataset's repository: an audiofolder that `datasets` loads with its splits and texts, and `data.jsonl` for our own `import`.
+//!
+//! A clip is named by the digest of its file: the name stays when rows are added or sorted otherwise, two clips never share one, and a
+//! file that the Hub has already is not sent again.
+
+use super::Release;
+use crate::artifact::{Artifact, Digest};
+use crate::error::{Doing, Error, Result};
+use crate::hub::client::RepoType;
+use crate::jsonl;
+use crate::record::Record;
+use crate::template;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+const CARD: &str = include_str!("../../templates/dataset_card.md");
+/// Enough digits that no two clips meet, and few enough to read.
+const NAME_DIGITS: usize = 32;
+/// The steps in which the Hub counts rows.
+const SIZES: [(usize, &str); 4] = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")];
+
+/// What only a person can say of a dataset.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct About {
+    /// What it is called.
+    pub title: String,
+    /// Who made it.
+    pub author: Option<String>,
+    /// Its licence as the Hub writes it.
+    pub license: Option<String>,
+    /// What the speakers agreed to.
+    pub consent: Option<String>,
+}
+
+/// A dataset on its way to others.
+#[derive(Debug)]
+pub struct Dataset<'a> {
+    /// The dataset.
+    pub artifact: &'a Artifact,
+    /// What is said of it.
+    pub about: &'a About,
+    /// The stages before, by name.
+    pub upstream: &'a BTreeMap<String, Value>,
+}
+
+impl Dataset<'_> {
+    /// Its repository; what has to be written for it goes into `folder`.
+    pub fn release(&self, folder: &Path) -> Result<Release> {
+        let mut files = BTreeMap::new();
+        let mut rows: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let mut all = Vec::new();
+        let records = Record::read_all(&self.artifact.path.join("data.jsonl"))?;
+        for record in &records {
+            let split = record.rest.get("split").and_then(Value::as_str).unwrap_or("train").to_owned();
+            if split.is_empty() || !split.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                return Err(Error::new(format!("`{}` is in the split `{split}`, which cannot be a folder", record.audio_path))
+                    .advice("name splits with letters, digits and `_`"));
+            }
+            let sound = self.artifact.path.join(&record.audio_path);
+            let bytes = fs::read(&sound).doing(|| format!("cannot read `{}` of stage `{}`", record.audio_path, self.artifact.stage))?;
+            let ending = sound.extension().and_then(|ending| ending.to_str()).unwrap_or("wav").to_lowercase();
+            let name = format!("{}.{ending}", &Digest::of(&bytes).to_string()[..NAME_DIGITS]);
+            let path = format!("data/{split}/{name}");
+            if files.insert(path.clone(), sound).is_some() {
+                return Err(Error::new(format!("`{}` is in the dataset twice", record.audio_path)).advice("leave one of them out"));
+            }
+            let facts = facts(record);
+            let with = |key: &str, place: &str| {
+                let mut row = Map::from_iter([(key.to_owned(), json!(place))]);
+                row.extend(facts.clone());
+                row
+            };
+            let mut own = with("audio_path", &path);
+            own.insert("split".to_owned(), json!(split));
+            all.push(Value::from(own));
+            rows.entry(split).or_default().push(with("file_name", &name).into());
+        }
+        if records.is_empty() {
+            return Err(Error::new(format!("the dataset of stage `{}` has no clips", self.artifact.stage)));
+        }
+        let mut write = |name: String, rows: &[Value]| {
+            let path = folder.join(name.replace('/', "-"));
+            jsonl::write(&path, rows)?;
+            files.insert(name, path);
+            Ok::<_, Error>(())
+        };
+        write("data.jsonl".to_owned(), &all)?;
+        for (split, rows) in &rows {
+            write(format!("data/{split}/metadata.jsonl"), rows)?;
+        }
+        let card = folder.join("README.md");
+        let text = template::render("templates/dataset_card.md", CARD, self.told(&records, &rows)?)?;
+        fs::write(&card, text).doing(|| "cannot write the card of the dataset")?;
+        files.insert("README.md".to_owned(), card);
+        Ok(Release { repository: RepoType::Dataset, kind: "dataset", files, left_out: Vec::new() })
+    }
+
+    /// What the card is filled with.
+    fn told(&self, records: &[Record], rows: &BTreeMap<String, Vec<Value>>) -> Result<Value> {
+        let texts = |of: fn(&Record) -> Option<&String>| -> BTreeSet<&String> { records.iter().filter_map(of).collect() };
+        let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
+        let report = self.artifact.path.join("report.json");
+        let report: Value = if report.exists() {
+            let text = fs::read_to_string(&report).doing(|| "cannot read `report.json` of the dataset")?;
+            serde_json::from_str(&text).map_err(|error| Error::new(format!("`report.json` of stage `{}`: {error}", self.artifact.stage)))?
+        } else {
+            Value::Null
+        };
+        let number = |list: &str| report[list].as_array().map_or(0, Vec::len);
+        let kinds: BTreeSet<&str> = self.upstream.values().filter_map(|stage| stage["uses"].as_str()).collect();
+        let size = SIZES.iter().find(|(below, _)| records.len() < *below).map_or("1M<n<10M", |(_, name)| name);
+        Ok(json!({
+            "title": self.about.title,
+            "author": self.about.author,
+            "license": self.about.license,
+            "consent": self.about.consent,
+            "languages": texts(|record| record.language.as_ref()),
+            "speakers": texts(|record| record.speaker.as_ref()),
+            "without_speaker": records.iter().filter(|record| record.speaker.is_none()).count(),
+            "clips": records.len(),
+            "hours": seconds / 3600.0,
+            "minutes": seconds / 60.0,
+            "size": size,
+            "splits": rows.iter().map(|(split, rows)| (split, rows.len())).collect::<BTreeMap<_, _>>(),
+            "kinds": kinds,
+            "checked": report.is_object(),
+            "rejected": number("rejected"),
+            "odd": number("odd"),
+        }))
+    }
+}
+
+/// What of a row is for others. Where a file lay on somebody's disk is not.
+fn facts(record: &Record) -> Map<String, Value> {
+    let source = record.source.as_deref().map(|source| source.rsplit(['/', '\\']).next().unwrap_or(source));
+    let mut facts = Map::from_iter([("text".to_owned(), json!(record.text))]);
+    facts.insert("language".to_owned(), json!(record.language));
+    facts.insert("duration".to_owned(), json!(record.duration));
+    facts.insert("speaker".to_owned(), json!(record.speaker));
+    facts.insert("source".to_owned(), json!(source));
+    facts.retain(|_, value| !value.is_null());
+    facts
+}

@@ -1,0 +1,109 @@
+//! A model's repository: its files, its card, and a look at whether anybody could load it.
+
+use super::Release;
+use crate::error::{Doing, Error, Result};
+use crate::folder;
+use crate::hub::client::RepoType;
+use crate::voxtral::weights;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+impl Release {
+    /// The repository of the model in `folder`, with this card.
+    pub fn model(folder: &Path, card: &Path) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        let mut left_out = Vec::new();
+        for (name, path) in folder::named(folder)? {
+            if belongs(&name) {
+                files.insert(name, path);
+            } else {
+                left_out.push(name);
+            }
+        }
+        files.insert("README.md".to_owned(), card.to_owned());
+        let kind = complete(&files)?;
+        Ok(Self { repository: RepoType::Model, kind, files, left_out })
+    }
+}
+
+/// Whether a file of a model's folder is for others: checkpoints and hidden files are not.
+fn belongs(name: &str) -> bool {
+    let private =
+        |part: &str| part.starts_with('.') || part.starts_with("checkpoint") || part.starts_with("optimizer") || part.ends_with(".part");
+    !name.split('/').any(private)
+}
+
+/// What the folder is, an adapter or a model; weights that are missing or cut off are found before anybody downloads them.
+fn complete(files: &BTreeMap<String, PathBuf>) -> Result<&'static str> {
+    let (kind, needed) = if files.contains_key("adapter_config.json") {
+        ("adapter", ["adapter_config.json", "adapter_model.safetensors", "training.json"])
+    } else {
+        ("model", ["config.json", weights::SINGLE, "training.json"])
+    };
+    let sharded = !files.contains_key(weights::SINGLE) && files.contains_key(weights::INDEX);
+    let mut needed: Vec<String> = needed.into_iter().filter(|name| !sharded || *name != weights::SINGLE).map(str::to_owned).collect();
+    if sharded {
+        needed.push(weights::INDEX.to_owned());
+        needed.extend(shards(files)?);
+    }
+    for name in &needed {
+        let path = files.get(name.as_str()).ok_or_else(|| {
+            Error::new(format!("the {kind} has no `{name}`, so nobody could load it"))
+                .advice("see what the stage named in `from.model` made")
+        })?;
+        let bad = |what: String| Error::new(format!("`{name}` of the {kind}: {what}")).advice("run the stage that made it again");
+        if name.ends_with(".json") {
+            let text = fs::read_to_string(path).doing(|| format!("cannot read `{name}`"))?;
+            serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| bad(error.to_string()))?;
+        } else {
+            whole(path).map_err(|error| bad(error.message))?;
+        }
+    }
+    Ok(kind)
+}
+
+/// The weights files that the index of a large model names.
+fn shards(files: &BTreeMap<String, PathBuf>) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let name = weights::INDEX;
+    let Some(path) = files.get(name) else { return Ok(BTreeSet::new()) };
+    let text = fs::read_to_string(path).doing(|| format!("cannot read `{name}`"))?;
+    let index: Index = serde_json::from_str(&text)
+        .map_err(|error| Error::new(format!("`{name}` of the model: {error}")).advice("run the stage that made it again"))?;
+    Ok(index.weight_map.into_values().collect())
+}
+
+/// The part of a safetensors header that says how much must follow; `__metadata__` has none.
+#[derive(Deserialize)]
+struct Tensor {
+    data_offsets: Option<[u64; 2]>,
+}
+
+/// Whether a safetensors file has all the bytes its header promises.
+fn whole(path: &Path) -> Result<()> {
+    use std::io::Read;
+    let mut file = fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| Error::new(format!("{size} bytes are too few for a header")))?;
+    let header = u64::from_le_bytes(length);
+    if header > size.saturating_sub(8) {
+        return Err(Error::new(format!("it is cut off: the header alone should have {header} bytes, the file has {size}")));
+    }
+    let mut text = Vec::new();
+    file.take(header).read_to_end(&mut text)?;
+    let tensors: BTreeMap<String, Tensor> =
+        serde_json::from_slice(&text).map_err(|error| Error::new(format!("its header is broken: {error}")))?;
+    let end = tensors.values().filter_map(|tensor| tensor.data_offsets).map(|offsets| offsets[1]).max().unwrap_or(0);
+    let promised = end.saturating_add(8 + header);
+    if size == promised {
+        Ok(())
+    } else {
+        Err(Error::new(format!("it is cut off or has more than it should: {promised} bytes are promised, {size} are there")))
+    }
+}

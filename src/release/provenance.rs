@@ -1,0 +1,71 @@
+//! How a release was made, for whoever wants to make it again.
+//!
+//! `provenance.json` is for programs, `pipeline.toml` for people and for `voxpipe run`: both hold the resolved settings of the stages
+//! that led to the release, with repositories of the Hub by their commits, so that no lock file is needed beside them.
+
+use super::Release;
+use crate::artifact::{Artifact, Digest};
+use crate::error::{Doing, Error, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// What is told of the road to a release.
+#[derive(Debug)]
+pub struct Provenance<'a> {
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// The stages before, by name.
+    pub upstream: &'a BTreeMap<String, Value>,
+    /// What is released.
+    pub results: Vec<&'a Artifact>,
+}
+
+impl Provenance<'_> {
+    /// Writes both files into `folder` and adds them to the release.
+    pub fn add_to(&self, release: &mut Release, folder: &Path) -> Result<()> {
+        let text = self.pipeline_toml()?;
+        let results: BTreeMap<&str, Digest> = self.results.iter().map(|result| (result.stage.as_str(), result.digest)).collect();
+        let written = json!({
+            "v": 1,
+            "voxpipe": env!("CARGO_PKG_VERSION"),
+            "pipeline": self.pipeline,
+            "pipeline_digest": Digest::of(text.as_bytes()),
+            "results": results,
+            "stages": self.upstream,
+        });
+        for (name, bytes) in [("provenance.json", serde_json::to_vec_pretty(&written)?), ("pipeline.toml", text.into_bytes())] {
+            let path = folder.join(name);
+            fs::write(&path, bytes).doing(|| format!("cannot write `{}`", path.display()))?;
+            release.files.insert(name.to_owned(), path);
+        }
+        Ok(())
+    }
+
+    /// The stages as a file that voxpipe reads.
+    fn pipeline_toml(&self) -> Result<String> {
+        let mut stages = Map::new();
+        let mut seed = Value::Null;
+        for (name, told) in self.upstream {
+            let mut stage = Map::new();
+            for key in ["uses", "from", "with"] {
+                let full = |value: &Value| !value.is_null() && value.as_object().is_none_or(|entries| !entries.is_empty());
+                if let Some(value) = told.get(key).filter(|value| full(value)) {
+                    stage.insert(key.to_owned(), value.clone());
+                }
+            }
+            seed = told.get("pipeline_seed").cloned().unwrap_or_default();
+            stages.insert(name.clone(), stage.into());
+        }
+        let mut pipeline = Map::from_iter([("name".to_owned(), json!(self.pipeline))]);
+        if !seed.is_null() {
+            pipeline.insert("seed".to_owned(), seed);
+        }
+        let file = json!({ "schema": 1, "pipeline": pipeline, "stage": stages });
+        let text = toml::to_string(&file).map_err(|error| Error::new(format!("cannot write the pipeline down: {error}")))?;
+        Ok(format!(
+            "# What made this repository, as voxpipe resolved it: run it with `voxpipe run`, with the same recordings beside it.\n{text}"
+        ))
+    }
+}
