@@ -16,6 +16,7 @@ mod download;
 mod large;
 pub mod publish;
 pub mod read;
+pub mod space;
 pub mod token;
 pub mod wire;
 

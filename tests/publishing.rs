@@ -3,6 +3,7 @@
 
 mod program;
 mod random;
+mod spaces;
 
 use crate::hub::peer::{BOB, FINE, Fault, Hub, READ, WRITE, What, sha256};
 use rand::{RngCore, SeedableRng};

@@ -5,7 +5,7 @@ use crate::support::{Sandbox, files, python, skipped};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const DATASET: &str = r#"
@@ -171,15 +171,83 @@ fn cards_and_adapters_are_read_by_the_tools_of_the_hub() {
     // The snippet of the card, as printed but for the base, which is a tiny one here.
     let card = sandbox.read("published/road/README.md");
     let snippet = card.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
-    let tiny = sandbox.path("models/tiny");
-    let snippet = snippet
-        .replace("base = \"mistralai/Voxtral-Mini-3B-2507\"", &format!("base = {:?}", tiny.display().to_string()))
-        .replace("folder = \".\"", &format!("folder = {:?}", sandbox.path("published/road").display().to_string()))
-        .replace("\"recording.wav\"", &format!("{:?}", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/audio/speech.wav")));
     let packages = "transformers,peft,accelerate,mistral_common,soundfile";
-    if let Some(said) = peer(packages, &snippet, &[], "the snippet of a model card") {
-        assert!(said.ends_with('\n'), "it printed no line: {said:?}");
+    let Some(wide) = wide_base(&sandbox, packages, "the snippet of a model card") else { return };
+    let snippet = snippet
+        .replace("base = \"mistralai/Voxtral-Mini-3B-2507\"", &format!("base = {:?}", wide.display().to_string()))
+        .replace("folder = \".\"", &format!("folder = {:?}", sandbox.path("published/road").display().to_string()))
+        .replace("\"recording.wav\"", &format!("{:?}", speech().display().to_string()));
+    let said = peer(packages, &snippet, &[], "the snippet of a model card").unwrap();
+    assert!(said.ends_with('\n'), "it printed no line: {said:?}");
+}
+
+fn speech() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/audio/speech.wav")
+}
+
+/// The base of [`project`] as transformers can use it.
+fn wide_base(sandbox: &Sandbox, packages: &str, what: &str) -> Option<PathBuf> {
+    let wide = sandbox.path("models/wide");
+    peer(packages, include_str!("releasing/wide_window.py"), &[&sandbox.path("models/tiny"), &wide], what)?;
+    Some(wide)
+}
+
+/// Starts the published app and transcribes a clip through it, as a visitor's browser does.
+const VISIT: &str = r#"
+import os, runpy, sys, threading
+from pathlib import Path
+app, clip = sys.argv[1:3]
+sys.path.insert(0, str(Path(app).parent))
+names = runpy.run_path(app)
+demo = names["demo"]
+_, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+from gradio_client import Client, handle_file
+said = Client(address, verbose=False).predict(handle_file(clip), "en", api_name="/transcribe")
+assert isinstance(said, str), said
+print("WEIGHTS", names["WEIGHTS"])
+print("SAID", repr(said))
+sys.stdout.flush()
+os._exit(0)
+"#;
+
+#[test]
+fn the_gradio_app_transcribes_with_the_weights_it_names_or_does_not_start() {
+    let what = "the gradio app of a demo";
+    let packages = "gradio,gradio_client,transformers,peft,accelerate,mistral_common,soundfile";
+    let sandbox = project();
+    let text = sandbox.read("pipeline.toml").replace(
+        "from = { published = \"hub\" }",
+        "from = { published = \"hub\" }\nwith = { sdk = \"gradio\", target = \"published/demo\" }",
+    );
+    sandbox.pipeline(&text);
+    let Some(wide) = wide_base(&sandbox, packages, what) else { return };
+    sandbox.run(&["run"]).exits(0);
+    let app = sandbox.path("published/demo/app.py");
+    let visit = |model: &str| {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = Command::new(python(packages).unwrap());
+        command.args(["-c", VISIT]).arg(&app).arg(speech()).env("HF_HUB_OFFLINE", "1").env("HF_HOME", home.path());
+        command.env("GRADIO_ANALYTICS_ENABLED", "False").env("GRADIO_TEMP_DIR", home.path()).env("MPLCONFIGDIR", home.path());
+        command.env("HF_MODEL_ID", sandbox.path(model)).env("BASE_MODEL_ID", &wide).env_remove("HF_ENDPOINT").output().unwrap()
+    };
+    let ran = visit("published/road");
+    let (said, wrong) = (String::from_utf8_lossy(&ran.stdout).into_owned(), String::from_utf8_lossy(&ran.stderr).into_owned());
+    assert!(ran.status.success() && said.contains("SAID '"), "{said}\n{wrong}");
+    assert!(said.contains("with the adapter") && said.contains("published/road") && said.contains("adapted layers"), "{said}");
+
+    // An adapter whose weights do nothing is not shown as if it were one.
+    fs::create_dir_all(sandbox.path("published/none")).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(sandbox.path("published/road").join(name), sandbox.path("published/none").join(name)).unwrap();
     }
+    let weights = sandbox.path("published/none/adapter_model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[header..].fill(0);
+    fs::write(&weights, bytes).unwrap();
+    let ran = visit("published/none");
+    let wrong = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(!ran.status.success() && wrong.contains("changed nothing in"), "{wrong}");
 }
 
 #[test]

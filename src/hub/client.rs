@@ -169,6 +169,20 @@ impl Client {
         }
     }
 
+    /// Whether only its owners can see a repository.
+    pub(super) fn is_private(&self, place: &Place, voice: &Voice<'_>) -> Result<bool> {
+        let told = self.json(Method::GET, &api(place), None, voice);
+        let told = told.map_err(|trouble| self.wire.explain(trouble, &format!("look at `{}`", place.id)))?;
+        Ok(told["private"] == true)
+    }
+
+    /// Whether nothing was put into a repository since it was made.
+    pub(super) fn is_new(&self, place: &Place, voice: &Voice<'_>) -> Result<bool> {
+        let told = self.json(Method::GET, &format!("{}/commits/main", api(place)), None, voice);
+        let told = told.map_err(|trouble| self.wire.explain(trouble, &format!("see what was done to `{}`", place.id)))?;
+        Ok(told.as_array().is_some_and(|commits| commits.len() == 1))
+    }
+
     /// The commit that `main` is; nothing if there is no such repository that the token may see.
     pub(super) fn head(&self, place: &Place, voice: &Voice<'_>) -> Result<Option<String>> {
         let what = || format!("look at `{}`", place.id);

@@ -198,7 +198,9 @@ impl Job<'_> {
             }
             // What the Hub itself puts into every new repository is nobody's work.
             let foreign: Vec<&str> = there.keys().map(String::as_str).filter(|path| *path != ".gitattributes").collect();
-            if !foreign.is_empty() {
+            // A Space is made with a page that says how to fill it.
+            let welcome = || Ok::<_, Error>(self.place.kind == RepoType::Space && self.client.is_new(self.place, self.voice)?);
+            if !foreign.is_empty() && !welcome()? {
                 return Err(refuse(format!("`{id}` is there already and was not made by voxpipe; it has {}", first_few(&foreign, 3))));
             }
         }
@@ -207,7 +209,7 @@ impl Job<'_> {
         let touched = |path: &str| there.get(path).is_some_and(|remote| !was.get(path).is_some_and(|file| file.is(remote)));
         let wrong = self.wrong(there);
         let changed: Vec<&String> = wrong.iter().filter(|path| *path != MARKER && *path != ".gitattributes" && touched(path)).collect();
-        if !self.what.overwrite && !changed.is_empty() {
+        if !self.what.overwrite && ours.is_some() && !changed.is_empty() {
             return Err(refuse(format!("somebody changed {} in `{id}` after it was published", first_few(&changed, 3))));
         }
         let gone = was.keys().filter(|path| !new.contains(*path) && there.contains_key(**path) && !touched(path));

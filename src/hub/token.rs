@@ -27,6 +27,11 @@ impl Token {
         cache::token().or_else(|| cache::token_in("HF_READ_TOKEN"))
     }
 
+    /// A token given for others to read with: only ever `HF_READ_TOKEN`.
+    pub(super) fn to_share() -> Option<Self> {
+        cache::token_in("HF_READ_TOKEN")
+    }
+
     /// The secret itself, for a header.
     pub(super) fn secret(&self) -> &str {
         &self.secret

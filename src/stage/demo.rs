@@ -1,26 +1,40 @@
 //! `demo`: the files of a Space that shows the published model.
 //!
-//! `static` is one page that needs nothing from anywhere: facts, scores, examples. `gradio` is a small app that loads the
-//! published weights, says which, and refuses to start with any others.
+//! `static` is a page that needs nothing from anywhere: facts, scores, examples. `gradio` is a small app that loads the published
+//! weights, says which, and refuses to start with any others. The Space is a folder, or is made on the Hub and waited for until it runs.
 
+mod examples;
+
+use super::publish::{bad_repo, hub};
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::ArtifactKind;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Exit, Result};
 use crate::folder::{self, Target};
+use crate::hub::client::RepoType;
+use crate::hub::space::Space;
 use crate::template::render;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// Writes the demo Space of a published model.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Demo {
-    /// A folder of yours in which the demo is also placed.
+    /// A folder of yours in which the demo is also placed, or `hub`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<PathBuf>,
+    pub target: Option<String>,
+    /// The Space's name on the Hub: `accent-fr-demo` or `owner/accent-fr-demo`; the model's with `-demo` otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// Whether to replace files that were not put there by this stage.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub overwrite: bool,
     /// The page's title; the model's otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
@@ -29,9 +43,27 @@ pub struct Demo {
     /// The hardware a gradio Space asks for, as the Hub calls it: `l4x1`, `a10g-small`, `zero-a10g`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
-    /// Whether only its owner may see the Space.
+    /// Whether only its owner may see the Space; one that is there stays as it is.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub private: bool,
+    /// How long to wait until the Space on the Hub runs, in seconds; 0 does not wait. A build takes minutes.
+    #[serde(skip_serializing_if = "is_patience")]
+    pub wait_seconds: Patience,
+}
+
+/// Half an hour, if nothing is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Patience(u64);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(1800)
+    }
+}
+
+fn is_patience(patience: &Patience) -> bool {
+    *patience == Patience::default()
 }
 
 /// What a Space runs.
@@ -45,6 +77,10 @@ pub enum Sdk {
     Gradio,
 }
 
+/// What `target` says of a Space on the Hub.
+const HUB: &str = "hub";
+/// What a Space needs beside its files.
+const SPACE: &str = "space.json";
 /// Marks a folder we placed.
 const MARKER: &str = ".voxpipe-demo";
 const GRADIO_VERSION: &str = "6.31.0";
@@ -59,8 +95,10 @@ impl Stage for Demo {
     const KIND: &'static str = "demo";
     const ABOUT: &'static str = "writes the demo Space of a published model";
     const VERSION: u32 = 2;
-    const INPUTS: &'static [Port] =
-        &[Port { name: "published", kinds: &[ArtifactKind::Published], arity: Arity::One, about: "the model to show" }];
+    const INPUTS: &'static [Port] = &[
+        Port { name: "published", kinds: &[ArtifactKind::Published], arity: Arity::One, about: "the model to show" },
+        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::Optional, about: "the scored clips, to be heard on the page" },
+    ];
 
     fn output(&self) -> ArtifactKind {
         ArtifactKind::Demo
@@ -72,9 +110,11 @@ impl Stage for Demo {
         if self.title.as_deref().is_some_and(empty) {
             complaints.push(Complaint::new("title", "the title is empty").hint("leave it out to use the model's"));
         }
-        if self.target.as_deref().is_some_and(|target| matches!(target.to_str(), Some("" | "." | "/"))) {
-            complaints.push(Complaint::new("target", "this is no folder to fill").hint("write `target = \"published/NAME-demo\"`"));
+        if self.target.as_deref().is_some_and(|target| matches!(target.trim(), "" | "." | "/")) {
+            let hint = "write `target = \"published/NAME-demo\"`, or `target = \"hub\"`";
+            complaints.push(Complaint::new("target", "this is no folder to fill").hint(hint));
         }
+        complaints.extend(self.repo.as_deref().and_then(bad_repo));
         let hardware =
             |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         match self.hardware.as_deref() {
@@ -90,7 +130,25 @@ impl Stage for Demo {
     }
 
     fn promises(&self) -> Vec<PathBuf> {
-        self.target.iter().cloned().collect()
+        self.target.iter().filter(|target| *target != HUB).map(PathBuf::from).collect()
+    }
+
+    fn names_pipeline(&self) -> bool {
+        self.target.as_deref() == Some(HUB)
+    }
+
+    fn reaches_out(&self) -> bool {
+        self.target.as_deref() == Some(HUB)
+    }
+
+    fn preflight(&self, _given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
+        hub::may(RepoType::Space, self.repo.as_deref().unwrap_or("demo"), stop)
+    }
+
+    fn refuses(&self, given: &[&str]) -> Option<(String, String)> {
+        (given.contains(&"data") && self.sdk != Sdk::Static).then(|| {
+            ("is given clips to show, which only a static page does".to_owned(), "leave `data` out, or write `sdk = \"static\"`".to_owned())
+        })
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
@@ -115,7 +173,7 @@ impl Stage for Demo {
         let languages: Vec<&str> = required("languages")?.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         // A bare name has no owner yet, and the Hub would refuse the link.
         let model_id = published.get("repo").and_then(Value::as_str).filter(|repo| repo.contains('/'));
-        let values = json!({
+        let mut values = json!({
             "title": title,
             "sdk": self.sdk,
             "gradio_version": GRADIO_VERSION,
@@ -129,13 +187,16 @@ impl Stage for Demo {
             "short_description": short_description(&languages),
             "hardware": self.hardware,
         });
+        if let Some(data) = cx.optional("data") {
+            examples::add_sounds(&mut values["scores"], data, &cx.out)?;
+        }
         let write = |name: &str, text: String| fs::write(cx.out.join(name), text).doing(|| format!("cannot write `{name}`"));
         write("README.md", render("templates/demo/README.md", README, &values)?)?;
         // For whoever makes the Space: what it needs beside its files. The Hub itself does not read it.
         let variables = json!({
             "HF_MODEL_ID": model_id,
             "BASE_MODEL_ID": if values["method"] == "lora" { values["base_model"].clone() } else { Value::Null },
-            "MODEL_REVISION": null,
+            "MODEL_REVISION": published.get("revision"),
             "LANGUAGE": languages.first(),
         });
         let space = json!({
@@ -144,7 +205,7 @@ impl Stage for Demo {
             "private": self.private,
             "variables": if self.sdk == Sdk::Gradio { variables } else { json!({}) },
         });
-        write("space.json", serde_json::to_string_pretty(&space)?)?;
+        write(SPACE, serde_json::to_string_pretty(&space)?)?;
         match self.sdk {
             Sdk::Static => write("index.html", render("templates/demo/index.html", PAGE, &values)?)?,
             Sdk::Gradio => {
@@ -153,17 +214,74 @@ impl Stage for Demo {
                 write("app.py", APP.to_owned())?;
                 write("requirements.txt", REQUIREMENTS.to_owned())?;
                 if model_id.is_none() {
+                    if self.reaches_out() {
+                        return Err(Error::new("the model is not on the Hub, so a Space there could not load it")
+                            .exit(Exit::Environment)
+                            .advice("publish it there: `target = \"hub\"` in the stage that publishes it; or write `sdk = \"static\"`"));
+                    }
                     cx.warn("the model has no id on the Hub yet: set the variable `HF_MODEL_ID` of the Space to `owner/name`");
                 }
             }
         }
         let mut summary = format!("{} demo of `{title}`", if self.sdk == Sdk::Static { "static" } else { "gradio" });
-        if let Some(target) = &self.target {
-            let (path, written) = (cx.path(target), target.display().to_string());
-            folder::place(&folder::named(&cx.out)?, &Target { path: &path, written: &written, marker: MARKER, overwrite: false })?;
-            summary = format!("{summary}, in `{written}`");
+        let mut files = folder::named(&cx.out)?;
+        match self.target.as_deref() {
+            None => Ok(Outcome::Done(Made::new(summary))),
+            Some(HUB) => {
+                files.remove(SPACE);
+                self.deploy(cx, &files, space, &summary, model_id)
+            }
+            Some(target) => {
+                let path = cx.path(target);
+                folder::place(&files, &Target { path: &path, written: target, marker: MARKER, overwrite: self.overwrite })?;
+                summary = format!("{summary}, in `{target}`");
+                Ok(Outcome::Done(Made::new(summary).fact("location", target)))
+            }
         }
-        Ok(Outcome::Done(Made::new(summary)))
+    }
+}
+
+impl Demo {
+    /// Makes the Space on the Hub.
+    fn deploy(
+        &self,
+        cx: &Context,
+        files: &BTreeMap<String, PathBuf>,
+        mut space: Value,
+        summary: &str,
+        model: Option<&str>,
+    ) -> Result<Outcome> {
+        let repo = self.repo.clone().or_else(|| model.map(|model| format!("{model}-demo"))).ok_or_else(|| {
+            Error::new("the Space has no name").exit(Exit::Usage).advice("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
+        })?;
+        let variables = space["variables"].as_object().into_iter().flatten();
+        let variables = variables.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+        let needs = Space {
+            sdk: self.sdk.word(),
+            hardware: self.hardware.as_deref(),
+            variables: &variables,
+            model: model.filter(|_| self.sdk != Sdk::Static),
+            patience: Duration::from_secs(self.wait_seconds.0),
+        };
+        let order = hub::Order { kind: RepoType::Space, repo: &repo, private: self.private, overwrite: self.overwrite, message: None };
+        let (sent, stage) = hub::send_space(cx, &order, files, &needs)?;
+        space["repo"] = json!(sent.repo);
+        space["revision"] = json!(sent.revision);
+        space["url"] = json!(sent.url);
+        fs::write(cx.out.join(SPACE), serde_json::to_string_pretty(&space)?).doing(|| format!("cannot write `{SPACE}`"))?;
+        let how = stage.map_or_else(|| "not waited for".to_owned(), |stage| stage.to_lowercase());
+        let made = Made::new(format!("{summary}, at {} ({how})", sent.url));
+        Ok(Outcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
+    }
+}
+
+impl Sdk {
+    /// As the Hub writes it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Gradio => "gradio",
+        }
     }
 }
 

@@ -80,15 +80,7 @@ impl Stage for Publish {
                 Complaint::new("target", format!("`{}` is no folder to fill", self.target)).hint("write `target = \"published/NAME\"`"),
             );
         }
-        let tidy = |repo: &str| {
-            let parts: Vec<&str> = repo.split('/').collect();
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-            parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed))
-        };
-        if let Some(repo) = self.repo.as_deref().filter(|repo| !tidy(repo)) {
-            let message = format!("`{repo}` cannot be the name of a repository");
-            complaints.push(Complaint::new("repo", message).hint("use letters, digits, `-`, `_` and `.`, with at most one `/`"));
-        }
+        complaints.extend(self.repo.as_deref().and_then(bad_repo));
         if self.target == "hub" && self.repo.is_none() {
             complaints.push(Complaint::new("target", "the Hub needs the name of a repository").hint("write `repo = \"OWNER/NAME\"` too"));
         }
@@ -225,6 +217,15 @@ impl Publish {
         Provenance { pipeline: &cx.pipeline, upstream: &cx.upstream, results }.add_to(&mut release, &folder)?;
         Ok(release)
     }
+}
+
+/// What is wrong with the name of a repository.
+pub(super) fn bad_repo(repo: &str) -> Option<Complaint> {
+    let parts: Vec<&str> = repo.split('/').collect();
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let tidy = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed));
+    let hint = "use letters, digits, `-`, `_` and `.`, with at most one `/`";
+    (!tidy).then(|| Complaint::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
 }
 
 /// A demo is made of what the card says.

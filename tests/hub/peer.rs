@@ -123,7 +123,7 @@ impl Hub {
     /// Returns the commit.
     pub(crate) fn put<P: Into<String>, B: Into<Content>>(&self, kind: &str, id: &str, files: impl IntoIterator<Item = (P, B)>) -> String {
         let mut state = self.state();
-        state.repos.entry((kind.to_owned(), id.to_owned())).or_insert_with(|| Repo::new(kind, id, false, None));
+        state.repos.entry((kind.to_owned(), id.to_owned())).or_insert_with(|| Repo::new(kind, id, false, None, BTreeMap::new()));
         let mut tree = state.repo(kind, id).tree(MAIN);
         for (path, content) in files {
             let path = path.into();

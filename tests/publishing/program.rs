@@ -26,7 +26,7 @@ fn weights(size: usize) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &noise(7, size)].concat()
 }
 
-fn project() -> Sandbox {
+pub(super) fn project() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.pipeline(PIPELINE).file("make.sh", "cp made/* \"$1\"\n").file("made/adapter_config.json", "{}");
     let training = json!({
@@ -39,7 +39,7 @@ fn project() -> Sandbox {
     sandbox
 }
 
-fn command(sandbox: &Sandbox, address: &str, token: (&str, &str), args: &[&str]) -> Command {
+pub(super) fn command(sandbox: &Sandbox, address: &str, token: (&str, &str), args: &[&str]) -> Command {
     let mut command = sandbox.command(args);
     command.env("HF_ENDPOINT", address).env("HF_HOME", sandbox.path("../home/hf")).env(token.0, token.1);
     command

@@ -187,7 +187,16 @@ fn a_folder_is_published_as_a_model_repository() {
     let names: Vec<_> = there.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        [".voxpipe-published", "README.md", "adapter_config.json", "adapter_model.safetensors", "loss.jsonl", "training.json"]
+        [
+            ".voxpipe-published",
+            "README.md",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "loss.jsonl",
+            "pipeline.toml",
+            "provenance.json",
+            "training.json"
+        ]
     );
     let published = bench.json("published.json");
     assert_eq!((&published["location"], &published["kind"]), (&json!("published/voice"), &json!("adapter")));

@@ -4,6 +4,7 @@ use super::super::Context;
 use crate::error::{Error, Exit, Result};
 use crate::hub::client::{Client, RepoType};
 use crate::hub::publish::{Publication, Published, publish};
+use crate::hub::space::{Space, deploy};
 use crate::hub::wire::Voice;
 use crate::hub::{Network, client};
 use std::collections::BTreeMap;
@@ -27,6 +28,26 @@ pub struct Order<'a> {
 /// Puts files (path in the repository → file here) into a repository.
 pub fn send(cx: &Context, order: &Order<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
     let client = Client::for_writing()?;
+    carry(cx, order, files, |what, voice| publish(&client, what, voice))
+}
+
+/// Puts files into a Space, and sees to it that it runs; returns the stage it was last seen in.
+pub fn send_space(
+    cx: &Context,
+    order: &Order<'_>,
+    files: &BTreeMap<String, PathBuf>,
+    space: &Space<'_>,
+) -> Result<(Published, Option<String>)> {
+    let client = Client::for_writing()?;
+    carry(cx, order, files, |what, voice| deploy(&client, what, space, voice))
+}
+
+fn carry<T>(
+    cx: &Context,
+    order: &Order<'_>,
+    files: &BTreeMap<String, PathBuf>,
+    work: impl FnOnce(&Publication<'_>, &Voice<'_>) -> Result<T>,
+) -> Result<T> {
     let message = order.message.map_or_else(|| format!("Publish `{}` of the pipeline `{}`", cx.stage, cx.pipeline), str::to_owned);
     let what = Publication {
         kind: order.kind,
@@ -43,7 +64,7 @@ pub fn send(cx: &Context, order: &Order<'_>, files: &BTreeMap<String, PathBuf>) 
         note: &|words| cx.note(words),
         progress: &|done, total, file| cx.progress(done >> 10, total >> 10, "KiB", format!("uploading {file}")),
     };
-    publish(&client, &what, &voice)
+    work(&what, &voice)
 }
 
 /// Whether the token may write to a repository; says who it is and where the repository is or will be. Nothing without the network.

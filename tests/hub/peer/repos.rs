@@ -76,7 +76,7 @@ pub(super) struct Repo {
 }
 
 impl Repo {
-    pub(super) fn new(kind: &str, id: &str, private: bool, sdk: Option<String>) -> Self {
+    pub(super) fn new(kind: &str, id: &str, private: bool, sdk: Option<String>, tree: Tree) -> Self {
         let mut repo = Self {
             kind: kind.to_owned(),
             id: id.to_owned(),
@@ -90,7 +90,7 @@ impl Repo {
             hardware: "cpu-basic".to_owned(),
             stages: vec!["NO_APP_FILE".to_owned()],
         };
-        repo.commit(MAIN, Tree::new(), "initial commit");
+        repo.commit(MAIN, tree, "initial commit");
         repo
     }
 

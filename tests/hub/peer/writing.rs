@@ -8,6 +8,7 @@ use super::{git_oid, repos::Content};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 type Key = (String, String);
 type Answer = Result<Response, Response>;
@@ -67,7 +68,15 @@ impl State {
             }
         }
         let private = asked["visibility"].as_str().map_or_else(|| asked["private"] == true, |visibility| visibility == "private");
-        let repo = Repo::new(kind, &id, private, sdk);
+        // Every new Space has a page that says how to fill it.
+        let mut tree = BTreeMap::new();
+        if let Some(sdk) = &sdk {
+            tree.insert("README.md".to_owned(), self.store("README.md", format!("---\nsdk: {sdk}\n---\n").into_bytes().into()));
+        }
+        let mut repo = Repo::new(kind, &id, private, sdk, tree);
+        if let Some(hardware) = asked["hardware"].as_str() {
+            hardware.clone_into(&mut repo.hardware);
+        }
         let url = repo.url(&self.address);
         self.repos.insert(key, repo);
         Ok(Response::json(json!({ "url": url, "name": id, "id": format!("id-{id}") })))

@@ -1,0 +1,191 @@
+//! A Space: its files by one commit like any repository's, and beside them what it needs to run; then waiting until it does.
+//!
+//! Variables and secrets are set before the commit, so that the first build has them. A Space that runs is one that runs *this* commit.
+
+use super::client::{Client, Place, RepoType, api};
+use super::publish::{Publication, Published, publish};
+use super::token::Token;
+use super::wire::{Ask, Body, Trouble, Voice};
+use crate::error::{Error, Exit, Result};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// The longest time between two looks at a Space that is being built.
+const LOOK: Duration = Duration::from_secs(15);
+/// As many lines of a log as are passed on.
+const LINES: usize = 12;
+
+/// What a Space needs beside its files.
+#[derive(Debug)]
+pub struct Space<'a> {
+    /// `static`, `gradio` or `docker`.
+    pub sdk: &'a str,
+    /// As the Hub calls it; what the Space has already if none is given.
+    pub hardware: Option<&'a str>,
+    /// For everybody to read.
+    pub variables: &'a BTreeMap<String, String>,
+    /// The model it shows: if that is private, the Space is given a token that may read it.
+    pub model: Option<&'a str>,
+    /// How long to wait until it runs; not at all if zero.
+    pub patience: Duration,
+}
+
+/// Makes the Space, or brings it up to date, and waits until it runs. Returns also the stage it was last seen in.
+pub fn deploy(client: &Client, files: &Publication<'_>, space: &Space<'_>, voice: &Voice<'_>) -> Result<(Published, Option<String>)> {
+    let user = client.whoami(voice)?;
+    let place = client.place(RepoType::Space, files.repo, &user);
+    client.may_write(&place, &user, voice)?;
+    let job = Job { client, place: &place, voice };
+    if client.head(&place, voice)?.is_none() {
+        job.create(space, files.private)?;
+    }
+    for (name, value) in space.variables {
+        job.set("variables", name, value)?;
+    }
+    job.share_reading(space)?;
+    let published = publish(client, files, voice)?;
+    if let Some(hardware) = space.hardware {
+        job.ask_for(hardware)?;
+    }
+    let stage = if space.patience.is_zero() { None } else { Some(job.wait(&published.revision, space.patience)?) };
+    Ok((published, stage))
+}
+
+struct Job<'a> {
+    client: &'a Client,
+    place: &'a Place,
+    voice: &'a Voice<'a>,
+}
+
+impl Job<'_> {
+    fn create(&self, space: &Space<'_>, private: bool) -> Result<()> {
+        let (owner, name) = self.place.id.split_once('/').unwrap_or(("", &self.place.id));
+        let mut asked = json!({ "name": name, "organization": owner, "type": "space", "private": private, "sdk": space.sdk });
+        if let Some(hardware) = space.hardware {
+            asked["hardware"] = json!(hardware);
+        }
+        match self.client.json(Method::POST, "/api/repos/create", Some(asked), self.voice) {
+            Ok(_) | Err(Trouble::Refused(409, ..)) => Ok(()),
+            Err(trouble) => Err(self.client.wire.explain(trouble, &format!("make the {} Space `{}`", space.sdk, self.place.id))),
+        }
+    }
+
+    fn set(&self, what: &str, name: &str, value: &str) -> Result<()> {
+        let path = format!("{}/{what}", api(self.place));
+        let done = self.client.json(Method::POST, &path, Some(json!({ "key": name, "value": value })), self.voice);
+        let doing = || format!("set {name} among the {what} of `{}`", self.place.id);
+        done.map(drop).map_err(|trouble| self.client.wire.explain(trouble, &doing()))
+    }
+
+    /// A private model can only be shown with a token. It is one that may read and that was given for that: never the one that publishes.
+    fn share_reading(&self, space: &Space<'_>) -> Result<()> {
+        let Some(model) = space.model else { return Ok(()) };
+        if space.sdk == "static" || !self.client.is_private(&Place { kind: RepoType::Model, id: model.to_owned() }, self.voice)? {
+            return Ok(());
+        }
+        let refuse = |why: &str| {
+            let message = format!("the model `{model}` is private, so its Space needs a token that may read it{why}");
+            let advice = format!(
+                "make one that may only read at {}/settings/tokens, and set HF_READ_TOKEN to it; or make the model public",
+                self.client.endpoint()
+            );
+            Err(Error::new(message).exit(Exit::Environment).advice(advice))
+        };
+        let Some(token) = Token::to_share() else { return refuse("") };
+        let theirs = Client::new(self.client.endpoint(), Some(token.clone()), Some(self.client.wire.patience))?.whoami(self.voice)?;
+        if theirs.role == "write" {
+            return refuse(", and HF_READ_TOKEN may write everything");
+        }
+        self.set("secrets", "HF_TOKEN", token.secret())
+    }
+
+    fn ask_for(&self, hardware: &str) -> Result<()> {
+        let what = || format!("run `{}` on {hardware}", self.place.id);
+        if self.runtime()?["hardware"]["requested"] == hardware {
+            return Ok(());
+        }
+        let asked = Some(json!({ "flavor": hardware }));
+        match self.client.json(Method::POST, &format!("{}/hardware", api(self.place)), asked, self.voice) {
+            Ok(_) => Ok(()),
+            Err(trouble @ Trouble::Refused(402, ..)) => Err(self.client.wire.explain(trouble, &what()).advice(format!(
+                "the files are there. Add a way to pay at {}/settings/billing, or choose hardware that is free to you, or `sdk = \"static\"`",
+                self.client.endpoint()
+            ))),
+            Err(trouble) => Err(self.client.wire.explain(trouble, &what())),
+        }
+    }
+
+    fn runtime(&self) -> Result<Value> {
+        let told = self.client.json(Method::GET, &format!("{}/runtime", api(self.place)), None, self.voice);
+        told.map_err(|trouble| self.client.wire.explain(trouble, &format!("ask how `{}` does", self.place.id)))
+    }
+
+    /// Waits until this commit runs.
+    fn wait(&self, revision: &str, patience: Duration) -> Result<String> {
+        let begun = Instant::now();
+        let mut pause = self.client.wire.patience;
+        let mut before = String::new();
+        loop {
+            let runtime = self.runtime()?;
+            let stage = runtime["stage"].as_str().unwrap_or_default();
+            let ours = runtime["sha"].as_str().is_none_or(|sha| sha == revision);
+            if stage != before {
+                (self.voice.note)(format!("the Space `{}` is {stage}", self.place.id));
+                stage.clone_into(&mut before);
+            }
+            match stage {
+                "RUNNING" if ours => return Ok(stage.to_owned()),
+                "BUILD_ERROR" | "CONFIG_ERROR" | "RUNTIME_ERROR" | "NO_APP_FILE" => return Err(self.failed(stage, &runtime)),
+                "PAUSED" | "STOPPED" | "DELETING" => {
+                    return Err(Error::new(format!("the Space `{}` is {stage}", self.place.id))
+                        .exit(Exit::Environment)
+                        .advice(format!("its files are there; start it at {}", self.client.page(self.place))));
+                }
+                // It wakes up when somebody looks at it.
+                "SLEEPING" if ours => return Ok(stage.to_owned()),
+                _ => {}
+            }
+            if begun.elapsed() >= patience {
+                let message = format!("the Space `{}` does not run after {} s; it is {stage}", self.place.id, patience.as_secs());
+                return Err(Error::new(message).exit(Exit::Environment).advice(format!(
+                    "its files are there: look at {}, raise `wait_seconds`, or run again to go on waiting",
+                    self.client.page(self.place)
+                )));
+            }
+            let rest = patience.saturating_sub(begun.elapsed());
+            let stopped = |trouble| self.client.wire.explain(trouble, &format!("see whether `{}` runs", self.place.id));
+            self.client.wire.wait(pause.min(rest), self.voice).map_err(stopped)?;
+            pause = (pause * 2).min(LOOK);
+        }
+    }
+
+    /// Why it does not run, with the end of the log that says so.
+    fn failed(&self, stage: &str, runtime: &Value) -> Error {
+        let which = if stage == "RUNTIME_ERROR" { "run" } else { "build" };
+        let mut message = format!("the Space `{}` does not run: {stage}", self.place.id);
+        if let Some(words) = runtime["errorMessage"].as_str() {
+            message = format!("{message}: {words}");
+        }
+        for line in self.log(which) {
+            message = format!("{message}\n  | {line}");
+        }
+        Error::new(message)
+            .exit(Exit::Environment)
+            .advice(format!("look at {}; when it is mended, run again", self.client.page(self.place)))
+    }
+
+    /// The last lines of a log: server-sent events with one line each. What cannot be had is left out.
+    fn log(&self, which: &str) -> Vec<String> {
+        let url = format!("{}{}/logs/{which}", self.client.wire.endpoint, api(self.place));
+        let Ok(answer) = self.client.wire.once(&Ask { method: Method::GET, url, body: Body::None }, self.voice) else { return Vec::new() };
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let said = |line: &str| {
+            let event: Value = serde_json::from_str(line.strip_prefix("data:")?.trim()).ok()?;
+            Some(event["data"].as_str()?.trim_end().chars().filter(|c| !c.is_control()).collect::<String>())
+        };
+        let lines: Vec<String> = text.lines().filter_map(said).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(LINES)..].to_vec()
+    }
+}
