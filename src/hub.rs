@@ -41,6 +41,16 @@ pub enum Kind {
     Dataset,
 }
 
+impl Kind {
+    /// As the API of the Hub and its cache have it.
+    const fn plural(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+}
+
 /// A repository and one of its revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {

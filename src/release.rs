@@ -5,6 +5,7 @@
 
 mod dataset;
 mod model;
+mod parquet;
 mod provenance;
 
 pub use dataset::{About, Dataset};

@@ -8,7 +8,7 @@ fn each_beginning_is_a_sound_pipeline_and_nothing_is_overwritten() {
     let rows: [(&[&str], &[&str]); 5] = [
         (&["init"], &["uses = \"recordings\"", "name = \"project\"", "language = \"en\", count = 100"]),
         (
-            &["init", "--language", "fr", "--name", "Zoé's \"voice\""],
+            &["init", "--language", "ja", "--name", "Zoé's \"voice\""],
             &["source = \"file\", file = \"phrases.txt\"", "published/Zoe-s-voice"],
         ),
         (&["init", "--case", "recordings", "--recordings", "clips"], &["uses = \"uploads\"", "transcripts = \"clips/transcripts.csv\""]),

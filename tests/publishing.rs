@@ -4,6 +4,7 @@
 mod program;
 mod random;
 mod spaces;
+mod whole;
 
 use crate::hub::peer::{BOB, FINE, Fault, Hub, READ, WRITE, What, sha256};
 use rand::{RngCore, SeedableRng};
@@ -131,6 +132,8 @@ fn everything_is_there_after_one_commit_and_nothing_is_sent_twice() {
         bench.is_published(&published);
         assert!(published.changed && published.url.ends_with(&format!("{}alice/voice", kind.prefix())));
         assert_eq!(bench.sent("/part/").len(), 4);
+        let stored: usize = bench.hub.seen().iter().filter(|seen| seen.path.contains("/part/")).map(|seen| seen.received).sum();
+        assert_eq!(stored, 3 * MIB + 12_345);
         assert_eq!(published.files.iter().find(|file| file.path == "config.json").unwrap().sha256, sha256(b"{}"));
 
         bench.hub.forget();

@@ -82,6 +82,37 @@ fn a_dataset_is_laid_out_with_texts_and_splits() {
 }
 
 #[test]
+fn parquet_files_hold_the_same_rows_with_their_sounds() {
+    let sandbox = curated();
+    let text = sandbox.read("pipeline.toml").replace("author = \"A. Voice\"", "author = \"A. Voice\", parquet = true");
+    sandbox.pipeline(&text).run(&["run"]).exits(0);
+    let names: Vec<String> = files(&sandbox.path("published/data/parquet")).into_keys().collect();
+    assert_eq!(names, ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]);
+    let card = sandbox.read("published/data/README.md");
+    assert!(card.contains("path: parquet/train-*.parquet"), "{card}");
+    // Read again by our own reader, which knows nothing of who wrote them.
+    let import = |files: &str| {
+        format!(
+            "schema = 1\n[pipeline]\nname = \"again\"\n[stage.in]\nuses = \"import\"\nwith = {{ folder = \"published/data\", files = \"{files}\", language = \"en\" }}\n"
+        )
+    };
+    let read = |pattern: &str| -> BTreeSet<(String, String)> {
+        sandbox.file("again.toml", &import(pattern)).run(&["run", "again.toml"]).exits(0);
+        let rows = rows(&sandbox.read(".voxpipe/latest/again/in/clips.jsonl"));
+        let sound = |row: &Value| {
+            blake3::hash(&fs::read(sandbox.path(".voxpipe/latest/again/in").join(row["audio_path"].as_str().unwrap())).unwrap())
+                .to_hex()
+                .to_string()
+        };
+        rows.iter().map(|row| (row["text"].as_str().unwrap().to_owned(), sound(row))).collect()
+    };
+    let inside = read("parquet/*.parquet");
+    assert_eq!(inside.len(), 20);
+    assert_eq!(inside, read("data/*/metadata.jsonl"));
+    sandbox.pipeline(&text.replace("from = { dataset = \"dataset\" }", "from = { model = \"dataset\" }")).run(&["check"]).exits(2);
+}
+
+#[test]
 fn what_travels_are_the_settings_before_and_not_the_text() {
     let sandbox = curated();
     let ran = || -> Vec<String> {

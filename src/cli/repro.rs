@@ -3,6 +3,8 @@
 //! The fresh place is a folder with a state of its own. It gets the pipeline file as the run read it, and of the project only the files
 //! that the run is known to have read, each held against the digest it had. So a stage that depends on anything else shows here.
 
+mod published;
+
 use super::provenance::Provenance;
 use super::run::listen;
 use super::summary::find;
@@ -32,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Which run to repeat.
 #[derive(Args)]
 pub(super) struct Repro {
-    /// Its id; the newest if left out or `latest`
+    /// Its id; the newest if left out or `latest`; or what somebody published: hf://owner/name[@revision], hf://datasets/owner/name
     #[arg(default_value = "latest")]
     run: String,
     /// The pipeline file, by which the project is found
@@ -74,6 +76,9 @@ const LARGE: u64 = 16 << 20;
 impl Repro {
     /// Repeats the run and gives the exit code.
     pub(super) fn go(&self) -> Result<u8> {
+        if let Some(name) = self.run.strip_prefix(published::SCHEME) {
+            return self.published(name);
+        }
         let store = Store::look(&Project::of(self.file.clone()).root()?)?;
         let id = find(&store, &self.run)?;
         let provenance = Provenance::read(&store, &id)?;
@@ -95,6 +100,11 @@ impl Repro {
         }
         let place = absolute(&store.place_to_repeat(&id)?)?;
         let answer = self.repeat(&store, &provenance, &known, &place, rows);
+        self.answer(&store, &place, &id, answer)
+    }
+
+    /// Says yes or no, and removes the fresh place if there is nothing to look at.
+    fn answer(&self, store: &Store, place: &Path, id: &str, answer: Result<(Exit, Vec<Row>)>) -> Result<u8> {
         let same = matches!(&answer, Ok((_, rows)) if rows.iter().all(|row| row.answer != "differs" && row.answer != "failed"));
         // Where nothing ran there is nothing to look at.
         let ran = matches!(&answer, Ok((_, rows)) if rows.iter().any(|row| row.is.is_some() || row.answer == "failed"));
@@ -108,7 +118,7 @@ impl Repro {
         if self.json {
             print_json(json!({ "run": id, "same": same, "stages": rows, "place": kept }))?;
         } else {
-            print(&text(&id, &rows, same, compared, kept.as_deref()))?;
+            print(&text(id, &rows, same, compared, kept.as_deref()))?;
         }
         Ok(match exit {
             Exit::Interrupted | Exit::Environment => exit,

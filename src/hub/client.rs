@@ -1,10 +1,8 @@
 //! What one can do with repositories of a Hub beyond reading a model: who one is, making them, listing them, changing them.
-
 use super::token::Token;
-use super::wire::{Ask, Body, Trouble, Voice, Wire};
+use super::wire::{Ask, Body, Method, Trouble, Voice, Wire};
 use super::{Network, cache};
 use crate::error::{Error, Exit, Result};
-use reqwest::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -5,9 +5,9 @@
 
 use super::client::{Client, Place};
 use super::publish::Local;
-use super::wire::{Ask, Body, Trouble, Voice};
+use super::wire::{Ask, Body, Method, Trouble, Voice};
 use crate::error::{Doing, Error, Exit, Result};
-use reqwest::Method;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@
 mod line;
 
 use super::token::Token;
-use super::{Network, Repository, cache};
+use super::{Kind, Network, Repository, cache};
 use crate::error::{Doing, Error, Exit, Result};
 use line::{Answer, Line};
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ pub struct Entry {
     pub folder: bool,
 }
 
-/// One commit of a data set, open for reading.
+/// One commit of a repository, open for reading.
 pub struct Reader<'a> {
     /// With the commit as its revision.
     repository: Repository,
@@ -60,7 +60,8 @@ impl<'a> Reader<'a> {
     }
 
     fn new(repository: &Repository, network: Network, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
-        let home = cache::hugging_face_home()?.join("voxpipe").join(format!("datasets--{}--{}", repository.owner, repository.name));
+        let home = cache::hugging_face_home()?.join("voxpipe");
+        let home = home.join(format!("{}--{}--{}", repository.kind.plural(), repository.owner, repository.name));
         let (repository, endpoint) = (repository.clone(), cache::endpoint());
         Ok(Self { repository, network, endpoint, home, line: OnceCell::new(), stopped, read: Cell::new(0) })
     }
@@ -104,7 +105,7 @@ impl<'a> Reader<'a> {
         }
         let what = format!("{path} of `{}`", self.name());
         let name = format!("parts/{}-{from}-{length}", key(path));
-        let address = format!("{}/datasets/{}/resolve/{}/{}", self.endpoint, self.repository.id(), self.commit(), escaped(path));
+        let address = format!("{}/{}/resolve/{}/{}", self.endpoint, self.repository.full_id(), self.commit(), escaped(path));
         let part = self.kept(&name, || self.line()?.part(&address, from, length, &what), &what)?;
         if part.len() as u64 != length {
             let name = self.home.join(self.commit()).join(name);
@@ -165,12 +166,12 @@ impl<'a> Reader<'a> {
 
     fn info(&self, revision: &str) -> Result<Answer> {
         let revision = escaped(revision).replace('/', "%2F");
-        let address = format!("{}/api/datasets/{}/revision/{revision}", self.endpoint, self.repository.id());
-        self.line()?.get(&address, &format!("the data set `{}`", self.repository))
+        let address = format!("{}/api/{}/{}/revision/{revision}", self.endpoint, self.repository.kind.plural(), self.repository.id());
+        self.line()?.get(&address, &self.shown())
     }
 
     fn listed(&self, folder: &str, deep: bool) -> Result<Option<Vec<Entry>>> {
-        let base = format!("{}/api/datasets/{}/tree/{}", self.endpoint, self.repository.id(), self.commit());
+        let base = format!("{}/api/{}/{}/tree/{}", self.endpoint, self.repository.kind.plural(), self.repository.id(), self.commit());
         let folder = if folder.is_empty() { String::new() } else { format!("/{}", escaped(folder)) };
         let mut next = Some(format!("{base}{folder}?recursive={deep}"));
         let mut found = Vec::new();
@@ -180,7 +181,7 @@ impl<'a> Reader<'a> {
             if !address.starts_with(&self.endpoint) {
                 return Err(Error::new(format!("`{}` sends its list on to `{address}`", self.endpoint)).exit(Exit::Environment));
             }
-            let answer = match self.line()?.get(&address, &format!("the list of files of the data set `{}`", self.name())) {
+            let answer = match self.line()?.get(&address, &format!("the list of files of {}", self.shown())) {
                 Err(error) if error.exit == Exit::Usage && error.message.ends_with("no such file or folder") => return Ok(None),
                 answered => answered?,
             };
@@ -218,8 +219,14 @@ impl<'a> Reader<'a> {
         Ok(self.line.get_or_init(|| line))
     }
 
+    /// As it is named in messages.
+    fn shown(&self) -> String {
+        let kind = if self.repository.kind == Kind::Dataset { "data set" } else { "model" };
+        format!("the {kind} `{}`", self.repository)
+    }
+
     fn forbidden(&self, what: &str) -> Error {
-        Error::new(format!("{what}: not in the cache `{}` for the data set `{}`", self.home.display(), self.repository))
+        Error::new(format!("{what}: not in the cache `{}` for {}", self.home.display(), self.shown()))
             .exit(Exit::Environment)
             .advice("the network is not to be used: go on without --offline and HF_HUB_OFFLINE")
     }

@@ -5,8 +5,9 @@
 
 use super::token::Token;
 use crate::error::{Doing, Error, Exit, Result};
+pub(super) use reqwest::Method;
+use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use std::future::Future;
 use std::path::Path;

@@ -36,7 +36,7 @@ impl Pipeline {
                 "uses": step.stage.kind(),
                 "version": step.stage.version(),
                 "from": step.from,
-                "with": public(portable(step.stage.settings(), &[], &root), &secrets),
+                "with": public(portable(step.stage.recipe(), &[], &root), &secrets),
                 "pipeline_seed": self.seed,
             })
         };

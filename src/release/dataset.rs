@@ -4,6 +4,7 @@
 //! file that the Hub has already is not sent again.
 
 use super::Release;
+use super::parquet::{self, Row};
 use crate::artifact::{Artifact, Digest};
 use crate::error::{Doing, Error, Result};
 use crate::hub::client::RepoType;
@@ -33,6 +34,8 @@ pub struct About {
     pub license: Option<String>,
     /// What the speakers agreed to.
     pub consent: Option<String>,
+    /// Whether there are Parquet files with the sounds inside, too.
+    pub parquet: bool,
 }
 
 /// A dataset on its way to others.
@@ -52,6 +55,7 @@ impl Dataset<'_> {
         let mut files = BTreeMap::new();
         let mut rows: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         let mut all = Vec::new();
+        let mut inside: BTreeMap<String, Vec<Row>> = BTreeMap::new();
         let records = Record::read_all(&self.artifact.path.join("data.jsonl"))?;
         for record in &records {
             let split = record.rest.get("split").and_then(Value::as_str).unwrap_or("train").to_owned();
@@ -64,6 +68,10 @@ impl Dataset<'_> {
             let ending = sound.extension().and_then(|ending| ending.to_str()).unwrap_or("wav").to_lowercase();
             let name = format!("{}.{ending}", &Digest::of(&bytes).to_string()[..NAME_DIGITS]);
             let path = format!("data/{split}/{name}");
+            if self.about.parquet {
+                let row = Row { name: name.clone(), sound: (sound.clone(), bytes.len() as u64), facts: facts(record) };
+                inside.entry(split.clone()).or_default().push(row);
+            }
             if files.insert(path.clone(), sound).is_some() {
                 return Err(Error::new(format!("`{}` is in the dataset twice", record.audio_path)).advice("leave one of them out"));
             }
@@ -91,6 +99,11 @@ impl Dataset<'_> {
         for (split, rows) in &rows {
             write(format!("data/{split}/metadata.jsonl"), rows)?;
         }
+        for (split, rows) in &inside {
+            for name in parquet::write(folder, split, rows)? {
+                files.insert(format!("parquet/{name}"), folder.join(name));
+            }
+        }
         let card = folder.join("README.md");
         let text = template::render("templates/dataset_card.md", CARD, self.told(&records, &rows)?)?;
         fs::write(&card, text).doing(|| "cannot write the card of the dataset")?;
@@ -117,6 +130,7 @@ impl Dataset<'_> {
             "author": self.about.author,
             "license": self.about.license,
             "consent": self.about.consent,
+            "parquet": self.about.parquet,
             "languages": texts(|record| record.language.as_ref()),
             "speakers": texts(|record| record.speaker.as_ref()),
             "without_speaker": records.iter().filter(|record| record.speaker.is_none()).count(),

@@ -5,8 +5,7 @@
 
 mod examples;
 
-use super::publish::{bad_repo, hub};
-use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use super::{Arity, Complaint, Context, Made, Order, Outcome, Port, Stage, bad_repo, may_write, send_space};
 use crate::artifact::ArtifactKind;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::folder::{self, Target};
@@ -142,7 +141,7 @@ impl Stage for Demo {
     }
 
     fn preflight(&self, _given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
-        hub::may(RepoType::Space, self.repo.as_deref().unwrap_or("demo"), stop)
+        may_write(RepoType::Space, self.repo.as_deref().unwrap_or("demo"), stop)
     }
 
     fn refuses(&self, given: &[&str]) -> Option<(String, String)> {
@@ -263,8 +262,8 @@ impl Demo {
             model: model.filter(|_| self.sdk != Sdk::Static),
             patience: Duration::from_secs(self.wait_seconds.0),
         };
-        let order = hub::Order { kind: RepoType::Space, repo: &repo, private: self.private, overwrite: self.overwrite, message: None };
-        let (sent, stage) = hub::send_space(cx, &order, files, &needs)?;
+        let order = Order { kind: RepoType::Space, repo: &repo, private: self.private, overwrite: self.overwrite, message: None };
+        let (sent, stage) = send_space(cx, &order, files, &needs)?;
         space["repo"] = json!(sent.repo);
         space["revision"] = json!(sent.revision);
         space["url"] = json!(sent.url);

@@ -16,10 +16,12 @@ pub mod merge;
 pub mod phrases;
 pub mod publish;
 pub mod recordings;
+mod sending;
 pub mod train;
 pub mod uploads;
 
 pub use changes::{Changes, told};
+use sending::{Order, bad_repo, may_write, no_repo, send, send_space};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::device::{self, Card, Chosen};
@@ -90,6 +92,12 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     /// The settings as they enter the fingerprint. Override it for settings that do not change the result.
     fn identity(&self) -> Value {
         serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+
+    /// Settings that lead others to the same result, on a machine that may be another: those of [`Stage::identity`], unless they do not
+    /// stand for themselves.
+    fn recipe(&self) -> Value {
+        self.identity()
     }
 
     /// Files and folders outside the store that the stage writes (a published folder); they are watched, and the stage runs
@@ -375,6 +383,10 @@ pub trait AnyStage: Send + Sync {
     fn reads(&self, file: &str) -> bool;
     /// See [`Stage::identity`].
     fn identity(&self) -> Value;
+    /// See [`Stage::recipe`].
+    fn recipe(&self) -> Value {
+        self.identity()
+    }
     /// See [`Stage::promises`].
     fn promises(&self) -> Vec<PathBuf>;
     /// See [`Stage::numerics`].
@@ -451,6 +463,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn identity(&self) -> Value {
         Stage::identity(self)
+    }
+    fn recipe(&self) -> Value {
+        Stage::recipe(self)
     }
     fn promises(&self) -> Vec<PathBuf> {
         Stage::promises(self)

@@ -3,9 +3,7 @@
 //! The folder appears whole or not at all and is read back afterwards; one that we did not make ourselves is never touched. What is in
 //! it is the matter of [`crate::release`].
 
-pub mod hub;
-
-use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage, is_license};
+use super::{Arity, Complaint, Context, Made, Order, Outcome, Port, Stage, bad_repo, is_license, may_write, no_repo, send};
 use crate::artifact::ArtifactKind;
 use crate::error::{Doing, Result};
 use crate::folder::{self, Target};
@@ -49,6 +47,9 @@ pub struct Publish {
     /// What those who speak in a dataset agreed to, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consent: Option<String>,
+    /// Whether a dataset is there as Parquet files with the sounds inside, too: the Hub shows and plays those. It takes the space twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub parquet: bool,
 }
 
 /// Marks a folder we published.
@@ -96,8 +97,8 @@ impl Stage for Publish {
     }
 
     fn preflight(&self, given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
-        let repo = self.repo.as_deref().ok_or_else(hub::no_repo)?;
-        hub::may(if given.contains(&"dataset") { RepoType::Dataset } else { RepoType::Model }, repo, stop)
+        let repo = self.repo.as_deref().ok_or_else(no_repo)?;
+        may_write(if given.contains(&"dataset") { RepoType::Dataset } else { RepoType::Model }, repo, stop)
     }
 
     fn names_pipeline(&self) -> bool {
@@ -121,6 +122,7 @@ impl Stage for Publish {
             (false, true, true) => {
                 said("is given a model's card for a dataset", "leave `card` out: the card of a dataset is made of its rows")
             }
+            _ if model && self.parquet => said("publishes a model, which is no table", "leave `parquet` out: it is for datasets"),
             _ if model && [&self.title, &self.author, &self.license, &self.consent].iter().any(|setting| setting.is_some()) => said(
                 "says of a model what its card says",
                 "write `title`, `author` and `license` in the `card` stage; `consent` is for datasets",
@@ -167,15 +169,10 @@ impl Stage for Publish {
 impl Publish {
     /// Puts it on the Hub.
     fn send(&self, cx: &Context, release: &Release) -> Result<Outcome> {
-        let repo = self.repo.as_deref().ok_or_else(hub::no_repo)?;
-        let order = hub::Order {
-            kind: release.repository,
-            repo,
-            private: self.private,
-            overwrite: self.overwrite,
-            message: self.message.as_deref(),
-        };
-        let sent = hub::send(cx, &order, &release.files)?;
+        let repo = self.repo.as_deref().ok_or_else(no_repo)?;
+        let order =
+            Order { kind: release.repository, repo, private: self.private, overwrite: self.overwrite, message: self.message.as_deref() };
+        let sent = send(cx, &order, &release.files)?;
         let mut published = json!({
             "target": "hub",
             "location": sent.url,
@@ -208,6 +205,7 @@ impl Publish {
                 author: self.author.clone(),
                 license: self.license.clone(),
                 consent: self.consent.clone(),
+                parquet: self.parquet,
             };
             (Dataset { artifact, about: &about, upstream: &cx.upstream }.release(&folder)?, vec![artifact])
         } else {
@@ -217,15 +215,6 @@ impl Publish {
         Provenance { pipeline: &cx.pipeline, upstream: &cx.upstream, results }.add_to(&mut release, &folder)?;
         Ok(release)
     }
-}
-
-/// What is wrong with the name of a repository.
-pub(super) fn bad_repo(repo: &str) -> Option<Complaint> {
-    let parts: Vec<&str> = repo.split('/').collect();
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let tidy = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed));
-    let hint = "use letters, digits, `-`, `_` and `.`, with at most one `/`";
-    (!tidy).then(|| Complaint::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
 }
 
 /// A demo is made of what the card says.

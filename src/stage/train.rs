@@ -270,6 +270,13 @@ impl Stage for Train {
         identity
     }
 
+    fn recipe(&self) -> Value {
+        let mut recipe = self.identity();
+        // How the batch is cut is for the machine to say that repeats it.
+        recipe["batch_size"] = json!("auto");
+        recipe
+    }
+
     fn numerics(&self) -> Option<String> {
         Some(format!("{}-{}", device::class(&self.device), self.precision()))
     }

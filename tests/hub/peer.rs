@@ -45,7 +45,6 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) authorization: Option<String>,
-    pub(crate) range: Option<String>,
     /// Bytes of the request's body.
     pub(crate) received: usize,
     /// Bytes of the answer's body that were sent.
@@ -57,8 +56,6 @@ pub(crate) struct Seen {
 pub(crate) struct Hub {
     /// `http://127.0.0.1:PORT`
     pub(crate) address: String,
-    /// `http://localhost:PORT`, where large files are.
-    pub(crate) store: String,
     state: Arc<Mutex<State>>,
 }
 
@@ -89,7 +86,7 @@ impl Hub {
         let away = format!("http://localhost:{}", store.local_addr().unwrap().port());
         let state = State {
             address: address.clone(),
-            store: away.clone(),
+            store: away,
             repos: BTreeMap::new(),
             blobs: BTreeMap::new(),
             lfs: BTreeMap::new(),
@@ -112,7 +109,7 @@ impl Hub {
                 }
             });
         }
-        Self { address, store: away, state }
+        Self { address, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,11 +128,6 @@ impl Hub {
             tree.insert(path, entry);
         }
         state.repo(kind, id).commit(MAIN, tree, "put by a test")
-    }
-
-    /// Hides a repository from all but its owner.
-    pub(crate) fn hide(&self, kind: &str, id: &str) {
-        self.state().repo(kind, id).private = true;
     }
 
     /// Whether a repository is there.

@@ -24,7 +24,7 @@ pub(super) fn add_sounds(scores: &mut Value, data: &Artifact, out: &Path) -> Res
             fs::create_dir_all(&folder).doing(|| "cannot make the folder of the sounds")?;
             let name = format!("{list}-{}.wav", at + 1);
             fs::copy(data.path.join(&path), folder.join(&name)).doing(|| format!("cannot copy the sound `{path}`"))?;
-            clip["sound"] = json!(format!("audio/{name}"));
+            clip["sound"] = json!(name);
         }
     }
     Ok(())

@@ -55,13 +55,13 @@ macro_rules! pack {
 /// Those of Granary, and Hindi. The number is the version of the pack.
 pub(super) const LANGUAGES: &[Language] = languages! {
     "bg" Cyrillic ["bulgarian", "български"], 0;
-    "cs" Latin ["czech", "čeština", "česky"], 0;
-    "da" Latin ["danish", "dansk"], 0;
+    "cs" Latin ["czech", "čeština", "česky"], 1;
+    "da" Latin ["danish", "dansk"], 1;
     "de" Latin ["german", "deutsch"], 1;
     "el" Greek ["greek", "ελληνικά"], 0;
     "en" Latin ["english"], 1;
     "es" Latin ["spanish", "español", "castellano"], 1;
-    "et" Latin ["estonian", "eesti"], 0;
+    "et" Latin ["estonian", "eesti"], 1;
     "fi" Latin ["finnish", "suomi"], 0;
     "fr" Latin ["french", "français"], 1;
     "hi" Devanagari ["hindi", "हिन्दी", "हिंदी"], 0;
@@ -70,16 +70,16 @@ pub(super) const LANGUAGES: &[Language] = languages! {
     "it" Latin ["italian", "italiano"], 1;
     "lt" Latin ["lithuanian", "lietuvių"], 0;
     "lv" Latin ["latvian", "latviešu"], 0;
-    "mt" Latin ["maltese", "malti"], 0;
-    "nl" Latin ["dutch", "nederlands"], 0;
-    "pl" Latin ["polish", "polski"], 0;
+    "mt" Latin ["maltese", "malti"], 1;
+    "nl" Latin ["dutch", "nederlands"], 1;
+    "pl" Latin ["polish", "polski"], 1;
     "pt" Latin ["portuguese", "português"], 1;
     "ro" Latin ["romanian", "română"], 0;
-    "ru" Cyrillic ["russian", "русский"], 0;
-    "sk" Latin ["slovak", "slovenčina", "slovensky"], 0;
-    "sl" Latin ["slovenian", "slovene", "slovenščina"], 0;
-    "sv" Latin ["swedish", "svenska"], 0;
-    "uk" Cyrillic ["ukrainian", "українська"], 0;
+    "ru" Cyrillic ["russian", "русский"], 1;
+    "sk" Latin ["slovak", "slovenčina", "slovensky"], 1;
+    "sl" Latin ["slovenian", "slovene", "slovenščina"], 1;
+    "sv" Latin ["swedish", "svenska"], 1;
+    "uk" Cyrillic ["ukrainian", "українська"], 1;
 };
 
 /// The language of a code.

@@ -88,7 +88,6 @@ pub(super) fn serve(state: &Mutex<State>, stream: TcpStream, is_hub: bool) -> Re
             path: request.path.clone(),
             query: request.query.clone(),
             authorization: request.header("authorization").map(str::to_owned),
-            range: request.header("range").map(str::to_owned),
             received: request.body.len(),
             sent: 0,
             status: 0,

@@ -1,6 +1,6 @@
-//! `target = "hub"`: the same files as in a folder, put into a repository by one commit.
+//! `target = "hub"` of a stage: the same files as in a folder, put into a repository by one commit.
 
-use super::super::Context;
+use super::{Complaint, Context};
 use crate::error::{Error, Exit, Result};
 use crate::hub::client::{Client, RepoType};
 use crate::hub::publish::{Publication, Published, publish};
@@ -12,27 +12,27 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 /// Where to, and how.
-pub struct Order<'a> {
+pub(super) struct Order<'a> {
     /// What kind of repository.
-    pub kind: RepoType,
+    pub(super) kind: RepoType,
     /// `owner/name`, or `name` for the token's user.
-    pub repo: &'a str,
+    pub(super) repo: &'a str,
     /// Whether a repository that is made is private.
-    pub private: bool,
+    pub(super) private: bool,
     /// Whether to replace what we did not put there.
-    pub overwrite: bool,
+    pub(super) overwrite: bool,
     /// What the commit is called.
-    pub message: Option<&'a str>,
+    pub(super) message: Option<&'a str>,
 }
 
 /// Puts files (path in the repository → file here) into a repository.
-pub fn send(cx: &Context, order: &Order<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
+pub(super) fn send(cx: &Context, order: &Order<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
     let client = Client::for_writing()?;
     carry(cx, order, files, |what, voice| publish(&client, what, voice))
 }
 
 /// Puts files into a Space, and sees to it that it runs; returns the stage it was last seen in.
-pub fn send_space(
+pub(super) fn send_space(
     cx: &Context,
     order: &Order<'_>,
     files: &BTreeMap<String, PathBuf>,
@@ -68,7 +68,7 @@ fn carry<T>(
 }
 
 /// Whether the token may write to a repository; says who it is and where the repository is or will be. Nothing without the network.
-pub fn may(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result<Option<String>> {
+pub(super) fn may_write(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result<Option<String>> {
     if Network::unless(false) == Network::Forbidden {
         return Ok(None);
     }
@@ -83,4 +83,13 @@ pub fn may(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result<Option<Strin
 /// What is said where the settings name no repository.
 pub(super) fn no_repo() -> Error {
     Error::new("there is no repository to publish to").exit(Exit::Usage).advice("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
+}
+
+/// What is wrong with the name of a repository.
+pub(super) fn bad_repo(repo: &str) -> Option<Complaint> {
+    let parts: Vec<&str> = repo.split('/').collect();
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let tidy = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed));
+    let hint = "use letters, digits, `-`, `_` and `.`, with at most one `/`";
+    (!tidy).then(|| Complaint::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
 }
