@@ -110,7 +110,7 @@ impl Repro {
         let ran = matches!(&answer, Ok((_, rows)) if rows.iter().any(|row| row.is.is_some() || row.answer == "failed"));
         let keep = self.keep || (ran && !same);
         if !keep {
-            store.forget_repetition(&place)?;
+            store.forget_repetition(place)?;
         }
         let (exit, rows) = answer?;
         let kept = keep.then(|| place.display().to_string());

@@ -54,27 +54,27 @@ macro_rules! pack {
 
 /// Those of Granary, and Hindi. The number is the version of the pack.
 pub(super) const LANGUAGES: &[Language] = languages! {
-    "bg" Cyrillic ["bulgarian", "български"], 0;
+    "bg" Cyrillic ["bulgarian", "български"], 1;
     "cs" Latin ["czech", "čeština", "česky"], 1;
     "da" Latin ["danish", "dansk"], 1;
     "de" Latin ["german", "deutsch"], 1;
-    "el" Greek ["greek", "ελληνικά"], 0;
+    "el" Greek ["greek", "ελληνικά"], 1;
     "en" Latin ["english"], 1;
     "es" Latin ["spanish", "español", "castellano"], 1;
     "et" Latin ["estonian", "eesti"], 1;
-    "fi" Latin ["finnish", "suomi"], 0;
+    "fi" Latin ["finnish", "suomi"], 1;
     "fr" Latin ["french", "français"], 1;
-    "hi" Devanagari ["hindi", "हिन्दी", "हिंदी"], 0;
-    "hr" Latin ["croatian", "hrvatski"], 0;
-    "hu" Latin ["hungarian", "magyar"], 0;
+    "hi" Devanagari ["hindi", "हिन्दी", "हिंदी"], 1;
+    "hr" Latin ["croatian", "hrvatski"], 1;
+    "hu" Latin ["hungarian", "magyar"], 1;
     "it" Latin ["italian", "italiano"], 1;
-    "lt" Latin ["lithuanian", "lietuvių"], 0;
-    "lv" Latin ["latvian", "latviešu"], 0;
+    "lt" Latin ["lithuanian", "lietuvių"], 1;
+    "lv" Latin ["latvian", "latviešu"], 1;
     "mt" Latin ["maltese", "malti"], 1;
     "nl" Latin ["dutch", "nederlands"], 1;
     "pl" Latin ["polish", "polski"], 1;
     "pt" Latin ["portuguese", "português"], 1;
-    "ro" Latin ["romanian", "română"], 0;
+    "ro" Latin ["romanian", "română"], 1;
     "ru" Cyrillic ["russian", "русский"], 1;
     "sk" Latin ["slovak", "slovenčina", "slovensky"], 1;
     "sl" Latin ["slovenian", "slovene", "slovenščina"], 1;
