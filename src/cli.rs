@@ -23,6 +23,7 @@ mod provenance;
 mod repro;
 mod run;
 mod stream;
+mod studio;
 mod summary;
 mod sweep;
 mod tracking;
@@ -146,6 +147,12 @@ enum Command {
     Track(tracking::Track),
     /// Write down what a model hears in audio files
     Transcribe(Box<transcribe::Transcribe>),
+    /// Walk the whole journey in the browser: record, train, publish
+    Studio(studio::Studio),
+    /// Read sentences aloud in the browser, for the pipeline's `recordings` stage
+    Record(studio::Record),
+    /// Try a model in the browser, or by programs that know OpenAI's transcription API
+    Demo(studio::Demo),
     /// Merge an adapter into its base model: a full model in a folder of its own
     Merge(merge::Merge),
     /// Write down which commit each repository of the Hub is, so that results do not change when a branch moves
@@ -276,6 +283,9 @@ impl Command {
             Self::Plot(plot) => plot.draw().map(done),
             Self::Track(track) => track.go().map(done),
             Self::Transcribe(transcribe) => transcribe.go(),
+            Self::Studio(studio) => studio.go().map(done),
+            Self::Record(record) => record.go().map(done),
+            Self::Demo(demo) => demo.go().map(done),
             Self::Merge(merge) => merge.go().map(done),
             Self::Lock(lock) => lock.go().map(done),
             Self::Migrate(migrate) => migrate.go(),

@@ -44,6 +44,7 @@ pub mod stage;
 pub mod stamp;
 pub mod stat_index;
 pub mod store;
+pub mod studio;
 pub mod substitute;
 pub mod subtitles;
 pub mod table;

@@ -9,6 +9,7 @@ pub mod augment;
 pub mod decode;
 pub mod mel;
 pub mod pauses;
+pub mod quality;
 pub mod resample;
 mod spectrum;
 pub mod wav;

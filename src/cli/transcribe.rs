@@ -9,6 +9,8 @@ mod output;
 mod progress;
 mod reader;
 
+pub(super) use model::Choice;
+
 use super::complain;
 use super::run::listen;
 use super::stream;

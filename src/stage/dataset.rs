@@ -3,6 +3,8 @@
 //! Which side a sentence falls on hangs on the seed and its words alone, so that most stay where they are when others come
 //! in. What is left out is listed in `report.json` with its reason, and so is what merely sounds odd.
 
+mod edits;
+
 use super::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
 use crate::artifact::{ArtifactKind, Digest};
 use crate::error::{Doing, Error, Exit, Result};
@@ -15,7 +17,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -31,6 +33,10 @@ pub struct Dataset {
     pub max_seconds: f64,
     /// Clips with a shorter text are left out.
     pub min_text_chars: usize,
+    /// Corrections of yours, a JSON object a line: `{"clip": "en-0001.wav", "text": "What was said."}`, or with `"exclude": true`. `clip` is
+    /// the name of the recording, or `audio_path` as the stage before has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edits: Option<PathBuf>,
     /// A folder of yours in which the dataset is also placed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
@@ -38,7 +44,7 @@ pub struct Dataset {
 
 impl Default for Dataset {
     fn default() -> Self {
-        Self { split: Split::default(), min_seconds: 0.2, max_seconds: 30.0, min_text_chars: 1, folder: None }
+        Self { split: Split::default(), min_seconds: 0.2, max_seconds: 30.0, min_text_chars: 1, edits: None, folder: None }
     }
 }
 
@@ -109,18 +115,27 @@ impl Stage for Dataset {
         complaints
     }
 
+    fn sources(&self) -> Vec<PathBuf> {
+        self.edits.iter().cloned().collect()
+    }
+
     fn promises(&self) -> Vec<PathBuf> {
         self.folder.iter().cloned().collect()
     }
 
     fn run(&self, cx: &Context) -> Result<Outcome> {
-        let clips = self.gather(cx)?;
+        let mut clips = self.gather(cx)?;
+        let excluded = self.correct(cx, &mut clips)?;
         let heard = self.hear(cx, &clips)?;
         let mut rejected = Vec::new();
         let mut odd = Vec::new();
         let mut kept = Vec::new();
         let mut first: BTreeMap<Digest, &str> = BTreeMap::new();
         for (clip, heard) in clips.iter().zip(heard) {
+            if excluded.contains(&clip.key) {
+                rejected.push((clip.shown.as_str(), "is left out by a correction".to_owned()));
+                continue;
+            }
             let sound = match heard {
                 Ok(sound) => sound,
                 Err(reason) => {
@@ -284,6 +299,29 @@ fn tenths(value: f64) -> f64 {
 }
 
 impl Dataset {
+    /// Puts corrections into the clips; returns the keys of those that are not to be used.
+    fn correct(&self, cx: &Context, clips: &mut [Clip]) -> Result<BTreeSet<String>> {
+        let mut excluded = BTreeSet::new();
+        // The file comes to be with the first correction.
+        let Some(file) = self.edits.as_deref().filter(|file| cx.path(file).exists()) else { return Ok(excluded) };
+        let mut edits = edits::read(&cx.path(file), file)?;
+        for clip in clips {
+            let names = [clip.record.source.clone(), Some(clip.record.audio_path.clone())];
+            let Some(edit) = names.iter().flatten().find_map(|name| edits.remove(name)) else { continue };
+            if let Some(text) = edit.text {
+                clip.record.text = text.trim().to_owned();
+            }
+            if edit.exclude {
+                excluded.insert(clip.key.clone());
+            }
+        }
+        if !edits.is_empty() {
+            let unknown: Vec<&String> = edits.keys().collect();
+            cx.warn(format!("`{}` corrects clips that are not there: {}", file.display(), first_few(&unknown, 3)));
+        }
+        Ok(excluded)
+    }
+
     fn gather(&self, cx: &Context) -> Result<Vec<Clip>> {
         let inputs = cx.all("clips");
         let mut clips = Vec::new();

@@ -110,6 +110,11 @@ struct Choice {
     from: String,
 }
 
+/// The languages that are known, for a page: code, names, how many sentences of ours there are, and whether Granary has it.
+pub fn languages() -> Value {
+    languages::LANGUAGES.iter().map(languages::Language::told).collect()
+}
+
 impl Stage for Phrases {
     const KIND: &'static str = "phrases";
     const ABOUT: &'static str = "chooses sentences to read aloud";

@@ -63,4 +63,15 @@ impl Store {
         let Some(process) = number.and_then(rustix::process::Pid::from_raw) else { return true };
         !matches!(rustix::process::test_kill_process(process), Err(rustix::io::Errno::SRCH))
     }
+
+    /// The process of the run that is going on, if one is.
+    pub fn runner(&self) -> Option<rustix::process::Pid> {
+        let text = fs::read_to_string(self.dir.join("lock")).ok()?;
+        let number = text.split_whitespace().nth(1)?.parse().ok()?;
+        let file = fs::File::open(self.dir.join("lock")).ok()?;
+        // Whoever has the lock for itself is still there; asking to share it takes it from nobody.
+        let free = file.try_lock_shared().is_ok();
+        let _ = file.unlock();
+        rustix::process::Pid::from_raw(number).filter(|_| !free)
+    }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// The model.
 #[derive(Args)]
-pub(super) struct Choice {
+pub(in crate::cli) struct Choice {
     /// A model, or an adapter that names its base: a folder, or a repository of the Hub like ORG/NAME or ORG/NAME@REVISION
     #[arg(long, value_name = "DIR|REPO")]
     model: String,
@@ -38,8 +38,42 @@ pub(super) struct Choice {
 }
 
 impl Choice {
+    /// A model by its name, on another base if that is named.
+    pub(in crate::cli) fn of(model: &str, base: Option<&str>) -> Self {
+        Self {
+            model: model.to_owned(),
+            revision: None,
+            adapter: None,
+            base: base.map(str::to_owned),
+            offline: false,
+            device: "auto".to_owned(),
+            precision: Precision::default(),
+        }
+    }
+
+    /// What it is called where it is shown.
+    pub(in crate::cli) fn name(&self) -> String {
+        let named = self.adapter.as_ref().unwrap_or(&self.model);
+        if Path::new(named).is_dir() {
+            return Path::new(named).file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+        }
+        named.clone()
+    }
+
+    /// Whether everything is where it should be; what is missing is downloaded.
+    pub(in crate::cli) fn check(&self) -> Result<()> {
+        device::choose(&self.device)?;
+        let model = self.folder(&self.model, self.revision.as_deref())?;
+        if lora::is_adapter(&model) {
+            self.base_of(&model)?;
+        } else if !model.join("config.json").exists() && !model.join("params.json").exists() {
+            return Err(Error::new(format!("`{}` is no model: it has no config.json", self.model)).exit(Exit::Usage));
+        }
+        self.adapter().map(drop)
+    }
+
     /// Opens the model with everything that belongs on it.
-    pub(super) fn open(&self) -> Result<Listener> {
+    pub(in crate::cli) fn open(&self) -> Result<Listener> {
         let chosen = device::choose(&self.device)?;
         let model = self.folder(&self.model, self.revision.as_deref())?;
         let (base, adapter) = if lora::is_adapter(&model) { (self.base_of(&model)?, Some(model)) } else { (self.full(model)?, None) };

@@ -1,6 +1,7 @@
 //! The languages phrases are kept in: what people call them, what they are written with, and the packs inside the program.
 
 use crate::text::closest;
+use serde_json::{Value, json};
 
 /// A language.
 pub(super) struct Language {
@@ -109,6 +110,15 @@ pub(super) fn meant(typed: &str) -> Option<&'static str> {
 }
 
 impl Language {
+    /// What a page shows of it.
+    pub(super) fn told(&self) -> Value {
+        let title = |name: &str| name.chars().take(1).flat_map(char::to_uppercase).chain(name.chars().skip(1)).collect::<String>();
+        let (name, native) = (self.names.first().unwrap_or(&self.code), self.names.get(1).or(self.names.first()).unwrap_or(&self.code));
+        let pack = self.pack.map_or(0, |pack| pack.text.lines().count());
+        // Granary has the languages of Europe.
+        json!({ "code": self.code, "name": title(name), "native": title(native), "pack": pack, "granary": self.script != Script::Devanagari })
+    }
+
     /// Whether a letter belongs to what the language is written with.
     pub(super) fn has(&self, letter: char) -> bool {
         let ranges: &[(char, char)] = match self.script {

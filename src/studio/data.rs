@@ -1,0 +1,147 @@
+//! Results to look at: the dataset with its sounds, scores, the card, where it went.
+
+use super::project::{Project, replace};
+use super::{Answer, Trouble, aside, json};
+use crate::error::Doing;
+use crate::jsonl;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use serde_json::{Value, json as value};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Component;
+use std::sync::{Arc, PoisonError};
+
+/// What the file of corrections is called, where the pipeline names none.
+const EDITS: &str = "edits.jsonl";
+
+type Shared = State<Arc<Project>>;
+
+pub(super) fn routes() -> Router<Arc<Project>> {
+    Router::new()
+        .route("/api/dataset", get(dataset))
+        .route("/api/sound/{kind}/{*path}", get(sound))
+        .route("/api/edits", post(edit))
+        .route("/api/scores", get(scores))
+        .route("/api/card", get(card))
+        .route("/api/published", get(published))
+}
+
+impl Project {
+    /// A file of the newest result of a kind.
+    fn text(&self, kind: &str, name: &str) -> Option<String> {
+        fs::read_to_string(self.latest(kind)?.join(name)).ok()
+    }
+
+    fn object(&self, kind: &str, name: &str) -> Value {
+        self.text(kind, name).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null)
+    }
+
+    fn rows(&self, kind: &str, name: &str) -> Vec<Value> {
+        let text = self.text(kind, name).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn edits_file(&self) -> (Option<String>, String) {
+        let stage = self.stages("dataset").into_iter().next();
+        let named = stage.as_deref().and_then(|stage| self.setting(stage, "edits"));
+        (stage, named.unwrap_or_else(|| EDITS.to_owned()))
+    }
+
+    /// Corrections by clip.
+    fn edits(&self) -> BTreeMap<String, Value> {
+        let text = fs::read_to_string(self.root.join(self.edits_file().1)).unwrap_or_default();
+        let rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        rows.filter_map(|row| Some((row["clip"].as_str()?.to_owned(), row))).collect()
+    }
+}
+
+async fn dataset(State(project): Shared) -> Answer {
+    aside(move || {
+        json(value!({
+            "rows": project.rows("dataset", "data.jsonl"),
+            "report": project.object("dataset", "report.json"),
+            "edits": project.edits(),
+        }))
+    })
+    .await
+}
+
+/// A sound of a result, whole or the part a player asks for.
+async fn sound(State(project): Shared, Path((kind, path)): Path<(String, String)>, headers: HeaderMap) -> Answer {
+    aside(move || {
+        let none = || Trouble::missing("there is no such sound");
+        let inside = std::path::Path::new(&path).components().all(|part| matches!(part, Component::Normal(_)));
+        if !["dataset", "recordings", "uploads", "import"].contains(&kind.as_str()) || !inside || !path.ends_with(".wav") {
+            return Err(none());
+        }
+        let bytes = fs::read(project.latest(&kind).ok_or_else(none)?.join(&path)).map_err(|_| none())?;
+        let kind = [(header::CONTENT_TYPE, "audio/wav"), (header::ACCEPT_RANGES, "bytes")];
+        let asked = headers.get(header::RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
+        let Some((from, to)) = asked else { return Ok((kind, bytes).into_response()) };
+        let last = bytes.len().saturating_sub(1);
+        let from: usize = from.parse().unwrap_or(0);
+        let to = to.parse().unwrap_or(last).min(last);
+        if from > to {
+            return Err(Trouble(axum::http::StatusCode::RANGE_NOT_SATISFIABLE, "that part is not there".to_owned()));
+        }
+        let told = [(header::CONTENT_RANGE, format!("bytes {from}-{to}/{}", bytes.len()))];
+        Ok((axum::http::StatusCode::PARTIAL_CONTENT, kind, told, bytes[from..=to].to_vec()).into_response())
+    })
+    .await
+}
+
+/// Writes down a correction: another text for a clip, or that it is not to be used. The pipeline reads them from then on.
+async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> Answer {
+    aside(move || {
+        let clip = said["clip"].as_str().filter(|clip| !clip.is_empty()).ok_or_else(|| Trouble::bad("no clip is named"))?.to_owned();
+        let text = said["text"].as_str().map(str::trim);
+        if text == Some("") {
+            return Err(Trouble::bad("the text is empty; leave the clip out instead"));
+        }
+        let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stage, file) = project.edits_file();
+        let stage = stage.ok_or_else(|| Trouble::missing("the pipeline makes no dataset"))?;
+        let mut edits = project.edits();
+        let mut edit = serde_json::Map::from_iter([("clip".to_owned(), value!(clip))]);
+        if let Some(text) = text {
+            edit.insert("text".to_owned(), value!(text));
+        }
+        if said["exclude"] == true {
+            edit.insert("exclude".to_owned(), value!(true));
+        }
+        if edit.len() == 1 {
+            drop(edits.remove(&clip))
+        } else {
+            drop(edits.insert(clip, edit.into()))
+        }
+        let path = project.root.join(&file);
+        let scratch = tempfile::NamedTempFile::new().doing(|| "cannot write the correction")?;
+        jsonl::write(scratch.path(), &edits.values().collect::<Vec<_>>())?;
+        replace(&path, &fs::read(scratch.path()).doing(|| "cannot write the correction")?)?;
+        if project.setting(&stage, "edits").is_none() {
+            let mut document = project.document()?.ok_or_else(|| Trouble::missing("there is no pipeline yet"))?;
+            super::settings::set(&mut document, &format!("stage.{stage}.with.edits"), &value!(file))?;
+            project.write(&document.to_string())?;
+        }
+        json(value!({ "edits": edits }))
+    })
+    .await
+}
+
+async fn scores(State(project): Shared) -> Answer {
+    aside(move || json(value!({ "scores": project.object("evaluate", "scores.json"), "clips": project.rows("evaluate", "clips.jsonl") })))
+        .await
+}
+
+async fn card(State(project): Shared) -> Answer {
+    aside(move || json(value!({ "text": project.text("card", "README.md") }))).await
+}
+
+async fn published(State(project): Shared) -> Answer {
+    aside(move || json(value!({ "published": project.object("publish", "published.json"), "space": project.object("demo", "space.json") })))
+        .await
+}

@@ -1,0 +1,152 @@
+//! The project that the pages work on: its folder, its file, and what the program says of it.
+
+use super::Trouble;
+use super::speech::Speech;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::store::Store;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use toml_edit::DocumentMut;
+
+/// A project and what is known of it.
+#[derive(Debug)]
+pub struct Project {
+    /// Its folder.
+    pub(super) root: PathBuf,
+    /// Its pipeline file.
+    pub(super) file: PathBuf,
+    /// This program.
+    program: PathBuf,
+    /// The models that can be tried.
+    pub(super) speech: Arc<Speech>,
+    /// The run that was started here.
+    pub(super) run: Mutex<Option<Started>>,
+    /// Takes that were measured, by file name, with size and time.
+    pub(super) measured: Mutex<BTreeMap<String, (u64, SystemTime, Value)>>,
+    /// Writing to the file or to the folder of the recordings is one thing at a time.
+    pub(super) writing: Mutex<()>,
+}
+
+/// A run that was started here.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) child: Child,
+    /// What it says on standard error.
+    pub(super) said: tempfile::NamedTempFile,
+}
+
+impl Project {
+    /// The project of a pipeline file, which need not be there yet.
+    pub fn new(file: &Path, speech: Arc<Speech>) -> Result<Self> {
+        let file = std::path::absolute(file).doing(|| "cannot find the folder")?;
+        let root = file.parent().map(Path::to_owned).unwrap_or_default();
+        let program = std::env::current_exe().doing(|| "cannot find this program")?;
+        let (run, measured, writing) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { root, file, program, speech, run, measured, writing })
+    }
+
+    /// Loads the sentences, if they are not there: a run does that, and then waits for recordings.
+    pub fn prepare(&self) -> Result<()> {
+        if self.latest("phrases").is_none() {
+            let ran = self.command(&["run", self.name()]).output().doing(|| "cannot start voxpipe")?;
+            if self.latest("phrases").is_none() {
+                let words = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
+                return Err(Error::new(format!("the sentences cannot be loaded:\n{words}")).exit(Exit::Environment));
+            }
+        }
+        Ok(())
+    }
+
+    /// This program with arguments, in the project's folder.
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).current_dir(&self.root).stdin(Stdio::null());
+        command
+    }
+
+    /// What the program prints; an error in its own words if it fails.
+    pub(super) fn ask(&self, arguments: &[&str]) -> Result<String, Trouble> {
+        let ran = self.command(arguments).output().doing(|| "cannot start voxpipe")?;
+        if ran.status.success() {
+            return Ok(String::from_utf8_lossy(&ran.stdout).into_owned());
+        }
+        let words = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
+        Err(Trouble::conflict(if words.is_empty() { "it did not work, without a word".to_owned() } else { words }))
+    }
+
+    /// What the program prints as JSON, whatever its exit code.
+    pub(super) fn told(&self, arguments: &[&str]) -> Result<Value, Trouble> {
+        let ran = self.command(arguments).output().doing(|| "cannot start voxpipe")?;
+        serde_json::from_slice(&ran.stdout).map_err(|_| Trouble::conflict(String::from_utf8_lossy(&ran.stderr).trim().to_owned()))
+    }
+
+    /// The name of the file, as an argument.
+    pub(super) fn name(&self) -> &str {
+        self.file.file_name().and_then(|name| name.to_str()).unwrap_or("pipeline.toml")
+    }
+
+    /// The file as it stands; nothing if there is none.
+    pub(super) fn document(&self) -> Result<Option<DocumentMut>, Trouble> {
+        let Ok(text) = fs::read_to_string(&self.file) else { return Ok(None) };
+        let parsed = text.parse().map_err(|error: toml_edit::TomlError| Trouble::conflict(format!("{}: {error}", self.name())))?;
+        Ok(Some(parsed))
+    }
+
+    /// The names of stages of a kind.
+    pub(super) fn stages(&self, kind: &str) -> Vec<String> {
+        let Ok(Some(document)) = self.document() else { return Vec::new() };
+        let stages = document.get("stage").and_then(|stages| stages.as_table_like());
+        let is = |item: &toml_edit::Item| item.get("uses").and_then(|uses| uses.as_str()) == Some(kind);
+        stages.into_iter().flat_map(|stages| stages.iter()).filter(|(_, stage)| is(stage)).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// A setting of a stage, as text.
+    pub(super) fn setting(&self, stage: &str, key: &str) -> Option<String> {
+        let document = self.document().ok()??;
+        Some(document.get("stage")?.get(stage)?.get("with")?.get(key)?.as_str()?.to_owned())
+    }
+
+    /// Where the newest result of the first stage of a kind is, if there is one.
+    pub(super) fn latest(&self, kind: &str) -> Option<PathBuf> {
+        let document = self.document().ok()??;
+        let name = document.get("pipeline")?.get("name")?.as_str()?.to_owned();
+        let store = Store::look(&self.root).ok()?;
+        let stage = self.stages(kind).into_iter().next()?;
+        Some(store.latest(&name, &stage)).filter(|path| path.is_dir())
+    }
+
+    /// Whether a run is going on, here or in a shell.
+    pub(super) fn is_running(&self) -> bool {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(started) = run.as_mut()
+            && started.child.try_wait().is_ok_and(|ended| ended.is_none())
+        {
+            return true;
+        }
+        Store::look(&self.root).is_ok_and(|store| store.runner().is_some())
+    }
+
+    /// Replaces the file, whole or not at all.
+    pub(super) fn write(&self, text: &str) -> Result<(), Trouble> {
+        replace(&self.file, text.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// Writes a file so that it is there whole or not at all, also after the power fails.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let writing = || format!("cannot write `{}`", path.display());
+    let folder = path.parent().ok_or_else(|| Error::new(writing()).exit(Exit::Environment))?;
+    fs::create_dir_all(folder).doing(writing)?;
+    let mut file = tempfile::Builder::new().prefix(".part-").permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder).doing(writing)?;
+    std::io::Write::write_all(&mut file, bytes).doing(writing)?;
+    file.as_file().sync_all().doing(writing)?;
+    file.persist(path).map_err(|error| error.error).doing(writing)?;
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).doing(writing)
+}

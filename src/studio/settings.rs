@@ -1,0 +1,219 @@
+//! The pipeline file: begun by a few answers, changed setting by setting or as text; what else is in it stays as it was written.
+
+use super::project::{Project, replace};
+use super::{Answer, Trouble, aside, json};
+use crate::stage::phrases;
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Map, Value, json as value};
+use std::fs;
+use std::sync::{Arc, PoisonError};
+use toml_edit::{DocumentMut, InlineTable, Item, Table};
+
+type Shared = State<Arc<Project>>;
+
+pub(super) fn routes() -> Router<Arc<Project>> {
+    Router::new()
+        .route("/api/languages", get(languages))
+        .route("/api/begin", post(begin))
+        .route("/api/settings", get(settings).post(change))
+        .route("/api/pipeline", get(pipeline).put(write))
+        .route("/api/schema", get(schema))
+}
+
+async fn languages() -> Answer {
+    json(phrases::languages())
+}
+
+/// What somebody says who begins.
+#[derive(Deserialize)]
+struct Beginning {
+    language: String,
+    /// `record` or `recordings`.
+    way: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    base: Option<String>,
+    /// Sentences of their own, one a line.
+    #[serde(default)]
+    text: Option<String>,
+    /// `embedded`, `granary` or `file`.
+    #[serde(default)]
+    source: Option<String>,
+    #[serde(default)]
+    settings: Map<String, Value>,
+}
+
+async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) -> Answer {
+    aside(move || {
+        let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !["record", "recordings"].contains(&said.way.as_str()) {
+            return Err(Trouble::bad("the recordings are still to be made (`record`) or there (`recordings`)"));
+        }
+        crate::voxtral::prompt::check_language(&said.language).map_err(|error| Trouble::bad(error.message))?;
+        if !project.file.is_file() {
+            let mut arguments = vec!["init", ".", "--case", &said.way, "--language", &said.language];
+            for (flag, told) in [("--name", &said.name), ("--base", &said.base)] {
+                arguments.extend(told.iter().filter(|told| !told.starts_with('-')).flat_map(|told| [flag, told.as_str()]));
+            }
+            if said.way == "recordings" {
+                arguments.extend(["--recordings", "uploads", "--transcripts", "uploads/transcripts.csv"]);
+            }
+            project.ask(&arguments)?;
+        }
+        let mut document = project.document()?.ok_or_else(|| Trouble::conflict("the pipeline file is gone"))?;
+        if let Some(stage) = project.stages("phrases").first() {
+            let place = |key: &str| format!("stage.{stage}.with.{key}");
+            set(&mut document, &place("language"), &value!(said.language))?;
+            let own = said.text.as_deref().map(str::trim).filter(|text| !text.is_empty());
+            let source = if own.is_some() { Some("file") } else { said.source.as_deref() };
+            if let Some(own) = own {
+                let lines: Vec<&str> = own.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+                replace(&project.root.join("phrases.txt"), format!("{}\n", lines.join("\n")).as_bytes())?;
+                set(&mut document, &place("file"), &value!("phrases.txt"))?;
+                set(&mut document, &place("count"), &value!(lines.len()))?;
+            } else {
+                unset(&mut document, &place("file"));
+            }
+            if let Some(source) = source {
+                set(&mut document, &place("source"), &value!(source))?;
+            }
+        }
+        for (key, told) in &said.settings {
+            set(&mut document, key, told)?;
+        }
+        project.write(&document.to_string())?;
+        json(project.looked_at()?)
+    })
+    .await
+}
+
+/// What is set, as plain values.
+async fn settings(State(project): Shared) -> Answer {
+    aside(move || {
+        let text = fs::read_to_string(&project.file).map_err(|_| Trouble::missing("there is no pipeline yet"))?;
+        let parsed: Value = toml::from_str(&text).map_err(|error| Trouble::conflict(error.message().to_owned()))?;
+        json(parsed)
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct Changes {
+    set: Map<String, Value>,
+}
+
+async fn change(State(project): Shared, axum::Json(changes): axum::Json<Changes>) -> Answer {
+    aside(move || {
+        let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut document = project.document()?.ok_or_else(|| Trouble::missing("there is no pipeline yet"))?;
+        for (key, told) in &changes.set {
+            if told.is_null() { unset(&mut document, key) } else { set(&mut document, key, told)? }
+        }
+        project.write(&document.to_string())?;
+        json(project.looked_at()?)
+    })
+    .await
+}
+
+async fn pipeline(State(project): Shared) -> Answer {
+    aside(move || if project.file.is_file() { json(project.looked_at()?) } else { Err(Trouble::missing("there is no pipeline yet")) }).await
+}
+
+/// The file as somebody wrote it in the editor. It is kept with its mistakes, which are told.
+async fn write(State(project): Shared, text: String) -> Answer {
+    aside(move || {
+        let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        project.write(&text)?;
+        json(project.looked_at()?)
+    })
+    .await
+}
+
+async fn schema(State(project): Shared) -> Answer {
+    aside(move || json(project.told(&["schema"])?)).await
+}
+
+impl Project {
+    /// The file with what is wrong with it.
+    fn looked_at(&self) -> Result<Value, Trouble> {
+        let text = fs::read_to_string(&self.file).map_err(|_| Trouble::missing("there is no pipeline yet"))?;
+        Ok(value!({ "text": text, "check": self.told(&["check", self.name(), "--json"])? }))
+    }
+}
+
+/// Sets `stage.adapter.with.epochs`; tables on the way are made.
+pub(super) fn set(document: &mut DocumentMut, key: &str, told: &Value) -> Result<(), Trouble> {
+    let parts: Vec<&str> = key.split('.').collect();
+    let (last, way) = parts.split_last().filter(|(last, _)| !last.is_empty()).ok_or_else(|| Trouble::bad("a setting without a name"))?;
+    let mut at: &mut Item = document.as_item_mut();
+    for part in way {
+        let inline = at.is_inline_table();
+        let table = at.as_table_like_mut().ok_or_else(|| Trouble::bad(format!("`{key}` leads through a value")))?;
+        at = table.entry(part).or_insert_with(|| if inline { Item::Value(InlineTable::new().into()) } else { Item::Table(Table::new()) });
+    }
+    let new = converted(told).ok_or_else(|| Trouble::bad(format!("`{key}` cannot be set to that")))?;
+    let table = at.as_table_like_mut().ok_or_else(|| Trouble::bad(format!("`{key}` leads through a value")))?;
+    match table.get_mut(last) {
+        // The comment behind a value stays.
+        Some(Item::Value(old)) => {
+            let decor = old.decor().clone();
+            *old = new;
+            *old.decor_mut() = decor;
+        }
+        _ => drop(table.insert(last, Item::Value(new))),
+    }
+    Ok(())
+}
+
+fn unset(document: &mut DocumentMut, key: &str) {
+    let parts: Vec<&str> = key.split('.').collect();
+    let Some((last, way)) = parts.split_last() else { return };
+    let mut at: Option<&mut Item> = Some(document.as_item_mut());
+    for part in way {
+        at = at.and_then(|item| item.as_table_like_mut()).and_then(|table| table.get_mut(part));
+    }
+    if let Some(table) = at.and_then(|item| item.as_table_like_mut()) {
+        table.remove(last);
+    }
+}
+
+fn converted(told: &Value) -> Option<toml_edit::Value> {
+    Some(match told {
+        Value::Null => return None,
+        Value::Bool(told) => (*told).into(),
+        Value::Number(number) => number.as_i64().map_or_else(|| number.as_f64().map(toml_edit::Value::from), |whole| Some(whole.into()))?,
+        Value::String(text) => text.as_str().into(),
+        Value::Array(items) => toml_edit::Value::Array(items.iter().map(converted).collect::<Option<_>>()?),
+        Value::Object(entries) => {
+            let entries = entries.iter().map(|(key, told)| Some((key.as_str(), converted(told)?))).collect::<Option<Vec<_>>>()?;
+            toml_edit::Value::InlineTable(entries.into_iter().collect())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_set_in_place_and_the_rest_stays() {
+        let text = "# mine\n[params]\nepochs = 3   # few\n\n[stage.a]\nuses = \"train\"\nwith = { lora = { r = 8 } }\n";
+        let mut document: DocumentMut = text.parse().unwrap();
+        let mut put = |key: &str, told: Value| set(&mut document, key, &told).map_err(|trouble| trouble.1);
+        put("params.epochs", value!(5)).unwrap();
+        put("stage.a.with.lora.r", value!(16)).unwrap();
+        put("stage.a.with.eval.split", value!("validation")).unwrap();
+        put("params.list", value!(["a", 1.5])).unwrap();
+        assert!(put("params.epochs.x", value!(1)).is_err() && put("", value!(1)).is_err() && put("a.b", Value::Null).is_err());
+        unset(&mut document, "stage.a.uses");
+        unset(&mut document, "no.such.key");
+        assert_eq!(
+            document.to_string(),
+            "# mine\n[params]\nepochs = 5   # few\nlist = [\"a\", 1.5]\n\n[stage.a]\nwith = { lora = { r = 16 } , eval = { split = \"validation\" } }\n"
+        );
+    }
+}

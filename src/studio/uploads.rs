@@ -1,0 +1,96 @@
+//! Sound files and tables that are dragged onto the page: written as they come, into the folder that the pipeline reads.
+
+use super::project::Project;
+use super::{Answer, Trouble, aside, json, plain};
+use crate::error::Doing;
+use crate::intake;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use serde_json::json as value;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio_stream::StreamExt;
+
+/// Largest file that is taken in.
+const LARGEST: u64 = 4 << 30;
+/// What tables and texts end in.
+const TEXTS: [&str; 5] = ["csv", "tsv", "jsonl", "txt", "json"];
+
+type Shared = State<Arc<Project>>;
+
+pub(super) fn routes() -> Router<Arc<Project>> {
+    Router::new()
+        .route("/api/uploads", get(list))
+        .route("/api/uploads/{name}", post(take_in).layer(DefaultBodyLimit::disable()))
+        .route("/api/uploads/{name}/remove", post(remove))
+}
+
+impl Project {
+    /// The folder in which uploads lie.
+    fn uploads(&self) -> PathBuf {
+        let stage = self.stages("uploads").into_iter().next();
+        self.root.join(stage.and_then(|stage| self.setting(&stage, "audio")).unwrap_or_else(|| "uploads".to_owned()))
+    }
+}
+
+async fn list(State(project): Shared) -> Answer {
+    aside(move || {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(project.uploads()).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_file() && !name.starts_with('.') {
+                let sound = intake::is_audio(&entry.path());
+                files.push(value!({ "name": name, "size": entry.metadata().map_or(0, |about| about.len()), "sound": sound }));
+            }
+        }
+        files.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+        // How sounds and texts went together when they were last taken in.
+        let report = project.latest("uploads").and_then(|folder| fs::read_to_string(folder.join("report.json")).ok());
+        let report = report.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+        json(value!({ "files": files, "report": report }))
+    })
+    .await
+}
+
+/// Writes a file piece by piece; it is there whole or not at all.
+async fn take_in(State(project): Shared, Path(name): Path<String>, request: Request) -> Answer {
+    let path = PathBuf::from(plain(&name)?);
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
+    if !intake::is_audio(&path) && !TEXTS.contains(&ending.as_str()) {
+        let words = format!("`{name}` is neither sound (WAV, FLAC, MP3, OGG, M4A) nor a table or text (CSV, TSV, JSONL, TXT)");
+        return Err(Trouble(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
+    }
+    let folder = project.uploads();
+    let writing = || format!("cannot write `{name}`");
+    fs::create_dir_all(&folder).doing(writing)?;
+    let mut file = tempfile::Builder::new().prefix(".part-").tempfile_in(&folder).doing(writing)?;
+    let mut pieces = request.into_body().into_data_stream();
+    let mut size = 0;
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| Trouble::bad("the upload broke off"))?;
+        size += piece.len() as u64;
+        if size > LARGEST {
+            return Err(Trouble(StatusCode::PAYLOAD_TOO_LARGE, format!("`{name}` is larger than 4 GiB")));
+        }
+        file.write_all(&piece).doing(writing)?;
+    }
+    file.as_file().sync_all().doing(writing)?;
+    file.persist(folder.join(&path)).map_err(|error| error.error).doing(writing)?;
+    json(value!({ "name": name, "size": size }))
+}
+
+/// Puts a file aside.
+async fn remove(State(project): Shared, Path(name): Path<String>) -> Answer {
+    aside(move || {
+        let folder = project.uploads();
+        let aside = folder.join(".removed");
+        fs::create_dir_all(&aside).doing(|| "cannot make the folder for what is put aside")?;
+        fs::rename(folder.join(plain(&name)?), aside.join(&name)).map_err(|_| Trouble::missing("there is no such file"))?;
+        json(value!({}))
+    })
+    .await
+}
