@@ -4,6 +4,7 @@
 
 mod adapters;
 mod audio;
+mod browser;
 mod cache;
 mod checkpoints;
 mod commands;
@@ -35,6 +36,7 @@ mod shapes;
 mod slurm;
 mod stages;
 mod strings;
+mod studio;
 mod support;
 mod sweep;
 mod tidy;

@@ -4,13 +4,14 @@
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// What requests that change something carry: no form and no link of another page can.
 pub(super) const OWN: HeaderName = HeaderName::from_static("x-voxpipe");
@@ -18,6 +19,8 @@ pub(super) const OWN: HeaderName = HeaderName::from_static("x-voxpipe");
 const COOKIE_NAME: &str = "voxpipe_token";
 /// Requests that are answered at once.
 const AT_ONCE: usize = 256;
+/// Longest that a request may take to arrive and be answered.
+const SLOWEST: Duration = Duration::from_secs(600);
 
 /// What the guard knows.
 #[derive(Debug)]
@@ -45,7 +48,9 @@ pub(super) async fn watch(State(guard): State<Arc<Guard>>, request: Request, nex
         .as_deref()
         .filter(|token| in_query(&request).as_deref() == Some(*token))
         .map(|token| HeaderValue::from_str(&format!("{COOKIE_NAME}={token}; HttpOnly; SameSite=Strict; Path=/")));
-    let mut response = finish(next.run(request).await);
+    // What is streamed afterwards, events say, may take as long as it likes.
+    let answer = tokio::time::timeout(SLOWEST, next.run(request)).await;
+    let mut response = finish(answer.unwrap_or_else(|_| refuse(StatusCode::REQUEST_TIMEOUT, "that took too long")));
     if let Some(Ok(cookie)) = cookie {
         response.headers_mut().insert(SET_COOKIE, cookie);
     }
@@ -87,6 +92,11 @@ impl Guard {
         let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
         if changes && request.uri().path().starts_with("/api/") && !headers.contains_key(OWN) {
             return no(StatusCode::FORBIDDEN, "the request lacks the header X-Voxpipe, which the pages of this server send");
+        }
+        let size = text(headers, &CONTENT_LENGTH).parse::<u64>().unwrap_or(0);
+        let most = if request.uri().path().starts_with("/api/uploads/") { super::uploads::LARGEST } else { super::server::BODY as u64 };
+        if size > most {
+            return no(StatusCode::PAYLOAD_TOO_LARGE, &format!("at most {} MiB are taken here", most >> 20));
         }
         match &self.token {
             Some(token) if ![bearer(headers), in_cookie(headers), in_query(request)].iter().flatten().any(|given| same(given, token)) => {

@@ -144,7 +144,8 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let writing = || format!("cannot write `{}`", path.display());
     let folder = path.parent().ok_or_else(|| Error::new(writing()).exit(Exit::Environment))?;
     fs::create_dir_all(folder).doing(writing)?;
-    let mut file = tempfile::Builder::new().prefix(".part-").permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder).doing(writing)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".part-").permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder).doing(writing)?;
     std::io::Write::write_all(&mut file, bytes).doing(writing)?;
     file.as_file().sync_all().doing(writing)?;
     file.persist(path).map_err(|error| error.error).doing(writing)?;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio_stream::StreamExt;
 
 /// Largest file that is taken in.
-const LARGEST: u64 = 4 << 30;
+pub(super) const LARGEST: u64 = 4 << 30;
 /// What tables and texts end in.
 const TEXTS: [&str; 5] = ["csv", "tsv", "jsonl", "txt", "json"];
 

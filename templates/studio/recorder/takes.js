@@ -80,14 +80,16 @@ export class TakesPanel {
   }
 
   takeRow(take, best) {
-    const name = `take ${take.number}`;
+    // A take that the server rejects lies beside the others there, without a number.
+    const kept = take.number > 0;
+    const name = kept ? `take ${take.number}` : "the rejected take";
     return h("li", { data: { take: take.file, verdict: take.verdict, best: best ? "true" : "false" } },
-      h("span", { class: "vx-take-name" }, `Take ${take.number}`, best ? h("b", { class: "vx-best" }, "★ in use") : null),
+      h("span", { class: "vx-take-name" }, kept ? `Take ${take.number}` : "Rejected", best ? h("b", { class: "vx-best" }, "★ in use") : null),
       h("span", { class: "vx-numbers" }, `${verdictWord(take)} · ${one(take.seconds)} s`),
-      h("span", { class: "vx-line" },
+      kept ? h("span", { class: "vx-line" },
         this.playButton(take, name),
-        button("Use this one", () => this.act.use(take), { disabled: best, "data-focus": `use ${take.file}`, "aria-label": `Use ${name}` }),
-        button("Remove", () => this.act.remove(take), { "data-focus": `remove ${take.file}`, "aria-label": `Remove ${name}` })));
+        button("Use this one", () => this.act.use(take), { disabled: best, "data-focus": `use ${take.file}`, "aria-label": `Use this one: ${name}` }),
+        button("Remove", () => this.act.remove(take), { "data-focus": `remove ${take.file}`, "aria-label": `Remove ${name}` })) : null);
   }
 
   waitingRow(record) {
