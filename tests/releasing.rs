@@ -311,6 +311,26 @@ fn a_space_says_what_it_needs() {
     assert!(sandbox.read("published/demo/README.md").contains("suggested_hardware: l4x1\n"));
     sandbox.pipeline(&text.replace(from, &format!("{from}\nwith = {{ hardware = \"l4x1\" }}")));
     sandbox.run(&["check"]).exits(2).complains("a static page runs on no hardware");
-    sandbox.pipeline(&text.replace(from, &format!("{from}\nwith = {{ sdk = \"docker\" }}")));
-    sandbox.run(&["check"]).exits(2).complains("docker");
+    let docker = format!("{from}\nwith = {{ sdk = \"docker\", target = \"published/docker\" }}");
+    sandbox
+        .pipeline(&text.replace("target = \"published/road\"", "target = \"published/road\", repo = \"me/road\"").replace(from, &docker));
+    sandbox.run(&["run"]).exits(0);
+    let recipe = sandbox.read("published/docker/Dockerfile");
+    assert!(sandbox.read("published/docker/README.md").contains("sdk: docker\napp_port: 7860\n"));
+    // What the container would run is what is beside it: the same arguments, but for where the model is and that the port is any.
+    let line = recipe.lines().find_map(|line| line.strip_prefix("CMD ")).unwrap();
+    let mut arguments: Vec<String> = serde_json::from_str(line).unwrap();
+    assert_eq!(arguments[arguments.len() - 1], "me/road");
+    *arguments.last_mut().unwrap() = sandbox.path("published/road").display().to_string();
+    arguments.extend(["--base".to_owned(), sandbox.path("models/tiny").display().to_string()]);
+    let port = arguments.iter().position(|argument| argument == "7860").unwrap();
+    arguments[port] = "0".to_owned();
+    let program = sandbox.path("published/docker").join(&arguments[0]);
+    // As its `COPY --chmod` does.
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(program);
+    command.args(&arguments[1..]).env("HF_HUB_OFFLINE", "1");
+    let server = crate::studio::client::Server::of(command);
+    let visitor = [("host", "me-road.hf.space"), ("origin", "https://me-road.hf.space")];
+    assert_eq!(server.send("GET", "/v1/models", &visitor, b"").is(200)["data"][0]["id"], "road");
 }

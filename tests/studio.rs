@@ -1,7 +1,7 @@
 //! The pages' server: what it takes in, what it refuses, and that nothing is lost when it ends. The pages themselves are walked through in
 //! `studio/journey.rs`, by a browser.
 
-mod client;
+pub(crate) mod client;
 mod demo;
 mod hostile;
 mod journey;

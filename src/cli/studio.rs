@@ -54,12 +54,15 @@ pub(super) struct Demo {
     model: Choice,
     #[command(flatten)]
     place: Place,
+    /// Let anybody in who reaches the address, without a token
+    #[arg(long)]
+    public: bool,
 }
 
 impl Place {
-    fn serve(self, router: Router, what: &str) -> Result<()> {
-        let listening = Listening { host: self.host, port: self.port };
-        if !self.host.is_loopback() {
+    fn serve(self, router: Router, what: &str, public: bool) -> Result<()> {
+        let listening = Listening { host: self.host, port: self.port, public };
+        if !self.host.is_loopback() && !public {
             note("others can reach this address: whoever knows the token in it can do everything that the page does");
         }
         studio::serve(router, listening, &listen()?.asked, |address| print(&format!("{what}: {address}\n")))
@@ -74,7 +77,7 @@ fn file(named: &Path) -> PathBuf {
 impl Studio {
     pub(super) fn go(&self) -> Result<()> {
         let project = Arc::new(studio::Project::new(&file(&self.file), models_of(&file(&self.file)))?);
-        self.place.serve(studio::studio(&project), "the studio is at")
+        self.place.serve(studio::studio(&project), "the studio is at", false)
     }
 }
 
@@ -89,7 +92,7 @@ impl Record {
         let project = Arc::new(studio::Project::new(&file, models_of(&file))?);
         // Sentences there are after a first run, which then waits for the recordings.
         project.prepare()?;
-        self.place.serve(studio::recorder(&project), "the recorder is at")
+        self.place.serve(studio::recorder(&project), "the recorder is at", false)
     }
 }
 
@@ -100,7 +103,7 @@ impl Demo {
         // A model that cannot be opened is told now, and not to the first visitor.
         choice.check()?;
         let speech = Speech::new(move || vec![name.clone()], Arc::new(move |_| Ok(hear(choice.open()?))));
-        self.place.serve(studio::demo(Arc::new(speech)), "the model listens at")
+        self.place.serve(studio::demo(Arc::new(speech)), "the model listens at", self.public)
     }
 }
 

@@ -74,6 +74,8 @@ pub enum Sdk {
     Static,
     /// An app that transcribes; it needs hardware that can hold the model.
     Gradio,
+    /// This program with the model, in a container: it needs no Python.
+    Docker,
 }
 
 /// What `target` says of a Space on the Hub.
@@ -86,6 +88,7 @@ const GRADIO_VERSION: &str = "6.31.0";
 const README: &str = include_str!("../../templates/demo/README.md");
 const PAGE: &str = include_str!("../../templates/demo/index.html");
 const APP: &str = include_str!("../../templates/demo/app.py");
+const DOCKERFILE: &str = include_str!("../../templates/demo/Dockerfile");
 const REQUIREMENTS: &str = include_str!("../../templates/demo/requirements.txt");
 /// The longest short description the Hub takes.
 const SHORT: usize = 60;
@@ -207,6 +210,24 @@ impl Stage for Demo {
         write(SPACE, serde_json::to_string_pretty(&space)?)?;
         match self.sdk {
             Sdk::Static => write("index.html", render("templates/demo/index.html", PAGE, &values)?)?,
+            Sdk::Docker => {
+                let model = model_id.ok_or_else(|| {
+                    Error::new("the model has no id on the Hub, so a container could not load it")
+                        .exit(Exit::Usage)
+                        .advice("publish it with `repo = \"owner/name\"`, or write `sdk = \"static\"`")
+                })?;
+                if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+                    return Err(Error::new("a container needs this program for Linux on x86-64, and this is another")
+                        .exit(Exit::Environment)
+                        .advice("run this stage there, or write `sdk = \"gradio\"`"));
+                }
+                let revision = published.get("revision").and_then(Value::as_str).map_or_else(String::new, |commit| format!("@{commit}"));
+                let base = if values["method"] == "lora" { values["base_model"].clone() } else { Value::Null };
+                let told = json!({ "model": format!("{model}{revision}"), "base": base });
+                write("Dockerfile", render("templates/demo/Dockerfile", DOCKERFILE, &told)?)?;
+                let program = std::env::current_exe().doing(|| "cannot find this program")?;
+                fs::copy(program, cx.out.join("voxpipe")).doing(|| "cannot copy this program")?;
+            }
             Sdk::Gradio => {
                 let facts = ["title", "model_id", "method", "base_model", "languages"].map(|name| (name.to_owned(), values[name].clone()));
                 write("model.json", serde_json::to_string_pretty(&Value::Object(facts.into_iter().collect()))?)?;
@@ -222,7 +243,7 @@ impl Stage for Demo {
                 }
             }
         }
-        let mut summary = format!("{} demo of `{title}`", if self.sdk == Sdk::Static { "static" } else { "gradio" });
+        let mut summary = format!("{} demo of `{title}`", self.sdk.word());
         let mut files = folder::named(&cx.out)?;
         match self.target.as_deref() {
             None => Ok(Outcome::Done(Made::new(summary))),
@@ -280,6 +301,7 @@ impl Sdk {
         match self {
             Self::Static => "static",
             Self::Gradio => "gradio",
+            Self::Docker => "docker",
         }
     }
 }

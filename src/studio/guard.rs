@@ -86,7 +86,10 @@ impl Guard {
         if !self.is_us(host) {
             return no(StatusCode::MISDIRECTED_REQUEST, "this server is not called that");
         }
-        if headers.contains_key(ORIGIN) && text(headers, &ORIGIN) != format!("http://{host}") {
+        let origin = text(headers, &ORIGIN);
+        // Before a server that others reach there may be one that speaks TLS.
+        let ours = origin == format!("http://{host}") || !self.address.is_loopback() && origin == format!("https://{host}");
+        if headers.contains_key(ORIGIN) && !ours {
             return no(StatusCode::FORBIDDEN, "the request comes from a page of somebody else");
         }
         let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
@@ -108,11 +111,14 @@ impl Guard {
 
     /// Whether a `Host` is ours: names of other hosts that lead here are somebody's trick.
     fn is_us(&self, host: &str) -> bool {
+        // Whoever reaches an address that is not the loopback one under another name has to know the token, or is welcome.
+        if !self.address.is_loopback() {
+            return true;
+        }
         let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
         let name = name.trim_start_matches('[').trim_end_matches(']');
         let local = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        // With a token the name does not matter: whoever reaches it under another name has to know the token.
-        port == self.port.to_string() && (local || !self.address.is_loopback())
+        port == self.port.to_string() && local
     }
 }
 

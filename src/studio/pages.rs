@@ -99,7 +99,7 @@ fn shown(page: &str, title: &str, road: bool) -> Response {
     let body = BODIES.iter().find(|(name, _)| *name == file).map_or("", |(_, text)| text);
     let step = |(path, page, title): &(&str, &str, &str)| json!({ "path": path, "page": page, "title": title });
     let steps: Vec<_> = STEPS.iter().filter(|_| road).map(step).collect();
-    match template::render("layout.html", LAYOUT, &json!({ "page": page, "title": title, "body": body, "steps": steps })) {
+    match template::render("layout.html", LAYOUT, json!({ "page": page, "title": title, "body": body, "steps": steps })) {
         Ok(text) => Html(text).into_response(),
         Err(error) => super::Trouble::from(error).into_response(),
     }

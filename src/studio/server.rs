@@ -33,6 +33,8 @@ pub struct Listening {
     pub host: IpAddr,
     /// The port; any free one if 0.
     pub port: u16,
+    /// Whether anybody may come in without a token.
+    pub public: bool,
 }
 
 /// Serves until `stop` is set. `say` hears the address to open.
@@ -44,7 +46,7 @@ pub fn serve(router: Router, listening: Listening, stop: &Arc<AtomicBool>, say: 
             Error::new(format!("cannot listen on {host}:{port}: {error}")).exit(Exit::Environment).advice("name another with `--port`")
         })?;
         let port = listener.local_addr().doing(|| "cannot find the port")?.port();
-        let token = if host.is_loopback() { None } else { Some(secret()?) };
+        let token = if host.is_loopback() || listening.public { None } else { Some(secret()?) };
         let shown = if host.is_unspecified() { "localhost".to_owned() } else { host.to_string() };
         let shown = if host.is_ipv6() && !host.is_unspecified() { format!("[{shown}]") } else { shown };
         let query = token.as_ref().map_or_else(String::new, |token| format!("?token={token}"));

@@ -52,7 +52,7 @@ impl Shape {
         FLOAT * (text_layers + audio_layers)
     }
 
-    /// Bytes of a step with so many rows at once: the model, what [`SETS`] says, and what each row adds with its gradients.
+    /// Bytes of a step with so many rows at once: the model, what `SETS` says, and what each row adds with its gradients.
     pub fn step(&self, config: &Config, rows: usize) -> u64 {
         let rows = rows as u64;
         self.model + FLOAT * self.trained * (SETS + rows) + rows * self.row(config)

@@ -71,7 +71,10 @@ fn record(page: &mut Page) -> String {
     std::thread::sleep(Duration::from_millis(1300));
     page.key("Space");
     page.wait("['ok', 'warn', 'reject'].includes(document.querySelector('#verdict').dataset.verdict)");
-    page.eval("document.querySelector('#verdict').dataset.verdict + ': ' + document.querySelector('#verdict').innerText").as_str().unwrap().to_owned()
+    page.eval("document.querySelector('#verdict').dataset.verdict + ': ' + document.querySelector('#verdict').innerText")
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// One take that can be used; on to the next sentence.
