@@ -4,6 +4,7 @@
 //! program (`voxpipe status --json` and the like), and a run is `voxpipe run`, which goes on when the server is gone.
 
 mod data;
+mod estimate;
 mod guard;
 mod pages;
 mod project;
@@ -30,7 +31,12 @@ pub fn newest(file: &std::path::Path, kinds: &[&str]) -> Option<std::path::PathB
 
 /// The whole studio for a project.
 pub fn studio(project: &Arc<Project>) -> Router {
-    let state = Router::new().merge(runs::routes()).merge(data::routes()).merge(uploads::routes()).merge(settings::routes());
+    let state = Router::new()
+        .merge(runs::routes())
+        .merge(data::routes())
+        .merge(uploads::routes())
+        .merge(settings::routes())
+        .merge(estimate::routes());
     let state = state.merge(takes::routes()).with_state(Arc::clone(project));
     pages::studio().merge(state).merge(speech::routes(Arc::clone(&project.speech)))
 }

@@ -196,6 +196,13 @@ impl Page {
         self.eval(&format!("document.querySelector({name}).dispatchEvent(new Event('change', {{ bubbles: true }}))"));
     }
 
+    /// Chooses files, as a person does in the dialog of the system.
+    #[track_caller]
+    pub(crate) fn upload(&mut self, selector: &str, files: &[std::path::PathBuf]) {
+        let found = self.call("Runtime.evaluate", json!({ "expression": format!("document.querySelector({})", json!(selector)) }));
+        self.call("DOM.setFileInputFiles", json!({ "files": files, "objectId": found["result"]["objectId"] }));
+    }
+
     /// A window of this size.
     pub(crate) fn size(&mut self, width: u32, height: u32) {
         let about = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });

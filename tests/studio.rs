@@ -132,6 +132,10 @@ fn a_run_outlives_the_server_and_is_told_to_the_next_one() {
     assert!(server.get("/api/graph.svg").text().contains("<svg"));
     assert!(server.get("/api/card").is(200)["text"].as_str().unwrap().starts_with("---"));
     assert!(server.get("/api/scores").is(200)["scores"]["tuned"]["wer"].is_number());
+    let run = server.get("/api/runs").is(200)["runs"].as_array().unwrap().last().unwrap()["run"].as_str().unwrap().to_owned();
+    assert_eq!(server.get(&format!("/api/scores?run={run}")).is(200), server.get("/api/scores").is(200));
+    server.get("/api/scores?run=2020-01-01-1").is(409);
+    assert!(server.get(&format!("/api/curves.svg?metric=loss&run={run}&other={run}")).text().contains("<svg"));
     let again = sandbox.run(&["run", "--json"]).exits(0).json();
     assert!(again["stages"].as_array().unwrap().iter().all(|stage| stage[1]["result"] == "fresh"), "{again}");
 
@@ -164,6 +168,16 @@ fn the_file_is_changed_in_place_and_its_mistakes_are_placed() {
     let before = sandbox.read("pipeline.toml");
     let told = server.post("/api/settings", &json!({ "set": { "params.learning_rate": 1e-4 } })).is(200);
     assert_eq!(told["text"], before.replace("learning_rate = 5e-5", "learning_rate = 0.0001"));
+    let estimate = server.get("/api/estimate").is(200);
+    assert_eq!(estimate["fits"], true, "{estimate}");
+    let need = |changes: Value| {
+        server.post("/api/settings", &json!({ "set": changes })).is(200);
+        server.get("/api/estimate").is(200)["need"].as_u64().unwrap()
+    };
+    let lora = estimate["need"].as_u64().unwrap();
+    assert!(need(json!({ "stage.adapter.with.method": "full" })) > lora + 4 * 5 * 1_000_000);
+    assert!(need(json!({ "stage.adapter.with.method": "lora", "stage.adapter.with.batch_size": 4 })) > lora);
+    server.send("PUT", "/api/pipeline", &[], before.as_bytes()).is(200);
     let broken = before.replace("min_clips", "min_clip");
     let told = server.send("PUT", "/api/pipeline", &[("content-type", "text/plain")], broken.as_bytes()).is(200);
     let mistake = &told["check"]["diagnostics"][0];
@@ -196,6 +210,8 @@ fn uploads_go_the_same_way() {
     server.run();
     let told = server.get("/api/uploads").is(200);
     assert_eq!(told["files"].as_array().unwrap().len(), 3);
+    assert_eq!(server.get("/api/uploads/a.wav").body, take(0));
+    server.get("/api/uploads/..%2Fpipeline.toml").is(400);
     let report = told["report"].to_string();
     assert!(report.contains("b.wav") && report.contains("c.wav"), "what found no partner is not named: {report}");
     server.post("/api/uploads/b.wav/remove", &json!({})).is(200);

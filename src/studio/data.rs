@@ -1,14 +1,16 @@
 //! Results to look at: the dataset with its sounds, scores, the card, where it went.
 
 use super::project::{Project, replace};
-use super::{Answer, Trouble, aside, json};
+use super::{Answer, Trouble, aside, json, plain};
 use crate::error::Doing;
 use crate::jsonl;
+use crate::store::Store;
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use serde::Deserialize;
 use serde_json::{Value, json as value};
 use std::collections::BTreeMap;
 use std::fs;
@@ -132,9 +134,34 @@ async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> An
     .await
 }
 
-async fn scores(State(project): Shared) -> Answer {
-    aside(move || json(value!({ "scores": project.object("evaluate", "scores.json"), "clips": project.rows("evaluate", "clips.jsonl") })))
-        .await
+#[derive(Deserialize)]
+struct Which {
+    run: Option<String>,
+}
+
+/// The newest scores, or those of a run.
+async fn scores(State(project): Shared, Query(which): Query<Which>) -> Answer {
+    aside(move || {
+        let Some(run) = which.run else {
+            let (scores, clips) = (project.object("evaluate", "scores.json"), project.rows("evaluate", "clips.jsonl"));
+            return json(value!({ "scores": scores, "clips": clips }));
+        };
+        let told = project.told(&["show", plain(&run)?, project.name(), "--json"])?;
+        let kinds = project.stages("evaluate");
+        let stages = told["stages"].as_array().cloned().unwrap_or_default();
+        let stage = stages.into_iter().find(|stage| kinds.iter().any(|kind| stage["stage"] == kind.as_str()));
+        let Some(stage) = stage.filter(|stage| stage["fingerprint"].is_string()) else {
+            return json(value!({ "scores": null, "clips": [] }));
+        };
+        let store = Store::look(&project.root)?;
+        let none = || Trouble::missing(format!("the scores of the run {run} are not kept any more"));
+        let fingerprint = serde_json::from_value(stage["fingerprint"].clone()).map_err(|_| none())?;
+        let folder = store.artifact(&store.record(fingerprint).ok_or_else(none)?, "scores").path;
+        let read = |name: &str| fs::read_to_string(folder.join(name)).map_err(|_| none());
+        let clips: Vec<Value> = read("clips.jsonl")?.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        json(value!({ "scores": serde_json::from_str::<Value>(&read("scores.json")?).unwrap_or_default(), "clips": clips }))
+    })
+    .await
 }
 
 async fn card(State(project): Shared) -> Answer {

@@ -202,6 +202,8 @@ async fn graph(State(project): Shared) -> Answer {
 struct Curve {
     metric: Option<String>,
     run: Option<String>,
+    /// Drawn beside it.
+    other: Option<String>,
 }
 
 /// The curves of trainings, also of one that is running.
@@ -210,7 +212,7 @@ async fn curves(State(project): Shared, Query(curve): Query<Curve>) -> Answer {
         let file = tempfile::Builder::new().suffix(".svg").tempfile().doing(|| "cannot draw")?;
         let path = file.path().display().to_string();
         let mut arguments = vec!["plot", "--svg", &path];
-        for (flag, value) in [("--metric", &curve.metric), ("", &curve.run)] {
+        for (flag, value) in [("--metric", &curve.metric), ("", &curve.run), ("", &curve.other)] {
             if let Some(value) = value {
                 arguments.extend([flag, plain(value)?].into_iter().filter(|part| !part.is_empty()));
             }

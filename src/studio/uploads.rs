@@ -6,7 +6,8 @@ use crate::error::Doing;
 use crate::intake;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde_json::json as value;
 use std::fs;
@@ -17,6 +18,8 @@ use tokio_stream::StreamExt;
 
 /// Largest file that is taken in.
 pub(super) const LARGEST: u64 = 4 << 30;
+/// Largest file that a page looks at.
+const SHOWN: u64 = 64 << 20;
 /// What tables and texts end in.
 const TEXTS: [&str; 5] = ["csv", "tsv", "jsonl", "txt", "json"];
 
@@ -25,7 +28,7 @@ type Shared = State<Arc<Project>>;
 pub(super) fn routes() -> Router<Arc<Project>> {
     Router::new()
         .route("/api/uploads", get(list))
-        .route("/api/uploads/{name}", post(take_in).layer(DefaultBodyLimit::disable()))
+        .route("/api/uploads/{name}", get(file).post(take_in).layer(DefaultBodyLimit::disable()))
         .route("/api/uploads/{name}/remove", post(remove))
 }
 
@@ -52,6 +55,19 @@ async fn list(State(project): Shared) -> Answer {
         let report = project.latest("uploads").and_then(|folder| fs::read_to_string(folder.join("report.json")).ok());
         let report = report.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
         json(value!({ "files": files, "report": report }))
+    })
+    .await
+}
+
+/// A file as it came, for a look at it.
+async fn file(State(project): Shared, Path(name): Path<String>) -> Answer {
+    aside(move || {
+        let none = |_| Trouble::missing("there is no such file");
+        let path = project.uploads().join(plain(&name)?);
+        if fs::metadata(&path).map_err(none)?.len() > SHOWN {
+            return Err(Trouble(StatusCode::PAYLOAD_TOO_LARGE, "that file is too large to be shown".to_owned()));
+        }
+        Ok(([(header::CONTENT_TYPE, "application/octet-stream")], fs::read(&path).map_err(none)?).into_response())
     })
     .await
 }

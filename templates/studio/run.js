@@ -130,8 +130,31 @@ const runs = (told?.runs || []).map((run) => run.run || run.id || run);
 for (const id of ["a", "b"]) $(`#${id}`).append(...runs.map((run) => el("option", {}, run)));
 if (runs.length > 1) $("#a").value = runs.at(-2);
 if (runs.length) $("#b").value = runs.at(-1);
-$("#compare").addEventListener("click", () => attempt(async () => {
-  const difference = await ask(`/api/diff?a=${$("#a").value}&b=${$("#b").value}`);
-  $("#difference").textContent = JSON.stringify(difference, null, 2);
+/** A reason of `voxpipe diff` in words. */
+const words = (reason) => reason.sentence || reason.words || Object.entries(reason).filter(([key]) => key !== "why").map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ");
+
+/** Settings, numbers, curves and transcripts of two runs side by side. */
+async function compare() {
+  const [a, b] = [$("#a").value, $("#b").value];
+  const difference = await ask(`/api/diff?a=${a}&b=${b}`);
+  const rows = [];
+  for (const stage of difference.stages || []) {
+    for (const reason of [...(stage.settings || []), ...(stage.sources || [])]) rows.push(el("tr", {}, el("td", {}, stage.stage), el("td", { colspan: 2 }, words(reason))));
+    for (const [name, [before, after]] of Object.entries(stage.metrics || {})) rows.push(el("tr", {}, el("td", {}, `${stage.stage}: ${name}`), el("td", { class: "number" }, String(before ?? "")), el("td", { class: "number" }, String(after ?? ""))));
+  }
+  const wide = (head, body) => el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, head.map((name) => el("th", {}, name)))), el("tbody", {}, body)));
+  const parts = [wide(["What differs", a, b], rows.length ? rows : [el("tr", {}, el("td", { colspan: 3 }, "Nothing differs."))])];
+  const [one, two] = await Promise.all([a, b].map((run) => ask(`/api/scores?run=${run}`).catch(() => null)));
+  // A run that did not get that far has neither curves nor transcripts.
+  if (one?.scores && two?.scores) {
+    const picture = await fetch(`/api/curves.svg?metric=loss&run=${a}&other=${b}`);
+    if (picture.ok) parts.push(el("div", { class: "picture" }, el("img", { alt: `Loss of ${a} and ${b}`, src: `data:image/svg+xml,${encodeURIComponent(await picture.text())}` })));
+    const other = new Map(two.clips.map((clip) => [clip.audio_path, clip]));
+    const sound = (clip) => el("audio", { controls: true, preload: "none", src: `/api/sound/dataset/${clip.audio_path}`, "aria-label": clip.reference });
+    const both = one.clips.filter((clip) => other.has(clip.audio_path)).slice(0, 50);
+    parts.push(wide(["Sound", "Said", `${a} heard`, `${b} heard`], both.map((clip) => el("tr", {}, el("td", {}, sound(clip)), el("td", {}, clip.reference), el("td", {}, clip.tuned), el("td", {}, other.get(clip.audio_path).tuned)))));
+  }
+  $("#difference").replaceChildren(...parts);
   $("#difference").hidden = false;
-}));
+}
+$("#compare").addEventListener("click", () => attempt(compare));

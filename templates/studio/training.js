@@ -79,12 +79,20 @@ function fill(told) {
   return !wrong.some((one) => (one.severity || one.level) !== "warning");
 }
 
+/** Whether it will fit, before it begins. */
+async function estimate() {
+  const told = await ask("/api/estimate").catch(() => null);
+  $("#estimate").textContent = told?.words || "";
+  $("#estimate").className = told?.fits === false ? "bad" : told?.fits ? "ok" : "quiet";
+}
+
 async function load() {
   settings = await ask("/api/settings").catch(() => null);
   const told = await ask("/api/pipeline");
   fill(told);
   if (!settings) return;
   for (const [name, stage] of Object.entries(settings.stage || {})) names[stage.uses] ??= name;
+  estimate();
   for (const part of Object.keys(FIELDS)) $(`#${part}`).replaceChildren(...FIELDS[part].map(field).filter(Boolean));
 }
 

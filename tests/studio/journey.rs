@@ -79,13 +79,17 @@ fn record(page: &mut Page) -> String {
 
 /// One take that can be used; on to the next sentence.
 fn good(page: &mut Page) {
-    let verdict = record(page);
-    match verdict.split(':').next() {
-        Some("ok") => {}
-        // Whoever reads waits for a person where there is a remark.
-        Some("warn") => page.key("Enter"),
-        _ => panic!("{verdict}"),
+    // On a machine that is busy the microphone of a browser may stutter: then one reads again, as people do.
+    for _ in 0..5 {
+        let verdict = record(page);
+        match verdict.split(':').next() {
+            Some("ok") => return,
+            // The page waits for a person where there is a remark.
+            Some("warn") => return page.key("Enter"),
+            _ => eprintln!("read again: {verdict}"),
+        }
     }
+    panic!("five takes were rejected");
 }
 
 #[test]
@@ -139,6 +143,8 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     page.wait("voxpipeRecorder.state().recorded === 1");
     page.wait(&format!("voxpipeRecorder.state().phrase !== {first}"));
     page.eval("window.heard.getAudioTracks()[0].enabled = false");
+    // What was heard just before a take belongs to it.
+    std::thread::sleep(Duration::from_secs(1));
     let silent = record(&mut page);
     assert!(silent.starts_with("reject") && silent.contains("silent"), "{silent}");
     page.eval("window.heard.getAudioTracks()[0].enabled = true");
@@ -190,6 +196,10 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     page.wait("document.querySelector('[data-stage=published]')?.dataset.state === 'done'");
     page.wait("document.body.dataset.running === 'false'");
     look(&mut page, "6-run");
+    // The run that loaded the sentences, beside this one.
+    page.click("#compare");
+    page.wait("document.querySelector('#difference table')");
+    assert!(!page.is_too_wide());
     assert!(hub.files("model", "alice/my-voice").contains_key("adapter_model.safetensors"));
 
     // The dataset can be listened to, the model tried.
@@ -213,4 +223,31 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     let told = crate::support::Ran::of(shell.output().unwrap()).exits(0).json();
     assert!(told["stages"].as_array().unwrap().iter().all(|stage| stage[1]["result"] == "fresh"), "{told}");
     server.stop();
+}
+
+#[test]
+fn recordings_that_exist_are_paired_on_the_page() {
+    let sandbox = Sandbox::new();
+    let sound = sandbox.path("../microphone.wav");
+    microphone(&sound);
+    let Some(browser) = Browser::start("uploads in a browser", &sound.canonicalize().unwrap()) else { return };
+    let server = Server::start(&sandbox, &["studio", "--port", "0"]);
+    server.post("/api/begin", &json!({ "language": "en", "way": "recordings", "name": "mine", "base": "nowhere" })).is(200);
+    let mut page = browser.page(&format!("http://127.0.0.1:{}/uploads", server.port));
+    page.wait("document.querySelector('#files')");
+    let mut files = Vec::new();
+    let table = b"file,text\n\"a.wav\",\"One, and two.\"\nc.wav,Nobody said this.\n".to_vec();
+    for (name, bytes) in [("a.wav", take(0)), ("b.wav", take(1)), ("transcripts.csv", table)] {
+        files.push(sandbox.path("..").canonicalize().unwrap().join(name));
+        fs::write(files.last().unwrap(), bytes).unwrap();
+    }
+    page.upload("#files", &files);
+    page.wait("document.querySelector('#preview p')");
+    page.wait("document.querySelector('#preview').innerText.includes('1 of 2 sounds have a text in transcripts.csv')");
+    let said = page.eval("document.querySelector('#preview').innerText").as_str().unwrap().to_owned();
+    assert!(said.contains("b.wav: no text") && said.contains("c.wav: no sound"), "{said}");
+    page.click("#list tbody button");
+    page.wait("document.querySelector('#list canvas')");
+    look(&mut page, "uploads");
+    assert_eq!(page.errors(), Vec::<String>::new());
 }
