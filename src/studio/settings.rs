@@ -149,13 +149,13 @@ impl Project {
 pub(super) fn set(document: &mut DocumentMut, key: &str, told: &Value) -> Result<(), Trouble> {
     let parts: Vec<&str> = key.split('.').collect();
     let (last, way) = parts.split_last().filter(|(last, _)| !last.is_empty()).ok_or_else(|| Trouble::bad("a setting without a name"))?;
+    let new = converted(told).ok_or_else(|| Trouble::bad(format!("`{key}` cannot be set to that")))?;
     let mut at: &mut Item = document.as_item_mut();
     for part in way {
         let inline = at.is_inline_table();
         let table = at.as_table_like_mut().ok_or_else(|| Trouble::bad(format!("`{key}` leads through a value")))?;
         at = table.entry(part).or_insert_with(|| if inline { Item::Value(InlineTable::new().into()) } else { Item::Table(Table::new()) });
     }
-    let new = converted(told).ok_or_else(|| Trouble::bad(format!("`{key}` cannot be set to that")))?;
     let table = at.as_table_like_mut().ok_or_else(|| Trouble::bad(format!("`{key}` leads through a value")))?;
     match table.get_mut(last) {
         // The comment behind a value stays.
