@@ -19,7 +19,7 @@ use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
@@ -72,10 +72,35 @@ async fn state(State(project): Shared) -> Answer {
                 "card": project.latest("card").is_some(),
                 "published": project.latest("publish").is_some(),
             },
+            "machine": machine(),
             "records": !project.stages("recordings").is_empty(),
         }))
     })
     .await
+}
+
+/// How busy the machine is, in words, as far as it tells.
+fn machine() -> Vec<String> {
+    let mut words = Vec::new();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if let Some(load) = fs::read_to_string("/proc/loadavg").ok().as_deref().and_then(|text| text.split(' ').next()) {
+        words.push(format!("load {load} on {cores} cores"));
+    }
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let gib = |key: &str| {
+        let line = memory.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok().map(|kib| kib / f64::from(1 << 20))
+    };
+    if let Some((free, whole)) = gib("MemAvailable:").zip(gib("MemTotal:")) {
+        words.push(format!("{free:.1} of {whole:.1} GiB free"));
+    }
+    let asked = ["--query-gpu=name,utilization.gpu,memory.used,memory.total", "--format=csv,noheader"];
+    if let Ok(told) = Command::new("nvidia-smi").args(asked).stdin(Stdio::null()).output()
+        && told.status.success()
+    {
+        words.extend(String::from_utf8_lossy(&told.stdout).lines().map(str::to_owned));
+    }
+    words
 }
 
 #[derive(Default, Deserialize)]

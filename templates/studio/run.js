@@ -96,8 +96,6 @@ function draw() {
   if (low) pre.scrollTop = pre.scrollHeight;
   const known = [...$("#metric").options].map((option) => option.value);
   $("#metric").append(...Object.keys(metrics).filter((name) => !known.includes(name)).map((name) => el("option", {}, name)));
-  const machine = Object.entries(metrics).filter(([name]) => /memory|cpu|gpu|rss|tokens/.test(name));
-  $("#machine").textContent = machine.map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`).join(", ");
   if (Object.keys(metrics).length && Date.now() - drawn > 1500) {
     drawn = Date.now();
     curves();
@@ -111,6 +109,7 @@ async function look() {
   $("#stop").disabled = !state.running;
   $("#now").textContent = state.running ? "A run is going on." : state.trouble ? "" : "Nothing runs.";
   if (state.trouble && !state.running && !$("#failure").textContent) document.querySelector("#trouble").textContent = state.trouble, (document.querySelector("#trouble").hidden = false);
+  $("#machine").textContent = (state.machine || []).join("; ");
   document.body.dataset.running = state.running;
 }
 

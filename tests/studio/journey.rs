@@ -43,9 +43,17 @@ fn microphone(to: &Path) {
 
 /// Looks at a page as people do who have other screens, other eyes, other tools.
 fn look(page: &mut Page, name: &str) {
-    for (width, height) in SIZES {
+    let keep = |size: &str, picture: Vec<u8>| {
+        assert!(picture.starts_with(b"\x89PNG") && picture.len() > 5000);
+        if std::env::var_os("UPDATE").is_some() {
+            fs::create_dir_all(own("docs/studio")).unwrap();
+            fs::write(own("docs/studio").join(format!("{name}{size}.png")), picture).unwrap();
+        }
+    };
+    for (size, (width, height)) in ["-phone", "", "-wide"].into_iter().zip(SIZES) {
         page.size(width, height);
         assert!(!page.is_too_wide(), "{name} is wider than a window of {width}");
+        keep(size, page.picture());
     }
     for dark in [true, false] {
         page.dark(dark);
@@ -54,12 +62,6 @@ fn look(page: &mut Page, name: &str) {
         }
     }
     page.size(1280, 800);
-    let picture = page.picture();
-    assert!(picture.starts_with(b"\x89PNG") && picture.len() > 5000);
-    if std::env::var_os("UPDATE").is_some() {
-        fs::create_dir_all(own("docs/studio")).unwrap();
-        fs::write(own("docs/studio").join(format!("{name}.png")), picture).unwrap();
-    }
 }
 
 /// One take of the sentence that is shown; ends when the server has judged it.
@@ -80,16 +82,17 @@ fn record(page: &mut Page) -> String {
 /// One take that can be used; on to the next sentence.
 fn good(page: &mut Page) {
     // On a machine that is busy the microphone of a browser may stutter: then one reads again, as people do.
+    let mut rejected = Vec::new();
     for _ in 0..5 {
         let verdict = record(page);
         match verdict.split(':').next() {
             Some("ok") => return,
             // The page waits for a person where there is a remark.
             Some("warn") => return page.key("Enter"),
-            _ => eprintln!("read again: {verdict}"),
+            _ => rejected.push(verdict),
         }
     }
-    panic!("five takes were rejected");
+    panic!("five takes were rejected: {rejected:#?}");
 }
 
 #[test]
