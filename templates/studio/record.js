@@ -7,7 +7,18 @@ if (whole) attempt(standing);
 const told = await attempt(() => ask("/api/phrases"));
 if (told) {
   const root = $("#recorder");
-  const enough = ({ recorded }) => ($("#enough").hidden = recorded < told.minimum);
+  // Neighbouring letters stand for sounds: how many of those in all sentences have been read.
+  const pairs = (phrases) => new Set(phrases.flatMap(({ text }) => [...text.toLowerCase().matchAll(/(?=(\p{L}{2}))/gu)].map((found) => found[1])));
+  const all = pairs(told.phrases);
+  const cover = async () => {
+    const now = await ask("/api/phrases").catch(() => told);
+    const read = pairs(now.phrases.filter((phrase) => phrase.takes.length));
+    $("#coverage").textContent = `Sounds covered, by pairs of letters: ${read.size} of ${all.size}.`;
+  };
+  const enough = ({ recorded }) => {
+    $("#enough").hidden = recorded < told.minimum;
+    cover();
+  };
   root.addEventListener("voxpipe:progress", (event) => enough(event.detail));
   enough({ recorded: told.phrases.filter((phrase) => phrase.takes.length).length });
   if (told.phrases.length) mount(root, { api: "", phrases: told.phrases, minimum: told.minimum, wanted: told.phrases.length, step: 10, speaker: { id: `${told.project} ${told.speaker || ""}`, name: told.speaker } });

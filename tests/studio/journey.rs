@@ -174,6 +174,7 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     // All of it is still there after a reload.
     page.go(&at("/record"));
     page.wait("window.voxpipeRecorder && voxpipeRecorder.state().recorded === 12");
+    page.wait("/^Sounds covered.* (\\d+) of \\1\\.$/.test(document.querySelector('#coverage').textContent)");
     look(&mut page, "4-recorded");
 
     // Training: the form, and the file beside it.
@@ -225,6 +226,33 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     shell.env("HF_ENDPOINT", &hub.address).env("HF_HOME", sandbox.path("../home/hf")).env("HF_TOKEN", WRITE);
     let told = crate::support::Ran::of(shell.output().unwrap()).exits(0).json();
     assert!(told["stages"].as_array().unwrap().iter().all(|stage| stage[1]["result"] == "fresh"), "{told}");
+    server.stop();
+}
+
+#[test]
+fn a_take_waits_in_the_browser_until_the_server_is_back() {
+    let (sandbox, server) = begun(3, 3);
+    let sound = sandbox.path("../microphone.wav");
+    microphone(&sound);
+    let Some(browser) = Browser::start("takes that wait in a browser", &sound.canonicalize().unwrap()) else { return };
+    let port = server.port;
+    let mut page = browser.page(&format!("http://127.0.0.1:{port}/record"));
+    page.wait("window.voxpipeRecorder");
+    page.click("#microphone");
+    page.wait("!document.querySelector('#noise-skip').disabled");
+    page.click("#noise-skip");
+    server.kill();
+    page.key("Space");
+    page.wait("voxpipeRecorder.state().recording");
+    std::thread::sleep(Duration::from_millis(1300));
+    page.key("Space");
+    page.wait("voxpipeRecorder.state().waiting === 1");
+    assert!(!sandbox.path("recordings").exists());
+    let server = Server::start(&sandbox, &["studio", "--port", &port.to_string()]);
+    page.eval("window.dispatchEvent(new Event('online'))");
+    page.wait("voxpipeRecorder.state().waiting === 0");
+    let kept = files(&sandbox.path("recordings"));
+    assert_eq!(kept.values().filter(|bytes| bytes.starts_with(b"RIFF")).count(), 1, "{:?}", kept.keys());
     server.stop();
 }
 
