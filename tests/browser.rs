@@ -109,7 +109,13 @@ impl Drop for Browser {
 }
 
 impl Page {
+    #[track_caller]
     fn call(&mut self, method: &str, params: Value) -> Value {
+        self.try_call(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// What the browser answers, or why it does not.
+    fn try_call(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.number += 1;
         let asked = json!({ "id": self.number, "method": method, "params": params }).to_string();
         self.socket.send(Message::text(asked)).unwrap();
@@ -124,8 +130,7 @@ impl Page {
                 _ => {}
             }
             if told["id"] == self.number {
-                assert!(told["error"].is_null(), "{method}: {}", told["error"]);
-                return told["result"].clone();
+                return if told["error"].is_null() { Ok(told["result"].clone()) } else { Err(told["error"].clone()) };
             }
         }
     }
@@ -144,7 +149,8 @@ impl Page {
         let begun = Instant::now();
         // A page that is just changing has nothing to ask.
         let guarded = format!("(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()");
-        while self.call("Runtime.evaluate", json!({ "expression": guarded, "returnByValue": true }))["result"]["value"] != true {
+        let asked = json!({ "expression": guarded, "returnByValue": true });
+        while !self.try_call("Runtime.evaluate", asked.clone()).is_ok_and(|told| told["result"]["value"] == true) {
             if begun.elapsed() > PATIENCE {
                 let about = self.eval("location.href + '\\n' + document.body.innerText.slice(0, 2500)");
                 panic!("`{script}` does not come to be; {}\n{:?}", about.as_str().unwrap_or_default(), self.errors);
