@@ -17,6 +17,7 @@ use crate::artifact::{Artifact, Digest};
 use crate::tree::Content;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -122,11 +123,24 @@ impl Ingredients {
                 }
             })
             .collect();
-        let value = json!({
-            "kind": self.kind, "version": self.version, "settings": self.settings, "inputs": inputs, "sources": sources,
-            "seed": self.seed, "numerics": self.numerics, "pipeline": self.pipeline,
-        });
-        Fingerprint(Digest::of(format!("voxpipe fingerprint 1\n{}", canonical(&value)).as_bytes()))
+        // As one object with sorted keys, without a copy of the settings: they may be long, and stages many.
+        let parts = [
+            ("inputs", Cow::Owned(json!(inputs))),
+            ("kind", Cow::Owned(json!(self.kind))),
+            ("numerics", Cow::Owned(json!(self.numerics))),
+            ("pipeline", Cow::Owned(json!(self.pipeline))),
+            ("seed", Cow::Owned(json!(self.seed))),
+            ("settings", Cow::Borrowed(&self.settings)),
+            ("sources", Cow::Owned(json!(sources))),
+            ("version", Cow::Owned(json!(self.version))),
+        ];
+        let mut text = String::from("voxpipe fingerprint 1\n");
+        for (place, (key, value)) in parts.iter().enumerate() {
+            text.push_str(&format!("{}\"{key}\":", if place == 0 { '{' } else { ',' }));
+            write_canonical(value, &mut text);
+        }
+        text.push('}');
+        Fingerprint(Digest::of(text.as_bytes()))
     }
 }
 
@@ -153,15 +167,34 @@ pub fn portable(settings: Value, sources: &[PathBuf], root: &Path) -> Value {
 
 /// JSON with sorted keys and no space: one text for one value.
 pub fn canonical(value: &Value) -> String {
+    let mut text = String::new();
+    write_canonical(value, &mut text);
+    text
+}
+
+fn write_canonical(value: &Value, to: &mut String) {
     match value {
         Value::Object(entries) => {
-            let sorted: BTreeMap<_, _> = entries.iter().collect();
-            let parts: Vec<_> =
-                sorted.into_iter().map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value))).collect();
-            format!("{{{}}}", parts.join(","))
+            let mut sorted: Vec<_> = entries.iter().collect();
+            sorted.sort_unstable_by_key(|(key, _)| *key);
+            to.push('{');
+            for (place, (key, value)) in sorted.into_iter().enumerate() {
+                to.push_str(if place == 0 { "" } else { "," });
+                to.push_str(&Value::from(key.as_str()).to_string());
+                to.push(':');
+                write_canonical(value, to);
+            }
+            to.push('}');
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
-        plain => plain.to_string(),
+        Value::Array(items) => {
+            to.push('[');
+            for (place, item) in items.iter().enumerate() {
+                to.push_str(if place == 0 { "" } else { "," });
+                write_canonical(item, to);
+            }
+            to.push(']');
+        }
+        plain => to.push_str(&plain.to_string()),
     }
 }
 

@@ -259,7 +259,7 @@ impl Judge<'_> {
     fn missing(&self, step: &Step, new: &Ingredients, fingerprint: Fingerprint) -> Vec<Why> {
         let Some(last) = self.store.last(&self.pipeline.name, &step.name) else { return vec![Why::NeverRun] };
         if last.tried.fingerprint == fingerprint {
-            match last.tried.end {
+            match last.tried.end.clone() {
                 End::Parked { have, need, .. } => return vec![Why::Parked { have, need }],
                 End::Failed { message } => return vec![Why::PreviousFailed { message }],
                 End::Interrupted | End::Begun => return vec![Why::Interrupted],
@@ -267,8 +267,8 @@ impl Judge<'_> {
                 End::Done => return vec![Why::OutputMissing { problem: "the record of its result is gone".to_owned() }],
             }
         }
-        let Some(done) = last.done else { return vec![Why::NeverRun] };
-        let reasons = why::differences(&done, new, |was, is| self.compare(was, is));
+        let Some(done) = &last.done else { return vec![Why::NeverRun] };
+        let reasons = why::differences(done, new, |was, is| self.compare(was, is));
         if reasons.is_empty() { vec![Why::NeverRun] } else { reasons }
     }
 
@@ -277,7 +277,7 @@ impl Judge<'_> {
         if self.force.contains(&step.name) {
             return Ok(vec![Why::Forced]);
         }
-        let Some(mut old) = self.store.last(&self.pipeline.name, &step.name).and_then(|last| last.done) else {
+        let Some(mut old) = self.store.last(&self.pipeline.name, &step.name).and_then(|last| last.done.clone()) else {
             return Ok(vec![Why::NeverRun]);
         };
         let new = self.ingredients(step, done)?;
@@ -287,8 +287,8 @@ impl Judge<'_> {
 
     /// How long the newest result of a step took to make.
     fn took(&self, step: &Step) -> Option<f64> {
-        let done = self.store.last(&self.pipeline.name, &step.name)?.done?;
-        self.store.record(done.fingerprint()).map(|record| record.seconds)
+        let last = self.store.last(&self.pipeline.name, &step.name)?;
+        self.store.record(last.done.as_ref()?.fingerprint()).map(|record| record.seconds)
     }
 
     /// What two results have different in them, file by file, as far as they are still known.

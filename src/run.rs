@@ -4,6 +4,7 @@
 //! decided when its turn comes, from what its inputs have become by then. Steps that do not hang on each other run side by side.
 
 mod attempt;
+mod crew;
 mod outputs;
 mod pool;
 mod schedule;
@@ -21,7 +22,7 @@ use crate::fingerprint::Ingredients;
 use crate::pipeline::{Pipeline, Step};
 use crate::plan::{Judge, Plan, absolute};
 use crate::stage::{Context, Made, Outcome};
-use crate::store::{End, Last, Record, Store, Try, Workspace};
+use crate::store::{End, Record, Store, Try, Workspace};
 use crate::tree::{Content, Links};
 use attempt::Attempt;
 use schedule::Means;
@@ -246,7 +247,6 @@ impl Run<'_> {
         let ingredients = &now.ingredients;
         let kind = step.stage.output();
         outputs::check(kind, &space.out)?;
-        let keeping = self.pool().keeping();
         let digest = self.store.keep(space)?;
         let mut promises = BTreeMap::new();
         for path in step.stage.promises() {
@@ -283,7 +283,6 @@ impl Run<'_> {
                 End::SourceMoved { path }
             }
         };
-        drop(keeping);
         self.show(step, digest);
         Ok(Tried::Kept(self.store.artifact(&record, &step.name), end))
     }
@@ -299,17 +298,9 @@ impl Run<'_> {
 
     /// Points the link people look at to a result.
     fn show(&self, step: &Step, digest: Digest) {
-        let noting = self.pool().noting();
-        let shown = self.store.show(&self.pipeline.name, &step.name, digest);
-        drop(noting);
-        if let Err(error) = shown {
+        if let Err(error) = self.store.show(&self.pipeline.name, &step.name, digest) {
             self.warn(step, error.message);
         }
-    }
-
-    fn save_index(&self) {
-        let _noting = self.pool().noting();
-        self.store.save_index_now_and_then();
     }
 
     /// Takes the result of a step from the shared cache, if it is only there.
@@ -346,13 +337,9 @@ impl Run<'_> {
     }
 
     fn write_last(&self, step: &Step, ingredients: &Ingredients, end: End) -> Result<()> {
-        let _noting = self.pool().noting();
-        let done = match end {
-            End::Done => Some(ingredients.clone()),
-            _ => self.store.last(&self.pipeline.name, &step.name).and_then(|last| last.done),
-        };
+        let done = (end == End::Done).then(|| ingredients.clone());
         let tried = Try { run: self.id.clone(), fingerprint: ingredients.fingerprint(), end };
-        self.store.remember(&self.pipeline.name, &step.name, &Last { tried, done })
+        self.store.remember(&self.pipeline.name, &step.name, tried, done)
     }
 }
 

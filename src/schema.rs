@@ -6,16 +6,32 @@
 //! understood; where several readings of a value remain, the choice is left to serde.
 
 use crate::diagnostic::{Diagnostic, closest, did_you_mean, join, list};
-use schemars::SchemaGenerator;
+use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The settings with which all schemas of this crate are made.
 pub fn generator() -> SchemaGenerator {
     schemars::generate::SchemaSettings::draft2020_12().into_generator()
+}
+
+/// A schema and its definitions.
+pub type Whole = Arc<(Value, Map<String, Value>)>;
+
+/// The schema called `name` with its definitions, made when it is asked for first: a pipeline may have a thousand stages of a kind.
+pub fn once(name: &'static str, make: impl FnOnce(&mut SchemaGenerator) -> Schema) -> Whole {
+    static MADE: Mutex<BTreeMap<&str, Whole>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(made.entry(name).or_insert_with(|| {
+        let mut generator = generator();
+        let schema = make(&mut generator).to_value();
+        Arc::new((schema, generator.take_definitions(true)))
+    }))
 }
 
 /// A schema and the definitions its `$ref`s lead to.

@@ -7,7 +7,7 @@
 //!   keys/FINGERPRINT.json      the record that a result exists: written last, so it is the commit point
 //!   work/out-FINGERPRINT-…/    a stage under way; what a killed run leaves is thrown away
 //!   work/FINGERPRINT/scratch/  what it keeps from try to try (checkpoints)
-//!   last/PIPELINE/STAGE.json   what was tried and done last, also when it failed; the memory behind `why`
+//!   last/PIPELINE.jsonl        what was tried and done last, also when it failed; the memory behind `why`
 //!   latest/PIPELINE/STAGE      a link to the newest result, for people
 //!   cache/                     what stages would compute again; anybody may empty it
 //!   runs/ID/events.jsonl       the log of a run; beside it provenance.json, what it takes to repeat it
@@ -28,6 +28,7 @@ mod disk;
 mod files;
 mod group;
 mod keeping;
+mod lasts;
 mod lock;
 mod runs;
 mod shared;
@@ -45,6 +46,7 @@ use crate::stat_index::StatIndex;
 use crate::tree::{Content, Links, STATE_FOLDER, Tree};
 use files::Safety;
 use group::{Commit, Group};
+use lasts::Lasts;
 use lock::Lock;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -53,7 +55,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The version of the layout.
@@ -66,8 +68,13 @@ pub struct Store {
     index: Arc<StatIndex>,
     /// What is not on the disk yet.
     group: Group,
+    lasts: Arc<Lasts>,
     /// One result is taken in at a time: two may be equal.
     keeping: Mutex<()>,
+    /// One link is replaced at a time: runs of a sweep may have the same.
+    linking: Mutex<()>,
+    /// Small results that were there already, to be removed in the end: a folder that names come and go in is slow to others.
+    spare: Mutex<Vec<PathBuf>>,
     /// What was left running by an earlier run and ended by this one.
     orphans: Option<String>,
     /// What the programs of this run hold on to.
@@ -178,17 +185,24 @@ impl Store {
                 .advice("use the version of voxpipe that wrote it, or move the folder away to start over"));
         }
         let index = fs::read(dir.join("stat.idx")).map(|bytes| StatIndex::load(&bytes)).unwrap_or_default();
-        Ok(Self {
+        Ok(Self::at(dir, Arc::new(index)))
+    }
+
+    fn at(dir: PathBuf, index: Arc<StatIndex>) -> Self {
+        Self {
             dir,
-            index: Arc::new(index),
+            index,
             group: Group::default(),
+            lasts: Arc::default(),
             keeping: Mutex::default(),
+            linking: Mutex::default(),
+            spare: Mutex::default(),
             orphans: None,
             leash: None,
             saved: Mutex::default(),
             lock: None,
             shared: None,
-        })
+        }
     }
 
     /// Opens the state for writing: makes it if need be, takes the lock, and clears what a killed run left.
@@ -200,16 +214,17 @@ impl Store {
         let mut store = Self::look(root)?;
         store.lock = Some(lock);
         let greeting = [
-            (".gitignore", "*\n"),
+            (".gitignore", "*\n", Safety::Whole),
             (
                 "CACHEDIR.TAG",
                 "Signature: 8a477f597d28d172789f06886806bc55\n# Results and checkpoints of voxpipe; they can be made again.\n",
+                Safety::Whole,
             ),
-            ("format", FORMAT),
+            ("format", FORMAT, Safety::Durable),
         ];
-        for (name, text) in greeting {
+        for (name, text, safety) in greeting {
             if fs::read_to_string(dir.join(name)).unwrap_or_default().trim().is_empty() {
-                files::replace(&dir.join(name), text.as_bytes(), Safety::Durable)?;
+                files::replace(&dir.join(name), text.as_bytes(), safety)?;
             }
         }
         for folder in ["store", "trees", "keys", "work", "runs"] {
@@ -225,9 +240,9 @@ impl Store {
     pub fn enter(root: &Path, command: &str) -> Result<Self> {
         let dir = state_folder(root);
         let lock = Lock::take(&dir.join("lock"), command)?;
-        let index = Arc::default();
-        let (group, keeping, saved) = (Group::default(), Mutex::default(), Mutex::default());
-        Ok(Self { dir, index, group, keeping, orphans: None, leash: None, saved, lock: Some(lock), shared: None })
+        let mut store = Self::at(dir, Arc::default());
+        store.lock = Some(lock);
+        Ok(store)
     }
 
     /// What earlier runs had left running and this one ended, in a sentence.
@@ -341,8 +356,10 @@ impl Store {
     }
 
     /// What is remembered of a step.
-    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Last> {
-        files::last_line(&self.read(&self.last_path(pipeline, stage))?)
+    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Arc<Last>> {
+        let path = self.lasts_path(pipeline);
+        self.watch(&path);
+        self.lasts.of(&path, stage, self.lock.is_some())
     }
 
     /// The link to a stage's newest result. It need not exist.
@@ -402,7 +419,11 @@ impl Store {
         let place = self.result(digest);
         let _one_at_a_time = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         if self.problem(digest).is_none() {
-            files::remove_folder(&space.out)?;
+            if tree.0.values().map(|leaf| leaf.size).sum::<u64>() < SMALL {
+                self.spare().push(space.out.clone());
+            } else {
+                files::remove_folder(&space.out)?;
+            }
         } else {
             files::remove_folder(&place)?;
             disk::rename(&space.out, &place).doing(|| format!("cannot keep `{}`", place.display()))?;
@@ -426,30 +447,40 @@ impl Store {
             work,
             after: Vec::new(),
         };
-        self.group.add(fingerprint, commit, &self.index);
+        self.group.add(fingerprint, commit, &self.index, &self.lasts);
         if dear { self.flush() } else { Ok(()) }
     }
 
     /// Waits until everything that was recorded is on the disk.
     pub fn flush(&self) -> Result<()> {
-        self.group.flush()
+        self.group.flush()?;
+        // What cannot be removed now the next run removes.
+        self.spare().drain(..).for_each(|folder| _ = files::remove_folder(&folder));
+        Ok(())
     }
 
-    /// Remembers how a try at a step went.
-    pub fn remember(&self, pipeline: &str, stage: &str, last: &Last) -> Result<()> {
-        let (path, bytes) = (self.last_path(pipeline, stage), serde_json::to_vec(last)?);
+    fn spare(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers how a try at a step went, and what went into the result if it kept one.
+    pub fn remember(&self, pipeline: &str, stage: &str, tried: Try, done: Option<Ingredients>) -> Result<()> {
+        let (path, fingerprint) = (self.lasts_path(pipeline), tried.fingerprint);
         // That it is done must not be known before the record is.
-        let now = if last.tried.end == End::Done { self.group.after(last.tried.fingerprint, path, bytes) } else { Some((path, bytes)) };
-        now.map_or(Ok(()), |(path, bytes)| files::add_line(&path, bytes))
+        let later = tried.end == End::Done;
+        let line = self.lasts.note(&path, stage, tried, done)?;
+        let now = if later { self.group.after(fingerprint, path, line) } else { Some((path, line)) };
+        now.map_or(Ok(()), |(path, line)| self.lasts.write(&path, [&line[..]]))
     }
 
     /// Points the link people look at to a result.
     pub fn show(&self, pipeline: &str, stage: &str, digest: Digest) -> Result<()> {
         let link = self.latest(pipeline, stage);
         let target = Path::new("../../store").join(digest.to_string());
-        if fs::read_link(&link).is_ok_and(|now| now == target) {
+        if files::new_link(&link, &target)? || fs::read_link(&link).is_ok_and(|now| now == target) {
             return Ok(());
         }
+        let _one_at_a_time = self.linking.lock().unwrap_or_else(PoisonError::into_inner);
         files::replace_link(&link, &target)
     }
 
@@ -463,7 +494,8 @@ impl Store {
 
     /// Keeps what was learnt of files. Losing it costs time only, so it is not an error.
     pub fn save_index(&self) {
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        *saved = Some(Instant::now());
         if let Some(bytes) = self.lock.as_ref().and_then(|_| self.index.to_save()) {
             let _ = files::replace(&self.dir.join("stat.idx"), &bytes, Safety::Whole);
         }
@@ -480,10 +512,9 @@ impl Store {
             let _ = fs::remove_dir(work.join("scratch"));
             let _ = fs::remove_dir(&work);
         }
-        let mut folders: Vec<PathBuf> = ["", "keys", "memo", "trees"].map(|folder| self.dir.join(folder)).into();
-        for above in ["last", "latest"].map(|folder| self.dir.join(folder)) {
-            folders.extend(names(&above)?.iter().map(|pipeline| above.join(pipeline)));
-        }
+        let mut folders: Vec<PathBuf> = ["", "keys", "last", "memo", "trees"].map(|folder| self.dir.join(folder)).into();
+        let latest = self.dir.join("latest");
+        folders.extend(names(&latest)?.iter().map(|pipeline| latest.join(pipeline)));
         for folder in folders {
             for name in names(&folder)?.iter().filter(|name| name.starts_with(".tmp-")) {
                 let _ = disk::remove_file(&folder.join(name));
@@ -498,10 +529,14 @@ impl Store {
     }
 
     fn read(&self, path: &Path) -> Option<Vec<u8>> {
+        self.watch(path);
+        fs::read(path).ok()
+    }
+
+    fn watch(&self, path: &Path) {
         if self.index.watching() {
             self.index.saw(path, fs::metadata(path).ok().as_ref());
         }
-        fs::read(path).ok()
     }
 
     fn result(&self, digest: Digest) -> PathBuf {
@@ -516,8 +551,8 @@ impl Store {
         self.dir.join("keys").join(format!("{fingerprint}.json"))
     }
 
-    fn last_path(&self, pipeline: &str, stage: &str) -> PathBuf {
-        self.dir.join("last").join(file_name(pipeline)).join(format!("{}.json", file_name(stage)))
+    fn lasts_path(&self, pipeline: &str) -> PathBuf {
+        self.dir.join("last").join(format!("{}.jsonl", file_name(pipeline)))
     }
 }
 
@@ -525,6 +560,8 @@ impl Store {
 const BETWEEN_SAVES: Duration = Duration::from_secs(2);
 /// Below this many seconds a stage is sooner run again than the disk waited for.
 const SHORT: f64 = 1.0;
+/// Below this many bytes a result that is not needed may wait to be removed.
+const SMALL: u64 = 64 << 10;
 
 impl Drop for Store {
     fn drop(&mut self) {

@@ -238,7 +238,7 @@ pub(super) fn status(project: &Project, json: bool) -> Result<()> {
     let store = project.look(&pipeline)?;
     let plan = Plan::of(&pipeline, &store, &BTreeSet::new())?;
     let standing: Vec<_> =
-        plan.steps.iter().map(|step| (step, stands(&step.state, store.last(&pipeline.name, &step.stage).as_ref()))).collect();
+        plan.steps.iter().map(|step| (step, stands(&step.state, store.last(&pipeline.name, &step.stage).as_deref()))).collect();
     if json {
         let steps: Vec<_> = standing
             .iter()

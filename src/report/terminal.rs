@@ -221,7 +221,7 @@ impl Screen {
         match &mut *self.held() {
             Some(held) => held.push(line.to_owned()),
             // Nobody reading standard error is no reason to stop.
-            None => self.bars.suspend(|| _ = writeln!(io::stderr(), "{line}")),
+            None => self.bars.suspend(|| _ = io::stderr().write_all(format!("{line}\n").as_bytes())),
         }
     }
 

@@ -17,8 +17,6 @@ pub struct Pool {
     total: BTreeMap<String, u64>,
     state: Mutex<State>,
     changed: Condvar,
-    keeping: Mutex<()>,
-    noting: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -69,7 +67,7 @@ impl Pool {
         total.insert(SLURM.to_owned(), thousandths(f64::from(machines.slurm.jobs)));
         let cards = cards.into_iter().map(|card| (card, WHOLE)).collect();
         let state = State { free: total.clone(), cards, making: BTreeSet::new(), turn: 0 };
-        Self { total, state: Mutex::new(state), changed: Condvar::new(), keeping: Mutex::default(), noting: Mutex::default() }
+        Self { total, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Whether no step at all can run here for want of these, whatever it needs besides.
@@ -151,16 +149,6 @@ impl Pool {
     pub(super) fn wait(&self, turn: u64, longest: Duration) {
         let state = self.state();
         drop(self.changed.wait_timeout_while(state, longest, |state| state.turn == turn).unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Held by whoever takes a result into the store: two equal results at once would be in each other's way.
-    pub(super) fn keeping(&self) -> MutexGuard<'_, ()> {
-        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Held by whoever notes how a step stands.
-    pub(super) fn noting(&self) -> MutexGuard<'_, ()> {
-        self.noting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,10 +1,11 @@
 //! Which step is taken when: those whose inputs are there, in the order of the file, as many at once as the machine has room for.
 //!
-//! One thread decides and takes what is fresh; each try at a stale step has a thread of its own, which tells when it has ended. When a step
+//! One thread decides and takes what is fresh; each try at a stale step has a thread to itself, which tells when it has ended. When a step
 //! finds no room, those after it leave alone what it waits for, so that a large one is not held up by a row of small ones. Order and
 //! company change no result: what a step makes depends on its fingerprint alone.
 
 use super::attempt::Attempt;
+use super::crew::Crew;
 use super::pool::{Lack, Need, Permit, Pool, amounts};
 use super::{Ending, Run, Tried, Work, kept};
 use crate::artifact::Artifact;
@@ -21,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
@@ -73,6 +74,8 @@ struct Course<'r, 'a> {
     due: BTreeSet<usize>,
     /// Steps that have to run.
     stale: BTreeMap<usize, Stale>,
+    /// How often it was looked for what can be started.
+    rounds: u64,
     running: usize,
     /// Whether every step runs on this machine.
     all_local: bool,
@@ -91,9 +94,12 @@ struct Stale {
     need: Need,
     /// When it may.
     from: Option<Instant>,
-    /// Whether there was no room for it when it was judged: by now its sources may be others.
-    waited: bool,
+    /// The round in which it was judged: in a later one its sources may be others.
+    judged: u64,
 }
+
+/// A try for whichever thread is free.
+type Task = (usize, Stale, Permit);
 
 /// What a thread tells of a try.
 enum Told {
@@ -113,6 +119,7 @@ impl Run<'_> {
             waiting: vec![Vec::new(); steps.len()],
             due: BTreeSet::new(),
             stale: BTreeMap::new(),
+            rounds: 0,
             running: 0,
             all_local: steps.iter().all(|step| self.place(step) == Place::Local),
             done: BTreeMap::new(),
@@ -165,7 +172,17 @@ impl<'r> Course<'r, '_> {
     where
         'r: 'scope,
     {
-        let (sender, told) = channel();
+        let (run, (sender, told)) = (self.run, channel());
+        let mut crew = Crew::new(scope, move |(index, stale, permit): Task| {
+            let step = &run.pipeline.steps[index];
+            let (told, permit) = catch_unwind(AssertUnwindSafe(|| run.one_try(step, stale, permit))).unwrap_or_else(|_| {
+                let error = Error::new("the runner panicked").advice("this is a bug in voxpipe; please report it");
+                (Told::Ended(run.failed(step, &error)), None)
+            });
+            // Only gone when nobody waits any more.
+            let _ = sender.send((index, told, permit));
+            run.pool().happened();
+        });
         loop {
             while let Some(index) = self.due.pop_first() {
                 self.judge(index);
@@ -191,7 +208,7 @@ impl<'r> Course<'r, '_> {
             }
             drop(room);
             if self.due.is_empty() {
-                self.start(scope, &sender);
+                self.start(&mut crew);
                 if self.due.is_empty() && (self.running > 0 || !self.stale.is_empty()) {
                     self.run.pool().wait(turn, self.longest());
                 }
@@ -257,24 +274,24 @@ impl<'r> Course<'r, '_> {
                 };
                 let attempt = Attempt::first(&declared);
                 let why = why::sentence(&reasons);
-                self.stale.insert(index, Stale { declared, why, inputs, attempt, need, from: None, waited: false });
+                self.stale.insert(index, Stale { declared, why, inputs, attempt, need, from: None, judged: self.rounds });
             }
         }
     }
 
     /// Starts what there is room for.
-    fn start<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, sender: &Sender<(usize, Told, Option<Permit>)>)
+    fn start<'scope>(&mut self, crew: &mut Crew<'scope, '_, Task>)
     where
         'r: 'scope,
     {
         let run = self.run;
         let mut lack = Lack::new();
         let mut next = 0;
+        self.rounds += 1;
         while let Some(index) = self.stale.range(next..).next().map(|(index, _)| *index) {
             next = index + 1;
             // Nothing fits any more: those that wait need not be asked one by one. Who stops has to be told.
             if self.all_local && Pool::is_full(&lack) && !run.stopping() && self.halted.is_none() {
-                self.stale.range_mut(index..).for_each(|(_, stale)| stale.waited = true);
                 return;
             }
             let step = &run.pipeline.steps[index];
@@ -298,18 +315,14 @@ impl<'r> Course<'r, '_> {
                 continue;
             }
             if stale.need.wants(&lack) {
-                stale.waited = true;
                 continue;
             }
             match run.pool().take(&stale.need, stale.attempt.ingredients.fingerprint()) {
-                Err(missing) => {
-                    stale.waited = true;
-                    lack.extend(missing);
-                }
+                Err(missing) => lack.extend(missing),
                 Ok(permit) => {
                     let fingerprint = stale.declared.fingerprint();
                     // Its sources may be others by now, and another run may have made its result.
-                    if !tried && (stale.waited || run.scheduling.pool.is_some()) {
+                    if !tried && (stale.judged + 1 < self.rounds || run.scheduling.pool.is_some()) {
                         self.stale.remove(&index);
                         self.judge(index);
                     }
@@ -323,16 +336,7 @@ impl<'r> Course<'r, '_> {
                     }
                     stale.from = None;
                     self.running += 1;
-                    let sender = sender.clone();
-                    scope.spawn(move || {
-                        let (told, permit) = catch_unwind(AssertUnwindSafe(|| run.one_try(step, stale, permit))).unwrap_or_else(|_| {
-                            let error = Error::new("the runner panicked").advice("this is a bug in voxpipe; please report it");
-                            (Told::Ended(run.failed(step, &error)), None)
-                        });
-                        // Only gone when nobody waits any more.
-                        let _ = sender.send((index, told, permit));
-                        run.pool().happened();
-                    });
+                    crew.give((index, stale, permit));
                 }
             }
         }
@@ -392,7 +396,7 @@ impl Run<'_> {
         let error = match tried {
             Ok(Tried::Kept(artifact, end)) => {
                 self.remember(step, &declared, end);
-                self.save_index();
+                self.store.save_index_now_and_then();
                 self.emitter.emit(Event::StageFinished {
                     stage: step.name.clone(),
                     seconds: begun.elapsed().as_secs_f64(),
@@ -423,7 +427,7 @@ impl Run<'_> {
             Some(attempt) => {
                 let wait = attempt.wait;
                 let from = wait.map(|wait| Instant::now() + wait);
-                Told::Again(Box::new(Stale { declared, why, inputs, attempt, need, from, waited: false }))
+                Told::Again(Box::new(Stale { declared, why, inputs, attempt, need, from, judged: 0 }))
             }
             None => {
                 self.remember(step, &declared, End::Failed { message: error.message.clone() });

@@ -563,9 +563,8 @@ impl<S: Stage> Entry for Of<S> {
     }
     fn parse(&self, mut with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>> {
         let span = with.span();
-        let mut generator = schema::generator();
-        let root = self.schema(&mut generator).to_value();
-        let found = Shape::new(&root, generator.definitions()).check(&mut with, "with");
+        let shape = schema::once(S::KIND, |generator| self.schema(generator));
+        let found = Shape::new(&shape.0, &shape.1).check(&mut with, "with");
         if !found.is_empty() {
             // What was taken out would be missed now; that is no further mistake.
             return Err(found);

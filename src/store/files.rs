@@ -3,8 +3,8 @@
 use super::disk;
 use crate::error::{Doing, Result};
 use rayon::prelude::*;
-use serde::de::DeserializeOwned;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// How much a write has to survive.
@@ -30,38 +30,20 @@ pub(super) fn replace(path: &Path, bytes: &[u8], safety: Safety) -> Result<()> {
     Ok(())
 }
 
-/// How long a file may get by [`add_line`] before it is written anew: it is read whole.
-const LONGEST: u64 = 16 << 10;
-
-/// Makes `line` the last line of the file at `path`; the lines before it may go.
-///
-/// To add to a file takes a fraction of the time that a new one does. A line that was cut off is one that the reader passes over.
-pub(super) fn add_line(path: &Path, mut line: Vec<u8>) -> Result<()> {
-    line.push(b'\n');
-    let writing = || format!("cannot write `{}`", path.display());
-    match fs::metadata(path) {
-        Ok(meta) if meta.len() + line.len() as u64 <= LONGEST => {
-            // What a run that was killed had begun to write stays a line of its own.
-            line.insert(0, b'\n');
-            disk::append(path, &line).doing(writing)
-        }
-        _ => replace(path, &line, Safety::Whole),
+/// Makes a link at `path` to `target`, unless there is something already. Whether it did.
+pub(super) fn new_link(path: &Path, target: &Path) -> Result<bool> {
+    let linking = || format!("cannot link `{}`", path.display());
+    disk::make_folder(path.parent().unwrap_or(Path::new("."))).doing(linking)?;
+    match disk::link(target, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        made => made.map(|()| true).doing(linking),
     }
-}
-
-/// The last whole line of what [`add_line`] wrote that can be read.
-pub(super) fn last_line<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    bytes.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()).find_map(|line| serde_json::from_slice(line).ok())
 }
 
 /// Points the link at `path` to `target` in one step.
 pub(super) fn replace_link(path: &Path, target: &Path) -> Result<()> {
-    let linking = || format!("cannot link `{}`", path.display());
-    disk::make_folder(path.parent().unwrap_or(Path::new("."))).doing(linking)?;
-    if disk::link(target, path).is_ok() {
-        return Ok(());
-    }
     let unfinished = Unfinished::of(path);
+    let linking = || format!("cannot link `{}`", path.display());
     disk::remove_file(&unfinished.from).doing(linking)?;
     disk::link(target, &unfinished.from).doing(linking)?;
     unfinished.place()
@@ -154,31 +136,4 @@ pub(super) fn sync_all(paths: &[PathBuf]) -> Result<()> {
 /// Removes a folder that may not be there.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     disk::remove_folder(folder).doing(|| format!("cannot remove `{}`", folder.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_whole_line_counts_and_a_file_stays_short() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("last.json");
-        let read = || last_line::<u64>(&fs::read(&path).unwrap());
-        // What an earlier version wrote has no end of line.
-        fs::write(&path, "7").unwrap();
-        assert_eq!(read(), Some(7));
-        for number in 0..5000_u64 {
-            add_line(&path, number.to_string().into_bytes()).unwrap();
-            assert_eq!(read(), Some(number));
-            assert!(fs::metadata(&path).unwrap().len() <= LONGEST);
-        }
-        // Cut off in the middle of a line: the one before counts, and the next one is a line of its own.
-        fs::write(&path, "1\n2\n[3").unwrap();
-        assert_eq!(read(), Some(2));
-        add_line(&path, b"4".to_vec()).unwrap();
-        assert_eq!(read(), Some(4));
-        fs::write(&path, "").unwrap();
-        assert_eq!(read(), None);
-    }
 }

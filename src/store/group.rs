@@ -1,10 +1,11 @@
 //! Records that are written together: waiting for the disk once for many short stages, and at once for a long one.
 //!
 //! A record counts for the run that made it as soon as it is added, and for every later run once its group is on the disk. The order
-//! in a group: results with their lists of files, then records under temporary names, then the records' names. Until the
+//! in a group: results with their lists of files, and records under temporary names; then the records' names. Until the
 //! last of these a stage is as if it had not run.
 
 use super::files::{self, Unfinished};
+use super::lasts::Lasts;
 use super::{Record, disk};
 use crate::error::{Doing, Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -42,7 +43,7 @@ pub(super) struct Commit {
     pub(super) listing: PathBuf,
     /// What remains of the work, to be removed.
     pub(super) work: PathBuf,
-    /// Further files that only make sense afterwards.
+    /// Lines for logs that only make sense afterwards.
     pub(super) after: Vec<(PathBuf, Vec<u8>)>,
 }
 
@@ -66,7 +67,7 @@ struct State {
 
 impl Group {
     /// Adds a record; what is learnt of its files goes into `index` when they are on the disk.
-    pub(super) fn add(&self, fingerprint: Fingerprint, commit: Commit, index: &Arc<StatIndex>) {
+    pub(super) fn add(&self, fingerprint: Fingerprint, commit: Commit, index: &Arc<StatIndex>, lasts: &Arc<Lasts>) {
         {
             let mut state = self.shared.lock();
             state.records.insert(fingerprint, commit.record.clone());
@@ -76,8 +77,8 @@ impl Group {
         self.shared.bell.notify_all();
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            let (shared, index) = (Arc::clone(&self.shared), Arc::clone(index));
-            *thread = Some(thread::spawn(move || shared.write(&index)));
+            let (shared, index, lasts) = (Arc::clone(&self.shared), Arc::clone(index), Arc::clone(lasts));
+            *thread = Some(thread::spawn(move || shared.write(&index, &lasts)));
         }
     }
 
@@ -86,7 +87,7 @@ impl Group {
         self.shared.lock().records.get(&fingerprint).cloned()
     }
 
-    /// Has a file written when the record of `fingerprint` is on the disk; gives it back if there is no such record on its way.
+    /// Has a line added to a log when the record of `fingerprint` is on the disk; gives it back if there is no such record on its way.
     pub(super) fn after(&self, fingerprint: Fingerprint, path: PathBuf, bytes: Vec<u8>) -> Option<(PathBuf, Vec<u8>)> {
         match self.shared.lock().waiting.get_mut(&fingerprint) {
             Some(commit) => {
@@ -129,7 +130,7 @@ impl Shared {
     }
 
     /// The thread: one group after the other.
-    fn write(&self, index: &StatIndex) {
+    fn write(&self, index: &StatIndex, lasts: &Lasts) {
         let mut state = self.lock();
         loop {
             match state.since {
@@ -139,7 +140,7 @@ impl Shared {
                     let group = std::mem::take(&mut state.waiting);
                     (state.since, state.writing) = (None, true);
                     drop(state);
-                    let written = write(&group, index);
+                    let written = write(&group, index, lasts);
                     state = self.lock();
                     state.writing = false;
                     for fingerprint in group.keys() {
@@ -159,9 +160,11 @@ impl Shared {
     }
 }
 
-fn write(group: &BTreeMap<Fingerprint, Commit>, index: &StatIndex) -> Result<()> {
+fn write(group: &BTreeMap<Fingerprint, Commit>, index: &StatIndex, lasts: &Lasts) -> Result<()> {
     let mut paths = Vec::new();
-    for commit in group.values() {
+    // Many stages may have made the same.
+    let results: BTreeMap<&PathBuf, &Commit> = group.values().map(|commit| (&commit.result, commit)).collect();
+    for commit in results.values() {
         let (files, folders) = files::below(&commit.result)?;
         paths.extend(files);
         paths.extend(folders.into_iter().rev());
@@ -173,27 +176,27 @@ fn write(group: &BTreeMap<Fingerprint, Commit>, index: &StatIndex) -> Result<()>
     above.sort();
     above.dedup();
     paths.extend(above);
+    // Nobody sees a record before it has its name, so it can go to the disk together with what it speaks of.
+    let records = group.values().map(|commit| Unfinished::write(&commit.key, &serde_json::to_vec(&commit.record)?));
+    let records = records.collect::<Result<Vec<_>>>()?;
+    paths.extend(records.iter().map(|record| record.from.clone()));
     files::sync_all(&paths)?;
     // Read-only, ours alone and on the disk: nobody can have changed these files since they were hashed.
-    for commit in group.values() {
+    for commit in results.values() {
         for (path, leaf) in commit.tree.iter().flat_map(|tree| &tree.0) {
             let path = commit.result.join(path);
             let meta = fs::metadata(&path).doing(|| format!("cannot look at `{}`", path.display()))?;
             index.learn_settled(&meta, leaf.digest);
         }
     }
-    let records = group.values().map(|commit| Unfinished::write(&commit.key, &serde_json::to_vec(&commit.record)?));
-    let records = records.collect::<Result<Vec<_>>>()?;
-    files::sync_all(&records.iter().map(|record| record.from.clone()).collect::<Vec<_>>())?;
     records.into_iter().try_for_each(Unfinished::place)?;
     let mut keys = folders(|commit| &commit.key);
     keys.dedup();
     keys.iter().try_for_each(|keys| files::sync(keys))?;
+    let mut after: BTreeMap<&PathBuf, Vec<&[u8]>> = BTreeMap::new();
     for commit in group.values() {
-        for (path, bytes) in &commit.after {
-            files::add_line(path, bytes.clone())?;
-        }
+        commit.after.iter().for_each(|(path, line)| after.entry(path).or_default().push(line));
         let _ = disk::remove_folder(&commit.work);
     }
-    Ok(())
+    after.into_iter().try_for_each(|(path, lines)| lasts.write(path, lines))
 }

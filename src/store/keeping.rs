@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A file that stages would compute again.
@@ -39,13 +40,10 @@ impl Store {
     }
 
     /// What is remembered of every step of every pipeline.
-    pub fn lasts(&self) -> Result<Vec<Last>> {
-        let mut lasts = Vec::new();
-        for pipeline in names(&self.dir.join("last"))? {
-            let folder = self.dir.join("last").join(pipeline);
-            lasts.extend(names(&folder)?.iter().filter_map(|name| files::last_line(&fs::read(folder.join(name)).ok()?)));
-        }
-        Ok(lasts)
+    pub fn lasts(&self) -> Result<Vec<Arc<Last>>> {
+        let folder = self.dir.join("last");
+        let logs = names(&folder)?.into_iter().filter(|name| name.ends_with(".jsonl"));
+        Ok(logs.flat_map(|name| self.lasts.all(&folder.join(name), self.lock.is_some())).collect())
     }
 
     /// How large a result is, in bytes.
