@@ -122,7 +122,7 @@ impl Question {
         let mut folders: BTreeMap<String, BTreeMap<String, Option<Stamp>>> = BTreeMap::new();
         for Watched { path, stamp } in watched {
             // Looked at twice with two answers: something is moving.
-            let path = absolute(&path).ok()?;
+            let path = if path.is_absolute() { path } else { absolute(&path).ok()? };
             let path = path.strip_prefix(root).unwrap_or(&path);
             let (folder, file) = match (path.parent(), path.file_name()) {
                 (Some(folder), Some(file)) => (folder.to_str()?, file.to_str()?),
