@@ -10,7 +10,7 @@ Synthetic pipelines, the same for every tool: `seven` (7 stages in a row), `chai
 `clips` (a stage over 10,000 small WAV files and one after it), `big` (the same over 2,000 files of 1 MiB). Every stage copies a small file.
 Tools are found in PATH: ninja, make, doit, razel, dvc (`pip install ninja doit razel dvc`); one that is not there is left out and said so.
 
-Each number is the least wall time of several rounds; the tools take turns, pipeline by pipeline. What a tool made is moved aside between
+Each number is the least wall time of several rounds, in each of which every tool has its turn. What a tool made is moved aside between
 rounds and removed at the end: file systems may pay for a removal with slow new files for minutes. The goals are times on a quiet machine with
 two cores, and ninja's times there are known: a goal counts as met in milliseconds, or in units of ninja's time of the same minute. A goal
 that is not met is said in the exit code (1), so that a person or a nightly job notices. Only the Python standard library is used.
@@ -296,10 +296,10 @@ def forget_names():
     return True
 
 
-def measure(tool, shape, work, options):
-    """The rows of one pipeline for one tool, by name."""
+def measure(tool, shape, place, work, options):
+    """The rows of one pipeline for one tool, by name, in one round: what takes long once, what is short a few times."""
     found, measured = {}, Measured()
-    rounds = options.rounds
+    few = 1 if options.quick else 5
 
     def aside(paths):
         gone = work / "gone"
@@ -314,8 +314,8 @@ def measure(tool, shape, work, options):
         aside(tool.made(at))
         os.sync()
 
-    def prepare(shape, stages, files=(), data=None):
-        at = work / f"{tool.name}-{shape}"
+    def prepare(stages, files=(), data=None):
+        at = place / tool.name
         at.mkdir(parents=True)
         write(at / "head.txt", "head\n")
         if data:
@@ -325,50 +325,54 @@ def measure(tool, shape, work, options):
         settle()
         return at
 
-    def first(at, rounds):
-        return measured.best(rounds, tool.run(), at, before=lambda: forget(at))
+    def first(at):
+        return measured.best(1, tool.run(), at, before=lambda: forget(at))
 
     if shape == "seven":
-        at = prepare("seven", chain(7))
-        found["start"] = measured.best(3 * rounds, tool.start(), at)
+        at = prepare(chain(7))
+        found["start"] = measured.best(few, tool.start(), at)
         for row, command in [("check, 7 stages", tool.check()), ("plan, 7 stages", tool.plan())]:
             if command:
                 forget(at)
-                found[row] = measured.best(3 * rounds, command, at, expect=(0, 1, 255) if tool.name == "dvc" else (0,))
-        found["7 stages, full run"] = first(at, rounds)
+                found[row] = measured.best(few, command, at, expect=(0, 1, 255) if tool.name == "dvc" else (0,))
+        found["7 stages, full run"] = first(at)
         settle()
         measured.once(tool.run(), at)
-        found["7 stages, no-op"] = measured.best(3 * rounds, tool.run(), at)
+        found["7 stages, no-op"] = measured.best(few, tool.run(), at)
     elif shape in ["chain", "wide"]:
         try:
-            at = prepare(shape, (chain if shape == "chain" else wide)(options.stages))
+            at = prepare((chain if shape == "chain" else wide)(options.stages))
         except NotImplementedError:
             return found
-        found[f"{shape}, full run"] = first(at, max(1, rounds // 2))
+        found[f"{shape}, full run"] = first(at)
         settle()
         measured.once(tool.run(), at)
-        found[f"{shape}, no-op"] = measured.best(rounds, tool.run(), at)
+        found[f"{shape}, no-op"] = measured.best(few, tool.run(), at)
         measured.peak(tool.run(), at)
         aside([at])
     else:
         data = work / shape
         names = sorted(f"data/{name}" for name in os.listdir(data))
-        at = prepare(shape, folder(), names, data)
+        at = prepare(folder(), names, data)
         os.sync()
-        found[f"{shape}, first run"] = first(at, max(1, rounds // 2))
+        found[f"{shape}, first run"] = first(at)
         settle()
         measured.once(tool.run(), at)
-        found[f"{shape}, no-op"] = measured.best(rounds, tool.run(), at)
+        found[f"{shape}, no-op"] = measured.best(few, tool.run(), at)
         measured.peak(tool.run(), at)
         if shape == "clips":
             if forget_names():
-                found["clips, no-op, cold"] = measured.best(max(1, rounds // 2), tool.run(), at, before=forget_names)
-            for name in names:
-                os.utime(at / name)
+                found["clips, no-op, cold"] = measured.best(1, tool.run(), at, before=forget_names)
+
+            def touch():
+                for name in names:
+                    os.utime(at / name)
+                settle()
+
+            found["clips, all touched"] = measured.best(1, tool.run(), at, before=touch)
             settle()
-            found["clips, all touched"] = measured.once(tool.run(), at)
-            settle()
-            found["clips, no-op after that"] = measured.best(rounds, tool.run(), at)
+            measured.once(tool.run(), at)
+            found["clips, no-op after that"] = measured.best(few, tool.run(), at)
             aside([at])
         else:
             # The last and largest: nothing is measured after it.
@@ -391,7 +395,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", type=Path, default=ROOT / "target/release/voxpipe", help="the voxpipe to measure")
     parser.add_argument("--quick", action="store_true", help="a tenth of the sizes, one round; goals are not judged")
-    parser.add_argument("--rounds", type=int, help="rounds of each measurement (5)")
+    parser.add_argument("--rounds", type=int, help="how often each tool has its turn (5)")
     parser.add_argument("--only", default="seven,chain,wide,clips,big", help="which pipelines")
     parser.add_argument("--tools", default="voxpipe,make,ninja,doit,razel,dvc", help="which tools")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
@@ -424,13 +428,13 @@ def main():
                     wav(work / shape / f"{number:05}.wav", samples, number)
         results = {tool.name: {} for tool in tools}
         for shape in ["seven", "chain", "wide", "clips", "big"]:
-            for tool in tools if shape in rows else []:
-                print(f"{shape}: {tool.name} {tool.version} …", file=sys.stderr)
-                so_far = results[tool.name]
-                memory = so_far.get("memory", 0)
-                so_far.update(measure(tool, shape, work, options))
-                if max(memory, so_far.get("memory", 0)):
-                    so_far["memory"] = max(memory, so_far.get("memory", 0))
+            for number in range(options.rounds if shape in rows else 0):
+                for tool in tools:
+                    print(f"{shape}, round {number + 1}: {tool.name} {tool.version} …", file=sys.stderr)
+                    so_far = results[tool.name]
+                    for row, value in measure(tool, shape, work / f"{shape}-{number}", work, options).items():
+                        least = max if row == "memory" else min
+                        so_far[row] = least(so_far.get(row, value), value)
         # Some make what they keep read-only.
         subprocess.run(["chmod", "-R", "u+w", str(work)], capture_output=True)
 

@@ -22,6 +22,8 @@ pub mod wire;
 
 use crate::error::{Error, Exit, Result};
 use cache::Snapshot;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -33,20 +35,43 @@ const DATASETS: &str = "datasets/";
 const LONGEST_NAME: usize = 96;
 
 /// What a repository holds. Names of models stand for themselves; others have their kind before them, as in addresses on the Hub.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RepoType {
     /// A model or an adapter: `org/name`.
+    #[default]
     Model,
-    /// A data set: `datasets/org/name`.
+    /// A dataset: `datasets/org/name`.
     Dataset,
+    /// A Space: `spaces/org/name`.
+    Space,
 }
 
-impl Kind {
-    /// As the API of the Hub and its cache have it.
-    const fn plural(self) -> &'static str {
+impl RepoType {
+    /// `model`
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+            Self::Space => "space",
+        }
+    }
+
+    /// As the API of the Hub and its cache have it: `models`.
+    pub(crate) const fn plural(self) -> &'static str {
         match self {
             Self::Model => "models",
             Self::Dataset => "datasets",
+            Self::Space => "spaces",
+        }
+    }
+
+    /// What stands before `owner/name` in an address.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Model => "",
+            Self::Dataset => "datasets/",
+            Self::Space => "spaces/",
         }
     }
 }
@@ -55,7 +80,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
     /// What it holds.
-    pub kind: Kind,
+    pub kind: RepoType,
     /// The user or organisation.
     pub owner: String,
     /// The name below it.
@@ -98,8 +123,8 @@ impl Repository {
     pub fn parse(text: &str) -> Option<Self> {
         let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
         let (kind, id) = match id.strip_prefix(DATASETS).filter(|rest| rest.contains('/')) {
-            Some(rest) => (Kind::Dataset, rest),
-            None => (Kind::Model, id),
+            Some(rest) => (RepoType::Dataset, rest),
+            None => (RepoType::Model, id),
         };
         let (owner, name) = id.split_once('/')?;
         let part = |part: &str| {
@@ -118,7 +143,7 @@ impl Repository {
     /// The data set of that name, `org/name` or `org/name@revision`.
     pub fn dataset(text: &str) -> Option<Self> {
         let text = text.strip_prefix(DATASETS).filter(|rest| rest.contains('/')).unwrap_or(text);
-        Self::parse(text).map(|found| Self { kind: Kind::Dataset, ..found })
+        Self::parse(text).map(|found| Self { kind: RepoType::Dataset, ..found })
     }
 
     /// `org/name`.
@@ -128,10 +153,7 @@ impl Repository {
 
     /// `org/name`, with the kind before it if it is no model.
     pub fn full_id(&self) -> String {
-        match self.kind {
-            Kind::Model => self.id(),
-            Kind::Dataset => format!("{DATASETS}{}", self.id()),
-        }
+        format!("{}{}", self.kind.prefix(), self.id())
     }
 
     /// Whether the revision is a commit, which never changes.
@@ -207,7 +229,7 @@ pub fn current_commit(repository: &Repository, network: Network) -> Result<Strin
     if repository.is_pinned() {
         return Ok(repository.revision.clone());
     }
-    if repository.kind == Kind::Dataset {
+    if repository.kind == RepoType::Dataset {
         return read::Reader::commit_of(repository, network);
     }
     let cache = cache::folder()?;
@@ -270,7 +292,7 @@ pub fn commit_of(folder: &Path) -> Option<&str> {
 
 fn repository(name: &str, revision: Option<&str>) -> Result<Repository> {
     let wrong = |message: String| Error::new(message).exit(Exit::Usage);
-    let Some(mut repository) = Repository::parse(name).filter(|found| found.kind == Kind::Model) else {
+    let Some(mut repository) = Repository::parse(name).filter(|found| found.kind == RepoType::Model) else {
         return Err(wrong(format!("there is no model folder `{name}`"))
             .advice("give a folder laid out as on the Hub, or the name of a repository like `mistralai/Voxtral-Mini-3B-2507`"));
     };
@@ -311,10 +333,10 @@ mod tests {
         let dataset = Repository::parse("datasets/nvidia/Granary").unwrap();
         assert_eq!(
             (dataset.kind, dataset.id().as_str(), dataset.to_string().as_str()),
-            (Kind::Dataset, "nvidia/Granary", "datasets/nvidia/Granary")
+            (RepoType::Dataset, "nvidia/Granary", "datasets/nvidia/Granary")
         );
         assert_eq!(Repository::dataset("nvidia/Granary").unwrap(), dataset);
-        assert_eq!(Repository::parse("datasets/name").unwrap().kind, Kind::Model);
+        assert_eq!(Repository::parse("datasets/name").unwrap().kind, RepoType::Model);
         let wrong = [
             "",
             "name",

@@ -11,7 +11,7 @@ mod provenance;
 pub use dataset::{About, Dataset};
 pub use provenance::Provenance;
 
-use crate::hub::client::RepoType;
+use crate::hub::RepoType;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -6,8 +6,9 @@
 //! understood; where several readings of a value remain, the choice is left to serde.
 
 use crate::diagnostic::{Diagnostic, closest, did_you_mean, join, list};
-use schemars::{Schema, SchemaGenerator};
+use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
+use std::any::TypeId;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,13 +24,13 @@ pub fn generator() -> SchemaGenerator {
 /// A schema and its definitions.
 pub type Whole = Arc<(Value, Map<String, Value>)>;
 
-/// The schema called `name` with its definitions, made when it is asked for first: a pipeline may have a thousand stages of a kind.
-pub fn once(name: &'static str, make: impl FnOnce(&mut SchemaGenerator) -> Schema) -> Whole {
-    static MADE: Mutex<BTreeMap<&str, Whole>> = Mutex::new(BTreeMap::new());
+/// The schema of a type with its definitions, made when it is asked for first: a pipeline may have a thousand stages of a kind.
+pub fn of<T: JsonSchema + 'static>() -> Whole {
+    static MADE: Mutex<BTreeMap<TypeId, Whole>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    Arc::clone(made.entry(name).or_insert_with(|| {
+    Arc::clone(made.entry(TypeId::of::<T>()).or_insert_with(|| {
         let mut generator = generator();
-        let schema = make(&mut generator).to_value();
+        let schema = generator.subschema_for::<T>().to_value();
         Arc::new((schema, generator.take_definitions(true)))
     }))
 }

@@ -310,10 +310,12 @@ impl Store {
 
     /// The record of a result, if there is one. A damaged record is none.
     pub fn record(&self, fingerprint: Fingerprint) -> Option<Record> {
+        let key = self.key(fingerprint);
         if let Some(record) = self.group.record(fingerprint) {
+            self.watch(&key);
             return Some(record);
         }
-        let record: Record = self.parse(&self.key(fingerprint))?;
+        let record: Record = self.parse(&key)?;
         (record.ingredients.fingerprint() == fingerprint).then_some(record)
     }
 

@@ -3,7 +3,7 @@
 use super::{Project, print, print_json};
 use crate::diagnostic::{did_you_mean, list};
 use crate::error::{Error, Exit, Result};
-use crate::hub::{self, Kind, Network, Repository};
+use crate::hub::{self, Network, RepoType, Repository};
 use crate::pins::Pins;
 use crate::pipeline::Pipeline;
 use clap::Args;
@@ -123,7 +123,7 @@ fn collect(pipeline: &mut Pipeline, named: &mut BTreeMap<String, (Repository, BT
         let stage = step.name.clone();
         step.stage.pin(&mut |repository| {
             // A folder of that name is what would be read.
-            if repository.kind == Kind::Dataset || !root.join(repository.id()).is_dir() {
+            if repository.kind == RepoType::Dataset || !root.join(repository.id()).is_dir() {
                 let name = repository.to_string();
                 named.entry(name).or_insert_with(|| (repository.clone(), BTreeSet::new())).1.insert(stage.clone());
             }

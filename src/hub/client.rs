@@ -1,46 +1,11 @@
 //! What one can do with repositories of a Hub beyond reading a model: who one is, making them, listing them, changing them.
 use super::token::Token;
 use super::wire::{Ask, Body, Method, Trouble, Voice, Wire};
-use super::{Network, cache};
+use super::{Network, RepoType, cache};
 use crate::error::{Error, Exit, Result};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// What kind of repository.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RepoType {
-    /// A model, or an adapter.
-    #[default]
-    Model,
-    /// A dataset.
-    Dataset,
-    /// A Space.
-    Space,
-}
-
-impl RepoType {
-    /// `model`
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Dataset => "dataset",
-            Self::Space => "space",
-        }
-    }
-
-    /// What stands before `owner/name` in an address.
-    pub const fn prefix(self) -> &'static str {
-        match self {
-            Self::Model => "",
-            Self::Dataset => "datasets/",
-            Self::Space => "spaces/",
-        }
-    }
-}
 
 /// Who a token is.
 #[derive(Clone, Debug)]
@@ -239,7 +204,7 @@ impl Client {
 
 /// `/api/models/owner/name`
 pub(super) fn api(place: &Place) -> String {
-    format!("/api/{}s/{}", place.kind.word(), place.id)
+    format!("/api/{}/{}", place.kind.plural(), place.id)
 }
 
 fn unreadable(what: &str, error: &serde_json::Error) -> Error {

@@ -3,7 +3,8 @@
 //! Everything large is uploaded first, where nobody sees it; the commit is the only visible step. It names the commit it is made on top
 //! of, so a lost answer cannot lead to a second one: what is there is looked at before anything is tried again. A hidden file lists what
 //! we put there, for which pipeline: only that is ever replaced, unless the settings ask for more.
-use super::client::{Client, Place, Remote, RepoType, api};
+use super::RepoType;
+use super::client::{Client, Place, Remote, api};
 use super::wire::{Ask, Body, Method, Trouble, Voice};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::text::first_few;

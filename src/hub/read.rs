@@ -6,7 +6,7 @@
 mod line;
 
 use super::token::Token;
-use super::{Kind, Network, Repository, cache};
+use super::{Network, RepoType, Repository, cache};
 use crate::error::{Doing, Error, Exit, Result};
 use line::{Answer, Line};
 use serde::{Deserialize, Serialize};
@@ -221,7 +221,7 @@ impl<'a> Reader<'a> {
 
     /// As it is named in messages.
     fn shown(&self) -> String {
-        let kind = if self.repository.kind == Kind::Dataset { "data set" } else { "model" };
+        let kind = if self.repository.kind == RepoType::Dataset { "data set" } else { "model" };
         format!("the {kind} `{}`", self.repository)
     }
 

@@ -1,7 +1,8 @@
 //! A Space: its files by one commit like any repository's, and beside them what it needs to run; then waiting until it does.
 //!
 //! Variables and secrets are set before the commit, so that the first build has them. A Space that runs is one that runs *this* commit.
-use super::client::{Client, Place, RepoType, api};
+use super::RepoType;
+use super::client::{Client, Place, api};
 use super::publish::{Publication, Published, publish};
 use super::token::Token;
 use super::wire::{Ask, Body, Method, Trouble, Voice};

@@ -7,7 +7,7 @@ use super::Release;
 use super::parquet::{self, Row};
 use crate::artifact::{Artifact, Digest};
 use crate::error::{Doing, Error, Result};
-use crate::hub::client::RepoType;
+use crate::hub::RepoType;
 use crate::jsonl;
 use crate::record::Record;
 use crate::template;

@@ -3,7 +3,7 @@
 use super::Release;
 use crate::error::{Doing, Error, Result};
 use crate::folder;
-use crate::hub::client::RepoType;
+use crate::hub::RepoType;
 use crate::voxtral::weights;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,43 +1,80 @@
 //! Threads that stay for the next task: to begin one costs as much as a short step.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 
 /// As many threads as there were ever tasks at once; they end when this is dropped and the tasks are done.
 pub(super) struct Crew<'scope, 'env, T> {
     scope: &'scope Scope<'scope, 'env>,
     work: Arc<dyn Fn(T) + Send + Sync + 'scope>,
-    tasks: Sender<T>,
-    waiting: Arc<Mutex<Receiver<T>>>,
-    busy: Arc<AtomicUsize>,
-    threads: usize,
+    desk: Arc<Desk<T>>,
+}
+
+/// Where tasks lie until a thread takes them.
+struct Desk<T> {
+    state: Mutex<State<T>>,
+    bell: Condvar,
+}
+
+struct State<T> {
+    tasks: VecDeque<T>,
+    /// Threads that wait for a task.
+    idle: usize,
+    closed: bool,
 }
 
 impl<'scope, 'env, T: Send + 'scope> Crew<'scope, 'env, T> {
     /// Threads that do `work`, which does not panic.
     pub(super) fn new(scope: &'scope Scope<'scope, 'env>, work: impl Fn(T) + Send + Sync + 'scope) -> Self {
-        let (tasks, waiting) = channel();
-        Self { scope, work: Arc::new(work), tasks, waiting: Arc::new(Mutex::new(waiting)), busy: Arc::default(), threads: 0 }
+        let state = State { tasks: VecDeque::new(), idle: 0, closed: false };
+        Self { scope, work: Arc::new(work), desk: Arc::new(Desk { state: Mutex::new(state), bell: Condvar::new() }) }
     }
 
     /// Hands a task to a thread that is free, or to a new one.
-    pub(super) fn give(&mut self, task: T) {
-        // The threads hold the other end of the channel, so somebody is there to take it.
-        let _ = self.tasks.send(task);
-        if self.busy.fetch_add(1, Ordering::SeqCst) < self.threads {
+    pub(super) fn give(&self, task: T) {
+        let mut state = self.desk.lock();
+        state.tasks.push_back(task);
+        if state.tasks.len() <= state.idle {
+            self.desk.bell.notify_one();
             return;
         }
-        self.threads += 1;
-        let (work, waiting, busy) = (Arc::clone(&self.work), Arc::clone(&self.waiting), Arc::clone(&self.busy));
+        drop(state);
+        let (work, desk) = (Arc::clone(&self.work), Arc::clone(&self.desk));
         self.scope.spawn(move || {
-            let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            while let Ok(task) = next() {
+            while let Some(task) = desk.next() {
                 work(task);
-                busy.fetch_sub(1, Ordering::SeqCst);
             }
         });
+    }
+}
+
+impl<T> Desk<T> {
+    /// The next task; none when there will be no more.
+    fn next(&self) -> Option<T> {
+        let mut state = self.lock();
+        loop {
+            if let Some(task) = state.tasks.pop_front() {
+                return Some(task);
+            }
+            if state.closed {
+                return None;
+            }
+            state.idle += 1;
+            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Drop for Crew<'_, '_, T> {
+    fn drop(&mut self) {
+        self.desk.lock().closed = true;
+        self.desk.bell.notify_all();
     }
 }
 
@@ -45,6 +82,7 @@ impl<'scope, 'env, T: Send + 'scope> Crew<'scope, 'env, T> {
 mod tests {
     use super::*;
     use std::sync::Barrier;
+    use std::sync::mpsc::channel;
     use std::thread;
 
     #[test]
@@ -54,7 +92,7 @@ mod tests {
             // Each row of three goes on only when all three are at it.
             let (together, done) = (Barrier::new(3), channel());
             let (together, tell, seen) = (Arc::new(together), done.0, &seen);
-            let mut crew = Crew::new(scope, move |task: usize| {
+            let crew = Crew::new(scope, move |task: usize| {
                 together.wait();
                 seen.lock().unwrap().push((task, thread::current().id()));
                 let _ = tell.send(());
@@ -62,6 +100,10 @@ mod tests {
             for row in 0..20 {
                 (0..3).for_each(|task| crew.give(3 * row + task));
                 (0..3).for_each(|_| done.1.recv().unwrap());
+                // One that has told may not wait for the next task yet.
+                while crew.desk.lock().idle < 3 {
+                    thread::yield_now();
+                }
             }
         });
         let seen = seen.into_inner().unwrap();
@@ -71,7 +113,6 @@ mod tests {
         let mut threads: Vec<_> = seen.iter().map(|(_, thread)| format!("{thread:?}")).collect();
         threads.sort();
         threads.dedup();
-        // One may not have come back for the next task yet when it is given.
-        assert!((3..=6).contains(&threads.len()), "{} threads", threads.len());
+        assert_eq!(threads.len(), 3);
     }
 }

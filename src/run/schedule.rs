@@ -173,7 +173,7 @@ impl<'r> Course<'r, '_> {
         'r: 'scope,
     {
         let (run, (sender, told)) = (self.run, channel());
-        let mut crew = Crew::new(scope, move |(index, stale, permit): Task| {
+        let crew = Crew::new(scope, move |(index, stale, permit): Task| {
             let step = &run.pipeline.steps[index];
             let (told, permit) = catch_unwind(AssertUnwindSafe(|| run.one_try(step, stale, permit))).unwrap_or_else(|_| {
                 let error = Error::new("the runner panicked").advice("this is a bug in voxpipe; please report it");
@@ -208,7 +208,7 @@ impl<'r> Course<'r, '_> {
             }
             drop(room);
             if self.due.is_empty() {
-                self.start(&mut crew);
+                self.start(&crew);
                 if self.due.is_empty() && (self.running > 0 || !self.stale.is_empty()) {
                     self.run.pool().wait(turn, self.longest());
                 }
@@ -280,7 +280,7 @@ impl<'r> Course<'r, '_> {
     }
 
     /// Starts what there is room for.
-    fn start<'scope>(&mut self, crew: &mut Crew<'scope, '_, Task>)
+    fn start<'scope>(&mut self, crew: &Crew<'scope, '_, Task>)
     where
         'r: 'scope,
     {

@@ -9,7 +9,7 @@ use super::{Arity, Complaint, Context, Made, Order, Outcome, Port, Stage, bad_re
 use crate::artifact::ArtifactKind;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::folder::{self, Target};
-use crate::hub::client::RepoType;
+use crate::hub::RepoType;
 use crate::hub::space::Space;
 use crate::template::render;
 use schemars::JsonSchema;

@@ -563,7 +563,7 @@ impl<S: Stage> Entry for Of<S> {
     }
     fn parse(&self, mut with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>> {
         let span = with.span();
-        let shape = schema::once(S::KIND, |generator| self.schema(generator));
+        let shape = schema::of::<S>();
         let found = Shape::new(&shape.0, &shape.1).check(&mut with, "with");
         if !found.is_empty() {
             // What was taken out would be missed now; that is no further mistake.

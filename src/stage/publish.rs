@@ -7,7 +7,7 @@ use super::{Arity, Complaint, Context, Made, Order, Outcome, Port, Stage, bad_re
 use crate::artifact::ArtifactKind;
 use crate::error::{Doing, Result};
 use crate::folder::{self, Target};
-use crate::hub::client::RepoType;
+use crate::hub::RepoType;
 use crate::release::{About, Dataset, Provenance, Release};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

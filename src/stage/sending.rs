@@ -2,7 +2,8 @@
 
 use super::{Complaint, Context};
 use crate::error::{Error, Exit, Result};
-use crate::hub::client::{Client, RepoType};
+use crate::hub::RepoType;
+use crate::hub::client::Client;
 use crate::hub::publish::{Publication, Published, publish};
 use crate::hub::space::{Space, deploy};
 use crate::hub::wire::Voice;

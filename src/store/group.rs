@@ -56,7 +56,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     waiting: BTreeMap<Fingerprint, Commit>,
-    /// Everything that is not on the disk yet: what waits, and what is being written.
+    /// Everything that was added and did not fail to be written: reading it again would give the same.
     records: BTreeMap<Fingerprint, Record>,
     since: Option<Instant>,
     hurry: bool,
@@ -68,13 +68,18 @@ struct State {
 impl Group {
     /// Adds a record; what is learnt of its files goes into `index` when they are on the disk.
     pub(super) fn add(&self, fingerprint: Fingerprint, commit: Commit, index: &Arc<StatIndex>, lasts: &Arc<Lasts>) {
-        {
+        let first = {
             let mut state = self.shared.lock();
             state.records.insert(fingerprint, commit.record.clone());
             state.waiting.insert(fingerprint, commit);
+            let first = state.since.is_none();
             state.since.get_or_insert_with(Instant::now);
+            first
+        };
+        // Those that follow wait with the first.
+        if first {
+            self.shared.bell.notify_all();
         }
-        self.shared.bell.notify_all();
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let (shared, index, lasts) = (Arc::clone(&self.shared), Arc::clone(index), Arc::clone(lasts));
@@ -82,7 +87,7 @@ impl Group {
         }
     }
 
-    /// A record that is not on the disk yet.
+    /// A record that was added.
     pub(super) fn record(&self, fingerprint: Fingerprint) -> Option<Record> {
         self.shared.lock().records.get(&fingerprint).cloned()
     }
@@ -143,10 +148,8 @@ impl Shared {
                     let written = write(&group, index, lasts);
                     state = self.lock();
                     state.writing = false;
-                    for fingerprint in group.keys() {
-                        state.records.remove(fingerprint);
-                    }
                     if let Err(error) = written {
+                        group.keys().for_each(|fingerprint| _ = state.records.remove(fingerprint));
                         state.failed.get_or_insert(error);
                     }
                     self.bell.notify_all();
