@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -296,13 +296,10 @@ fn hash_file(path: &Path, length: u64) -> Result<Digest> {
     // A file nobody lets us read is a matter of the machine, whatever stage asked.
     let file = fs::File::open(path).doing(reading).map_err(|error| error.exit(Exit::Environment))?;
     if length <= SMALL {
-        // It may grow while it is read.
-        let mut bytes = Vec::with_capacity(length as usize + 1);
-        (&file).take(SMALL + 1).read_to_end(&mut bytes).doing(reading)?;
-        if bytes.len() as u64 <= SMALL {
-            return Ok(Digest::of(&bytes));
-        }
-        (&file).seek(io::SeekFrom::Start(0)).doing(reading)?;
+        // What is added meanwhile gives it another stamp, and it is read again.
+        let mut bytes = Vec::with_capacity(length as usize);
+        file.take(length).read_to_end(&mut bytes).doing(reading)?;
+        return Ok(Digest::of(&bytes));
     }
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file).doing(reading)?;
