@@ -101,8 +101,8 @@ impl Log {
         if ours && bytes.len() > SPARE.0 {
             let short = log.short();
             if bytes.len() > SPARE.0 + SPARE.1 * short.len() {
-                // It can be read as it is, too.
-                let _ = files::replace(path, &short, Safety::Whole);
+                // All of a pipeline's memory is in it, and without this it can be read as it is.
+                let _ = files::replace(path, &short, Safety::Durable);
             }
         }
         log
