@@ -1,7 +1,7 @@
 //! The cache that Hugging Face tools share: `models--ORG--NAME/{refs,snapshots,blobs}`.
 //!
-//! `refs/REVISION` holds the name of a commit, `snapshots/COMMIT` the files of it, which are links into `blobs`. Nothing in here writes
-//! but `remember`, which says what a branch or tag is, and is called when all files are there.
+//! `refs/REVISION` holds the name of a commit, `snapshots/COMMIT` the files of it, which are links into `blobs`. `remember` says
+//! what a branch or tag is, and is called when all files are there; nothing else in here writes there.
 
 use super::Repository;
 use super::token::Token;
@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One commit of a repository, as far as it is in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,13 +98,21 @@ pub(super) fn endpoint() -> String {
 
 /// Writes down which commit a branch or tag is; whole or not at all.
 pub(super) fn remember(cache: &Path, repository: &Repository, commit: &str) -> Result<()> {
-    let path = home(cache, repository).join("refs").join(&repository.revision);
+    keep(&home(cache, repository).join("refs").join(&repository.revision), commit.as_bytes())
+}
+
+/// Writes a file whole or not at all.
+pub(super) fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
     let writing = || format!("cannot write `{}`", path.display());
-    let folder = path.parent().unwrap_or(cache);
-    fs::create_dir_all(folder).doing(writing)?;
-    let part = path.with_added_extension("part");
-    fs::write(&part, commit).doing(writing)?;
-    fs::rename(&part, &path).doing(writing)
+    fs::create_dir_all(path.parent().unwrap_or(path)).doing(writing)?;
+    // Stages that run side by side may ask for the same: each has a draft of its own.
+    let draft = path.with_added_extension(format!("{}-{}.part", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
+    let written = fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    written.doing(writing)
 }
 
 /// Whether a variable's value means yes, as the official client reads it.
@@ -135,4 +145,24 @@ fn shards(index: &Path) -> BTreeSet<String> {
     let value: Option<Value> = fs::read_to_string(index).ok().and_then(|text| serde_json::from_str(&text).ok());
     let map = value.as_ref().and_then(|value| value.get("weight_map")).and_then(Value::as_object);
     map.into_iter().flat_map(|map| map.values()).filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_may_keep_the_same_file_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("refs/main");
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let path = &path;
+                scope.spawn(move || (0..200).for_each(|_| keep(path, writer.to_string().repeat(40).as_bytes()).unwrap()));
+            }
+        });
+        let found = fs::read_to_string(&path).unwrap();
+        assert!(found.len() == 40 && found.chars().all(|digit| found.starts_with(digit)), "{found}");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+    }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::cell::{Cell, OnceCell};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Pages of a list; a server that has more is taken for one that goes round in circles.
 const PAGES: usize = 1000;
@@ -159,8 +159,8 @@ impl<'a> Reader<'a> {
         let commit = info["sha"].as_str().filter(|sha| super::is_commit(sha)).ok_or_else(|| {
             Error::new(format!("`{}` does not say which commit `{}` is", self.endpoint, self.repository)).exit(Exit::Environment)
         })?;
-        keep(&self.home.join("refs").join(&self.repository.revision), commit.as_bytes())?;
-        keep(&self.home.join(commit).join("info.json"), &answer.body)?;
+        cache::keep(&self.home.join("refs").join(&self.repository.revision), commit.as_bytes())?;
+        cache::keep(&self.home.join(commit).join("info.json"), &answer.body)?;
         Ok(commit.to_owned())
     }
 
@@ -207,7 +207,7 @@ impl<'a> Reader<'a> {
         if name.starts_with("parts/") {
             self.read.set(self.read.get() + found.len() as u64);
         }
-        keep(&path, &found)?;
+        cache::keep(&path, &found)?;
         Ok(found)
     }
 
@@ -249,15 +249,6 @@ fn key(text: &str) -> String {
 fn escaped(path: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
     path.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-/// Writes a file whole or not at all.
-fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
-    let writing = || format!("cannot write `{}`", path.display());
-    fs::create_dir_all(path.parent().unwrap_or(path)).doing(writing)?;
-    let part = path.with_added_extension(format!("{}.part", std::process::id()));
-    fs::write(&part, bytes).doing(writing)?;
-    fs::rename(&part, path).doing(writing)
 }
 
 #[cfg(test)]
