@@ -17,7 +17,6 @@ use crate::artifact::{Artifact, Digest};
 use crate::tree::Content;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -123,23 +122,14 @@ impl Ingredients {
                 }
             })
             .collect();
-        // As one object with sorted keys, without a copy of the settings: they may be long, and stages many.
-        let parts = [
-            ("inputs", Cow::Owned(json!(inputs))),
-            ("kind", Cow::Owned(json!(self.kind))),
-            ("numerics", Cow::Owned(json!(self.numerics))),
-            ("pipeline", Cow::Owned(json!(self.pipeline))),
-            ("seed", Cow::Owned(json!(self.seed))),
-            ("settings", Cow::Borrowed(&self.settings)),
-            ("sources", Cow::Owned(json!(sources))),
-            ("version", Cow::Owned(json!(self.version))),
-        ];
+        let parts = json!({
+            "kind": self.kind, "version": self.version, "inputs": inputs, "sources": sources,
+            "seed": self.seed, "numerics": self.numerics, "pipeline": self.pipeline,
+        });
+        // Without a copy of the settings: they may be long, and stages many.
+        let parts = parts.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value));
         let mut text = String::from("voxpipe fingerprint 1\n");
-        for (place, (key, value)) in parts.iter().enumerate() {
-            text.push_str(&format!("{}\"{key}\":", if place == 0 { '{' } else { ',' }));
-            write_canonical(value, &mut text);
-        }
-        text.push('}');
+        write_object(parts.chain([("settings", &self.settings)]).collect(), &mut text);
         Fingerprint(Digest::of(text.as_bytes()))
     }
 }
@@ -174,18 +164,7 @@ pub fn canonical(value: &Value) -> String {
 
 fn write_canonical(value: &Value, to: &mut String) {
     match value {
-        Value::Object(entries) => {
-            let mut sorted: Vec<_> = entries.iter().collect();
-            sorted.sort_unstable_by_key(|(key, _)| *key);
-            to.push('{');
-            for (place, (key, value)) in sorted.into_iter().enumerate() {
-                to.push_str(if place == 0 { "" } else { "," });
-                to.push_str(&Value::from(key.as_str()).to_string());
-                to.push(':');
-                write_canonical(value, to);
-            }
-            to.push('}');
-        }
+        Value::Object(entries) => write_object(entries.iter().map(|(key, value)| (key.as_str(), value)).collect(), to),
         Value::Array(items) => {
             to.push('[');
             for (place, item) in items.iter().enumerate() {
@@ -196,6 +175,18 @@ fn write_canonical(value: &Value, to: &mut String) {
         }
         plain => to.push_str(&plain.to_string()),
     }
+}
+
+fn write_object(mut entries: Vec<(&str, &Value)>, to: &mut String) {
+    entries.sort_unstable_by_key(|(key, _)| *key);
+    to.push('{');
+    for (place, (key, value)) in entries.into_iter().enumerate() {
+        to.push_str(if place == 0 { "" } else { "," });
+        to.push_str(&Value::from(key).to_string());
+        to.push(':');
+        write_canonical(value, to);
+    }
+    to.push('}');
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 /// The branch that is meant where no revision is named.
 const MAIN: &str = "main";
 /// What stands before the names of data sets.
-const DATASETS: &str = "datasets/";
+const DATASETS: &str = RepoType::Dataset.prefix();
 /// Longest name the Hub gives a repository.
 const LONGEST_NAME: usize = 96;
 

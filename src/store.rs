@@ -357,13 +357,6 @@ impl Store {
         (tree.digest() == digest).then_some(tree)
     }
 
-    /// What is remembered of a step.
-    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Arc<Last>> {
-        let path = self.lasts_path(pipeline);
-        self.watch(&path);
-        self.lasts.of(&path, stage, self.lock.is_some())
-    }
-
     /// The link to a stage's newest result. It need not exist.
     pub fn latest(&self, pipeline: &str, stage: &str) -> PathBuf {
         self.dir.join("latest").join(file_name(pipeline)).join(file_name(stage))
@@ -457,22 +450,13 @@ impl Store {
     pub fn flush(&self) -> Result<()> {
         self.group.flush()?;
         // What cannot be removed now the next run removes.
-        self.spare().drain(..).for_each(|folder| _ = files::remove_folder(&folder));
+        let spare = std::mem::take(&mut *self.spare());
+        spare.iter().for_each(|folder| _ = files::remove_folder(folder));
         Ok(())
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<PathBuf>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Remembers how a try at a step went, and what went into the result if it kept one.
-    pub fn remember(&self, pipeline: &str, stage: &str, tried: Try, done: Option<Ingredients>) -> Result<()> {
-        let (path, fingerprint) = (self.lasts_path(pipeline), tried.fingerprint);
-        // That it is done must not be known before the record is.
-        let later = tried.end == End::Done;
-        let line = self.lasts.note(&path, stage, tried, done)?;
-        let now = if later { self.group.after(fingerprint, path, line) } else { Some((path, line)) };
-        now.map_or(Ok(()), |(path, line)| self.lasts.write(&path, [&line[..]]))
     }
 
     /// Points the link people look at to a result.
@@ -551,10 +535,6 @@ impl Store {
 
     fn key(&self, fingerprint: Fingerprint) -> PathBuf {
         self.dir.join("keys").join(format!("{fingerprint}.json"))
-    }
-
-    fn lasts_path(&self, pipeline: &str) -> PathBuf {
-        self.dir.join("last").join(format!("{}.jsonl", file_name(pipeline)))
     }
 }
 

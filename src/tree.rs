@@ -222,7 +222,9 @@ impl Walk<'_> {
             return Err(Error::new(format!("`{}` is a link to a folder that contains it", folder.display())).advice("remove the link"));
         }
         above.push(here);
-        let entries = fs::read_dir(folder).doing(looking)?.collect::<io::Result<Vec<_>>>().doing(looking)?;
+        let ours = |entry: &io::Result<fs::DirEntry>| entry.as_ref().is_ok_and(|entry| entry.file_name() == STATE_FOLDER);
+        let entries = fs::read_dir(folder).doing(looking)?.filter(|entry| !ours(entry));
+        let entries = entries.collect::<io::Result<Vec<_>>>().doing(looking)?;
         let links = self.links;
         let look = |entry| -> Result<_> { Ok((links.look(&entry)?, entry)) };
         let looked: Vec<_> = if entries.len() > WORTH_THREADS.1 {
@@ -235,9 +237,6 @@ impl Walk<'_> {
             let Some(file_name) = file_name.to_str() else {
                 return Err(Error::new(format!("the name of `{}` is not UTF-8", path.display())).advice("rename it"));
             };
-            if file_name == STATE_FOLDER {
-                continue;
-            }
             let name = format!("{prefix}{file_name}");
             let Some(meta) = meta else {
                 return Err(match self.links {
@@ -295,10 +294,10 @@ fn hash_file(path: &Path, length: u64) -> Result<Digest> {
     let reading = || format!("cannot read `{}`", path.display());
     // A file nobody lets us read is a matter of the machine, whatever stage asked.
     let file = fs::File::open(path).doing(reading).map_err(|error| error.exit(Exit::Environment))?;
-    if length <= SMALL {
-        // What is added meanwhile gives it another stamp, and it is read again.
+    // Some file systems call files empty that are not: these are read piece by piece.
+    if (1..=SMALL).contains(&length) {
         let mut bytes = Vec::with_capacity(length as usize);
-        file.take(length).read_to_end(&mut bytes).doing(reading)?;
+        (&file).read_to_end(&mut bytes).doing(reading)?;
         return Ok(Digest::of(&bytes));
     }
     let mut hasher = blake3::Hasher::new();
@@ -331,6 +330,15 @@ mod tests {
         assert_ne!(old.digest(), new.digest());
         assert_eq!(old.changes(&new, "").sentence(), "1 added (z), 1 removed (y)");
         assert_eq!(read(&dir.path().join("none")).unwrap(), Content::Missing);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_claims_to_be_empty_is_read_all_the_same() {
+        let path = Path::new("/proc/version");
+        let bytes = fs::read(path).unwrap();
+        assert!(!bytes.is_empty() && fs::metadata(path).unwrap().len() == 0, "the test shows nothing");
+        assert_eq!(read(path).unwrap().digest(), Some(Digest::of(&bytes)));
     }
 
     #[test]

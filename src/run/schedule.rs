@@ -280,10 +280,7 @@ impl<'r> Course<'r, '_> {
     }
 
     /// Starts what there is room for.
-    fn start<'scope>(&mut self, crew: &Crew<'scope, '_, Task>)
-    where
-        'r: 'scope,
-    {
+    fn start(&mut self, crew: &Crew<'_, '_, Task>) {
         let run = self.run;
         let mut lack = Lack::new();
         let mut next = 0;

@@ -6,12 +6,13 @@
 
 use super::disk;
 use super::files::{self, Safety};
-use super::{Last, Try};
+use super::{End, Last, Store, Try, file_name};
 use crate::error::{Doing, Result};
 use crate::fingerprint::Ingredients;
 use crate::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,29 @@ struct Line {
 
 /// A log may hold this much more than what counts, in bytes and as a factor, before it is written anew.
 const SPARE: (usize, usize) = (64 << 10, 3);
+
+impl Store {
+    /// What is remembered of a step.
+    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Arc<Last>> {
+        let path = self.lasts_path(pipeline);
+        self.watch(&path);
+        self.lasts.of(&path, stage, self.lock.is_some())
+    }
+
+    /// Remembers how a try at a step went, and what went into the result if it kept one.
+    pub fn remember(&self, pipeline: &str, stage: &str, tried: Try, done: Option<Ingredients>) -> Result<()> {
+        let (path, fingerprint) = (self.lasts_path(pipeline), tried.fingerprint);
+        // That it is done must not be known before the record is.
+        let later = tried.end == End::Done;
+        let line = self.lasts.note(&path, stage, tried, done)?;
+        let now = if later { self.group.after(fingerprint, path, line) } else { Some((path, line)) };
+        now.map_or(Ok(()), |(path, line)| self.lasts.write(&path, [&line[..]]))
+    }
+
+    fn lasts_path(&self, pipeline: &str) -> PathBuf {
+        self.dir.join("last").join(format!("{}.jsonl", file_name(pipeline)))
+    }
+}
 
 impl Lasts {
     /// What the log at `path` says of a step. `ours` if nobody but this process writes it: then it is read once.
@@ -110,8 +134,15 @@ impl Log {
 
     fn take(&mut self, line: Line) {
         let Line { stage, tried, done } = line;
-        let done = done.or_else(|| self.steps.get(&stage).and_then(|last| last.done.clone()));
-        self.steps.insert(stage, Arc::new(Last { tried, done }));
+        match self.steps.entry(stage) {
+            Entry::Vacant(place) => _ = place.insert(Arc::new(Last { tried, done })),
+            Entry::Occupied(mut place) => {
+                // Changed where it is: what went into a result may be a long list.
+                let last = Arc::make_mut(place.get_mut());
+                last.tried = tried;
+                last.done = done.or(last.done.take());
+            }
+        }
     }
 
     /// What counts, as lines.
@@ -129,7 +160,6 @@ mod tests {
     use super::*;
     use crate::artifact::Digest;
     use crate::fingerprint::{Fingerprint, Known};
-    use crate::store::End;
 
     fn tried(run: &str, end: End) -> Try {
         Try { run: run.to_owned(), fingerprint: Fingerprint(Digest::of(run.as_bytes())), end }

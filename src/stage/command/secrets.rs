@@ -4,9 +4,8 @@ use std::ffi::{OsStr, OsString};
 
 /// Whether an environment variable is nobody's business, by its name.
 pub fn is_secret(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    let holds = |word: &str| name.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
-    ["TOKEN", "SECRET", "PASSWORD", "KEY"].into_iter().any(holds)
+    let name = name.to_string_lossy().to_uppercase();
+    ["TOKEN", "SECRET", "PASSWORD", "KEY"].iter().any(|word| name.contains(word))
 }
 
 /// Environment variables that are nobody's business.
