@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The log-mel of this program against transformers' WhisperFeatureExtractor: how far apart the values are, and the processor time of each.
+"""Compares voxpipe's log-mel features with transformers' WhisperFeatureExtractor: largest difference and CPU time.
 
     cargo build --release --example features
     python benches/features.py [target/release/examples/features]      # needs torch, transformers, soundfile
 
-One thread everywhere. Times are processor seconds (user and system) of one recording, the least of several rounds taken in turn. Loading the
-file and starting the process are taken off ours by running it once more with fewer repetitions, allocation of the result is not.
+Everything runs on one thread. Times are CPU seconds (user and system) per recording: the minimum of several alternating rounds. For voxpipe,
+process start and file loading are subtracted by running it once more with fewer repetitions; allocating the result is not subtracted.
 """
 import os
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
@@ -28,7 +28,7 @@ RATE, CHUNK = 16000, 480000
 
 
 def speech(seconds):
-    """Clips of the first-run set one after the other, brought to 16 kHz by the plainest means, as 16-bit samples."""
+    """The clips of datasets/first-run, concatenated and naively upsampled to 16 kHz."""
     clips = [soundfile.read(path, dtype="float32")[0] for path in sorted((ROOT / "datasets/first-run/clips").glob("*.flac"))]
     samples = np.repeat(np.concatenate(clips), 2)
     samples = np.convolve(samples, [0.25, 0.5, 0.25], "same").astype(np.float32)
@@ -66,7 +66,7 @@ def main():
     filters = torch.from_numpy(extractor.mel_filters).to(torch.float32)
 
     def double(padded):
-        """The definition in double precision."""
+        """Reference implementation in double precision."""
         stft = torch.stft(torch.from_numpy(padded).double(), 400, 160, window=torch.hann_window(400, dtype=torch.float64), return_complex=True)
         mel = torch.from_numpy(extractor.mel_filters).double().T @ (stft[..., :-1].abs() ** 2)
         log = mel.clamp(min=1e-10).log10()

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything worth measuring on a machine with a card, in one go, with a table at the end and full logs in a folder:
+# Runs all GPU benchmarks in one go, prints a table at the end and keeps full logs in a folder:
 #
 #   benches/gpu.sh [--program PROGRAM] [--out FOLDER] [--device cuda:0] [--size mini-3b|middle|tiny] [--precision bf16|f32] [--batches 1,2,4,8,16]
 #
-# Without a card it measures the processor at the size `tiny`, so that the script itself can be tried anywhere. It measures, in this order:
-# what the machine is; whether the card computes what the processor computes (`voxpipe doctor`); ceilings and single operations; a random
-# checkpoint, written on the spot, and whole training steps and transcription with it; and the same with torch, transformers and peft,
-# where Python has them (`VOXPIPE_PYTHON` or python3). Nothing of the card is changed, and nothing is downloaded.
+# Without a GPU it benchmarks the CPU at size `tiny`, so that the script can be tested anywhere. Steps: describe the machine; check that the
+# GPU computes the same results as the CPU (`voxpipe doctor`); measure peak rates (ceilings) and single operations; create a random checkpoint
+# and measure whole training steps and transcription with it; repeat with torch, transformers and peft, if installed in Python
+# (`VOXPIPE_PYTHON` or python3). GPU settings are not changed, and nothing is downloaded.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,7 +33,7 @@ python=${VOXPIPE_PYTHON:-python3}
 failed=0
 
 say() { printf '\n== %s\n' "$*"; }
-# Runs a part, keeps its log, and goes on whatever happens: a measurement that fails is one of the results.
+# Runs one part and keeps its log. Continues after a failure: a failed measurement is also a result.
 part() {
     local name=$1
     shift

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What `voxpipe bench` measures, with torch, transformers and peft; and a table of both. `benches/gpu.sh` calls it.
+"""Runs the measurements of `voxpipe bench` with torch, transformers and peft, and prints a table of both. Called by `benches/gpu.sh`.
 
     gpu_peer.py measure --device cuda:0 --model FOLDER --ours OURS.jsonl [--precision bf16] [--batches 1,2,4] [--patience 0.3]
-    gpu_peer.py table FOLDER        # with ours.jsonl and, if there is one, theirs.jsonl
+    gpu_peer.py table FOLDER        # reads ours.jsonl and, if present, theirs.jsonl
 
-Prints a JSON object a line, with the names voxpipe gives the same things. The operations are those that OURS names, at its shapes. Steps are a
-forward pass, a backward pass, clipping and AdamW, on the same rows of noise; with sdpa, with the base in the precision that is measured and
-what is trained in f32, under autocast where that is bf16; each with and without gradient checkpointing, and the faster counts.
+Prints JSON Lines with the same names as voxpipe. The operations and their shapes are read from OURS. A step is a forward pass, a backward
+pass, gradient clipping and AdamW on the same random batches, with sdpa attention. The base model has the measured precision; trained weights
+are f32, with autocast for bf16. Each case runs with and without gradient checkpointing, and the faster one counts.
 """
 import argparse
 import json
@@ -209,7 +209,7 @@ def table(folder):
     print("|---|---|---|---|---|---|---|---|---|")
     done = set()
     for row in read("ours.jsonl"):
-        # Ceilings are measured before steps too, and count once.
+        # Ceilings are also measured before the steps; use only the first measurement.
         if row["what"] in done:
             continue
         done.add(row["what"])

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How long it takes to load a checkpoint of about 2 GB, and how much memory that needs, beside safetensors' own loader for PyTorch.
+"""Measures time and memory for loading a checkpoint of about 2 GB, compared with safetensors' PyTorch loader.
 
     cargo build --release --example load
     benches/load.py [PROGRAM]            # target/release/examples/load; needs Python with torch and safetensors
 
-Each of five rounds starts every loader once, in turn, in a process of its own; the medians are printed. Files are in the system's cache.
-Lazy: until the tensors are there; neither side has read them by then. Whole: until every page was touched (PyTorch) or every value was
-looked at (voxpipe). f32: every matrix converted to 32-bit floats. Peak is the highest resident memory of the process, in MiB, with pages
-of the mapped file in it; PyTorch's contains the interpreter with its libraries, so that is printed too.
+Each of five rounds runs every loader once in its own process; medians are printed. The files are in the page cache.
+Lazy: until the tensors exist; neither side has read the data by then. Whole: until every page was touched (PyTorch) or every value was
+checked (voxpipe). f32: every matrix is converted to 32-bit floats. Peak: maximum resident memory of the process in MiB, including pages of
+the mapped file. PyTorch's peak includes the interpreter and its libraries; their share is printed, too.
 """
 import json
 import os
@@ -38,7 +38,7 @@ TEXT = dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=14, num_
 
 
 def write(folder):
-    """A checkpoint of random values in the Hub's names, as two shards would be too easy: one file."""
+    """Writes a checkpoint with random values and the Hub's tensor names, as a single file."""
     import torch
     from safetensors.torch import save_file
     a, h, f = AUDIO["hidden_size"], TEXT["hidden_size"], TEXT["intermediate_size"]

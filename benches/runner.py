@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""How fast the runner is, beside other runners, measured in the same minute.
+"""Benchmarks the pipeline runner against other runners on the same machine at the same time.
 
     cargo build --release
-    python3 benches/runner.py                    # everything that is installed
-    python3 benches/runner.py --quick            # a tenth of the sizes, one round: to see that all of it works
+    python3 benches/runner.py                    # all installed tools
+    python3 benches/runner.py --quick            # a tenth of the size, one round: checks that everything works
     python3 benches/runner.py --only seven,chain --tools voxpipe,ninja
 
-Synthetic pipelines, the same for every tool: `seven` (7 stages in a row), `chain` (1,000 in a row), `wide` (1 and then 1,000 side by side),
-`clips` (a stage over 10,000 small WAV files and one after it), `big` (the same over 2,000 files of 1 MiB). Every stage copies a small file.
-Tools are found in PATH: ninja, make, doit, razel, dvc (`pip install ninja doit razel dvc`); one that is not there is left out and said so.
+All tools run the same synthetic pipelines: `seven` (a chain of 7 stages), `chain` (a chain of 1,000), `wide` (1 stage, then 1,000 in parallel),
+`clips` (one stage that reads 10,000 small WAV files, then another), `big` (the same with 2,000 files of 1 MiB). Every stage copies a small
+file. Tools are looked up in PATH: ninja, make, doit, razel, dvc (`pip install ninja doit razel dvc`); missing tools are skipped with a message.
 
-Each number is the least wall time of several rounds, in each of which every tool has its turn. What a tool made is moved aside between
-rounds and removed at the end: file systems may pay for a removal with slow new files for minutes. The goals are times on a quiet machine with
-two cores, and ninja's times there are known: a goal counts as met in milliseconds, or in units of ninja's time of the same minute. A goal
-that is not met is said in the exit code (1), so that a person or a nightly job notices. Only the Python standard library is used.
+Each number is the minimum wall time of several rounds; in each round, every tool takes a turn. Outputs are moved aside between rounds and deleted
+at the end, because deleting files can slow down a file system for minutes. The goals are times on an idle machine with two cores, where
+ninja's times are known: a goal is met if it is met in milliseconds or relative to ninja's time in the same benchmark. If a goal is missed, the
+exit code is 1, so that a nightly job notices. Uses only the Python standard library.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Milliseconds (memory: MB): the goals of the runner, on a quiet machine with two cores.
+# Goals in milliseconds (memory: MB) on an idle machine with two cores.
 GOALS = {
     "start": 3, "check, 7 stages": 4, "plan, 7 stages": 4, "7 stages, no-op": 4, "7 stages, full run": 20,
     "wide, full run": 800, "chain, full run": 1200, "chain, no-op": 10, "wide, no-op": 10,
@@ -40,7 +40,7 @@ GOALS = {
     "big, first run": 300, "big, no-op": 10, "memory": 20,
 }
 ROWS = list(GOALS)
-# What ninja took on that machine.
+# ninja's times on that machine.
 NINJA_THERE = {
     "start": 2, "check, 7 stages": 2, "plan, 7 stages": 2, "7 stages, no-op": 2, "7 stages, full run": 11,
     "wide, full run": 730, "chain, full run": 1370, "chain, no-op": 7, "wide, no-op": 7,
@@ -60,7 +60,7 @@ def wav(path, samples, seed):
     path.write_bytes(head + b"data" + struct.pack("<I", len(data)) + data)
 
 
-# Each shape is a list of (name, names of what it needs, folder it reads); the first one reads `head.txt` unless it reads a folder.
+# A pipeline is a list of stages (name, dependencies, input folder); a stage without dependencies or input folder reads `head.txt`.
 def chain(count):
     return [(f"s{n:04}", [f"s{n - 1:04}"] if n else [], None) for n in range(count)]
 
@@ -238,7 +238,7 @@ class Dvc(Peer):
 
 
 class Measured:
-    """The least wall time of some rounds, and the most memory of all."""
+    """Minimum wall time over some rounds, and peak memory over all."""
 
     def __init__(self):
         self.memory = 0.0
@@ -272,7 +272,7 @@ class Measured:
         return least
 
     def peak(self, command, at):
-        """Memory in MB, by GNU time: a process started from Python would be charged with Python's own."""
+        """Peak memory in MB, measured by GNU time: a child of Python would be charged for Python's own memory."""
         timer = "/usr/bin/time"
         if not os.access(timer, os.X_OK):
             return
@@ -282,12 +282,12 @@ class Measured:
 
 
 def settle():
-    """So that no file was changed within the tick of the file system's clock, which every tool has to be careful about."""
+    """Waits until the last file change is older than the timestamp resolution of the file system."""
     time.sleep(0.2)
 
 
 def forget_names():
-    """Drops what the kernel remembers of names and inodes; needs root."""
+    """Drops the kernel's dentry and inode caches; needs root."""
     os.sync()
     try:
         Path("/proc/sys/vm/drop_caches").write_text("2\n")
@@ -297,7 +297,7 @@ def forget_names():
 
 
 def measure(tool, shape, place, work, options):
-    """The rows of one pipeline for one tool, by name, in one round: what takes long once, what is short a few times."""
+    """Measures one pipeline with one tool in one round: long runs once, short runs several times. Returns times by row name."""
     found, measured = {}, Measured()
     few = 1 if options.quick else 5
 
@@ -319,7 +319,7 @@ def measure(tool, shape, place, work, options):
         at.mkdir(parents=True)
         write(at / "head.txt", "head\n")
         if data:
-            # Files of its own: a tool may change their times or permissions. Page cache warm.
+            # A separate copy, as tools may change times or permissions. This also warms the page cache.
             shutil.copytree(data, at / "data")
         tool.lay_out(at, stages, list(files))
         settle()
@@ -375,7 +375,7 @@ def measure(tool, shape, place, work, options):
             found["clips, no-op after that"] = measured.best(few, tool.run(), at)
             aside([at])
         else:
-            # The last and largest: nothing is measured after it.
+            # The last and largest pipeline: nothing is measured after it.
             subprocess.run(["chmod", "-R", "u+w", str(at)], capture_output=True)
             shutil.rmtree(at, ignore_errors=True)
     if measured.memory:
@@ -435,7 +435,7 @@ def main():
                     for row, value in measure(tool, shape, work / f"{shape}-{number}", work, options).items():
                         least = max if row == "memory" else min
                         so_far[row] = least(so_far.get(row, value), value)
-        # Some make what they keep read-only.
+        # Some tools make their outputs read-only.
         subprocess.run(["chmod", "-R", "u+w", str(work)], capture_output=True)
 
     cores = os.cpu_count()

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Training on the processor: voxpipe beside transformers and peft, on one checkpoint and the same clips, with equal threads and precision.
+"""Benchmarks training on the CPU: voxpipe against transformers and peft, with the same checkpoint, clips, threads and precision.
 
     python benches/train.py [--program target/release/voxpipe] [--threads 2] [--precision f32 bf16] [--method lora full] [--rounds 3]
 
-Makes a random Voxtral of 80 million parameters and clips of 30 seconds with 64 target tokens. In each round the two sides train in turn, in
-batches of 2 and steps of 4 of these. voxpipe is measured as a whole process, by differences: its first epoch, in which a frozen audio tower
-hears every clip, a later one, which remembers, and what is needed beside them (start, reading, saving) follow from runs of one and of three
-epochs that remember nothing at first and a run of one epoch that remembers everything. In a full fine-tuning nothing can be remembered, and
-all epochs are alike. The peer is measured epoch by epoch in its process after a warm-up, features made before. In f32 it is as it comes, with
-sdpa; in bf16 it runs under autocast, with the frozen weights of an adapter's base in bf16 and what is trained in f32, as ours.
+Creates a random Voxtral with 80 million parameters and clips of 30 seconds with 64 target tokens. In each round, both sides train with batch
+size 2 and gradient accumulation 4. voxpipe is measured as a whole process: the first epoch (the frozen audio tower encodes every clip), a
+later epoch (encoder features are cached) and the overhead (start, loading, saving) are computed as differences between a run of one epoch and
+a run of three epochs with an empty cache, and a run of one epoch with a full cache. Full fine-tuning cannot use the cache, so all epochs take
+the same time. The peer is measured per epoch within its process, after a warm-up and with precomputed features. In f32 it uses its defaults
+with sdpa; in bf16 it uses autocast, with the frozen base weights of an adapter in bf16 and trained weights in f32, like voxpipe.
 
-Prints medians of the rounds: seconds and processor seconds of an epoch and of a step, peak memory of the whole process, and the ratios. Give
-several programs to compare them in turn. Needs torch, transformers, peft and mistral-common; nothing is downloaded.
+Prints medians over the rounds: wall and CPU seconds per epoch and per step, peak memory of the whole process, and the ratios. Pass several
+programs to compare them. Needs torch, transformers, peft and mistral-common; nothing is downloaded.
 """
 import argparse
 import json
@@ -32,13 +32,13 @@ WORDS = "the people of this town have never heard what music can do when it is p
 
 
 def size(precision, method):
-    """The checkpoint: frozen weights are stored as narrow as they are used, trained ones in 32 bits."""
+    """Sizes of the checkpoint. Frozen weights are stored in the precision in which they are used, trained weights in f32."""
     import random_voxtral as rv
     return rv.MIDDLE | {"dtype": "bfloat16" if precision == "bf16" and method == "lora" else "float32", "shard": "5GB"}
 
 
 def text_of(tekken, count, r):
-    """A text of so many tokens."""
+    """A random text of exactly `count` tokens."""
     while True:
         text = r.choice(WORDS)
         while len(tekken.encode(text, bos=False, eos=False)) < count:
@@ -48,7 +48,7 @@ def text_of(tekken, count, r):
 
 
 def make(folder, a):
-    """Writes checkpoint, clips and pipeline."""
+    """Writes the checkpoint, clips and pipeline file."""
     import random
     import numpy as np
     import random_voxtral as rv
@@ -92,7 +92,7 @@ max_text_tokens = 4096
 
 
 def measured(command, env, **where):
-    """Standard output, wall and processor seconds, and peak memory in MiB."""
+    """Runs a command. Returns its standard output, (wall, CPU) seconds and peak memory in MiB."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as error:
         child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=error, **where)
@@ -106,7 +106,7 @@ def measured(command, env, **where):
 
 
 def ours(program, folder, remembers, env):
-    """(wall, processor) seconds beside the epochs, of the first and of a later one; peak memory."""
+    """(wall, CPU) seconds of the overhead, the first epoch and a later epoch; peak memory."""
     memory = folder / ".voxpipe/cache/audio"
 
     def run(epochs):
@@ -130,7 +130,7 @@ def ours(program, folder, remembers, env):
 
 
 def theirs(folder, precision, method, epochs, env):
-    """(wall, processor) seconds of an epoch; peak memory."""
+    """(wall, CPU) seconds per epoch; peak memory."""
     command = [sys.executable, "-W", "ignore", __file__, "--child", folder, "--precision", precision, "--method", method, "--epochs", str(epochs)]
     out, _, peak = measured(command, env)
     return [statistics.median(column) for column in zip(*json.loads(out.decode().splitlines()[-1]))], peak
@@ -177,7 +177,7 @@ def child(folder, precision, method, epochs):
 
 
 def report(name, rounds, steps, remembers):
-    """Prints a program's medians and how the peer's compare; a round is (ours, theirs)."""
+    """Prints the medians of a program and of the peer, and their ratios; a round is (ours, theirs)."""
     middle = lambda take: statistics.median(take(mine, peer) for mine, peer in rounds)
     seconds = lambda take: f"{middle(lambda m, p: take(m, p)[0]):.2f} s ({middle(lambda m, p: take(m, p)[1]):.2f} s of processor time)"
     times = lambda part: f"{middle(lambda m, p: p[0][0] / m[part][0]):.2f} x the time ({middle(lambda m, p: p[0][1] / m[part][1]):.2f} x of the processor)"
@@ -217,7 +217,7 @@ def main():
         for precision in a.precision:
             with tempfile.TemporaryDirectory() as name:
                 folder, remembers = Path(name), method == "lora"
-                # In a process of its own: a child's peak memory counts from its parent's.
+                # In a separate process, because a child inherits its parent's peak memory.
                 kind = ["--precision", precision, "--method", method]
                 sizes = ["--clips", str(a.clips), "--seconds", str(a.seconds), "--tokens", str(a.tokens)]
                 measured([sys.executable, __file__, "--make", folder, *kind, *sizes], env)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# How long an epoch of the first run's training takes, and how much memory the program needs. Give two programs to pair them:
+# Measures time per epoch and peak memory of the training in first-run.toml. Pass two programs to compare them:
 #   benches/train.sh [PROGRAM [OTHER]]
-# Each of three rounds trains 1 and then 3 epochs from scratch with each program; half the difference is an epoch without start-up.
-# Prints the median round of each: wall seconds and processor seconds an epoch, and the peak memory of the whole run.
+# Each of three rounds trains 1 and then 3 epochs from scratch with each program; half the difference is one epoch without start-up.
+# Prints medians over the rounds: wall and CPU seconds per epoch, and the peak memory of the whole run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 programs=()

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Transcribing on the processor: voxpipe beside transformers, on one checkpoint, with equal threads and precision.
+"""Benchmarks transcription on the CPU: voxpipe against transformers, with the same checkpoint, threads and precision.
 
     python benches/transcribe.py [--program target/release/voxpipe] [--threads 1] [--precision f32 bf16] [--batch 1] [--rounds 3]
 
-Makes a random Voxtral of 80 million parameters whose `</s>` never wins, so that both sides write as many tokens as they are told, and
-clips of 25 seconds. In each round voxpipe and then transformers transcribe one batch of clips, writing 1 token and then 65. The
-difference is decoding; what voxpipe needs for a file that is no sound is its start-up and taken away. Prints, of the median round,
-processor and wall seconds for a clip before its second token (log-mel, audio tower, prompt), tokens a second after it, and the peak
-memory of the whole process. Needs torch, transformers and mistral-common.
+Creates a random Voxtral with 80 million parameters that never generates `</s>`, so that both sides generate exactly the requested number of
+tokens, and clips of 25 seconds. In each round, voxpipe and then transformers transcribe one batch of clips, generating 1 token and then 65.
+The difference is decoding time. voxpipe's start-up time, measured with an invalid audio file, is subtracted. Prints medians over the rounds:
+CPU and wall seconds per clip up to the first token (log-mel, audio tower, prompt), tokens per second after it, and the peak memory of the
+whole process. Needs torch, transformers and mistral-common.
 """
 import argparse
 import json
@@ -36,7 +36,7 @@ def make(folder, precision, batch):
 
 
 def measured(command, env, fails=False):
-    """Standard output, wall and processor seconds, and peak memory in MiB."""
+    """Runs a command. Returns its standard output, (wall, CPU) seconds and peak memory in MiB."""
     start = time.monotonic()
     child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, error = child.stdout.read(), child.stderr.read()
@@ -47,7 +47,7 @@ def measured(command, env, fails=False):
 
 
 def ours(program, folder, precision, batch, env):
-    """(wall, processor) seconds before the second token of a clip and for each token after it; peak memory."""
+    """(wall, CPU) seconds per clip up to the first token and per token after it; peak memory."""
     def run(files, tokens, fails=False):
         return measured([program, "transcribe", *files, "--model", folder / "model", "--language", "en", "--precision", precision,
                          "--max-new-tokens", str(tokens), "--device", "cpu", "--json"], env, fails)
@@ -78,7 +78,7 @@ def child(folder, precision, batch):
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = transformers.VoxtralForConditionalGeneration.from_pretrained(folder / "model", dtype=dtype, attn_implementation="sdpa").eval()
     extractor = transformers.WhisperFeatureExtractor(feature_size=128)
-    # lang:en, as the tokenizer of the Hub writes it, is four tokens of this vocabulary; their ids change no speed.
+    # In this vocabulary the Hub's tokenizer encodes `lang:en` as four tokens; their ids do not affect the speed.
     prompt = torch.tensor([[BOS, INST, BEGIN_AUDIO] + [AUDIO] * 375 + [END_INST] + [1100] * 4 + [TRANSCRIBE]])
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ def main():
     for precision in a.precision:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            # In a process of its own: a child's peak memory counts from its parent's.
+            # In a separate process, because a child inherits its parent's peak memory.
             subprocess.run([sys.executable, __file__, "--make", folder, "--precision", precision, "--batch", str(a.batch)], check=True)
             rounds = [(ours(a.program, folder, precision, a.batch, env), theirs(folder, precision, a.batch, env)) for _ in range(a.rounds)]
         print(f"{precision}, {threads} thread(s), batch {a.batch}:")

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Chooses the clips of first-run/, first-run-es/ and words/ from Debian's Asterisk prompts and writes them here.
+"""Selects the clips of first-run/, first-run-es/ and words/ from Debian's Asterisk prompts and writes these folders.
 
-Needs the Debian packages asterisk-core-sounds-{en,es}, asterisk-core-sounds-{en,es}-wav and flac. Nothing is random: the
-same packages give the same choice. Run it as `python3 datasets/make_first_run.py`; it replaces clips/, transcripts.csv,
-phrases.txt and LICENSE of the three folders and prints the numbers their README.md quotes.
+Needs the Debian packages asterisk-core-sounds-{en,es}, asterisk-core-sounds-{en,es}-wav and flac. The
+selection is deterministic: the same packages give the same clips. Run it as `python3 datasets/make_first_run.py`; it replaces
+clips/, transcripts.csv, phrases.txt and LICENSE in the three folders and prints the numbers quoted in their README.md.
 
-How a clip is chosen:
-1. Its transcript is clean: no bracketed notes, no acronyms, plausible for the clip's length, and no other clip says the same.
-2. Sentences first: those whose rarest word is found in the fewest other sentences leave one by one, until the wanted number
-   is left. What stays shares its words, so a sentence held out of training is made of words that training heard.
-3. Then single words, a fifth of the set, those that the chosen sentences use most.
+Selection:
+1. Keep clips with a clean transcript: no bracketed notes, no acronyms, a plausible length for the clip, no duplicate text.
+2. Sentences: repeatedly remove the sentence whose rarest word occurs in the fewest other sentences, until the target number
+   is left. The remaining sentences share their words, so the words of a held-out sentence also occur in the training set.
+3. Single words: a fifth of the set, the words that the selected sentences use most.
 
-words/ is simpler: every clip of one word that passes the first step.
+words/ is simpler: every one-word clip that passes step 1.
 """
 
 import csv
@@ -28,14 +28,14 @@ HERE = Path(__file__).resolve().parent
 SOUNDS = Path("/usr/share/asterisk/sounds")
 DOC = Path("/usr/share/doc")
 SHORTEST, LONGEST = 0.5, 3.9  # seconds
-SLOWEST, FASTEST = 3.0, 19.0  # letters a second, silence included; outside, text and sound hardly belong together
+SLOWEST, FASTEST = 3.0, 19.0  # letters per second, including silence; outside this range, text and audio probably do not match
 
 DIGITS = {
     "en": "zero one two three four five six seven eight nine".split(),
     "es": "cero uno dos tres cuatro cinco seis siete ocho nueve".split(),
 }
 
-# The Spanish list was typed partly without accents; these are the words of the chosen sentences as they are spelt.
+# The Spanish list partly lacks accents; these are the correct spellings of words in the selected sentences.
 SPELLING = {
     "en": {"i": "I", "rerecord": "re-record", "fourtieth": "fortieth"},
     "es": {
@@ -46,7 +46,7 @@ SPELLING = {
         "grabacion": "grabación", "reproduccion": "reproducción", "comprendi": "comprendí", "ultimo": "último", "sesion": "sesión",
     },
 }
-# Words whose accent depends on the sentence, and slips of the list: by key.
+# Corrected transcripts by key: words whose accent depends on the sentence, and errors in the list.
 CORRECTED = {
     "es": {
         "conf-hasjoin": "Ya está en la conferencia.",
@@ -75,7 +75,7 @@ def main():
 
 
 def candidates(chosen_set):
-    """Every clip with a clean transcript, by key; of those that say the same, the first."""
+    """All clips with a clean transcript, sorted by key; of clips with the same text, the first."""
     language, found, said = chosen_set["language"], [], set()
     for key, text in sorted(transcripts(language).items()):
         path = SOUNDS / chosen_set["voice"] / f"{key}.wav"
@@ -95,7 +95,7 @@ def candidates(chosen_set):
 
 
 def choose(clips, sentences, words):
-    """Sentences that share their words, then the single words they use most; without a number of those, every single word."""
+    """Selects sentences that share their words, and the single words they use most; if `words` is None, all one-word clips."""
     if words is None:
         return sorted((clip for clip in clips if len(clip["words"]) == 1), key=lambda clip: clip["key"])
     kept = [clip for clip in clips if len(clip["words"]) > 1]
@@ -109,13 +109,13 @@ def choose(clips, sentences, words):
 
 
 def shared(clip, count):
-    """How well the other sentences cover this one: its rarest word first, then all its words."""
+    """How well the other sentences cover the words of this one: by its rarest word, then by all its words."""
     others = [min(count[word] - 1, 5) for word in set(clip["words"])]
     return min(others), sum(others) / len(others), len(others)
 
 
 def transcripts(language):
-    """The list that came with the recordings: `key: text` lines, `;` begins a comment."""
+    """Reads the list that comes with the recordings: `key: text` lines; `;` starts a comment."""
     path = DOC / f"asterisk-core-sounds-{language}" / f"core-sounds-{language}.txt.gz"
     rows = {}
     with gzip.open(path, "rt", encoding="utf-8-sig") as lines:
@@ -127,7 +127,7 @@ def transcripts(language):
 
 
 def clean(text, language, key):
-    """The text as a sentence, or nothing if it is a note, an acronym or unreadable."""
+    """Returns the text as a sentence, or None if it is a note, an acronym or unreadable."""
     text = CORRECTED[language].get(key, text)
     if re.search(r"[\[\](){}<>:;/\"“”]|\w\.\w|\b[A-Z]{2,}\b|\b[A-Z] [A-Z]\b|[0-9][A-Za-z0-9]", text):
         return None
@@ -147,7 +147,7 @@ def spelt(word, language):
 
 
 def normalised(text):
-    """What was said, without capitals and punctuation."""
+    """The text in lower case, without punctuation."""
     return " ".join(re.sub(r"[^\w' ]", " ", text.lower()).split())
 
 
@@ -171,7 +171,7 @@ def write(chosen_set, clips):
 
 
 def licence(language):
-    """The licence's name, address and meaning, then its text as it came with the recordings."""
+    """Name, URL and summary of the licence, followed by its full text from the package."""
     lines = (DOC / f"asterisk-core-sounds-{language}" / "copyright").read_text(encoding="utf-8").splitlines()
     begin = max(i for i, line in enumerate(lines) if line == "License: CC-BY-SA-3.0") + 1
     end = next(i for i in range(begin, len(lines)) if lines[i].startswith("License:"))

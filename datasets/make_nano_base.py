@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Writes the speech voxtral-nano learns from: the words of telephone prompts, said by synthesizers.
+"""Generates the training speech of voxtral-nano: the words of telephone prompts, spoken by speech synthesizers.
 
     python3 datasets/make_nano_base.py OUT [--clips N] [--seed S] [--jobs J]
 
-Needs espeak-ng and sox; uses flite and festival (voices kal_diphone and cmu_us_slt_arctic_hts) too where they are installed,
-and says which it found: the clips hang on them. OUT gets `clips.jsonl` and `audio/*.wav` (16 kHz, mono), the form of the
-pipeline's clips. A thousand clips take about a minute on two cores.
+Requires espeak-ng and sox; also uses flite and festival (voices kal_diphone and cmu_us_slt_arctic_hts) if installed. Prints
+the synthesizers it found, as the clips depend on them. Writes `clips.jsonl` and `audio/*.wav` (16 kHz, mono) to OUT, in the
+clip format of pipelines. A thousand clips take about a minute on two cores.
 
-What is said: 175 words, those of the one-word prompts in words/: alone (two thirds of the clips), or two or three together.
-Nothing said by a person is in it.
+Text: 175 words, those of the one-word prompts in words/, alone (two thirds of the clips) or in groups of two or three.
+Contains no human speech.
 
-How it is said: some sixty voices, at many speeds, pitches and levels, with more or less silence around; three quarters
-narrowed to the band of a telephone, some with noise or a room around them.
+Audio: about sixty voices with varying speed, pitch, level and surrounding silence; three quarters are band-limited to
+telephone bandwidth, and some have noise or reverberation.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 RATE = 16000
-LONGEST = 2.0                    # seconds: what the model hears at once
+LONGEST = 2.0                    # seconds: the model's audio window
 
 DIGITS = "one two three four five six seven eight nine".split()
 TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
@@ -54,7 +54,7 @@ OTHERS = (
 ).split()
 WORDS = sorted({word for group in (DIGITS, TEENS, TENS, ORDINALS, DAYS, MONTHS, SPELLING, SIGNS, OTHERS) for word in group}, key=str.lower)
 
-# Short phrases in which such words stand together; the rest are words in any order.
+# Templates of short phrases; other multi-word clips combine words at random.
 PHRASES = [
     "{digit} {digit}", "{digit} {digit} {digit}", "{tens} {digit}", "{tens} {ordinal}", "{month} {ordinal}", "{day} {ordinal}", "{number} {unit}",
     "{letter} {letter}", "{letter} {letter} {letter}", "{letter} {digit}", "{letter} {sign}", "{digit} hundred", "{digit} thousand", "{number} percent",
@@ -66,7 +66,7 @@ SLOTS = {
     "done": "saved removed received cancelled added".split(),
 }
 
-# espeak-ng's voices that sound like a person, and the tongues they speak with. Women first: half of the clips are theirs.
+# espeak-ng voices that sound human, and their accents. Female voices get about half of the espeak-ng clips.
 WOMEN = "f1 f2 f3 f4 f5 Alicia Andrea Annie anika aunty belinda linda steph steph2 steph3".split()
 MEN = (
     "m1 m2 m3 m4 m5 m6 m7 adam Alex Andy antonio benjamin caleb david Denis ed edward Gene Hugo Jacky john Lee Marco Mario max "
@@ -120,7 +120,7 @@ def groups(plan, size):
 
 
 def sentence(dice):
-    """A word, or two or three."""
+    """A random text of one to four words."""
     kind = dice.random()
     if kind < 0.66:
         text = dice.choice(WORDS)
@@ -132,7 +132,7 @@ def sentence(dice):
 
 
 def plan_clip(dice, engines, index):
-    """Everything about a clip that is left to chance, drawn in a fixed order."""
+    """All random choices of a clip, drawn in a fixed order."""
     engine = dice.choice(engines)
     clip = {
         "name": f"{index:05}", "text": sentence(dice), "engine": engine, "speed": dice.uniform(0.92, 1.1),
@@ -159,7 +159,7 @@ def speak(part, out, scratch, noise):
 
 
 def festival(clips, scratch):
-    """One run for many sentences: it takes long to start."""
+    """Synthesizes many clips in one process, because festival starts slowly."""
     if not clips:
         return
     script = scratch / f"{clips[0]['name']}.scm"
@@ -172,7 +172,7 @@ def festival(clips, scratch):
 
 
 def finish(clip, out, scratch, noise):
-    """The clip as it is learned: said, brought to 16 kHz, coloured, put between silences, and written. None if it is too long."""
+    """Synthesizes, resamples, filters, pads and writes a clip. Returns None if it is too long."""
     said = scratch / f"{clip['name']}.wav"
     if clip["engine"] == "espeak":
         command = ["espeak-ng", "-v", clip["voice"], "-s", str(clip["rate"]), "-p", str(clip["pitch"]), "-w", said, clip["text"]]
@@ -199,7 +199,7 @@ def finish(clip, out, scratch, noise):
     room = LONGEST - len(samples) / RATE
     if room < 0.1:
         return None
-    if clip["before"] + clip["after"] > room:       # less silence, and it fits
+    if clip["before"] + clip["after"] > room:       # shorten the silence to fit
         clip["before"], clip["after"] = room * 0.45, room * 0.45
     gain = clip["peak"] * 32767 / loudest
     length = int(clip["before"] * RATE), int(clip["after"] * RATE)

@@ -14,15 +14,15 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use voxpipe::audio::read_wav16k;
-use voxpipe::device;
 use voxpipe::error::{Doing, Error, Result};
-use voxpipe::training::adamw::Gradient;
-use voxpipe::training::batch::{Batch, Example, Sound};
-use voxpipe::training::{loss_sum, mark_trained};
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::{Limit, Recognizer, Start, Utterance, stack};
-use voxpipe::voxtral::weights::{tensors, write_tensors};
+use voxtral::audio::read_wav16k;
+use voxtral::device;
+use voxtral::inference::transcriber::{Limit, Recognizer, Start, Utterance, stack};
+use voxtral::model::precision::Precision;
+use voxtral::training::adamw::Gradient;
+use voxtral::training::collate::{Batch, Example, Sound};
+use voxtral::training::{loss_sum, mark_trained};
+use voxtral::weights::{tensors, write_tensors};
 
 #[derive(Deserialize)]
 struct Case {

@@ -4,20 +4,21 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to whoever runs it")]
 
+use pipeline::cache::store::Store;
+use pipeline::graph::Pipeline;
+use pipeline::manifest::overrides::Overrides;
+use pipeline::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use voxpipe::error::{Error, Result};
-use voxpipe::overrides::Overrides;
-use voxpipe::pipeline::Pipeline;
-use voxpipe::plan::Plan;
-use voxpipe::store::Store;
+use voxpipe::stages::STAGES;
 
 fn main() -> Result<()> {
     let file = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "pipelines/first-run.toml".to_owned()));
     let text = std::fs::read_to_string(&file)?;
 
     // A function of the text: every complaint at once, and a pipeline if none of them is an error.
-    let parsed = Pipeline::parse(&text, &file, &Overrides::default(), &|name| std::env::var(name).ok());
+    let parsed = Pipeline::parse(STAGES, &text, &file, &Overrides::default(), &|name| std::env::var(name).ok());
     for diagnostic in &parsed.diagnostics {
         eprintln!("{}", diagnostic.render(&file, &text, false));
     }

@@ -6,8 +6,8 @@
 
 use std::path::Path;
 use std::{env, fs};
-use voxpipe::audio::{LogMel, load};
 use voxpipe::error::{Error, Result};
+use voxtral::audio::{LogMel, load};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();

@@ -11,12 +11,12 @@
 use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
-use voxpipe::device;
 use voxpipe::error::{Error, Result};
-use voxpipe::voxtral::Voxtral;
-use voxpipe::voxtral::config::Config;
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::weights::Weights;
+use voxtral::device;
+use voxtral::model::Voxtral;
+use voxtral::model::config::Config;
+use voxtral::model::precision::Precision;
+use voxtral::weights::Weights;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 use voxpipe::error::{Error, Result};
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::{Limit, Recognizer, Start, Utterance};
-use voxpipe::{audio, device};
+use voxtral::inference::transcriber::{Limit, Recognizer, Start, Utterance};
+use voxtral::model::precision::Precision;
+use voxtral::{audio, device};
 
 fn main() -> Result<()> {
     let [model, clip] = <[String; 2]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())

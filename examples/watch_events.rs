@@ -4,17 +4,18 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
+use pipeline::cache::store::Store;
+use pipeline::events::{Emitter, Event};
+use pipeline::graph::Pipeline;
+use pipeline::manifest::overrides::Overrides;
+use pipeline::scheduler::Run;
 use std::path::PathBuf;
 use voxpipe::error::{Error, Result};
-use voxpipe::event::{Emitter, Event};
-use voxpipe::overrides::Overrides;
-use voxpipe::pipeline::Pipeline;
-use voxpipe::run::Run;
-use voxpipe::store::Store;
+use voxpipe::stages::STAGES;
 
 fn main() -> Result<()> {
     let file = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "pipelines/first-run.toml".to_owned()));
-    let parsed = Pipeline::parse(&std::fs::read_to_string(&file)?, &file, &Overrides::default(), &|name| std::env::var(name).ok());
+    let parsed = Pipeline::parse(STAGES, &std::fs::read_to_string(&file)?, &file, &Overrides::default(), &|name| std::env::var(name).ok());
     let pipeline = parsed.pipeline.ok_or_else(|| Error::new("the file has mistakes; `voxpipe check` shows them"))?;
 
     // Everything that happens is said once, as a value; a listener takes what it cares for.

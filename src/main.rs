@@ -1,6 +1,10 @@
 //! Arguments in, exit code out.
 
 use std::process::ExitCode;
+use voxpipe::allocator::HugePages;
+
+#[global_allocator]
+static ALLOCATOR: HugePages = HugePages;
 
 fn main() -> ExitCode {
     voxpipe::cli::main()

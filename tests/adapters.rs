@@ -13,14 +13,15 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::AtomicBool;
-use voxpipe::training::batch::Batch;
-use voxpipe::training::{self, Done, Said, Training};
-use voxpipe::voxtral::lora::{self, Adapters, Targets};
-use voxpipe::voxtral::merge::{Stored, merge};
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::{Recognizer, Start};
-use voxpipe::voxtral::weights::{Weights, floats, read_tensors, tensors};
-use voxpipe::voxtral::{Tokens, Voxtral};
+use voxtral::inference::transcriber::{Recognizer, Start};
+use voxtral::lora::merge::{Stored, merge};
+use voxtral::lora::{Adapters, Targets};
+use voxtral::model::precision::Precision;
+use voxtral::model::{Tokens, Voxtral};
+use voxtral::training::collate::Batch;
+use voxtral::training::{Done, Said, Training};
+use voxtral::weights::{Weights, floats, read_tensors, tensors};
+use voxtral::{lora, training};
 
 /// As PEFT's script: this column of the logits in so many is kept.
 const EVERY: usize = 64;
@@ -92,7 +93,7 @@ fn five_steps_of_training_follow_peft() {
             assert!(off(ours.grad_norm, "grad_norm") < 1e-4, "{kind}, step {}: {} {}", ours.step, ours.grad_norm, theirs["grad_norm"]);
         }
         // The model as it is handed back: its norms are those of its last step.
-        let targets: usize = examples.iter().map(training::batch::Example::targets).sum();
+        let targets: usize = examples.iter().map(training::collate::Example::targets).sum();
         let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), 11, &Device::flex()).unwrap();
         let after = f64::from(training::loss_sum(&model, &batch).unwrap().into_scalar::<f32>()) / targets as f64;
         let theirs = facts[format!("{kind}_training")]["loss_after"].as_f64().unwrap();
@@ -213,7 +214,7 @@ fn dora_with_dropout_is_computed_as_peft_does() {
     let layer = &model.language_model.model.layers[1].self_attn.o_proj;
     let ours = layer.forward(tensor(x.clone(), [rows, inputs])).inner().into_data();
 
-    let mask = voxpipe::voxtral::dropout::Dropout::new(9, name, [3].into());
+    let mask = voxtral::model::dropout::Dropout::new(9, name, [3].into());
     let mask: Vec<f32> = read(&mask.mask(dropout, [rows, inputs], &Device::flex()).into_data());
     assert!(mask.contains(&0.0) && mask.iter().any(|kept| *kept > 1.0));
     let weight = read(&layer.weight.val().into_data());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use voxpipe::audio::{Decoded, LogMel, decode, load, read_wav16k, write_wav16k};
+use voxtral::audio::{Decoded, LogMel, decode, load, read_wav16k, write_wav16k};
 
 /// One clip in every format, made by `tests/audio/make.sh`.
 const FORMATS: [&str; 8] =

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use voxpipe::error::Error;
-use voxpipe::voxtral::Voxtral;
-use voxpipe::voxtral::config::Config;
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::{Recognizer, Start};
-use voxpipe::voxtral::weights::{self, read_tensors, tensors, write_tensors};
+use voxtral::inference::transcriber::{Recognizer, Start};
+use voxtral::model::Voxtral;
+use voxtral::model::config::Config;
+use voxtral::model::precision::Precision;
+use voxtral::weights;
+use voxtral::weights::{read_tensors, tensors, write_tensors};
 
 /// A copy of the tiny model whose tensors were changed.
 fn changed(change: impl FnOnce(&mut BTreeMap<String, TensorData>)) -> tempfile::TempDir {

@@ -3,18 +3,20 @@
 use crate::support::{python, skipped};
 use crate::voxtral::{Reference, folder, tiny};
 use burn::module::Param;
-use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
-use voxpipe::audio::read_wav16k;
 use voxpipe::error::{Error, Exit};
-use voxpipe::training::{batch::Batch, loss_sum};
-use voxpipe::voxtral::generate::{Prompt, Special, Step, Written, greedy};
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::{Heard, Limit, Recognizer, Start, Transcript, Utterance, stack};
-use voxpipe::voxtral::{Tokens, Voxtral};
+use voxtral::audio::read_wav16k;
+use voxtral::inference::generate::{Prompt, Special, Step, Written, greedy};
+use voxtral::inference::transcriber::{Heard, Limit, Recognizer, Start, Transcript, Utterance, stack};
+use voxtral::model::precision::Precision;
+use voxtral::model::{Tokens, Voxtral};
+use voxtral::training::collate::Batch;
+use voxtral::training::loss_sum;
 
 const PACKAGES: &str = "torch, transformers, peft, mistral_common";
 const NO_PYTHON: &str = "no Python with torch, transformers, peft and mistral-common was found (name one in VOXPIPE_TEST_PYTHON)";

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use voxpipe::record::Record;
-use voxpipe::stage::dataset::Dataset;
-use voxpipe::stage::import::Import;
+use voxpipe::data::clip_row::Record;
+use voxpipe::stages::dataset::Dataset;
+use voxpipe::stages::import::Import;
 
 fn fixture(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/importing").join(name)).unwrap()

@@ -4,9 +4,9 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use voxpipe::kernels::attention::{self, Factors, Heads, Mask, Shape};
-use voxpipe::kernels::ops::{self, composed};
-use voxpipe::kernels::{brain, cpu, product, rotary};
+use voxtral::kernels::attention::{Factors, Heads, Mask, Shape};
+use voxtral::kernels::ops::reference;
+use voxtral::kernels::{attention, bf16_gemm, cpu, gemm, ops, rope};
 
 /// Numbers between -1 and 1.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -60,12 +60,12 @@ fn same_both_ways<const D: usize>(
 #[test]
 fn activations_are_as_composed() {
     let inputs = [random([3, 50, 70], 1) * 4.0, random([3, 50, 70], 2)];
-    same_both_ways("gelu", &inputs[..1], |x| ops::gelu(x[0].clone()), |x| composed::gelu(x[0].clone()));
-    let (kernel, made) = (ops::silu_mul::<3>, composed::silu_mul::<3>);
+    same_both_ways("gelu", &inputs[..1], |x| ops::gelu(x[0].clone()), |x| reference::gelu(x[0].clone()));
+    let (kernel, made) = (ops::silu_mul::<3>, reference::silu_mul::<3>);
     same_both_ways("silu_mul", &inputs, |x| kernel(x[0].clone(), x[1].clone()), |x| made(x[0].clone(), x[1].clone()));
     // A view with its dimensions in another order.
     let turned = [inputs[0].clone().swap_dims(0, 2)];
-    same_both_ways("gelu of a view", &turned, |x| ops::gelu(x[0].clone()), |x| composed::gelu(x[0].clone()));
+    same_both_ways("gelu of a view", &turned, |x| ops::gelu(x[0].clone()), |x| reference::gelu(x[0].clone()));
 }
 
 #[test]
@@ -77,13 +77,13 @@ fn norms_are_as_composed() {
         "layer norm",
         &inputs,
         |x| ops::layer_norm(x[0].clone(), row(&x[1]), row(&x[2]), 1e-5),
-        |x| composed::layer_norm(x[0].clone(), row(&x[1]), row(&x[2]), 1e-5),
+        |x| reference::layer_norm(x[0].clone(), row(&x[1]), row(&x[2]), 1e-5),
     );
     same_both_ways(
         "rms norm",
         &inputs[..2],
         |x| ops::rms_norm(x[0].clone(), row(&x[1]), 1e-6),
-        |x| composed::rms_norm(x[0].clone(), row(&x[1]), 1e-6),
+        |x| reference::rms_norm(x[0].clone(), row(&x[1]), 1e-6),
     );
 }
 
@@ -94,7 +94,7 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
             let given = [random([rows, inputs], 1), random([outputs, inputs], 2), random([1, outputs], 3)];
             let bias = |x: &[Tensor<2>]| x.get(2).map(|bias| bias.clone().reshape([outputs]));
             let kernel = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), bias(x), Factors::Floats);
-            let made = |x: &[Tensor<2>]| composed::linear(x[0].clone(), x[1].clone(), bias(x), Factors::Floats);
+            let made = |x: &[Tensor<2>]| reference::linear(x[0].clone(), x[1].clone(), bias(x), Factors::Floats);
             same_both_ways(&format!("linear {rows} × {inputs} × {outputs}"), &given, kernel, made);
             same_both_ways(&format!("linear {rows} × {inputs} × {outputs} without bias"), &given[..2], kernel, made);
             // Weights in brain floats get no gradient; x may be rounded to brain floats, to nine bits.
@@ -102,15 +102,15 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
             let constant = || Tensor::from_inner(weight.clone());
             let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None, Factors::Floats));
             let wide = || constant().cast(DType::F32);
-            let (expected, expected_dx) = both_ways(&given[..1], |x| composed::linear(x[0].clone(), wide(), None, Factors::Floats));
+            let (expected, expected_dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), wide(), None, Factors::Floats));
             let what = format!("brain floats {rows} × {inputs} × {outputs}");
             assert_close(&what, &y, &expected, 4e-3);
             assert_close(&format!("{what}, gradient"), &dx[0], &expected_dx[0], 4e-3);
             // Composed, the result is rounded as well; and a master copy in 32 bits gets its gradient through the rounding.
-            let (y, dx) = both_ways(&given[..1], |x| composed::linear(x[0].clone(), constant(), None, Factors::Floats));
+            let (y, dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), constant(), None, Factors::Floats));
             assert_close(&format!("{what}, composed"), &y, &expected, 1e-2);
             assert_close(&format!("{what}, composed, gradient"), &dx[0], &expected_dx[0], 1e-2);
-            let (y, d) = both_ways(&given, |x| composed::linear(x[0].clone(), x[1].clone(), bias(x), Factors::BrainFloats));
+            let (y, d) = both_ways(&given, |x| reference::linear(x[0].clone(), x[1].clone(), bias(x), Factors::BrainFloats));
             let (expected, expected_d) = both_ways(&given, |x| ops::linear(x[0].clone(), x[1].clone(), bias(x), Factors::BrainFloats));
             assert_close(&format!("{what}, of a master copy"), &y, &expected, 1e-2);
             for (d, expected) in d.iter().zip(&expected_d) {
@@ -133,12 +133,12 @@ fn products_of_brain_floats_are_sums_of_products_of_brain_floats() {
             (pairs.map(|(x, w)| x.to_f64() * w.to_f64()).sum::<f64>() + f64::from(bias[output])) as f32
         };
         let expected: Vec<f32> = (0..rows * outputs).map(|i| plain(i / outputs, i % outputs)).collect();
-        assert_close("y", &brain::linear(&wide(&x), &w, &bias, inputs, outputs), &expected, 1e-5);
+        assert_close("y", &bf16_gemm::linear(&wide(&x), &w, &bias, inputs, outputs), &expected, 1e-5);
         let plain = |row: usize, input: usize| {
             (0..outputs).map(|output| g[row * outputs + output].to_f64() * w[output * inputs + input].to_f64()).sum::<f64>() as f32
         };
         let expected: Vec<f32> = (0..rows * inputs).map(|i| plain(i / inputs, i % inputs)).collect();
-        assert_close("dx", &brain::linear_input_gradient(&wide(&g), &w, inputs, outputs), &expected, 1e-5);
+        assert_close("dx", &bf16_gemm::linear_input_gradient(&wide(&g), &w, inputs, outputs), &expected, 1e-5);
     }
 }
 
@@ -158,7 +158,7 @@ fn cross_entropy_is_as_composed_and_needs_no_gradient_of_the_head() {
             (values(loss.inner()), values(x.grad(&gradients).unwrap()), weight.grad(&gradients).map(values))
         };
         let kernel = |x, weight| ops::cross_entropy(x, weight, targets.clone());
-        let composed = |x, weight| composed::cross_entropy(x, weight, &targets);
+        let composed = |x, weight| reference::cross_entropy(x, weight, &targets);
         let what = format!("{rows} targets of {vocabulary}");
         let (found, expected) = (sides(&kernel, true), sides(&composed, true));
         assert_close(&what, &found.0, &expected.0, 1e-5);
@@ -171,7 +171,7 @@ fn cross_entropy_is_as_composed_and_needs_no_gradient_of_the_head() {
         let narrow = inputs[1].clone().cast(DType::BF16);
         let rounded = narrow.clone().cast(DType::F32);
         let brain = values(ops::cross_entropy(inputs[0].clone(), narrow, targets.clone()));
-        assert_close(&what, &brain, &values(composed::cross_entropy(inputs[0].clone(), rounded, &targets)), 4e-3);
+        assert_close(&what, &brain, &values(reference::cross_entropy(inputs[0].clone(), rounded, &targets)), 4e-3);
     }
 }
 
@@ -180,7 +180,7 @@ fn the_gradient_of_a_rounded_weight_is_a_sum_of_products_of_brain_floats() {
     for (rows, inputs, outputs) in [(1, 3, 2), (5, 7, 40), (70, 33, 65), (131, 64, 48)] {
         let (g, x) = (numbers(rows * outputs, 1), numbers(rows * inputs, 2));
         let rounded = |x: &f32| if cpu::has_brain_products() { bf16::from_f32(*x).to_f64() } else { f64::from(*x) };
-        let found = brain::linear_weight_gradient(&g, &x, inputs, outputs);
+        let found = bf16_gemm::linear_weight_gradient(&g, &x, inputs, outputs);
         let expected: Vec<f32> = (0..outputs * inputs)
             .map(|i| (0..rows).map(|r| rounded(&g[r * outputs + i / inputs]) * rounded(&x[r * inputs + i % inputs])).sum::<f64>() as f32)
             .collect();
@@ -218,11 +218,11 @@ fn turning_is_as_composed_and_turns_back() {
             "rotate",
             &given,
             |x| ops::rotate(x[0].clone(), constant(&cos, &x[0]), constant(&sin, &x[0])),
-            |x| composed::rotate(x[0].clone(), constant(&cos, &x[0]), constant(&sin, &x[0])),
+            |x| reference::rotate(x[0].clone(), constant(&cos, &x[0]), constant(&sin, &x[0])),
         );
         let (x, cos, sin) = (numbers(2 * 5 * 24, 3), values(cos), values(sin));
-        let turned = rotary::turn(&x, &cos, &sin, 3, 8, 5, false);
-        assert_close("there and back", &rotary::turn(&turned, &cos, &sin, 3, 8, 5, true), &x, 1e-6);
+        let turned = rope::turn(&x, &cos, &sin, 3, 8, 5, false);
+        assert_close("there and back", &rope::turn(&turned, &cos, &sin, 3, 8, 5, true), &x, 1e-6);
     }
 }
 
@@ -231,7 +231,7 @@ fn attend_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor
 }
 
 fn composed_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
-    composed::attend(q, k, v, mask, Factors::Floats)
+    reference::attend(q, k, v, mask, Factors::Floats)
 }
 
 fn masks() -> [Mask; 5] {
@@ -311,7 +311,7 @@ fn attention_composed_of_brain_floats_is_as_close_as_these() {
     for mask in [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 1])] {
         let given = [random([2, 6, 40, 16], 1), random([2, 3, 40, 16], 2), random([2, 3, 40, 16], 3)];
         let seen = |y: Tensor<4>| y.narrow(2, 2, 38);
-        let run = |factors| both_ways(&given, |x| seen(composed::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone(), factors)));
+        let run = |factors| both_ways(&given, |x| seen(reference::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone(), factors)));
         let ((y, d), (expected, expected_d)) = (run(Factors::BrainFloats), run(Factors::Floats));
         assert!(y != expected, "{mask:?}: nothing was rounded");
         assert_close(&format!("{mask:?}"), &y, &expected, 2e-2);
@@ -344,13 +344,13 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let all = || {
         let (dq, dk, dv) = attention::backward(query, key, key, query, shape, &Mask::Causal);
         [
-            product::linear(&x, &w, &[], inputs, outputs),
-            product::linear(&x[..8 * inputs], &w, &[], inputs, outputs),
-            product::linear_input_gradient(&g, &w, inputs, outputs),
-            product::linear_weight_gradient(&g, &x, inputs, outputs),
-            brain::linear(&x, &brain_weights, &[], inputs, outputs),
-            brain::linear(&[&x[..], &x].concat(), &brain_weights, &[], inputs, outputs),
-            brain::linear_input_gradient(&g, &brain_weights, inputs, outputs),
+            gemm::linear(&x, &w, &[], inputs, outputs),
+            gemm::linear(&x[..8 * inputs], &w, &[], inputs, outputs),
+            gemm::linear_input_gradient(&g, &w, inputs, outputs),
+            gemm::linear_weight_gradient(&g, &x, inputs, outputs),
+            bf16_gemm::linear(&x, &brain_weights, &[], inputs, outputs),
+            bf16_gemm::linear(&[&x[..], &x].concat(), &brain_weights, &[], inputs, outputs),
+            bf16_gemm::linear_input_gradient(&g, &brain_weights, inputs, outputs),
             attention::forward(query, key, key, shape, &Mask::None, Factors::Floats),
             attention::forward(query, key, key, shape, &Mask::Causal, Factors::BrainFloats),
             dq,
@@ -373,8 +373,8 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
     let (inputs, outputs) = (100, 67);
     let (x, w) = (numbers(600 * inputs, 1), numbers(outputs * inputs, 2));
     let brain_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
-    let floats = |x: &[f32]| product::linear(x, &w, &[], inputs, outputs);
-    let brain = |x: &[f32]| brain::linear(x, &brain_weights, &[], inputs, outputs);
+    let floats = |x: &[f32]| gemm::linear(x, &w, &[], inputs, outputs);
+    let brain = |x: &[f32]| bf16_gemm::linear(x, &brain_weights, &[], inputs, outputs);
     // Within each way to compute: of 32-bit floats up to 32 rows and above, of brain floats up to 8 and from 64 on.
     for (few, many) in [(1, 32), (33, 600)] {
         let together = floats(&x[..many * inputs]);
@@ -419,7 +419,7 @@ fn attention_in_brain_floats_is_as_exact_as_they_are() {
     for mask in [Mask::None, Mask::Causal] {
         let [exact, found] =
             [Factors::Floats, Factors::BrainFloats].map(|factors| attention::forward(query, key, value, shape, &mask, factors));
-        assert_eq!(exact == found, !voxpipe::kernels::cpu::has_brain_products(), "{mask:?}");
+        assert_eq!(exact == found, !voxtral::kernels::cpu::has_brain_products(), "{mask:?}");
         for (place, (found, exact)) in found.chunks(width).zip(exact.chunks(width)).enumerate() {
             // Rounding moves a number by up to 2⁻⁹ of it: two of a product, so a score by 2⁻⁸ of Σ |q k| / √width; a weight by twice
             // that; then weight and value once more.

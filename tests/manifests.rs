@@ -3,6 +3,13 @@
 //! Each file in `manifests/bad` carries its verdicts under the offending lines, `#      ^^^^^^^ no stage is called …`.
 //! `UPDATE=1` writes them anew. The stages here are small ones of this test's own, with the names and ports of the real ones.
 
+use pipeline::artifact::ArtifactKind;
+use pipeline::artifact::ArtifactKind::*;
+use pipeline::graph::{Bound, Comparison, Parsed, Pipeline};
+use pipeline::manifest::diagnostic::{Diagnostic, Included, Severity};
+use pipeline::manifest::include::Sources;
+use pipeline::manifest::overrides::Overrides;
+use pipeline::stage::{Arity, Complaint, Context, Entry, Of, Outcome, Port, Stage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -10,13 +17,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use voxpipe::artifact::ArtifactKind::{self, *};
-use voxpipe::diagnostic::{Diagnostic, Included, Severity};
 use voxpipe::error::{Error, Result};
-use voxpipe::overrides::Overrides;
-use voxpipe::pipeline::{Bound, Comparison, Parsed, Pipeline};
-use voxpipe::sources::Sources;
-use voxpipe::stage::{Arity, Complaint, Context, Entry, Of, Outcome, Port, STAGES, Stage};
+use voxpipe::stages::STAGES;
 
 /// Declares a stage without behaviour.
 macro_rules! stage {
@@ -136,7 +138,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn parse_with(text: &str, overrides: &Overrides) -> Parsed {
-    Pipeline::parse_with(KINDS, text, Path::new("pipeline.toml"), overrides, &env)
+    Pipeline::parse(KINDS, text, Path::new("pipeline.toml"), overrides, &env)
 }
 
 fn parse(text: &str) -> Parsed {
@@ -308,7 +310,7 @@ fn shipped_pipelines_are_sound() {
     let pipelines = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
     for file in files(&pipelines) {
         let text = fs::read_to_string(&file).unwrap();
-        let parsed = Pipeline::parse(&text, &file, &Overrides::default(), &|_| None);
+        let parsed = Pipeline::parse(STAGES, &text, &file, &Overrides::default(), &|_| None);
         let shown: String = parsed.diagnostics.iter().map(|diagnostic| diagnostic.render(&file, &text, false)).collect();
         assert!(parsed.pipeline.is_some() && parsed.diagnostics.is_empty(), "{shown}");
     }
@@ -316,16 +318,20 @@ fn shipped_pipelines_are_sound() {
 
 #[test]
 fn the_example_of_the_readme_is_sound() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let examples: Vec<&str> = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    // The first is a whole file; what follows are parts, of which one shows its variants.
+    let page = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let (readme, guide) = (page("README.md"), page("docs/guide/pipeline-file.md"));
+    let examples_of = |text: &str| -> Vec<String> {
+        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    };
+    // The README shows a whole file; the guide shows parts, of which one has variants.
+    let examples: Vec<String> = examples_of(&readme).into_iter().take(1).chain(examples_of(&guide)).collect();
     let file = Path::new("pipeline.toml");
     let variants = examples.iter().find(|example| example.contains("[matrix]")).unwrap();
     let variants: String = variants.lines().filter(|line| !line.starts_with("include")).map(|line| format!("{line}\n")).collect();
     for text in [examples[0].to_owned(), format!("{}{variants}", examples[0])] {
         let overrides =
             Overrides { profiles: text.contains("[matrix]").then(|| "spanish".to_owned()).into_iter().collect(), ..Overrides::default() };
-        let parsed = Pipeline::parse(&text, file, &overrides, &|_| None);
+        let parsed = Pipeline::parse(STAGES, &text, file, &overrides, &|_| None);
         let shown: String = parsed.diagnostics.iter().map(|diagnostic| diagnostic.render(file, &text, false)).collect();
         assert!(parsed.pipeline.is_some() && parsed.diagnostics.is_empty(), "{shown}");
     }
@@ -336,7 +342,7 @@ fn the_example_of_the_readme_is_sound() {
 fn second_language_begins_where_first_run_ends() {
     let steps = |name: &str| {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(name);
-        let parsed = Pipeline::parse(&fs::read_to_string(&file).unwrap(), &file, &Overrides::default(), &|_| None);
+        let parsed = Pipeline::parse(STAGES, &fs::read_to_string(&file).unwrap(), &file, &Overrides::default(), &|_| None);
         let pipeline = parsed.pipeline.unwrap();
         let steps = pipeline.steps.into_iter();
         steps.map(|step| (step.name, (step.stage.kind(), step.stage.identity(), step.seed, step.from))).collect::<BTreeMap<_, _>>()
@@ -350,7 +356,7 @@ fn second_language_begins_where_first_run_ends() {
 #[test]
 fn the_schema_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/schema.json");
-    let current = format!("{}\n", serde_json::to_string_pretty(&voxpipe::manifest::schema(STAGES)).unwrap());
+    let current = format!("{}\n", serde_json::to_string_pretty(&pipeline::manifest::schema(STAGES)).unwrap());
     if updating() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, &current).unwrap();
@@ -361,8 +367,8 @@ fn the_schema_is_current() {
 
 #[test]
 fn the_schema_knows_each_kind() {
-    let schema = voxpipe::manifest::schema(KINDS);
-    assert_eq!(schema, voxpipe::manifest::schema(KINDS));
+    let schema = pipeline::manifest::schema(KINDS);
+    assert_eq!(schema, pipeline::manifest::schema(KINDS));
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!(schema["required"], serde_json::json!(["schema", "pipeline"]));
     assert_eq!(schema["properties"]["schema"]["description"], "The version of the file format: 1.");
@@ -384,7 +390,7 @@ fn the_schema_knows_each_kind() {
 /// What an editor completes: every kind, every input, every setting down to the innermost, each with a sentence.
 #[test]
 fn every_kind_input_and_setting_is_described_to_editors() {
-    let schema = voxpipe::manifest::schema(STAGES);
+    let schema = pipeline::manifest::schema(STAGES);
     let described = |value: &serde_json::Value| value["description"].as_str().is_some_and(|text| text.len() > 3);
     let mut bare = Vec::new();
     for entry in STAGES {
@@ -510,7 +516,7 @@ fn the_root_is_found_from_the_file() {
         [("pipeline.toml", ".", "."), ("a/b/pipeline.toml", ".", "a/b"), ("a/p.toml", "..", "a/.."), ("/x/p.toml", "work", "/x/work")]
     {
         let text = SMALL.replace("name = \"small\"", &format!("name = \"small\"\nroot = \"{root}\""));
-        let parsed = Pipeline::parse_with(KINDS, &text, Path::new(file), &Overrides::default(), &env);
+        let parsed = Pipeline::parse(KINDS, &text, Path::new(file), &Overrides::default(), &env);
         assert_eq!(parsed.pipeline.unwrap().root, Path::new(expected));
     }
 }
@@ -587,7 +593,7 @@ fn a_file_is_laid_over_what_it_includes() {
 
     let (sources, _) = with_files(&files, &long);
     let origin = |key: &str| {
-        let found = voxpipe::origins::all(&sources, &long).into_iter().find(|origin| origin.key == key).unwrap();
+        let found = pipeline::manifest::origin::all(&sources, &long).into_iter().find(|origin| origin.key == key).unwrap();
         (found.value, found.place)
     };
     assert_eq!(origin("stage.a.uses"), ("\"phrases\"".to_owned(), "shared/base.toml:5:8".to_owned()));
@@ -686,7 +692,7 @@ fn durations_and_bounds() {
 fn a_pipeline_can_be_drawn() {
     let pipeline = good(&SMALL.replace("from = { data = \"data\" }", "from = { data = \"data\" }\nrequire = { loss = \"< 0.5\" }"));
     assert_eq!(
-        voxpipe::graph::text(&pipeline),
+        pipeline::graph::draw::text(&pipeline),
         "\
 small
   phrases  phrases     → phrases
@@ -699,11 +705,11 @@ small
 results: train
 "
     );
-    let mermaid = voxpipe::graph::mermaid(&pipeline);
+    let mermaid = pipeline::graph::draw::mermaid(&pipeline);
     assert!(mermaid.starts_with("flowchart TD\n  s0[\"phrases<br/>phrases\"]\n"), "{mermaid}");
     assert!(mermaid.contains("  s1 -->|\"clips\"| s4\n") && mermaid.contains("  s3 -.-> s4\n"), "{mermaid}");
     assert!(mermaid.contains("s5[\"train<br/>train<br/>loss &lt; 0.5\"]"), "{mermaid}");
-    let dot = voxpipe::graph::dot(&pipeline);
+    let dot = pipeline::graph::draw::dot(&pipeline);
     assert!(dot.contains("  \"train\" [label=\"train (train)\\nloss < 0.5\"];\n"), "{dot}");
     assert!(
         dot.contains(
@@ -715,7 +721,7 @@ results: train
 
 #[test]
 fn an_editor_is_told_that_a_reference_may_stand_for_a_number() {
-    let schema = voxpipe::manifest::schema(KINDS);
+    let schema = pipeline::manifest::schema(KINDS);
     let train = &schema["$defs"]["Train"]["properties"];
     assert_eq!(train["learning_rate"]["anyOf"][0]["type"], "number");
     assert_eq!(train["learning_rate"]["anyOf"][1]["$ref"], "#/$defs/Reference");
@@ -728,7 +734,7 @@ fn an_editor_is_told_that_a_reference_may_stand_for_a_number() {
 fn the_real_stages_read_their_settings_from_a_file() {
     let text = "schema = 1\n[pipeline]\nname = \"x\"\n[params]\nlr = 5e-5\n[stage.adapter]\nuses = \"train\"\nfrom = { data = \"data\" }\n\
         with = { learning_rate = \"${params.lr}\", epochs = 2, epoch = 3 }\n";
-    let parsed = Pipeline::parse(text, Path::new("pipeline.toml"), &Overrides::default(), &|_| None);
+    let parsed = Pipeline::parse(STAGES, text, Path::new("pipeline.toml"), &Overrides::default(), &|_| None);
     assert_eq!(messages(&parsed), ["no stage is called `data`", "unknown key `epoch` in `with`"]);
     assert_eq!(parsed.diagnostics[1].hint.as_deref(), Some("did you mean `epochs`?"));
 }

@@ -4,7 +4,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use voxpipe::voxtral::tokenizer::Tokenizer;
+use voxtral::tokenizer::Tokenizer;
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

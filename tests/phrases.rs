@@ -4,7 +4,7 @@ use crate::served::{Content, Served, TOKEN, What};
 use crate::support::{Ran, Sandbox, files};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use voxpipe::phrase::Phrase;
+use voxpipe::data::phrase::Phrase;
 
 const GRANARY: &str = "nvidia/Granary";
 const LANGUAGES: &str = "bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk sl sv uk";

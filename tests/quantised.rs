@@ -7,12 +7,12 @@ use burn::module::Param;
 use burn::tensor::Device;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use voxpipe::training::{Recipe, Training};
-use voxpipe::voxtral::Voxtral;
-use voxpipe::voxtral::config::Config;
-use voxpipe::voxtral::lora;
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::weights::{Weights, tensors};
+use voxtral::lora;
+use voxtral::model::Voxtral;
+use voxtral::model::config::Config;
+use voxtral::model::precision::Precision;
+use voxtral::training::{Recipe, Training};
+use voxtral::weights::{Weights, tensors};
 
 fn open(folder: &Path, precision: Precision) -> Voxtral {
     let mut weights = Weights::open(folder, precision, &Device::flex()).unwrap();
@@ -29,7 +29,7 @@ fn widened(mut model: Voxtral) -> Voxtral {
         let lora = layer.lora.clone();
         let bias = layer.bias.clone();
         let dense = Param::from_tensor(layer.dense()).set_require_grad(false);
-        *layer = voxpipe::voxtral::linear::Linear::of(dense);
+        *layer = voxtral::model::linear::Linear::of(dense);
         (layer.lora, layer.bias, layer.rounded) = (lora, bias, true);
     }
     model
@@ -60,7 +60,7 @@ fn every_form_of_files_gives_the_same_few_bits() {
         let Ok(mut exact) = exact else { continue };
         let mut few = open(&form, Precision::Q8);
         for ((name, exact), (_, few)) in exact.linears().into_iter().zip(few.linears()) {
-            let values = |layer: &voxpipe::voxtral::linear::Linear| layer.dense().into_data().try_to_vec::<f32>().unwrap();
+            let values = |layer: &voxtral::model::linear::Linear| layer.dense().into_data().try_to_vec::<f32>().unwrap();
             let (exact, few) = (values(exact), values(few));
             let most = exact.iter().fold(0f32, |most, x| most.max(x.abs()));
             let off = exact.iter().zip(&few).fold(0f32, |most, (a, b)| most.max((a - b).abs()));

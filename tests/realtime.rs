@@ -11,14 +11,14 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use voxpipe::audio::{Ceiling, LogMel, write_wav16k};
-use voxpipe::voxtral::config::Config;
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::realtime::recognizer::RealtimeRecognizer;
-use voxpipe::voxtral::realtime::stream::Delta;
-use voxpipe::voxtral::realtime::{CEILING, Realtime, config};
-use voxpipe::voxtral::recognizer::{Start, Transcript, Utterance};
-use voxpipe::voxtral::weights::{Weights, floats, read_tensors};
+use voxtral::audio::{Ceiling, LogMel, write_wav16k};
+use voxtral::inference::transcriber::{Start, Transcript, Utterance};
+use voxtral::model::config::Config;
+use voxtral::model::precision::Precision;
+use voxtral::realtime::stream::Delta;
+use voxtral::realtime::transcriber::RealtimeRecognizer;
+use voxtral::realtime::{CEILING, Realtime, config};
+use voxtral::weights::{Weights, floats, read_tensors};
 
 fn open(folder: &Path) -> RealtimeRecognizer {
     RealtimeRecognizer::open(folder, Start::Checkpoint, Precision::F32, &Device::flex()).unwrap()

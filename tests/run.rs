@@ -1,19 +1,19 @@
 //! What no command can do: promises, parking, panics, numerics, told by stages made for the purpose.
 
 use crate::support::Sandbox;
+use pipeline::artifact::ArtifactKind;
+use pipeline::cache::store::Store;
+use pipeline::events::{Emitter, Event};
+use pipeline::graph::{Bound, Comparison, Machines, Pipeline, Resources, Retry, Step};
+use pipeline::plan::{Plan, State};
+use pipeline::scheduler::{Report, Run};
+use pipeline::stage::{AnyStage, Complaint, Context, Made, Outcome, Port};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use voxpipe::artifact::ArtifactKind;
 use voxpipe::error::{Error, Exit, Result};
-use voxpipe::event::{Emitter, Event};
-use voxpipe::pipeline::{Bound, Comparison, Machines, Pipeline, Resources, Retry, Step};
-use voxpipe::plan::{Plan, State};
-use voxpipe::run::{Report, Run};
-use voxpipe::stage::{AnyStage, Complaint, Context, Made, Outcome, Port};
-use voxpipe::store::Store;
 
 /// A stage that does what a test wants.
 struct Fake {
@@ -80,7 +80,7 @@ fn step(name: &str, from: &[&str], stage: Fake) -> Step {
         stage: Box::new(stage),
         from: from.iter().map(|name| ((*name).to_owned(), vec![(*name).to_owned()])).collect(),
         after: Vec::new(),
-        seed: voxpipe::pipeline::derived_seed(1, name),
+        seed: pipeline::graph::derived_seed(1, name),
         require: BTreeMap::new(),
         timeout: None,
         stall: None,

@@ -1,18 +1,18 @@
 //! Stages side by side: who runs with whom, who waits for what, and that it changes no result.
 
 use crate::support::{Ran, Sandbox, files, signal};
+use pipeline::cache::store::Store;
+use pipeline::events::Emitter;
+use pipeline::graph::Pipeline;
+use pipeline::manifest::overrides::Overrides;
+use pipeline::scheduler::{Pool, Run, Scheduling};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::thread;
-use voxpipe::event::Emitter;
-use voxpipe::overrides::Overrides;
-use voxpipe::pipeline::Pipeline;
-use voxpipe::run::{Pool, Run, Scheduling};
-use voxpipe::store::Store;
+use std::{fs, thread};
+use voxpipe::stages::STAGES;
 
 const HEAD: &str = "schema = 1\n[pipeline]\nname = \"side-by-side\"\n";
 
@@ -301,7 +301,7 @@ fn runs_side_by_side_share_the_machine_and_make_nothing_twice() {
         .map(|number| {
             let text =
                 format!("{HEAD}[resources]\ncpu = 8\ngpu = 1\n{same}{}", own(number)).replace("side-by-side", &format!("variant-{number}"));
-            Pipeline::parse(&text, &sandbox.path("pipeline.toml"), &Overrides::default(), &|_| None).pipeline.unwrap()
+            Pipeline::parse(STAGES, &text, &sandbox.path("pipeline.toml"), &Overrides::default(), &|_| None).pipeline.unwrap()
         })
         .collect();
     let store = Store::open(&sandbox.root(), "a test").unwrap();

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 use std::path::Path;
-use voxpipe::jsonl;
-use voxpipe::scoring::{Aligned, Edits, Normalisation, Tally, align};
+use voxpipe_io::jsonl;
+use voxtral::metrics::wer::{Aligned, Edits, Normalisation, Tally, align};
 
 #[derive(Deserialize)]
 struct Pair {

@@ -1,16 +1,16 @@
-//! `docs/json.md` is true: every field that a command prints is described there with its type, and every field described is printed.
+//! `docs/reference/json.md` is true: every field that a command prints is described there with its type, and every field described is printed.
 
 use crate::support::Sandbox;
+use pipeline::cache::content::Changes;
+use pipeline::events::{Event, Kept};
+use pipeline::plan::why::Why;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use voxpipe::event::{Event, Kept};
-use voxpipe::tree::Changes;
-use voxpipe::why::Why;
 
 fn page() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/json.md")).unwrap()
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/json.md")).unwrap()
 }
 
 /// The rows of the table below a heading, without the backticks of their first cell.
@@ -74,8 +74,7 @@ const CLIPS: &str = "mkdir $2/audio\nfor f in speech/*; do n=$(basename $f); cp 
     echo \"{\\\"audio_path\\\": \\\"audio/$n.raw\\\", \\\"text\\\": \\\"$1 $(cat $f)\\\"}\" >> $2/clips.jsonl; done\n";
 
 /// What the story does not come by: said only in one of several ways, or of another kind of stage.
-const NOT_TOLD: [&str; 7] = [
-    "lock pins.NAME",
+const NOT_TOLD: [&str; 6] = [
     "lock removed[]",
     "check diagnostics[].notes[]",
     "check diagnostics[].related[].message",

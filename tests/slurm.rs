@@ -2,12 +2,11 @@
 
 use crate::support::{Ran, Sandbox, signal, skipped};
 use serde_json::Value;
-use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 const HEAD: &str = "schema = 1\n[pipeline]\nname = \"cluster\"\n[slurm]\npoll = \"1s\"\n";
 

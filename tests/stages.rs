@@ -7,6 +7,9 @@ mod publishing;
 mod recordings;
 mod uploads;
 
+use pipeline::artifact::{Artifact, ArtifactKind};
+use pipeline::events::{Emitter, Event};
+use pipeline::stage::{Context, Made, Outcome, Stage};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,10 +17,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use voxpipe::artifact::{Artifact, ArtifactKind, Digest};
 use voxpipe::error::{Error, Exit, Result};
-use voxpipe::event::{Emitter, Event};
-use voxpipe::stage::{Context, Made, Outcome, Stage};
+use voxpipe_io::digest::Digest;
 
 /// A project in a temporary folder with one stage about to run.
 pub(crate) struct Bench {
@@ -197,6 +198,6 @@ fn the_bench_itself_is_sound() {
     let bench = Bench::new();
     bench.file("a/b.txt", "x");
     assert_eq!(tree(&bench.cx.root), BTreeMap::from([("a/b.txt".to_owned(), b"x".to_vec())]));
-    assert_eq!(complaints::<voxpipe::stage::command::Command>(json!({"run": []}))[0].0, "run");
+    assert_eq!(complaints::<voxpipe::stages::command::Command>(json!({"run": []}))[0].0, "run");
     assert_eq!(Error::new("x").exit, Exit::Failed);
 }

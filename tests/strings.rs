@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use voxpipe::jsonl;
-use voxpipe::voxtral::tokenizer::Tokenizer;
+use voxpipe_io::jsonl;
+use voxtral::tokenizer::Tokenizer;
 
 #[derive(Deserialize)]
 struct Row {

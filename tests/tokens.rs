@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use voxpipe::jsonl;
-use voxpipe::voxtral::prompt;
-use voxpipe::voxtral::tokenizer::Tokenizer;
+use voxpipe_io::jsonl;
+use voxtral::tokenizer::{Tokenizer, prompt};
 
 #[derive(Deserialize)]
 struct Row {

@@ -5,6 +5,9 @@ mod server;
 
 use crate::road::project;
 use crate::support::{Ran, Sandbox, files, golden, signal, skipped};
+use pipeline::events::metrics_log::{Journal, Row};
+use pipeline::events::reporter::Reporter;
+use pipeline::events::{Event, WorstClip, metrics_log};
 use serde_json::{Value, json};
 use server::Server;
 use std::collections::BTreeMap;
@@ -12,9 +15,6 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use voxpipe::event::{Event, WorstClip};
-use voxpipe::journal::{self, Journal, Row};
-use voxpipe::report::Reporter;
 use voxpipe::report::trackio::{Place, Settings, Token, Trackio};
 
 const SECRET: &str = "a-secret-that-nobody-should-see";
@@ -41,7 +41,7 @@ fn begin(journal: &Journal, step: u64) -> Event {
 
 /// A training of three steps whose first a checkpoint remembers, and its scores.
 fn tell_all(trackio: &mut dyn Reporter, folder: &Path) -> Vec<String> {
-    let mut journal = Journal::open(&folder.join(journal::FILE), "p", "adapter", Vec::new()).unwrap();
+    let mut journal = Journal::open(&folder.join(metrics_log::FILE), "p", "adapter", Vec::new()).unwrap();
     journal.write(Row::new(1, [("loss", 1.0)])).unwrap();
     fs::write(folder.join("clip.wav"), b"RIFF").unwrap();
     let clip = WorstClip {
@@ -335,10 +335,10 @@ fn a_killed_training_with_changed_clips_ends_in_the_same_bytes_and_its_curve_has
     let mut child = cut.command(&["run"]).env("RAYON_NUM_THREADS", "1").spawn().unwrap();
     let journal = || {
         let work = fs::read_dir(cut.path(".voxpipe/work")).ok()?;
-        work.flatten().map(|entry| entry.path().join("scratch").join(journal::FILE)).find(|path| path.exists())
+        work.flatten().map(|entry| entry.path().join("scratch").join(metrics_log::FILE)).find(|path| path.exists())
     };
     let begun = Instant::now();
-    while journal().and_then(|path| journal::read(&path).ok()).is_none_or(|(_, rows)| rows.len() < 3) {
+    while journal().and_then(|path| metrics_log::read(&path).ok()).is_none_or(|(_, rows)| rows.len() < 3) {
         assert!(child.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(120), "it should be under way");
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -7,11 +7,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use voxpipe::error::{Error, Exit};
-use voxpipe::training::checkpoint::Checkpoint;
-use voxpipe::training::{Checkpoints, Done, Judge, LossRow, Recipe, Said, Training};
-use voxpipe::voxtral::Voxtral;
-use voxpipe::voxtral::lora::{self, Adapters};
-use voxpipe::voxtral::weights::{Weights, tensors};
+use voxtral::lora;
+use voxtral::lora::Adapters;
+use voxtral::model::Voxtral;
+use voxtral::training::checkpoint::Checkpoint;
+use voxtral::training::{Checkpoints, Done, Judge, LossRow, Recipe, Said, Training};
+use voxtral::weights::{Weights, tensors};
 
 fn adapters() -> Adapters {
     Adapters { r: 4, alpha: 8.0, dropout: 0.2, ..crate::adapters::adapters(&["q_proj", "down_proj"]) }

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use voxpipe::audio::{load, pauses, write_wav16k};
+use voxtral::audio::{load, segmentation, write_wav16k};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -182,7 +182,7 @@ fn conversation() -> (Vec<f32>, Vec<Range<usize>>) {
 #[test]
 fn real_speech_is_cut_at_its_pauses() {
     let (samples, places) = conversation();
-    let pieces = pauses::pieces(&samples, 12 * 16_000);
+    let pieces = segmentation::pieces(&samples, 12 * 16_000);
     // Each pause of a second or more ends a piece: no piece reaches into two clips, and every clip is in some.
     for (place, number) in places.iter().zip(1..) {
         let inside: Vec<_> = pieces.iter().filter(|piece| piece.start < place.end && place.start < piece.end).collect();
@@ -201,7 +201,7 @@ fn real_speech_is_cut_at_its_pauses() {
     }
     // Half an hour of it in windows of 40 s: each cut lies in a pause, although speech without one lies at hand.
     let long: Vec<f32> = samples.iter().copied().cycle().take(10 * samples.len()).collect();
-    let windows = pauses::windows(&long, 40 * 16_000);
+    let windows = segmentation::windows(&long, 40 * 16_000);
     assert!(windows.len() > 2 && windows.iter().all(|window| window.len() <= 40 * 16_000));
     for window in &windows[1..] {
         let around = &long[window.start - 400..window.start + 400];
@@ -232,7 +232,7 @@ fn a_long_recording_has_segments_with_times() {
     }
     // A piece is heard as if it were a file of its own.
     let heard = transcribe(&sandbox, &["talk.wav", "--json", "--pieces", "12"]).exits(0).json();
-    let piece = &pauses::pieces(&load(&sandbox.path("talk.wav")).unwrap(), 12 * 16_000)[1];
+    let piece = &segmentation::pieces(&load(&sandbox.path("talk.wav")).unwrap(), 12 * 16_000)[1];
     write_wav16k(&sandbox.path("piece.wav"), &load(&sandbox.path("talk.wav")).unwrap()[piece.clone()]).unwrap();
     assert_eq!(transcribe(&sandbox, &["piece.wav", "--json"]).exits(0).json()["tokens"], heard["segments"][1]["tokens"]);
 }

@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use voxpipe::audio::Features;
-use voxpipe::training::batch::{Batch, Example, Sound};
-use voxpipe::training::order::{Order, Shuffle};
-use voxpipe::training::{self, Done, Recipe, Said, Schedule, Trained, Training};
-use voxpipe::voxtral::config::Config;
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::stack;
-use voxpipe::voxtral::weights::{Weights, floats, read_tensors, tensors};
-use voxpipe::voxtral::{Tokens, Voxtral, lora};
+use voxtral::audio::Features;
+use voxtral::inference::transcriber::stack;
+use voxtral::model::config::Config;
+use voxtral::model::precision::Precision;
+use voxtral::model::{Tokens, Voxtral};
+use voxtral::training::collate::{Batch, Example, Sound};
+use voxtral::training::sampler::{Order, Shuffle};
+use voxtral::training::{Done, Recipe, Said, Schedule, Trained, Training};
+use voxtral::weights::{Weights, floats, read_tensors, tensors};
+use voxtral::{lora, training};
 
 pub(crate) fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/voxtral").join(name)

@@ -10,12 +10,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use voxpipe::error::{Error, Result};
-use voxpipe::voxtral::config::Config;
-use voxpipe::voxtral::merge::{self, Stored};
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::recognizer::{Recognizer, Start};
-use voxpipe::voxtral::weights::{self, MAX_SHARD, Place, Weights, floats, read_tensors, tensors, write_tensors};
-use voxpipe::voxtral::{Tokens, Voxtral, lora};
+use voxtral::inference::transcriber::{Recognizer, Start};
+use voxtral::lora::merge;
+use voxtral::lora::merge::Stored;
+use voxtral::model::config::Config;
+use voxtral::model::precision::Precision;
+use voxtral::model::{Tokens, Voxtral};
+use voxtral::weights::{MAX_SHARD, Place, Weights, floats, read_tensors, tensors, write_tensors};
+use voxtral::{lora, weights};
 
 fn open(folder: &Path, precision: Precision) -> Result<(Voxtral, weights::Loaded)> {
     let mut source = Weights::open(folder, precision, &Device::flex())?;

@@ -1,10 +1,11 @@
 //! The operations a model is made of, one by one, forwards and then forwards and backwards.
 
-use super::ceilings::{Ceiling, random};
+use super::roofline::{Ceiling, random};
 use super::{Bench, Row};
 use crate::error::Result;
-use crate::kernels::ops::{self, Factors, Mask};
 use burn::tensor::{DType, Tensor};
+use voxtral::kernels::ops;
+use voxtral::kernels::ops::{Factors, Mask};
 
 /// Tokens of a row: half a minute of audio, a prompt around it, a transcript.
 pub(super) const AROUND: usize = 72;

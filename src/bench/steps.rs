@@ -1,22 +1,9 @@
 //! Whole optimizer steps at several batch sizes, and transcription, with the model as it is used.
 
-use super::ceilings::{Ceiling, random};
 use super::operations::{AROUND, TARGETS};
+use super::roofline::{Ceiling, random};
 use super::{Bench, Row, Work, median};
-use crate::audio::Features;
 use crate::error::{Error, Result, said};
-use crate::training::adamw::Constants;
-use crate::training::batch::{Example, Sound};
-use crate::training::memory::Shape;
-use crate::training::order::{Order, Shuffle};
-use crate::training::{LossRow, Recipe, Said, Schedule, Training};
-use crate::voxtral::generate::{Prompt, Special, greedy};
-use crate::voxtral::lora::{self, Adapters, Targets};
-use crate::voxtral::named::{self, Look};
-use crate::voxtral::precision::Precision;
-use crate::voxtral::recognizer::stack;
-use crate::voxtral::weights::{self, Weights};
-use crate::voxtral::{Tokens, Voxtral};
 use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 use rand::{Rng, SeedableRng};
@@ -25,6 +12,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+use voxtral::audio::Features;
+use voxtral::inference::generate::{Prompt, Special, greedy};
+use voxtral::inference::transcriber::stack;
+use voxtral::lora::{Adapters, Targets};
+use voxtral::model::precision::Precision;
+use voxtral::model::visitor::Look;
+use voxtral::model::{Tokens, Voxtral, visitor};
+use voxtral::training::adamw::Constants;
+use voxtral::training::collate::{Example, Sound};
+use voxtral::training::memory_estimate::Shape;
+use voxtral::training::sampler::{Order, Shuffle};
+use voxtral::training::{LossRow, Recipe, Said, Schedule, Training};
+use voxtral::weights::Weights;
+use voxtral::{lora, weights};
 
 /// What is trained, and how a clip is heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,6 +330,6 @@ fn bytes(model: &Voxtral) -> u64 {
         }
     }
     let mut sum = Sum(0);
-    named::look(model, &mut sum);
+    visitor::look(model, &mut sum);
     sum.0
 }

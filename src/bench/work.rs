@@ -1,6 +1,6 @@
 //! How much arithmetic a model's work is, in multiplications and additions counted apart.
 
-use crate::voxtral::config::Config;
+use voxtral::model::config::Config;
 
 /// Operations for one row: a prompt with its audio, and targets to be predicted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,8 +37,8 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Size;
     use super::*;
+    use crate::bench::Size;
 
     #[test]
     fn a_row_of_mini_is_as_much_as_counted_by_hand() {

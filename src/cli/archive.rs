@@ -5,9 +5,9 @@ use super::provenance::Provenance;
 use super::summary::{Summary, find};
 use super::{Project, note, print, print_json};
 use crate::error::{Doing, Error, Exit, Result};
-use crate::size;
-use crate::store::Store;
 use clap::Args;
+use pipeline::cache::store::Store;
+use pipeline::manifest::byte_size;
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ impl Export {
             );
         }
         let results = if self.no_results { "no results".to_owned() } else { plural(about.results.len(), "result") };
-        print(&format!("run {run} with {results} in `{}`, {}\n", self.archive.display(), size::words(bytes)))
+        print(&format!("run {run} with {results} in `{}`, {}\n", self.archive.display(), byte_size::words(bytes)))
     }
 }
 

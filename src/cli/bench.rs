@@ -1,15 +1,16 @@
 //! `voxpipe bench`: how fast a device is at what this program does.
 
 use super::{note, print};
-use crate::bench::{self, Bench as Measuring, Part, Row, Size};
-use crate::device;
+use crate::bench;
+use crate::bench::{Bench as Measuring, Part, Row, Size};
 use crate::error::{Error, Exit, Result};
-use crate::voxtral::config::Config;
-use crate::voxtral::precision::Precision;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
+use voxtral::device;
+use voxtral::model::config::Config;
+use voxtral::model::precision::Precision;
 
 /// Measure a device: its ceilings, single operations, training steps and transcription, at the sizes of a model
 #[derive(Args)]

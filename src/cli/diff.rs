@@ -5,17 +5,18 @@
 
 use super::summary::{StageSummary, Summary, find};
 use super::{Project, print, print_json};
-use crate::artifact::ArtifactKind;
 use crate::error::Result;
-use crate::jsonl;
-use crate::store::{Record, Store};
-use crate::tree::{Changes, Tree};
-use crate::why::{self, Why};
 use clap::Args;
+use pipeline::artifact::ArtifactKind;
+use pipeline::cache::content::{Changes, Tree};
+use pipeline::cache::store::{Record, Store};
+use pipeline::plan::why;
+use pipeline::plan::why::Why;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use voxpipe_io::jsonl;
 
 /// Which runs to compare.
 #[derive(Args)]

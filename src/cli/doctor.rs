@@ -1,15 +1,15 @@
 //! `voxpipe doctor`: what this machine has for voxpipe, and whether it computes right.
 
 use super::{Project, print, print_json};
-use crate::bench::trial::{Agreement, agree};
-use crate::device;
+use crate::bench::selftest::{Agreement, agree};
 use crate::error::{Error, Exit, Result};
 use crate::hub;
-use crate::kernels::cpu;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use voxtral::device;
+use voxtral::kernels::cpu;
 
 /// Look at this machine: devices, memory, Hub; and train a very small model on the device, to see that it computes right
 #[derive(Args)]

@@ -3,11 +3,10 @@
 use super::summary::{Summary, find};
 use super::{Project, note, print, print_json};
 use crate::error::{Doing, Exit, Result};
-use crate::event::Event;
-use crate::report::jsonl;
 use crate::report::terminal::duration;
-use crate::store::Store;
 use clap::Args;
+use pipeline::cache::store::Store;
+use pipeline::events::{Event, jsonl};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;

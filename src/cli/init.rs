@@ -1,14 +1,14 @@
 //! `voxpipe init`: a commented pipeline.toml to begin with.
 
-use super::choice::somebody_is_there;
+use super::prompt::somebody_is_there;
 use super::{print, print_json};
+use crate::data::template;
+use crate::data::text::safe_name;
 use crate::error::{Doing, Error, Exit, Result};
-use crate::overrides::Overrides;
-use crate::pipeline::Pipeline;
-use crate::stage::STAGES;
-use crate::template;
-use crate::text::safe_name;
+use crate::stages::STAGES;
 use clap::{Args, ValueEnum};
+use pipeline::graph::Pipeline;
+use pipeline::manifest::overrides::Overrides;
 use serde::Serialize;
 use serde_json::json;
 use std::fs::{self, File};
@@ -90,7 +90,7 @@ impl Init {
             return Err(exists());
         }
         let schema = self.folder.join(SCHEMA);
-        let with_schema = write_new(&schema, &format!("{:#}\n", crate::manifest::schema(STAGES)))?;
+        let with_schema = write_new(&schema, &format!("{:#}\n", pipeline::manifest::schema(STAGES)))?;
         if self.json {
             return print_json(json!({ "file": file, "schema": with_schema.then_some(&schema) }));
         }
@@ -136,7 +136,7 @@ impl Init {
 /// The text of the file: with sentences of ours where there are some in the language, or else with a file of the user's.
 fn filled(mut values: Values, file: &Path) -> Result<String> {
     let text = template::render(FILE, TEMPLATE, &values)?;
-    let mistakes = |text: &str| Pipeline::parse(text, file, &Overrides::default(), &|_| None).diagnostics;
+    let mistakes = |text: &str| Pipeline::parse(STAGES, text, file, &Overrides::default(), &|_| None).diagnostics;
     if mistakes(&text).is_empty() {
         return Ok(text);
     }

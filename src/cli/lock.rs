@@ -1,12 +1,13 @@
 //! `voxpipe lock`: writes down which commit each repository of the Hub is.
 
 use super::{Project, print, print_json};
-use crate::diagnostic::{did_you_mean, list};
 use crate::error::{Error, Exit, Result};
-use crate::hub::{self, Network, RepoType, Repository};
-use crate::pins::Pins;
-use crate::pipeline::Pipeline;
+use crate::hub;
+use crate::hub::lockfile::Pins;
+use crate::hub::{Network, RepoType, Repository};
 use clap::Args;
+use pipeline::graph::Pipeline;
+use pipeline::manifest::diagnostic::{did_you_mean, list};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -121,13 +122,13 @@ fn collect(pipeline: &mut Pipeline, named: &mut BTreeMap<String, (Repository, BT
     let root = pipeline.root.clone();
     for step in &mut pipeline.steps {
         let stage = step.name.clone();
-        step.stage.pin(&mut |repository| {
+        step.stage.pin(&mut crate::hub::by_repository(|repository| {
             // A folder of that name is what would be read.
             if repository.kind == RepoType::Dataset || !root.join(repository.id()).is_dir() {
                 let name = repository.to_string();
                 named.entry(name).or_insert_with(|| (repository.clone(), BTreeSet::new())).1.insert(stage.clone());
             }
             None
-        });
+        }));
     }
 }

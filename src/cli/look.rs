@@ -6,14 +6,14 @@ use super::summary::{Summary, find};
 use super::{Project, print, print_json};
 use crate::error::{Error, Exit, Result};
 use crate::hub::Repository;
-use crate::matrix::{Combination, Matrix};
-use crate::origins;
-use crate::pipeline::Pipeline;
-use crate::plan::{Judge, Plan, Planned, State};
 use crate::report::terminal::duration;
-use crate::store::{End, Last, Store};
-use crate::tree::Changes;
-use crate::why::{self, Why};
+use pipeline::cache::content::Changes;
+use pipeline::cache::store::{End, Last, Store};
+use pipeline::graph::Pipeline;
+use pipeline::manifest::matrix::{Combination, Matrix};
+use pipeline::manifest::origin;
+use pipeline::plan::why::Why;
+use pipeline::plan::{Judge, Plan, Planned, State, why};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -88,7 +88,7 @@ pub(super) fn check(project: &Project, json: bool, show_origin: bool) -> Result<
             parsed.diagnostics.push(diagnostic);
         }
     }
-    let origins = if show_origin { origins::all(&sources, &project.overrides()) } else { Vec::new() };
+    let origins = if show_origin { origin::all(&sources, &project.overrides()) } else { Vec::new() };
     let files: Vec<String> = sources.files().map(|file| file.display().to_string()).collect();
     let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
     let failed = errors > 0 || parsed.pipeline.is_none();

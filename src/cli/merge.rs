@@ -2,10 +2,11 @@
 
 use super::print;
 use crate::error::{Doing, Error, Exit, Result};
-use crate::voxtral::{lora, merge};
 use clap::Args;
 use std::fs;
 use std::path::PathBuf;
+use voxtral::lora;
+use voxtral::lora::merge;
 
 /// What to merge, and into which folder.
 #[derive(Args)]

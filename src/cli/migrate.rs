@@ -2,8 +2,9 @@
 
 use super::{Project, print, print_json};
 use crate::error::{Doing, Error, Exit, Result};
-use crate::migration::{self, Migrated};
 use clap::Args;
+use pipeline::manifest::migration;
+use pipeline::manifest::migration::Migrated;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
@@ -35,7 +36,7 @@ impl Migrate {
             match migration::migrate(text, position == 0).map_err(|error| error.context(path.display()))? {
                 Migrated::Current => {}
                 Migrated::Changed { text, from, steps } => {
-                    told.push(json!({ "file": path, "from": from, "to": crate::manifest::SCHEMA, "steps": steps }));
+                    told.push(json!({ "file": path, "from": from, "to": pipeline::manifest::SCHEMA, "steps": steps }));
                     texts.push((path.to_owned(), text));
                 }
             }
@@ -56,12 +57,12 @@ impl Migrate {
                 fs::rename(&part, path)
             };
             write().doing(|| format!("cannot write `{}`", path.display())).map_err(|error: Error| error.exit(Exit::Environment))?;
-            lines.push_str(&format!("{}: is schema {} now\n", path.display(), crate::manifest::SCHEMA));
+            lines.push_str(&format!("{}: is schema {} now\n", path.display(), pipeline::manifest::SCHEMA));
         }
         if self.json {
             print_json(json!({ "files": told, "written": !self.check }))?;
         } else if texts.is_empty() {
-            print(&format!("{}: is schema {} already\n", self.file.display(), crate::manifest::SCHEMA))?;
+            print(&format!("{}: is schema {} already\n", self.file.display(), pipeline::manifest::SCHEMA))?;
         } else {
             print(&lines)?;
         }

@@ -1,20 +1,20 @@
 //! `voxpipe plot`: the curves of trainings, running or done.
 
 use super::{Project, print, print_json};
-use crate::diagnostic::{did_you_mean, list};
 use crate::error::{Doing, Error, Exit, Result};
-use crate::event::Event;
-use crate::journal::{self, Row};
-use crate::jsonl;
-use crate::plot::{self, Curve, Panel};
-use crate::report::jsonl as log;
-use crate::store::Store;
+use crate::plot;
+use crate::plot::{Curve, Panel};
 use clap::Args;
+use pipeline::cache::store::Store;
+use pipeline::events::metrics_log::Row;
+use pipeline::events::{Event, jsonl as log, metrics_log};
+use pipeline::manifest::diagnostic::{did_you_mean, list};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use voxpipe_io::jsonl;
 
 /// What to draw, and how.
 #[derive(Args)]
@@ -175,7 +175,7 @@ fn points(training: &Training, metric: &str) -> Vec<(f64, f64)> {
 
 /// A file as results and journals have it.
 fn of_file(path: &Path) -> Result<Training> {
-    let rows = match journal::read(path) {
+    let rows = match metrics_log::read(path) {
         Ok((_, rows)) => rows,
         Err(_) => jsonl::read::<Row>(path)?.into_iter().map(|(_, row)| row).collect(),
     };
@@ -187,9 +187,9 @@ fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Trainin
     let age = |path: &Path| fs::symlink_metadata(path).and_then(|file| file.modified()).ok();
     let link = store.latest(pipeline, stage);
     let mut newest = None;
-    for path in store.scratch_files(journal::FILE) {
+    for path in store.scratch_files(metrics_log::FILE) {
         // A run may remove it at any moment: then its result is there.
-        if let Ok((head, rows)) = journal::read(&path)
+        if let Ok((head, rows)) = metrics_log::read(&path)
             && head.pipeline == pipeline
             && head.stage == stage
             && age(&path) > newest.as_ref().and_then(|(age, _)| *age)
@@ -252,7 +252,7 @@ fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
         if found.values().all(|told| told.journal.as_ref().is_none_or(|(_, after)| *after == 0)) {
             break;
         }
-        for (stage, before) in self::told(store, earlier)? {
+        for (stage, before) in crate::cli::plot::told(store, earlier)? {
             let Some(told) = found.get_mut(&stage) else { continue };
             if let (Some((id, after)), Some((before_id, before_after))) = (&mut told.journal, before.journal)
                 && *after > 0

@@ -1,15 +1,15 @@
 //! From a file name and some flags to a pipeline.
 
 use super::{Changes, Project, include, note};
-use crate::diagnostic::Diagnostic;
 use crate::error::{Doing, Error, Exit, Result};
-use crate::matrix::{Combination, Matrix};
-use crate::overrides::Overrides;
-use crate::pins::Pins;
-use crate::pipeline::{Parsed, Pipeline};
-use crate::sources::Sources;
-use crate::stage::STAGES;
-use crate::store::Store;
+use crate::hub::lockfile::Pins;
+use crate::stages::STAGES;
+use pipeline::cache::store::Store;
+use pipeline::graph::{Parsed, Pipeline};
+use pipeline::manifest::diagnostic::Diagnostic;
+use pipeline::manifest::include::Sources;
+use pipeline::manifest::matrix::{Combination, Matrix};
+use pipeline::manifest::overrides::Overrides;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -48,13 +48,13 @@ impl Project {
         let mut lacking = None;
         for step in &mut pipeline.steps {
             let (name, root) = (&step.name, &pipeline.root);
-            step.stage.pin(&mut |repository| {
+            step.stage.pin(&mut crate::hub::by_repository(|repository| {
                 let commit = pins.commit(repository).map(str::to_owned);
                 if commit.is_none() && !root.join(repository.id()).is_dir() {
                     lacking = lacking.take().or_else(|| Some((name.clone(), repository.clone())));
                 }
                 commit
-            });
+            }));
         }
         match lacking.filter(|_| self.changes.locked) {
             None => Ok(()),

@@ -2,26 +2,25 @@
 
 use super::provenance::{Listener, Provenance};
 use super::summary::Summary;
-use super::{Project, choice, note, print_json, tracking};
-use crate::diagnostic::did_you_mean;
+use super::{Project, note, print_json, prompt, tracking};
 use crate::error::{Doing, Error, Exit, Result};
-use crate::event::Event;
-use crate::memo::{Memo, Question as Asked};
-use crate::pipeline::{Pipeline, Place};
-use crate::report::jsonl::JsonLines;
 use crate::report::terminal::{Table, Terminal};
-use crate::report::{Reporter, fan_out};
-use crate::run::{Ending, Question, Report, Scheduling, Stop};
-use crate::sources::Sources;
-use crate::store::Store;
 use clap::{Args, ValueEnum};
+use pipeline::cache::noop::{Memo, Question as Asked};
+use pipeline::cache::store::Store;
+use pipeline::events::Event;
+use pipeline::events::jsonl::JsonLines;
+use pipeline::events::reporter::{Reporter, fan_out};
+use pipeline::graph::{Pipeline, Place};
+use pipeline::manifest::diagnostic::did_you_mean;
+use pipeline::manifest::include::Sources;
+use pipeline::scheduler::{Ending, Question, Report, Scheduling, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use std::{fs, io};
 
 /// What to run and how to tell it.
 #[derive(Args)]
@@ -78,9 +77,9 @@ impl Run {
         let screen = terminal.screen();
         reporters.push(Box::new(terminal));
         let emitter = fan_out(reporters);
-        let ask = move |question: &Question| screen.hold(|| choice::ask(question));
-        let mut run = crate::run::Run::new(&pipeline, &store, emitter, id);
-        if choice::somebody_is_there() && !self.json {
+        let ask = move |question: &Question| screen.hold(|| prompt::ask(question));
+        let mut run = pipeline::scheduler::Run::new(&pipeline, &store, emitter, id);
+        if prompt::somebody_is_there() && !self.json {
             run.ask = Some(&ask);
         }
         run.force = self.force.iter().cloned().collect();

@@ -5,12 +5,13 @@
 
 use super::print;
 use super::run::listen;
-use crate::audio::{self, SAMPLE_RATE};
 use crate::error::{Doing, Error, Exit, Result};
-use crate::voxtral::realtime::recognizer::RealtimeRecognizer;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use voxtral::audio;
+use voxtral::audio::SAMPLE_RATE;
+use voxtral::realtime::transcriber::RealtimeRecognizer;
 
 /// Most bytes that are taken from a source at once: half a second.
 const PIECE: usize = 16_000;
@@ -55,7 +56,7 @@ fn hear_file(printer: &mut Printer, path: &Path, stop: &AtomicBool) -> Result<()
 /// A stream whose text is printed.
 struct Printer<'a> {
     recognizer: &'a RealtimeRecognizer,
-    stream: crate::voxtral::realtime::stream::Stream<'a>,
+    stream: voxtral::realtime::stream::Stream<'a>,
     /// Whether something stands on the line.
     begun: bool,
 }

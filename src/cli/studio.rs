@@ -4,17 +4,18 @@ use super::run::listen;
 use super::transcribe::Choice;
 use super::{note, print};
 use crate::error::{Error, Exit, Result};
-use crate::studio::speech::{Hear, Speech};
-use crate::studio::{self, Listening};
-use crate::voxtral::lora;
-use crate::voxtral::recognizer::{Heard, Utterance};
-use crate::voxtral::transcribe::Limit;
+use crate::studio;
+use crate::studio::Listening;
+use crate::studio::inference::{Hear, Speech};
 use axum::Router;
 use clap::Args;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use voxtral::inference::transcribe::Limit;
+use voxtral::inference::transcriber::{Heard, Utterance};
+use voxtral::lora;
 
 /// Where the server listens.
 #[derive(Args, Clone, Copy)]
@@ -107,7 +108,7 @@ impl Demo {
     }
 }
 
-fn hear(listener: crate::voxtral::listener::Listener) -> Hear {
+fn hear(listener: voxtral::inference::asr_model::Listener) -> Hear {
     Box::new(move |samples, language| {
         let mut text = String::new();
         listener.transcribe_each(&[Utterance { samples, language }], Limit::Auto, &mut |heard| {

@@ -1,10 +1,10 @@
 //! What the log of a run says in short; and runs found by their names.
 
 use crate::error::{Error, Exit, Result};
-use crate::event::{Event, Kept};
-use crate::fingerprint::Fingerprint;
-use crate::report::jsonl::{self, Line};
-use crate::store::{Record, Store};
+use pipeline::cache::fingerprint::Fingerprint;
+use pipeline::cache::store::{Record, Store};
+use pipeline::events::jsonl::Line;
+use pipeline::events::{Event, Kept, jsonl};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -4,12 +4,13 @@ use super::project::plural;
 use super::summary::find;
 use super::{Project, note, print, print_json};
 use crate::error::{Error, Exit, Result};
-use crate::hub::{self, Network};
-use crate::pipeline::{Pipeline, Tracker};
-use crate::report::jsonl;
+use crate::hub;
+use crate::hub::Network;
 use crate::report::trackio::{Place, Settings, Token, Trackio};
-use crate::store::Store;
 use clap::{Args, Subcommand};
+use pipeline::cache::store::Store;
+use pipeline::events::jsonl;
+use pipeline::graph::{Pipeline, Tracker};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::env;
@@ -122,7 +123,7 @@ pub(super) fn reporter(pipeline: &Pipeline) -> Result<Option<Trackio>> {
 fn settings(pipeline: &Pipeline, place: Place) -> Settings {
     let tracking = pipeline.tracking.as_ref();
     let project = tracking.and_then(|tracking| tracking.project.clone()).unwrap_or_else(|| pipeline.name.clone());
-    let model = |step: &crate::pipeline::Step| {
+    let model = |step: &pipeline::graph::Step| {
         let model = step.from.get("model")?.first()?;
         (step.stage.kind() == "evaluate").then(|| (step.name.clone(), model.clone()))
     };

@@ -8,11 +8,9 @@ use super::token::Token;
 use crate::error::{Doing, Error, Exit, Result};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{env, fs, process};
 
 /// One commit of a repository, as far as it is in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@
 use super::RepoType;
 use super::client::{Client, Place, Remote, api};
 use super::wire::{Ask, Body, Method, Trouble, Voice};
+use crate::data::text::first_few;
 use crate::error::{Doing, Error, Exit, Result};
-use crate::text::first_few;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};

@@ -3,19 +3,20 @@
 //! A clip is named by the digest of its file: the name stays when rows are added or sorted otherwise, two clips never share one, and a
 //! file that the Hub has already is not sent again.
 
-use super::Release;
-use super::parquet::{self, Row};
-use crate::artifact::{Artifact, Digest};
+use super::parquet::Row;
+use super::{Release, parquet};
+use crate::data::clip_row::Record;
+use crate::data::template;
 use crate::error::{Doing, Error, Result};
 use crate::hub::RepoType;
-use crate::jsonl;
-use crate::record::Record;
-use crate::template;
+use pipeline::artifact::Artifact;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use voxpipe_io::digest::Digest;
+use voxpipe_io::jsonl;
 
 const CARD: &str = include_str!("../../templates/dataset_card.md");
 /// Enough digits that no two clips meet, and few enough to read.

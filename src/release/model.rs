@@ -1,21 +1,21 @@
 //! A model's repository: its files, its card, and a look at whether anybody could load it.
 
 use super::Release;
+use crate::data::managed_dir;
 use crate::error::{Doing, Error, Result};
-use crate::folder;
 use crate::hub::RepoType;
-use crate::voxtral::weights;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use voxtral::weights;
 
 impl Release {
     /// The repository of the model in `folder`, with this card.
     pub fn model(folder: &Path, card: &Path) -> Result<Self> {
         let mut files = BTreeMap::new();
         let mut left_out = Vec::new();
-        for (name, path) in folder::named(folder)? {
+        for (name, path) in managed_dir::named(folder)? {
             if belongs(&name) {
                 files.insert(name, path);
             } else {

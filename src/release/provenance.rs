@@ -4,12 +4,13 @@
 //! that led to the release, with repositories of the Hub by their commits, so that no lock file is needed beside them.
 
 use super::Release;
-use crate::artifact::{Artifact, Digest};
 use crate::error::{Doing, Error, Result};
+use pipeline::artifact::Artifact;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use voxpipe_io::digest::Digest;
 
 /// What is told of the road to a release.
 #[derive(Debug)]

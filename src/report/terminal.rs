@@ -1,9 +1,9 @@
 //! For people: live progress on a terminal, plain lines elsewhere, and a table at the end.
 
-use super::Reporter;
 use crate::error::{Error, Exit};
-use crate::event::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pipeline::events::Event;
+use pipeline::events::reporter::Reporter;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

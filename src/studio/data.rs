@@ -3,19 +3,19 @@
 use super::project::{Project, replace};
 use super::{Answer, Trouble, aside, json, plain};
 use crate::error::Doing;
-use crate::jsonl;
-use crate::store::Store;
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use pipeline::cache::store::Store;
 use serde::Deserialize;
 use serde_json::{Value, json as value};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Component;
 use std::sync::{Arc, PoisonError};
+use voxpipe_io::jsonl;
 
 /// What the file of corrections is called, where the pipeline names none.
 const EDITS: &str = "edits.jsonl";

@@ -2,10 +2,8 @@
 
 use super::project::Project;
 use super::{Answer, Trouble, aside, json};
-use crate::device;
-use crate::hub::{self, Network};
-use crate::training::memory::Shape;
-use crate::voxtral::config::Config;
+use crate::hub;
+use crate::hub::Network;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
@@ -13,6 +11,9 @@ use serde_json::{Value, json as value};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use voxtral::device;
+use voxtral::model::config::Config;
+use voxtral::training::memory_estimate::Shape;
 
 /// Tokens of half a minute of speech with its transcript.
 const TOKENS: usize = 447;

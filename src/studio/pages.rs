@@ -1,6 +1,6 @@
 //! The pages and what they are made of, inside the program: nothing is fetched from elsewhere.
 
-use crate::template;
+use crate::data::template;
 use axum::Router;
 use axum::extract::Path;
 use axum::http::{StatusCode, header};
@@ -88,7 +88,7 @@ fn assets<S: Clone + Send + Sync + 'static>() -> Router<S> {
 
 async fn asset(Path(name): Path<String>) -> Response {
     let Some((name, text)) = ASSETS.iter().find(|(known, _)| *known == name) else {
-        return super::guard::refuse(StatusCode::NOT_FOUND, "there is no such file");
+        return super::security::refuse(StatusCode::NOT_FOUND, "there is no such file");
     };
     let kind = if name.ends_with(".css") { "text/css; charset=utf-8" } else { "text/javascript; charset=utf-8" };
     ([(header::CONTENT_TYPE, kind)], *text).into_response()

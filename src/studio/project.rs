@@ -1,9 +1,9 @@
 //! The project that the pages work on: its folder, its file, and what the program says of it.
 
 use super::Trouble;
-use super::speech::Speech;
+use super::inference::Speech;
 use crate::error::{Doing, Error, Exit, Result};
-use crate::store::Store;
+use pipeline::cache::store::Store;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;

@@ -6,13 +6,13 @@
 use super::project::{Project, Started};
 use super::{Answer, Trouble, aside, json, plain};
 use crate::error::Doing;
-use crate::store::Store;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use pipeline::cache::store::Store;
 use serde::Deserialize;
 use serde_json::{Value, json as value};
 use std::convert::Infallible;
@@ -62,7 +62,7 @@ async fn state(State(project): Shared) -> Answer {
             "running": project.is_running(),
             "status": status,
             "trouble": trouble.or_else(|| project.refusal()),
-            "models": crate::studio::speech::names(&project.speech),
+            "models": crate::studio::inference::names(&project.speech),
             "has": {
                 "phrases": project.latest("phrases").is_some(),
                 "clips": clips,

@@ -1,6 +1,6 @@
 //! The server itself: it listens, has the guard look at every request, and ends when it is told to.
 
-use super::guard::{Guard, watch};
+use super::security::{Guard, watch};
 use crate::error::{Doing, Error, Exit, Result};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

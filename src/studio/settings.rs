@@ -2,7 +2,7 @@
 
 use super::project::{Project, replace};
 use super::{Answer, Trouble, aside, json};
-use crate::stage::phrases;
+use crate::stages::phrases;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -53,7 +53,7 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
         if !["record", "recordings"].contains(&said.way.as_str()) {
             return Err(Trouble::bad("the recordings are still to be made (`record`) or there (`recordings`)"));
         }
-        crate::voxtral::prompt::check_language(&said.language).map_err(|error| Trouble::bad(error.message))?;
+        voxtral::tokenizer::prompt::check_language(&said.language).map_err(|error| Trouble::bad(error.message))?;
         if !project.file.is_file() {
             let mut arguments = vec!["init", ".", "--case", &said.way, "--language", &said.language];
             for (flag, told) in [("--name", &said.name), ("--base", &said.base)] {

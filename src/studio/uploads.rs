@@ -2,8 +2,8 @@
 
 use super::project::Project;
 use super::{Answer, Trouble, aside, json, plain};
+use crate::data::ingest;
 use crate::error::Doing;
-use crate::intake;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -46,7 +46,7 @@ async fn list(State(project): Shared) -> Answer {
         for entry in fs::read_dir(project.uploads()).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if entry.path().is_file() && !name.starts_with('.') {
-                let sound = intake::is_audio(&entry.path());
+                let sound = ingest::is_audio(&entry.path());
                 files.push(value!({ "name": name, "size": entry.metadata().map_or(0, |about| about.len()), "sound": sound }));
             }
         }
@@ -76,7 +76,7 @@ async fn file(State(project): Shared, Path(name): Path<String>) -> Answer {
 async fn take_in(State(project): Shared, Path(name): Path<String>, request: Request) -> Answer {
     let path = PathBuf::from(plain(&name)?);
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
-    if !intake::is_audio(&path) && !TEXTS.contains(&ending.as_str()) {
+    if !ingest::is_audio(&path) && !TEXTS.contains(&ending.as_str()) {
         let words = format!("`{name}` is neither sound (WAV, FLAC, MP3, OGG, M4A) nor a table or text (CSV, TSV, JSONL, TXT)");
         return Err(Trouble(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
     }

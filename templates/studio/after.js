@@ -1,24 +1,24 @@
-// After the training: how well it hears, trying it, where it is.
-import { $, ask, attempt, el, percent, standing } from "./common.js";
+// The result: evaluation, trying the models, where the model is published, model card.
+import { $, attempt, el, percent, refreshState, request } from "./common.js";
 import { mount } from "./tryit.js";
 
-const state = await attempt(standing);
-const { scores, clips } = (await attempt(() => ask("/api/scores"))) || {};
+const state = await attempt(refreshState);
+const { scores, clips } = (await attempt(() => request("/api/scores"))) || {};
 if (scores) {
-  const line = (name, one) => one && el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "number" }, percent(one.wer)), el("td", { class: "number" }, percent(one.cer)));
-  const held = clips.filter((clip) => clip.split === scores.split).sort((a, b) => b.wer - a.wer).slice(0, 12);
-  const sound = (clip) => el("audio", { controls: true, preload: "none", src: `/api/sound/dataset/${clip.audio_path}`, "aria-label": clip.reference });
+  const line = (name, rates) => rates && el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "number" }, percent(rates.wer)), el("td", { class: "number" }, percent(rates.cer)));
+  const worst = clips.filter((clip) => clip.split === scores.split).sort((a, b) => b.wer - a.wer).slice(0, 12);
+  const audio = (clip) => el("audio", { controls: true, preload: "none", src: `/api/sound/dataset/${clip.audio_path}`, "aria-label": clip.reference });
   const wide = (table) => el("div", { class: "wide" }, table);
   $("#scores").replaceChildren(
-    el("h2", {}, "Scores"), el("p", {}, `Errors on ${scores.clips} clips it has not learned from (${scores.words} words).`),
-    wide(el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Model"), el("th", { class: "number" }, "words"), el("th", { class: "number" }, "characters"))), el("tbody", {}, line("base", scores.base), line("yours", scores.tuned)))),
-    el("h2", {}, "What was heard"),
-    wide(el("table", {}, el("thead", {}, el("tr", {}, ["Sound", "Said", "Base heard", "Yours heard", "Wrong"].map((name) => el("th", {}, name)))),
-      el("tbody", {}, held.map((clip) => el("tr", {}, el("td", {}, sound(clip)), el("td", {}, clip.reference), el("td", {}, clip.base ?? ""), el("td", {}, clip.tuned), el("td", { class: "number" }, percent(clip.wer))))))),
+    el("h2", {}, "Evaluation"), el("p", {}, `Word error rate (WER) and character error rate (CER) on ${scores.clips} held-out clips (${scores.words} words).`),
+    wide(el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Model"), el("th", { class: "number" }, "WER"), el("th", { class: "number" }, "CER"))), el("tbody", {}, line("base", scores.base), line("fine-tuned", scores.tuned)))),
+    el("h2", {}, "Clips with the highest WER"),
+    wide(el("table", {}, el("thead", {}, el("tr", {}, ["Audio", "Reference", "Base model", "Fine-tuned model", "WER"].map((name) => el("th", {}, name)))),
+      el("tbody", {}, worst.map((clip) => el("tr", {}, el("td", {}, audio(clip)), el("td", {}, clip.reference), el("td", {}, clip.base ?? ""), el("td", {}, clip.tuned), el("td", { class: "number" }, percent(clip.wer))))))),
   );
 }
 mount($("#try"), { models: state?.models || [] });
-const { published, space } = (await attempt(() => ask("/api/published"))) || {};
+const { published, space } = (await attempt(() => request("/api/published"))) || {};
 const link = (url) => (/^https?:/.test(url) ? el("a", { href: url }, url) : el("code", {}, url));
-$("#where").replaceChildren(...(published ? ["The model is at ", link(published.location), "."] : ["Not published yet: name a place under “Training”, and run."]), ...(space?.url ? [" Its Space is at ", link(space.url), "."] : []));
-$("#card").textContent = (await attempt(() => ask("/api/card")))?.text || "There is no card yet.";
+$("#where").replaceChildren(...(published ? ["Model: ", link(published.location)] : ["Not published yet. Set a publishing target on the “Training” page and start a run."]), ...(space?.url ? [" · Demo Space: ", link(space.url)] : []));
+$("#card").textContent = (await attempt(() => request("/api/card")))?.text || "No model card yet.";

@@ -1,8 +1,8 @@
-// What every page needs: asking the server, saying what went wrong, and which steps are open.
+// Shared by all pages: requests to the server, error display, and the state of the step navigation.
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 
-/** An element with attributes and children; texts are texts, never markup. */
+/** Creates an element with attributes and children. Strings become text nodes, never HTML. */
 export function el(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -14,14 +14,15 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
-export function trouble(words) {
-  const place = $("#trouble");
-  place.textContent = words || "";
-  place.hidden = !words;
+/** Shows an error message at the top of the page; an empty message hides it. */
+export function showError(message) {
+  const box = $("#trouble");
+  box.textContent = message || "";
+  box.hidden = !message;
 }
 
-/** Asks the server; a refusal is an error with its words. */
-export async function ask(path, body, method) {
+/** Sends a request and returns the parsed JSON response. An error status throws an Error with the server's message. */
+export async function request(path, body, method) {
   const options = { method: method || (body === undefined ? "GET" : "POST"), headers: { "X-Voxpipe": "1" } };
   if (body !== undefined) {
     const raw = body instanceof Blob || typeof body === "string";
@@ -29,31 +30,31 @@ export async function ask(path, body, method) {
     if (!raw) options.headers["Content-Type"] = "application/json";
     else if (typeof body === "string") options.headers["Content-Type"] = "text/plain; charset=utf-8";
   }
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, options);
+    response = await fetch(path, options);
   } catch {
-    throw new Error("The server cannot be reached. Start `voxpipe studio` again; nothing is lost.");
+    throw new Error("Cannot reach the server. Restart `voxpipe studio`; no data is lost.");
   }
-  const text = await answer.text();
-  const told = text ? JSON.parse(text) : null;
-  if (!answer.ok) throw new Error(told?.error || `The server answers ${answer.status}.`);
-  return told;
+  const text = await response.text();
+  const data = text ? JSON.parse(text) : null;
+  if (!response.ok) throw new Error(data?.error || `The server returned status ${response.status}.`);
+  return data;
 }
 
-/** Does something and shows what goes wrong. */
-export async function attempt(work) {
+/** Runs an action and shows its error, if any. */
+export async function attempt(action) {
   try {
-    trouble("");
-    return await work();
+    showError("");
+    return await action();
   } catch (error) {
-    trouble(error.message);
+    showError(error.message);
     return undefined;
   }
 }
 
-/** Which steps are done and which are open. */
-export function steps(state) {
+/** Updates the navigation: which steps are complete and which are available. */
+export function updateSteps(state) {
   const { has, records } = state;
   const done = { phrases: state.there, record: has.clips, uploads: has.clips, dataset: has.dataset, training: state.there, run: has.model, after: has.published };
   const open = { phrases: true, record: has.phrases, uploads: state.there && !records, dataset: has.dataset, training: state.there, run: state.there, after: has.model };
@@ -66,12 +67,13 @@ export function steps(state) {
     else link.setAttribute("aria-disabled", "true");
   }
   const standing = $("#standing");
-  if (standing) standing.textContent = `${state.folder}${state.running ? ": a run is going on" : ""}`;
+  if (standing) standing.textContent = `${state.folder}${state.running ? ": run in progress" : ""}`;
 }
 
-export async function standing() {
-  const state = await ask("/api/state");
-  steps(state);
+/** Fetches the project state and updates the navigation. */
+export async function refreshState() {
+  const state = await request("/api/state");
+  updateSteps(state);
   return state;
 }
 
@@ -79,16 +81,16 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest("a[aria-disabled]");
   if (link) {
     event.preventDefault();
-    trouble(`“${link.textContent}” opens when the steps before it are done.`);
+    showError(`Complete the previous steps to open “${link.textContent}”.`);
   }
 });
 
-/** Hears what happens in runs: `hear(event)` for each, `begin(run)` when another begins. */
-export function listen(hear, begin) {
+/** Subscribes to run events: `onEvent(event)` for each event, `onRun(id)` when a new run starts. */
+export function subscribe(onEvent, onRun) {
   const source = new EventSource("/api/events");
-  source.addEventListener("run", (event) => begin(event.data));
-  source.onmessage = (event) => hear(JSON.parse(event.data));
+  source.addEventListener("run", (event) => onRun(event.data));
+  source.onmessage = (event) => onEvent(JSON.parse(event.data));
   return source;
 }
 
-export const percent = (share) => (share == null ? "" : `${(100 * share).toFixed(1)} %`);
+export const percent = (fraction) => (fraction == null ? "" : `${(100 * fraction).toFixed(1)} %`);

@@ -1,9 +1,9 @@
-// Only the page on which a model is tried.
-import { $, ask, attempt } from "./common.js";
+// The page of `voxpipe demo`: try one model.
+import { $, attempt, request } from "./common.js";
 import { mount } from "./tryit.js";
 
-const told = await attempt(() => ask("/v1/models"));
-const models = (told?.data || []).map((model) => model.id);
+const response = await attempt(() => request("/v1/models"));
+const models = (response?.data || []).map((model) => model.id);
 $("#base").textContent = location.origin;
 $("#model").textContent = models[0] || "MODEL";
 mount($("#try"), { models });

@@ -1,30 +1,30 @@
-// Language and sentences: the answers become `pipeline.toml`, and its first stage runs.
-import { $, ask, attempt, el, listen, standing, trouble } from "./common.js";
+// Language and sentences: the answers are written to `pipeline.toml`, then its first stage runs.
+import { $, attempt, el, refreshState, request, showError, subscribe } from "./common.js";
 
 const form = $("#begin");
-const state = await attempt(standing);
-const languages = (await attempt(() => ask("/api/languages"))) || [];
-$("#language").append(...languages.map((one) => el("option", { value: one.code }, `${one.native} · ${one.name}`)));
+const state = await attempt(refreshState);
+const languages = (await attempt(() => request("/api/languages"))) || [];
+$("#language").append(...languages.map((language) => el("option", { value: language.code }, `${language.native} · ${language.name}`)));
 
-const language = () => languages.find((one) => one.code === $("#language").value) || {};
-const chosen = (name) => form.elements[name].value;
+const selectedLanguage = () => languages.find((language) => language.code === $("#language").value) || {};
+const selected = (name) => form.elements[name].value;
 
-function adapt() {
-  const known = language();
-  $("#pack").textContent = known.pack ? `${known.pack} original sentences` : "none in this language";
-  form.querySelector('[value="embedded"]').disabled = !known.pack;
-  form.querySelector('[value="granary"]').disabled = !known.granary;
-  $("#granary").textContent = known.granary ? "needs the network; a few MiB are read" : "has nothing in this language";
-  const open = form.querySelector('[name="source"]:checked:disabled');
-  if (open) form.querySelector('[value="own"]').checked = true;
-  $("#own").hidden = chosen("source") !== "own";
-  $("#sentences").hidden = chosen("way") !== "record";
+function updateForm() {
+  const language = selectedLanguage();
+  $("#pack").textContent = language.pack ? `${language.pack} original sentences` : "not available in this language";
+  form.querySelector('[value="embedded"]').disabled = !language.pack;
+  form.querySelector('[value="granary"]').disabled = !language.granary;
+  $("#granary").textContent = language.granary ? "requires internet access; downloads a few MiB" : "not available in this language";
+  const unavailable = form.querySelector('[name="source"]:checked:disabled');
+  if (unavailable) form.querySelector('[value="own"]').checked = true;
+  $("#own").hidden = selected("source") !== "own";
+  $("#sentences").hidden = selected("way") !== "record";
 }
 
-const settings = state?.there ? await attempt(() => ask("/api/settings")) : null;
-const stage = (kind) => Object.entries(settings?.stage || {}).find(([, one]) => one.uses === kind);
-const before = navigator.language.slice(0, 2);
-$("#language").value = stage("phrases")?.[1].with?.language || (languages.some((one) => one.code === before) ? before : "en");
+const settings = state?.there ? await attempt(() => request("/api/settings")) : null;
+const stage = (kind) => Object.entries(settings?.stage || {}).find(([, candidate]) => candidate.uses === kind);
+const browserLanguage = navigator.language.slice(0, 2);
+$("#language").value = stage("phrases")?.[1].with?.language || (languages.some((language) => language.code === browserLanguage) ? browserLanguage : "en");
 if (settings) {
   $("#name").value = settings.pipeline?.name || "";
   $("#name").readOnly = true;
@@ -35,10 +35,10 @@ if (settings) {
   const way = stage("recordings") ? "record" : "recordings";
   form.querySelector(`[name="way"][value="${way}"]`).checked = true;
   for (const radio of form.querySelectorAll('[name="way"]')) radio.disabled = !radio.checked;
-  $("#go").textContent = "Load the sentences";
+  $("#go").textContent = way === "record" ? "Load sentences" : "Save and continue";
 }
-form.addEventListener("change", adapt);
-adapt();
+form.addEventListener("change", updateForm);
+updateForm();
 
 $("#file").addEventListener("change", async (event) => {
   const [file] = event.target.files;
@@ -47,7 +47,7 @@ $("#file").addEventListener("change", async (event) => {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const way = chosen("way");
+  const way = selected("way");
   const changes = {};
   const clips = stage(way === "record" ? "recordings" : "uploads")?.[0] || "clips";
   if (way === "record") {
@@ -56,38 +56,38 @@ form.addEventListener("submit", async (event) => {
   }
   if ($("#speaker").value.trim()) changes[`stage.${clips}.with.speaker`] = $("#speaker").value.trim();
   if (settings && $("#base").value.trim()) changes["params.base"] = $("#base").value.trim();
-  const own = chosen("source") === "own";
+  const own = selected("source") === "own";
   if (own) delete changes["stage.phrases.with.count"];
-  const said = {
+  const body = {
     language: $("#language").value, way, name: $("#name").value.trim() || null, base: $("#base").value.trim() || null,
-    source: own ? null : chosen("source"), text: own && way === "record" ? $("#text").value : null, settings: changes,
+    source: own ? null : selected("source"), text: own && way === "record" ? $("#text").value : null, settings: changes,
   };
   $("#go").disabled = true;
-  const begun = await attempt(() => ask("/api/begin", said));
-  if (!begun) return void ($("#go").disabled = false);
+  const created = await attempt(() => request("/api/begin", body));
+  if (!created) return void ($("#go").disabled = false);
   if (way === "recordings") return void (location.href = "/uploads");
-  const loading = (words) => ($("#loading").textContent = words);
-  loading("Loading sentences …");
+  const showLoading = (text) => ($("#loading").textContent = text);
+  showLoading("Loading sentences…");
   $("#cancel").hidden = false;
-  const source = listen(
-    (line) => {
-      if (line.event === "progress") loading(`${line.stage}: ${line.done} of ${line.total || "?"} ${line.unit} ${line.detail}`);
-      if (line.event === "stage-failed") loading(`${line.message} ${line.advice || ""}`);
+  const source = subscribe(
+    (event) => {
+      if (event.event === "progress") showLoading(`${event.stage}: ${event.done} of ${event.total || "?"} ${event.unit} ${event.detail}`);
+      if (event.event === "stage-failed") showLoading(`${event.message} ${event.advice || ""}`);
     },
     () => {},
   );
-  await attempt(() => ask("/api/run", {}));
+  await attempt(() => request("/api/run", {}));
   for (;;) {
-    await new Promise((done) => setTimeout(done, 300));
-    const now = await attempt(standing);
-    if (now && !now.running) {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const latest = await attempt(refreshState);
+    if (latest && !latest.running) {
       source.close();
       $("#go").disabled = false;
       $("#cancel").hidden = true;
-      if (now.has.phrases && !now.trouble) return void (location.href = "/record");
-      loading("");
-      return void trouble(now.trouble || "The sentences could not be loaded.");
+      if (latest.has.phrases && !latest.trouble) return void (location.href = "/record");
+      showLoading("");
+      return void showError(latest.trouble || "Failed to load the sentences.");
     }
   }
 });
-$("#cancel").addEventListener("click", () => attempt(() => ask("/api/stop", {})));
+$("#cancel").addEventListener("click", () => attempt(() => request("/api/stop", {})));

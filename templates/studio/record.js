@@ -1,33 +1,34 @@
-// Reading aloud: the recorder, and going on when there is enough.
-import { $, ask, attempt, standing } from "./common.js";
+// The recording page: mounts the recorder and offers to continue once enough sentences are recorded.
+import { $, attempt, refreshState, request } from "./common.js";
 import { mount } from "./recorder/recorder.js";
 
-const whole = document.querySelector("[data-step]");
-if (whole) attempt(standing);
-const told = await attempt(() => ask("/api/phrases"));
-if (told) {
+// `voxpipe record` serves this page alone, without the step navigation.
+const inStudio = document.querySelector("[data-step]");
+if (inStudio) attempt(refreshState);
+const data = await attempt(() => request("/api/phrases"));
+if (data) {
   const root = $("#recorder");
-  // Neighbouring letters stand for sounds: how many of those in all sentences have been read.
-  const pairs = (phrases) => new Set(phrases.flatMap(({ text }) => [...text.toLowerCase().matchAll(/(?=(\p{L}{2}))/gu)].map((found) => found[1])));
-  const all = pairs(told.phrases);
-  const cover = async () => {
-    const now = await ask("/api/phrases").catch(() => told);
-    const read = pairs(now.phrases.filter((phrase) => phrase.takes.length));
-    $("#coverage").textContent = `Sounds covered, by pairs of letters: ${read.size} of ${all.size}.`;
+  // Pairs of adjacent letters approximate sounds: how many pairs of all sentences have been recorded.
+  const bigrams = (phrases) => new Set(phrases.flatMap(({ text }) => [...text.toLowerCase().matchAll(/(?=(\p{L}{2}))/gu)].map((match) => match[1])));
+  const all = bigrams(data.phrases);
+  const showCoverage = async () => {
+    const latest = await request("/api/phrases").catch(() => data);
+    const recorded = bigrams(latest.phrases.filter((phrase) => phrase.takes.length));
+    $("#coverage").textContent = `Letter-pair coverage: ${recorded.size} of ${all.size}.`;
   };
-  const enough = ({ recorded }) => {
-    $("#enough").hidden = recorded < told.minimum;
-    cover();
+  const onProgress = ({ recorded }) => {
+    $("#enough").hidden = recorded < data.minimum;
+    showCoverage();
   };
-  root.addEventListener("voxpipe:progress", (event) => enough(event.detail));
-  enough({ recorded: told.phrases.filter((phrase) => phrase.takes.length).length });
-  if (told.phrases.length) mount(root, { api: "", phrases: told.phrases, minimum: told.minimum, wanted: told.phrases.length, step: 10, speaker: { id: `${told.project} ${told.speaker || ""}`, name: told.speaker } });
-  else root.textContent = "There are no sentences yet.";
+  root.addEventListener("voxpipe:progress", (event) => onProgress(event.detail));
+  onProgress({ recorded: data.phrases.filter((phrase) => phrase.takes.length).length });
+  if (data.phrases.length) mount(root, { api: "", phrases: data.phrases, minimum: data.minimum, wanted: data.phrases.length, step: 10, speaker: { id: `${data.project} ${data.speaker || ""}`, name: data.speaker } });
+  else root.textContent = "No sentences loaded yet.";
 }
 $("#finish").addEventListener("click", () =>
   attempt(async () => {
-    await ask("/api/run", {});
-    if (whole) location.href = "/run";
-    else $("#finish").textContent = "The run goes on.";
+    await request("/api/run", {});
+    if (inStudio) location.href = "/run";
+    else $("#finish").textContent = "Run started";
   }),
 );

@@ -1,86 +1,86 @@
-// A run as it happens, from the log that every run writes: also one that was begun in a shell.
-import { $, ask, attempt, el, listen, standing } from "./common.js";
+// Live view of a run, fed by the event log that every run writes; also shows runs started on the command line.
+import { $, attempt, el, refreshState, request, showError, subscribe } from "./common.js";
 
-const LINES = 400;
+const MAX_LOG_LINES = 400;
 let stages = {};
 let order = [];
 let metrics = {};
 let log = [];
-let drawn = 0;
+let drawnAt = 0;
 let dirty = true;
 
 function row(name) {
   const stage = stages[name];
   const bar = stage.total ? el("progress", { max: stage.total, value: stage.done, "aria-label": `${name}: ${stage.done} of ${stage.total}` }) : null;
-  return el("tr", { "data-stage": name, "data-state": stage.state }, el("td", {}, name), el("td", {}, stage.state), el("td", {}, stage.words || "", bar, stage.left ? el("small", { class: "quiet" }, stage.left) : null));
+  return el("tr", { "data-stage": name, "data-state": stage.state }, el("td", {}, name), el("td", {}, stage.state), el("td", {}, stage.details || "", bar, stage.left ? el("small", { class: "quiet" }, stage.left) : null));
 }
 
-/** When the rest is done, if it goes on like this. */
-function left(stage, done, total) {
+/** Estimated time left, from the average rate since the first progress event. */
+function timeLeft(stage, done, total) {
   const now = Date.now();
   if (!stage.began || done < stage.first) [stage.began, stage.first] = [now, done];
   const rate = (done - stage.first) / (now - stage.began);
   if (!(rate > 0) || now - stage.began < 3000) return "";
   const seconds = Math.round((total - done) / rate / 1000);
-  return seconds > 90 ? `about ${Math.round(seconds / 60)} minutes left` : `about ${seconds} s left`;
+  return seconds > 90 ? `about ${Math.round(seconds / 60)} min left` : `about ${seconds} s left`;
 }
 
-function hear(line) {
-  const stage = line.stage ? (stages[line.stage] ||= { state: "waits" }) : null;
-  if (stage && !order.includes(line.stage)) order.push(line.stage);
-  const say = (words) => {
-    log.push(`${(line.time || "").slice(11, 19)}  ${line.stage || "run"}  ${words}`);
-    if (log.length > LINES) log = log.slice(-LINES);
+function onEvent(event) {
+  const stage = event.stage ? (stages[event.stage] ||= { state: "pending" }) : null;
+  if (stage && !order.includes(event.stage)) order.push(event.stage);
+  const addLog = (message) => {
+    log.push(`${(event.time || "").slice(11, 19)}  ${event.stage || "run"}  ${message}`);
+    if (log.length > MAX_LOG_LINES) log = log.slice(-MAX_LOG_LINES);
   };
-  switch (line.event) {
+  switch (event.event) {
     case "run-started":
-      order = line.stages;
-      for (const name of order) stages[name] ||= { state: "waits" };
+      order = event.stages;
+      for (const name of order) stages[name] ||= { state: "pending" };
       $("#failure").hidden = true;
       break;
-    case "stage-fresh": Object.assign(stage, { state: "fresh", words: line.summary }); break;
-    case "stage-started": Object.assign(stage, { state: "runs", words: line.why }); say(`starts: ${line.why}`); break;
-    case "progress": Object.assign(stage, { state: "runs", done: line.done, total: line.total, words: `${line.done} of ${line.total || "?"} ${line.unit} ${line.detail}`, left: left(stage, line.done, line.total) }); break;
+    case "stage-fresh": Object.assign(stage, { state: "up to date", details: event.summary }); break;
+    case "stage-started": Object.assign(stage, { state: "running", details: event.why }); addLog(`started: ${event.why}`); break;
+    case "progress": Object.assign(stage, { state: "running", done: event.done, total: event.total, details: `${event.done} of ${event.total || "?"} ${event.unit} ${event.detail}`, left: timeLeft(stage, event.done, event.total) }); break;
     case "metrics":
-      for (const [name, value] of Object.entries(line.values)) metrics[name] = value;
-      $("#last").textContent = `step ${line.step}: ${Object.entries(line.values).map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`).join(", ")}`;
-      $("#last").dataset.step = line.step;
+      for (const [name, value] of Object.entries(event.values)) metrics[name] = value;
+      $("#last").textContent = `step ${event.step}: ${Object.entries(event.values).map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`).join(", ")}`;
+      $("#last").dataset.step = event.step;
       break;
-    case "note": say(line.message); break;
-    case "warning": say(`warning: ${line.message}`); break;
-    case "stage-finished": Object.assign(stage, { state: "done", words: line.summary, total: 0, left: "" }); say(`done: ${line.summary}`); break;
-    case "stage-parked": Object.assign(stage, { state: "waits for you", words: line.message, total: 0 }); say(line.message); break;
-    case "stage-skipped": Object.assign(stage, { state: "skipped", words: line.because }); break;
-    case "stage-interrupted": Object.assign(stage, { state: "stopped", left: "" }); say("stopped; a run goes on from here"); break;
+    case "note": addLog(event.message); break;
+    case "warning": addLog(`warning: ${event.message}`); break;
+    case "stage-finished": Object.assign(stage, { state: "done", details: event.summary, total: 0, left: "" }); addLog(`done: ${event.summary}`); break;
+    case "stage-parked": Object.assign(stage, { state: "waiting for you", details: event.message, total: 0 }); addLog(event.message); break;
+    case "stage-skipped": Object.assign(stage, { state: "skipped", details: event.because }); break;
+    case "stage-interrupted": Object.assign(stage, { state: "stopped", left: "" }); addLog("stopped; the next run resumes from here"); break;
     case "gate-failed":
     case "stage-failed":
-      Object.assign(stage, { state: "failed", words: line.message, left: "" });
-      say(`failed: ${line.message}`);
-      fail(line);
+      Object.assign(stage, { state: "failed", details: event.message, left: "" });
+      addLog(`failed: ${event.message}`);
+      showFailure(event);
       break;
-    case "run-finished": say(`the run ended (${line.exit})`); break;
+    case "run-finished": addLog(`run finished (exit code ${event.exit})`); break;
   }
   dirty = true;
 }
 
-/** What failed, and what can be done about it. */
-function fail(line) {
-  const again = (set) => attempt(() => ask("/api/run", { set })).then(() => ($("#failure").hidden = true));
-  const less = [`stage.${line.stage}.with.batch_size=1`, `stage.${line.stage}.with.recompute=true`];
-  const memory = /memory/i.test(line.message);
+/** Shows the failed stage and what can be done about it. */
+function showFailure(event) {
+  const retry = (set) => attempt(() => request("/api/run", { set })).then(() => ($("#failure").hidden = true));
+  const lowMemory = [`stage.${event.stage}.with.batch_size=1`, `stage.${event.stage}.with.recompute=true`];
+  const memory = /memory/i.test(event.message);
   $("#failure").replaceChildren(
-    el("h2", {}, `${line.stage} failed`), el("p", {}, line.message), el("p", {}, line.advice || ""),
-    el("p", {}, el("button", { class: "main", onclick: () => again([]) }, "Try again; what is done stays"), " ",
-      memory ? el("button", { onclick: () => again(less) }, "Try again with less memory (one clip at once; goes on from the last checkpoint)") : null, " ",
-      el("a", { class: "button", href: "/training" }, "Change the settings"), " ", el("button", { onclick: () => ($("#failure").hidden = true) }, "Leave it")),
+    el("h2", {}, `${event.stage} failed`), el("p", {}, event.message), el("p", {}, event.advice || ""),
+    el("p", {}, el("button", { class: "main", onclick: () => retry([]) }, "Retry (keeps completed stages)"), " ",
+      memory ? el("button", { onclick: () => retry(lowMemory) }, "Retry with less memory (batch size 1; resumes from the last checkpoint)") : null, " ",
+      el("a", { class: "button", href: "/training" }, "Change settings"), " ", el("button", { onclick: () => ($("#failure").hidden = true) }, "Dismiss")),
   );
   $("#failure").hidden = false;
 }
 
-async function curves() {
-  const answer = await fetch(`/api/curves.svg?metric=${encodeURIComponent($("#metric").value)}`);
-  if (!answer.ok) return;
-  const url = `data:image/svg+xml,${encodeURIComponent(await answer.text())}`;
+async function drawCurves() {
+  const response = await fetch(`/api/curves.svg?metric=${encodeURIComponent($("#metric").value)}`);
+  if (!response.ok) return;
+  const url = `data:image/svg+xml,${encodeURIComponent(await response.text())}`;
   const image = $("#curves img") || $("#curves").appendChild(el("img", { alt: "" }));
   image.src = url;
   image.alt = `${$("#metric").value} by step; ${$("#last").textContent}`;
@@ -91,67 +91,67 @@ function draw() {
   dirty = false;
   $("#stages tbody").replaceChildren(...order.filter((name) => stages[name]).map(row));
   const pre = $("#log");
-  const low = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 30;
+  const atBottom = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 30;
   pre.textContent = log.join("\n");
-  if (low) pre.scrollTop = pre.scrollHeight;
+  if (atBottom) pre.scrollTop = pre.scrollHeight;
   const known = [...$("#metric").options].map((option) => option.value);
   $("#metric").append(...Object.keys(metrics).filter((name) => !known.includes(name)).map((name) => el("option", {}, name)));
-  if (Object.keys(metrics).length && Date.now() - drawn > 1500) {
-    drawn = Date.now();
-    curves();
+  if (Object.keys(metrics).length && Date.now() - drawnAt > 1500) {
+    drawnAt = Date.now();
+    drawCurves();
   }
 }
 
-async function look() {
-  const state = await attempt(standing);
+async function refresh() {
+  const state = await attempt(refreshState);
   if (!state) return;
   $("#begin").disabled = state.running;
   $("#stop").disabled = !state.running;
-  $("#now").textContent = state.running ? "A run is going on." : state.trouble ? "" : "Nothing runs.";
-  if (state.trouble && !state.running && !$("#failure").textContent) document.querySelector("#trouble").textContent = state.trouble, (document.querySelector("#trouble").hidden = false);
+  $("#now").textContent = state.running ? "Run in progress." : state.trouble ? "" : "No run in progress.";
+  if (state.trouble && !state.running && !$("#failure").textContent) showError(state.trouble);
   $("#machine").textContent = (state.machine || []).join("; ");
   document.body.dataset.running = state.running;
 }
 
-listen(hear, () => {
+subscribe(onEvent, () => {
   [stages, order, metrics, log] = [{}, [], {}, []];
   dirty = true;
 });
 setInterval(draw, 250);
-setInterval(look, 1500);
-look();
-$("#metric").addEventListener("change", curves);
-$("#begin").addEventListener("click", () => attempt(() => ask("/api/run", {})).then(look));
-$("#stop").addEventListener("click", () => attempt(() => ask("/api/stop", {})).then(look));
+setInterval(refresh, 1500);
+refresh();
+$("#metric").addEventListener("change", drawCurves);
+$("#begin").addEventListener("click", () => attempt(() => request("/api/run", {})).then(refresh));
+$("#stop").addEventListener("click", () => attempt(() => request("/api/stop", {})).then(refresh));
 $("#graph").src = "/api/graph.svg";
-const told = await ask("/api/runs").catch(() => null);
-const runs = (told?.runs || []).map((run) => run.run || run.id || run);
+const history = await request("/api/runs").catch(() => null);
+const runs = (history?.runs || []).map((run) => run.run || run.id || run);
 for (const id of ["a", "b"]) $(`#${id}`).append(...runs.map((run) => el("option", {}, run)));
 if (runs.length > 1) $("#a").value = runs.at(-2);
 if (runs.length) $("#b").value = runs.at(-1);
-/** A reason of `voxpipe diff` in words. */
-const words = (reason) => reason.sentence || reason.words || Object.entries(reason).filter(([key]) => key !== "why").map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ");
+/** The text of one difference reported by `voxpipe diff`. */
+const describe = (reason) => reason.sentence || reason.words || Object.entries(reason).filter(([key]) => key !== "why").map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ");
 
-/** Settings, numbers, curves and transcripts of two runs side by side. */
+/** Compares settings, metrics, curves and transcripts of two runs side by side. */
 async function compare() {
   const [a, b] = [$("#a").value, $("#b").value];
-  const difference = await ask(`/api/diff?a=${a}&b=${b}`);
+  const difference = await request(`/api/diff?a=${a}&b=${b}`);
   const rows = [];
   for (const stage of difference.stages || []) {
-    for (const reason of [...(stage.settings || []), ...(stage.sources || [])]) rows.push(el("tr", {}, el("td", {}, stage.stage), el("td", { colspan: 2 }, words(reason))));
+    for (const reason of [...(stage.settings || []), ...(stage.sources || [])]) rows.push(el("tr", {}, el("td", {}, stage.stage), el("td", { colspan: 2 }, describe(reason))));
     for (const [name, [before, after]] of Object.entries(stage.metrics || {})) rows.push(el("tr", {}, el("td", {}, `${stage.stage}: ${name}`), el("td", { class: "number" }, String(before ?? "")), el("td", { class: "number" }, String(after ?? ""))));
   }
-  const wide = (head, body) => el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, head.map((name) => el("th", {}, name)))), el("tbody", {}, body)));
-  const parts = [wide(["What differs", a, b], rows.length ? rows : [el("tr", {}, el("td", { colspan: 3 }, "Nothing differs."))])];
-  const [one, two] = await Promise.all([a, b].map((run) => ask(`/api/scores?run=${run}`).catch(() => null)));
-  // A run that did not get that far has neither curves nor transcripts.
+  const table = (head, body) => el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, head.map((name) => el("th", {}, name)))), el("tbody", {}, body)));
+  const parts = [table(["Difference", a, b], rows.length ? rows : [el("tr", {}, el("td", { colspan: 3 }, "No differences."))])];
+  const [one, two] = await Promise.all([a, b].map((run) => request(`/api/scores?run=${run}`).catch(() => null)));
+  // A run that stopped before evaluation has neither curves nor transcripts to compare.
   if (one?.scores && two?.scores) {
-    const picture = await fetch(`/api/curves.svg?metric=loss&run=${a}&other=${b}`);
-    if (picture.ok) parts.push(el("div", { class: "picture" }, el("img", { alt: `Loss of ${a} and ${b}`, src: `data:image/svg+xml,${encodeURIComponent(await picture.text())}` })));
+    const plot = await fetch(`/api/curves.svg?metric=loss&run=${a}&other=${b}`);
+    if (plot.ok) parts.push(el("div", { class: "picture" }, el("img", { alt: `Loss of ${a} and ${b}`, src: `data:image/svg+xml,${encodeURIComponent(await plot.text())}` })));
     const other = new Map(two.clips.map((clip) => [clip.audio_path, clip]));
-    const sound = (clip) => el("audio", { controls: true, preload: "none", src: `/api/sound/dataset/${clip.audio_path}`, "aria-label": clip.reference });
+    const audio = (clip) => el("audio", { controls: true, preload: "none", src: `/api/sound/dataset/${clip.audio_path}`, "aria-label": clip.reference });
     const both = one.clips.filter((clip) => other.has(clip.audio_path)).slice(0, 50);
-    parts.push(wide(["Sound", "Said", `${a} heard`, `${b} heard`], both.map((clip) => el("tr", {}, el("td", {}, sound(clip)), el("td", {}, clip.reference), el("td", {}, clip.tuned), el("td", {}, other.get(clip.audio_path).tuned)))));
+    parts.push(table(["Audio", "Reference", `Output of ${a}`, `Output of ${b}`], both.map((clip) => el("tr", {}, el("td", {}, audio(clip)), el("td", {}, clip.reference), el("td", {}, clip.tuned), el("td", {}, other.get(clip.audio_path).tuned)))));
   }
   $("#difference").replaceChildren(...parts);
   $("#difference").hidden = false;

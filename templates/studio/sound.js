@@ -1,8 +1,8 @@
-// Samples as a WAV file: 16 bits, one channel.
+// Encodes samples as a WAV file (16-bit PCM, mono).
 export function wav(blocks, rate) {
   const samples = blocks.reduce((sum, block) => sum + block.length, 0);
   const view = new DataView(new ArrayBuffer(44 + 2 * samples));
-  const text = (at, words) => [...words].forEach((letter, index) => view.setUint8(at + index, letter.charCodeAt(0)));
+  const text = (at, string) => [...string].forEach((letter, index) => view.setUint8(at + index, letter.charCodeAt(0)));
   text(0, "RIFF");
   view.setUint32(4, 36 + 2 * samples, true);
   text(8, "WAVEfmt ");

@@ -1,58 +1,59 @@
-// What the training is told: a form for what most people set, and the whole file for the rest.
-import { $, ask, attempt, el, standing } from "./common.js";
+// Training settings: a form for the common ones, and an editor for the whole pipeline file.
+import { $, attempt, el, refreshState, request } from "./common.js";
 
 const FIELDS = {
   basic: [
-    ["params.base", "Base model", "A repository of the Hub, or a folder.", "text"],
-    ["train.method", "Method", "LoRA trains a small adapter beside the frozen model; full trains every weight and needs many times the memory.", ["lora", "full"]],
-    ["train.epochs", "Epochs", "How often every clip is seen.", "number"],
-    ["train.learning_rate", "Learning rate", "How far a step goes; 5e-5 is gentle.", "number"],
-    ["train.device", "Device", "auto takes a card where there is one and says why.", ["auto", "cpu", "cuda"]],
+    ["params.base", "Base model", "Hugging Face Hub repository or local folder.", "text"],
+    ["train.method", "Method", "lora trains a small adapter and keeps the base model frozen; full trains every weight and needs many times more memory.", ["lora", "full"]],
+    ["train.epochs", "Epochs", "Number of passes over the training clips.", "number"],
+    ["train.learning_rate", "Learning rate", "Optimizer step size; 5e-5 is a cautious value.", "number"],
+    ["train.device", "Device", "auto uses a GPU if one is available and logs why it was chosen.", ["auto", "cpu", "cuda"]],
   ],
   advanced: [
-    ["train.batch_size", "Clips at once", "auto takes as many as fit in memory.", "text"],
-    ["train.gradient_accumulation", "Batches before a step", "The effective batch is both multiplied.", "number"],
-    ["train.lora.r", "LoRA rank", "Size of the adapter.", "number"],
-    ["train.lora.alpha", "LoRA alpha", "Weight of the adapter.", "number"],
-    ["train.lora.dropout", "LoRA dropout", "", "number"],
-    ["train.precision", "Precision", "How the frozen model is kept.", ["f32", "bf16", "q8", "q4"]],
-    ["train.recompute", "Compute layers twice", "Slower, and needs less memory.", [true, false]],
-    ["pipeline.seed", "Seed", "The same file and seed give the same model.", "number"],
+    ["train.batch_size", "Batch size", "Clips per batch; auto uses as many as fit in memory.", "text"],
+    ["train.gradient_accumulation", "Gradient accumulation", "Batches per optimizer step. Effective batch size = batch size × gradient accumulation.", "number"],
+    ["train.lora.r", "LoRA rank", "Rank of the adapter matrices; sets the adapter’s size.", "number"],
+    ["train.lora.alpha", "LoRA alpha", "Scaling factor of the adapter.", "number"],
+    ["train.lora.dropout", "LoRA dropout", "Dropout probability in the adapter.", "number"],
+    ["train.precision", "Precision", "Number format of the frozen base model.", ["f32", "bf16", "q8", "q4"]],
+    ["train.recompute", "Gradient checkpointing", "Recomputes activations in the backward pass: slower, but needs less memory.", [true, false]],
+    ["pipeline.seed", "Seed", "The same file and seed produce the same model.", "number"],
   ],
   publishing: [
-    ["publish.target", "Where to", "A folder, or hub.", "text"],
-    ["publish.repo", "Repository", "owner/name on the Hub.", "text"],
-    ["publish.private", "Private", "Whether a new repository is private.", [true, false]],
+    ["publish.target", "Publish to", "Local folder, or hub for the Hugging Face Hub.", "text"],
+    ["publish.repo", "Repository", "owner/name on the Hugging Face Hub.", "text"],
+    ["publish.private", "Private", "Whether to create new repositories as private.", [true, false]],
   ],
 };
 
 let settings;
+// The first stage of each kind, by kind.
 const names = {};
 
-function place(key) {
+function path(key) {
   const [head, ...rest] = key.split(".");
   return names[head] ? ["stage", names[head], "with", ...rest] : key.split(".");
 }
-const look = (key) => place(key).reduce((at, part) => at?.[part], settings);
-/** A value of the file that stands for a parameter: that one is set. */
+const rawValue = (key) => path(key).reduce((at, part) => at?.[part], settings);
+/** The setting to change: if the value is `${params.NAME}`, that parameter. */
 function target(key) {
-  const found = look(key);
-  const param = typeof found === "string" && /^\$\{params\.([\w-]+)\}$/.exec(found);
-  return param ? `params.${param[1]}` : place(key).join(".");
+  const raw = rawValue(key);
+  const param = typeof raw === "string" && /^\$\{params\.([\w-]+)\}$/.exec(raw);
+  return param ? `params.${param[1]}` : path(key).join(".");
 }
 const value = (key) => target(key).split(".").reduce((at, part) => at?.[part], settings);
 
-function field([key, title, about, kind]) {
+function field([key, title, hint, kind]) {
   if (key.includes("train.") && !names.train) return null;
   if (key.includes("publish.") && !names.publish) return null;
-  const now = value(key);
+  const current = value(key);
   let input;
   if (Array.isArray(kind)) {
-    input = el("select", { name: key }, el("option", { value: "" }, "(as it is by itself)"), kind.map((one) => el("option", { value: String(one), selected: String(now) === String(one) }, String(one))));
+    input = el("select", { name: key }, el("option", { value: "" }, "(default)"), kind.map((option) => el("option", { value: String(option), selected: String(current) === String(option) }, String(option))));
   } else {
-    input = el("input", { name: key, value: now ?? "", inputmode: kind === "number" ? "decimal" : "text", autocomplete: "off" });
+    input = el("input", { name: key, value: current ?? "", inputmode: kind === "number" ? "decimal" : "text", autocomplete: "off" });
   }
-  return el("label", {}, title, input, el("small", {}, about));
+  return el("label", {}, title, input, el("small", {}, hint));
 }
 
 function read(input) {
@@ -62,37 +63,38 @@ function read(input) {
   return /^-?[\d.]+(e-?\d+)?$/i.test(text) ? Number(text) : text;
 }
 
-function fill(told) {
-  $("#text").value = told.text;
-  const wrong = told.check.diagnostics || told.check.complaints || [];
-  $("#mistakes").replaceChildren(...wrong.map((one) => {
-    const at = one.line ?? one.place?.line ?? one.at?.line;
+/** Shows the file and its diagnostics. Returns whether it has no errors. */
+function showFile(file) {
+  $("#text").value = file.text;
+  const diagnostics = file.check.diagnostics || file.check.complaints || [];
+  $("#mistakes").replaceChildren(...diagnostics.map((diagnostic) => {
+    const at = diagnostic.line ?? diagnostic.place?.line ?? diagnostic.at?.line;
     const jump = () => {
       const lines = $("#text").value.split("\n");
-      const from = lines.slice(0, at - 1).join("\n").length + (at > 1 ? 1 : 0);
+      const start = lines.slice(0, at - 1).join("\n").length + (at > 1 ? 1 : 0);
       $("#text").focus();
-      $("#text").setSelectionRange(from, from + (lines[at - 1] || "").length);
+      $("#text").setSelectionRange(start, start + (lines[at - 1] || "").length);
     };
-    const words = `${one.severity || one.level || ""} ${at ? `line ${at}: ` : ""}${one.message}${one.hint ? ` (${one.hint})` : ""}`;
-    return el("li", { class: (one.severity || one.level) === "warning" ? "warn" : "bad" }, at ? el("button", { type: "button", onclick: jump }, words) : words);
+    const severity = diagnostic.severity || diagnostic.level;
+    const text = `${severity || ""} ${at ? `line ${at}: ` : ""}${diagnostic.message}${diagnostic.hint ? ` (${diagnostic.hint})` : ""}`;
+    return el("li", { class: severity === "warning" ? "warn" : "bad" }, at ? el("button", { type: "button", onclick: jump }, text) : text);
   }));
-  return !wrong.some((one) => (one.severity || one.level) !== "warning");
+  return !diagnostics.some((diagnostic) => (diagnostic.severity || diagnostic.level) !== "warning");
 }
 
-/** Whether it will fit, before it begins. */
-async function estimate() {
-  const told = await ask("/api/estimate").catch(() => null);
-  $("#estimate").textContent = told?.words || "";
-  $("#estimate").className = told?.fits === false ? "bad" : told?.fits ? "ok" : "quiet";
+/** Shows whether training will fit in memory. */
+async function showEstimate() {
+  const estimate = await request("/api/estimate").catch(() => null);
+  $("#estimate").textContent = estimate?.words || "";
+  $("#estimate").className = estimate?.fits === false ? "bad" : estimate?.fits ? "ok" : "quiet";
 }
 
 async function load() {
-  settings = await ask("/api/settings").catch(() => null);
-  const told = await ask("/api/pipeline");
-  fill(told);
+  settings = await request("/api/settings").catch(() => null);
+  showFile(await request("/api/pipeline"));
   if (!settings) return;
   for (const [name, stage] of Object.entries(settings.stage || {})) names[stage.uses] ??= name;
-  estimate();
+  showEstimate();
   for (const part of Object.keys(FIELDS)) $(`#${part}`).replaceChildren(...FIELDS[part].map(field).filter(Boolean));
 }
 
@@ -100,57 +102,57 @@ async function save() {
   const set = {};
   for (const input of $("#form").elements) {
     if (!input.name) continue;
-    const now = read(input);
-    if (String(now ?? "") !== String(value(input.name) ?? "")) set[target(input.name)] = now;
+    const current = read(input);
+    if (String(current ?? "") !== String(value(input.name) ?? "")) set[target(input.name)] = current;
   }
-  const fine = fill(await ask("/api/settings", { set }));
+  const valid = showFile(await request("/api/settings", { set }));
   await load();
-  $("#saved").textContent = fine ? "Saved." : "Saved, with mistakes: see below the file.";
-  return fine;
+  $("#saved").textContent = valid ? "Saved." : "Saved, but the file has errors. They are listed below it.";
+  return valid;
 }
 
 $("#form").addEventListener("submit", (event) => (event.preventDefault(), attempt(save)));
 $("#run").addEventListener("click", () => attempt(async () => {
   if (!(await save())) return;
-  await ask("/api/run", {});
+  await request("/api/run", {});
   location.href = "/run";
 }));
 $("#keep").addEventListener("click", () => attempt(async () => {
-  const fine = fill(await ask("/api/pipeline", $("#text").value, "PUT"));
-  $("#kept").textContent = fine ? "Saved." : "Saved, with mistakes.";
+  const valid = showFile(await request("/api/pipeline", $("#text").value, "PUT"));
+  $("#kept").textContent = valid ? "Saved." : "Saved, but the file has errors.";
   await load().catch(() => {});
 }));
 
-// Completions come from the schema: the settings of the kind of stage that the line is in.
+// Completion: the settings of the enclosing stage's kind, from the JSON Schema.
 let schema;
 async function complete() {
-  schema ??= await ask("/api/schema");
+  schema ??= await request("/api/schema");
   const before = $("#text").value.slice(0, $("#text").selectionStart);
   const word = /[\w-]*$/.exec(before)[0];
   const uses = [...before.matchAll(/uses\s*=\s*"([\w-]+)"/g)].pop()?.[1];
-  const found = new Set();
+  const keys = new Set();
   const walk = (node) => {
     if (!node || typeof node !== "object") return;
     if (node.properties?.uses?.const === uses || node.properties?.uses?.enum?.includes(uses)) {
-      const settingsOf = node.properties.with;
-      const described = settingsOf?.$ref ? schema.$defs[settingsOf.$ref.split("/").pop()] : settingsOf;
-      for (const [key, one] of Object.entries(described?.properties || {})) found.add(`${key}: ${(one.description || "").split("\n")[0]}`);
+      const reference = node.properties.with;
+      const definition = reference?.$ref ? schema.$defs[reference.$ref.split("/").pop()] : reference;
+      for (const [key, property] of Object.entries(definition?.properties || {})) keys.add(`${key}: ${(property.description || "").split("\n")[0]}`);
     }
     Object.values(node).forEach(walk);
   };
   walk(schema);
-  const fits = [...found].filter((one) => one.startsWith(word)).sort();
+  const matches = [...keys].filter((key) => key.startsWith(word)).sort();
   const insert = (key) => {
     const at = $("#text").selectionStart;
     $("#text").setRangeText(`${key.slice(word.length)} = `, at, at, "end");
     $("#text").focus();
     $("#completions").replaceChildren();
   };
-  $("#completions").replaceChildren(...fits.map((one) => el("li", {}, el("button", { type: "button", onclick: () => insert(one.split(":")[0]) }, one))));
+  $("#completions").replaceChildren(...matches.map((match) => el("li", {}, el("button", { type: "button", onclick: () => insert(match.split(":")[0]) }, match))));
 }
 $("#text").addEventListener("keydown", (event) => {
   if (event.ctrlKey && event.code === "Space") (event.preventDefault(), attempt(complete));
 });
 
-await attempt(standing);
+await attempt(refreshState);
 await attempt(load);

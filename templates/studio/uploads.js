@@ -1,16 +1,16 @@
-// Recordings that exist: files go up one after another, and the run says which of them found their text.
-import { $, ask, attempt, el, standing } from "./common.js";
+// Uploading existing recordings: files are sent one by one, and recordings are matched with transcripts.
+import { $, attempt, el, refreshState, request } from "./common.js";
 
 let list;
 
-/** The outline of a sound, drawn when somebody asks for it. */
-async function outline(file, button) {
+/** Replaces the button with the recording's waveform and a player. */
+async function showWaveform(file, button) {
   const bytes = await (await fetch(`/api/uploads/${encodeURIComponent(file.name)}`)).arrayBuffer();
   const context = new AudioContext();
-  const sound = await context.decodeAudioData(bytes.slice(0));
+  const audio = await context.decodeAudioData(bytes.slice(0));
   await context.close();
-  const canvas = el("canvas", { width: 400, height: 60, role: "img", "aria-label": `Outline of ${file.name}, ${sound.duration.toFixed(1)} seconds` });
-  const [pen, samples] = [canvas.getContext("2d"), sound.getChannelData(0)];
+  const canvas = el("canvas", { width: 400, height: 60, role: "img", "aria-label": `Waveform of ${file.name}, ${audio.duration.toFixed(1)} seconds` });
+  const [pen, samples] = [canvas.getContext("2d"), audio.getChannelData(0)];
   pen.fillStyle = getComputedStyle(document.body).color;
   for (let x = 0; x < 400; x++) {
     let peak = 0;
@@ -21,73 +21,73 @@ async function outline(file, button) {
   button.replaceWith(canvas, player);
 }
 
-/** Lines of a table as objects; quoted cells as spreadsheets write them. */
-function table(name, text) {
+/** Parses a CSV, TSV or JSONL table into objects. Handles quoted cells. */
+function parseTable(name, text) {
   if (/\.jsonl$/i.test(name)) return text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
-  const mark = /\.tsv$/i.test(name) ? "\t" : ",";
-  const cells = (line) => [...line.matchAll(new RegExp(`(?:^|${mark})(?:"((?:[^"]|"")*)"|([^${mark}]*))`, "g"))].map((found) => (found[1] ?? found[2] ?? "").replaceAll('""', '"'));
+  const separator = /\.tsv$/i.test(name) ? "\t" : ",";
+  const cells = (line) => [...line.matchAll(new RegExp(`(?:^|${separator})(?:"((?:[^"]|"")*)"|([^${separator}]*))`, "g"))].map((match) => (match[1] ?? match[2] ?? "").replaceAll('""', '"'));
   const [head, ...rows] = text.replace(/^\ufeff/, "").split(/\r?\n/).filter(Boolean).map(cells);
   return rows.map((row) => Object.fromEntries(head.map((key, at) => [key.trim(), row[at]])));
 }
 
-/** How sounds and texts would go together; the run has the last word. */
+/** Previews how recordings and transcripts match; the run itself decides. */
 async function preview() {
-  const sounds = list.files.filter((file) => file.sound).map((file) => file.name);
-  const found = list.files.find((file) => /\.(csv|tsv|jsonl)$/i.test(file.name));
+  const recordings = list.files.filter((file) => file.sound).map((file) => file.name);
+  const table = list.files.find((file) => /\.(csv|tsv|jsonl)$/i.test(file.name));
   const stem = (name) => name.split("/").pop().replace(/\.[^.]*$/, "");
-  let texts;
-  if (found) texts = table(found.name, await (await fetch(`/api/uploads/${encodeURIComponent(found.name)}`)).text()).map((row) => String(row.file ?? row.audio_path ?? row.audio ?? row.path ?? ""));
-  else texts = list.files.filter((file) => /\.txt$/i.test(file.name)).map((file) => file.name);
-  const [told, there] = [new Set(texts.map(stem)), new Set(sounds.map(stem))];
-  const [silent, lost] = [sounds.filter((name) => !told.has(stem(name))), texts.filter((name) => !there.has(stem(name)))];
-  const items = [...silent.map((name) => `${name}: no text`), ...lost.map((name) => `${name}: no sound`)];
-  $("#preview").replaceChildren(...(sounds.length ? [el("p", {}, `${sounds.length - silent.length} of ${sounds.length} sounds have a text${found ? ` in ${found.name}` : ""}.`), el("ul", {}, items.slice(0, 50).map((words) => el("li", { class: "warn" }, words)))] : []));
+  let transcripts;
+  if (table) transcripts = parseTable(table.name, await (await fetch(`/api/uploads/${encodeURIComponent(table.name)}`)).text()).map((row) => String(row.file ?? row.audio_path ?? row.audio ?? row.path ?? ""));
+  else transcripts = list.files.filter((file) => /\.txt$/i.test(file.name)).map((file) => file.name);
+  const [transcribed, uploaded] = [new Set(transcripts.map(stem)), new Set(recordings.map(stem))];
+  const [withoutTranscript, withoutRecording] = [recordings.filter((name) => !transcribed.has(stem(name))), transcripts.filter((name) => !uploaded.has(stem(name)))];
+  const items = [...withoutTranscript.map((name) => `${name}: no transcript`), ...withoutRecording.map((name) => `${name}: no recording`)];
+  $("#preview").replaceChildren(...(recordings.length ? [el("p", {}, `${recordings.length - withoutTranscript.length} of ${recordings.length} recordings have a transcript${table ? ` in ${table.name}` : ""}.`), el("ul", {}, items.slice(0, 50).map((text) => el("li", { class: "warn" }, text)))] : []));
 }
 
-async function show() {
-  list = await attempt(() => ask("/api/uploads"));
+async function refresh() {
+  list = await attempt(() => request("/api/uploads"));
   if (!list) return;
   const row = (file) =>
     el("tr", {}, el("td", {}, file.name), el("td", { class: "number" }, `${(file.size / 1024).toFixed(0)} KiB`),
-      el("td", {}, file.sound ? el("button", { "aria-label": `Look at ${file.name}`, onclick: (event) => attempt(() => outline(file, event.target)) }, "Look at") : null, " ", el("button", { "aria-label": `Put aside: ${file.name}`, onclick: () => attempt(() => ask(`/api/uploads/${encodeURIComponent(file.name)}/remove`, {})).then(show) }, "Put aside")));
+      el("td", {}, file.sound ? el("button", { "aria-label": `Preview ${file.name}`, onclick: (event) => attempt(() => showWaveform(file, event.target)) }, "Preview") : null, " ", el("button", { "aria-label": `Remove ${file.name}`, onclick: () => attempt(() => request(`/api/uploads/${encodeURIComponent(file.name)}/remove`, {})).then(refresh) }, "Remove")));
   $("#list tbody").replaceChildren(...list.files.map(row));
   await attempt(preview);
   const report = list.report;
-  const left = [...(report?.rejected || [])].map((one) => `${one.file || one.clip || ""}: ${one.reason}`);
-  for (const [words, key] of [["sound without a text", "without_text"], ["text without a sound", "without_sound"], ["without a text", "without_transcript"], ["without a sound", "missing_audio"]])
-    left.push(...(report?.[key] || []).map((name) => `${typeof name === "string" ? name : JSON.stringify(name)}: ${words}`));
+  const problems = [...(report?.rejected || [])].map((entry) => `${entry.file || entry.clip || ""}: ${entry.reason}`);
+  for (const [text, key] of [["no transcript", "without_text"], ["no recording", "without_sound"], ["no transcript", "without_transcript"], ["no recording", "missing_audio"]])
+    problems.push(...(report?.[key] || []).map((name) => `${typeof name === "string" ? name : JSON.stringify(name)}: ${text}`));
   $("#pairing").replaceChildren(
-    ...(report ? [el("h2", {}, "How they went together"), el("p", {}, `${report.clips ?? "?"} clips have sound and text.`), el("ul", {}, left.map((words) => el("li", {}, words)))] : []),
+    ...(report ? [el("h2", {}, "Last run"), el("p", {}, `${report.clips ?? "?"} ${report.clips === 1 ? "recording" : "recordings"} matched with a transcript.`), el("ul", {}, problems.map((text) => el("li", {}, text)))] : []),
   );
   $("#go").disabled = !list.files.some((file) => file.sound);
 }
 
-async function send(files) {
+async function upload(files) {
   let sent = 0;
   for (const file of files) {
-    $("#sending").textContent = `${file.name} (${++sent} of ${files.length}) …`;
-    await attempt(() => ask(`/api/uploads/${encodeURIComponent(file.name)}`, file));
+    $("#sending").textContent = `Uploading ${file.name} (${++sent} of ${files.length})…`;
+    await attempt(() => request(`/api/uploads/${encodeURIComponent(file.name)}`, file));
   }
-  $("#sending").textContent = `${sent} files went up.`;
-  await show();
+  $("#sending").textContent = `${sent} ${sent === 1 ? "file" : "files"} uploaded.`;
+  await refresh();
 }
 
-$("#files").addEventListener("change", (event) => send([...event.target.files]));
+$("#files").addEventListener("change", (event) => upload([...event.target.files]));
 const drop = $("#drop");
 for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => (event.preventDefault(), drop.classList.add("over")));
 for (const name of ["dragleave", "drop"]) drop.addEventListener(name, (event) => (event.preventDefault(), drop.classList.remove("over")));
-drop.addEventListener("drop", (event) => send([...event.dataTransfer.files]));
+drop.addEventListener("drop", (event) => upload([...event.dataTransfer.files]));
 
 $("#go").addEventListener("click", () =>
   attempt(async () => {
     const table = list.files.find((file) => /\.(csv|tsv|jsonl)$/i.test(file.name));
-    const settings = await ask("/api/settings");
-    const [stage, now] = Object.entries(settings.stage).find(([, one]) => one.uses === "uploads");
-    const folder = now.with.audio;
-    await ask("/api/settings", { set: { [`stage.${stage}.with.transcripts`]: table ? `${folder}/${table.name}` : "txt" } });
-    await ask("/api/run", {});
+    const settings = await request("/api/settings");
+    const [name, stage] = Object.entries(settings.stage).find(([, candidate]) => candidate.uses === "uploads");
+    const folder = stage.with.audio;
+    await request("/api/settings", { set: { [`stage.${name}.with.transcripts`]: table ? `${folder}/${table.name}` : "txt" } });
+    await request("/api/run", {});
     location.href = "/run";
   }),
 );
-await attempt(standing);
-await show();
+await attempt(refreshState);
+await refresh();

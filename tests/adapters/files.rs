@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use voxpipe::voxtral::lora::{self, Adapters, Targets};
-use voxpipe::voxtral::weights::{Weights, read_tensors, tensors, write_tensors};
+use voxtral::lora;
+use voxtral::lora::{Adapters, Targets};
+use voxtral::weights::{Weights, read_tensors, tensors, write_tensors};
 
 /// A folder with fresh adapters, and the model that has them.
-fn written(adapters: &Adapters) -> (tempfile::TempDir, voxpipe::voxtral::Voxtral) {
+fn written(adapters: &Adapters) -> (tempfile::TempDir, voxtral::model::Voxtral) {
     let (folder, mut model) = (tempfile::tempdir().unwrap(), tiny());
     lora::add(&mut model, adapters, &mut Weights::random(1, &Device::flex())).unwrap();
     lora::save(&model, adapters, "tests/tiny", folder.path()).unwrap();

@@ -8,8 +8,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
-use voxpipe::voxtral::lora::{self, Adapters, Targets};
-use voxpipe::voxtral::weights::{Weights, floats, read_tensors, write_tensors};
+use voxtral::lora;
+use voxtral::lora::{Adapters, Targets};
+use voxtral::weights::{Weights, floats, read_tensors, write_tensors};
 
 /// A Python with the packages: `python3`, or the one the environment names.
 fn python() -> Option<String> {

@@ -3,10 +3,10 @@
 use crate::stages::{Bench, artifact, clip, complaints};
 use crate::support::files;
 use crate::voxtral::folder;
+use pipeline::artifact::ArtifactKind;
 use serde_json::{Value, json};
 use std::fs;
-use voxpipe::artifact::ArtifactKind;
-use voxpipe::stage::train::Train;
+use voxpipe::stages::train::Train;
 
 fn with(lora: Value) -> Value {
     json!({ "base": "tiny", "lora": lora, "epochs": 1, "learning_rate": 1e-3, "batch_size": 2, "gradient_accumulation": 1 })
@@ -80,7 +80,7 @@ fn every_kind_of_adapter_is_trained_and_told() {
         assert_eq!((&config["use_dora"], &config["use_rslora"]), (&json!(set("dora")), &json!(set("rslora"))));
         let settings = &bench.json("training.json")["settings"]["lora"];
         assert_eq!((&settings["dora"], &settings["rslora"]), (&json!(set("dora")), &json!(set("rslora"))));
-        let stored = voxpipe::voxtral::weights::read_tensors(&bench.cx.out.join("adapter_model.safetensors")).unwrap();
+        let stored = voxtral::weights::read_tensors(&bench.cx.out.join("adapter_model.safetensors")).unwrap();
         let moved = stored.iter().filter(|(name, _)| name.contains("lora_B"));
         let still = moved.filter(|(_, data)| data.as_bytes().iter().all(|byte| *byte == 0)).count();
         assert_eq!((still, stored.keys().any(|name| name.contains("magnitude"))), (0, set("dora")));

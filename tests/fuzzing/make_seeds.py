@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Makes seeds/: what the fuzz targets start from. A target's file is one input as tests/fuzzing/targets.rs describes it.
+"""Generates seeds/, the seed inputs of the fuzz targets. Each file is one input in the format described in tests/fuzzing/targets.rs.
 
-    python3 tests/fuzzing/make_seeds.py            # needs ffmpeg for the sounds; made with 5.1, which gives the same bytes each time
+    python3 tests/fuzzing/make_seeds.py            # needs ffmpeg for the audio; version 5.1 produces the same bytes every time
 
-Names that begin with `found-`, if there are any, are not made here: the fuzzer found those inputs, and they are kept so that what they broke
-stays mended.
+Files named `found-*` are not generated here: they are inputs found by the fuzzer, kept as regression tests.
 """
 import base64
 import json
@@ -108,7 +107,7 @@ def safetensors(tensors, dtype="F32", value=b"\0\0\x80\x3f", metadata=True):
 
 
 def mistral(tensors):
-    """The same under the names of consolidated.safetensors, which has no table of positions."""
+    """The same tensors under the names of consolidated.safetensors, which has no position table."""
     whisper = "mm_whisper_embeddings.whisper_encoder."
     renamed = [("audio_tower.conv1", whisper + "conv_layers.0"), ("audio_tower.conv2", whisper + "conv_layers.1"), ("audio_tower.layer_norm", whisper + "transformer.norm"),
                ("audio_tower.", whisper + "transformer."), ("self_attn_layer_norm", "attention_norm"), ("final_layer_norm", "ffn_norm"), (".fc1.", ".feed_forward.w1."),
@@ -173,7 +172,7 @@ SOUNDS = {
 
 
 def without_padding(flac):
-    """The file without the blocks of zeros that the encoder leaves for tags."""
+    """The file without the zero padding that the encoder reserves for tags."""
     blocks, at, last = [], 4, False
     while not last:
         last, kind, end = flac[at] & 0x80, flac[at] & 0x7F, at + 4 + int.from_bytes(flac[at + 1:at + 4], "big")

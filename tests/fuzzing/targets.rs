@@ -8,11 +8,11 @@
 
 use std::fs;
 use std::path::Path;
-use voxpipe::audio::{decode, load_stream, read_wav16k, resample};
 use voxpipe::error::Error;
-use voxpipe::voxtral::config::Config;
-use voxpipe::voxtral::realtime;
-use voxpipe::voxtral::tokenizer::Tokenizer;
+use voxtral::audio::{decode, load_stream, read_wav16k, resample};
+use voxtral::model::config::Config;
+use voxtral::realtime;
+use voxtral::tokenizer::Tokenizer;
 
 /// A function that is given bytes and an empty folder of its own; it says whether they were taken for what they might be.
 pub type Target = fn(&[u8], &Path) -> bool;

@@ -5,10 +5,10 @@
 use super::targets::{names, put};
 use burn::tensor::Device;
 use std::path::Path;
-use voxpipe::voxtral::Voxtral;
-use voxpipe::voxtral::config::Config;
-use voxpipe::voxtral::precision::Precision;
-use voxpipe::voxtral::weights::{Weights, read_tensors};
+use voxtral::model::Voxtral;
+use voxtral::model::config::Config;
+use voxtral::model::precision::Precision;
+use voxtral::weights::{Weights, read_tensors};
 
 /// Stands between the files of a checkpoint in several parts.
 const BREAK: &[u8] = b"\n--file--\n";

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""make_parquet.py FOLDER: writes clips.parquet (Snappy) and clips-zstd.parquet as Python's tools lay audio out, with pyarrow."""
+"""make_parquet.py FOLDER: writes clips.parquet (Snappy) and clips-zstd.parquet with pyarrow, in the audio layout of Python's tools."""
 import io, json, math, struct, sys, wave
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +9,7 @@ TEXTS = ["Alpha one.", "Beta two.", "Gamma three.", "Delta four.", "Epsilon five
 
 
 def tone(number):
-    """A third of a second at 16 kHz: whole numbers, the same on every machine."""
+    """A third of a second at 16 kHz, from integer arithmetic, so that it is the same on every machine."""
     samples = [((index * (number + 3) * 7) % 200 - 100) * 60 for index in range(16000 // 3)]
     file = io.BytesIO()
     with wave.open(file, "wb") as out:

@@ -1,4 +1,4 @@
-"""wide_window.py TINY OUT: the tiny model with a window of 30 s, which is the only one the processor of transformers makes."""
+"""wide_window.py TINY OUT: writes the tiny model with a 30 s window, the only window size that transformers' processor supports."""
 
 import json
 import shutil

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes pairs.jsonl: 200 pairs of sentences with the numbers of jiwer 4.0.0, a common scorer written by others.
+"""Generates pairs.jsonl: 200 sentence pairs with the error counts of jiwer 4.0.0, a widely used scorer.
 
     python tests/scoring/make_pairs.py
 
-`words` and `characters` are [substitutions + insertions + deletions, reference length]; how the sum splits into its three parts depends
-on which of several equally short alignments a scorer prefers, so only the sum is compared.
+`words` and `characters` are [substitutions + insertions + deletions, reference length]. Only the sum is compared, because its three parts
+depend on which of several minimal alignments a scorer chooses.
 """
 import json
 import random

@@ -3,7 +3,7 @@
 use super::*;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use voxpipe::stage::command::Command;
+use voxpipe::stages::command::Command;
 
 fn shell(script: &str) -> Value {
     json!({"run": ["sh", "-c", script]})

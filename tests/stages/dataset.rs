@@ -1,8 +1,8 @@
 //! `dataset`: quality checks, doubles, splits, and the folder placed for the user.
 
 use super::*;
-use voxpipe::record::Record;
-use voxpipe::stage::dataset::Dataset;
+use voxpipe::data::clip_row::Record;
+use voxpipe::stages::dataset::Dataset;
 
 /// Clips of a stage, each with its sound and text.
 fn clips(bench: &mut Bench, name: &str, rows: &[(&str, Vec<u8>, &str)]) {

@@ -1,8 +1,8 @@
 //! `phrases`: the packs, files of one's own, and what is said when neither can be had.
 
 use super::*;
-use voxpipe::phrase::Phrase;
-use voxpipe::stage::phrases::Phrases;
+use voxpipe::data::phrase::Phrase;
+use voxpipe::stages::phrases::Phrases;
 
 #[test]
 fn a_seeded_choice_from_the_pack_keeps_ids_and_order() {

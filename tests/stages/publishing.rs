@@ -1,9 +1,9 @@
 //! `card`, `publish` and `demo`: what is said of a model, where it goes, and the page that shows it.
 
 use super::*;
-use voxpipe::stage::card::Card;
-use voxpipe::stage::demo::Demo;
-use voxpipe::stage::publish::Publish;
+use voxpipe::stages::card::Card;
+use voxpipe::stages::demo::Demo;
+use voxpipe::stages::publish::Publish;
 
 fn training(method: &str, hub: Option<&str>) -> Value {
     let mut base = json!({"name": "models/small", "init": if hub.is_some() { "checkpoint" } else { "random" }, "digest": "ab12"});

@@ -1,9 +1,9 @@
 //! `recordings`: parking until enough is there, takes, and what cannot be used.
 
 use super::*;
-use voxpipe::record::Record;
-use voxpipe::stage::phrases::Phrases;
-use voxpipe::stage::recordings::Recordings;
+use voxpipe::data::clip_row::Record;
+use voxpipe::stages::phrases::Phrases;
+use voxpipe::stages::recordings::Recordings;
 
 fn bench() -> Bench {
     let mut bench = Bench::new();

@@ -1,9 +1,9 @@
 //! `uploads`: pairing by name, tables that are broken, sound that is.
 
 use super::*;
-use voxpipe::record::Record;
-use voxpipe::stage::phrases::Phrases;
-use voxpipe::stage::uploads::Uploads;
+use voxpipe::data::clip_row::Record;
+use voxpipe::stages::phrases::Phrases;
+use voxpipe::stages::uploads::Uploads;
 
 /// A project with three clips.
 fn bench() -> Bench {

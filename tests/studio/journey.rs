@@ -174,7 +174,7 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     // All of it is still there after a reload.
     page.go(&at("/record"));
     page.wait("window.voxpipeRecorder && voxpipeRecorder.state().recorded === 12");
-    page.wait("/^Sounds covered.* (\\d+) of \\1\\.$/.test(document.querySelector('#coverage').textContent)");
+    page.wait("/^Letter-pair coverage.* (\\d+) of \\1\\.$/.test(document.querySelector('#coverage').textContent)");
     look(&mut page, "4-recorded");
 
     // Training: the form, and the file beside it.
@@ -217,7 +217,7 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     std::thread::sleep(Duration::from_millis(1500));
     page.click("#speak");
     page.wait("document.querySelectorAll('[data-model][data-done]').length === 2");
-    assert!(!page.eval("document.querySelector('#try').innerText").as_str().unwrap().contains("no answer"));
+    assert!(!page.eval("document.querySelector('#try').innerText").as_str().unwrap().contains("transcription failed"));
     look(&mut page, "8-result");
     assert_eq!(page.errors(), Vec::<String>::new());
 
@@ -274,9 +274,9 @@ fn recordings_that_exist_are_paired_on_the_page() {
     }
     page.upload("#files", &files);
     page.wait("document.querySelector('#preview p')");
-    page.wait("document.querySelector('#preview').innerText.includes('1 of 2 sounds have a text in transcripts.csv')");
+    page.wait("document.querySelector('#preview').innerText.includes('1 of 2 recordings have a transcript in transcripts.csv')");
     let said = page.eval("document.querySelector('#preview').innerText").as_str().unwrap().to_owned();
-    assert!(said.contains("b.wav: no text") && said.contains("c.wav: no sound"), "{said}");
+    assert!(said.contains("b.wav: no transcript") && said.contains("c.wav: no recording"), "{said}");
     page.click("#list tbody button");
     page.wait("document.querySelector('#list canvas')");
     look(&mut page, "uploads");

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Random checkpoints, clips of mixed length, and what `generate` of transformers writes for them as one batch.
+"""Writes random checkpoints, clips of mixed length, and the output of transformers' `generate` for them as one batch.
 
     python tests/voxtral/generate_many.py --seeds 0..19 --out FOLDER
 
 Writes FOLDER/seed-N/model (the checkpoint), clipI.wav and expected.json; tests/decoding.rs transcribes them and compares.
-Needs torch, transformers, peft and mistral-common. Every other seed has a head that likes `</s>`, so that rows end at different times.
+Needs torch, transformers, peft and mistral-common. Every second seed has a head biased towards `</s>`, so that rows end at different steps.
 """
 import argparse
 import json

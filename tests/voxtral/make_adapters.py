@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the adapters of the tests and what PEFT computes with them: DoRA and rank-stabilised LoRA on the tiny checkpoint.
+"""Generates test adapters and PEFT's outputs with them: DoRA and rank-stabilised LoRA on the tiny checkpoint.
 
-    python tests/voxtral/make_adapters.py           # after make_fixture.py; writes adapters/
+    python tests/voxtral/make_adapters.py           # run after make_fixture.py; writes adapters/
 
-Versions as in make_fixture.py. `adapters/dora`: float32, a list of targets that reaches the audio tower, the projector and the text
-model. `adapters/rslora`: bfloat16, a regular expression, a rank and an alpha of their own for some layers.
+Package versions as in make_fixture.py. `adapters/dora`: float32, with a list of targets in the audio tower, the projector and the text
+model. `adapters/rslora`: bfloat16, with a regular expression as target and a different rank and alpha for some layers.
 """
 import json
 import shutil
@@ -25,7 +25,7 @@ KINDS = {
 
 
 def write(folder, options):
-    """An adapter that changes everything it can: B is not zero, and magnitudes are not those of the base."""
+    """An adapter in which every parameter has an effect: B is not zero, and the magnitudes differ from the base's."""
     torch.manual_seed(11)
     config = peft.LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **options)
     model = peft.get_peft_model(fixture.load(), config)

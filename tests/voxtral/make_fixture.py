@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the reference fixtures of the Voxtral tests: a tiny random checkpoint and what transformers computes with it.
+"""Generates the reference fixtures of the Voxtral tests: a tiny random checkpoint and transformers' outputs with it.
 
     python tests/voxtral/make_fixture.py            # writes tiny/, peft-adapter/, expected.safetensors, expected.json
 
 Made with Python 3.11.7, torch 2.15.0 (CPU, one thread), transformers 5.23.0, peft 0.21.2, mistral-common 1.13.1,
-safetensors 0.8, numpy 2.3.5. Needs those packages only; nothing is downloaded and nothing random is left unseeded.
-README.md beside this file says what each tensor of expected.safetensors is.
+safetensors 0.8, numpy 2.3.5. Needs only those packages; downloads nothing, and all randomness is seeded.
+The tensors of expected.safetensors are described in README.md in this folder.
 """
 import json
 import math
@@ -46,7 +46,7 @@ SPECIALS = {
 
 
 def waveform(seed, samples):
-    """16-bit samples from integer arithmetic alone, so that every language computes the same ones.
+    """16-bit samples computed with integer arithmetic, so that Python and Rust produce the same ones.
 
     Three triangle waves, the third rising in pitch, switched by a slow on/off pattern, plus noise from a linear congruential generator.
     """
@@ -67,7 +67,7 @@ def waveform(seed, samples):
 # -- the checkpoint
 
 def write_tekken(path, keep, specials):
-    """The first `keep` entries of Mistral's published vocabulary: every merge needs only entries before it."""
+    """Writes the first `keep` entries of Mistral's published vocabulary; a merge only depends on earlier entries."""
     full = json.loads((Path(mistral_common.__file__).parent / "data" / "tekken_240911.json").read_text(encoding="utf-8"))
     line = lambda rows: ",\n".join("    " + json.dumps(r, ensure_ascii=False) for r in rows)
     config = {"pattern": full["config"]["pattern"], "num_vocab_tokens": keep, "default_vocab_size": keep + specials,
@@ -81,7 +81,7 @@ def write_tekken(path, keep, specials):
 
 @torch.no_grad()
 def initialise(model, seed):
-    """Weights that keep every activation near one, norms and biases away from their trivial values: mistakes then show."""
+    """Initialises weights so that activations stay near one and norms and biases are not trivial, which makes errors visible."""
     g = torch.Generator().manual_seed(seed)
     for name, p in sorted(model.named_parameters()):
         r = torch.randn(p.shape, generator=g)
@@ -153,7 +153,7 @@ def examples():
 
 
 def collate(rows):
-    """Prompts padded left, whole rows padded right; labels only on the text and its </s>."""
+    """Pads prompts on the left and whole rows on the right; labels cover only the text and its </s>."""
     left = max(len(r["prompt"]) for r in rows)
     width = left + max(len(r["target"]) for r in rows)
     ids = torch.full((len(rows), width), PAD)
@@ -182,7 +182,7 @@ def forward(model, row):
 
 @torch.no_grad()
 def generate(model, rows):
-    """Greedy ids of each row, and the smallest lead the chosen token had (a tie would make the test a coin toss)."""
+    """Greedy ids of each row, and the smallest margin of a chosen token (with a tie, the test would be flaky)."""
     batch = collate([{**r, "target": []} for r in rows])
     batch.pop("labels")
     out = model.generate(**batch, do_sample=False, max_new_tokens=NEW_TOKENS, output_scores=True, return_dict_in_generate=True)
@@ -191,7 +191,7 @@ def generate(model, rows):
 
 
 def train(model, batch):
-    """AdamW, linear decay to zero, clipping: what transformers' Trainer does with one micro-batch a step."""
+    """AdamW, linear decay to zero, gradient clipping: the same as transformers' Trainer with one micro-batch per step."""
     model.train()
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)

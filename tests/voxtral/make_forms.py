@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Makes one very small Voxtral in the forms checkpoints come in, and what transformers computes with it.
+"""Generates one very small Voxtral in all checkpoint formats, and transformers' outputs with it.
 
     python tests/voxtral/make_forms.py            # writes forms/
 
-forms/hub/      config.json as transformers 4 spells it, model.safetensors in bf16 with the position table in f32
-forms/mistral/  params.json and consolidated.safetensors, as Mistral publishes them: other names, rotary rows interleaved, no position table
-forms/expected.safetensors   the input features and token ids, and the logits of transformers in f32
+forms/hub/      config.json in the format of transformers 4, model.safetensors in bf16 with the position table in f32
+forms/mistral/  params.json and consolidated.safetensors, in Mistral's format: other names, interleaved rotary rows, no position table
+forms/expected.safetensors   input features, token ids and transformers' logits in f32
 
-Made with Python 3.11.7, torch 2.15.0 (CPU), transformers 5.23.0, safetensors 0.8. Nothing is downloaded, nothing random is left unseeded.
+Made with Python 3.11.7, torch 2.15.0 (CPU), transformers 5.23.0, safetensors 0.8. Downloads nothing; all randomness is seeded.
 """
 import json
 import math
@@ -63,7 +63,7 @@ def interleaved(w, heads):
 
 
 def mistral(name, w):
-    """A tensor as consolidated.safetensors has it: the inverse of transformers' convert_voxtral_weights_to_hf.py."""
+    """Converts a tensor to the format of consolidated.safetensors: the inverse of transformers' convert_voxtral_weights_to_hf.py."""
     if name == "audio_tower.embed_positions.weight":
         return None
     if name == "language_model.lm_head.weight":

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes more than 10,000 strings and says what mistral-common makes of them; tests/strings.rs holds the program to that.
+"""Generates more than 10,000 strings and tokenizes them with mistral-common; tests/strings.rs compares voxpipe's tokenizer with the result.
 
     python tests/voxtral/make_strings.py               # rewrites strings.jsonl and versions.jsonl, made with mistral-common 1.13.1
-    python tests/voxtral/make_strings.py --all         # prints every string, with its ids in the package's whole vocabulary
+    python tests/voxtral/make_strings.py --all         # prints all strings with their ids in the package's full vocabulary
 
-A row has `text` and `ids`, its ids under the nano vocabulary (`--all`: under the package's tekken_240911.json); or `ids` and `decoded`, ids
-that no text has, and their text. versions.jsonl has changes of tests/voxtral/tiny/tekken.json, each with the ids of some special
-tokens as mistral-common then knows them, or null where it refuses the file.
+A row has `text` and `ids` (its ids in the nano vocabulary; with `--all`, in the package's tekken_240911.json), or `ids` and `decoded` (ids that
+no text encodes to, and their text). versions.jsonl has modifications of tests/voxtral/tiny/tekken.json, each with the ids that mistral-common
+assigns to some special tokens, or null if it rejects the file.
 """
 import base64
 import json
@@ -81,7 +81,7 @@ def strings():
 
 
 def noise(size, specials):
-    """Ids that no text has: bytes that are no UTF-8, special tokens between them."""
+    """Ids that no text encodes to: invalid UTF-8 bytes mixed with special tokens."""
     rng = random.Random(30)
     for _ in range(1500):
         kinds = [lambda: rng.randrange(specials), lambda: specials + rng.randrange(256), lambda: specials + rng.choice([0xC3, 0xE2, 0xF0, 0x9F, 0x80, 0xBF, 0xED, 0xA0, 0xFF]),

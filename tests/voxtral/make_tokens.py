@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Makes tokens.jsonl: 300 strings with the ids that mistral-common gives them under three vocabularies, and what it decodes.
-Makes vectors/: texts with their ids in Voxtral's vocabulary, and as much of that vocabulary as these texts can touch.
+"""Generates tokens.jsonl: 300 strings with mistral-common's ids in three vocabularies, and its decoding of random ids.
+Generates vectors/: texts with their ids in Voxtral's vocabulary, and the part of that vocabulary that these texts use.
 
     python tests/voxtral/make_tokens.py            # made with mistral-common 1.13.1, tiktoken 0.14.0
 
 A row has `text`; `tiny` (tests/voxtral/tiny), `nano` (pipelines/models/nano-first-run) and `full` (the 131072 of the package's
-tekken_240911.json, which is not in the repository); `noise`, random ids of the nano vocabulary, special ones among them; `decoded`, their text.
+tekken_240911.json, which is not in the repository); `noise`, random ids of the nano vocabulary, including special tokens; `decoded`, their text.
 
-vectors/tekken.json keeps the bytes and every entry that occurs in one of the texts: merging a text looks at no other entry, so its pieces are
-those of the whole vocabulary. `full_rank` is the rank there; Voxtral's id is that plus 1000. Like the whole file it is of version 3 and lists
-no special tokens.
+vectors/tekken.json contains the single bytes and every entry that occurs in one of the texts. BPE looks up no other entries for these texts,
+so the tokens are the same as with the full vocabulary. `full_rank` is the rank in the full vocabulary; Voxtral's id is that plus 1000. Like the
+full file, it has version 3 and lists no special tokens.
 """
 import base64
 import json

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Compares voxpipe with transformers on random checkpoints: features, activations, loss, every gradient, generated ids.
 
-    python tests/voxtral/parity.py --seeds 0..9            # tiny models whose sizes follow from the seed
+    python tests/voxtral/parity.py --seeds 0..9            # tiny models with sizes derived from the seed
     python tests/voxtral/parity.py --seeds 0 --middle      # 80 million parameters, chunks of 30 seconds
 
-Each seed makes a checkpoint (odd head counts, shards, bf16 and both styles of names among them), clips of mixed length with and without a
-language, and one batch of them: prompts padded left, rows padded right. transformers computes in 32 bits. Ends with 1 if a number is
-off by more than its tolerance. Needs cargo, torch, transformers, peft and mistral-common; nothing is downloaded.
+Each seed generates a checkpoint (including odd head counts, shards, bf16 and both naming schemes), clips of mixed length with and without a
+language, and one batch of them with prompts padded left and rows padded right. transformers computes in f32. The exit code is 1 if a value
+exceeds its tolerance. Needs cargo, torch, transformers, peft and mistral-common; nothing is downloaded.
 """
 import argparse
 import json
@@ -30,7 +30,7 @@ TOLERANCES = {"features": 1e-4, "encoder": 1e-4, "projector": 1e-4, "logits": 1e
 
 
 def reference(model, rows):
-    """What transformers computes."""
+    """The outputs of transformers."""
     kept = {}
     keep = lambda name: lambda _m, _i, o: kept.__setitem__(name, o.detach().float().clone())
     hooks = [model.model.audio_tower.layer_norm.register_forward_hook(keep("encoder")),
@@ -52,7 +52,7 @@ def reference(model, rows):
 
 
 def off(ours, theirs, least=1.0):
-    """The largest difference as a share of the largest value, or of `least`."""
+    """The largest difference relative to the largest value, or to `least` if that is larger."""
     if ours.numel() != theirs.numel():
         return float("inf")
     if not theirs.numel():
@@ -63,7 +63,7 @@ def off(ours, theirs, least=1.0):
 
 
 def compare(ours, theirs, rows, learned=True):
-    """The worst difference of each kind, and the gradient that has it."""
+    """The largest difference of each kind, and the name of the gradient with the largest difference."""
     n = range(len(rows))
     worst = {"features": max(off(ours[f"features.{i}"], rows[i]["mel"]) for i in n) if "features.0" in ours else 0.0,
              "encoder": off(ours["encoder"], theirs["encoder"]), "projector": off(ours["projector"], theirs["projector"]),
@@ -80,7 +80,7 @@ def compare(ours, theirs, rows, learned=True):
 
 
 def compare_ids(ours, model, rows):
-    """How many ids agree, how many steps were ties, what differs, and how far log-probabilities are off."""
+    """The number of matching ids, the number of steps from the first near tie on, and the mismatches."""
     ids, leads = rv.generate(model, rows, NEW_TOKENS)
     same, ties, wrong = 0, 0, []
     for i, (row, lead) in enumerate(zip(ids, leads)):
@@ -97,7 +97,7 @@ def compare_ids(ours, model, rows):
 
 @torch.no_grad()
 def log_probabilities(ours, model, rows):
-    """How far the log-probabilities of our ids are from those of one forward pass over prompt and ids."""
+    """The largest difference between voxpipe's log-probabilities and those of one forward pass over prompt and generated ids."""
     worst = 0.0
     for i, row in enumerate(rows):
         found = [int(x) for x in ours[f"generated.{i}"].tolist()]
@@ -110,7 +110,7 @@ def log_probabilities(ours, model, rows):
 
 
 def one(program, seed, s, lengths, folder):
-    """Makes the case of a seed and compares; returns the differences and what else is to be said."""
+    """Generates and compares the case of a seed; returns the differences, notes and failures."""
     model_folder, case, out = folder / "model", folder / "case.json", folder / "ours.safetensors"
     rv.write(model_folder, seed, s)
     rows = rv.clips(model_folder, seed, s, lengths)

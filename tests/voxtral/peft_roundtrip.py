@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Asks PEFT and transformers about adapters: whether they load ours, and what adapters they wrote compute.
+"""Tests adapter compatibility with PEFT and transformers: whether they load voxpipe's adapters, and the outputs of adapters written by PEFT.
 
     python tests/voxtral/peft_roundtrip.py FOLDER
 
-FOLDER/ours/NAME holds adapters we wrote, on tests/voxtral/tiny. For each and each of the three ways to load it, a line
-`NAME WAY DIFFERENCE` says how far the logits of clip 0 are from those of the same tensors put into their layers one by one, and
-`NAME ours DIFFERENCE` how far `logits.safetensors` in the folder, computed by us, is. Adapters by PEFT go to FOLDER/theirs/NAME,
-each with a `logits.safetensors`.
+FOLDER/ours/NAME contains adapters for tests/voxtral/tiny written by voxpipe. For each adapter and each of three ways to load it, prints
+`NAME WAY DIFFERENCE`: the difference between the logits of clip 0 and those with the same tensors inserted into their layers one by one.
+`NAME ours DIFFERENCE` is the same for voxpipe's `logits.safetensors` in that folder. Adapters by PEFT are written to FOLDER/theirs/NAME, each
+with a `logits.safetensors`.
 """
 import json
 import sys
@@ -92,7 +92,7 @@ def with_adapter(folder):
 
 
 def one_by_one(folder):
-    """The adapter without any of PEFT's reading: each tensor of the file is put into the layer its name says."""
+    """Loads the adapter without PEFT: inserts each tensor of the file into the layer given by its name."""
     config = json.loads((folder / "adapter_config.json").read_text())
     stored = {}
     for key, value in load_file(folder / "adapter_model.safetensors").items():

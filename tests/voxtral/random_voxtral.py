@@ -1,6 +1,7 @@
-"""Random Voxtral checkpoints for the comparisons with transformers: sizes, weights and clips that follow from a seed.
+"""Random Voxtral checkpoints for comparisons with transformers: sizes, weights and clips are derived from a seed.
 
-Used by generate_many.py, parity.py and train_parity.py beside this file, and by the benches. Nothing is downloaded; only the vocabulary comes from a package (mistral-common).
+Used by generate_many.py, parity.py and train_parity.py in this folder, and by the benchmarks. Downloads nothing; the vocabulary comes from the
+mistral-common package.
 """
 import json
 import math
@@ -20,7 +21,7 @@ TEXTS = ["Hello world, this is a test.", "Buenos días, señora.", "12 345 ok", 
 
 
 def sizes(seed):
-    """The dimensions of a seed: odd head counts, widths of heads that do not divide the model's, every regrouping of frames."""
+    """The dimensions for a seed: odd head counts, head widths that do not divide the model width, all frame group sizes."""
     r = random.Random(seed)
     positions, group = r.choice([(50, 2), (100, 4), (100, 2), (150, 3), (50, 5)])
     audio_heads, key_heads = r.choice([1, 2, 3, 5]), r.choice([1, 2, 3])
@@ -51,7 +52,7 @@ def summary(s):
 
 @torch.no_grad()
 def initialise(model, seed, s):
-    """Weights that keep every activation near one, norms and biases away from their trivial values: mistakes then show."""
+    """Initialises weights so that activations stay near one and norms and biases are not trivial, which makes errors visible."""
     g = torch.Generator().manual_seed(seed)
     for name, p in sorted(model.named_parameters()):
         r = torch.randn(p.shape, generator=g)
@@ -70,7 +71,7 @@ def initialise(model, seed, s):
 
 
 def write(folder, seed, s):
-    """Writes the checkpoint of a seed as the Hub would hold it."""
+    """Writes the checkpoint of a seed in the Hub's format."""
     config = transformers.VoxtralConfig(
         audio_config=dict(hidden_size=s["audio_width"], intermediate_size=s["group"] * s["audio_width"], num_hidden_layers=s["audio_layers"],
                           num_attention_heads=s["audio_heads"], num_mel_bins=s["mels"], max_source_positions=s["positions"]),
@@ -101,7 +102,7 @@ def load(folder, dtype=torch.float32):
 
 
 def sound(path, place, samples, noise):
-    """Writes the clip at a place of its list as a WAV file; the samples, which no two places share."""
+    """Writes the clip at a list position as a WAV file and returns its samples, which differ between positions."""
     t = np.arange(samples) / 16000
     x = 0.3 * np.sin(2 * np.pi * (150 + 90 * place + 300 * t) * t) + 0.1 * np.sin(2 * np.pi * 1900 * t) * (np.sin(9 * t) > 0)
     pcm = np.rint((x + 0.03 * noise.standard_normal(len(t))) * 32767).astype(np.int16)
@@ -114,7 +115,7 @@ def sound(path, place, samples, noise):
 
 
 def example(tekken, extractor, s, pcm, language, text):
-    """What the model reads and should write: log-mel, prompt and target, as `collate` takes them."""
+    """Inputs and target of the model (log-mel, prompt and target ids), in the format of `collate`."""
     mel = extractor(pcm.astype(np.float32) / 32768, sampling_rate=16000, padding=True, truncation=False, pad_to_multiple_of=s["positions"] * 320,
                     return_tensors="pt")["input_features"]
     mel = mel.reshape(s["mels"], -1, 2 * s["positions"]).transpose(0, 1).contiguous()
@@ -125,7 +126,7 @@ def example(tekken, extractor, s, pcm, language, text):
 
 
 def clips(folder, seed, s, lengths=None):
-    """Clips of several lengths with their prompts, written as WAV files; `lengths` are in chunks."""
+    """Writes clips of several lengths as WAV files and returns their examples; `lengths` are in chunks."""
     r, noise = random.Random(1000 + seed), np.random.Generator(np.random.PCG64(seed))
     chunk = s["positions"] * 320
     lengths = lengths or [r.choice([0.2, 0.9]), r.uniform(1.1, 2.9), 1.0, r.uniform(0.3, 3.5)][:r.choice([3, 4])]
@@ -140,7 +141,7 @@ def clips(folder, seed, s, lengths=None):
 
 
 def read_dataset(folder, split, model, s):
-    """The rows of a split of a dataset that voxpipe made, as examples, in its order."""
+    """The rows of a split of a voxpipe dataset as examples, in the same order."""
     tekken = Tekkenizer.from_file(model / "tekken.json")
     extractor = transformers.WhisperFeatureExtractor(feature_size=s["mels"])
     rows = []
@@ -154,7 +155,7 @@ def read_dataset(folder, split, model, s):
 
 @torch.no_grad()
 def generate(model, rows, new_tokens):
-    """Greedy ids of the rows as one batch, up to `</s>`, and at each step the lead of the best over the second score."""
+    """Greedy ids of the rows as one batch, up to `</s>`, and for each step the margin between the best and the second score."""
     batch = collate([{**r, "target": []} for r in rows])
     batch.pop("labels")
     batch["input_features"] = batch["input_features"].to(model.dtype)
@@ -167,7 +168,7 @@ def generate(model, rows, new_tokens):
 
 
 def seeds(text):
-    """`0..9` (both ends count), `4` or `0,3,7`."""
+    """Parses `0..9` (inclusive), `4` or `0,3,7`."""
     found = []
     for part in text.split(","):
         first, _, last = part.partition("..")

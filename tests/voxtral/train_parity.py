@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Holds voxpipe's training against transformers and peft: losses, gradient norms, learning rates, held-out losses, trained weights.
+"""Compares voxpipe's training with transformers and peft: losses, gradient norms, learning rates, held-out losses, trained weights.
 
     python tests/voxtral/train_parity.py                                   # seeds 0..2, all methods, 50 steps
     python tests/voxtral/train_parity.py --seeds 7 --method dora full --steps 20 --accumulation 4
 
-Each seed makes a tiny random checkpoint whose sizes follow from it, clips of mixed lengths (some longer than a chunk) with random texts in
-several languages, and for each method but `full` an adapter as peft begins it (A random, B zero). voxpipe runs a pipeline of uploads,
-dataset and one training a method; then the same rows, in the order of the dataset's train.jsonl, are learned twice by Python: in a loop
-written out here, and by transformers' own Trainer. All compute in 32 bits. Schedule, warm-up, weight decay, clipping and shuffle change
-from case to case. Ends with 1 if a number is off by more than its tolerance.
+Each seed generates a tiny random checkpoint with sizes derived from it, clips of mixed lengths (some longer than a chunk) with random texts in
+several languages, and for each method except `full` an adapter with peft's initialisation (A random, B zero). voxpipe runs a pipeline of
+uploads, dataset and one training per method. Then Python trains on the same rows, in the order of the dataset's train.jsonl, twice: with the
+explicit loop below and with transformers' Trainer. All compute in f32. Schedule, warm-up, weight decay, clipping and shuffling vary between
+cases. The exit code is 1 if a value exceeds its tolerance.
 
-    lora    text model              rslora  the same, scaled by alpha / sqrt(r)       dora  text model, lengths of rows apart
-    tower   all parts of the model  full    every weight but embed_positions, which transformers would train unless it is frozen
+    lora    text model              rslora  the same, scaled by alpha / sqrt(r)       dora  text model, with separate magnitudes
+    tower   all parts of the model  full    every weight except embed_positions, which transformers would train unless it is frozen
 
 Needs torch, transformers, peft, mistral-common and, for the Trainer, accelerate; nothing is downloaded.
 """
@@ -51,7 +51,7 @@ TOLERANCES = {"loss": 1e-5, "eval": 1e-5, "norm": 1e-5, "rate": 1e-9, "weights":
 
 
 def settings(seed, method, a):
-    """The settings of a case, as `[stage.NAME.with]` has them."""
+    """The settings of a case, as in `[stage.NAME.with]`."""
     r, place = random.Random(f"{seed} {method}"), seed + list(METHODS).index(method)
     found = {
         "base": "model", "method": "full" if method == "full" else "lora", "precision": "f32", "device": "cpu", "max_steps": a.steps,
@@ -68,12 +68,12 @@ def settings(seed, method, a):
 
 
 def toml(value):
-    """A value in TOML; texts, numbers and lists of them are written as in JSON."""
+    """Formats a value as TOML; strings, numbers and lists of them are written as in JSON."""
     return "{ " + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + " }" if isinstance(value, dict) else json.dumps(value)
 
 
 def adapted(model, method, seed):
-    """A model with the adapter that peft begins a method with."""
+    """The model with peft's initial adapter for a method."""
     lora = METHODS[method]
     if lora.get("freeze_audio_tower", True):
         targets = r".*language_model.*\.(" + "|".join(lora["targets"]) + ")"
@@ -85,7 +85,7 @@ def adapted(model, method, seed):
 
 
 def make(folder, seed, s, a):
-    """Writes checkpoint, clips, adapters and pipeline."""
+    """Writes the checkpoint, clips, adapters and pipeline file."""
     r, noise = random.Random(2000 + seed), np.random.Generator(np.random.PCG64(seed))
     rv.write(folder / "model", seed, s)
     (folder / "clips").mkdir()
@@ -118,7 +118,7 @@ with = {{ split = {{ train = 0.75, test = 0.0, validation = 0.25 }} }}
 
 
 def begin(folder, method):
-    """The model as it is before the first step, ready to be trained."""
+    """The model before the first step, ready for training."""
     model = rv.load(folder / "model")
     if METHODS[method]:
         return peft.PeftModel.from_pretrained(model, folder / f"start-{method}", is_trainable=True)
@@ -128,13 +128,13 @@ def begin(folder, method):
 
 
 def plain(tensors):
-    """By names that do not hang on who wrote them: those of layers in memory or in the Hub's files, magnitudes with `.weight` or without."""
+    """Normalises tensor names: layer names in memory or in the Hub's files, magnitudes with or without `.weight`."""
     name = lambda key: key.removeprefix("base_model.model.").replace("magnitude_vector.weight", "magnitude_vector")
     return {rv.hub_name(name(key)) if name(key).startswith("model.") else name(key): p.detach().clone() for key, p in tensors.items()}
 
 
 def trained(model):
-    """What is trained."""
+    """The trained weights."""
     if isinstance(model, peft.PeftModel):
         return plain(peft.get_peft_model_state_dict(model))
     return {rv.hub_name(name): p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -145,7 +145,7 @@ def targets(rows):
 
 
 def loop(model, rows, held_out, w):
-    """Every step written out: a row of numbers for each, and the held-out losses."""
+    """An explicit training loop: returns one row of metrics per step, and the held-out losses."""
     size, steps = w["batch_size"] * w["gradient_accumulation"], w["max_steps"]
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     exempt = [p for name, p in parameters.items() if "bias" in name or "norm" in name]
@@ -184,7 +184,7 @@ def loop(model, rows, held_out, w):
 
 
 def trainer(model, rows, held_out, w, folder):
-    """The same by transformers' Trainer, told what voxpipe is told."""
+    """The same with transformers' Trainer and the same settings."""
     schedule = "constant_with_warmup" if w["schedule"] == "constant" else w["schedule"]
     steps = {"max_steps": w["max_steps"], "warmup_steps": w["warmup_steps"], "logging_steps": 1, "eval_strategy": "steps",
              "eval_steps": w["eval"]["steps"], "save_strategy": "no"}
@@ -203,7 +203,7 @@ def trainer(model, rows, held_out, w, folder):
 
 
 def ours(folder, method):
-    """What voxpipe wrote down, and what it trained."""
+    """voxpipe's metrics and trained weights."""
     result = folder / ".voxpipe" / "latest" / "parity" / method
     read = lambda name: [json.loads(line) for line in (result / name).read_text().splitlines()]
     rows = [{"loss": row["loss"], "norm": row["grad_norm"], "rate": row["learning_rate"]} for row in read("loss.jsonl")]
@@ -228,12 +228,12 @@ def compare(mine, theirs, before):
 
 
 def curve(rows, key, digits):
-    """Some of a column: the first, the last and those between at even steps."""
+    """Nine values of a column, evenly spaced from first to last."""
     return " ".join(f"{rows[round(i * (len(rows) - 1) / 8)][key]:{digits}}" for i in range(9))
 
 
 def case(folder, seed, method, rows, held_out, a):
-    """Compares one training with the two peers'; whether all is well."""
+    """Compares one training with both peers; returns the values that exceed their tolerance."""
     w, mine = settings(seed, method, a), ours(folder, method)
     peers = {"loop": loop} if a.no_trainer else {"loop": loop, "Trainer": lambda *args: trainer(*args, folder)}
     before = trained(begin(folder, method))

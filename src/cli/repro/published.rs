@@ -1,19 +1,19 @@
 //! `voxpipe repro hf://owner/name`: what somebody published, made again here from the pipeline that lies beside it.
 
 use super::{Repro, Row, run};
-use crate::artifact::Digest;
 use crate::cli::{Changes, Project, note};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::hub::read::Reader;
 use crate::hub::{Network, Repository};
-use crate::pipeline::Pipeline;
-use crate::plan::absolute;
-use crate::store::Store;
+use pipeline::cache::store::Store;
+use pipeline::graph::Pipeline;
+use pipeline::plan::absolute;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path};
+use voxpipe_io::digest::Digest;
 
 /// What such an address begins with.
 pub(super) const SCHEME: &str = "hf://";

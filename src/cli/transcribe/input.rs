@@ -49,7 +49,7 @@ impl Input {
 
     /// How long it is, once it was decoded.
     pub(super) fn seconds(&self) -> f64 {
-        self.length.load(Ordering::Relaxed) as f64 / f64::from(crate::audio::SAMPLE_RATE)
+        self.length.load(Ordering::Relaxed) as f64 / f64::from(voxtral::audio::SAMPLE_RATE)
     }
 }
 

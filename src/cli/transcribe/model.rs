@@ -1,15 +1,15 @@
 //! Which model hears, and how it is opened: a folder or a repository, with or without adapters.
 
-use crate::cli::fetching::Fetch;
-use crate::device;
+use crate::cli::download_progress::Fetch;
 use crate::error::{Error, Exit, Result};
-use crate::hub::{self, Network};
-use crate::voxtral::listener::Listener;
-use crate::voxtral::lora;
-use crate::voxtral::precision::Precision;
-use crate::voxtral::recognizer::Start;
+use crate::hub;
+use crate::hub::Network;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use voxtral::inference::asr_model::Listener;
+use voxtral::inference::transcriber::Start;
+use voxtral::model::precision::Precision;
+use voxtral::{device, lora};
 
 /// The model.
 #[derive(Args)]

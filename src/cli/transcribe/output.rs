@@ -3,13 +3,14 @@
 use super::ValueEnum;
 use super::input::{Input, Inputs, Source};
 use crate::cli::print;
+use crate::data::subtitles;
+use crate::data::subtitles::Cue;
 use crate::error::{Doing, Error, Exit, Result};
-use crate::subtitles::{self, Cue};
-use crate::voxtral::recognizer::Transcript;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use voxtral::inference::transcriber::Transcript;
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,10 +1,10 @@
 //! How far a transcription is, for people at a terminal; programs that read standard error see nothing of it.
 
-use crate::audio::SAMPLE_RATE;
 use crate::report::terminal::duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
+use voxtral::audio::SAMPLE_RATE;
 
 /// A line that moves.
 pub(super) struct Progress {

@@ -1,11 +1,12 @@
 //! Audio files decoded ahead of the model, in their order, in groups bounded by memory.
 
 use super::input::{Input, Source};
-use crate::audio::{self, SAMPLE_RATE};
 use crate::error::Result;
 use rayon::prelude::*;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
+use voxtral::audio;
+use voxtral::audio::SAMPLE_RATE;
 
 /// Samples a group holds at least, unless its files end before: 20 minutes, 77 MB.
 const GROUP_SAMPLES: usize = 20 * 60 * SAMPLE_RATE as usize;

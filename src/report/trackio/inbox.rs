@@ -4,9 +4,9 @@
 //! removes what it has read; records it knows by their names are passed over.
 
 use super::canonical;
-use super::courier::{Parcel, Way};
+use super::uploader::{Parcel, Way};
 use crate::error::{Doing, Error, Result};
-use crate::journal;
+use pipeline::events::metrics_log;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub(super) struct Inbox {
 impl Inbox {
     /// For Trackio's data folder.
     pub(super) fn new(folder: PathBuf) -> Self {
-        let writer = journal::id(&folder).chars().take(16).collect();
+        let writer = metrics_log::id(&folder).chars().take(16).collect();
         Self { folder, writer, count: 0 }
     }
 

@@ -4,7 +4,7 @@
 //! them. The server stamps metrics with the time they arrive.
 
 use super::Token;
-use super::courier::{Parcel, Way};
+use super::uploader::{Parcel, Way};
 use crate::error::{Doing, Error, Result};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-// A very small way to build elements. Text always goes in as text, never as
-// HTML, because phrase texts and server messages come from outside.
+// Minimal element builder. Strings become text nodes, never HTML, because
+// sentences and server messages are untrusted input.
 
 export function h(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -14,12 +14,12 @@ export function h(tag, props = {}, ...children) {
   return node;
 }
 
-// A button never submits a form by accident.
+// type="button", so that it never submits a form by accident.
 export function button(text, onclick, props = {}) {
   return h("button", { type: "button", onclick, ...props }, text);
 }
 
-// A labelled switch. The label wraps the box, so the words are clickable too.
+// A labelled checkbox. The label wraps the box, so its text is clickable too.
 export function check(text, checked, onchange, note) {
   const box = h("input", { type: "checkbox", checked, onchange: () => onchange(box.checked) });
   return h("label", { class: "vx-check" }, box, h("span", {}, text, note ? h("small", {}, note) : null));
@@ -29,14 +29,14 @@ export function fill(node, ...children) {
   node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
 }
 
-// Like fill, but a person who works by keyboard keeps their place: the button
-// that had focus (known by data-focus) has it again after the redraw.
+// Like fill, but keeps keyboard focus: the button that had focus (identified by
+// data-focus) gets it back after the redraw.
 export function refill(node, ...children) {
   const active = document.activeElement;
-  const place = node.contains(active) ? active.dataset.focus : null;
+  const key = node.contains(active) ? active.dataset.focus : null;
   fill(node, ...children);
-  if (!place) return;
-  const same = [...node.querySelectorAll("[data-focus]")].find((item) => item.dataset.focus === place);
+  if (!key) return;
+  const same = [...node.querySelectorAll("[data-focus]")].find((item) => item.dataset.focus === key);
   if (same) same.focus();
 }
 

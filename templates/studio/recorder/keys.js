@@ -1,8 +1,8 @@
-// Single-key shortcuts for the whole page. They keep out of the way of
-// typing, of dialogs, of browser shortcuts, and of a focused control's own keys.
+// Single-key shortcuts for the whole page. They are ignored while typing, in
+// dialogs, with modifier keys, and when the focused control uses the key itself.
 
 export const KEYS = [
-  ["Space", "record / stop"], ["Enter or →", "accept, next"], ["R", "retry"], ["P", "play"],
+  ["Space", "record / stop"], ["Enter or →", "next"], ["R", "retry"], ["P", "play"],
   ["←", "back"], ["S", "skip"], ["X", "report"], ["Esc", "discard"],
 ];
 
@@ -11,13 +11,13 @@ const NAMES = {
   ArrowLeft: "back", s: "skip", x: "report", Escape: "discard",
 };
 
-// Letters are also known by their place, for keyboards that type other scripts.
-const PLACES = { KeyR: "retry", KeyP: "play", KeyS: "skip", KeyX: "report" };
+// Letters are also matched by physical key, for non-Latin keyboard layouts.
+const CODES = { KeyR: "retry", KeyP: "play", KeyS: "skip", KeyX: "report" };
 
 export function actionOf(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (NAMES[key]) return NAMES[key];
-  return /^[a-z]$/.test(key) || key.length > 1 ? null : PLACES[event.code] || null;
+  return /^[a-z]$/.test(key) || key.length > 1 ? null : CODES[event.code] || null;
 }
 
 function isTyping(target) {
@@ -27,9 +27,8 @@ function isTyping(target) {
   return Boolean(input) && !["checkbox", "radio", "button", "submit"].includes(input.type);
 }
 
-// Space and Enter belong to a focused button, box or link, with one exception:
-// on the record button Space means the same either way, so ours is used (it
-// also knows about holding).
+// Space and Enter belong to a focused button, checkbox or link. Exception: on the
+// record button, Space is handled here because it also supports holding.
 function ownsKey(target, key) {
   if (!target || !target.closest) return false;
   if (key === " " && target.closest("#record")) return false;
@@ -37,33 +36,33 @@ function ownsKey(target, key) {
 }
 
 export class Keys {
-  // actions: one function per name; `release` is called when Space is let go.
+  // actions: one function per name; `release` is called when Space is released.
   constructor(actions, { enabled, release }) {
     this.down = (event) => {
       if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
       const action = actionOf(event);
       if (!action || isTyping(event.target) || document.querySelector("dialog[open]")) return;
       if (ownsKey(event.target, event.key)) return;
-      // With shortcuts off, Esc still works: discarding must always be at hand.
+      // Esc works even with shortcuts off: discarding must always be possible.
       if (!enabled() && action !== "discard") return;
       event.preventDefault();
       if (!event.repeat) actions[action]();
     };
     this.up = (event) => {
       if (event.key !== " ") return;
-      // Without this the record button would also click when Space comes up.
+      // Without this, releasing Space would also click the record button.
       if (enabled() && event.target && event.target.closest && event.target.closest("#record")) event.preventDefault();
       release();
     };
-    this.left = () => release();
+    this.blur = () => release();
     document.addEventListener("keydown", this.down);
     document.addEventListener("keyup", this.up);
-    window.addEventListener("blur", this.left);
+    window.addEventListener("blur", this.blur);
   }
 
   remove() {
     document.removeEventListener("keydown", this.down);
     document.removeEventListener("keyup", this.up);
-    window.removeEventListener("blur", this.left);
+    window.removeEventListener("blur", this.blur);
   }
 }

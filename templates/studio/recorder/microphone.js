@@ -1,24 +1,24 @@
-// The microphone: opening it, listing devices, hearing levels, and cutting a
-// take out of the stream with a little sound before and after.
+// The microphone: opens it, lists devices, measures levels, and cuts a recording
+// out of the stream with a short pre-roll and post-roll.
 //
-// Events: "level" {peak, rms, seconds}, "full" (the longest take is reached),
-// "lost" (the device went away), "devices" (the list may have changed).
+// Events: "level" {peak, rms, seconds}, "full" (the maximum length is reached),
+// "lost" (the device was disconnected), "devices" (the list may have changed).
 
 import { join } from "./wav.js";
 import { dbfs } from "./levels.js";
 
-const PRE_ROLL = 0.3; // people often begin to speak as they press
-const POST_ROLL = 0.3; // and release before the last sound has died away
-const LONGEST = 30;
+const PRE_ROLL = 0.3; // seconds; people often start speaking as they press
+const POST_ROLL = 0.3; // seconds; and release before the last sound has ended
+const MAX_SECONDS = 30;
 
-// Why recording cannot work here at all; null when nothing stands in the way.
-export function obstacle() {
+// Why recording is impossible on this page; null when it is possible.
+export function unsupportedReason() {
   if (!globalThis.isSecureContext) {
-    return "This page was not opened over a safe address, so the browser does not allow the microphone. "
-      + "Open it as http://localhost or over https.";
+    return "The browser only allows microphone access on secure pages. "
+      + "Open this page at http://localhost or over HTTPS.";
   }
   if (!navigator.mediaDevices || !navigator.mediaDevices.getUserMedia || !globalThis.AudioWorkletNode) {
-    return "This browser cannot record sound. Please use a current Chromium, Firefox or Safari.";
+    return "This browser does not support audio recording. Use a current version of Chromium, Firefox or Safari.";
   }
   return null;
 }
@@ -27,16 +27,16 @@ export function explain(error) {
   switch (error && error.name) {
     case "NotAllowedError":
     case "SecurityError":
-      return "The microphone is not allowed for this page. Click the lock or microphone sign next to the address, "
-        + "choose “Allow”, then press the button again. On some computers it must also be allowed in the system’s privacy settings.";
+      return "Microphone access is blocked for this page. Click the lock or microphone icon next to the address, "
+        + "choose “Allow” and try again. You may also have to allow it in the system’s privacy settings.";
     case "NotFoundError":
     case "OverconstrainedError":
-      return "No microphone was found. Plug one in, or switch it on, and press the button again.";
+      return "No microphone found. Connect one or switch it on, then try again.";
     case "NotReadableError":
     case "AbortError":
-      return "The microphone is in use by another program, or it does not answer. Close other programs that record, then try again.";
+      return "The microphone is in use by another program or is not responding. Close other programs that record, then try again.";
     default:
-      return `The microphone could not be started: ${(error && error.message) || error}`;
+      return `Failed to start the microphone: ${(error && error.message) || error}`;
   }
 }
 
@@ -46,7 +46,7 @@ export class Microphone extends EventTarget {
     this.context = null;
     this.stream = null;
     this.node = null;
-    this.ring = []; // the newest blocks, just enough for the pre-roll
+    this.ring = []; // the newest blocks, enough for the pre-roll
     this.take = null;
     this.noise = null;
     this.onDevices = () => this.dispatchEvent(new Event("devices"));
@@ -58,7 +58,7 @@ export class Microphone extends EventTarget {
   get live() { return Boolean(this.stream && this.stream.active && this.context && this.context.state !== "closed"); }
   get rate() { return this.context ? this.context.sampleRate : 0; }
 
-  // The device really in use, which may not be the one asked for.
+  // The device in use, which may differ from the requested one.
   get deviceId() {
     const track = this.stream && this.stream.getAudioTracks()[0];
     return (track && track.getSettings().deviceId) || "";
@@ -74,19 +74,19 @@ export class Microphone extends EventTarget {
 
   async open({ device = "", echoCancellation = false, noiseSuppression = false, autoGainControl = false } = {}) {
     await this.close();
-    const wish = { channelCount: { ideal: 1 }, echoCancellation, noiseSuppression, autoGainControl };
-    // The context is made before any waiting, while the user's press still
-    // counts as permission to run it (Safari is strict about this).
+    const constraints = { channelCount: { ideal: 1 }, echoCancellation, noiseSuppression, autoGainControl };
+    // Create the context before any await, while the click still counts as a user
+    // gesture (Safari requires this).
     const context = new AudioContext({ latencyHint: "interactive" });
     let stream = null;
     try {
       try {
-        const audio = device ? { ...wish, deviceId: { exact: device } } : wish;
+        const audio = device ? { ...constraints, deviceId: { exact: device } } : constraints;
         stream = await navigator.mediaDevices.getUserMedia({ audio });
       } catch (error) {
-        // The remembered device may be unplugged today: take any other.
+        // The saved device may be unplugged: fall back to the default.
         if (!device || !["OverconstrainedError", "NotFoundError"].includes(error.name)) throw error;
-        stream = await navigator.mediaDevices.getUserMedia({ audio: wish });
+        stream = await navigator.mediaDevices.getUserMedia({ audio: constraints });
       }
       await context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
       if (context.state !== "running") await Promise.race([context.resume(), wait(1000)]);
@@ -103,15 +103,15 @@ export class Microphone extends EventTarget {
     const node = new AudioWorkletNode(context, "studio-capture", {
       numberOfInputs: 1, numberOfOutputs: 1, channelCount: 1, channelCountMode: "explicit",
     });
-    // A node that leads nowhere may never be run, so it leads into silence.
+    // A node without a destination may never be processed, so connect it to a muted output.
     const mute = context.createGain();
     mute.gain.value = 0;
     source.connect(node).connect(mute).connect(context.destination);
-    node.port.onmessage = (event) => this.hear(event.data);
+    node.port.onmessage = (event) => this.onBlock(event.data);
     stream.getAudioTracks()[0].addEventListener("ended", () => {
       if (this.stream === stream) this.dispatchEvent(new Event("lost"));
     });
-    // `source` is kept: an unreferenced source can be collected mid-recording.
+    // Keep `source`: an unreferenced source can be garbage-collected while recording.
     Object.assign(this, { context, stream, source, node, ring: [] });
   }
 
@@ -123,7 +123,7 @@ export class Microphone extends EventTarget {
     if (context && context.state !== "closed") await context.close().catch(() => {});
   }
 
-  hear(block) {
+  onBlock(block) {
     const seconds = block.samples.length / this.rate;
     if (this.noise) this.noise.push(block.rms);
     if (this.take) {
@@ -131,7 +131,7 @@ export class Microphone extends EventTarget {
       this.take.length += block.samples.length;
       if (this.take.until !== null) {
         if (this.take.length >= this.take.until) this.take.finish();
-      } else if (this.take.length / this.rate >= LONGEST - POST_ROLL - 0.05) this.fill(this.take);
+      } else if (this.take.length / this.rate >= MAX_SECONDS - POST_ROLL - 0.05) this.limitReached(this.take);
     }
     this.ring.push(block.samples);
     const keep = Math.ceil((PRE_ROLL * this.rate) / block.samples.length);
@@ -139,17 +139,17 @@ export class Microphone extends EventTarget {
     this.dispatchEvent(new CustomEvent("level", { detail: { peak: block.peak, rms: block.rms, seconds } }));
   }
 
-  fill(take) {
+  limitReached(take) {
     if (take.full || take !== this.take || take.until !== null) return;
     take.full = true;
     this.dispatchEvent(new Event("full"));
   }
 
-  // A tab that was in the background may have its context put to sleep.
+  // The browser may suspend the context of a background tab.
   async wake() {
     if (this.context && this.context.state !== "running") {
       await Promise.race([this.context.resume().catch(() => {}), wait(1000)]);
-      this.ring = []; // what was heard before the sleep is not "just before"
+      this.ring = []; // audio from before the suspension is no pre-roll
     }
   }
 
@@ -157,13 +157,13 @@ export class Microphone extends EventTarget {
     const blocks = [...this.ring];
     const length = blocks.reduce((sum, block) => sum + block.length, 0);
     this.take = { blocks, length, until: null, full: false, finish: null, begun: performance.now() };
-    // The clock on the wall counts too: a device may deliver slowly, or stop.
+    // Also limit by wall-clock time: a device may deliver slowly, or stop.
     const take = this.take;
-    setTimeout(() => this.fill(take), (LONGEST - PRE_ROLL - POST_ROLL) * 1000);
+    setTimeout(() => this.limitReached(take), (MAX_SECONDS - PRE_ROLL - POST_ROLL) * 1000);
   }
 
-  // Seconds since the press, without the pre-roll.
-  get pressed() { return this.take ? (performance.now() - this.take.begun) / 1000 : 0; }
+  // Seconds since recording started, without the pre-roll.
+  get elapsed() { return this.take ? (performance.now() - this.take.begun) / 1000 : 0; }
 
   async stopTake() {
     const take = this.take;
@@ -174,10 +174,10 @@ export class Microphone extends EventTarget {
       take.until = take.length + POST_ROLL * rate;
       await new Promise((done) => {
         take.finish = done;
-        setTimeout(done, POST_ROLL * 1000 + 700); // a device that fell silent must not hang the page
+        setTimeout(done, POST_ROLL * 1000 + 700); // do not hang on a device that stopped delivering
       });
     }
-    if (this.take !== take) return null; // discarded meanwhile
+    if (this.take !== take) return null; // discarded in the meantime
     this.take = null;
     return { samples: join(take.blocks), rate };
   }
@@ -188,16 +188,16 @@ export class Microphone extends EventTarget {
     if (take && take.finish) take.finish();
   }
 
-  // The room's noise as mean power over the given time, in dBFS.
+  // Background noise as mean power over the given time, in dBFS.
   async measureNoise(ms = 3000) {
     await this.wake();
-    await wait(250); // let the press of the button itself fade
-    const heard = [];
-    this.noise = heard;
+    await wait(250); // let the sound of the click fade
+    const levels = [];
+    this.noise = levels;
     await wait(ms);
-    if (this.noise === heard) this.noise = null;
-    if (!heard.length) return -Infinity;
-    return dbfs(Math.sqrt(heard.reduce((sum, rms) => sum + rms * rms, 0) / heard.length));
+    if (this.noise === levels) this.noise = null;
+    if (!levels.length) return -Infinity;
+    return dbfs(Math.sqrt(levels.reduce((sum, rms) => sum + rms * rms, 0) / levels.length));
   }
 
   async dispose() {

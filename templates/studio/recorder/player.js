@@ -1,9 +1,8 @@
-// Plays one take at a time: from this page's memory when it is still here,
-// else from the server.
+// Plays one recording at a time: from memory if cached, otherwise from the server.
 
-import { decodeWav, outline } from "./wav.js";
+import { decodeWav, waveform } from "./wav.js";
 
-const KEPT = 24; // sounds kept in memory; older ones are asked from the server again
+const CACHE_SIZE = 24; // recordings kept in memory; older ones are fetched again
 
 export class Player extends EventTarget {
   constructor(api) {
@@ -12,7 +11,7 @@ export class Player extends EventTarget {
     this.sounds = new Map(); // sha256 → {wav, pairs}
     this.audio = new Audio();
     this.url = "";
-    this.playing = ""; // the sha256 that sounds now
+    this.playing = ""; // sha256 of the recording that is playing
     this.audio.addEventListener("ended", () => this.stop());
     this.audio.addEventListener("error", () => { if (this.playing) this.stop(); });
   }
@@ -20,8 +19,8 @@ export class Player extends EventTarget {
   remember(sha256, wav) {
     const sound = decodeWav(wav);
     this.sounds.delete(sha256);
-    this.sounds.set(sha256, { wav, pairs: sound ? outline(sound.samples) : null });
-    if (this.sounds.size > KEPT) this.sounds.delete(this.sounds.keys().next().value);
+    this.sounds.set(sha256, { wav, pairs: sound ? waveform(sound.samples) : null });
+    if (this.sounds.size > CACHE_SIZE) this.sounds.delete(this.sounds.keys().next().value);
   }
 
   pairs(sha256) {
@@ -31,7 +30,7 @@ export class Player extends EventTarget {
 
   async fetch(take) {
     const response = await fetch(`${this.api}/api/takes/${encodeURIComponent(take.file)}`);
-    if (!response.ok) throw new Error("The server did not give the sound.");
+    if (!response.ok) throw new Error("the server did not return the recording");
     this.remember(take.sha256, await response.arrayBuffer());
   }
 
@@ -51,7 +50,7 @@ export class Player extends EventTarget {
       this.audio.src = this.url;
       await this.audio.play();
     } catch (error) {
-      if (this.playing !== take.sha256) return; // stopping a start is no failure
+      if (this.playing !== take.sha256) return; // stopped while starting: not an error
       this.stop();
       throw error;
     }

@@ -1,11 +1,11 @@
-// How far the recording has come. Pure functions over the phrases.
+// Recording progress. Pure functions over the sentences, except for Pace.
 
 export function newestFirst(takes) {
   return [...takes].sort((a, b) => b.number - a.number);
 }
 
-// The take that counts: the one a person chose, else the newest good one,
-// else the newest usable one.
+// The recording that goes into the dataset: the selected one, else the newest
+// good one, else the newest usable one.
 export function bestTake(phrase) {
   const takes = newestFirst(phrase.takes || []);
   return takes.find((take) => take.used)
@@ -22,8 +22,8 @@ export function tally(phrases) {
   return { recorded: best.length, minutes: best.reduce((sum, take) => sum + (take.seconds || 0), 0) / 60 };
 }
 
-// The next phrase still to do, going round once; skipped phrases come back at
-// the end. When all is done it is simply the next in the list; -1 at its end.
+// The next sentence without a recording, wrapping around once; skipped sentences
+// come last. When all are recorded, the next in the list; -1 at its end.
 export function following(phrases, index) {
   const count = phrases.length;
   const open = (i) => !isRecorded(phrases[i]) && !phrases[i].reported;
@@ -36,8 +36,8 @@ export function following(phrases, index) {
   return index + 1 < count ? index + 1 : -1;
 }
 
-// Minutes of work left: the usual pace of this sitting, or a plain guess
-// before there is one. Pauses longer than two minutes do not count.
+// Estimated minutes left: the median pace of this session, or a fixed guess at
+// the start. Breaks longer than two minutes are ignored.
 export function timeLeft(missing, paces) {
   if (missing <= 0) return 0;
   const useful = paces.filter((seconds) => seconds > 0 && seconds < 120).sort((a, b) => a - b);
@@ -45,7 +45,7 @@ export function timeLeft(missing, paces) {
   return (missing * pace) / 60;
 }
 
-// The time from one accepted take to the next.
+// Measures the time from one accepted recording to the next.
 export class Pace {
   constructor() {
     this.times = [];
@@ -60,12 +60,12 @@ export class Pace {
   left(missing) { return timeLeft(missing, this.times); }
 }
 
-export function progressWords({ recorded, minutes }, { minimum, wanted, left }) {
+export function progressLabels({ recorded, minutes }, { minimum, wanted, left }) {
   const parts = [`${recorded} of ${wanted} recorded`, `${minutes.toFixed(1)} minutes of speech`];
   if (minimum) {
-    parts.push(recorded >= minimum ? "minimum reached" : `${minimum - recorded} more to the minimum of ${minimum}`);
+    parts.push(recorded >= minimum ? "minimum reached" : `${minimum - recorded} more to reach the minimum of ${minimum}`);
   }
-  if (recorded >= wanted) parts.push("all done, thank you");
+  if (recorded >= wanted) parts.push("all recorded");
   else parts.push(left < 1 ? "less than a minute left" : `about ${Math.round(left)} min left`);
   return parts;
 }

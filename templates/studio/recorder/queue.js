@@ -1,6 +1,6 @@
-// Takes on their way to the server. Each is written to IndexedDB first and
-// leaves it only when the server's answer names the same sha256. One upload
-// at a time; a repeated upload does no harm, as the server knows the sha256.
+// Upload queue. Each recording is written to IndexedDB first and removed only
+// when the server's response confirms the same sha256. One upload at a time;
+// repeating an upload is harmless, as the server deduplicates by sha256.
 //
 // Events: "change", "uploaded" {record, take}, "refused" {record}.
 
@@ -8,64 +8,64 @@ import { sha256Hex } from "./wav.js";
 
 const DATABASE = "voxpipe-recorder";
 const STORE = "takes";
-const PATIENCE = 60000; // one upload may take this long before it is tried again
+const UPLOAD_TIMEOUT = 60000; // ms before an upload is retried
 
-// ---- pure parts ----
+// ---- pure functions ----
 
-// 1, 2, 4 … 60 seconds, spread a little so that many pages do not knock together.
+// Exponential backoff: 1, 2, 4 … 60 seconds, with jitter.
 export function backoff(tries, random = Math.random()) {
   return Math.min(60000, 1000 * 2 ** Math.max(0, tries - 1)) * (0.8 + 0.4 * random);
 }
 
-// What an answer means: "done", "retry" or "refused", with words for people.
-export function judge(status, body, sha256) {
+// Classifies a response: "done", "retry" or "refused", with a message for the user.
+export function classify(status, body, sha256) {
   if (status >= 200 && status < 300) {
-    if (body && typeof body.sha256 === "string" && body.sha256.toLowerCase() === sha256) return { outcome: "done", words: "" };
-    return { outcome: "retry", words: "the server did not confirm the same recording" };
+    if (body && typeof body.sha256 === "string" && body.sha256.toLowerCase() === sha256) return { outcome: "done", message: "" };
+    return { outcome: "retry", message: "the server did not confirm the upload" };
   }
-  const words = (body && body.error && String(body.error)) || `answer ${status}`;
-  const passing = status === 401 || status === 408 || status === 429;
-  return { outcome: status >= 400 && status < 500 && !passing ? "refused" : "retry", words };
+  const message = (body && body.error && String(body.error)) || `server returned status ${status}`;
+  const temporary = status === 401 || status === 408 || status === 429;
+  return { outcome: status >= 400 && status < 500 && !temporary ? "refused" : "retry", message };
 }
 
-// The oldest take that may be sent now.
+// The oldest recording that is due for upload.
 export function nextDue(records, now) {
   return records.filter((record) => !record.refused && record.due <= now).sort((a, b) => a.made - b.made)[0] || null;
 }
 
-export function waitWords(waiting) {
-  if (!waiting) return "Nothing waits for the server";
-  return waiting === 1 ? "1 take waits for the server" : `${waiting} takes wait for the server`;
+export function uploadStatus(waiting) {
+  if (!waiting) return "No pending uploads";
+  return waiting === 1 ? "1 pending upload" : `${waiting} pending uploads`;
 }
 
-// ---- IndexedDB, as little as is needed ----
+// ---- minimal IndexedDB store ----
 
 export class BrowserStore {
   open() {
-    this.ready ||= new Promise((done, fail) => {
+    this.ready ||= new Promise((resolve, reject) => {
       const request = indexedDB.open(DATABASE, 1);
       request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "key" });
-      request.onsuccess = () => done(request.result);
-      request.onerror = () => fail(request.error);
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
     });
     return this.ready;
   }
 
-  async act(mode, work) {
+  async transact(mode, operation) {
     const database = await this.open();
-    return new Promise((done, fail) => {
-      const change = database.transaction(STORE, mode);
-      const request = work(change.objectStore(STORE));
-      // Only a completed transaction is on disk; a successful request is not yet.
-      change.oncomplete = () => done(request.result);
-      change.onabort = () => fail(change.error);
-      change.onerror = () => fail(change.error);
+    return new Promise((resolve, reject) => {
+      const transaction = database.transaction(STORE, mode);
+      const request = operation(transaction.objectStore(STORE));
+      // Data is durable only when the transaction completes, not when the request succeeds.
+      transaction.oncomplete = () => resolve(request.result);
+      transaction.onabort = () => reject(transaction.error);
+      transaction.onerror = () => reject(transaction.error);
     });
   }
 
-  all() { return this.act("readonly", (store) => store.getAll()); }
-  put(record) { return this.act("readwrite", (store) => store.put(record)); }
-  delete(key) { return this.act("readwrite", (store) => store.delete(key)); }
+  all() { return this.transact("readonly", (store) => store.getAll()); }
+  put(record) { return this.transact("readwrite", (store) => store.put(record)); }
+  delete(key) { return this.transact("readwrite", (store) => store.delete(key)); }
 }
 
 // ---- the queue ----
@@ -74,12 +74,12 @@ export class TakeQueue extends EventTarget {
   constructor({ api = "", scope = "", store = new BrowserStore(), send = (...args) => fetch(...args) } = {}) {
     super();
     Object.assign(this, { api, scope, store, send });
-    this.records = new Map(); // also held in memory, so a full disk loses nothing while the page is open
-    this.fragile = false; // true when the browser could not store a take
+    this.records = new Map(); // also in memory, so that a full disk loses nothing while the page is open
+    this.fragile = false; // true if the browser could not store a recording
     this.busy = false;
     this.closed = false;
     this.timer = 0;
-    this.trouble = "";
+    this.error = "";
     this.wake = this.wake.bind(this);
   }
 
@@ -114,13 +114,13 @@ export class TakeQueue extends EventTarget {
     };
     this.records.set(record.key, record);
     this.changed();
-    await this.keep(record);
+    await this.persist(record);
     this.pump();
     return record;
   }
 
-  // Plain bytes are stored, not a Blob: some browsers cannot store Blobs in private windows.
-  async keep(record) {
+  // Stores an ArrayBuffer, not a Blob: some browsers cannot store Blobs in private windows.
+  async persist(record) {
     try {
       await this.store.put(record);
     } catch {
@@ -131,7 +131,7 @@ export class TakeQueue extends EventTarget {
 
   find(sha256) { return this.list.find((record) => record.sha256 === sha256) || null; }
 
-  // navigator.onLine is not asked: a studio on this computer answers offline too.
+  // navigator.onLine is ignored: a local server is reachable offline, too.
   wake() {
     for (const record of this.records.values()) record.due = 0;
     this.pump();
@@ -159,7 +159,7 @@ export class TakeQueue extends EventTarget {
     let body = null;
     let pause = 0;
     const stop = new AbortController();
-    const alarm = setTimeout(() => stop.abort(), PATIENCE);
+    const timeout = setTimeout(() => stop.abort(), UPLOAD_TIMEOUT);
     try {
       const response = await this.send(`${this.api}/api/takes/${encodeURIComponent(record.phrase)}`, {
         method: "POST",
@@ -173,13 +173,13 @@ export class TakeQueue extends EventTarget {
     } catch {
       status = 0;
     } finally {
-      clearTimeout(alarm);
+      clearTimeout(timeout);
     }
-    const { outcome, words } = status ? judge(status, body, record.sha256) : { outcome: "retry", words: "the server does not answer" };
+    const { outcome, message } = status ? classify(status, body, record.sha256) : { outcome: "retry", message: "the server is not responding" };
     if (outcome === "done") await this.done(record, body);
-    else if (outcome === "refused") await this.refuse(record, words);
+    else if (outcome === "refused") await this.refuse(record, message);
     else {
-      this.trouble = words;
+      this.error = message;
       record.tries += 1;
       record.due = Date.now() + Math.max(pause, backoff(record.tries));
       this.changed();
@@ -187,31 +187,31 @@ export class TakeQueue extends EventTarget {
   }
 
   async done(record, take) {
-    this.trouble = "";
+    this.error = "";
     this.records.delete(record.key);
-    // Should the delete fail, the take is sent once more after a reload: harmless.
+    // If the delete fails, the recording is sent again after a reload, which is harmless.
     await this.store.delete(record.key).catch(() => {});
     this.changed();
     this.dispatchEvent(new CustomEvent("uploaded", { detail: { record, take } }));
   }
 
-  async refuse(record, words) {
-    record.refused = words;
-    await this.keep(record);
+  async refuse(record, message) {
+    record.refused = message;
+    await this.persist(record);
     this.changed();
     this.dispatchEvent(new CustomEvent("refused", { detail: { record } }));
   }
 
-  // The two things a person may do with a refused take.
-  async again(record) {
+  // The user's options for a failed upload.
+  async retry(record) {
     Object.assign(record, { refused: "", tries: 0, due: 0 });
-    await this.keep(record);
+    await this.persist(record);
     this.changed();
     this.pump();
   }
 
   async discard(record) {
-    if (!record.refused) return; // a waiting take is never thrown away
+    if (!record.refused) return; // a pending recording is never deleted
     this.records.delete(record.key);
     await this.store.delete(record.key).catch(() => {});
     this.changed();

@@ -1,5 +1,5 @@
-// The recorder page's controller. It owns the state (which phrase, what is
-// being recorded, what was heard back) and passes it to the parts that draw.
+// The recorder's controller. It owns the state (current sentence, recording,
+// latest verdict) and passes it to the views.
 //
 //   import { mount } from "./recorder.js";
 //   mount(element, { api: "", phrases, minimum, wanted, step: 10, speaker });
@@ -10,18 +10,18 @@ import { Settings, settingsCard } from "./settings.js";
 import { Setup } from "./setup.js";
 import { Stage } from "./stage.js";
 import { Meter } from "./meter.js";
-import { TakesPanel, verdictWord } from "./takes.js";
+import { TakesPanel, verdictLabel } from "./takes.js";
 import { Rows } from "./rows.js";
 import { Player } from "./player.js";
 import { Server } from "./server.js";
 import { Report } from "./report.js";
 import { Keys } from "./keys.js";
-import { Taking } from "./taking.js";
+import { RecordingSession } from "./taking.js";
 import { one } from "./dom.js";
 import { tally, following, isRecorded, newestFirst, Pace } from "./progress.js";
 import { readOptions } from "./options.js";
 
-const READING = 1200; // ms a good verdict stays before the page goes on by itself
+const AUTO_ADVANCE_DELAY = 1200; // ms a good verdict is shown before the next sentence
 
 export function mount(root, options) {
   const recorder = new Recorder(root, options);
@@ -34,7 +34,7 @@ class Recorder {
     const { api, phrases, minimum, wanted, step, name, scope } = readOptions(options);
     Object.assign(this, { root, phrases, minimum, wanted });
     this.pace = new Pace();
-    this.shown = null; // what the verdict box tells about
+    this.shown = null; // the recording shown in the verdict box
     this.index = Math.max(0, this.phrases.findIndex((phrase) => !isRecorded(phrase)));
     this.settings = new Settings();
     this.mic = new Microphone();
@@ -43,26 +43,26 @@ class Recorder {
     this.server = new Server(api);
     this.report = new Report();
     this.meter = new Meter();
-    this.setup = new Setup({ microphone: this.mic, settings: this.settings, say: (words) => this.stage && this.say(words) });
+    this.setup = new Setup({ microphone: this.mic, settings: this.settings, announce: (message) => this.stage && this.announce(message) });
     this.panel = new TakesPanel({
       play: (take) => this.play(take),
       use: (take) => this.change(take, "use"),
       remove: (take) => this.change(take, "remove"),
-      again: (record) => this.queue.again(record),
-      discard: (record) => this.throwAway(record),
+      retry: (record) => this.queue.retry(record),
+      discard: (record) => this.deleteFailed(record),
     }, { pairs: (sha) => this.player.pairs(sha), playing: () => this.player.playing });
     this.rows = new Rows({
       step, limit: this.wanted,
       act: { choose: (i) => this.go(i), record: (i) => this.recordRow(i), play: (take) => this.play(take) },
     });
-    this.taking = new Taking({
+    this.session = new RecordingSession({
       mic: this.mic, setup: this.setup, settings: this.settings, queue: this.queue,
-      phrase: () => this.phrase, say: (words) => this.say(words), changed: () => this.draw(),
-      begin: () => this.begin(), kept: (news) => this.kept(news),
+      phrase: () => this.phrase, announce: (message) => this.announce(message), changed: () => this.draw(),
+      begin: () => this.begin(), saved: (recording) => this.saved(recording),
     });
     const actions = {
-      record: () => this.taking.toggle(), next: () => this.accept(), back: () => this.back(), skip: () => this.skip(),
-      retry: () => this.retry(), play: () => this.playNewest(), report: () => this.tell(), discard: () => this.discard(),
+      record: () => this.session.toggle(), next: () => this.accept(), back: () => this.back(), skip: () => this.skip(),
+      retry: () => this.retry(), play: () => this.playNewest(), report: () => this.reportPhrase(), discard: () => this.discard(),
     };
     this.stage = new Stage(root, {
       act: { ...actions, size: (rem) => this.settings.set("fontSize", rem),
@@ -73,40 +73,40 @@ class Recorder {
       },
       fontSize: this.settings.get("fontSize"), speaker: name,
     });
-    this.keys = new Keys({ ...actions, record: () => (this.settings.get("hold") ? this.taking.hold() : this.taking.toggle()) }, {
+    this.keys = new Keys({ ...actions, record: () => (this.settings.get("hold") ? this.session.hold() : this.session.toggle()) }, {
       enabled: () => this.settings.get("shortcuts"),
-      release: () => this.taking.release(),
+      release: () => this.session.release(),
     });
-    this.listen();
+    this.subscribe();
     this.draw();
-    this.queue.open().then(() => this.recall());
+    this.queue.open().then(() => this.restorePending());
   }
 
-  listen() {
+  subscribe() {
     this.mic.addEventListener("level", ({ detail }) => {
-      this.meter.hear(detail);
-      this.taking.hear(detail);
+      this.meter.update(detail);
+      this.session.onLevel(detail);
     });
-    this.mic.addEventListener("full", () => this.taking.stop("30 seconds is the longest take. It stopped by itself."));
+    this.mic.addEventListener("full", () => this.session.stop("Stopped at the limit of 30 seconds."));
     this.mic.addEventListener("lost", () => this.lost());
     for (const part of [this.queue, this.player]) part.addEventListener("change", () => this.draw());
     this.queue.addEventListener("uploaded", (event) => this.uploaded(event.detail));
-    this.queue.addEventListener("refused", ({ detail }) => this.say(`The server refuses this take: ${detail.record.refused}`));
+    this.queue.addEventListener("refused", ({ detail }) => this.announce(`Upload failed: ${detail.record.refused}`));
     this.settings.addEventListener("change", ({ detail }) => {
       if (detail.name === "fontSize") this.stage.fontSize(detail.value);
       else this.draw();
     });
-    // Only ask before leaving when something would really be lost.
-    this.leaving = (event) => {
+    // Ask before leaving only if data would be lost.
+    this.beforeUnload = (event) => {
       if (this.phase === "recording" || this.phase === "finishing" || (this.queue.fragile && this.queue.waiting)) event.preventDefault();
     };
-    window.addEventListener("beforeunload", this.leaving);
+    window.addEventListener("beforeunload", this.beforeUnload);
   }
 
   get phrase() { return this.phrases[this.index] || null; }
 
-  get phase() { return this.taking.phase; }
-  say(words) { this.stage.say(words); }
+  get phase() { return this.session.phase; }
+  announce(message) { this.stage.announce(message); }
 
   state() {
     return {
@@ -117,148 +117,148 @@ class Recorder {
     };
   }
 
-  // ---- recording (how a take is made is told in taking.js) ----
+  // ---- recording (see taking.js) ----
 
   begin() {
-    this.stay();
+    this.cancelAutoAdvance();
     this.player.stop();
     this.shown = null;
   }
 
   async retry() {
-    if (this.phase === "recording") this.taking.discard();
+    if (this.phase === "recording") this.session.discard();
     if (this.phase !== "idle") return;
-    // After the page went on by itself, "again" means the take just heard.
+    // After an automatic advance, retry means the previous sentence.
     if (this.shown && this.shown.previous) this.go(this.phrases.indexOf(this.shown.phrase), true);
-    await this.taking.start();
+    await this.session.start();
   }
 
   recordRow(index) {
     if (this.phase === "idle") {
       this.go(index, true);
-      this.taking.start();
-    } else if (index === this.index) this.taking.toggle();
-    else this.say("Stop the running recording first");
+      this.session.start();
+    } else if (index === this.index) this.session.toggle();
+    else this.announce("Stop the current recording first");
   }
 
-  // Esc discards; with nothing running it keeps the page from going on by itself.
+  // Esc discards the recording; it also cancels an automatic advance.
   discard() {
-    this.stay();
-    this.taking.discard();
+    this.cancelAutoAdvance();
+    this.session.discard();
   }
 
   async lost() {
-    await this.taking.stop("The microphone went away.");
-    this.taking.discard();
+    await this.session.stop("Microphone disconnected.");
+    this.session.discard();
     await this.mic.close();
     this.meter.off();
     this.setup.lost();
   }
 
-  // A take is safe in the browser. On a fast server the verdict can be here
-  // already: that is the better news and stays.
-  kept({ phrase, record, reason }) {
+  // The recording is stored in the browser. If the server has already returned a
+  // verdict, keep showing that.
+  saved({ phrase, record, reason }) {
     this.player.remember(record.sha256, record.wav);
     phrase.skipped = false;
     if (!this.queue.find(record.sha256)) return;
     this.shown = { phrase, record };
-    this.say([reason, `recorded, ${one(record.seconds)} seconds`].filter(Boolean).join(" "));
+    this.announce([reason, `Recorded ${one(record.seconds)} seconds.`].filter(Boolean).join(" "));
   }
 
-  // ---- the server's answers ----
+  // ---- server responses ----
 
   uploaded({ record, take }) {
     const phrase = this.phrases.find((candidate) => candidate.id === record.phrase);
     if (!phrase) return;
     phrase.takes = phrase.takes.filter((old) => old.file !== take.file);
     phrase.takes.push(take);
-    if (take.verdict === "ok") phrase.chosen = null; // the newest good one counts again
-    const words = `recorded, ${one(take.seconds)} seconds, ${verdictWord(take)}`;
+    if (take.verdict === "ok") phrase.chosen = null; // the newest good one is selected again
+    const result = `${one(take.seconds)} seconds, ${verdictLabel(take)}.`;
     const busy = this.phase === "recording" || this.phase === "starting" || this.phase === "counting";
     const here = phrase === this.phrase;
     if (here && !busy) this.shown = { phrase, take };
-    // Talking over a running recording would end up in it.
-    if (!busy) this.say([here ? "" : "Earlier phrase:", words, ...(take.reasons || [])].filter(Boolean).join(" "));
+    // A screen reader would be audible in a running recording.
+    if (!busy) this.announce([here ? "Recorded" : "Earlier sentence:", result, ...(take.reasons || [])].join(" "));
     if (take.verdict !== "reject") {
       this.pace.step();
       this.root.dispatchEvent(new CustomEvent("voxpipe:progress", { detail: tally(this.phrases), bubbles: true }));
     }
     this.draw();
-    if (here && !busy && take.verdict === "ok" && this.settings.get("autoAdvance")) this.goOn(phrase);
+    if (here && !busy && take.verdict === "ok" && this.settings.get("autoAdvance")) this.autoAdvance(phrase);
   }
 
-  goOn(phrase) {
-    this.stay();
-    this.going = setTimeout(() => {
+  autoAdvance(phrase) {
+    this.cancelAutoAdvance();
+    this.advanceTimer = setTimeout(() => {
       const next = following(this.phrases, this.index);
       if (this.phase !== "idle" || this.phrase !== phrase || this.player.playing || this.report.open || next < 0) return;
       const shown = this.shown;
       this.go(next, true);
       this.shown = shown ? { ...shown, previous: true } : null;
       this.draw();
-    }, READING);
+    }, AUTO_ADVANCE_DELAY);
   }
 
-  stay() { clearTimeout(this.going); }
+  cancelAutoAdvance() { clearTimeout(this.advanceTimer); }
 
-  // Takes found in the browser after a reload are shown and playable again.
-  recall() {
+  // After a reload, pending recordings are shown and can be played again.
+  restorePending() {
     for (const record of this.queue.list) this.player.remember(record.sha256, record.wav);
     this.draw();
   }
 
   async change(take, what) {
     const phrase = this.phrase;
-    this.stay();
+    this.cancelAutoAdvance();
     try {
       phrase.takes = await this.server[what](take.file);
       if (what === "use") phrase.chosen = take.file;
       if (what === "remove" && this.shown && this.shown.take && this.shown.take.file === take.file) this.shown = null;
-      this.say(what === "use" ? `Take ${take.number} is used` : `Take ${take.number} was put aside`);
+      this.announce(what === "use" ? `Recording ${take.number} selected` : `Recording ${take.number} removed`);
     } catch (error) {
-      this.say(error.message);
+      this.announce(error.message);
     }
     this.draw();
   }
 
-  throwAway(record) {
-    if (window.confirm("Throw this recording away for good? It is only in this browser.")) this.queue.discard(record);
+  deleteFailed(record) {
+    if (window.confirm("Delete this recording permanently? It exists only in this browser.")) this.queue.discard(record);
   }
 
-  // ---- moving about ----
+  // ---- navigation ----
 
   go(index, quiet = false) {
     if (index < 0 || index >= this.phrases.length) return false;
     if (this.phase !== "idle") {
-      this.say("Stop the running recording first");
+      this.announce("Stop the current recording first");
       return false;
     }
-    this.stay();
+    this.cancelAutoAdvance();
     this.player.stop();
     if (index !== this.index) this.shown = null;
     this.index = index;
     const newest = this.newest();
     if (!quiet && newest && !newest.made) this.shown = { phrase: this.phrase, take: newest };
     this.draw();
-    if (!quiet) this.say(`Phrase ${index + 1}: ${this.phrase.text}`);
+    if (!quiet) this.announce(`Sentence ${index + 1}: ${this.phrase.text}`);
     return true;
   }
 
   async accept() {
     if (this.phase === "recording") {
       const before = this.phrase;
-      await this.taking.stop();
+      await this.session.stop();
       if (this.phrase !== before || !this.shown) return; // too short, or no sound
     }
     if (this.phase !== "idle") return;
     const next = following(this.phrases, this.index);
-    if (next < 0) this.say("This was the last phrase");
+    if (next < 0) this.announce("This is the last sentence");
     else this.go(next);
   }
 
   back() {
     if (this.index > 0) this.go(this.index - 1);
-    else this.say("This is the first phrase");
+    else this.announce("This is the first sentence");
   }
 
   skip() {
@@ -267,23 +267,23 @@ class Recorder {
     this.accept();
   }
 
-  async tell() {
+  async reportPhrase() {
     if (!this.phrase || this.phase !== "idle" || this.report.open) return;
     const phrase = this.phrase;
-    this.stay();
-    const reason = await this.report.ask();
+    this.cancelAutoAdvance();
+    const reason = await this.report.prompt();
     if (!reason) return;
     try {
       await this.server.report(phrase.id, reason);
       phrase.reported = true;
       if (this.phrase === phrase) await this.accept();
-      this.say("Reported, thank you");
+      this.announce("Sentence reported");
     } catch (error) {
-      this.say(error.message);
+      this.announce(error.message);
     }
   }
 
-  // ---- listening back ----
+  // ---- playback ----
 
   newest() {
     if (!this.phrase) return null;
@@ -294,23 +294,23 @@ class Recorder {
   playNewest() {
     const take = (this.shown && (this.shown.take || this.shown.record)) || this.newest();
     if (take) this.play(take);
-    else this.say("There is nothing to play yet");
+    else this.announce("Nothing to play yet");
   }
 
   async play(take) {
-    if (this.phase !== "idle") return; // the loudspeaker would be recorded too
-    this.stay();
+    if (this.phase !== "idle") return; // playback would be recorded
+    this.cancelAutoAdvance();
     try {
       await this.player.toggle(take);
     } catch (error) {
-      this.say(`It could not be played. ${error.message}`);
+      this.announce(`Playback failed: ${error.message}`);
     }
   }
 
   // ---- drawing ----
 
   draw() {
-    if (!this.phrase) return this.say("There are no phrases to record.");
+    if (!this.phrase) return this.announce("There are no sentences to record.");
     const { phrases, index, phrase, queue, phase } = this;
     const next = following(phrases, index);
     const counts = tally(phrases);
@@ -321,7 +321,7 @@ class Recorder {
     this.stage.showRecord({ phase, hold: this.settings.get("hold") });
     this.stage.showPlay(phase === "idle" && Boolean(this.shown || this.newest()), Boolean(this.player.playing));
     this.stage.showProgress(counts, { minimum: this.minimum, wanted: this.wanted, left });
-    this.stage.showQueue({ waiting: queue.waiting, refused: queue.refused.length, trouble: queue.trouble, fragile: queue.fragile });
+    this.stage.showQueue({ waiting: queue.waiting, refused: queue.refused.length, error: queue.error, fragile: queue.fragile });
     this.stage.showView(view);
     this.rows.node.hidden = view !== "list";
     if (view === "list") {
@@ -338,11 +338,11 @@ class Recorder {
   }
 
   unmount() {
-    this.stay();
+    this.cancelAutoAdvance();
     this.keys.remove();
     this.queue.close();
     this.player.stop();
-    window.removeEventListener("beforeunload", this.leaving);
+    window.removeEventListener("beforeunload", this.beforeUnload);
     this.root.replaceChildren();
     return this.mic.dispose();
   }

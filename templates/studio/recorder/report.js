@@ -1,4 +1,4 @@
-// The small dialog for reporting a phrase.
+// The dialog for reporting a sentence.
 
 import { h, button } from "./dom.js";
 
@@ -12,14 +12,14 @@ export class Report {
       type: "text", id: "report-other", maxlength: 300, "aria-label": "Other reason",
       oninput: () => { this.form.elements["report-reason"].value = "other"; },
     });
-    this.send = h("button", { type: "submit", class: "vx-main", id: "report-send" }, "Report and go on");
+    this.send = h("button", { type: "submit", class: "vx-main", id: "report-send" }, "Report and continue");
     this.form = h("form", { method: "dialog", onsubmit: (event) => this.submit(event) },
-      h("h2", {}, "What is wrong with this phrase?"),
-      REASONS.map((reason) => option(reason, reason)),
-      option("other", "other:"), this.other,
+      h("h2", {}, "What is wrong with this sentence?"),
+      REASONS.map((reason) => option(reason, reason[0].toUpperCase() + reason.slice(1))),
+      option("other", "Other:"), this.other,
       h("div", { class: "vx-line" }, this.send, button("Cancel", () => this.node.close())));
-    this.node = h("dialog", { class: "vx-dialog", id: "report-dialog", "aria-label": "Report this phrase" }, this.form);
-    this.node.addEventListener("close", () => this.answer && this.answer(this.reason));
+    this.node = h("dialog", { class: "vx-dialog", id: "report-dialog", "aria-label": "Report this sentence" }, this.form);
+    this.node.addEventListener("close", () => this.resolve && this.resolve(this.reason));
   }
 
   get open() { return this.node.open; }
@@ -32,16 +32,16 @@ export class Report {
     (chosen === "other" ? this.other : this.form.querySelector("input")).focus();
   }
 
-  // Resolves with the reason, or "" when the person thought better of it.
-  ask() {
+  // Resolves with the reason, or "" if the user cancels.
+  prompt() {
     this.reason = "";
     this.form.reset();
     this.node.showModal();
     this.form.querySelector("input").focus();
-    return new Promise((done) => {
-      this.answer = (reason) => {
-        this.answer = null;
-        done(reason || "");
+    return new Promise((resolve) => {
+      this.resolve = (reason) => {
+        this.resolve = null;
+        resolve(reason || "");
       };
     });
   }

@@ -1,4 +1,4 @@
-// Short requests to the studio's server, other than uploads (see queue.js).
+// Requests to the server other than uploads (see queue.js).
 
 export class Server {
   constructor(api) { this.api = api; }
@@ -10,21 +10,21 @@ export class Server {
     try {
       response = await fetch(`${this.api}/api/${path}`, { method: "POST", headers, body: body ? JSON.stringify(body) : undefined });
     } catch {
-      throw new Error("The server does not answer. Nothing was changed; please try again.");
+      throw new Error("The server is not responding. Nothing was changed; try again.");
     }
-    const answer = response.status === 204 ? null : await response.json().catch(() => null);
-    if (!response.ok) throw new Error((answer && answer.error) || `The server answers ${response.status}.`);
-    return answer;
+    const data = response.status === 204 ? null : await response.json().catch(() => null);
+    if (!response.ok) throw new Error((data && data.error) || `The server returned status ${response.status}.`);
+    return data;
   }
 
-  // Both give the phrase's takes anew; a server may wrap the list.
+  // Both return the sentence's updated recordings, as a list or as {takes: list}.
   async use(file) { return list(await this.post(`takes/${encodeURIComponent(file)}/use`)); }
   async remove(file) { return list(await this.post(`takes/${encodeURIComponent(file)}/remove`)); }
   report(phrase, reason) { return this.post(`phrases/${encodeURIComponent(phrase)}/report`, { reason }); }
 }
 
-function list(answer) {
-  const takes = Array.isArray(answer) ? answer : answer && answer.takes;
-  if (!Array.isArray(takes)) throw new Error("The server’s answer was not understood.");
+function list(data) {
+  const takes = Array.isArray(data) ? data : data && data.takes;
+  if (!Array.isArray(takes)) throw new Error("Unexpected response from the server.");
   return takes;
 }

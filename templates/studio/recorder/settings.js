@@ -1,4 +1,4 @@
-// What a person has set up for themselves. Remembered in this browser only.
+// User preferences, stored in this browser only.
 
 import { h, check } from "./dom.js";
 
@@ -6,7 +6,7 @@ const KEY = "voxpipe-recorder-settings";
 
 const DEFAULTS = {
   device: "",
-  // Off by default: these change the voice, and the set should hold the voice.
+  // Off by default: these filters alter the voice, and the dataset needs it unaltered.
   echoCancellation: false,
   noiseSuppression: false,
   autoGainControl: false,
@@ -28,7 +28,7 @@ export class Settings extends EventTarget {
       for (const name of Object.keys(DEFAULTS)) {
         if (typeof kept[name] === typeof DEFAULTS[name]) this.values[name] = kept[name];
       }
-    } catch { /* storage may be blocked: then the defaults hold for this visit */ }
+    } catch { /* storage may be blocked: use the defaults for this visit */ }
   }
 
   get(name) { return this.values[name]; }
@@ -51,9 +51,9 @@ export function settingsCard(settings) {
   return h("details", { class: "vx-card", id: "settings" },
     h("summary", {}, "Settings"),
     h("div", { class: "vx-checks" },
-      settings.toggle("hold", "Hold Space while speaking", "instead of pressing once to start and once to stop"),
-      settings.toggle("autoStop", "Stop by itself after 1.2 s of silence"),
-      settings.toggle("autoAdvance", "Go on by itself when a take is good"),
-      settings.toggle("countdown", "Count 3 – 2 – 1 before recording"),
-      settings.toggle("shortcuts", "Single-key shortcuts", "switch off if you use voice control or a switch device")));
+      settings.toggle("hold", "Hold Space to record", "instead of pressing it once to start and again to stop"),
+      settings.toggle("autoStop", "Stop automatically after 1.2 s of silence"),
+      settings.toggle("autoAdvance", "Go to the next sentence automatically after a good recording"),
+      settings.toggle("countdown", "Countdown (3, 2, 1) before recording"),
+      settings.toggle("shortcuts", "Single-key shortcuts", "turn off if you use voice control or a switch device")));
 }

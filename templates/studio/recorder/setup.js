@@ -1,30 +1,30 @@
-// The set-up card: microphone on, which device, what the browser may do to
-// the sound, and a short check of the room's noise.
+// The setup card: turns on the microphone, selects the device and the browser's
+// audio processing, and measures background noise.
 
 import { h, button, fill, one } from "./dom.js";
-import { obstacle, explain } from "./microphone.js";
-import { noiseWords } from "./levels.js";
+import { explain, unsupportedReason } from "./microphone.js";
+import { noiseVerdict } from "./levels.js";
 
 export class Setup {
-  constructor({ microphone, settings, say }) {
-    Object.assign(this, { microphone, settings, say });
+  constructor({ microphone, settings, announce }) {
+    Object.assign(this, { microphone, settings, announce });
     this.floor = NaN;
     this.opening = null;
     this.state = h("p", { class: "vx-note", id: "microphone-state" });
-    this.on = button("Turn on the microphone", () => this.open().catch(() => {}), { id: "microphone", class: "vx-main" });
+    this.on = button("Turn on microphone", () => this.open().catch(() => {}), { id: "microphone", class: "vx-main" });
     this.device = h("select", { id: "device", onchange: () => this.choose() });
-    this.noise = button("Check the room (3 seconds of silence)", () => this.check(), { id: "noise", disabled: true });
-    this.skip = button("Skip the check", () => this.finish(), { id: "noise-skip", disabled: true });
+    this.noise = button("Check background noise (3 s)", () => this.check(), { id: "noise", disabled: true });
+    this.skip = button("Skip check", () => this.finish(), { id: "noise-skip", disabled: true });
     this.result = h("p", { class: "vx-note", id: "noise-result" });
     this.node = h("details", { class: "vx-card", id: "setup", open: true },
-      h("summary", {}, "Microphone and room"),
+      h("summary", {}, "Microphone setup"),
       h("div", { class: "vx-line" }, this.on, this.state),
       h("label", { class: "vx-field" }, "Microphone", this.device),
       h("div", { class: "vx-checks" },
         settings.toggle("echoCancellation", "Echo cancellation"),
         settings.toggle("noiseSuppression", "Noise suppression"),
-        settings.toggle("autoGainControl", "Automatic gain"),
-        h("p", { class: "vx-note" }, "Best left off: they change the voice.")),
+        settings.toggle("autoGainControl", "Automatic gain control"),
+        h("p", { class: "vx-note" }, "Recommended: off. These filters alter your voice.")),
       h("div", { class: "vx-line" }, this.noise, this.skip),
       this.result);
     settings.addEventListener("change", (event) => {
@@ -32,47 +32,47 @@ export class Setup {
       if (processing.includes(event.detail.name) && microphone.live) this.open().catch(() => {});
     });
     microphone.addEventListener("devices", () => this.list());
-    const hindrance = obstacle();
-    if (hindrance) {
-      this.tell(hindrance, "bad");
+    const reason = unsupportedReason();
+    if (reason) {
+      this.setState(reason, "bad");
       this.on.disabled = true;
     } else {
-      this.tell("The microphone is off. Nothing is recorded until you press Record.", "");
+      this.setState("The microphone is off. Nothing is recorded until you press Record.", "");
     }
     this.list();
   }
 
-  tell(text, kind) {
+  setState(text, kind) {
     fill(this.state, text);
     this.state.dataset.kind = kind;
   }
 
-  // Shared by the button and by the first press of Record. Throws when the
-  // microphone cannot be had; the words are then already on the card.
+  // Called by the button and by the first press of Record. Throws if the microphone
+  // cannot be opened; the card then already shows why.
   open() {
     this.opening ||= this.reopen().finally(() => { this.opening = null; });
     return this.opening;
   }
 
   async reopen() {
-    const hindrance = obstacle();
-    if (hindrance) throw new Error(hindrance);
-    this.tell("Waiting for the browser’s permission …", "");
+    const reason = unsupportedReason();
+    if (reason) throw new Error(reason);
+    this.setState("Waiting for microphone permission…", "");
     try {
       await this.microphone.open(this.settings.values);
     } catch (error) {
-      const words = explain(error);
-      this.tell(words, "bad");
+      const message = explain(error);
+      this.setState(message, "bad");
       this.node.open = true;
       this.on.disabled = false;
       fill(this.on, "Try again");
       this.ready(false);
-      this.say(words);
+      this.announce(message);
       throw error;
     }
-    this.tell(`The microphone is on, ${this.microphone.rate} samples per second.`, "ok");
+    this.setState(`The microphone is on (${this.microphone.rate} Hz).`, "ok");
     this.state.dataset.rate = this.microphone.rate;
-    fill(this.on, "Restart the microphone");
+    fill(this.on, "Restart microphone");
     this.ready(true);
     await this.list();
   }
@@ -86,7 +86,7 @@ export class Setup {
     const devices = await this.microphone.devices().catch(() => []);
     const chosen = this.microphone.deviceId || this.settings.get("device");
     fill(this.device,
-      h("option", { value: "" }, devices.length ? "The computer’s usual microphone" : "Shown once the microphone is on"),
+      h("option", { value: "" }, devices.length ? "Default microphone" : "Available once the microphone is on"),
       devices.map((device) => h("option", { value: device.id }, device.label)));
     this.device.value = devices.some((device) => device.id === chosen) ? chosen : "";
   }
@@ -99,8 +99,8 @@ export class Setup {
   lost() {
     this.node.open = true;
     this.ready(false);
-    this.tell("The microphone went away. Plug it in again, or choose another, and turn it on.", "bad");
-    this.say("The microphone went away");
+    this.setState("Microphone disconnected. Reconnect it or choose another, then turn it on.", "bad");
+    this.announce("Microphone disconnected");
   }
 
   async check() {
@@ -108,25 +108,25 @@ export class Setup {
     this.checking = true;
     this.noise.disabled = true;
     this.result.dataset.kind = "";
-    fill(this.result, "Listening to the room. Please keep still for 3 seconds.");
-    this.say("Listening to the room. Please keep still.");
+    fill(this.result, "Measuring background noise. Stay silent for 3 seconds.");
+    this.announce("Measuring background noise. Stay silent.");
     try {
       this.floor = await this.microphone.measureNoise(3000);
     } finally {
       this.checking = false;
       this.noise.disabled = !this.microphone.live;
     }
-    const { verdict, text } = noiseWords(this.floor);
-    const words = `${text} Noise floor: ${Number.isFinite(this.floor) ? `${one(this.floor)} dBFS` : "nothing heard"}.`;
+    const { verdict, text } = noiseVerdict(this.floor);
+    const message = `${text} Noise floor: ${Number.isFinite(this.floor) ? `${one(this.floor)} dBFS` : "no signal"}.`;
     this.result.dataset.kind = verdict;
     this.result.dataset.floor = Number.isFinite(this.floor) ? one(this.floor) : "";
-    fill(this.result, words);
-    this.say(words);
+    fill(this.result, message);
+    this.announce(message);
   }
 
-  // The card folds away but stays at hand.
+  // Collapses the card; it can be opened again.
   finish() {
     this.node.open = false;
-    this.say("Ready to record");
+    this.announce("Ready to record");
   }
 }

@@ -1,9 +1,9 @@
-// The page itself: its fixed parts, built once, and how they are filled in.
+// The page layout: its fixed parts, built once, and the functions that update them.
 
 import { h, button, fill } from "./dom.js";
 import { KEYS } from "./keys.js";
-import { progressWords } from "./progress.js";
-import { waitWords } from "./queue.js";
+import { progressLabels } from "./progress.js";
+import { uploadStatus } from "./queue.js";
 
 export class Stage {
   // act: {record, next, back, skip, retry, play, report, discard, view, size(value)}
@@ -25,32 +25,32 @@ export class Stage {
       next: named("next", "Next", "Enter", "Enter"),
     };
     this.progress = h("p", { id: "progress", class: "vx-progress", data: { recorded: "0" } });
-    this.bar = h("progress", { max: 1, value: 0, "aria-label": "Phrases recorded" });
+    this.bar = h("progress", { max: 1, value: 0, "aria-label": "Sentences recorded" });
     this.queue = h("p", { id: "queue", class: "vx-note", data: { waiting: "0" } });
     this.view = button("", () => act.view(), { id: "view" });
     this.place = h("p", { class: "vx-note" });
     this.phrase = h("p", { id: "phrase", class: "vx-phrase" });
-    this.after = h("p", { id: "after", class: "vx-after", "aria-label": "Next phrase" });
+    this.after = h("p", { id: "after", class: "vx-after", "aria-label": "Next sentence" });
     this.size = h("input", { type: "range", id: "font-size", min: 1.2, max: 6, step: 0.2, value: fontSize, oninput: () => act.size(Number(this.size.value)) });
-    this.card = h("section", { class: "vx-card vx-stage", "aria-label": "Phrase" },
+    this.card = h("section", { class: "vx-card vx-stage", "aria-label": "Sentence" },
       h("div", { class: "vx-line vx-spread" }, this.place, h("label", { class: "vx-field" }, "Text size", this.size)),
       this.phrase, this.after);
-    // Two regions: one is read aloud, the other is the same words for the eye.
+    // The same message twice: a live region for screen readers and a visible line.
     this.live = h("p", { class: "vx-hidden", role: "status", "aria-live": "polite", id: "announce" });
-    this.words = h("p", { class: "vx-words", "aria-hidden": "true" });
+    this.message = h("p", { class: "vx-words", "aria-hidden": "true" });
     this.node = h("div", { class: "vx-studio" },
       h("header", { class: "vx-head" },
         h("div", {}, speaker ? h("p", { class: "vx-note" }, "Speaker: ", h("bdi", {}, speaker)) : null, this.progress, this.queue),
         this.view, this.bar),
       parts.setup, this.card, parts.rows,
       h("section", { class: "vx-card vx-desk", "aria-label": "Recording" },
-        parts.meter, this.words, this.record, h("div", { class: "vx-tools" }, Object.values(this.tools))),
+        parts.meter, this.message, this.record, h("div", { class: "vx-tools" }, Object.values(this.tools))),
       parts.takes, parts.settings,
-      h("section", { class: "vx-keys", "aria-label": "Keys" },
+      h("section", { class: "vx-keys", "aria-label": "Keyboard shortcuts" },
         KEYS.map(([key, what]) => h("span", {}, h("kbd", {}, key), ` ${what}`))),
       this.live, parts.report);
-    // After a click with the mouse the keys should go to the page again, not
-    // press the clicked button a second time. Keyboard presses have detail 0.
+    // After a mouse click, remove focus, so that shortcut keys do not press the
+    // clicked button again. Keyboard activation has detail 0.
     this.node.addEventListener("click", (event) => {
       const clicked = event.target.closest("button");
       if (event.detail > 0 && clicked && this.node.contains(clicked) && !clicked.closest("dialog")) clicked.blur();
@@ -62,11 +62,11 @@ export class Stage {
 
   fontSize(rem) { this.node.style.setProperty("--phrase-size", `${rem}rem`); }
 
-  // The same words twice in a row would not be read again: an invisible
-  // no-break space makes them differ.
-  say(words) {
-    fill(this.words, words);
-    fill(this.live, this.live.textContent === words ? `${words}\u00a0` : words);
+  // Screen readers do not repeat an unchanged message: an appended no-break space
+  // makes it differ.
+  announce(message) {
+    fill(this.message, message);
+    fill(this.live, this.live.textContent === message ? `${message}\u00a0` : message);
   }
 
   showPhrase({ phrase, index, count, next }) {
@@ -74,7 +74,7 @@ export class Stage {
     this.phrase.lang = phrase.language || "";
     this.phrase.dir = phrase.direction || "auto";
     this.phrase.dataset.id = phrase.id;
-    fill(this.place, `Phrase ${index + 1} of ${count}`);
+    fill(this.place, `Sentence ${index + 1} of ${count}`);
     fill(this.after, next ? next.text : "");
     this.after.lang = (next && next.language) || "";
     this.after.dir = (next && next.direction) || "auto";
@@ -82,7 +82,7 @@ export class Stage {
 
   showRecord({ phase, hold }) {
     const running = phase === "recording";
-    const text = { recording: "Stop", finishing: "Saving …", starting: "Starting …", counting: "Cancel" }[phase] || "Record";
+    const text = { recording: "Stop", finishing: "Saving…", starting: "Starting…", counting: "Cancel" }[phase] || "Record";
     fill(this.record, h("span", { class: "vx-dot", "aria-hidden": "true" }), h("span", {}, text),
       h("kbd", { "aria-hidden": "true" }, hold ? "hold Space" : "Space"));
     this.record.setAttribute("aria-pressed", running ? "true" : "false");
@@ -98,25 +98,25 @@ export class Stage {
 
   showProgress(counts, { minimum, wanted, left }) {
     this.progress.dataset.recorded = counts.recorded;
-    fill(this.progress, progressWords(counts, { minimum, wanted, left }).map((part) => h("span", {}, part)));
+    fill(this.progress, progressLabels(counts, { minimum, wanted, left }).map((part) => h("span", {}, part)));
     this.bar.max = Math.max(1, wanted);
     this.bar.value = Math.min(counts.recorded, wanted);
   }
 
-  showQueue({ waiting, refused, trouble, fragile }) {
+  showQueue({ waiting, refused, error, fragile }) {
     this.queue.dataset.waiting = waiting;
     this.queue.dataset.refused = refused;
-    this.queue.dataset.kind = refused ? "bad" : waiting && trouble ? "warn" : "";
-    const parts = [waitWords(waiting)];
-    if (waiting && trouble) parts.push(`(${trouble}; it is tried again by itself)`);
-    if (refused) parts.push(`· ${refused} refused`);
-    if (fragile && waiting) parts.push("· this browser cannot keep them over a reload: please leave the page open");
+    this.queue.dataset.kind = refused ? "bad" : waiting && error ? "warn" : "";
+    const parts = [uploadStatus(waiting)];
+    if (waiting && error) parts.push(`(${error}; retrying automatically)`);
+    if (refused) parts.push(`· ${refused} failed`);
+    if (fragile && waiting) parts.push("· this browser cannot store them: keep this page open");
     fill(this.queue, parts.join(" "));
   }
 
   showView(view) {
     this.card.hidden = view !== "one";
     this.view.dataset.view = view;
-    fill(this.view, view === "one" ? "Show the list" : "Show one phrase");
+    fill(this.view, view === "one" ? "Show list" : "Show one sentence");
   }
 }

@@ -1,48 +1,48 @@
-// What is known about a phrase's takes: the verdict on the newest, its
-// outline and numbers, and the list of all takes to choose from.
+// The recordings of a sentence: the verdict, waveform and measurements of the
+// newest, and the list of all to choose from.
 
 import { h, button, fill, refill, one } from "./dom.js";
-import { drawOutline } from "./meter.js";
+import { drawWaveform } from "./meter.js";
 import { bestTake, newestFirst } from "./progress.js";
 
-const VERDICTS = { ok: "Good", warn: "Usable, with a remark", reject: "Please record again" };
+const VERDICTS = { ok: "Good", warn: "Usable, with warnings", reject: "Rejected: please record again" };
 
-export function verdictWord(take) {
+export function verdictLabel(take) {
   return { ok: "good", warn: "usable", reject: "please record again" }[take.verdict] || take.verdict;
 }
 
-function numbers(take) {
+function measurements(take) {
   const parts = [`${one(take.seconds)} s`];
   const add = (value, text) => { if (Number.isFinite(value)) parts.push(text); };
   add(take.peak_dbfs, `peak ${one(take.peak_dbfs)} dBFS`);
   add(take.rms_dbfs, `level ${one(take.rms_dbfs)} dBFS`);
-  add(take.snr_db, `${one(take.snr_db, 0)} dB above the noise`);
+  add(take.snr_db, `SNR ${one(take.snr_db, 0)} dB`);
   add(take.chars_per_second, `${one(take.chars_per_second)} characters per second`);
-  // The server may count clipped samples or just say yes.
+  // A count of clipped samples, or just true.
   if (take.clipped) parts.push("clipped");
   return parts.join(" · ");
 }
 
 export class TakesPanel {
-  // act: {play, use, remove, again, discard}; look: {pairs(sha), playing(), wav(sha)}
+  // act: {play, use, remove, retry, discard}; look: {pairs(sha), playing(), wav(sha)}
   constructor(act, look) {
     Object.assign(this, { act, look, links: [] });
     this.verdict = h("div", { id: "verdict", class: "vx-verdict", data: { verdict: "" } });
-    this.canvas = h("canvas", { class: "vx-wave", role: "img", "aria-label": "Outline of the take", height: 72 });
-    this.list = h("ul", { class: "vx-takes", "aria-label": "Takes of this phrase" });
+    this.canvas = h("canvas", { class: "vx-wave", role: "img", "aria-label": "Waveform of the recording", height: 72 });
+    this.list = h("ul", { class: "vx-takes", "aria-label": "Recordings of this sentence" });
     this.failed = h("div", { id: "refused", class: "vx-refused", hidden: true });
-    this.node = h("section", { class: "vx-card", "aria-label": "Takes" }, this.verdict, this.canvas, this.list, this.failed);
+    this.node = h("section", { class: "vx-card", "aria-label": "Recordings" }, this.verdict, this.canvas, this.list, this.failed);
   }
 
   // shown = {phrase, take|null, record|null, previous: bool} or null
   render({ phrase, shown, records, refused }) {
-    this.forget();
+    this.revokeLinks();
     this.showVerdict(shown);
     const sha = shown && (shown.take || shown.record || {}).sha256;
     const pairs = sha ? this.look.pairs(sha) : null;
     this.canvas.hidden = !pairs;
-    if (shown) this.node.hidden = false; // a hidden canvas has no width to draw to
-    if (pairs) drawOutline(this.canvas, pairs);
+    if (shown) this.node.hidden = false; // a hidden canvas has no width
+    if (pairs) drawWaveform(this.canvas, pairs);
     const best = bestTake(phrase);
     refill(this.list,
       records.filter((record) => !record.refused).map((record) => this.waitingRow(record)),
@@ -59,16 +59,16 @@ export class TakesPanel {
     };
     if (!shown) return set("");
     const { take, record, previous, phrase } = shown;
-    const whose = previous ? h("p", { class: "vx-note" }, "Previous phrase: ", h("bdi", { lang: phrase.language }, phrase.text)) : null;
+    const heading = previous ? h("p", { class: "vx-note" }, "Previous sentence: ", h("bdi", { lang: phrase.language }, phrase.text)) : null;
     if (take) {
       const reasons = (take.reasons || []).map((reason) => h("li", {}, reason));
-      return set(take.verdict, whose, h("strong", {}, VERDICTS[take.verdict] || take.verdict),
-        reasons.length ? h("ul", {}, reasons) : null, h("p", { class: "vx-numbers" }, numbers(take)));
+      return set(take.verdict, heading, h("strong", {}, VERDICTS[take.verdict] || take.verdict),
+        reasons.length ? h("ul", {}, reasons) : null, h("p", { class: "vx-numbers" }, measurements(take)));
     }
     if (record && record.refused) {
-      return set("refused", whose, h("strong", {}, `The server refuses this take: ${record.refused}`));
+      return set("refused", heading, h("strong", {}, `Upload failed: ${record.refused}`));
     }
-    if (record) return set("waiting", whose, h("strong", {}, "Saved here"), h("p", { class: "vx-numbers" }, `${one(record.seconds)} s · waits for the server’s verdict`));
+    if (record) return set("waiting", heading, h("strong", {}, "Saved in this browser"), h("p", { class: "vx-numbers" }, `${one(record.seconds)} s · waiting for the quality check`));
     return set("");
   }
 
@@ -80,36 +80,36 @@ export class TakesPanel {
   }
 
   takeRow(take, best) {
-    // A take that the server rejects lies beside the others there, without a number.
+    // A recording that fails the quality check is stored separately, without a number.
     const kept = take.number > 0;
-    const name = kept ? `take ${take.number}` : "the rejected take";
+    const name = kept ? `recording ${take.number}` : "the rejected recording";
     return h("li", { data: { take: take.file, verdict: take.verdict, best: best ? "true" : "false" } },
-      h("span", { class: "vx-take-name" }, kept ? `Take ${take.number}` : "Rejected", best ? h("b", { class: "vx-best" }, "★ in use") : null),
-      h("span", { class: "vx-numbers" }, `${verdictWord(take)} · ${one(take.seconds)} s`),
+      h("span", { class: "vx-take-name" }, kept ? `Recording ${take.number}` : "Rejected", best ? h("b", { class: "vx-best" }, "★ selected") : null),
+      h("span", { class: "vx-numbers" }, `${verdictLabel(take)} · ${one(take.seconds)} s`),
       kept ? h("span", { class: "vx-line" },
         this.playButton(take, name),
-        button("Use this one", () => this.act.use(take), { disabled: best, "data-focus": `use ${take.file}`, "aria-label": `Use this one: ${name}` }),
+        button("Use", () => this.act.use(take), { disabled: best, "data-focus": `use ${take.file}`, "aria-label": `Use ${name}` }),
         button("Remove", () => this.act.remove(take), { "data-focus": `remove ${take.file}`, "aria-label": `Remove ${name}` })) : null);
   }
 
   waitingRow(record) {
     return h("li", { data: { waiting: record.sha256 } },
-      h("span", { class: "vx-take-name" }, "New take"),
-      h("span", { class: "vx-numbers" }, `waits for the server · ${one(record.seconds)} s`),
-      h("span", { class: "vx-line" }, this.playButton(record, "the new take")));
+      h("span", { class: "vx-take-name" }, "New recording"),
+      h("span", { class: "vx-numbers" }, `waiting to upload · ${one(record.seconds)} s`),
+      h("span", { class: "vx-line" }, this.playButton(record, "the new recording")));
   }
 
-  // Refused takes of every phrase: they must not be forgotten behind another phrase.
+  // Failed uploads of all sentences: they stay visible whichever sentence is current.
   showRefused(refused) {
     this.failed.hidden = !refused.length;
     refill(this.failed, refused.map(({ record, text }) => h("div", { class: "vx-refusal", data: { refused: record.sha256 } },
-      h("p", {}, h("strong", {}, `The server refuses this take: ${record.refused}`)),
+      h("p", {}, h("strong", {}, `Upload failed: ${record.refused}`)),
       h("p", { class: "vx-note" }, h("bdi", {}, text), ` · ${one(record.seconds)} s`),
       h("div", { class: "vx-line" },
-        this.playButton(record, "the refused take"),
+        this.playButton(record, "the recording that failed to upload"),
         h("a", { href: this.link(record), download: `${record.phrase}-${record.sha256.slice(0, 8)}.wav`, class: "vx-button" }, "Download"),
-        button("Send again", () => this.act.again(record), { "data-focus": `again ${record.sha256}` }),
-        button("Throw away", () => this.act.discard(record), { "data-focus": `discard ${record.sha256}` })))));
+        button("Retry upload", () => this.act.retry(record), { "data-focus": `again ${record.sha256}` }),
+        button("Delete", () => this.act.discard(record), { "data-focus": `discard ${record.sha256}` })))));
   }
 
   link(record) {
@@ -118,7 +118,7 @@ export class TakesPanel {
     return url;
   }
 
-  forget() {
+  revokeLinks() {
     this.links.forEach((url) => URL.revokeObjectURL(url));
     this.links = [];
   }

@@ -1,22 +1,22 @@
-// How one take is made: from the press to the sound in the queue. It knows
-// nothing of pages and verdicts; it tells the recorder what happened.
+// The recording state machine: from pressing Record to adding the audio to the
+// upload queue. It knows nothing of the page; it notifies the recorder.
 
-import { SilenceWatch } from "./levels.js";
+import { SilenceDetector } from "./levels.js";
 import { encodeWav } from "./wav.js";
 
-const SHORTEST = 0.5; // seconds; anything less is a slip of the finger
+const MIN_SECONDS = 0.5; // anything shorter is an accidental press
 
-export class Taking {
-  // phrase(), say(words), changed(), begin(), kept({phrase, record, reason})
+export class RecordingSession {
+  // phrase(), announce(message), changed(), begin(), saved({phrase, record, reason})
   constructor(parts) {
     Object.assign(this, parts);
     this.phase = "idle"; // idle, starting, counting, recording, finishing
     this.held = false;
     this.attempt = null;
-    this.watch = null;
+    this.silence = null;
   }
 
-  to(phase) {
+  setPhase(phase) {
     this.phase = phase;
     this.changed();
   }
@@ -43,33 +43,33 @@ export class Taking {
   async start() {
     if (this.phase !== "idle" || !this.phrase()) return;
     this.begin();
-    // Each start has its own mark; one given up while waiting finds it changed.
+    // Each start has its own token; a cancelled start finds that it has changed.
     const attempt = {};
     this.attempt = attempt;
-    this.to("starting");
+    this.setPhase("starting");
     try {
       if (!this.mic.live) await this.setup.open();
       else await this.mic.wake();
     } catch {
       if (this.attempt === attempt) {
         this.held = false;
-        this.to("idle"); // the set-up card tells why
+        this.setPhase("idle"); // the setup card shows why
       }
       return;
     }
     if (this.attempt !== attempt) return;
     if (this.settings.get("countdown") && !this.held && !await this.countdown(attempt)) return;
-    this.watch = this.settings.get("autoStop") ? new SilenceWatch(this.setup.floor) : null;
+    this.silence = this.settings.get("autoStop") ? new SilenceDetector(this.setup.floor) : null;
     this.mic.startTake();
     this.setup.node.open = false;
-    this.to("recording");
-    this.say("Recording");
+    this.setPhase("recording");
+    this.announce("Recording");
   }
 
   async countdown(attempt) {
-    this.to("counting");
+    this.setPhase("counting");
     for (const number of ["3", "2", "1"]) {
-      this.say(number);
+      this.announce(number);
       await new Promise((done) => { setTimeout(done, 800); });
       if (this.attempt !== attempt) return false;
     }
@@ -80,40 +80,40 @@ export class Taking {
     if (this.phase !== "recording") return;
     this.held = false;
     const phrase = this.phrase();
-    if (this.mic.pressed < SHORTEST) {
+    if (this.mic.elapsed < MIN_SECONDS) {
       this.mic.discardTake();
-      this.to("idle");
-      this.say("Too short, not kept. Press, speak, then press again.");
+      this.setPhase("idle");
+      this.announce("Too short, not saved. Press, speak, then press again.");
       return;
     }
-    this.to("finishing");
+    this.setPhase("finishing");
     try {
       const sound = await this.mic.stopTake();
       if (!sound || !sound.samples.length) {
-        this.say("No sound came from the microphone. Please turn it on again.");
+        this.announce("No sound from the microphone. Turn it on again.");
         return;
       }
       const seconds = sound.samples.length / sound.rate;
       const record = await this.queue.add({ phrase: phrase.id, wav: encodeWav(sound.samples, sound.rate), seconds });
-      this.kept({ phrase, record, reason });
+      this.saved({ phrase, record, reason });
     } catch (error) {
-      this.say(`The take could not be kept: ${error.message}`);
+      this.announce(`Failed to save the recording: ${error.message}`);
     } finally {
-      this.to("idle");
+      this.setPhase("idle");
     }
   }
 
-  // A take already being saved is past discarding; it can be removed later.
+  // A recording that is being saved cannot be discarded; it can be removed later.
   discard() {
     if (this.phase === "idle" || this.phase === "finishing") return;
-    this.say(this.phase === "recording" ? "Discarded" : "Not started");
+    this.announce(this.phase === "recording" ? "Recording discarded" : "Recording cancelled");
     this.attempt = null;
     this.held = false;
     this.mic.discardTake();
-    this.to("idle");
+    this.setPhase("idle");
   }
 
-  hear(level) {
-    if (this.phase === "recording" && this.watch && this.watch.hear(level.rms, level.seconds)) this.stop();
+  onLevel(level) {
+    if (this.phase === "recording" && this.silence && this.silence.update(level.rms, level.seconds)) this.stop();
   }
 }

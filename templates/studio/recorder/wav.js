@@ -1,5 +1,5 @@
-// Sound as a file: Float32 samples to a 16-bit PCM mono WAV and back, and the
-// checksum that lets browser and server agree that they hold the same bytes.
+// WAV encoding and decoding (Float32 samples to 16-bit PCM mono and back), and the
+// checksum by which browser and server verify an upload.
 
 const HEADER = 44;
 
@@ -18,7 +18,7 @@ export function join(blocks) {
   return samples;
 }
 
-// No resampling and no gain: the server gets what the microphone gave.
+// No resampling and no gain: the server gets the microphone's samples.
 export function encodeWav(samples, rate) {
   const buffer = new ArrayBuffer(HEADER + samples.length * 2);
   const view = new DataView(buffer);
@@ -43,8 +43,8 @@ export function encodeWav(samples, rate) {
   return buffer;
 }
 
-// Reads 16-bit PCM WAV (first channel). Returns null for anything else: the
-// caller then simply draws no waveform.
+// Decodes 16-bit PCM WAV (first channel). Returns null for other formats; the
+// caller then draws no waveform.
 export function decodeWav(buffer) {
   const view = new DataView(buffer);
   const tag = (at) => String.fromCharCode(...new Uint8Array(buffer, at, 4));
@@ -75,8 +75,8 @@ export function decodeWav(buffer) {
   return null;
 }
 
-// The outline of a sound in a few hundred pairs of lowest and highest value.
-export function outline(samples, bins = 400) {
+// The waveform as (minimum, maximum) pairs, one per bin.
+export function waveform(samples, bins = 400) {
   const pairs = new Float32Array(bins * 2);
   for (let bin = 0; bin < bins; bin += 1) {
     const from = Math.floor((bin * samples.length) / bins);

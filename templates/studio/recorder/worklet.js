@@ -1,6 +1,6 @@
-// Runs on the audio thread. It gathers the 128-sample quanta into blocks of
-// 1024 and posts each with its peak and rms, so the page is woken about 47
-// times a second instead of 375.
+// Runs on the audio thread. Collects the 128-sample quanta into blocks of 1024
+// and posts each with its peak and RMS, so that the page handles about 47
+// messages a second instead of 375.
 
 const BLOCK = 1024;
 
@@ -17,8 +17,8 @@ class Capture extends AudioWorkletProcessor {
 
   process(inputs) {
     const input = inputs[0] && inputs[0][0];
-    // An input with no channels means the source is not running (yet). We do
-    // not invent silence for it: a recording must hold only what was heard.
+    // An input without channels means that the source is not running (yet). Do not
+    // substitute silence: a recording must contain only captured audio.
     if (!input) return this.live;
     let read = 0;
     while (read < input.length) {
@@ -42,7 +42,7 @@ class Capture extends AudioWorkletProcessor {
       energy += value * value;
     }
     const message = { samples, peak, rms: Math.sqrt(energy / BLOCK) };
-    // The buffer is handed over, not copied; the next block gets a new one.
+    // The buffer is transferred, not copied; the next block gets a new one.
     this.port.postMessage(message, [samples.buffer]);
     this.block = new Float32Array(BLOCK);
     this.filled = 0;

@@ -1,9 +1,8 @@
 //! Large files: asked for by a batch, put into a store on another host in one piece or in parts, and read from there.
 
-use super::State;
 use super::http::{Request, Response};
 use super::reading::ranged;
-use super::sha256;
+use super::{State, sha256};
 use serde_json::{Value, json};
 
 type Answer = Result<Response, Response>;

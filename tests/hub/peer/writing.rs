@@ -1,10 +1,9 @@
 //! Making repositories and changing them.
 
-use super::State;
 use super::api::User;
 use super::http::{Request, Response, decoded};
-use super::repos::{Entry, Repo, is_large, pointer};
-use super::{git_oid, repos::Content};
+use super::repos::{Content, Entry, Repo, is_large, pointer};
+use super::{State, git_oid};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What transformers computes with tiny random Voxtral Realtime checkpoints.
+"""Generates reference outputs of transformers for tiny random Voxtral Realtime checkpoints.
 
     python tests/voxtral/realtime/reference.py fixture          # writes tiny/, mistral/, expected.safetensors, expected.json
     python tests/voxtral/realtime/reference.py many OUT 0..9    # writes OUT/SEED/ with a checkpoint, clips and expected.json for each seed
 
-Made with Python 3.11.7, torch 2.15.0 (CPU), transformers 5.23.0, mistral-common 1.13.1, numpy 2.3.5, safetensors 0.8. Needs those packages
-only; nothing is downloaded and nothing random is left unseeded. Features, padding and prompt are those packages' own.
+Made with Python 3.11.7, torch 2.15.0 (CPU), transformers 5.23.0, mistral-common 1.13.1, numpy 2.3.5, safetensors 0.8. Needs only
+those packages; downloads nothing, and all randomness is seeded. Features, padding and prompt are computed by those packages.
 """
 import json
 import math
@@ -35,7 +35,7 @@ SPECIALS = 40
 
 
 def sizes(seed):
-    """The dimensions of a seed: odd head counts, heads that do not divide the model's width, windows smaller and larger than the clip."""
+    """The dimensions for a seed: odd head counts, head widths that do not divide the model width, windows smaller and larger than the clip."""
     r = random.Random(seed)
     key_heads = r.choice([1, 2, 3])
     return {"mels": r.choice([16, 80, 128]), "audio_width": r.choice([16, 24, 40]), "audio_layers": r.choice([1, 2, 3]),
@@ -54,7 +54,7 @@ FIXTURE = {"mels": 16, "audio_width": 16, "audio_layers": 2, "audio_heads": 3, "
 
 @torch.no_grad()
 def initialise(model, seed):
-    """Weights that keep every activation near one, norms and biases away from their trivial values; all of them brain floats."""
+    """Initialises weights so that activations stay near one and norms and biases are not trivial; all values are exact in bf16."""
     g = torch.Generator().manual_seed(seed)
     for name, p in sorted(model.named_parameters()):
         r = torch.randn(p.shape, generator=g)
@@ -109,7 +109,7 @@ def write_tokenizer(path, s):
 
 @torch.no_grad()
 def transcribe(model, s, samples):
-    """Features, what the encoder and the projector make of them, ids, how far each led, and the scores of one forward pass over them."""
+    """Features, encoder and projector outputs, ids, the margin of each id, and the logits of one forward pass over them."""
     encoder = audio_encoder(s)
     padded = encoder.pad(samples, 16000)
     prompt = [BOS] + encoder.encode_streaming_tokens()
@@ -132,7 +132,7 @@ def transcribe(model, s, samples):
 
 
 def write(folder, s, seed, clips):
-    """A checkpoint, raw 16-bit clips, and what is expected of them."""
+    """Writes a checkpoint, raw 16-bit clips and the expected outputs."""
     shutil.rmtree(folder, ignore_errors=True)
     model = make(s, seed)
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -149,12 +149,12 @@ def write(folder, s, seed, clips):
 
 
 def interleave(w, head):
-    """The rows of transformers' order in Mistral's: pair i of a head is rows 2i and 2i + 1."""
+    """Reorders rows from transformers' order to Mistral's: pair i of a head is rows 2i and 2i + 1."""
     return w.view(w.shape[0] // head, 2, head // 2, -1).transpose(1, 2).reshape(w.shape).contiguous()
 
 
 def write_mistral(folder, model, s):
-    """The same checkpoint as Mistral would write it."""
+    """Writes the same checkpoint in Mistral's format."""
     folder.mkdir(exist_ok=True)
     e, tensors = "mm_streams_embeddings.embedding_module", {}
     parts = {"self_attn.q_proj": "attention.wq", "self_attn.k_proj": "attention.wk", "self_attn.v_proj": "attention.wv",

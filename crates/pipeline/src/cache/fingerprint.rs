@@ -1,0 +1,261 @@
+//! What a result depends on, as one digest, and the full list behind it.
+//!
+//! | enters | how |
+//! |---|---|
+//! | kind and contract version | `train`, 3 |
+//! | settings | [`crate::stage::Stage::identity`], defaults filled in, keys sorted, floats in their shortest exact form |
+//! | inputs | by port: the digest of the upstream *output* and of the facts and numbers that travel with it |
+//! | sources | outside files: the digest of their bytes; folders: every relative path and its bytes; a missing one counts as missing |
+//! | seed | the step's own |
+//! | the pipeline's name | for kinds that write it into their result |
+//! | numerics class | for kinds whose bytes depend on precision and device class |
+//!
+//! Nothing else does: no clock, no host, no absolute path (a source outside the project is known by its position), no order of keys,
+//! no resources, retries or timeouts.
+
+use crate::artifact::Artifact;
+use crate::cache::content::Content;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use voxpipe_io::digest::Digest;
+
+/// The name of a result before it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(pub Digest);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Everything a result depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ingredients {
+    /// The stage's kind.
+    pub kind: String,
+    /// The kind's contract version.
+    pub version: u32,
+    /// The settings that shape the result.
+    pub settings: Value,
+    /// What goes in, by port.
+    pub inputs: BTreeMap<String, Vec<Input>>,
+    /// Outside files and folders, in the order the stage names them.
+    pub sources: Vec<Source>,
+    /// The step's seed.
+    pub seed: u64,
+    /// Precision and device class, when the bytes depend on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numerics: Option<String>,
+    /// The pipeline's name, when the result tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+    /// Filled by [`Ingredients::fingerprint`].
+    #[serde(skip)]
+    pub known: Known,
+}
+
+/// An upstream result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// The step that made it; for people, not part of the fingerprint.
+    pub stage: String,
+    /// The digest of its files.
+    pub digest: Digest,
+    /// The digest of the facts and numbers a later stage may read beside the files.
+    pub said: Digest,
+}
+
+impl Input {
+    /// What of an artifact enters a fingerprint.
+    pub fn of(artifact: &Artifact) -> Self {
+        let said = canonical(&json!({ "metrics": artifact.metrics, "facts": artifact.facts }));
+        Self { stage: artifact.stage.clone(), digest: artifact.digest, said: Digest::of(said.as_bytes()) }
+    }
+}
+
+/// An outside file or folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Where it is, relative to the project's root if it lies inside.
+    pub path: String,
+    /// What is there.
+    pub content: Content,
+}
+
+/// The fingerprint of a list that was asked for it. It says nothing that the list does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Known(OnceLock<Fingerprint>);
+
+impl PartialEq for Known {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Ingredients {
+    /// The digest of the list. It is computed once: whoever changes a list asks a new one.
+    pub fn fingerprint(&self) -> Fingerprint {
+        *self.known.0.get_or_init(|| self.computed())
+    }
+
+    fn computed(&self) -> Fingerprint {
+        let inputs: BTreeMap<_, Vec<_>> = self
+            .inputs
+            .iter()
+            .map(|(port, inputs)| (port, inputs.iter().map(|input| json!([input.digest, input.said])).collect()))
+            .collect();
+        let sources: Vec<_> = self
+            .sources
+            .iter()
+            .map(|source| {
+                let place = Path::new(&source.path);
+                let name = if place.is_absolute() { Value::Null } else { json!(source.path) };
+                match &source.content {
+                    Content::Missing => json!([name, "missing"]),
+                    Content::File(leaf) => json!([name, "file", leaf.digest]),
+                    Content::Folder(tree) => json!([name, "folder", tree.digest()]),
+                }
+            })
+            .collect();
+        let parts = json!({
+            "kind": self.kind, "version": self.version, "inputs": inputs, "sources": sources,
+            "seed": self.seed, "numerics": self.numerics, "pipeline": self.pipeline,
+        });
+        // Without a copy of the settings: they may be long, and stages many.
+        let parts = parts.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value));
+        let mut text = String::from("voxpipe fingerprint 1\n");
+        write_object(parts.chain([("settings", &self.settings)]).collect(), &mut text);
+        Fingerprint(Digest::of(text.as_bytes()))
+    }
+}
+
+/// The settings with the absolute paths of sources taken out, so that a project may be moved.
+pub fn portable(settings: Value, sources: &[PathBuf], root: &Path) -> Value {
+    match settings {
+        Value::String(text) if Path::new(&text).is_absolute() => {
+            let path = Path::new(&text);
+            if let Ok(inside) = path.strip_prefix(root) {
+                Value::String(inside.display().to_string())
+            } else if let Some(position) = sources.iter().position(|source| source == path) {
+                Value::String(format!("<source {position}>"))
+            } else {
+                Value::String(text)
+            }
+        }
+        Value::Array(items) => items.into_iter().map(|item| portable(item, sources, root)).collect(),
+        Value::Object(entries) => {
+            entries.into_iter().map(|(key, value)| (key, portable(value, sources, root))).collect::<Map<_, _>>().into()
+        }
+        other => other,
+    }
+}
+
+/// JSON with sorted keys and no space: one text for one value.
+pub fn canonical(value: &Value) -> String {
+    let mut text = String::new();
+    write_canonical(value, &mut text);
+    text
+}
+
+fn write_canonical(value: &Value, to: &mut String) {
+    match value {
+        Value::Object(entries) => write_object(entries.iter().map(|(key, value)| (key.as_str(), value)).collect(), to),
+        Value::Array(items) => {
+            to.push('[');
+            for (place, item) in items.iter().enumerate() {
+                to.push_str(if place == 0 { "" } else { "," });
+                write_canonical(item, to);
+            }
+            to.push(']');
+        }
+        plain => to.push_str(&plain.to_string()),
+    }
+}
+
+fn write_object(mut entries: Vec<(&str, &Value)>, to: &mut String) {
+    entries.sort_unstable_by_key(|(key, _)| *key);
+    to.push('{');
+    for (place, (key, value)) in entries.into_iter().enumerate() {
+        to.push_str(if place == 0 { "" } else { "," });
+        to.push_str(&Value::from(key).to_string());
+        to.push(':');
+        write_canonical(value, to);
+    }
+    to.push('}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::content::{Leaf, Tree};
+
+    fn ingredients() -> Ingredients {
+        let leaf = Leaf { size: 1, digest: Digest::of(b"1") };
+        let input = Input { stage: "dataset".into(), digest: Digest::of(b"d"), said: Digest::of(b"s") };
+        Ingredients {
+            kind: "train".into(),
+            version: 3,
+            settings: json!({ "epochs": 3.0, "lora": { "r": 8 } }),
+            inputs: BTreeMap::from([("data".to_owned(), vec![input])]),
+            sources: vec![Source { path: "clips".into(), content: Content::Folder(Tree(BTreeMap::from([("a".to_owned(), leaf)]))) }],
+            seed: u64::MAX,
+            numerics: Some("cpu-f32".into()),
+            pipeline: None,
+            known: Known::default(),
+        }
+    }
+
+    #[test]
+    fn every_ingredient_counts() {
+        let base = ingredients().fingerprint();
+        type Change = fn(&mut Ingredients);
+        let changes: [(&str, Change); 11] = [
+            ("kind", |i| i.kind = "merge".into()),
+            ("version", |i| i.version = 4),
+            ("setting", |i| i.settings["lora"]["r"] = json!(16)),
+            ("port", |i| drop(i.inputs.insert("model".into(), i.inputs["data"].clone()))),
+            ("input", |i| i.inputs.get_mut("data").unwrap()[0].digest = Digest::of(b"e")),
+            ("what the input says", |i| i.inputs.get_mut("data").unwrap()[0].said = Digest::of(b"t")),
+            ("source gone", |i| i.sources[0].content = Content::Missing),
+            ("source's place", |i| i.sources[0].path = "other".into()),
+            ("seed", |i| i.seed = 1),
+            ("numerics", |i| i.numerics = None),
+            ("the pipeline's name", |i| i.pipeline = Some("mine".into())),
+        ];
+        for (what, change) in changes {
+            let mut changed = ingredients();
+            change(&mut changed);
+            assert_ne!(changed.fingerprint(), base, "{what}");
+        }
+    }
+
+    #[test]
+    fn names_of_steps_and_absolute_places_do_not_count() {
+        let mut renamed = ingredients();
+        renamed.inputs.get_mut("data").unwrap()[0].stage = "clips".into();
+        assert_eq!(renamed.fingerprint(), ingredients().fingerprint());
+        let (mut here, mut there) = (ingredients(), ingredients());
+        here.sources[0].path = "/home/a/clips".into();
+        there.sources[0].path = "/mnt/b/clips".into();
+        assert_eq!(here.fingerprint(), there.fingerprint());
+        let sources = ["/mnt/b/clips".into()];
+        let settings = portable(json!({ "path": "/mnt/b/clips", "list": ["/p/in", "/elsewhere"] }), &sources, Path::new("/p"));
+        assert_eq!(settings, json!({ "path": "<source 0>", "list": ["in", "/elsewhere"] }));
+    }
+
+    /// Written down once: a change here throws away every result people have.
+    #[test]
+    fn the_recipe_does_not_change_by_accident() {
+        assert_eq!(
+            canonical(&json!({ "b": [1, 0.1, 1e-5], "a": { "z": null, "ä": "\n" } })),
+            r#"{"a":{"z":null,"ä":"\n"},"b":[1,0.1,0.00001]}"#
+        );
+        assert_eq!(ingredients().fingerprint().to_string()[..16].to_owned(), "a1f69075c5d651f4");
+    }
+}

@@ -1,0 +1,404 @@
+//! A run as one file: a tar archive, compressed with zstd.
+//!
+//! ```text
+//! voxpipe-run.json        what is in the archive; the first entry
+//! events.jsonl            the log
+//! provenance.json         the manifest, if the run has one
+//! trees/DIGEST.json       the files of each result
+//! keys/FINGERPRINT.json   what each result was made of
+//! store/DIGEST/…          the results themselves
+//! ```
+//!
+//! The same run makes the same bytes. When an archive is read nothing in it is believed: only these names are taken, only plain files,
+//! no larger than listed, and everything is hashed before any of it counts.
+
+use super::files::Safety;
+use super::remote::stays_inside;
+use super::{Record, Store, Workspace, files};
+use crate::cache::content::Tree;
+use crate::cache::fingerprint::Fingerprint;
+use crate::error::{Doing, Error, Exit, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tar::{Archive, Builder, EntryType, Header};
+use voxpipe_io::digest::Digest;
+
+/// The version of the layout.
+const VERSION: u32 = 1;
+const ABOUT: &str = "voxpipe-run.json";
+/// Nothing but results is larger than this.
+const LARGEST: u64 = 256 << 20;
+/// Results hold models, which do not get much smaller for more effort.
+const LEVEL: i32 = 3;
+
+/// What is in an archive.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct About {
+    v: u32,
+    /// The run.
+    pub run: String,
+    /// The fingerprints of its results.
+    pub fingerprints: BTreeSet<Fingerprint>,
+    /// The digests of the results whose files are in the archive.
+    pub results: BTreeSet<Digest>,
+}
+
+/// What became of an archive.
+#[derive(Debug)]
+pub struct Imported {
+    /// The run's id here: its own, or another if that was taken.
+    pub run: String,
+    /// The run's id where it comes from.
+    pub was: String,
+    /// How many results came with it, and how many of them were not here before.
+    pub results: [usize; 2],
+}
+
+impl Store {
+    /// Writes a run into an archive, with its results or only with what is known of them.
+    pub fn export(
+        &self,
+        run: &str,
+        manifest: Option<&[u8]>,
+        records: &BTreeMap<Fingerprint, Record>,
+        results: bool,
+        to: &Path,
+    ) -> Result<About> {
+        for record in records.values() {
+            if let Some(problem) = self.problem(record.digest).filter(|_| results) {
+                return Err(Error::new(format!("run {run} cannot be exported whole, {problem}: {}", record.summary))
+                    .advice("run again to have it made, or export without results"));
+            }
+        }
+        let digests: BTreeSet<Digest> = records.values().map(|record| record.digest).collect();
+        let about = About {
+            v: VERSION,
+            run: run.to_owned(),
+            fingerprints: records.keys().copied().collect(),
+            results: if results { digests.clone() } else { BTreeSet::new() },
+        };
+        let writing = || format!("cannot write `{}`", to.display());
+        let folder = to.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let unfinished = Unfinished(folder.join(format!(".tmp-{}-{}", std::process::id(), self.file_of(to))));
+        let file = File::create(&unfinished.0).doing(writing)?;
+        let mut tar = Builder::new(zstd::Encoder::new(BufWriter::new(file), LEVEL).doing(writing)?);
+        self.pack(&mut tar, &about, manifest, records, &digests).map_err(|error| error.context(writing()))?;
+        let file = tar.into_inner().and_then(zstd::Encoder::finish).doing(writing)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).doing(writing)?;
+        fs::rename(&unfinished.0, to).doing(writing)?;
+        Ok(about)
+    }
+
+    fn file_of(&self, path: &Path) -> String {
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn pack(
+        &self,
+        tar: &mut Builder<impl Write>,
+        about: &About,
+        manifest: Option<&[u8]>,
+        records: &BTreeMap<Fingerprint, Record>,
+        digests: &BTreeSet<Digest>,
+    ) -> Result<()> {
+        put(tar, ABOUT, 0o644, &serde_json::to_vec(about)?)?;
+        let log = self.log(&about.run);
+        put(tar, "events.jsonl", 0o644, &fs::read(&log).doing(|| format!("cannot read `{}`", log.display()))?)?;
+        if let Some(manifest) = manifest {
+            put(tar, "provenance.json", 0o644, manifest)?;
+        }
+        let trees: BTreeMap<Digest, Tree> = digests.iter().filter_map(|digest| Some((*digest, self.tree(*digest)?))).collect();
+        for (digest, tree) in &trees {
+            put(tar, &format!("trees/{digest}.json"), 0o644, &serde_json::to_vec(tree)?)?;
+        }
+        for (fingerprint, record) in records {
+            put(tar, &format!("keys/{fingerprint}.json"), 0o644, &serde_json::to_vec(record)?)?;
+        }
+        for digest in &about.results {
+            for (name, leaf) in trees.get(digest).iter().flat_map(|tree| &tree.0) {
+                let path = self.result(*digest).join(name);
+                let reading = || format!("cannot read `{}`", path.display());
+                let file = File::open(&path).doing(reading)?;
+                let runs = file.metadata().doing(reading)?.permissions().mode() & 0o100 != 0;
+                let mut header = header(if runs { 0o755 } else { 0o644 }, leaf.size);
+                tar.append_data(&mut header, format!("store/{digest}/{name}"), file.take(leaf.size)).doing(reading)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a run out of an archive. Nothing of it counts before all of it was held against its digests.
+    pub fn import(&self, from: &Path) -> Result<Imported> {
+        let space = Workspace { out: self.dir.join("work").join("import"), scratch: self.dir.join("work").join("import") };
+        files::remove_folder(&space.out)?;
+        let imported = self.unpack(from, &space.out).map_err(|error| {
+            let exit = if error.exit == Exit::Failed { Exit::Usage } else { error.exit };
+            error.context(format!("cannot import `{}`", from.display())).exit(exit)
+        });
+        files::remove_folder(&space.out)?;
+        imported
+    }
+
+    fn unpack(&self, from: &Path, space: &Path) -> Result<Imported> {
+        let file = File::open(from).map_err(|error| Error::from(error).exit(Exit::Usage))?;
+        let mut archive = Archive::new(zstd::Decoder::new(BufReader::new(file))?);
+        let mut incoming = Incoming::new(space);
+        for entry in archive.entries().map_err(damaged)? {
+            let mut entry = entry.map_err(damaged)?;
+            let name = String::from_utf8(entry.path_bytes().into_owned())
+                .map_err(|error| Error::new(format!("it has an entry whose name is not UTF-8: {error}")))?;
+            if entry.header().entry_type() != EntryType::Regular {
+                return Err(refused(&name, "is not a plain file"));
+            }
+            let (size, mode) = (entry.header().entry_size().map_err(damaged)?, entry.header().mode().unwrap_or(0o644));
+            incoming.take(&name, size, mode & 0o100 != 0, &mut entry)?;
+        }
+        incoming.whole()?;
+        self.admit(incoming)
+    }
+
+    /// Takes over what was found whole.
+    fn admit(&self, incoming: Incoming) -> Result<Imported> {
+        let Incoming { about, log, manifest, keys, trees, folder, .. } = incoming;
+        let Some(about) = about else { return Err(Error::new("it is not the export of a run")) };
+        let new: Vec<Digest> = about.results.iter().copied().filter(|digest| self.problem(*digest).is_some()).collect();
+        for digest in &new {
+            let out = folder.join(digest.to_string());
+            fs::create_dir_all(&out).doing(|| format!("cannot make `{}`", out.display()))?;
+            let space = Workspace { scratch: out.clone(), out };
+            let found = self.keep(&space)?;
+            if found != *digest {
+                files::remove_folder(&self.result(found))?;
+                let _ = fs::remove_file(self.listing(found));
+                return Err(refused(&format!("store/{digest}"), "is not what its digest says"));
+            }
+        }
+        for (digest, tree) in &trees {
+            files::replace(&self.listing(*digest), &serde_json::to_vec(tree)?, Safety::Durable)?;
+        }
+        for (fingerprint, record) in &keys {
+            // What was made here stays what is taken here, should it be other bytes.
+            if self.record(*fingerprint).is_some_and(|own| self.keeps(own.digest)) {
+                continue;
+            }
+            if self.keeps(record.digest) {
+                self.commit(record)?;
+            } else {
+                files::replace(&self.key(*fingerprint), &serde_json::to_vec(record)?, Safety::Durable)?;
+            }
+        }
+        // On the disk before the run is: who sees the run finds what it speaks of.
+        self.flush()?;
+        let run = self.admit_run(&about.run, &log)?;
+        files::replace(&self.log(&run), &log, Safety::Durable)?;
+        if let Some(manifest) = manifest {
+            self.keep_provenance(&run, &manifest)?;
+        }
+        Ok(Imported { run, was: about.run, results: [about.results.len(), new.len()] })
+    }
+
+    /// The id a run gets here: its own, unless another run has it.
+    fn admit_run(&self, run: &str, log: &[u8]) -> Result<String> {
+        let runs = self.runs()?;
+        if !runs.iter().any(|taken| taken == run) || fs::read(self.log(run)).is_ok_and(|here| here == log) {
+            return Ok(run.to_owned());
+        }
+        let day = run.rsplit_once('-').map_or(run, |(day, _)| day);
+        let same = |taken: &&String| fs::read(self.log(taken)).is_ok_and(|here| here == log);
+        if let Some(taken) = runs.iter().filter(|taken| taken.starts_with(day)).find(same) {
+            return Ok(taken.clone());
+        }
+        let newest = runs.iter().filter_map(|run| run.strip_prefix(day)?.strip_prefix('-')?.parse::<u64>().ok()).max();
+        Ok(format!("{day}-{}", newest.unwrap_or(0) + 1))
+    }
+}
+
+/// What was read of an archive so far.
+struct Incoming {
+    about: Option<About>,
+    log: Vec<u8>,
+    manifest: Option<Vec<u8>>,
+    trees: BTreeMap<Digest, Tree>,
+    keys: BTreeMap<Fingerprint, Record>,
+    names: BTreeSet<String>,
+    folder: PathBuf,
+}
+
+impl Incoming {
+    fn new(folder: &Path) -> Self {
+        Self {
+            about: None,
+            log: Vec::new(),
+            manifest: None,
+            trees: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            names: BTreeSet::new(),
+            folder: folder.to_owned(),
+        }
+    }
+
+    fn take(&mut self, name: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<()> {
+        let Some(about) = &self.about else {
+            if name != ABOUT {
+                return Err(Error::new("it is not the export of a run").advice("`voxpipe export RUN FILE` makes one"));
+            }
+            let about: About = json(name, size, bytes)?;
+            if about.v > VERSION {
+                return Err(Error::new(format!("it has version {}, this program knows {VERSION}", about.v)).advice("use a newer voxpipe"));
+            }
+            if !is_run(&about.run) {
+                return Err(refused(name, "does not name a run"));
+            }
+            self.about = Some(about);
+            return Ok(());
+        };
+        if !self.names.insert(name.to_owned()) {
+            return Err(refused(name, "is there twice"));
+        }
+        match name.split_once('/') {
+            None if name == "events.jsonl" => self.log = small(name, size, bytes)?,
+            None if name == "provenance.json" => self.manifest = Some(small(name, size, bytes)?),
+            Some(("trees", rest)) => {
+                let digest = named(name, rest.strip_suffix(".json"))?;
+                let tree: Tree = json(name, size, bytes)?;
+                if tree.digest() != digest || !tree.0.keys().all(|name| stays_inside(name)) {
+                    return Err(refused(name, "is not what its digest says"));
+                }
+                self.trees.insert(digest, tree);
+            }
+            Some(("keys", rest)) => {
+                let fingerprint = Fingerprint(named(name, rest.strip_suffix(".json"))?);
+                let record: Record = json(name, size, bytes)?;
+                if record.ingredients.fingerprint() != fingerprint {
+                    return Err(refused(name, "is not what its fingerprint says"));
+                }
+                self.keys.insert(fingerprint, record);
+            }
+            Some(("store", rest)) => {
+                let (digest, path) = rest.split_once('/').unwrap_or((rest, ""));
+                let digest = named(name, Some(digest))?;
+                let listed = self.trees.get(&digest).and_then(|tree| tree.0.get(path)).filter(|_| about.results.contains(&digest));
+                match listed {
+                    Some(leaf) if leaf.size == size => {
+                        if self.write(digest, path, size, runs, bytes)? != leaf.digest {
+                            return Err(refused(name, "is not what its digest says"));
+                        }
+                    }
+                    Some(_) => return Err(refused(name, "has another size than listed")),
+                    None => return Err(refused(name, "is listed in no result")),
+                }
+            }
+            _ => return Err(refused(name, "does not belong into the export of a run")),
+        }
+        Ok(())
+    }
+
+    /// Writes a file of a result and gives the digest of what was written.
+    fn write(&self, digest: Digest, path: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<Digest> {
+        // `path` is a key of a tree whose names all stay inside.
+        let path = self.folder.join(digest.to_string()).join(path);
+        let writing = || format!("cannot write `{}`", path.display());
+        path.parent().map_or(Ok(()), fs::create_dir_all).doing(writing)?;
+        let mut file = File::create_new(&path).doing(writing)?;
+        let mut hasher = blake3::Hasher::new();
+        let (mut block, mut left) = (vec![0; 1 << 16], size);
+        while left > 0 {
+            let most = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = bytes.read(&mut block[..most]).map_err(damaged)?;
+            if read == 0 {
+                return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
+            }
+            hasher.update(&block[..read]);
+            file.write_all(&block[..read]).doing(writing)?;
+            left -= read as u64;
+        }
+        file.set_permissions(fs::Permissions::from_mode(if runs { 0o755 } else { 0o644 })).doing(writing)?;
+        Ok(Digest(*hasher.finalize().as_bytes()))
+    }
+
+    /// That nothing is missing.
+    fn whole(&self) -> Result<()> {
+        let Some(about) = &self.about else { return Err(Error::new("it is not the export of a run")) };
+        if self.log.is_empty() {
+            return Err(Error::new("it has no log of the run"));
+        }
+        if let Some(missing) = about.fingerprints.iter().find(|fingerprint| !self.keys.contains_key(fingerprint)) {
+            return Err(Error::new(format!("the record {missing} is missing")));
+        }
+        let known: BTreeSet<_> = self.keys.values().map(|record| record.digest).collect();
+        if let Some(missing) = known.iter().chain(&about.results).find(|digest| !self.trees.contains_key(digest)) {
+            return Err(Error::new(format!("the list of files of {missing} is missing")));
+        }
+        if let Some(extra) = self.keys.keys().find(|fingerprint| !about.fingerprints.contains(fingerprint)) {
+            return Err(refused(&format!("keys/{extra}.json"), "does not belong to the run"));
+        }
+        let files = |digest: &Digest| self.trees.get(digest).into_iter().flat_map(|tree| tree.0.keys());
+        let missing = about
+            .results
+            .iter()
+            .flat_map(|digest| files(digest).map(move |name| format!("store/{digest}/{name}")))
+            .find(|name| !self.names.contains(name));
+        missing.map_or(Ok(()), |missing| Err(Error::new(format!("`{missing}` is missing"))))
+    }
+}
+
+/// Whether a name is one that runs have: a day and a number.
+fn is_run(name: &str) -> bool {
+    let parts: Vec<_> = name.split('-').collect();
+    parts.len() == 4 && parts.iter().all(|part| !part.is_empty() && part.len() <= 9 && part.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn named(name: &str, digest: Option<&str>) -> Result<Digest> {
+    digest.and_then(|digest| serde_json::from_value(digest.into()).ok()).ok_or_else(|| refused(name, "is not named after a digest"))
+}
+
+fn json<T: DeserializeOwned>(name: &str, size: u64, bytes: &mut impl Read) -> Result<T> {
+    serde_json::from_slice(&small(name, size, bytes)?).map_err(|error| refused(name, &format!("cannot be read: {error}")))
+}
+
+fn small(name: &str, size: u64, bytes: &mut impl Read) -> Result<Vec<u8>> {
+    if size > LARGEST {
+        return Err(refused(name, "is larger than anything of its kind"));
+    }
+    let mut read = Vec::new();
+    bytes.take(size).read_to_end(&mut read).map_err(damaged)?;
+    if read.len() as u64 == size { Ok(read) } else { Err(damaged(io::ErrorKind::UnexpectedEof.into())) }
+}
+
+fn refused(name: &str, why: &str) -> Error {
+    Error::new(format!("its entry `{}` {why}", name.escape_debug())).advice("nothing was imported; ask for a new export of the run")
+}
+
+fn damaged(error: io::Error) -> Error {
+    Error::new(format!("it is damaged or cut short ({error})")).advice("nothing was imported; copy the file again")
+}
+
+fn put(tar: &mut Builder<impl Write>, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+    tar.append_data(&mut header(mode, bytes.len() as u64), name, bytes).doing(|| format!("cannot add `{name}`"))
+}
+
+/// Owner and time are nobody's and never's: the same content makes the same archive.
+fn header(mode: u32, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+/// Removes a temporary file unless it was renamed away.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,197 @@
+//! What is kept, how large it is, and how it goes away again.
+//!
+//! Records (`keys/`, `trees/`) and logs stay: they are small, and every question about the past is answered from them.
+
+use super::files::Safety;
+use super::{Last, Record, Store, files, names};
+use crate::cache::content::{Content, Links};
+use crate::cache::fingerprint::Fingerprint;
+use crate::cache::stat_cache::StatIndex;
+use crate::error::{Doing, Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use voxpipe_io::digest::Digest;
+
+/// A file that stages would compute again.
+#[derive(Debug)]
+pub struct CacheFile {
+    path: PathBuf,
+    /// How large it is.
+    pub bytes: u64,
+    /// When it was used last, as far as the file system tells.
+    used: SystemTime,
+}
+
+impl Store {
+    /// The digests of all results that are kept.
+    pub fn results(&self) -> Result<Vec<Digest>> {
+        Ok(names(&self.dir.join("store"))?.iter().filter_map(|name| digest(name)).collect())
+    }
+
+    /// Every record there is, whether its result is still kept or not.
+    pub fn records(&self) -> Result<BTreeMap<Fingerprint, Record>> {
+        let names = names(&self.dir.join("keys"))?;
+        let fingerprints = names.iter().filter_map(|name| digest(name.strip_suffix(".json")?).map(Fingerprint));
+        Ok(fingerprints.filter_map(|fingerprint| Some((fingerprint, self.record(fingerprint)?))).collect())
+    }
+
+    /// What is remembered of every step of every pipeline.
+    pub fn lasts(&self) -> Result<Vec<Arc<Last>>> {
+        let folder = self.dir.join("last");
+        let logs = names(&folder)?.into_iter().filter(|name| name.ends_with(".jsonl"));
+        Ok(logs.flat_map(|name| self.lasts.all(&folder.join(name), self.lock.is_some())).collect())
+    }
+
+    /// How large a result is, in bytes.
+    pub fn bytes_of(&self, digest: Digest) -> u64 {
+        bytes(&self.result(digest))
+    }
+
+    /// The scratch folders of stages that did not end, with their sizes in bytes.
+    pub fn unfinished(&self) -> Result<BTreeMap<Fingerprint, u64>> {
+        let work = self.dir.join("work");
+        let found = names(&work)?;
+        Ok(found.iter().filter_map(|name| Some((Fingerprint(digest(name)?), bytes(&work.join(name))))).collect())
+    }
+
+    /// The files that stages would compute again, the one used longest ago first.
+    pub fn cache_files(&self) -> Vec<CacheFile> {
+        let mut files = Vec::new();
+        walk(&self.cache(), &mut |path, meta| {
+            let used = [meta.accessed(), meta.modified()].into_iter().flatten().max().unwrap_or(UNIX_EPOCH);
+            files.push(CacheFile { path, bytes: meta.len(), used });
+        });
+        files.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
+        files
+    }
+
+    /// How many bytes each part of the state takes.
+    pub fn usage(&self) -> Vec<(&'static str, u64)> {
+        let part = |folders: &[&str]| folders.iter().map(|folder| bytes(&self.dir.join(folder))).sum();
+        vec![
+            ("results", part(&["store"])),
+            ("cache", part(&["cache"])),
+            ("unfinished", part(&["work"])),
+            ("records", part(&["keys", "trees", "last", "runs", "pins", "stat.idx"])),
+            ("damaged", part(&["damaged"])),
+            ("repetitions", part(&["repro"])),
+            ("trash", part(&["trash"])),
+        ]
+    }
+
+    /// Removes a result. Its record stays, so that it is still known what it was made of.
+    pub fn remove_result(&self, digest: Digest) -> Result<()> {
+        self.writing()?;
+        self.throw_away(&self.result(digest))
+    }
+
+    /// Removes what a stage that did not end left to go on from.
+    pub fn remove_unfinished(&self, fingerprint: Fingerprint) -> Result<()> {
+        self.writing()?;
+        self.throw_away(&self.dir.join("work").join(fingerprint.to_string()))
+    }
+
+    /// Removes a file that stages would compute again.
+    pub fn remove_cached(&self, file: &CacheFile) -> Result<()> {
+        self.writing()?;
+        fs::remove_file(&file.path).doing(|| format!("cannot remove `{}`", file.path.display()))
+    }
+
+    /// Moves a folder out of sight in one step and then removes it: whoever is killed meanwhile leaves no half of it.
+    fn throw_away(&self, folder: &Path) -> Result<()> {
+        let trash = self.dir.join("trash");
+        let removing = || format!("cannot remove `{}`", folder.display());
+        fs::create_dir_all(&trash).doing(removing)?;
+        let gone = trash.join(folder.file_name().unwrap_or_default());
+        files::remove_folder(&gone)?;
+        fs::rename(folder, &gone).doing(removing)?;
+        files::remove_folder(&trash)
+    }
+
+    /// Removes what was being removed when the program was killed.
+    pub fn empty_trash(&self) -> Result<()> {
+        self.writing()?;
+        files::remove_folder(&self.dir.join("trash"))
+    }
+
+    /// Reads every byte of a result, whatever is known of its files, and says what is wrong with it, if anything.
+    pub fn verify(&self, digest: Digest) -> Option<String> {
+        let listed = self.tree(digest);
+        match (Content::read(&self.result(digest), &StatIndex::default(), Links::Refuse), listed) {
+            (Ok(Content::Folder(found)), _) if found.digest() == digest => None,
+            (Ok(Content::Folder(found)), Some(listed)) => Some(listed.changes(&found).sentence()),
+            (Ok(Content::Folder(_)), None) => Some("its files are not those it is named after".to_owned()),
+            (Ok(_), _) => Some("it is gone".to_owned()),
+            (Err(error), _) => Some(error.message),
+        }
+    }
+
+    /// Moves a damaged result aside, so that the next run makes it again: gives its new place.
+    pub fn set_aside(&self, digest: Digest) -> Result<PathBuf> {
+        self.writing()?;
+        let place = self.dir.join("damaged").join(digest.to_string());
+        let moving = || format!("cannot set `{}` aside", self.result(digest).display());
+        files::remove_folder(&place)?;
+        fs::create_dir_all(self.dir.join("damaged")).and_then(|()| fs::rename(self.result(digest), &place)).doing(moving)?;
+        Ok(place)
+    }
+
+    /// The runs whose results stay whatever happens.
+    pub fn pins(&self) -> Result<BTreeSet<String>> {
+        Ok(names(&self.dir.join("pins"))?.into_iter().filter(|name| !name.starts_with('.')).collect())
+    }
+
+    /// Keeps the results of a run until it is unpinned.
+    pub fn pin(&self, run: &str) -> Result<()> {
+        self.writing()?;
+        files::replace(&self.dir.join("pins").join(run), b"", Safety::Durable)
+    }
+
+    /// Lets the results of a run go again. Whether it was pinned.
+    pub fn unpin(&self, run: &str) -> Result<bool> {
+        self.writing()?;
+        let pinned = self.pins()?.contains(run);
+        if pinned {
+            let pin = self.dir.join("pins").join(run);
+            fs::remove_file(&pin).doing(|| format!("cannot remove `{}`", pin.display()))?;
+        }
+        Ok(pinned)
+    }
+
+    /// Nothing is removed behind the back of a run.
+    fn writing(&self) -> Result<()> {
+        if self.lock.is_some() { Ok(()) } else { Err(Error::new(format!("`{}` was opened for looking only", self.dir.display()))) }
+    }
+}
+
+fn digest(name: &str) -> Option<Digest> {
+    serde_json::from_value(name.into()).ok()
+}
+
+/// How much room a file or a folder takes; what has several names is counted once.
+fn bytes(path: &Path) -> u64 {
+    let mut seen = BTreeSet::new();
+    let mut sum = 0;
+    walk(path, &mut |_, meta| {
+        if seen.insert((meta.dev(), meta.ino())) {
+            sum += meta.len();
+        }
+    });
+    sum
+}
+
+/// Visits all files. What cannot be read, or goes away meanwhile, takes no room.
+fn walk(path: &Path, visit: &mut impl FnMut(PathBuf, fs::Metadata)) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    if meta.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            walk(&entry.path(), visit);
+        }
+    } else {
+        visit(path.to_owned(), meta);
+    }
+}

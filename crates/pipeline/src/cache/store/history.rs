@@ -1,0 +1,244 @@
+//! What was tried and done last, step by step: the memory behind `why`.
+//!
+//! One log a pipeline, to which every try adds a line; of a step its newest line counts, and its newest line that tells of a result. To add a
+//! line takes a fraction of the time that a file for each step does. A line that was cut off is passed over. A log that holds much
+//! more than what counts is written anew when it is read for a run.
+
+use super::files::Safety;
+use super::{End, Last, Store, Try, disk, file_name, files};
+use crate::cache::file_stat::Stamp;
+use crate::cache::fingerprint::Ingredients;
+use crate::error::{Doing, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The logs that were read so far, by their paths.
+#[derive(Debug, Default)]
+pub(super) struct Lasts(Mutex<BTreeMap<PathBuf, Log>>);
+
+#[derive(Debug, Default)]
+struct Log {
+    steps: BTreeMap<String, Arc<Last>>,
+    /// What the file was when it was read.
+    read: Option<Stamp>,
+}
+
+/// A line of the log.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    stage: String,
+    tried: Try,
+    /// What went into the result, if this try kept one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    done: Option<Ingredients>,
+}
+
+/// A log may hold this much more than what counts, in bytes and as a factor, before it is written anew.
+const SPARE: (usize, usize) = (64 << 10, 3);
+
+impl Store {
+    /// What is remembered of a step.
+    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Arc<Last>> {
+        let path = self.lasts_path(pipeline);
+        self.watch(&path);
+        self.lasts.of(&path, stage, self.lock.is_some())
+    }
+
+    /// Remembers how a try at a step went, and what went into the result if it kept one.
+    pub fn remember(&self, pipeline: &str, stage: &str, tried: Try, done: Option<Ingredients>) -> Result<()> {
+        let (path, fingerprint) = (self.lasts_path(pipeline), tried.fingerprint);
+        // That it is done must not be known before the record is.
+        let later = tried.end == End::Done;
+        let line = self.lasts.note(&path, stage, tried, done)?;
+        let now = if later { self.group.after(fingerprint, path, line) } else { Some((path, line)) };
+        now.map_or(Ok(()), |(path, line)| self.lasts.write(&path, [&line[..]]))
+    }
+
+    fn lasts_path(&self, pipeline: &str) -> PathBuf {
+        self.dir.join("last").join(format!("{}.jsonl", file_name(pipeline)))
+    }
+}
+
+impl Lasts {
+    /// What the log at `path` says of a step. `ours` if nobody but this process writes it: then it is read once.
+    pub(super) fn of(&self, path: &Path, stage: &str, ours: bool) -> Option<Arc<Last>> {
+        self.log(path, ours, |log| log.steps.get(stage).cloned())
+    }
+
+    /// What the log at `path` says of every step.
+    pub(super) fn all(&self, path: &Path, ours: bool) -> Vec<Arc<Last>> {
+        self.log(path, ours, |log| log.steps.values().cloned().collect())
+    }
+
+    /// Takes note of a try, and gives the line that [`Lasts::write`] puts into the log.
+    pub(super) fn note(&self, path: &Path, stage: &str, tried: Try, done: Option<Ingredients>) -> Result<Vec<u8>> {
+        let line = Line { stage: stage.to_owned(), tried, done };
+        let bytes = serde_json::to_vec(&line)?;
+        self.log(path, true, |log| log.take(line));
+        Ok(bytes)
+    }
+
+    /// Adds lines to the log at `path`.
+    pub(super) fn write<'a>(&self, path: &Path, lines: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            // What a run that was killed had begun to write stays a line of its own.
+            bytes.push(b'\n');
+            bytes.extend_from_slice(line);
+        }
+        bytes.push(b'\n');
+        let _one_at_a_time = self.lock();
+        let writing = || format!("cannot write `{}`", path.display());
+        disk::make_folder(path.parent().unwrap_or(Path::new("."))).doing(writing)?;
+        disk::append(path, &bytes).doing(writing)
+    }
+
+    fn log<T>(&self, path: &Path, ours: bool, ask: impl FnOnce(&mut Log) -> T) -> T {
+        let mut logs = self.lock();
+        // While nothing is known of it, or somebody else may have written to it.
+        let known = logs.get(path).is_some_and(|log| ours || log.read == Stamp::at(path));
+        if !known {
+            logs.insert(path.to_owned(), Log::read(path, ours));
+        }
+        ask(logs.entry(path.to_owned()).or_default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Log>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    fn read(path: &Path, ours: bool) -> Self {
+        let mut log = Self { steps: BTreeMap::new(), read: Stamp::at(path) };
+        let bytes = fs::read(path).unwrap_or_default();
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            if let Ok(line) = serde_json::from_slice(line) {
+                log.take(line);
+            }
+        }
+        if ours && bytes.len() > SPARE.0 {
+            let short = log.short();
+            if bytes.len() > SPARE.0 + SPARE.1 * short.len() {
+                // All of a pipeline's memory is in it, and without this it can be read as it is.
+                let _ = files::replace(path, &short, Safety::Durable);
+            }
+        }
+        log
+    }
+
+    fn take(&mut self, line: Line) {
+        let Line { stage, tried, done } = line;
+        match self.steps.entry(stage) {
+            Entry::Vacant(place) => _ = place.insert(Arc::new(Last { tried, done })),
+            Entry::Occupied(mut place) => {
+                // Changed where it is: what went into a result may be a long list.
+                let last = Arc::make_mut(place.get_mut());
+                last.tried = tried;
+                last.done = done.or(last.done.take());
+            }
+        }
+    }
+
+    /// What counts, as lines.
+    fn short(&self) -> Vec<u8> {
+        let lines = self.steps.iter().filter_map(|(stage, last)| {
+            let line = Line { stage: stage.clone(), tried: last.tried.clone(), done: last.done.clone() };
+            Some([serde_json::to_vec(&line).ok()?, vec![b'\n']].concat())
+        });
+        lines.flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::fingerprint::{Fingerprint, Known};
+    use voxpipe_io::digest::Digest;
+
+    fn tried(run: &str, end: End) -> Try {
+        Try { run: run.to_owned(), fingerprint: Fingerprint(Digest::of(run.as_bytes())), end }
+    }
+
+    fn ingredients(seed: u64) -> Ingredients {
+        Ingredients {
+            kind: "command".into(),
+            version: 1,
+            settings: serde_json::json!({ "run": ["true"] }),
+            inputs: BTreeMap::new(),
+            sources: vec![],
+            seed,
+            numerics: None,
+            pipeline: None,
+            known: Known::default(),
+        }
+    }
+
+    #[test]
+    fn the_newest_try_and_the_newest_result_are_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("last/p.jsonl");
+        let lasts = Lasts::default();
+        let add = |stage: &str, run: &str, end: End, done| {
+            let line = lasts.note(&path, stage, tried(run, end), done).unwrap();
+            lasts.write(&path, [&line[..]]).unwrap();
+        };
+        assert!(lasts.of(&path, "a", true).is_none());
+        add("a", "1", End::Done, Some(ingredients(1)));
+        add("b", "1", End::Begun, None);
+        add("a", "2", End::Failed { message: "no".into() }, None);
+        let expected = Last { tried: tried("2", End::Failed { message: "no".into() }), done: Some(ingredients(1)) };
+        for (who, reader) in [("who wrote it", &lasts), ("who comes later", &Lasts::default())] {
+            assert_eq!(*reader.of(&path, "a", true).unwrap(), expected, "{who}");
+            assert_eq!(reader.of(&path, "b", true).unwrap().done, None, "{who}");
+            assert_eq!(reader.all(&path, true).len(), 2, "{who}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_costs_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.jsonl");
+        let line = |run: &str| Lasts::default().note(&path, run, tried(run, End::Begun), None).unwrap();
+        let lasts = Lasts::default();
+        lasts.write(&path, [&line("1")[..], &line("2")[..4]]).unwrap();
+        fs::write(&path, fs::read(&path).unwrap().trim_ascii_end()).unwrap();
+        lasts.write(&path, [&line("3")[..]]).unwrap();
+        let stages = |lasts: &Lasts| ["1", "2", "3"].map(|stage| lasts.of(&path, stage, true).is_some());
+        assert_eq!(stages(&Lasts::default()), [true, false, true]);
+    }
+
+    #[test]
+    fn whoever_only_looks_sees_what_others_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.jsonl");
+        let (writer, reader) = (Lasts::default(), Lasts::default());
+        for run in ["1", "2", "3"] {
+            let line = writer.note(&path, "a", tried(run, End::Begun), None).unwrap();
+            writer.write(&path, [&line[..]]).unwrap();
+            assert_eq!(reader.of(&path, "a", false).unwrap().tried.run, run);
+        }
+    }
+
+    #[test]
+    fn a_log_stays_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.jsonl");
+        let mut longest = 0;
+        for run in 0..30 {
+            let lasts = Lasts::default();
+            for stage in 0..50 {
+                let line = lasts.note(&path, &format!("s{stage}"), tried(&run.to_string(), End::Done), Some(ingredients(run))).unwrap();
+                lasts.write(&path, [&line[..]]).unwrap();
+            }
+            longest = longest.max(fs::metadata(&path).unwrap().len());
+        }
+        let counts: usize = Log::read(&path, false).short().len();
+        assert!(longest as usize <= SPARE.0 + (SPARE.1 + 1) * counts, "{longest} bytes, of which {counts} count");
+        assert!(Lasts::default().all(&path, false).iter().all(|last| last.tried.run == "29" && last.done == Some(ingredients(29))));
+    }
+}

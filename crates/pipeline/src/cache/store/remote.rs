@@ -1,0 +1,162 @@
+//! A folder that a team shares: results by fingerprint, made by anybody, taken by everybody.
+//!
+//! `FOLDER/voxpipe-1/` has `store/`, `trees/` and `keys/` as a project has them. What is taken is copied into the project and hashed
+//! there: a result that is not what its name says is refused. Which result belongs to a fingerprint is believed to whoever may write
+//! to the folder.
+
+use super::files::Safety;
+use super::{Record, Store, files, parse};
+use crate::cache::content::Tree;
+use crate::cache::fingerprint::Fingerprint;
+use crate::error::{Doing, Error, Result};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use voxpipe_io::digest::Digest;
+
+/// The shared folder of a project.
+#[derive(Debug)]
+pub(super) struct Shared {
+    dir: PathBuf,
+    read_only: bool,
+    /// What was no good when it was to be taken.
+    refused: Mutex<BTreeSet<Fingerprint>>,
+}
+
+/// The version of its layout, as a folder of its own.
+const LAYOUT: &str = "voxpipe-1";
+
+impl Store {
+    /// The same state, with a folder to share results in, which has to be there.
+    #[must_use]
+    pub fn sharing(mut self, folder: &Path, read_only: bool) -> Self {
+        self.shared = Some(Shared { dir: folder.join(LAYOUT), read_only, refused: Mutex::default() });
+        self
+    }
+
+    /// Whether there is a folder to share results in.
+    pub fn shares(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Whether a result is kept here.
+    pub fn keeps(&self, digest: Digest) -> bool {
+        self.result(digest).is_dir()
+    }
+
+    /// The record of a result that could be taken from the shared folder.
+    pub fn lent(&self, fingerprint: Fingerprint) -> Option<Record> {
+        let shared = self.shared.as_ref()?;
+        if shared.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(&fingerprint) {
+            return None;
+        }
+        let record: Record = parse(&shared.dir.join("keys").join(format!("{fingerprint}.json")))?;
+        let whole = record.ingredients.fingerprint() == fingerprint && shared.tree(record.digest).is_some();
+        (whole && shared.result(record.digest).is_dir()).then_some(record)
+    }
+
+    /// Takes a result from the shared folder if it is there and not here. Whether it did.
+    pub fn borrow(&self, fingerprint: Fingerprint) -> Result<bool> {
+        let Some(shared) = &self.shared else { return Ok(false) };
+        if self.record(fingerprint).is_some_and(|record| self.keeps(record.digest)) {
+            return Ok(false);
+        }
+        let Some(record) = self.lent(fingerprint) else { return Ok(false) };
+        let taken = self.take(shared, fingerprint, &record);
+        if taken.is_err() {
+            shared.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(fingerprint);
+        }
+        taken.map(|()| true)
+    }
+
+    fn take(&self, shared: &Shared, fingerprint: Fingerprint, record: &Record) -> Result<()> {
+        let from = shared.result(record.digest);
+        if !self.keeps(record.digest) {
+            let tree = shared.tree(record.digest).unwrap_or_default();
+            let space = self.workspace(fingerprint, "shared", 0, false)?;
+            let kept = copy(&tree, &from, &space.out).and_then(|()| self.keep(&space));
+            match kept {
+                Ok(digest) if digest == record.digest => {}
+                Ok(digest) => {
+                    files::remove_folder(&self.result(digest))?;
+                    return Err(Error::new(format!("`{}` is damaged, its files are not those it is named after", from.display()))
+                        .advice("remove it; somebody's next run puts a whole one there"));
+                }
+                Err(error) => {
+                    self.discard(&space)?;
+                    return Err(error);
+                }
+            }
+        }
+        self.commit(record)
+    }
+
+    /// Puts a result into the shared folder, unless it may only be read from.
+    pub fn lend(&self, record: &Record) -> Result<()> {
+        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.read_only) else { return Ok(()) };
+        let Some(tree) = self.tree(record.digest) else { return Ok(()) };
+        let place = shared.result(record.digest);
+        if !place.is_dir() {
+            let giving = || format!("cannot share in `{}`", place.display());
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+            let unfinished = shared.dir.join("unfinished").join(format!("{}-{}-{now}", record.digest.short(), std::process::id()));
+            let copied = copy(&tree, &self.result(record.digest), &unfinished)
+                .and_then(|()| files::seal(&unfinished))
+                .and_then(|()| files::sync_tree(&unfinished))
+                .and_then(|()| fs::create_dir_all(shared.dir.join("store")).doing(giving))
+                .and_then(|()| match fs::rename(&unfinished, &place) {
+                    // Somebody else was faster, with the same bytes.
+                    Err(_) if place.is_dir() => Ok(()),
+                    renamed => renamed.doing(giving),
+                });
+            files::remove_folder(&unfinished)?;
+            let _ = fs::remove_dir(shared.dir.join("unfinished"));
+            copied?;
+            files::sync(&shared.dir.join("store"))?;
+        }
+        files::replace(&shared.listing(record.digest), &serde_json::to_vec(&tree)?, Safety::Durable)?;
+        let key = shared.dir.join("keys").join(format!("{}.json", record.ingredients.fingerprint()));
+        files::replace(&key, &serde_json::to_vec(record)?, Safety::Durable)
+    }
+}
+
+impl Shared {
+    fn result(&self, digest: Digest) -> PathBuf {
+        self.dir.join("store").join(digest.to_string())
+    }
+
+    fn listing(&self, digest: Digest) -> PathBuf {
+        self.dir.join("trees").join(format!("{digest}.json"))
+    }
+
+    /// The files of a result; others may have written the list, so no name in it may lead elsewhere.
+    fn tree(&self, digest: Digest) -> Option<Tree> {
+        let tree: Tree = parse(&self.listing(digest))?;
+        (tree.digest() == digest && tree.0.keys().all(|name| stays_inside(name))).then_some(tree)
+    }
+}
+
+/// Whether a relative path stays in the folder it starts from.
+pub(super) fn stays_inside(name: &str) -> bool {
+    !name.is_empty()
+        && !name.ends_with('/')
+        && !name.contains('\0')
+        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn copy(tree: &Tree, from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).doing(|| format!("cannot make `{}`", to.display()))?;
+    for name in tree.0.keys() {
+        let (from, to) = (from.join(name), to.join(name));
+        let copying = || format!("cannot copy `{}`", from.display());
+        to.parent().map_or(Ok(()), fs::create_dir_all).doing(copying)?;
+        // A link would be followed to whatever it names on this machine.
+        if !fs::symlink_metadata(&from).doing(copying)?.is_file() {
+            return Err(Error::new(format!("`{}` is not a file", from.display())));
+        }
+        fs::copy(&from, &to).doing(copying)?;
+    }
+    Ok(())
+}

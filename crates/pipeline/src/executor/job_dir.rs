@@ -1,0 +1,316 @@
+//! The folder of a job: what is to be done, and what it says while it is done.
+//!
+//! ```text
+//! task.json      what is to be done; no secret is in it
+//! id             what the job is called where it runs
+//! told.jsonl     the stage's events as they happen; the last line says how it ended
+//! out/           the result
+//! job.sh, job.log
+//! ```
+//!
+//! The runner writes the first, the job the others. Everything the job says is in one file that is there before the job begins: a network
+//! file system may hide a new file for a minute, but shows the end of an old one.
+
+use super::{Clock, Limits};
+use crate::artifact::Artifact;
+use crate::error::{Doing, Error, Exit, Failure, Result};
+use crate::events::jsonl::JsonLines;
+use crate::events::reporter::{Reporter, fan_out};
+use crate::events::{Emitter, jsonl};
+use crate::process::liveness_lock::JOB;
+use crate::stage::{AnyStage, Context, Entry, Made, Outcome};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// What a job does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// The kind of work.
+    pub kind: String,
+    /// Its version.
+    pub version: u32,
+    /// Its settings, defaults filled in.
+    pub settings: Value,
+    /// Precision and device class its result is recorded under.
+    pub numerics: Option<String>,
+    /// The run's id.
+    pub run: String,
+    /// See [`Context::stage`].
+    pub stage: String,
+    /// See [`Context::pipeline`].
+    pub pipeline: String,
+    /// See [`Context::root`].
+    pub root: PathBuf,
+    /// See [`Context::seed`].
+    pub seed: u64,
+    /// See [`Context::inputs`].
+    pub inputs: BTreeMap<String, Vec<Artifact>>,
+    /// See [`Context::sources`].
+    pub sources: BTreeMap<String, Vec<PathBuf>>,
+    /// See [`Context::upstream`].
+    #[serde(default)]
+    pub upstream: BTreeMap<String, Value>,
+    /// See [`Context::scratch`].
+    pub scratch: PathBuf,
+    /// See [`Context::cache`].
+    pub cache: PathBuf,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+    /// How long it may say nothing.
+    pub stall: Option<Duration>,
+}
+
+/// How a job ended, as its last line says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ended", rename_all = "kebab-case")]
+pub enum Ended {
+    /// The result is in `out/`.
+    Done {
+        /// See [`Made::summary`].
+        summary: String,
+        /// See [`Made::metrics`].
+        metrics: BTreeMap<String, f64>,
+        /// See [`Made::facts`].
+        facts: BTreeMap<String, Value>,
+    },
+    /// A person has to do something first.
+    Parked {
+        /// How much is there.
+        have: u64,
+        /// How much is needed.
+        need: u64,
+        /// What to do.
+        message: String,
+    },
+    /// It failed, or was interrupted.
+    Failed {
+        /// What happened.
+        message: String,
+        /// What to do.
+        advice: Option<String>,
+        /// The exit code that becomes.
+        exit: u8,
+        /// What kind of failure it is.
+        failure: Failure,
+    },
+}
+
+/// A job's folder.
+#[derive(Clone, Debug)]
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    /// The folder of a stage's job.
+    pub fn of(cx: &Context) -> Self {
+        Self(cx.scratch.join(JOB))
+    }
+
+    /// Where the result is.
+    pub fn out(&self) -> PathBuf {
+        self.0.join("out")
+    }
+
+    /// What the job says.
+    pub fn told(&self) -> PathBuf {
+        self.0.join("told.jsonl")
+    }
+
+    /// What is printed beside that.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("job.log")
+    }
+
+    /// Makes the folder anew for a task.
+    pub fn make(&self, task: &Task) -> Result<()> {
+        self.remove()?;
+        let making = || format!("cannot make the job's folder `{}`", self.0.display());
+        fs::create_dir_all(self.out()).doing(making)?;
+        fs::write(self.told(), "").doing(making)?;
+        // Written last: a folder without it is none.
+        let (path, aside) = (self.0.join("task.json"), self.0.join(".task.json"));
+        fs::write(&aside, serde_json::to_vec_pretty(task)?).doing(making)?;
+        fs::rename(aside, path).doing(making)
+    }
+
+    /// The task, if the folder is whole.
+    pub fn task(&self) -> Option<Task> {
+        serde_json::from_slice(&fs::read(self.0.join("task.json")).ok()?).ok()
+    }
+
+    /// Notes what the job is called where it runs.
+    pub fn note(&self, id: &str) -> Result<()> {
+        let (path, aside) = (self.0.join("id"), self.0.join(".id"));
+        fs::write(&aside, id).and_then(|()| fs::rename(aside, path)).doing(|| format!("cannot note job {id} in `{}`", self.0.display()))
+    }
+
+    /// What the job is called where it runs, if that was noted.
+    pub fn id(&self) -> Option<String> {
+        fs::read_to_string(self.0.join("id")).ok().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty())
+    }
+
+    /// The last lines of what was printed.
+    pub fn last_words(&self) -> Vec<String> {
+        let text = fs::read(self.log()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(10)..].iter().map(|line| (*line).to_owned()).collect()
+    }
+
+    /// Moves the result to where the runner wants it.
+    pub fn hand_over(&self, out: &Path) -> Result<()> {
+        let moving = || format!("cannot take the result from `{}`", self.out().display());
+        match fs::remove_dir(out) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing(moving),
+            _ => fs::rename(self.out(), out).doing(moving),
+        }
+    }
+
+    /// Clears away a job of an earlier run that has ended, or says that it may go on: a stage has one scratch folder, and only one may work in it.
+    pub fn settle(&self) -> Result<()> {
+        if self.task().is_none() || matches!(Follower::of(self).tell(&Emitter::silent()), Ok(Some(_))) {
+            return self.remove();
+        }
+        let id = self.id().map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
+        Err(Error::new(format!("{id}, submitted by an earlier run for this stage, may still go on"))
+            .exit(Exit::Locked)
+            .advice(format!("run the stage there once more, or cancel the job and remove `{}`", self.0.display())))
+    }
+
+    /// Removes the folder, if it is there.
+    pub fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).doing(|| format!("cannot remove the job's folder `{}`", self.0.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Ended {
+    /// How a stage ended, for its last line.
+    pub fn of(outcome: &Result<Outcome>) -> Self {
+        match outcome.clone() {
+            Ok(Outcome::Done(Made { summary, metrics, facts })) => Self::Done { summary, metrics, facts },
+            Ok(Outcome::Parked { have, need, message }) => Self::Parked { have, need, message },
+            Err(Error { message, advice, exit, failure }) => Self::Failed { message, advice, exit: exit as u8, failure },
+        }
+    }
+
+    /// What the stage said.
+    pub fn outcome(self) -> Result<Outcome> {
+        match self {
+            Self::Done { summary, metrics, facts } => Ok(Outcome::Done(Made { summary, metrics, facts })),
+            Self::Parked { have, need, message } => Ok(Outcome::Parked { have, need, message }),
+            Self::Failed { message, advice, exit, failure } => {
+                let known = [Exit::Usage, Exit::Environment, Exit::TimedOut, Exit::Interrupted];
+                let exit = known.into_iter().find(|known| *known as u8 == exit).unwrap_or(Exit::Failed);
+                Err(Error { exit, failure, message, advice })
+            }
+        }
+    }
+}
+
+/// Reads on in what a job says.
+#[derive(Debug)]
+pub struct Follower {
+    path: PathBuf,
+    read: u64,
+}
+
+impl Follower {
+    /// Begins at the first line.
+    pub fn of(folder: &Folder) -> Self {
+        Self { path: folder.told(), read: 0 }
+    }
+
+    /// Tells the events since the last time, and how the job ended if it has.
+    pub fn tell(&mut self, emitter: &Emitter) -> Result<Option<Ended>> {
+        let reading = || format!("cannot read `{}`", self.path.display());
+        let mut bytes = Vec::new();
+        let mut file = File::open(&self.path).doing(reading)?;
+        file.seek(SeekFrom::Start(self.read)).and_then(|_| file.read_to_end(&mut bytes)).doing(reading)?;
+        let mut ended = None;
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = bytes.drain(..=end).collect();
+            self.read += line.len() as u64;
+            match serde_json::from_slice(&line) {
+                Ok(last) => ended = Some(last),
+                Err(_) => jsonl::parse(&line)
+                    .map_err(|error| error.context(self.path.display()))?
+                    .into_iter()
+                    .for_each(|line| emitter.emit(line.event)),
+            }
+        }
+        Ok(ended)
+    }
+}
+
+/// Does the work a folder describes, where the job runs; `asked` is set when it should stop.
+pub fn carry_out(folder: &Folder, registry: &[&dyn Entry], asked: Arc<AtomicBool>) -> Result<()> {
+    let task = folder.task().ok_or_else(|| {
+        Error::new(format!("`{}` is not the folder of a job", folder.0.display()))
+            .exit(Exit::Usage)
+            .advice("this command is started by `voxpipe run` where a stage runs elsewhere")
+    })?;
+    let told = folder.told();
+    let writing = || format!("cannot write `{}`", told.display());
+    let open = || File::options().append(true).open(&told).doing(writing);
+    let log: Box<dyn Reporter> = Box::new(JsonLines::new(open()?, told.display().to_string(), &task.run));
+    let clock = Clock::new(Limits { timeout: task.timeout, stall: task.stall }, asked);
+    let emitter = clock.listen(fan_out(vec![log]));
+    let outcome = stage(&task, registry).and_then(|stage| {
+        let cx = Context {
+            stage: task.stage,
+            pipeline: task.pipeline,
+            root: task.root,
+            seed: task.seed,
+            inputs: task.inputs,
+            sources: Arc::new(task.sources),
+            upstream: task.upstream,
+            out: folder.out(),
+            scratch: task.scratch,
+            cache: task.cache,
+            cards: Vec::new(),
+            leash: None,
+            emitter,
+            stop: clock.stop(),
+        };
+        clock.mind(|| stage.run(&cx))
+    });
+    let mut line = serde_json::to_vec(&Ended::of(&outcome))?;
+    line.push(b'\n');
+    let mut file = open()?;
+    file.write_all(&line).and_then(|()| file.sync_all()).doing(writing)
+}
+
+/// The stage of a task, if this program would make of it what the submitting one recorded.
+fn stage(task: &Task, registry: &[&dyn Entry]) -> Result<Box<dyn AnyStage>> {
+    let other = |what: String| {
+        Error::new(format!("the voxpipe on this node is not the one that submitted the job: {what}"))
+            .exit(Exit::Environment)
+            .advice("let `program` in `[slurm]` name the same version")
+    };
+    let entry = registry.iter().find(|entry| entry.kind() == task.kind).ok_or_else(|| other(format!("it knows no `{}`", task.kind)))?;
+    if entry.version() != task.version {
+        return Err(other(format!("its `{}` has version {}, not {}", task.kind, entry.version(), task.version)));
+    }
+    let stage = entry.restore(task.settings.clone())?;
+    let here = stage.numerics();
+    if here != task.numerics {
+        let name = |numerics: &Option<String>| numerics.clone().unwrap_or_else(|| "none".to_owned());
+        return Err(Error::new(format!("this node would compute in {}, and the run was planned in {}", name(&here), name(&task.numerics)))
+            .exit(Exit::Environment)
+            .advice(
+                "write the device into the stage's settings, `device = \"cuda\"` or `\"cpu\"`: `auto` means another one on each machine",
+            ));
+    }
+    Ok(stage)
+}

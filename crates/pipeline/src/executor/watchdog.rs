@@ -1,0 +1,149 @@
+//! An eye on a stage while it works: on the time it takes, on its silence, and on whoever asks it to stop.
+
+use crate::error::{Error, Exit, Failure, Result};
+use crate::events::Emitter;
+use crate::stage::Outcome;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often the watch looks.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// How long a stage may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub timeout: Option<Duration>,
+    /// Without a word.
+    pub stall: Option<Duration>,
+}
+
+/// The watch over one try at a stage.
+#[derive(Debug)]
+pub struct Clock {
+    /// How long it may take.
+    pub limits: Limits,
+    asked: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    heard: Arc<Mutex<Instant>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Late,
+    Silent,
+}
+
+impl Clock {
+    /// A watch; `asked` is set when the whole run should stop.
+    pub fn new(limits: Limits, asked: Arc<AtomicBool>) -> Self {
+        // Without limits there is nothing to watch: the stage looks at what the run is asked itself.
+        let stop = if limits == Limits::default() { Arc::clone(&asked) } else { Arc::default() };
+        Self { limits, asked, stop, heard: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    /// The flag the stage looks at.
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Whether the whole run should stop.
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// An emitter through which the watch hears the stage.
+    pub fn listen(&self, to: Emitter) -> Emitter {
+        if self.limits.stall.is_none() {
+            return to;
+        }
+        let heard = Arc::clone(&self.heard);
+        Emitter::new(move |event| {
+            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            to.emit(event);
+        })
+    }
+
+    /// Watches over some work. A panic in it becomes an error.
+    pub fn mind(&self, work: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+        let work = || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
+        if self.limits == Limits::default() {
+            return work();
+        }
+        let begun = Instant::now();
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+        let (tell, told) = channel::<()>();
+        let (outcome, over) = thread::scope(|scope| {
+            let watch = scope.spawn(move || {
+                let mut over = None;
+                while told.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
+                    if over.is_none() && !self.asked() {
+                        over = self.over(begun);
+                    }
+                    if over.is_some() || self.asked() {
+                        self.stop.store(true, Ordering::Relaxed);
+                    }
+                }
+                over
+            });
+            let outcome = work();
+            drop(tell);
+            (outcome, watch.join().unwrap_or_default())
+        });
+        match over {
+            Some(over) if outcome.is_err() && !self.asked() => Err(self.told(over)),
+            _ => outcome,
+        }
+    }
+
+    fn over(&self, begun: Instant) -> Option<Over> {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let past = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
+        if past(begun, self.limits.timeout) { Some(Over::Late) } else { past(heard, self.limits.stall).then_some(Over::Silent) }
+    }
+
+    fn told(&self, over: Over) -> Error {
+        let (limit, failure) = match over {
+            Over::Late => (self.limits.timeout, Failure::Timeout),
+            Over::Silent => (self.limits.stall, Failure::Stalled),
+        };
+        let limit = words(limit.unwrap_or_default());
+        let (message, name) = match over {
+            Over::Late => (format!("it took longer than its timeout of {limit}"), "timeout"),
+            Over::Silent => (format!("it said nothing for {limit}, so it counts as stuck"), "stall"),
+        };
+        Error::new(message)
+            .exit(Exit::TimedOut)
+            .failure(failure)
+            .advice(format!("run again to go on from its last checkpoint, or raise `{name}`"))
+    }
+}
+
+fn panicked(payload: &(dyn Any + Send)) -> Error {
+    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    let said = text.unwrap_or("no message");
+    let failure = Failure::of_panic(said);
+    match failure {
+        Failure::OutOfMemory => Error::new(format!("there is not enough memory: {said}"))
+            .advice("choose a smaller `batch_size` with more `gradient_accumulation`, or a smaller `precision`"),
+        Failure::LostDevice => Error::new(format!("the device gave up: {said}"))
+            .advice("run again to go on from the last checkpoint; if it happens again, look at the driver's log"),
+        _ => Error::new(format!("the stage panicked: {said}")).advice("this is a bug in voxpipe; please report it with the line above"),
+    }
+    .failure(failure)
+}
+
+/// A duration as one would write it.
+pub(crate) fn words(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        seconds if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        seconds => format!("{seconds} s"),
+    }
+}

@@ -1,0 +1,247 @@
+//! From a manifest to a pipeline: every stage's kind and settings, and every complaint on the way.
+
+use super::limits::Bound;
+use super::{Machines, Pipeline, Recovery, Resources, Retry, Step, derived_seed, limits};
+use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
+use crate::manifest::interpolate::{Substitution, Trail};
+use crate::manifest::{Header, Manifest, Recover, StageTable};
+use crate::stage::{AnyStage, Complaint, Entry};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Goes through a manifest and collects what there is to complain of.
+pub(super) struct Resolver<'a, 'f> {
+    pub(super) registry: &'a [&'a dyn Entry],
+    pub(super) text: &'a str,
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) found: &'f mut Vec<Diagnostic>,
+}
+
+/// A stage on its way to a [`Step`].
+pub(super) struct Draft<'t> {
+    pub(super) name: Spanned<String>,
+    pub(super) table: StageTable<'t>,
+    /// The kind, if `uses` names one.
+    pub(super) entry: Option<&'t dyn Entry>,
+    /// The stage, if its settings can be read.
+    pub(super) stage: Option<Box<dyn AnyStage>>,
+    /// Port → upstreams, as far as both exist.
+    pub(super) from: Vec<(Spanned<String>, Vec<Spanned<String>>)>,
+    pub(super) require: BTreeMap<String, Bound>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) stall: Option<Duration>,
+    pub(super) resources: Resources,
+    pub(super) retry: Retry,
+}
+
+impl<'a> Resolver<'a, '_> {
+    pub(super) fn pipeline(mut self, manifest: Manifest<'a>, file: &Path) -> Pipeline {
+        let Manifest { pipeline, params, mut stage, tracking, cache, resources, slurm, .. } = manifest;
+        let header = pipeline.unwrap_or_default();
+        self.header(&header);
+        let tracking = self.tracking(tracking);
+        let machines = self.machines(resources, slurm);
+        let cache = self.cache(cache);
+        let params = params.as_ref().map(Spanned::get_ref);
+
+        let mut names: Vec<Spanned<String>> = stage.keys().cloned().collect();
+        names.sort_by_key(|name| name.span().start);
+        let misspelt = self.found.iter().any(|other| other.hint.as_deref() == Some("did you mean `stage`?"));
+        if names.is_empty() && !misspelt && !self.found.iter().any(|other| other.message.starts_with("`stage")) {
+            self.found.push(Diagnostic::error(0..0, "the pipeline has no stages").hint("add a `[stage.NAME]` table with `uses = \"…\"`"));
+        }
+        let mut drafts: Vec<Draft<'a>> = Vec::new();
+        for name in names {
+            if let Some(table) = stage.remove(name.get_ref().as_str()) {
+                drafts.push(Draft {
+                    name,
+                    table,
+                    entry: None,
+                    stage: None,
+                    from: Vec::new(),
+                    require: BTreeMap::new(),
+                    timeout: None,
+                    stall: None,
+                    resources: Resources::default(),
+                    retry: Retry::default(),
+                });
+            }
+        }
+        for draft in &mut drafts {
+            self.name(&draft.name);
+            self.kind(draft);
+            self.settings(draft, params);
+            self.limits(draft, &machines);
+        }
+        self.edges(&mut drafts);
+        self.kinds_fit(&drafts);
+        let order = self.order(&drafts);
+
+        let mut drafts: Vec<Option<Draft<'a>>> = drafts.into_iter().map(Some).collect();
+        let in_order = order.into_iter().filter_map(|index| drafts.get_mut(index).and_then(Option::take));
+        let steps = in_order.filter_map(|draft| draft.into_step(header.seed)).collect();
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let root = match header.root.get_ref().as_str() {
+            "." if folder.as_os_str().is_empty() => PathBuf::from("."),
+            "." => folder.to_owned(),
+            root => folder.join(root),
+        };
+        Pipeline {
+            name: header.name.map(Spanned::into_inner).unwrap_or_default(),
+            root,
+            seed: header.seed,
+            steps,
+            tracking,
+            cache,
+            machines,
+        }
+    }
+
+    fn header(&mut self, header: &Header) {
+        if let Some(name) = header.name.as_ref().filter(|name| name.get_ref().trim().is_empty()) {
+            self.found.push(Diagnostic::error(name.span(), "the pipeline's name is empty"));
+        }
+        for value in header.name.iter().chain([&header.root]).filter(|value| value.get_ref().contains("${")) {
+            let message = format!("`${{…}}` is replaced only inside a stage's `with`, not in \"{}\"", value.get_ref());
+            self.found.push(Diagnostic::error(value.span(), message).hint("write the value itself"));
+        }
+    }
+
+    /// Stage names become folder names, keys of `--set` and labels in a graph.
+    fn name(&mut self, name: &Spanned<String>) {
+        let written = name.get_ref();
+        let fine = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
+        if written.is_empty() || !written.chars().all(fine) || written.starts_with('-') {
+            let message = format!("`{written}` cannot be the name of a stage");
+            self.found.push(Diagnostic::error(name.span(), message).hint("use letters, digits, `-` and `_`"));
+        }
+    }
+
+    fn kind(&mut self, draft: &mut Draft<'a>) {
+        let Some(uses) = draft.table.uses.as_ref() else { return };
+        draft.entry = self.registry.iter().copied().find(|entry| entry.kind() == uses.get_ref());
+        if draft.entry.is_none() {
+            let kinds = || self.registry.iter().map(|entry| entry.kind());
+            let unknown = Diagnostic::error(uses.span(), format!("no stage kind is called `{}`", uses.get_ref()));
+            self.found.push(unknown.maybe_hint(did_you_mean(uses.get_ref(), kinds())).note(format!("stage kinds: {}", list(kinds()))));
+        }
+    }
+
+    /// Lets the stage read its `with`.
+    fn settings(&mut self, draft: &mut Draft<'a>, params: Option<&DeTable<'a>>) {
+        let Some(entry) = draft.entry else { return };
+        let mut with = draft.table.with.take().unwrap_or_else(|| Spanned::new(draft.place(), DeTable::new()));
+        let ports = (entry.kind() == "command").then(|| {
+            let ports = draft.table.from.iter().flat_map(|from| from.get_ref().keys());
+            ports.map(|port| port.get_ref().as_str()).collect()
+        });
+        let mut trail = Trail::default();
+        Substitution { text: self.text, params, env: self.env, ports }.table(with.get_mut(), &mut trail);
+        let unresolved = !trail.found.is_empty();
+        self.found.append(&mut trail.found);
+
+        let mut complaints = match entry.parse(with.clone()) {
+            Ok(stage) => {
+                // A reference that leads nowhere still stands there as text, which the stage need not judge.
+                let complaints = if unresolved { Vec::new() } else { stage.check() };
+                draft.stage = Some(stage);
+                complaints.into_iter().map(|complaint| placed(complaint, &with)).collect()
+            }
+            Err(complaints) => complaints,
+        };
+        if unresolved {
+            complaints.retain(|complaint| !self.text.get(complaint.span.clone()).is_some_and(|written| written.contains("${")));
+        }
+        for complaint in &mut complaints {
+            if let Some(origin) = trail.origins.iter().find(|origin| origin.reference == complaint.span) {
+                *complaint = complaint.clone().related(origin.value.clone(), format!("the value of `params.{}`", origin.name));
+            }
+        }
+        self.found.append(&mut complaints);
+    }
+
+    /// Reads `timeout`, `stall`, `require`, `resources` and what follows a failure.
+    fn limits(&mut self, draft: &mut Draft<'a>, machines: &Machines) {
+        draft.timeout = draft.table.timeout.as_ref().and_then(|timeout| self.duration(timeout));
+        draft.stall = draft.table.stall.as_ref().and_then(|stall| self.duration(stall));
+        let table = &draft.table;
+        for (metric, bound) in &table.require {
+            match limits::bound(bound.get_ref()) {
+                Some(bound) => _ = draft.require.insert(metric.get_ref().clone(), bound),
+                None => self.found.push(
+                    Diagnostic::error(bound.span(), format!("\"{}\" is not a bound for `{}`", bound.get_ref(), metric.get_ref()))
+                        .hint("write \"< 0.15\", \"<= 0.15\", \"> 100\" or \">= 100\""),
+                ),
+            }
+        }
+        self.needs(draft, machines);
+        self.retry(draft);
+    }
+
+    /// Reads `retry` and `recover`. What `recover` would set has to be possible now: it is too late to learn that after the failure.
+    fn retry(&mut self, draft: &mut Draft<'a>) {
+        if let Some(retry) = draft.table.retry.take() {
+            draft.retry.times = retry.times.map(Spanned::into_inner);
+            draft.retry.on = retry.on.map(Spanned::into_inner).unwrap_or_default();
+            draft.retry.backoff = retry.backoff.as_ref().and_then(|backoff| self.duration(backoff));
+        }
+        let Some(recover) = draft.table.recover.take() else { return };
+        let span = recover.span();
+        for Recover { on, set } in recover.into_inner() {
+            let tried = draft.stage.as_ref().filter(|stage| stage.check().is_empty()).map(|stage| stage.changed(&set));
+            if set.is_empty() {
+                let nothing = Diagnostic::error(span.clone(), "an entry of `recover` sets nothing");
+                self.found.push(nothing.hint("write `set = { batch_size = \"/2\" }`, or use `retry`"));
+            } else if let Some(Err(error)) = tried {
+                self.found.push(Diagnostic::error(span.clone(), format!("`recover`: {}", error.message)));
+            }
+            draft.retry.recover.push(Recovery { on, set });
+        }
+    }
+}
+
+impl Draft<'_> {
+    /// Where to point for what is not there.
+    pub(super) fn place(&self) -> Range<usize> {
+        self.table.uses.as_ref().map_or_else(|| self.name.span(), Spanned::span)
+    }
+
+    fn into_step(self, seed: u64) -> Option<Step> {
+        let name = self.name.into_inner();
+        let names = |all: Vec<Spanned<String>>| all.into_iter().map(Spanned::into_inner).collect::<Vec<_>>();
+        Some(Step {
+            seed: derived_seed(seed, &name),
+            name,
+            stage: self.stage?,
+            from: self.from.into_iter().map(|(port, upstreams)| (port.into_inner(), names(upstreams))).collect(),
+            after: names(self.table.after),
+            require: self.require,
+            timeout: self.timeout,
+            stall: self.stall,
+            resources: self.resources,
+            retry: self.retry,
+        })
+    }
+}
+
+/// A stage's complaint at the place of the setting it names, or of the innermost table that is there.
+fn placed(complaint: Complaint, with: &Spanned<DeTable<'_>>) -> Diagnostic {
+    let mut span = with.span();
+    let mut value: Option<&DeValue<'_>> = None;
+    for key in &complaint.path {
+        let inner = match value {
+            None => with.get_ref().get(key.as_str()),
+            Some(DeValue::Table(table)) => table.get(key.as_str()),
+            Some(DeValue::Array(array)) => key.parse::<usize>().ok().and_then(|index| array.get(index)),
+            Some(_) => None,
+        };
+        let Some(inner) = inner else { break };
+        span = inner.span();
+        value = Some(inner.get_ref());
+    }
+    Diagnostic::error(span, complaint.message).maybe_hint(complaint.hint)
+}

@@ -1,0 +1,15 @@
+//! A pipeline runner.
+
+pub mod artifact;
+pub mod cache;
+pub mod events;
+pub mod executor;
+pub mod graph;
+pub mod manifest;
+pub mod plan;
+pub mod process;
+pub mod scheduler;
+pub mod secrets;
+pub mod stage;
+
+pub use voxpipe_io::error;

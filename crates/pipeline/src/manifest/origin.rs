@@ -1,0 +1,62 @@
+//! Where every value of a pipeline was written: in which file, profile or argument.
+
+use crate::manifest::include::Sources;
+use crate::manifest::overrides;
+use crate::manifest::overrides::{Arguments, Overrides};
+use serde::Serialize;
+use std::ops::Range;
+use toml::de::{DeTable, DeValue};
+
+/// A value and its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// Its path from the top: `stage.adapter.with.epochs`.
+    pub key: String,
+    /// As it is written.
+    pub value: String,
+    /// `defaults.toml:12:9`, or the argument.
+    pub place: String,
+}
+
+/// All values, sorted by their path. A file that is not TOML has none.
+pub fn all(sources: &Sources, overrides: &Overrides) -> Vec<Origin> {
+    let Ok(laid) = sources.tree() else { return Vec::new() };
+    let mut tree = laid.tree;
+    let mut arguments = Arguments::after(sources.text());
+    overrides::apply(&mut tree, overrides, &mut arguments, &mut Vec::new());
+    let mut found = Vec::new();
+    Walk { sources, arguments: &arguments }.table(tree.get_ref(), "", &mut found);
+    found.sort_by(|one, other| one.key.cmp(&other.key));
+    found
+}
+
+struct Walk<'a> {
+    sources: &'a Sources,
+    arguments: &'a Arguments,
+}
+
+impl Walk<'_> {
+    fn table(&self, table: &DeTable<'_>, name: &str, found: &mut Vec<Origin>) {
+        for (key, value) in table.iter() {
+            let key = if name.is_empty() { key.get_ref().to_string() } else { format!("{name}.{}", key.get_ref()) };
+            match value.get_ref() {
+                DeValue::Table(inner) if !inner.is_empty() => self.table(inner, &key, found),
+                _ => found.push(self.origin(key, value.span())),
+            }
+        }
+    }
+
+    fn origin(&self, key: String, span: Range<usize>) -> Origin {
+        let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        match self.arguments.find(&mut span.clone()) {
+            Some(argument) => {
+                let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
+                Origin { key, value: one_line(value), place: argument.clone() }
+            }
+            None => {
+                let value = self.sources.text().get(span.clone()).map(one_line).unwrap_or_default();
+                Origin { key, value, place: self.sources.name(span.start).unwrap_or_default() }
+            }
+        }
+    }
+}

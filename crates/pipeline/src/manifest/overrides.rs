@@ -1,0 +1,242 @@
+//! Changes to a pipeline made from outside its file: `--set lr=5e-5`, `-p smoke`.
+//!
+//! They are written into the tree before anything else looks at it, so that a changed value is checked like any other. A value
+//! from the command line has no place in the file. It gets one behind the file's last byte, where `Arguments` keeps the
+//! arguments one after the other; a diagnostic that ends up there is moved to the argument it is about.
+
+use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
+use crate::manifest::include::{Tree, key_name, moved};
+use crate::manifest::matrix;
+use crate::manifest::matrix::Combination;
+use std::borrow::Cow;
+use std::ops::Range;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// What was asked for on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--set KEY=VALUE`, in the order given.
+    pub set: Vec<(String, String)>,
+    /// `-p NAME`, in the order given: each is laid over those before it.
+    pub profiles: Vec<String>,
+    /// One value of each axis of `[matrix]`, by its number.
+    pub combination: Option<Combination>,
+}
+
+/// The command line as a continuation of the file's text.
+pub(crate) struct Arguments {
+    /// One more than the length of the file, so that no span of the file reaches here.
+    end: usize,
+    written: Vec<(usize, String)>,
+}
+
+impl Arguments {
+    pub(crate) fn after(text: &str) -> Self {
+        Self { end: text.len() + 1, written: Vec::new() }
+    }
+
+    /// Gives an argument a place and says where it starts.
+    fn add(&mut self, argument: String) -> usize {
+        let start = self.end;
+        self.end += argument.len() + 1;
+        self.written.push((start, argument));
+        start
+    }
+
+    /// Moves what lies behind the file to the argument it belongs to.
+    pub(crate) fn place(&self, diagnostic: &mut Diagnostic) {
+        diagnostic.argument = self.find(&mut diagnostic.span);
+        for related in &mut diagnostic.related {
+            related.argument = self.find(&mut related.span);
+        }
+    }
+
+    /// The argument a span lies in; the span then counts its bytes.
+    pub(crate) fn find(&self, span: &mut Range<usize>) -> Option<String> {
+        let (start, argument) = self.written.iter().rev().find(|(start, _)| span.start >= *start)?;
+        *span = span.start - start..span.end.saturating_sub(*start);
+        Some(argument.clone())
+    }
+}
+
+/// Writes the profile, then every `--set`, into the tree. Profiles nobody asked for are tried on a copy, for their mistakes.
+pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t Overrides, arguments: &mut Arguments, found: &mut Vec<Diagnostic>) {
+    let profiles = profiles(tree.get_ref());
+    let mut chosen: Vec<String> = Vec::new();
+    for name in &overrides.profiles {
+        let start = arguments.add(format!("-p {name}"));
+        let named = Spanned::new(start + 3..start + 3 + name.len(), name.clone());
+        // What several profiles extend is laid down once, or it would undo what the first of them changed.
+        let chain = chain(&profiles, &named, found).into_iter().filter(|ancestor| ancestor == name || !chosen.contains(ancestor));
+        chosen.extend(chain.collect::<Vec<_>>());
+    }
+    for profile in &profiles {
+        if !chosen.iter().any(|chosen| chosen == profile.name.get_ref()) {
+            let mut copy = tree.clone();
+            write_profile(&mut copy, profile, found);
+            if let Some(parent) = &profile.extends {
+                crate::manifest::overrides::chain(&profiles, parent, found);
+            }
+        }
+    }
+    for profile in chosen.iter().filter_map(|name| profiles.iter().find(|profile| profile.name.get_ref() == name)) {
+        write_profile(tree, profile, found);
+    }
+    for (key, value) in &overrides.set {
+        let start = arguments.add(format!("--set {key}={value}"));
+        let key_start = start + "--set ".len();
+        let key_span = key_start..key_start + key.len();
+        match read_value(value, key_span.end + 1) {
+            Ok(value) => write(tree, &Spanned::new(key_span, key.clone()), value, found),
+            Err(complaint) => found.push(*complaint),
+        }
+    }
+    for (position, axis) in matrix::axes(tree.get_ref()).into_iter().enumerate() {
+        let chosen = overrides.combination.as_ref().and_then(|combination| combination.0.get(position).copied());
+        let mut values = axis.values.into_iter();
+        match chosen {
+            Some(choice) => values.nth(choice).into_iter().for_each(|value| write(tree, &axis.key, value, found)),
+            // Where none is chosen, a wrong key is a mistake all the same.
+            None => values.next().into_iter().for_each(|value| write(&mut tree.clone(), &axis.key, value, found)),
+        }
+    }
+}
+
+struct ProfileTable<'t> {
+    name: Spanned<String>,
+    set: Vec<(Spanned<String>, Spanned<DeValue<'t>>)>,
+    extends: Option<Spanned<String>>,
+}
+
+fn profiles<'t>(tree: &DeTable<'t>) -> Vec<ProfileTable<'t>> {
+    let Some(DeValue::Table(all)) = tree.get("profile").map(Spanned::get_ref) else { return Vec::new() };
+    all.iter()
+        .filter_map(|(key, value)| {
+            let table = value.get_ref().as_table()?;
+            let set = table.get("set").and_then(|set| set.get_ref().as_table());
+            let mut set: Vec<_> = set.into_iter().flat_map(|set| set.iter()).map(|(key, value)| (key_name(key), value.clone())).collect();
+            set.sort_by_key(|(key, _)| key.span().start);
+            let extends = table.get("extends").and_then(|value| Some(Spanned::new(value.span(), value.get_ref().as_str()?.to_owned())));
+            Some(ProfileTable { name: key_name(key), set, extends })
+        })
+        .collect()
+}
+
+/// The profile and those it extends, the outermost ancestor first.
+fn chain(profiles: &[ProfileTable<'_>], name: &Spanned<String>, found: &mut Vec<Diagnostic>) -> Vec<String> {
+    let mut chain: Vec<String> = Vec::new();
+    let mut next = Some(name.clone());
+    while let Some(name) = next {
+        if chain.contains(name.get_ref()) {
+            // Every way into the circle leads here; it is told of once, at its first name.
+            let start = chain.iter().position(|other| other == name.get_ref()).unwrap_or(0);
+            let circle = &chain[start..];
+            let first = circle.iter().min().map_or(0, |least| circle.iter().position(|name| name == least).unwrap_or(0));
+            let mut ring: Vec<&str> = (0..=circle.len()).map(|step| circle[(first + step) % circle.len()].as_str()).collect();
+            let place = profiles.iter().find(|profile| profile.name.get_ref() == ring[0]).and_then(|profile| profile.extends.as_ref());
+            if ring.len() == 2 {
+                ring.truncate(1);
+            }
+            let message = match ring.as_slice() {
+                [own] => format!("profile `{own}` extends itself"),
+                ring => format!("profiles extend each other in a circle: {}", ring.join(" → ")),
+            };
+            push_once(found, Diagnostic::error(place.map_or_else(|| name.span(), Spanned::span), message));
+            break;
+        }
+        let Some(profile) = profiles.iter().find(|profile| profile.name.get_ref() == name.get_ref()) else {
+            let names = || profiles.iter().map(|profile| profile.name.get_ref().as_str());
+            let known = if profiles.is_empty() { "the file has no profiles".to_owned() } else { format!("profiles: {}", list(names())) };
+            let unknown = Diagnostic::error(name.span(), format!("no profile is called `{}`", name.get_ref()));
+            push_once(found, unknown.maybe_hint(did_you_mean(name.get_ref(), names())).note(known));
+            break;
+        };
+        chain.push(name.get_ref().clone());
+        next = profile.extends.clone();
+    }
+    chain.reverse();
+    chain
+}
+
+fn push_once(found: &mut Vec<Diagnostic>, diagnostic: Diagnostic) {
+    if !found.contains(&diagnostic) {
+        found.push(diagnostic);
+    }
+}
+
+fn write_profile<'t>(tree: &mut Tree<'t>, profile: &ProfileTable<'t>, found: &mut Vec<Diagnostic>) {
+    for (key, value) in &profile.set {
+        write(tree, key, value.clone(), found);
+    }
+}
+
+/// Writes one value to the place its key names: a param, or a path from the top of the file.
+fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<'t>>, found: &mut Vec<Diagnostic>) {
+    let mut path: Vec<&str> = key.get_ref().split('.').map(|part| part.trim().trim_matches('"')).collect();
+    if path.iter().any(|part| part.is_empty()) {
+        let complaint = Diagnostic::error(key.span(), format!("`{}` is not a key", key.get_ref()));
+        return found.push(complaint.hint("write a param's name, or a path such as `stage.adapter.with.epochs`"));
+    }
+    if path.len() == 1 {
+        path.insert(0, "params");
+    }
+    let family = path[0];
+    if !["params", "stage", "pipeline"].contains(&family) {
+        let complaint = Diagnostic::error(key.span(), format!("`{}` cannot be set", key.get_ref()));
+        return found.push(complaint.hint("write a param's name, or a path that starts with `stage.`, `params.` or `pipeline.`"));
+    }
+    // Params and stages are not invented here: a name that is not in the file is a slip.
+    if family != "pipeline" {
+        let names: Vec<String> = tree
+            .get_ref()
+            .get(family)
+            .and_then(|table| table.get_ref().as_table())
+            .map(|table| table.keys().map(|key| key.get_ref().to_string()).collect())
+            .unwrap_or_default();
+        if !names.iter().any(|name| name == path[1]) {
+            let (what, plural) = if family == "stage" { ("stage", "stages") } else { ("param", "params") };
+            let names = || names.iter().map(String::as_str);
+            let known = if names().next().is_none() { format!("the file has no {plural}") } else { format!("{plural}: {}", list(names())) };
+            let unknown = Diagnostic::error(key.span(), format!("no {what} is called `{}`", path[1]));
+            return found.push(unknown.maybe_hint(did_you_mean(path[1], names())).note(known));
+        }
+        if family == "stage" && path.len() == 2 {
+            let complaint = Diagnostic::error(key.span(), format!("`{}` is a whole stage", key.get_ref()));
+            return found.push(complaint.hint(format!("name one of its settings: `{}.with.…`", key.get_ref())));
+        }
+    }
+
+    let Some((last, parents)) = path.split_last() else { return };
+    let mut table = tree.get_mut();
+    for (depth, part) in parents.iter().enumerate() {
+        let entry = table
+            .entry(Spanned::new(key.span(), Cow::Owned((*part).to_owned())))
+            .or_insert_with(|| Spanned::new(key.span(), DeValue::Table(DeTable::new())));
+        table = match entry.get_mut() {
+            DeValue::Table(table) => table,
+            other => {
+                let so_far = path[..=depth].join(".");
+                let complaint =
+                    format!("`{}` cannot be set: `{so_far}` is {}, not a table", key.get_ref(), crate::manifest::schema::kind_of(other));
+                return found.push(Diagnostic::error(key.span(), complaint));
+            }
+        };
+    }
+    // The key keeps its place in the file where it has one; only the value comes from elsewhere.
+    let at = table.remove_entry(*last).map_or_else(|| Spanned::new(key.span(), Cow::Owned((*last).to_owned())), |(key, _)| key);
+    table.insert(at, value);
+}
+
+/// A value as TOML writes it, or else the text itself: `--set base=models/tiny` needs no quotes.
+fn read_value(text: &str, start: usize) -> Result<Spanned<DeValue<'_>>, Box<Diagnostic>> {
+    match DeValue::parse(text) {
+        Ok(value) => Ok(moved(value, &|span| span.start + start..span.end + start)),
+        Err(error) if text.trim_start().starts_with(['[', '{', '"', '\'']) => {
+            let span = error.span().unwrap_or(0..text.len());
+            let message = format!("this is not a TOML value: {}", error.message().lines().collect::<Vec<_>>().join(", "));
+            Err(Box::new(Diagnostic::error(span.start + start..span.end + start, message)))
+        }
+        Err(_) => Ok(Spanned::new(start..start + text.len(), DeValue::String(Cow::Borrowed(text)))),
+    }
+}

@@ -1,0 +1,4 @@
+//! Processes of a run: none outlives it unseen.
+
+pub mod liveness_lock;
+pub mod reaper;

@@ -1,0 +1,148 @@
+//! Keys and values as tiles read them.
+
+use super::{Heads, Mask, Shape};
+use crate::kernels::gemm::Matrix;
+use crate::kernels::simd::{Kind, Lanes, Work, run};
+use crate::kernels::{microkernel, parallel};
+
+/// Keys that are looked at between two changes of what was summed up so far. A multiple of every panel, and of two vectors.
+pub(super) const KEYS: usize = 192;
+
+/// The keys and values of all rows of a batch, head after head.
+pub(super) struct Packed {
+    numbers: Vec<f32>,
+    size: usize,
+    key_heads: usize,
+}
+
+/// Those of one head, from the first key on that anybody sees.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    /// Panels of [`Sizes::panel`] keys, each `[units of a row, keys]`; keys that do not exist are zero.
+    pub(super) keys: &'a [f32],
+    /// `[units of keys, width in whole vectors]`.
+    pub(super) values: &'a [f32],
+}
+
+/// How large the rows of a head are, in floats or units.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    /// Units of a query or a key.
+    pub(super) units: usize,
+    /// Width in whole vectors.
+    pub(super) padded: usize,
+    /// Keys in a panel.
+    pub(super) panel: usize,
+}
+
+impl Sizes {
+    #[inline(always)]
+    pub(super) fn of<L: Lanes, const V: usize>(width: usize) -> Self {
+        Self { units: if L::PAIRS { width.div_ceil(2) } else { width }, padded: width.next_multiple_of(L::COUNT), panel: V * L::COUNT }
+    }
+
+    /// Floats that the packed keys of a head take.
+    #[inline(always)]
+    pub(super) fn of_keys(&self, keys: usize) -> usize {
+        keys.next_multiple_of(self.panel) * self.units
+    }
+
+    /// Floats that the packed values of a head take.
+    #[inline(always)]
+    pub(super) fn of_values<L: Lanes>(&self, keys: usize) -> usize {
+        self.padded * if L::PAIRS { keys.div_ceil(2) } else { keys }
+    }
+}
+
+/// How much room a head takes.
+struct Size(Shape);
+
+impl Work for Size {
+    type Output = usize;
+    #[inline(always)]
+    fn run<L: Lanes, const R: usize, const V: usize>(self, _: L) -> usize {
+        let sizes = Sizes::of::<L, V>(self.0.width);
+        sizes.of_keys(self.0.keys) + sizes.of_values::<L>(self.0.keys)
+    }
+}
+
+impl Packed {
+    pub(super) fn new(kind: Kind, k: Heads, v: Heads, shape: Shape, mask: &Mask) -> Self {
+        let Shape { batch, key_heads, keys, width, .. } = shape;
+        let size = run(kind, Size(shape));
+        let mut numbers = vec![0.0; batch * key_heads * size];
+        parallel::each(batch * key_heads * keys * width, numbers.chunks_mut(size.max(1)).enumerate(), |(task, to)| {
+            let (batch, head) = (task / key_heads, task % key_heads);
+            run(kind, Pack { k, v, shape, batch, head, first: shape.first_key(mask, batch), to });
+        });
+        Self { numbers, size, key_heads }
+    }
+
+    /// A head of a row of the batch. The lanes must be of the kind they were packed for.
+    #[inline(always)]
+    pub(super) fn head<L: Lanes, const V: usize>(&self, shape: Shape, batch: usize, head: usize) -> Head<'_> {
+        let start = (batch * self.key_heads + head) * self.size;
+        let (keys, values) = self.numbers[start..start + self.size].split_at(Sizes::of::<L, V>(shape.width).of_keys(shape.keys));
+        Head { keys, values }
+    }
+}
+
+struct Pack<'a> {
+    k: Heads<'a>,
+    v: Heads<'a>,
+    shape: Shape,
+    batch: usize,
+    head: usize,
+    first: usize,
+    to: &'a mut [f32],
+}
+
+impl Work for Pack<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+        let Self { k, v, shape, batch, head, first, to } = self;
+        let sizes = Sizes::of::<L, V>(shape.width);
+        let (keys, values) = to.split_at_mut(sizes.of_keys(shape.keys));
+        let [k, v] = [k, v].map(|x| x.rows(batch, head, first, shape.keys - first, shape.width));
+        as_panels(lanes, sizes, k, keys);
+        as_depth(lanes, sizes, v, values);
+    }
+}
+
+/// Rows as panels, for sums over their width: see [`Head::keys`].
+#[inline(always)]
+pub(super) fn as_panels<L: Lanes>(lanes: L, sizes: Sizes, rows: Matrix, to: &mut [f32]) {
+    let stride = sizes.units.next_multiple_of(L::COUNT);
+    let mut some = vec![0.0; sizes.panel * stride];
+    for (block, panel) in to.chunks_exact_mut(sizes.panel * sizes.units).enumerate().take(rows.rows.div_ceil(sizes.panel)) {
+        for (i, to) in some.chunks_exact_mut(stride).enumerate() {
+            match block * sizes.panel + i {
+                i if i < rows.rows => microkernel::narrow(lanes, rows.row(i), 1.0, to),
+                _ => to.fill(0.0),
+            }
+        }
+        microkernel::side_by_side(lanes, &some, stride, sizes.units, sizes.panel, panel);
+    }
+}
+
+/// Rows one after the other in whole vectors, for sums over them: see [`Head::values`].
+#[inline(always)]
+pub(super) fn as_depth<L: Lanes>(lanes: L, sizes: Sizes, rows: Matrix, to: &mut [f32]) {
+    let (mut first, mut second) = (vec![0.0; sizes.padded], vec![0.0; sizes.padded]);
+    let each = if L::PAIRS { 2 } else { 1 };
+    for (unit, to) in to.chunks_exact_mut(sizes.padded).enumerate().take(rows.rows.div_ceil(each)) {
+        if !L::PAIRS {
+            to[..rows.columns].copy_from_slice(rows.row(unit));
+            continue;
+        }
+        first[..rows.columns].copy_from_slice(rows.row(2 * unit));
+        match 2 * unit + 1 {
+            i if i < rows.rows => second[..rows.columns].copy_from_slice(rows.row(i)),
+            _ => second.fill(0.0),
+        }
+        for start in (0..sizes.padded).step_by(L::COUNT) {
+            lanes.store(lanes.pair(lanes.load(&first[start..]), lanes.load(&second[start..])), &mut to[start..]);
+        }
+    }
+}

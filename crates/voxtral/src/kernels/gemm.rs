@@ -1,0 +1,173 @@
+//! Matrix products of 32-bit floats, of matrices as they lie in memory: rows and columns any distance apart.
+
+use super::{cpu, gemv, packed_gemm, parallel};
+
+/// A matrix that lies in a slice.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// Where it lies, from its first number on.
+    pub data: &'a [f32],
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// From one row to the next.
+    pub row_stride: usize,
+    /// From one column to the next.
+    pub column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// One row after the other.
+    #[must_use]
+    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// Rows as columns.
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        let Self { data, rows, columns, row_stride, column_stride } = self;
+        Self { data, rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }
+    }
+
+    /// The rows from `start` on, so many.
+    #[must_use]
+    fn rows(self, start: usize, count: usize) -> Self {
+        Self { data: self.data.get(start * self.row_stride..).unwrap_or_default(), rows: count, ..self }
+    }
+
+    /// The numbers of a row, if they lie side by side.
+    pub(super) fn row(self, i: usize) -> &'a [f32] {
+        self.data.get(i * self.row_stride..i * self.row_stride + self.columns).unwrap_or_default()
+    }
+
+    /// Whether its last number is in the slice.
+    fn fits(&self) -> bool {
+        self.rows == 0 || self.columns == 0 || (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride < self.data.len()
+    }
+}
+
+/// Writes scale · a b into the rows of `y`, which are `stride` apart, or adds it to what is there.
+///
+/// # Panics
+/// If the shapes do not fit each other or their slices: `ops` has looked at them before.
+pub fn multiply(y: &mut [f32], stride: usize, add: bool, a: Matrix, b: Matrix, scale: f32) {
+    let (rows, columns, depth) = (a.rows, b.columns, a.columns);
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let room = columns <= stride && (rows - 1) * stride + columns <= y.len();
+    assert!(a.fits() && b.fits() && b.rows == depth && room, "shapes of a product: {rows} × {depth} by {} × {columns}", b.rows);
+    let [y_stride, a_row, a_column, b_row, b_column] =
+        [stride, a.row_stride, a.column_stride, b.row_stride, b.column_stride].map(|stride| stride as isize);
+    // SAFETY: all three matrices lie within their slices, as has just been asserted, and `y` is ours alone.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            depth,
+            y.as_mut_ptr(),
+            1,
+            y_stride,
+            add,
+            a.data.as_ptr(),
+            a_column,
+            a_row,
+            b.data.as_ptr(),
+            b_column,
+            b_row,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// Rows of a product that one task computes: enough that packing the other matrix anew for each costs little.
+const ROWS: usize = 512;
+
+/// a b, or a b on top of `y`, with tasks for rows.
+fn multiply_by_rows(y: &mut [f32], add: bool, a: Matrix, b: Matrix) {
+    let width = b.columns;
+    if width == 0 {
+        return;
+    }
+    // Rows are computed apart from each other, so where they are cut changes nothing: even parts, no more of them than threads need.
+    let parts =
+        if parallel::is_worth(a.rows * width * a.columns) { rayon::current_num_threads().min(a.rows.div_ceil(ROWS / 4)) } else { 1 };
+    let rows = a.rows.div_ceil(parts.max(1)).max(1).next_multiple_of(48).min(a.rows.max(1));
+    parallel::each(a.rows * width * a.columns, y.chunks_mut(rows * width).enumerate(), |(part, y)| {
+        let rows_here = y.len() / width;
+        multiply(y, width, add, a.rows(part * rows, rows_here), b, 1.0);
+    });
+}
+
+/// y = x wᵀ + b; an empty `bias` is none.
+///
+/// # Shapes
+/// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
+#[must_use]
+pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = x.len().checked_div(inputs).unwrap_or(0);
+    if rows <= gemv::SOME {
+        return gemv::linear(x, weight, bias, inputs, outputs);
+    }
+    if cpu::has_wide_vectors() {
+        return packed_gemm::linear(x, weight, bias, inputs, outputs);
+    }
+    let mut y = with_bias(rows, outputs, bias);
+    let weight = Matrix::new(weight, outputs, inputs);
+    multiply_by_rows(&mut y, !bias.is_empty(), Matrix::new(x, rows, inputs), weight.transposed());
+    y
+}
+
+/// The gradient of x: g w.
+///
+/// # Shapes
+/// gradient `[rows, outputs]`, weight `[outputs, inputs]` → `[rows, inputs]`
+#[must_use]
+pub fn linear_input_gradient(gradient: &[f32], weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = gradient.len().checked_div(outputs).unwrap_or(0);
+    let mut dx = vec![0.0; rows * inputs];
+    multiply_by_rows(&mut dx, false, Matrix::new(gradient, rows, outputs), Matrix::new(weight, outputs, inputs));
+    dx
+}
+
+/// The gradient of the weight: gᵀ x.
+///
+/// # Shapes
+/// gradient `[rows, outputs]`, x `[rows, inputs]` → `[outputs, inputs]`
+#[must_use]
+pub fn linear_weight_gradient(gradient: &[f32], x: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = x.len().checked_div(inputs).unwrap_or(0);
+    let mut dw = vec![0.0; outputs * inputs];
+    multiply_by_rows(&mut dw, false, Matrix::new(gradient, rows, outputs).transposed(), Matrix::new(x, rows, inputs));
+    dw
+}
+
+/// The sum of the rows of a gradient: that of the bias.
+#[must_use]
+pub fn column_sums(gradient: &[f32], outputs: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; outputs];
+    for row in gradient.chunks_exact(outputs.max(1)) {
+        super::softmax::add_scaled(&mut sums, row, 1.0);
+    }
+    sums
+}
+
+/// Rows that each start as the bias.
+pub(super) fn with_bias(rows: usize, outputs: usize, bias: &[f32]) -> Vec<f32> {
+    if bias.is_empty() {
+        return super::buffer::room(rows * outputs);
+    }
+    assert_eq!(bias.len(), outputs);
+    let mut y = Vec::with_capacity(rows * outputs);
+    for _ in 0..rows {
+        y.extend_from_slice(bias);
+    }
+    y
+}

@@ -1,0 +1,289 @@
+//! y = x wᵀ + b for a few rows: a token at a time, every weight is used once or a few times, and reading them is all the work.
+
+use super::cpu::{fused, versions};
+use super::simd::{Kind, Lanes, Work};
+use super::softmax::{LANES, total};
+use super::{parallel, simd};
+use half::bf16;
+
+/// Rows up to which reading a matrix is all the work.
+pub const FEW: usize = 8;
+
+/// Rows up to which a product with 32-bit floats is computed here: laying the weights out in panels would take longer.
+pub const SOME: usize = 32;
+
+/// Weights that one task reads, roughly.
+const PART: usize = 1 << 16;
+
+/// A number as weights are kept.
+pub trait Kept: Copy + Send + Sync {
+    /// Nothing.
+    const ZERO: Self;
+
+    /// Whether the widest products are of pairs.
+    const PAIRS: bool;
+
+    /// Unit i of a row, as `lanes` multiplies them: a number, or where [`Kept::PAIRS`] two as the bits of one.
+    fn unit(row: &[Self], i: usize) -> f32;
+
+    /// The same as a 32-bit float.
+    fn wide(self) -> f32;
+
+    /// Σ x w for rows x and the weights of some outputs, `[outputs, rows]`.
+    fn products(x: &[f32], weight: &[Self], inputs: usize, y: &mut [f32]);
+}
+
+impl Kept for f32 {
+    const ZERO: Self = 0.0;
+    const PAIRS: bool = false;
+
+    #[inline(always)]
+    fn unit(row: &[Self], i: usize) -> f32 {
+        row[i]
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+
+    fn products(x: &[f32], weight: &[Self], inputs: usize, y: &mut [f32]) {
+        products_of_floats(x, weight, inputs, y);
+    }
+}
+
+impl Kept for bf16 {
+    const ZERO: Self = bf16::ZERO;
+    const PAIRS: bool = true;
+
+    #[inline(always)]
+    fn unit(row: &[Self], i: usize) -> f32 {
+        f32::from_bits(u32::from(row[2 * i].to_bits()) | u32::from(row[2 * i + 1].to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        // Brain floats are the upper halves of 32-bit floats.
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    fn products(x: &[f32], weight: &[Self], inputs: usize, y: &mut [f32]) {
+        products_of_brain_floats(x, weight, inputs, y);
+    }
+}
+
+fn products_of_floats(x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32]) {
+    simd::run(Kind::best(false), Floats { x, weight, inputs, y });
+}
+
+/// The products of rows of 32-bit floats, in vectors of the processor's own.
+struct Floats<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    inputs: usize,
+    y: &'a mut [f32],
+}
+
+impl Work for Floats<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+        let Self { x, weight, inputs, y } = self;
+        let rows = x.len() / inputs;
+        let mut first = 0;
+        // Few rows of x at a time, with all of this part's weights: these are then close by for the next rows.
+        while first < rows {
+            let x = &x[first * inputs..];
+            first += match rows - first {
+                4.. => float_rows::<L, 4>(lanes, x, weight, inputs, &mut y[first..], rows),
+                2 | 3 => float_rows::<L, 2>(lanes, x, weight, inputs, &mut y[first..], rows),
+                _ => float_rows::<L, 1>(lanes, x, weight, inputs, &mut y[first..], rows),
+            };
+        }
+    }
+}
+
+/// Σ x w for `M` rows of x, which it returns, and all rows of weights.
+#[inline(always)]
+fn float_rows<L: Lanes, const M: usize>(lanes: L, x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32], stride: usize) -> usize {
+    let outputs = weight.len() / inputs;
+    let mut output = 0;
+    while output < outputs {
+        let (weight, y) = (&weight[output * inputs..], &mut y[output * stride..]);
+        // For a single row reading is all the work, and memory is fastest in one stream.
+        output += if M > 1 && outputs - output >= 4 {
+            float_dots::<L, M, 4>(lanes, x, weight, inputs, y, stride)
+        } else {
+            float_dots::<L, M, 1>(lanes, x, weight, inputs, y, stride)
+        };
+    }
+    M
+}
+
+/// Σ x w for `M` rows of x and `R` rows of weights, which it returns. One sum each, so that the order does not depend on `M` or `R`, and a
+/// row's result not on the company it is in.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "rows stand for the same thing in several arrays")]
+fn float_dots<L: Lanes, const M: usize, const R: usize>(
+    lanes: L,
+    x: &[f32],
+    weight: &[f32],
+    inputs: usize,
+    y: &mut [f32],
+    stride: usize,
+) -> usize {
+    assert!(x.len() >= M * inputs && weight.len() >= R * inputs);
+    let mut sums = [[lanes.splat(0.0); R]; M];
+    let whole = inputs - inputs % L::COUNT;
+    for start in (0..whole).step_by(L::COUNT) {
+        // SAFETY: the vectors end within the rows, of which there are `M` and `R`.
+        unsafe {
+            let w: [L::Vector; R] = std::array::from_fn(|r| lanes.read(weight.as_ptr().add(r * inputs + start)));
+            for m in 0..M {
+                let x = lanes.read(x.as_ptr().add(m * inputs + start));
+                for r in 0..R {
+                    sums[m][r] = lanes.mul_add(x, w[r], sums[m][r]);
+                }
+            }
+        }
+    }
+    if whole < inputs {
+        let part = |rows: &[f32], row: usize| {
+            let mut rest = [0.0; LANES];
+            rest[..inputs - whole].copy_from_slice(&rows[row * inputs + whole..(row + 1) * inputs]);
+            lanes.load(&rest)
+        };
+        for m in 0..M {
+            for r in 0..R {
+                sums[m][r] = lanes.mul_add(part(x, m), part(weight, r), sums[m][r]);
+            }
+        }
+    }
+    for m in 0..M {
+        for r in 0..R {
+            y[r * stride + m] = lanes.sum(sums[m][r]);
+        }
+    }
+    R
+}
+
+versions! {
+    fn products_of_brain_floats(x: &[f32], weight: &[bf16], inputs: usize, y: &mut [f32]) {
+        products::<FUSED, bf16>(x, weight, inputs, y);
+    }
+}
+
+/// y = x wᵀ + b; an empty `bias` is none.
+///
+/// # Shapes
+/// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
+#[must_use]
+pub fn linear<W: Kept>(x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = x.len().checked_div(inputs).unwrap_or(0);
+    assert_eq!(x.len(), rows * inputs);
+    by_columns(rows, weight, bias, inputs, outputs, |weight, y| W::products(x, weight, inputs, y))
+}
+
+/// The frame of such products, which reads every weight once: `part` gets the weights of some outputs and fills `[outputs, rows]`, y on
+/// its side.
+pub(super) fn by_columns<W: Kept>(
+    rows: usize,
+    weight: &[W],
+    bias: &[f32],
+    inputs: usize,
+    outputs: usize,
+    part: impl Fn(&[W], &mut [f32]) + Send + Sync,
+) -> Vec<f32> {
+    assert!(weight.len() == outputs * inputs && (bias.is_empty() || bias.len() == outputs));
+    let mut sideways = vec![0.0; outputs * rows];
+    if rows > 0 && outputs > 0 && inputs > 0 {
+        let each = (PART / inputs).max(1).next_multiple_of(8);
+        let parts = sideways.chunks_mut(each * rows).zip(weight.chunks(each * inputs));
+        parallel::each(rows * weight.len(), parts, |(y, weight)| part(weight, y));
+    }
+    let mut y = if rows <= 1 { sideways } else { transpose(&sideways, rows) };
+    if !bias.is_empty() {
+        for row in y.chunks_exact_mut(outputs) {
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
+    }
+    y
+}
+
+/// `[rows, columns]` → `[columns, rows]`
+fn transpose(x: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| x.iter().skip(column).step_by(columns).copied()).collect()
+}
+
+/// Sums that a product of two rows is taken in, beside its lanes: so many additions can be under way at a time.
+const SUMS: usize = 4;
+
+#[inline(always)]
+fn products<const FUSED: bool, W: Kept>(x: &[f32], weight: &[W], inputs: usize, y: &mut [f32]) {
+    let rows = x.len() / inputs;
+    // One row of weights after the other: memory is then read in one stream, which is what it is fastest at.
+    for (y, weight) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(inputs)) {
+        let mut first = 0;
+        while first < rows {
+            let (x, y) = (&x[first * inputs..], &mut y[first..]);
+            first += match rows - first {
+                4.. => put(y, dots::<FUSED, 4, W>(x, weight)),
+                2 | 3 => put(y, dots::<FUSED, 2, W>(x, weight)),
+                _ => put(y, dots::<FUSED, 1, W>(x, weight)),
+            };
+        }
+    }
+}
+
+#[inline(always)]
+fn put<const M: usize>(y: &mut [f32], found: [f32; M]) -> usize {
+    y[..M].copy_from_slice(&found);
+    M
+}
+
+/// Σ x w for `M` rows. The sum is taken in the same order whatever `M` is, so that a row's result does not depend on the company it is in.
+#[inline(always)]
+fn dots<const FUSED: bool, const M: usize, W: Kept>(x: &[f32], weight: &[W]) -> [f32; M] {
+    let inputs = weight.len();
+    let x: [_; M] = std::array::from_fn(|m| x[m * inputs..(m + 1) * inputs].as_chunks::<LANES>());
+    let (w, rest) = weight.as_chunks::<LANES>();
+    let mut sums = [[[0.0; LANES]; M]; SUMS];
+    // No lane and no sum is indexed by anything but constants: so all of them stay in registers.
+    let whole = w.len() - w.len() % SUMS;
+    for start in (0..whole).step_by(SUMS) {
+        for u in 0..SUMS {
+            add_products::<FUSED, M, W>(&mut sums[u], x.map(|(x, _)| x[start + u]), w[start + u]);
+        }
+    }
+    for i in whole..w.len() {
+        add_products::<FUSED, M, W>(&mut sums[0], x.map(|(x, _)| x[i]), w[i]);
+    }
+    if !rest.is_empty() {
+        add_products::<FUSED, M, W>(&mut sums[1], x.map(|(_, rest)| padded(rest)), padded(rest));
+    }
+    std::array::from_fn(|m| {
+        total(std::array::from_fn(|lane| (sums[0][m][lane] + sums[1][m][lane]) + (sums[2][m][lane] + sums[3][m][lane])))
+    })
+}
+
+/// Adds the products of one vector of weights.
+#[inline(always)]
+fn add_products<const FUSED: bool, const M: usize, W: Kept>(sums: &mut [[f32; LANES]; M], x: [[f32; LANES]; M], w: [W; LANES]) {
+    let wide = w.map(W::wide);
+    for m in 0..M {
+        for lane in 0..LANES {
+            sums[m][lane] = fused::<FUSED>(x[m][lane], wide[lane], sums[m][lane]);
+        }
+    }
+}
+
+/// The last numbers of a row, with zeros after them.
+#[inline(always)]
+fn padded<W: Kept>(rest: &[W]) -> [W; LANES] {
+    let mut lanes = [W::ZERO; LANES];
+    for (lane, rest) in lanes.iter_mut().zip(rest) {
+        *lane = *rest;
+    }
+    lanes
+}

@@ -1,0 +1,236 @@
+//! The kernels on tensors of the processor's backend: shapes and strides in, slices to the kernels, vectors back.
+
+use super::Kernels;
+use crate::kernels::attention::{Factors, Heads, Mask};
+use crate::kernels::cross_entropy::Head;
+use crate::kernels::norm::Norm;
+use crate::kernels::quantized::Bits;
+use crate::kernels::{activation, attention, bf16_gemm, cross_entropy, gemm, norm, quantized, rope};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{Bytes, DType, Shape, TensorData};
+use half::bf16;
+
+type Float = FloatTensor<Flex>;
+
+/// The numbers of a tensor one after the other; copied only if they do not lie so.
+fn packed(x: Float) -> Float {
+    if x.is_contiguous() { x } else { x.to_contiguous() }
+}
+
+/// The numbers of a tensor that [`packed`] has laid out.
+fn numbers(x: &Float) -> &[f32] {
+    let start = x.layout().start_offset();
+    x.storage::<f32>().get(start..start + x.layout().num_elements()).unwrap_or_default()
+}
+
+fn tensor(numbers: Vec<f32>, shape: Shape) -> Float {
+    Float::from_data(TensorData::from_bytes(Bytes::from_elems(numbers), shape, DType::F32))
+}
+
+/// `[…, from]` → `[…, to]`
+fn with_last(x: &Float, to: usize) -> Shape {
+    let mut dims = x.shape().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = to;
+    }
+    Shape::from(dims)
+}
+
+fn last(x: &Float) -> usize {
+    x.shape().to_vec().last().copied().unwrap_or(1)
+}
+
+/// The weight's rows and columns: outputs and inputs.
+fn sides(weight: &Float) -> (usize, usize) {
+    let dims = weight.shape().to_vec();
+    (dims.first().copied().unwrap_or(0), dims.get(1).copied().unwrap_or(0))
+}
+
+fn linear(x: Float, weight: Float, bias: &[f32], factors: Factors) -> Float {
+    let (x, weight) = (packed(x), packed(weight));
+    let (outputs, inputs) = sides(&weight);
+    let y = match weight.dtype() {
+        DType::BF16 => bf16_gemm::linear(numbers(&x), brain_numbers(&weight), bias, inputs, outputs),
+        _ if factors == Factors::BrainFloats => {
+            bf16_gemm::linear(numbers(&x), &bf16_gemm::narrowed(numbers(&weight)), bias, inputs, outputs)
+        }
+        _ => gemm::linear(numbers(&x), numbers(&weight), bias, inputs, outputs),
+    };
+    tensor(y, with_last(&x, outputs))
+}
+
+fn brain_numbers(x: &Float) -> &[bf16] {
+    let start = x.layout().start_offset();
+    x.storage::<bf16>().get(start..start + x.layout().num_elements()).unwrap_or_default()
+}
+
+/// A tensor whose rows, the last dimension, lie in one piece each, wherever they start.
+fn in_rows(x: Float) -> Float {
+    let strides = x.layout().strides();
+    if strides.iter().all(|stride| *stride >= 0) && strides.last() == Some(&1) { x } else { x.to_contiguous() }
+}
+
+/// Where the rows of a tensor `[batch, heads, length, width]` lie.
+fn heads(x: &Float) -> Heads<'_> {
+    let stride = |dimension: usize| x.layout().strides().get(dimension).copied().unwrap_or(0).unsigned_abs();
+    let data = x.storage::<f32>().get(x.layout().start_offset()..).unwrap_or_default();
+    Heads { data, batch_stride: stride(0), head_stride: stride(1), row_stride: stride(2) }
+}
+
+fn shape_of(q: &Float, k: &Float) -> attention::Shape {
+    let (q, k) = (q.shape().to_vec(), k.shape().to_vec());
+    let dim = |dims: &[usize], i: usize| dims.get(i).copied().unwrap_or(1);
+    let key_heads = dim(&k, 1).max(1);
+    attention::Shape { batch: dim(&q, 0), heads: dim(&q, 1), key_heads, queries: dim(&q, 2), keys: dim(&k, 2), width: dim(&q, 3) }
+}
+
+/// The bytes behind what is called brain floats.
+fn bytes(packed: &Float) -> &[u8] {
+    bytemuck::cast_slice(brain_numbers(packed))
+}
+
+fn head(weight: &Float) -> Head<'_> {
+    match weight.dtype() {
+        DType::BF16 => Head::Brain(brain_numbers(weight)),
+        _ => Head::Floats(numbers(weight)),
+    }
+}
+
+impl Kernels for Flex {
+    fn kernel_gelu(x: Float) -> Float {
+        let x = packed(x);
+        tensor(activation::gelu(numbers(&x)), x.shape())
+    }
+
+    fn kernel_gelu_backward(x: Float, gradient: Float) -> Float {
+        let (x, gradient) = (packed(x), packed(gradient));
+        tensor(activation::gelu_backward(numbers(&x), numbers(&gradient)), x.shape())
+    }
+
+    fn kernel_silu_mul(gate: Float, up: Float) -> Float {
+        let (gate, up) = (packed(gate), packed(up));
+        tensor(activation::silu_mul(numbers(&gate), numbers(&up)), gate.shape())
+    }
+
+    fn kernel_silu_mul_backward(gate: Float, up: Float, gradient: Float) -> (Float, Float) {
+        let (gate, up, gradient) = (packed(gate), packed(up), packed(gradient));
+        let (dgate, dup) = activation::silu_mul_backward(numbers(&gate), numbers(&up), numbers(&gradient));
+        (tensor(dgate, gate.shape()), tensor(dup, gate.shape()))
+    }
+
+    fn kernel_layer_norm(x: Float, weight: Float, bias: Float, epsilon: f32) -> Float {
+        let (x, weight, bias) = (packed(x), packed(weight), packed(bias));
+        tensor(norm::forward(Norm::Layer, numbers(&x), numbers(&weight), numbers(&bias), epsilon), x.shape())
+    }
+
+    fn kernel_rms_norm(x: Float, weight: Float, epsilon: f32) -> Float {
+        let (x, weight) = (packed(x), packed(weight));
+        tensor(norm::forward(Norm::Rms, numbers(&x), numbers(&weight), &[], epsilon), x.shape())
+    }
+
+    fn kernel_norm_backward(x: Float, weight: Float, gradient: Float, epsilon: f32, norm: Norm) -> (Float, Float, Float) {
+        let (x, weight, gradient) = (packed(x), packed(weight), packed(gradient));
+        let found = norm::backward(norm, numbers(&x), numbers(&weight), epsilon, numbers(&gradient));
+        (tensor(found.x, x.shape()), tensor(found.weight, weight.shape()), tensor(found.bias, weight.shape()))
+    }
+
+    fn kernel_linear(x: Float, weight: Float, factors: Factors) -> Float {
+        linear(x, weight, &[], factors)
+    }
+
+    fn kernel_linear_with_bias(x: Float, weight: Float, bias: Float, factors: Factors) -> Float {
+        let bias = packed(bias);
+        linear(x, weight, numbers(&bias), factors)
+    }
+
+    fn kernel_linear_input_gradient(gradient: Float, weight: Float, factors: Factors) -> Float {
+        let (gradient, weight) = (packed(gradient), packed(weight));
+        let (outputs, inputs) = sides(&weight);
+        let dx = match weight.dtype() {
+            DType::BF16 => bf16_gemm::linear_input_gradient(numbers(&gradient), brain_numbers(&weight), inputs, outputs),
+            _ if factors == Factors::BrainFloats => {
+                bf16_gemm::linear_input_gradient(numbers(&gradient), &bf16_gemm::narrowed(numbers(&weight)), inputs, outputs)
+            }
+            _ => gemm::linear_input_gradient(numbers(&gradient), numbers(&weight), inputs, outputs),
+        };
+        tensor(dx, with_last(&gradient, inputs))
+    }
+
+    fn kernel_linear_weight_gradient(gradient: Float, x: Float, factors: Factors) -> Float {
+        let (gradient, x) = (packed(gradient), packed(x));
+        let (outputs, inputs) = (last(&gradient), last(&x));
+        let dw = match factors {
+            Factors::Floats => gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
+            Factors::BrainFloats => bf16_gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
+        };
+        tensor(dw, Shape::from(vec![outputs, inputs]))
+    }
+
+    fn kernel_linear_bias_gradient(gradient: Float) -> Float {
+        let gradient = packed(gradient);
+        let outputs = last(&gradient);
+        tensor(gemm::column_sums(numbers(&gradient), outputs), Shape::from(vec![outputs]))
+    }
+
+    fn kernel_linear_quantised(x: Float, weight: Float, bits: Bits) -> Float {
+        let (x, weight) = (packed(x), packed(weight));
+        let y = quantized::linear(numbers(&x), bytes(&weight), &[], last(&x), bits);
+        tensor(y, with_last(&x, sides(&weight).0))
+    }
+
+    fn kernel_linear_quantised_input_gradient(gradient: Float, weight: Float, inputs: usize, bits: Bits) -> Float {
+        let (gradient, weight) = (packed(gradient), packed(weight));
+        let dx = quantized::linear_input_gradient(numbers(&gradient), bytes(&weight), inputs, bits);
+        tensor(dx, with_last(&gradient, inputs))
+    }
+
+    fn kernel_rotate(x: Float, cos: Float, sin: Float, back: bool) -> Float {
+        // As the projections wrote it: heads of a position side by side.
+        let (x, cos, sin) = (packed(x.permute(&[0, 2, 1, 3])), packed(cos), packed(sin));
+        let dims = x.shape().to_vec();
+        let (length, heads) = (dims.get(1).copied().unwrap_or(1), dims.get(2).copied().unwrap_or(1));
+        let turned = rope::turn(numbers(&x), numbers(&cos), numbers(&sin), heads, last(&x), length, back);
+        tensor(turned, x.shape()).permute(&[0, 2, 1, 3])
+    }
+
+    fn kernel_attend(q: Float, k: Float, v: Float, mask: Mask, factors: Factors) -> Float {
+        let (q, k, v) = (in_rows(q), in_rows(k), in_rows(v));
+        let shape = shape_of(&q, &k);
+        let out = attention::forward(heads(&q), heads(&k), heads(&v), shape, &mask, factors);
+        tensor(out, Shape::from(vec![shape.batch, shape.queries, shape.heads, shape.width])).permute(&[0, 2, 1, 3])
+    }
+
+    fn kernel_attend_backward(q: Float, k: Float, v: Float, gradient: Float, mask: Mask) -> (Float, Float, Float) {
+        let (q, k, v, gradient) = (in_rows(q), in_rows(k), in_rows(v), in_rows(gradient));
+        let shape = shape_of(&q, &k);
+        let (dq, dk, dv) = attention::backward(heads(&q), heads(&k), heads(&v), heads(&gradient), shape, &mask);
+        (tensor(dq, q.shape()), tensor(dk, k.shape()), tensor(dv, v.shape()))
+    }
+
+    fn kernel_entropy(x: Float, weight: Float, targets: Vec<u32>) -> (Float, Float) {
+        let (x, weight) = (packed(x), packed(weight));
+        let (loss, logarithms) = cross_entropy::forward(numbers(&x), head(&weight), &targets, last(&x));
+        let rows = logarithms.len();
+        (tensor(vec![loss], Shape::from(vec![1])), tensor(logarithms, Shape::from(vec![rows])))
+    }
+
+    fn kernel_entropy_backward(
+        x: Float,
+        weight: Float,
+        logarithms: Float,
+        gradient: Float,
+        targets: Vec<u32>,
+        of_weight: bool,
+    ) -> (Float, Float) {
+        let (x, weight, logarithms, gradient) = (packed(x), packed(weight), packed(logarithms), packed(gradient));
+        let gradient = numbers(&gradient).first().copied().unwrap_or(0.0);
+        let (dx, dweight) =
+            cross_entropy::backward(numbers(&x), head(&weight), &targets, numbers(&logarithms), gradient, last(&x), of_weight);
+        let dweight = match dweight {
+            Some(dweight) => tensor(dweight, weight.shape()),
+            None => tensor(Vec::new(), Shape::from(vec![0])),
+        };
+        (tensor(dx, x.shape()), dweight)
+    }
+}

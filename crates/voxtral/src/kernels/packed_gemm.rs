@@ -1,0 +1,196 @@
+//! y = x wᵀ + b for many rows, in tiles: weights are laid out in panels once, and all rows pass by them.
+
+use super::gemv::Kept;
+use super::microkernel::{Panel, Rows};
+use super::simd::{Kind, Lanes, Work};
+use super::{microkernel, parallel, simd};
+
+/// Units after which sums go to memory: a panel of so many, and as many of some rows, stay close to the processor.
+const DEPTH: usize = 512;
+
+/// Rows of a task.
+const ROWS: usize = 96;
+
+/// Units of weights that are laid out at a time: 2 MiB.
+const BLOCK: usize = 1 << 19;
+
+/// y = x wᵀ + b; an empty `bias` is none. Weights in brain floats are for processors that multiply them, and an even number of inputs; x
+/// is then rounded to brain floats too.
+///
+/// # Shapes
+/// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
+#[must_use]
+pub(super) fn linear<W: Kept>(x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = x.len().checked_div(inputs).unwrap_or(0);
+    assert!(x.len() == rows * inputs && weight.len() == outputs * inputs && (bias.is_empty() || bias.len() == outputs));
+    let mut y = super::buffer::room(rows * outputs);
+    if y.is_empty() || inputs == 0 {
+        return y;
+    }
+    linear_by(Kind::best(W::PAIRS), &mut y, x, weight, bias, inputs, outputs);
+    y
+}
+
+fn linear_by<W: Kept>(kind: Kind, y: &mut [f32], x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) {
+    let units = if W::PAIRS { inputs / 2 } else { inputs };
+    let panel = simd::run(kind, PanelWidth);
+    let block = (BLOCK / units).max(1).next_multiple_of(panel).min(outputs.next_multiple_of(panel));
+    let mut panels = vec![0.0; block * units];
+    for first in (0..outputs).step_by(block) {
+        let here = block.min(outputs - first);
+        let weight = &weight[first * inputs..(first + here) * inputs];
+        let parts = panels.chunks_mut(panel * units).zip(weight.chunks(panel * inputs));
+        parallel::each(here * inputs, parts, |(to, weight)| simd::run(kind, LayOut { weight, inputs, units, to }));
+        let parts = y.chunks_mut(ROWS * outputs).zip(x.chunks(ROWS * inputs));
+        parallel::each(x.len() * here, parts, |(y, x)| {
+            let bias = bias.get(first..first + here).unwrap_or_default();
+            simd::run(kind, Part { x, panels: &panels, bias, inputs, outputs, first, here, y });
+        });
+    }
+}
+
+/// Outputs in a panel.
+struct PanelWidth;
+
+impl Work for PanelWidth {
+    type Output = usize;
+    #[inline(always)]
+    fn run<L: Lanes, const R: usize, const V: usize>(self, _: L) -> usize {
+        V * L::COUNT
+    }
+}
+
+/// The weights of up to a panel of outputs. What becomes of outputs that do not exist nobody looks at.
+struct LayOut<'a, W> {
+    weight: &'a [W],
+    inputs: usize,
+    units: usize,
+    to: &'a mut [f32],
+}
+
+impl<W: Kept> Work for LayOut<'_, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+        microkernel::side_by_side(lanes, self.weight, self.inputs, self.units, V * L::COUNT, self.to);
+    }
+}
+
+/// Some rows against some panels, which are those of `here` outputs from `first` on.
+struct Part<'a> {
+    x: &'a [f32],
+    panels: &'a [f32],
+    bias: &'a [f32],
+    inputs: usize,
+    outputs: usize,
+    first: usize,
+    here: usize,
+    y: &'a mut [f32],
+}
+
+impl Work for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+        let Self { x, panels, bias, inputs, outputs, first, here, y } = self;
+        let units = if L::PAIRS { inputs / 2 } else { inputs };
+        let narrow = if L::PAIRS { narrowed(lanes, x) } else { Vec::new() };
+        let x = if L::PAIRS { &narrow } else { x };
+        let (rows, panel) = (y.len() / outputs, V * L::COUNT);
+        for from in (0..units).step_by(DEPTH) {
+            let depth = DEPTH.min(units - from);
+            for (block, data) in panels.chunks_exact(panel * units).enumerate().take(here.div_ceil(panel)) {
+                let (column, count) = (first + block * panel, panel.min(here - block * panel));
+                let data = Panel { data: &data[from * panel..], step: panel };
+                let bias = bias.get(block * panel..block * panel + count).unwrap_or_default();
+                let mut row = 0;
+                while row < rows {
+                    let some = Rows { data: &x[row * units + from..], row: units, step: 1 };
+                    let (y, start) = (&mut y[row * outputs + column..], from == 0);
+                    row += if rows - row >= R {
+                        add::<L, R, V>(lanes, some, data, depth, start, bias, count, y, outputs)
+                    } else {
+                        add::<L, 1, V>(lanes, some, data, depth, start, bias, count, y, outputs)
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of `R` rows with `depth` units of a panel to rows of y, of which the panel has `count` numbers, or to the bias at the
+/// start. Says how many rows that are.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
+fn add<L: Lanes, const R: usize, const V: usize>(
+    lanes: L,
+    rows: Rows,
+    panel: Panel,
+    depth: usize,
+    start: bool,
+    bias: &[f32],
+    count: usize,
+    y: &mut [f32],
+    stride: usize,
+) -> usize {
+    let width = V * L::COUNT;
+    if count == width {
+        let sums = match (start, bias.is_empty()) {
+            (true, true) => microkernel::nothing::<L, R, V>(lanes),
+            (true, false) => microkernel::load::<L, R, V>(lanes, bias, 0, None),
+            _ => microkernel::load::<L, R, V>(lanes, y, stride, None),
+        };
+        microkernel::store::<L, R, V>(lanes, microkernel::add_products::<L, R, V>(lanes, sums, rows, panel, depth), y, stride);
+        return R;
+    }
+    // The last panel of a width that is no whole number of them: by way of room that is wide enough.
+    let mut wide = [0.0; 6 * 64];
+    for (r, wide) in wide.chunks_exact_mut(width).enumerate().take(R) {
+        if !start {
+            wide[..count].copy_from_slice(&y[r * stride..r * stride + count]);
+        } else if !bias.is_empty() {
+            wide[..count].copy_from_slice(bias);
+        }
+    }
+    let sums = microkernel::load::<L, R, V>(lanes, &wide, width, None);
+    microkernel::store::<L, R, V>(lanes, microkernel::add_products::<L, R, V>(lanes, sums, rows, panel, depth), &mut wide, width);
+    for (r, wide) in wide.chunks_exact(width).enumerate().take(R) {
+        y[r * stride..r * stride + count].copy_from_slice(&wide[..count]);
+    }
+    R
+}
+
+/// Floats as units of pairs, an even number of them.
+#[inline(always)]
+fn narrowed<L: Lanes>(lanes: L, x: &[f32]) -> Vec<f32> {
+    let mut units = vec![0.0; (x.len() / 2).next_multiple_of(L::COUNT)];
+    microkernel::narrow(lanes, x, 1.0, &mut units);
+    units
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_processor_computes_the_same() {
+        let numbers = |count: usize, step: usize| (0..count).map(|i| (i * step % 1009) as f32 / 500.0 - 1.0).collect::<Vec<f32>>();
+        for (rows, inputs, outputs) in [(100, 1100, 70), (7, 5, 3), (97, 64, 200)] {
+            let (x, weight, bias) = (numbers(rows * inputs, 37), numbers(outputs * inputs, 53), numbers(outputs, 71));
+            let by = |kind| {
+                let mut y = vec![0.0; rows * outputs];
+                linear_by(kind, &mut y, &x, &weight, &bias, inputs, outputs);
+                y
+            };
+            for kind in Kind::all().into_iter().filter(|kind| !kind.is_rounding()) {
+                for (i, found) in by(kind).iter().enumerate() {
+                    let (row, output) = (i / outputs, i % outputs);
+                    let pairs = x[row * inputs..][..inputs].iter().zip(&weight[output * inputs..][..inputs]);
+                    let exact = f64::from(bias[output]) + pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
+                    assert!((f64::from(*found) - exact).abs() < 2e-4, "{kind:?} {rows} × {inputs} × {outputs}: {found}, not {exact}");
+                }
+            }
+        }
+    }
+}

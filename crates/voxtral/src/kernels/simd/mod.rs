@@ -1,0 +1,302 @@
+//! Vectors of 32-bit floats as wide as the processor has them: a kernel of tiles is written once, for any [`Lanes`].
+//!
+//! A value of a type with [`Lanes`] is the proof that the processor has its instructions, for [`run`] alone makes them. What a kernel
+//! multiplies is *units* of 32 bits: a float, or where [`Lanes::PAIRS`] a pair of brain floats, whose two products are added in 32 bits.
+
+use super::cpu::fused;
+
+/// The vectors of a kind of processor.
+pub(super) trait Lanes: Copy + Send + Sync {
+    /// So many floats; an array of them that lives in a register.
+    type Vector: Copy;
+    /// Floats in a vector.
+    const COUNT: usize;
+    /// Whether a unit is a pair of brain floats.
+    const PAIRS: bool;
+
+    fn splat(self, x: f32) -> Self::Vector;
+    /// # Safety
+    /// [`Lanes::COUNT`] floats can be read.
+    unsafe fn read(self, from: *const f32) -> Self::Vector;
+    /// # Safety
+    /// [`Lanes::COUNT`] floats can be written.
+    unsafe fn write(self, x: Self::Vector, to: *mut f32);
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// a b + c
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The greater of each two; `b` where `b` is no number.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Numbers of the form 1.5 · 2²³ + n to 2ⁿ.
+    fn power(self, shifted: Self::Vector) -> Self::Vector;
+    /// The sum of all lanes.
+    fn sum(self, x: Self::Vector) -> f32;
+    /// The greatest of all lanes.
+    fn greatest(self, x: Self::Vector) -> f32;
+    /// sum + a b, of units.
+    fn add_product(self, sum: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Floats one after the other as half as many units of pairs.
+    fn narrow(self, first: Self::Vector, second: Self::Vector) -> Self::Vector;
+    /// Units whose first halves are of one vector and whose second halves are of another.
+    fn pair(self, first: Self::Vector, second: Self::Vector) -> Self::Vector;
+
+    /// As many vectors as each has floats, rows to columns.
+    #[inline(always)]
+    fn transpose(self, block: &mut [Self::Vector]) {
+        let mut rows = [[0.0; 16]; 16];
+        for (row, vector) in rows.iter_mut().zip(&*block) {
+            self.store(*vector, row);
+        }
+        for (column, vector) in block.iter_mut().enumerate() {
+            *vector = self.load(&rows.map(|row| row[column]));
+        }
+    }
+
+    /// The first numbers of a slice.
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> Self::Vector {
+        assert!(from.len() >= Self::COUNT);
+        // SAFETY: so many are there.
+        unsafe { self.read(from.as_ptr()) }
+    }
+
+    /// To the start of a slice.
+    #[inline(always)]
+    fn store(self, x: Self::Vector, to: &mut [f32]) {
+        assert!(to.len() >= Self::COUNT);
+        // SAFETY: so many have room.
+        unsafe { self.write(x, to.as_mut_ptr()) }
+    }
+
+    /// 2ˣ of numbers up to 127, to within two units in the last place; 2⁻¹²⁶ for all below -126.
+    #[inline(always)]
+    #[allow(clippy::approx_constant, reason = "fitted together with the others, and not quite ln 2")]
+    fn exp2(self, x: Self::Vector) -> Self::Vector {
+        let x = self.max(self.splat(-126.0), x);
+        // Adding 1.5 · 2²³ rounds to the nearest integer, and leaves it in the lowest bits.
+        let magic = self.splat(12_582_912.0);
+        let shifted = self.add(x, magic);
+        let rest = self.sub(x, self.sub(shifted, magic));
+        let mut series = self.splat(1.326_472_4e-3);
+        for coefficient in [9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0] {
+            series = self.mul_add(series, rest, self.splat(coefficient));
+        }
+        self.mul(self.power(shifted), series)
+    }
+}
+
+/// Something to do with the widest vectors there are. `R` rows of `V` vectors are as many sums as its registers hold.
+pub(super) trait Work {
+    type Output;
+    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) -> Self::Output;
+}
+
+/// Which vectors work is done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    WidePairs,
+    #[cfg(target_arch = "x86_64")]
+    Wide,
+    #[cfg(target_arch = "x86_64")]
+    Middle,
+    Plain,
+}
+
+impl Kind {
+    /// The best there is here; pairs of brain floats only if they may be.
+    pub(super) fn best(pairs: bool) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::cpu;
+            if pairs && cpu::has_brain_products() {
+                return Self::WidePairs;
+            }
+            if cpu::has_wide_vectors() {
+                return Self::Wide;
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Self::Middle;
+            }
+        }
+        let _ = pairs;
+        Self::Plain
+    }
+
+    /// Whether it rounds what it multiplies.
+    #[cfg(test)]
+    pub(super) fn is_rounding(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::WidePairs;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Every kind that this processor has.
+    #[cfg(test)]
+    pub(super) fn all() -> Vec<Self> {
+        #[cfg(target_arch = "x86_64")]
+        let best = match Self::best(true) {
+            Self::WidePairs => vec![Self::WidePairs, Self::Wide, Self::Middle, Self::Plain],
+            Self::Wide => vec![Self::Wide, Self::Middle, Self::Plain],
+            Self::Middle => vec![Self::Middle, Self::Plain],
+            Self::Plain => vec![Self::Plain],
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let best = vec![Self::Plain];
+        best
+    }
+}
+
+/// Does the work with the vectors of a kind.
+///
+/// # Panics
+/// If the processor lacks them.
+pub(super) fn run<W: Work>(kind: Kind, work: W) -> W::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+        fn wide_pairs<W: Work>(work: W) -> W::Output {
+            work.run::<_, 6, 4>(x86::Wide::<true>(()))
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn wide<W: Work>(work: W) -> W::Output {
+            work.run::<_, 6, 4>(x86::Wide::<false>(()))
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn middle<W: Work>(work: W) -> W::Output {
+            work.run::<_, 6, 2>(x86::Middle(()))
+        }
+        // What the kind says is looked up again: it costs nothing, and makes these calls sound whoever made the kind.
+        match kind {
+            Kind::WidePairs => {
+                assert!(super::cpu::has_brain_products());
+                // SAFETY: the processor has just been asked for these features.
+                return unsafe { wide_pairs(work) };
+            }
+            Kind::Wide => {
+                assert!(super::cpu::has_wide_vectors());
+                // SAFETY: the processor has just been asked for these features.
+                return unsafe { wide(work) };
+            }
+            Kind::Middle => {
+                assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
+                // SAFETY: the processor has just been asked for these features.
+                return unsafe { middle(work) };
+            }
+            Kind::Plain => {}
+        }
+    }
+    let _ = kind;
+    work.run::<_, 6, 2>(Plain(()))
+}
+
+/// Arrays of four: NEON's registers, and what every compiler can do without.
+#[derive(Clone, Copy)]
+pub(super) struct Plain(());
+
+impl Plain {
+    #[inline(always)]
+    fn each(a: [f32; 4], b: [f32; 4], f: impl Fn(f32, f32) -> f32) -> [f32; 4] {
+        [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+    }
+}
+
+impl Lanes for Plain {
+    type Vector = [f32; 4];
+    const COUNT: usize = 4;
+    const PAIRS: bool = false;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; 4] {
+        [x; 4]
+    }
+    #[inline(always)]
+    unsafe fn read(self, from: *const f32) -> [f32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn write(self, x: [f32; 4], to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(x) }
+    }
+    #[inline(always)]
+    fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::each(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::each(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::each(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        const FUSED: bool = cfg!(target_arch = "aarch64");
+        [0, 1, 2, 3].map(|i| fused::<FUSED>(a[i], b[i], c[i]))
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::each(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn power(self, shifted: [f32; 4]) -> [f32; 4] {
+        shifted.map(|x| f32::from_bits((x.to_bits() << 23).wrapping_add(127 << 23)))
+    }
+    #[inline(always)]
+    fn sum(self, x: [f32; 4]) -> f32 {
+        (x[0] + x[2]) + (x[1] + x[3])
+    }
+    #[inline(always)]
+    fn greatest(self, x: [f32; 4]) -> f32 {
+        x.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    fn add_product(self, sum: [f32; 4], a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        self.mul_add(a, b, sum)
+    }
+    #[inline(always)]
+    fn narrow(self, first: [f32; 4], _: [f32; 4]) -> [f32; 4] {
+        first
+    }
+    #[inline(always)]
+    fn pair(self, first: [f32; 4], _: [f32; 4]) -> [f32; 4] {
+        first
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Powers(f32);
+
+    impl Work for Powers {
+        type Output = f32;
+        #[inline(always)]
+        fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) -> f32 {
+            let mut found = [0.0; 16];
+            lanes.store(lanes.exp2(lanes.splat(self.0)), &mut found);
+            found[0]
+        }
+    }
+
+    #[test]
+    fn powers_of_two_are_close_everywhere() {
+        for kind in Kind::all() {
+            for i in -12_600..12_700 {
+                let x = i as f32 / 100.0;
+                let (found, exact) = (run(kind, Powers(x)), f64::from(x).exp2());
+                assert!((f64::from(found) / exact - 1.0).abs() < 3e-7, "{kind:?}: 2^{x} = {found}");
+            }
+            assert!(run(kind, Powers(f32::NEG_INFINITY)) < 1e-37 && run(kind, Powers(f32::NAN)).is_nan(), "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! An adapter merged into its base: W + s·B·A in place of W, one tensor after another from file to file.
+//!
+//! The model is only built to know which tensor is which; its values stay in the files. The result is a full model's folder in
+//! transformers' form, whatever form the base has.
+
+use super::Lora;
+use crate::error::{Doing, Error, Result};
+use crate::model::Voxtral;
+use crate::model::config::Config;
+use crate::model::precision::Precision;
+use crate::weights::{Checkpoint, Outgoing, Weights, floats, model_dir};
+use crate::{lora, weights};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use half::{bf16, f16};
+use safetensors::tensor::Dtype;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+/// How the values of a merged model are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stored {
+    /// Each tensor as the base stores it.
+    #[default]
+    AsBase,
+    /// 32-bit floats.
+    F32,
+    /// Brain floats; the fixed table of positions stays in 32-bit floats, as transformers keeps it.
+    Bf16,
+}
+
+/// What was merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// Linear layers that were changed.
+    pub layers: usize,
+    /// Tensors written.
+    pub tensors: usize,
+}
+
+/// Merges the adapter in `adapter` into the model in `base` and writes the folder of a full model into the empty folder `out`, in
+/// files of up to `max_shard` bytes.
+pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: Stored, max_shard: u64) -> Result<Merged> {
+    let device = Device::flex();
+    let config = Config::read(base)?;
+    let mut source = Weights::open(base, Precision::Auto, &device)?;
+    let mut model = Voxtral::load(&config, &mut source);
+    drop(source.finish()?);
+    let shapes = weights::shapes(&model);
+    lora::load(&mut model, adapter)?;
+    let mut adapters: BTreeMap<String, Lora> =
+        model.linears().into_iter().filter_map(|(name, layer)| Some((format!("{name}.weight"), layer.lora.clone()?))).collect();
+    drop(model);
+
+    let checkpoint = Checkpoint::of(base)?;
+    let (checkpoint, device, layers, count) = (&checkpoint, &device, adapters.len(), shapes.len());
+    let tensors = shapes.into_iter().map(|(name, shape)| {
+        let kept = stored.keeps(&name, checkpoint.dtype(&name));
+        let values = {
+            let (name, shape, lora) = (name.clone(), shape.clone(), adapters.remove(&name));
+            move || match lora {
+                None => checkpoint.values(&name, &shape, if kept == Dtype::BF16 { DType::BF16 } else { DType::F32 }),
+                Some(lora) => {
+                    let weight: Tensor<2> = Tensor::from_data(checkpoint.values(&name, &shape, DType::F32)?, (device, DType::F32));
+                    finite(&name, lora.merged(weight).into_data(), kept)
+                }
+            }
+        };
+        (name, Outgoing::new(&shape, kept, values))
+    });
+    weights::write_outgoing(tensors.collect(), out, max_shard)?;
+    let dtype = match stored.keeps("language_model.lm_head.weight", checkpoint.dtype("language_model.lm_head.weight")) {
+        Dtype::BF16 => "bfloat16",
+        Dtype::F16 => "float16",
+        _ => "float32",
+    };
+    model_dir::companions(base, out, dtype)?;
+    facts(adapter, out)?;
+    model_dir::copy(adapter, out, "loss.jsonl")?;
+    Ok(Merged { layers, tensors: count })
+}
+
+impl Stored {
+    fn keeps(self, name: &str, base: Option<Dtype>) -> Dtype {
+        match self {
+            Self::AsBase => base.unwrap_or(Dtype::F32),
+            Self::Bf16 if name != "audio_tower.embed_positions.weight" => Dtype::BF16,
+            _ => Dtype::F32,
+        }
+    }
+}
+
+impl FromStr for Stored {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "as-base" => Ok(Self::AsBase),
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            other => Err(format!("nothing is stored as `{other}`: write `as-base`, `f32` or `bf16`")),
+        }
+    }
+}
+
+/// A size as people and transformers write it (`5GB`, `200KB`, `1000000`), in bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(format!("`{text}` is not a size: write `5GB`, `500MB` or bytes")),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| format!("`{text}` is not a size: write `5GB`, `500MB` or bytes"))
+}
+
+/// A sum that the type it is stored in cannot hold would be an infinity in the file.
+fn finite(name: &str, data: TensorData, kept: Dtype) -> Result<TensorData> {
+    let stored = |value: f32| match kept {
+        Dtype::BF16 => bf16::from_f32(value).to_f32(),
+        Dtype::F16 => f16::from_f32(value).to_f32(),
+        _ => value,
+    };
+    match floats(&data)?.into_iter().find(|value| !stored(*value).is_finite()) {
+        None => Ok(data),
+        Some(value) => Err(Error::new(format!("tensor `{name}` with the adapter merged in holds {value}, which {kept} cannot store"))
+            .advice("store the merged model as f32, or look at how the adapter was trained")),
+    }
+}
+
+/// What is known of the training goes along: it is still that training, now in one piece.
+fn facts(adapter: &Path, out: &Path) -> Result<()> {
+    let path = adapter.join("training.json");
+    if !path.exists() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
+    let mut facts: Value = serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
+    if !facts.is_object() {
+        return Err(Error::new(format!("{}: not a JSON object", path.display())));
+    }
+    facts["merged"] = json!(true);
+    let path = out.join("training.json");
+    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).doing(|| format!("cannot write `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(
+            ["5GB", "200kb", "3 MB", "17"].map(|text| size(text).ok()),
+            [Some(5_000_000_000), Some(200_000), Some(3_000_000), Some(17)]
+        );
+        for bad in ["", "0", "GB", "5TB", "-1", "1.5GB", "99999999999999999999"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Adapter folders, `adapter_config.json` and `adapter_model.safetensors`, as PEFT and transformers read and write them.
+
+use super::config::{AdapterConfig, CONFIG};
+use super::targets::Part;
+use super::{Adapters, Dora, Lora, lengths, targets};
+use crate::error::{Doing, Error, Result};
+use crate::model::Voxtral;
+use crate::model::dropout::Dropout;
+use crate::model::linear::Linear;
+use crate::weights;
+use burn::module::Param;
+use burn::tensor::{Tensor, TensorData};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const TENSORS: &str = "adapter_model.safetensors";
+
+/// What follows a layer's name: as PEFT writes it, and the magnitude also as transformers does.
+const ENDINGS: &[(&str, Role)] = &[
+    (".lora_A.weight", Role::A),
+    (".lora_B.weight", Role::B),
+    (".lora_magnitude_vector", Role::Magnitude),
+    (".lora_magnitude_vector.weight", Role::Magnitude),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    A,
+    B,
+    Magnitude,
+}
+
+/// Whether a folder holds an adapter rather than a full model.
+pub fn is_adapter(folder: &Path) -> bool {
+    folder.join(CONFIG).exists()
+}
+
+/// Whether a file of that name belongs to an adapter.
+pub fn is_adapter_file(name: &str) -> bool {
+    [CONFIG, TENSORS].contains(&name)
+}
+
+/// The base model an adapter folder names.
+pub fn base_of(folder: &Path) -> Result<Option<String>> {
+    Ok(AdapterConfig::read(folder)?.base)
+}
+
+/// Puts the adapter of a folder on a model. Every tensor of the file must find its layer, and every layer the config means its tensors.
+pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
+    let config = AdapterConfig::read(folder)?;
+    let path = folder.join(TENSORS);
+    let mut stored = read(&path)?;
+    for (name, layer) in model.linears() {
+        let tensors = stored.remove(&name);
+        match (config.adapts(&name)?, tensors) {
+            (false, None) => (),
+            (true, Some(tensors)) => {
+                let lora = fit(&name, layer, tensors, &config).map_err(|error| error.context(path.display()))?;
+                layer.lora = Some(lora);
+            }
+            (true, None) => {
+                return Err(Error::new(format!("{}: there are no tensors for `{name}`, which {CONFIG} says is adapted", path.display()))
+                    .advice("if it was not meant to be, let `target_modules` name only layers that have tensors"));
+            }
+            (false, Some(_)) => {
+                return Err(Error::new(format!("{}: there are tensors for `{name}`, which {CONFIG} does not mean", path.display()))
+                    .advice("PEFT would leave them aside; let `target_modules` name this layer too, or remove them"));
+            }
+        }
+    }
+    match stored.keys().next() {
+        None => Ok(()),
+        Some(layer) => Err(Error::new(format!("{}: the model has no layer `{layer}`", path.display()))
+            .advice("the adapter was made for another base model")),
+    }
+}
+
+type Tensors = BTreeMap<Role, TensorData>;
+
+/// The tensors of an adapter file by layer.
+fn read(path: &Path) -> Result<BTreeMap<String, Tensors>> {
+    let mut layers: BTreeMap<String, Tensors> = BTreeMap::new();
+    for (key, data) in weights::read_tensors(path)? {
+        let name = key.strip_prefix("base_model.model.").map(weights::hub_name);
+        let found = name.as_deref().and_then(|name| ENDINGS.iter().find_map(|(end, role)| Some((name.strip_suffix(end)?, *role))));
+        let Some((layer, role)) = found else {
+            return Err(Error::new(format!("{}: tensor `{key}` is no part of a LoRA adapter", path.display())));
+        };
+        if layers.entry(layer.to_owned()).or_default().insert(role, data).is_some() {
+            return Err(Error::new(format!("{}: `{layer}` has tensor `{key}` twice, under two names", path.display())));
+        }
+    }
+    if layers.is_empty() {
+        return Err(Error::new(format!("{}: holds no adapter tensors", path.display())));
+    }
+    Ok(layers)
+}
+
+/// The adapter of a layer, once its tensors are known to fit.
+fn fit(name: &str, layer: &Linear, mut tensors: Tensors, config: &AdapterConfig) -> Result<Lora> {
+    let magnitude = tensors.remove(&Role::Magnitude);
+    let (Some(a), Some(b)) = (tensors.remove(&Role::A), tensors.remove(&Role::B)) else {
+        return Err(Error::new(format!("`{name}` has only one of lora_A and lora_B")));
+    };
+    let ([outputs, inputs], r) = (layer.sides(), config.rank(name)?);
+    let device = layer.weight.val().device();
+    let mut lora = Lora {
+        a: param(&format!("{name}.lora_A"), a, [r, inputs], &device)?,
+        b: param(&format!("{name}.lora_B"), b, [outputs, r], &device)?,
+        dora: None,
+        scale: config.scale(name)?,
+        dropout: config.dropout,
+        masks: Dropout::default(),
+    };
+    lora.dora = match (config.dora, magnitude) {
+        (false, None) => None,
+        (true, Some(magnitude)) => {
+            let magnitude = param(&format!("{name}.lora_magnitude_vector"), magnitude, [outputs], &device)?;
+            Some(Dora { magnitude, norm: lengths(name, lora.sum(layer.dense()))? })
+        }
+        (true, None) => {
+            return Err(Error::new(format!("`{name}` has no lora_magnitude_vector, although {CONFIG} says `use_dora`")));
+        }
+        (false, Some(_)) => {
+            return Err(Error::new(format!("`{name}` has a lora_magnitude_vector, although {CONFIG} does not say `use_dora`")));
+        }
+    };
+    Ok(lora)
+}
+
+fn param<const D: usize>(name: &str, data: TensorData, shape: [usize; D], device: &burn::tensor::Device) -> Result<Param<Tensor<D>>> {
+    let found = data.shape().to_vec();
+    if found != shape {
+        return Err(Error::new(format!("`{name}` has shape {found:?}, expected {shape:?}")));
+    }
+    Ok(Param::from_tensor(Tensor::from_data(data, device)).set_require_grad(false))
+}
+
+/// Writes a model's adapters so that PEFT and transformers load them, whichever way is taken.
+///
+/// Layers: the style of checkpoints of 2507 (`base_model.model.language_model.model.layers…`) loads everywhere as long as only the text
+/// model is adapted; with audio tower or projector only the newer style is read by transformers 5. Magnitudes: PEFT writes them without
+/// `.weight` and reads both; transformers alone reads only those with it.
+pub fn save(model: &Voxtral, adapters: &Adapters, base: &str, folder: &Path) -> Result<()> {
+    let (mut adapted, mut all) = (Vec::new(), Vec::new());
+    // A copy shares the tensors; walking over the layers asks for one that may be changed.
+    for (name, layer) in model.clone().linears() {
+        if layer.lora.is_some() {
+            adapted.push(name.clone());
+        }
+        all.push(name);
+    }
+    let text_only = adapted.iter().all(|layer| Part::of(layer) == Part::Text);
+    let tensors = weights::tensors(model, |name| name.contains(".lora."))
+        .into_iter()
+        .filter_map(|(name, data)| {
+            let (layer, role) = name.split_once(".lora.")?;
+            let layer = if text_only { layer.to_owned() } else { targets::module(layer) };
+            let end = match role {
+                "a" => "lora_A",
+                "b" => "lora_B",
+                _ => "lora_magnitude_vector",
+            };
+            Some((format!("base_model.model.{layer}.{end}.weight"), data))
+        })
+        .collect();
+    weights::write_tensors(&folder.join(TENSORS), &tensors)?;
+    let config = json!({
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": true,
+        "r": adapters.r, "lora_alpha": number(adapters.alpha), "lora_dropout": adapters.dropout, "bias": "none", "fan_in_fan_out": false,
+        "init_lora_weights": true, "use_rslora": adapters.rslora, "use_dora": adapters.dora, "modules_to_save": null,
+        "target_modules": targets::exactly(&adapted, &all),
+    });
+    let path = folder.join(CONFIG);
+    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&config)?)).doing(|| format!("cannot write `{}`", path.display()))
+}
+
+/// A whole number without its fraction: PEFT's `lora_alpha` is an integer, and other readers insist.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}

@@ -1,0 +1,3 @@
+//! Metrics of transcripts.
+
+pub mod wer;

@@ -1,0 +1,277 @@
+//! The model's dimensions, read from transformers' `config.json` or Mistral's `params.json`.
+
+pub mod params;
+pub mod preprocessor;
+
+use crate::error::{Doing, Error, Exit, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+/// The dimensions of a Voxtral model.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Config {
+    /// The audio tower.
+    pub audio_config: AudioConfig,
+    /// The text model.
+    pub text_config: TextConfig,
+    /// The token whose embedding is replaced by a row of audio.
+    #[serde(default = "defaults::audio_token_id")]
+    pub audio_token_id: u32,
+}
+
+/// The Whisper-style encoder. Missing fields are those of Voxtral-Mini-3B.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AudioConfig {
+    /// Mel bins of the spectrogram.
+    pub num_mel_bins: usize,
+    /// Width.
+    #[serde(alias = "d_model")]
+    pub hidden_size: usize,
+    /// Layers.
+    #[serde(alias = "encoder_layers")]
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    #[serde(alias = "encoder_attention_heads")]
+    pub num_attention_heads: usize,
+    /// Width inside the feed-forward block, and of the projector's input.
+    #[serde(alias = "encoder_ffn_dim")]
+    pub intermediate_size: usize,
+    /// Encoder frames of one chunk of audio: half its spectrogram frames.
+    pub max_source_positions: usize,
+}
+
+/// The Llama-style decoder. Missing fields are those of Voxtral-Mini-3B.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TextConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads, each shared by several query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head; heads × width may differ from `hidden_size`.
+    pub head_dim: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Added to the mean square before its root.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary angles, as transformers 4 writes it.
+    pub rope_theta: Option<f64>,
+    /// Base of the rotary angles, as transformers 5 writes it.
+    pub rope_parameters: Option<RopeParameters>,
+    /// Deviation of fresh token embeddings, for training from scratch.
+    pub initializer_range: f32,
+    /// Stretched rotary angles, which Voxtral does not use.
+    pub rope_scaling: Option<Value>,
+    /// Whether the head shares the embedding's weights (Voxtral: no).
+    pub tie_word_embeddings: bool,
+}
+
+/// Rotary position embedding, as transformers 5 writes it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct RopeParameters {
+    /// Base of the angles.
+    pub rope_theta: Option<f64>,
+    /// Must be `default` or absent.
+    pub rope_type: Option<String>,
+}
+
+mod defaults {
+    pub(super) fn audio_token_id() -> u32 {
+        24
+    }
+}
+
+impl Default for AudioConfig {
+    fn default() -> Self {
+        Self {
+            num_mel_bins: 128,
+            hidden_size: 1280,
+            num_hidden_layers: 32,
+            num_attention_heads: 20,
+            intermediate_size: 5120,
+            max_source_positions: 1500,
+        }
+    }
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 131_072,
+            hidden_size: 3072,
+            num_hidden_layers: 30,
+            num_attention_heads: 32,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            intermediate_size: 8192,
+            rms_norm_eps: 1e-5,
+            rope_theta: None,
+            rope_parameters: None,
+            initializer_range: 0.02,
+            rope_scaling: None,
+            tie_word_embeddings: false,
+        }
+    }
+}
+
+impl AudioConfig {
+    /// Spectrogram frames of one chunk.
+    pub fn chunk_frames(&self) -> usize {
+        2 * self.max_source_positions
+    }
+
+    /// Rows of text-model width that one chunk becomes: the projector sees several encoder frames at once.
+    pub fn chunk_tokens(&self) -> usize {
+        self.max_source_positions * self.hidden_size / self.intermediate_size
+    }
+}
+
+impl TextConfig {
+    /// Base of the rotary angles.
+    pub fn theta(&self) -> f64 {
+        self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(1e8)
+    }
+}
+
+impl Config {
+    /// Reads `config.json` in a model folder, or `params.json` where there is only that.
+    pub fn read(folder: &Path) -> Result<Self> {
+        if crate::realtime::config::is_realtime(folder) {
+            return Err(Error::new(format!(
+                "`{}` holds {}, which can transcribe but not be trained here: it learns from the time of every word",
+                folder.display(),
+                crate::realtime::MODEL_NAME
+            ))
+            .exit(Exit::Environment)
+            .advice("train Voxtral-Mini-3B-2507 or Voxtral-Small-24B-2507"));
+        }
+        let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
+        let (path, is_mistral) = if path.exists() || !mistral.exists() { (path, false) } else { (mistral, true) };
+        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display())).map_err(|error| {
+            error.exit(Exit::Failed).advice("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
+        })?;
+        let read = if is_mistral { params::read(&text) } else { serde_json::from_str(&text).map_err(|error| error.to_string()) };
+        let config: Self = read.map_err(|problem| Error::new(format!("{}: {problem}", path.display())))?;
+        config.check().map_err(|message| Error::new(format!("{}: {message}", path.display())))?;
+        Ok(config)
+    }
+
+    /// The `config.json` of the model, for a base that has none.
+    pub fn to_json(&self) -> Value {
+        let (audio, text) = (&self.audio_config, &self.text_config);
+        json!({
+            "architectures": ["VoxtralForConditionalGeneration"], "model_type": "voxtral", "torch_dtype": "float32",
+            "audio_token_id": self.audio_token_id, "projector_hidden_act": "gelu", "hidden_size": text.hidden_size,
+            "audio_config": {
+                "model_type": "voxtral_encoder", "activation_function": "gelu", "num_mel_bins": audio.num_mel_bins,
+                "hidden_size": audio.hidden_size, "num_hidden_layers": audio.num_hidden_layers,
+                "num_attention_heads": audio.num_attention_heads, "intermediate_size": audio.intermediate_size,
+                "max_source_positions": audio.max_source_positions, "scale_embedding": false, "vocab_size": 51_866,
+            },
+            "text_config": {
+                "model_type": "llama", "hidden_act": "silu", "vocab_size": text.vocab_size, "hidden_size": text.hidden_size,
+                "num_hidden_layers": text.num_hidden_layers, "num_attention_heads": text.num_attention_heads,
+                "num_key_value_heads": text.num_key_value_heads, "head_dim": text.head_dim,
+                "intermediate_size": text.intermediate_size, "rms_norm_eps": text.rms_norm_eps, "rope_theta": text.theta(),
+                "rope_scaling": null, "max_position_embeddings": 131_072, "tie_word_embeddings": false, "attention_bias": false,
+                "mlp_bias": false, "bos_token_id": 1, "eos_token_id": 2,
+            },
+        })
+    }
+
+    /// What would make the shapes impossible or the model not the one we know.
+    fn check(&self) -> std::result::Result<(), String> {
+        let (audio, text) = (&self.audio_config, &self.text_config);
+        let sizes = [
+            ("audio_config.num_mel_bins", audio.num_mel_bins),
+            ("audio_config.hidden_size", audio.hidden_size),
+            ("audio_config.num_attention_heads", audio.num_attention_heads),
+            ("audio_config.intermediate_size", audio.intermediate_size),
+            ("text_config.vocab_size", text.vocab_size),
+            ("text_config.hidden_size", text.hidden_size),
+            ("text_config.num_attention_heads", text.num_attention_heads),
+            ("text_config.num_key_value_heads", text.num_key_value_heads),
+            ("text_config.head_dim", text.head_dim),
+            ("text_config.intermediate_size", text.intermediate_size),
+        ];
+        let counts = [
+            ("audio_config.num_hidden_layers", audio.num_hidden_layers, 1 << 10),
+            ("text_config.num_hidden_layers", text.num_hidden_layers, 1 << 10),
+            ("audio_config.max_source_positions", audio.max_source_positions, 1 << 16),
+        ];
+        for (name, count, most) in counts {
+            if count == 0 || count > most {
+                return Err(format!("`{name}` is {count}, which no model has"));
+            }
+        }
+        for (name, size) in sizes {
+            if size == 0 || size > 1 << 24 {
+                return Err(format!("`{name}` is {size}, which no model has"));
+            }
+        }
+        if audio.hidden_size < 4 || !audio.hidden_size.is_multiple_of(2) || !audio.hidden_size.is_multiple_of(audio.num_attention_heads) {
+            return Err("`audio_config.hidden_size` must be even and divisible by `num_attention_heads`".into());
+        }
+        if !(audio.max_source_positions * audio.hidden_size).is_multiple_of(audio.intermediate_size) {
+            return Err("a chunk (`max_source_positions` × `hidden_size`) must divide evenly into rows of `intermediate_size`".into());
+        }
+        if !text.num_attention_heads.is_multiple_of(text.num_key_value_heads) {
+            return Err("`text_config.num_attention_heads` must be a multiple of `num_key_value_heads`".into());
+        }
+        if !text.head_dim.is_multiple_of(2) {
+            return Err("`text_config.head_dim` must be even for rotary embedding".into());
+        }
+        if self.audio_token_id as usize >= text.vocab_size {
+            return Err("`audio_token_id` is outside the vocabulary".into());
+        }
+        if text.rope_scaling.is_some() {
+            return Err("`text_config.rope_scaling` is set; Voxtral does not scale its rotary angles".into());
+        }
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        if !positive(text.theta()) || !positive(text.rms_norm_eps) || !positive(f64::from(text.initializer_range)) {
+            return Err("`rope_theta`, `rms_norm_eps` and `initializer_range` must be positive numbers".into());
+        }
+        if text.tie_word_embeddings {
+            return Err("`text_config.tie_word_embeddings` is true: this is not a Voxtral Mini or Small checkpoint of 2507".into());
+        }
+        match text.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()) {
+            None | Some("default") => Ok(()),
+            Some(other) => Err(format!("`text_config.rope_parameters.rope_type` is `{other}`; Voxtral uses `default`")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_and_the_defaults() {
+        let four: Config =
+            serde_json::from_str(r#"{"audio_config":{"head_dim":64},"text_config":{"rope_theta":1e6,"rope_scaling":null}}"#).unwrap();
+        let five: Config =
+            serde_json::from_str(r#"{"audio_config":{},"text_config":{"rope_parameters":{"rope_theta":1e6,"rope_type":"default"}}}"#)
+                .unwrap();
+        assert_eq!((four.text_config.theta(), five.text_config.theta()), (1e6, 1e6));
+        assert_eq!((four.audio_config.chunk_frames(), four.audio_config.chunk_tokens()), (3000, 375));
+        assert_eq!(four.check(), Ok(()));
+    }
+
+    #[test]
+    fn impossible_shapes_are_named() {
+        let bad: Config = serde_json::from_str(r#"{"audio_config":{},"text_config":{"num_key_value_heads":7}}"#).unwrap();
+        assert!(bad.check().unwrap_err().contains("num_key_value_heads"));
+        let huge: Config = serde_json::from_str(r#"{"audio_config":{},"text_config":{"vocab_size":99999999999}}"#).unwrap();
+        assert!(huge.check().unwrap_err().contains("vocab_size"));
+    }
+}

@@ -1,0 +1,81 @@
+//! What a model folder says of its features and its special tokens, held against what is implemented here.
+//!
+//! The spectrogram is fixed (see [`crate::audio::log_mel`]); a folder that asks for another one would be heard wrongly, so it is refused.
+
+use super::Config;
+use crate::audio::SAMPLE_RATE;
+use crate::audio::log_mel::{HOP, WINDOW};
+use crate::error::{Doing, Error, Result};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Holds `preprocessor_config.json`, or `processor_config.json` with its `feature_extractor`, against the config; a folder without
+/// either says nothing.
+pub fn check(folder: &Path, config: &Config) -> Result<()> {
+    let Some((path, settings)) = settings(folder)? else { return Ok(()) };
+    let expected = written(config);
+    for (key, value) in expected.as_object().into_iter().flatten().filter(|(key, _)| *key != "processor_class") {
+        let found = &settings[key];
+        let same = found.is_null() || found == value || found.as_f64().is_some_and(|number| Some(number) == value.as_f64());
+        if !same {
+            return Err(Error::new(format!(
+                "{}: `{key}` is {found}, but what is computed here, with this config, has {value}",
+                path.display()
+            ))
+            .advice("the folder's files may be of different models; if the model really wants other features, it cannot be used"));
+        }
+    }
+    Ok(())
+}
+
+/// The `preprocessor_config.json` of a model with this config.
+pub fn written(config: &Config) -> Value {
+    let frames = config.audio_config.chunk_frames();
+    let samples = frames * HOP;
+    let seconds = samples as f64 / f64::from(SAMPLE_RATE);
+    json!({
+        "feature_extractor_type": "WhisperFeatureExtractor", "processor_class": "VoxtralProcessor", "sampling_rate": SAMPLE_RATE,
+        "n_fft": WINDOW, "hop_length": HOP, "feature_size": config.audio_config.num_mel_bins,
+        // Whole seconds are written as transformers expects them, a whole number.
+        "chunk_length": if seconds.fract() == 0.0 { json!(seconds as u64) } else { json!(seconds) },
+        "n_samples": samples, "nb_max_frames": frames, "padding_side": "right", "padding_value": 0.0, "dither": 0.0,
+        "return_attention_mask": false,
+    })
+}
+
+/// What `generation_config.json` says of a special token (`eos_token_id`, `pad_token_id`), if it says something.
+pub fn token(folder: &Path, key: &str, config: &Config) -> Result<Option<u32>> {
+    let path = folder.join("generation_config.json");
+    let Some(settings) = read(&path)? else { return Ok(None) };
+    let id = match &settings[key] {
+        Value::Array(ids) if ids.len() == 1 => ids.first().cloned().unwrap_or_default(),
+        other => other.clone(),
+    };
+    if id.is_null() {
+        return Ok(None);
+    }
+    match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+        Some(id) if (id as usize) < config.text_config.vocab_size => Ok(Some(id)),
+        _ => Err(Error::new(format!("{}: `{key}` is {id}, which is not one token of the vocabulary", path.display()))
+            .advice("Voxtral has `</s>` = 2 and `<pad>` = 11; several ends are not supported")),
+    }
+}
+
+fn settings(folder: &Path) -> Result<Option<(PathBuf, Value)>> {
+    let path = folder.join("preprocessor_config.json");
+    if let Some(settings) = read(&path)? {
+        return Ok(Some((path, settings)));
+    }
+    let path = folder.join("processor_config.json");
+    let Some(mut settings) = read(&path)? else { return Ok(None) };
+    Ok(settings.get_mut("feature_extractor").map(Value::take).map(|settings| (path, settings)))
+}
+
+fn read(path: &Path) -> Result<Option<Value>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path).doing(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_str(&text).map(Some).map_err(|error| Error::new(format!("{}: {error}", path.display())))
+}

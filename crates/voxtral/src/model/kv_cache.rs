@@ -1,0 +1,169 @@
+//! What decoding remembers of the positions it has read: the keys and values of every layer, and how far each row was padded.
+//!
+//! The buffers have room to spare, and a token's keys and values are written into it; what attention gets to see are views. So a token
+//! costs a copy of its own row, not of all before it.
+
+use super::attention::Mask;
+use super::int_tensor;
+use burn::tensor::Tensor;
+use std::ops::Range;
+
+/// The memory of a batch of rows: one [`KvCache`] a layer.
+#[derive(Debug)]
+pub struct Cache {
+    /// One a layer.
+    pub layers: Vec<KvCache>,
+    pads: Vec<usize>,
+    length: usize,
+}
+
+impl Cache {
+    /// An empty memory for rows that will be padded on the left by so much each; an empty list for none.
+    pub fn new(layers: usize, pads: Vec<usize>) -> Self {
+        Self { layers: (0..layers).map(|_| KvCache::default()).collect(), pads, length: 0 }
+    }
+
+    /// Where the next positions stand in the padded sequence, and that they now count as read.
+    pub(crate) fn advance(&mut self, new: usize) -> Range<usize> {
+        let start = self.length;
+        self.length += new;
+        start..self.length
+    }
+
+    /// How far each row is padded; empty if none is.
+    pub fn pads(&self) -> &[usize] {
+        if self.pads.iter().all(|pad| *pad == 0) { &[] } else { &self.pads }
+    }
+
+    /// Who sees whom.
+    pub fn mask(&self) -> Mask {
+        if self.pads().is_empty() { Mask::Causal } else { Mask::LeftPadded(self.pads.clone()) }
+    }
+
+    /// Forgets all rows but these, and padding that all of them have.
+    pub fn keep(&mut self, rows: &[usize]) {
+        self.pads = rows.iter().filter_map(|row| self.pads.get(*row).copied()).collect();
+        let common = self.pads.iter().copied().min().unwrap_or(0);
+        for pad in &mut self.pads {
+            *pad -= common;
+        }
+        self.length -= common;
+        for layer in &mut self.layers {
+            layer.keep(rows, common);
+        }
+    }
+}
+
+/// The keys and values of the positions seen so far, of one layer.
+#[derive(Debug, Default)]
+pub struct KvCache {
+    buffers: Option<(Tensor<4>, Tensor<4>)>,
+    length: usize,
+}
+
+impl KvCache {
+    /// How many positions are cached.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Adds positions and returns the keys and values of all so far, as views: drop them before the next call, or it has to copy.
+    ///
+    /// # Shapes
+    /// k and v `[batch, key heads, new, width]` → `[batch, key heads, all, width]`
+    pub fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let [batch, heads, new, width] = k.dims();
+        let (start, end) = (self.length, self.length + new);
+        let part = |range: Range<usize>| [0..batch, 0..heads, range, 0..width];
+        let (keys, values) = match self.buffers.take() {
+            Some((keys, values)) if end <= keys.dims()[2] => (keys, values),
+            full => {
+                // A quarter more each time: over a whole transcript that is a copy of a few rows for each token.
+                let room = || Tensor::zeros([batch, heads, end + (end / 4).max(64), width], &k.device());
+                match full {
+                    Some((keys, values)) => {
+                        let moved = |old: Tensor<4>| room().slice_assign(part(0..start), old.slice(part(0..start)));
+                        (moved(keys), moved(values))
+                    }
+                    None => (room(), room()),
+                }
+            }
+        };
+        let (keys, values) = (keys.slice_assign(part(start..end), k), values.slice_assign(part(start..end), v));
+        let seen = (keys.clone().slice(part(0..end)), values.clone().slice(part(0..end)));
+        self.buffers = Some((keys, values));
+        self.length = end;
+        seen
+    }
+
+    /// Forgets all rows but these, and the first `from` positions.
+    fn keep(&mut self, rows: &[usize], from: usize) {
+        if let Some((keys, values)) = self.buffers.take() {
+            let kept = |x: Tensor<4>| {
+                let rows = int_tensor(rows.iter().map(|row| *row as i64), &x.device());
+                let capacity = x.dims()[2];
+                x.narrow(2, from, capacity - from).select(0, rows)
+            };
+            self.buffers = Some((kept(keys), kept(values)));
+            self.length -= from;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    /// Two rows of one head of width 1, the second 100 more than the first.
+    fn new(values: &[f32]) -> Tensor<4> {
+        let both: Vec<f32> = values.iter().copied().chain(values.iter().map(|value| value + 100.0)).collect();
+        Tensor::from_data(TensorData::new(both, [2, 1, values.len(), 1]), &Device::flex())
+    }
+
+    #[test]
+    fn it_gives_back_what_it_was_given_however_it_grows() {
+        let (mut cache, mut all) = (KvCache::default(), Vec::new());
+        for step in 0..200_u16 {
+            let values: Vec<f32> = (0..=step % 3).map(|i| f32::from(step * 3 + i)).collect();
+            all.extend_from_slice(&values);
+            let (keys, seen) = cache.append(new(&values), new(&values).neg());
+            assert_eq!(keys.into_data(), new(&all).into_data());
+            assert_eq!(seen.into_data(), new(&all).neg().into_data());
+        }
+    }
+
+    /// Where the buffer of the keys lies. Taken out and put back without a copy, as long as nobody else holds it.
+    fn address(cache: &mut KvCache) -> usize {
+        let (keys, values) = cache.buffers.take().unwrap();
+        let data = keys.into_data();
+        let address = data.as_bytes().as_ptr() as usize;
+        cache.buffers = Some((Tensor::from_data(data, &Device::flex()), values));
+        address
+    }
+
+    #[test]
+    fn a_position_is_written_in_place() {
+        let mut cache = KvCache::default();
+        drop(cache.append(new(&[1.0; 4]), new(&[1.0; 4])));
+        let first = address(&mut cache);
+        for _ in 0..60 {
+            drop(cache.append(new(&[2.0]), new(&[2.0])));
+        }
+        assert_eq!(address(&mut cache), first, "the buffer was copied");
+    }
+
+    #[test]
+    fn rows_leave_with_the_padding_they_alone_needed() {
+        let mut cache = Cache::new(1, vec![3, 1]);
+        assert_eq!(cache.advance(5), 0..5);
+        drop(cache.layers[0].append(new(&[0.0, 1.0, 2.0, 3.0, 4.0]), new(&[0.0; 5])));
+        assert_eq!(cache.mask(), Mask::LeftPadded(vec![3, 1]));
+        cache.keep(&[1]);
+        assert_eq!((cache.mask(), cache.layers[0].length()), (Mask::Causal, 4));
+        assert_eq!(cache.advance(1), 4..5);
+        let one = Tensor::<4>::from_data(TensorData::new(vec![9.0_f32], [1, 1, 1, 1]), &Device::flex());
+        let (keys, _) = cache.layers[0].append(one.clone(), one);
+        assert_eq!(keys.into_data().try_to_vec::<f32>().unwrap(), [101.0, 102.0, 103.0, 104.0, 9.0]);
+    }
+}

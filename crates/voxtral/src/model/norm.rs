@@ -1,0 +1,50 @@
+//! The two normalisations: layer norm in the audio tower, RMS norm in the text model.
+
+use crate::kernels::ops;
+use crate::weights::{Init, Weights};
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+/// Centred and scaled to unit variance, then weight and bias.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[width]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[width]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl LayerNorm {
+    pub(crate) fn load(weights: &mut Weights, name: &str, width: usize) -> Self {
+        Self {
+            weight: weights.take(&format!("{name}.weight"), [width], Init::Ones),
+            bias: weights.take(&format!("{name}.bias"), [width], Init::Zeros),
+        }
+    }
+
+    /// # Shapes
+    /// `[…, width]` → the same
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        ops::layer_norm(x, self.weight.val(), self.bias.val(), 1e-5)
+    }
+}
+
+/// Scaled to unit mean square, then weighted.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[width]`.
+    pub weight: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    pub(crate) fn load(weights: &mut Weights, name: &str, width: usize, epsilon: f64) -> Self {
+        Self { weight: weights.take(&format!("{name}.weight"), [width], Init::Ones), epsilon }
+    }
+
+    /// # Shapes
+    /// `[…, width]` → the same
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        ops::rms_norm(x, self.weight.val(), self.epsilon)
+    }
+}

@@ -1,0 +1,41 @@
+//! The adapter between the two worlds: four encoder frames side by side become one row as wide as a text embedding.
+
+use super::config::Config;
+use super::linear::Linear;
+use crate::kernels::ops::gelu;
+use crate::weights::Weights;
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+/// Stack, widen, gelu, mix.
+#[derive(Module, Debug)]
+pub struct Projector {
+    /// From stacked frames to the text model's width.
+    pub linear_1: Linear,
+    /// Within the text model's width.
+    pub linear_2: Linear,
+    stacked: usize,
+}
+
+impl Projector {
+    pub(crate) fn load(config: &Config, weights: &mut Weights) -> Self {
+        Self::of(config.audio_config.intermediate_size, config.text_config.hidden_size, weights)
+    }
+
+    /// One that makes rows of `stacked` values `width` wide.
+    pub(crate) fn of(stacked: usize, width: usize, weights: &mut Weights) -> Self {
+        Self {
+            linear_1: Linear::load(weights, "multi_modal_projector.linear_1", stacked, width, false),
+            linear_2: Linear::load(weights, "multi_modal_projector.linear_2", width, width, false),
+            stacked,
+        }
+    }
+
+    /// # Shapes
+    /// `[chunks, frames, audio width]` → `[chunks × rows, text width]`, rows = frames × audio width / stacked
+    pub fn forward(&self, frames: Tensor<3>) -> Tensor<2> {
+        let [chunks, frames_each, width] = frames.dims();
+        let stacked = frames.reshape([chunks * frames_each * width / self.stacked, self.stacked]);
+        self.linear_2.forward(gelu(self.linear_1.forward(stacked)))
+    }
+}

@@ -1,0 +1,372 @@
+//! The dimensions of a Realtime model, read from transformers' `config.json` or Mistral's `params.json`, and how it listens, from
+//! `tekken.json`.
+
+mod params;
+
+use crate::error::{Doing, Error, Exit, Result};
+use crate::model::config::RopeParameters;
+use serde::Deserialize;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// What transformers calls the model.
+pub const MODEL_TYPE: &str = "voxtral_realtime";
+/// Spectrogram frames that one encoder frame stands for: the second convolution skips every other one.
+pub const FRAMES_EACH: usize = 2;
+/// The longest delay that is accepted, in steps of 80 ms.
+pub const MAX_DELAY: usize = 30;
+
+/// The dimensions of a Voxtral Realtime model.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Config {
+    /// The audio tower.
+    pub audio_config: AudioConfig,
+    /// The text model.
+    pub text_config: TextConfig,
+    /// Encoder frames that stand side by side in one row.
+    #[serde(default = "downsample_factor")]
+    pub downsample_factor: usize,
+    /// Spectrogram frames of one step.
+    #[serde(default = "audio_length_per_tok")]
+    pub audio_length_per_tok: usize,
+    /// Steps between a sound and its text.
+    #[serde(default = "default_num_delay_tokens")]
+    pub default_num_delay_tokens: usize,
+    /// Whether the head shares the embedding's weights; it always does.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// What the projector bends its rows with; always `gelu`.
+    #[serde(default = "gelu")]
+    pub projector_hidden_act: String,
+}
+
+/// The causal encoder. Missing fields are those of Voxtral-Mini-4B-Realtime.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AudioConfig {
+    /// Mel bins of the spectrogram.
+    pub num_mel_bins: usize,
+    /// Width.
+    #[serde(alias = "d_model")]
+    pub hidden_size: usize,
+    /// Layers.
+    #[serde(alias = "encoder_layers")]
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    #[serde(alias = "encoder_attention_heads")]
+    pub num_attention_heads: usize,
+    /// Width of a head; heads × width may differ from `hidden_size`.
+    pub head_dim: usize,
+    /// Width inside the feed-forward block.
+    #[serde(alias = "encoder_ffn_dim")]
+    pub intermediate_size: usize,
+    /// Frames that a frame sees, itself included; none sees all before it.
+    pub sliding_window: Option<usize>,
+    /// Added to the mean square before its root.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary angles.
+    pub rope_parameters: Option<RopeParameters>,
+    /// What the convolutions are followed by; always `gelu`.
+    pub activation_function: String,
+    /// What the gate of the feed-forward block bends; always `silu`.
+    pub hidden_act: String,
+}
+
+/// The decoder. Missing fields are those of Voxtral-Mini-4B-Realtime.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TextConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads, each shared by several query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Positions that a position sees, itself included; none sees all before it.
+    pub sliding_window: Option<usize>,
+    /// Added to the mean square before its root.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary angles.
+    pub rope_parameters: Option<RopeParameters>,
+    /// Width inside the block that turns the delay into a scale.
+    pub ada_rms_norm_dim: usize,
+    /// What the gate of the feed-forward block bends; always `silu`.
+    pub hidden_act: String,
+}
+
+/// How a recording is surrounded, in steps of 80 ms, as `tekken.json` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// Steps of silence before the recording.
+    pub left: usize,
+    /// Steps between a sound and its text; none leaves it to the config.
+    pub delay: Option<usize>,
+}
+
+fn downsample_factor() -> usize {
+    4
+}
+
+fn audio_length_per_tok() -> usize {
+    8
+}
+
+fn default_num_delay_tokens() -> usize {
+    6
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn gelu() -> String {
+    "gelu".to_owned()
+}
+
+impl Default for AudioConfig {
+    fn default() -> Self {
+        Self {
+            num_mel_bins: 128,
+            hidden_size: 1280,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            head_dim: 64,
+            intermediate_size: 5120,
+            sliding_window: Some(750),
+            rms_norm_eps: 1e-5,
+            rope_parameters: None,
+            activation_function: gelu(),
+            hidden_act: "silu".to_owned(),
+        }
+    }
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 131_072,
+            hidden_size: 3072,
+            num_hidden_layers: 26,
+            num_attention_heads: 32,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            intermediate_size: 9216,
+            sliding_window: Some(8192),
+            rms_norm_eps: 1e-5,
+            rope_parameters: None,
+            ada_rms_norm_dim: 32,
+            hidden_act: "silu".to_owned(),
+        }
+    }
+}
+
+impl AudioConfig {
+    /// Base of the rotary angles.
+    pub fn theta(&self) -> f64 {
+        theta(self.rope_parameters.as_ref())
+    }
+}
+
+impl TextConfig {
+    /// Base of the rotary angles.
+    pub fn theta(&self) -> f64 {
+        theta(self.rope_parameters.as_ref())
+    }
+}
+
+fn theta(rope: Option<&RopeParameters>) -> f64 {
+    rope.and_then(|rope| rope.rope_theta).unwrap_or(1e6)
+}
+
+/// Whether a model folder holds a Realtime model; a folder without a config, or with one that is no JSON, does not.
+pub fn is_realtime(folder: &Path) -> bool {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    if folder.join("config.json").exists() {
+        return read("config.json").is_some_and(|config| config["model_type"] == MODEL_TYPE);
+    }
+    let encoder = |params: &Value| params["multimodal"]["whisper_model_args"]["encoder_args"]["causal"] == true;
+    read(params::FILE).is_some_and(|params| params["ada_rms_norm_t_cond"] == true || encoder(&params))
+}
+
+impl Config {
+    /// Reads `config.json` in a model folder, or `params.json` where there is only that.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
+        let (path, is_mistral) = if path.exists() || !mistral.exists() { (path, false) } else { (mistral, true) };
+        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display())).map_err(|error| {
+            error.exit(Exit::Failed).advice("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
+        })?;
+        let wrong = |problem: String| Error::new(format!("{}: {problem}", path.display()));
+        let config: Self = if is_mistral { params::read(&text).map_err(wrong)? } else { from_json(&text).map_err(wrong)? };
+        config.check().map_err(wrong)?;
+        Ok(config)
+    }
+
+    /// What would make the shapes impossible or the model not the one we know.
+    fn check(&self) -> Result<(), String> {
+        let (audio, text) = (&self.audio_config, &self.text_config);
+        let window = |window: Option<usize>| window.unwrap_or(1 << 20);
+        let sizes = [
+            ("audio_config.num_mel_bins", audio.num_mel_bins, 1 << 10),
+            ("audio_config.hidden_size", audio.hidden_size, 1 << 20),
+            ("audio_config.num_hidden_layers", audio.num_hidden_layers, 1 << 10),
+            ("audio_config.num_attention_heads", audio.num_attention_heads, 1 << 12),
+            ("audio_config.head_dim", audio.head_dim, 1 << 12),
+            ("audio_config.intermediate_size", audio.intermediate_size, 1 << 20),
+            ("audio_config.sliding_window", window(audio.sliding_window), 1 << 20),
+            ("text_config.vocab_size", text.vocab_size, 1 << 24),
+            ("text_config.hidden_size", text.hidden_size, 1 << 20),
+            ("text_config.num_hidden_layers", text.num_hidden_layers, 1 << 10),
+            ("text_config.num_attention_heads", text.num_attention_heads, 1 << 12),
+            ("text_config.num_key_value_heads", text.num_key_value_heads, 1 << 12),
+            ("text_config.head_dim", text.head_dim, 1 << 12),
+            ("text_config.intermediate_size", text.intermediate_size, 1 << 20),
+            ("text_config.sliding_window", window(text.sliding_window), 1 << 20),
+            ("text_config.ada_rms_norm_dim", text.ada_rms_norm_dim, 1 << 20),
+            ("downsample_factor", self.downsample_factor, 1 << 8),
+            ("default_num_delay_tokens", self.default_num_delay_tokens, MAX_DELAY),
+        ];
+        if let Some((name, size, _)) = sizes.iter().find(|(_, size, most)| *size == 0 || size > most) {
+            return Err(format!("`{name}` is {size}, which no model has"));
+        }
+        if !text.num_attention_heads.is_multiple_of(text.num_key_value_heads) {
+            return Err(format!("{} heads cannot share {} key heads", text.num_attention_heads, text.num_key_value_heads));
+        }
+        for (name, value) in [("audio_config", audio.head_dim), ("text_config", text.head_dim), ("text_config", text.hidden_size)] {
+            if !value.is_multiple_of(2) {
+                return Err(format!("`{name}` has an odd width, {value}, which cannot turn in pairs"));
+            }
+        }
+        if self.audio_length_per_tok != FRAMES_EACH * self.downsample_factor {
+            return Err(format!(
+                "`audio_length_per_tok` is {}, but {} encoder frames of {FRAMES_EACH} stand in a row",
+                self.audio_length_per_tok, self.downsample_factor
+            ));
+        }
+        if !self.tie_word_embeddings {
+            return Err("`tie_word_embeddings` is false: this is not a Voxtral Realtime checkpoint".to_owned());
+        }
+        for (name, found, known) in [
+            ("projector_hidden_act", &self.projector_hidden_act, "gelu"),
+            ("audio_config.activation_function", &audio.activation_function, "gelu"),
+            ("audio_config.hidden_act", &audio.hidden_act, "silu"),
+            ("text_config.hidden_act", &text.hidden_act, "silu"),
+        ] {
+            if found != known {
+                return Err(format!("`{name}` is `{found}`; only `{known}` is known"));
+            }
+        }
+        for (name, rope) in [("audio_config", &audio.rope_parameters), ("text_config", &text.rope_parameters)] {
+            let kind = rope.as_ref().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
+            if kind != "default" {
+                return Err(format!("`{name}.rope_parameters.rope_type` is `{kind}`; only `default` is known"));
+            }
+        }
+        for (name, value, least) in [
+            ("audio_config.rms_norm_eps", audio.rms_norm_eps, 0.0),
+            ("text_config.rms_norm_eps", text.rms_norm_eps, 0.0),
+            ("audio_config.rope_parameters.rope_theta", audio.theta(), 1.0),
+            ("text_config.rope_parameters.rope_theta", text.theta(), 1.0),
+        ] {
+            if !value.is_finite() || value < least {
+                return Err(format!("`{name}` is {value}, which no model has"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn from_json(text: &str) -> Result<Config, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if value["model_type"] != MODEL_TYPE {
+        return Err(format!("the model type is {}, not \"{MODEL_TYPE}\"", value["model_type"]));
+    }
+    // transformers would take another base than the published models have if this were left out; so nobody may.
+    if value["audio_config"]["rope_parameters"]["rope_theta"].is_null() {
+        return Err("`audio_config.rope_parameters.rope_theta` is missing".to_owned());
+    }
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+impl Listening {
+    /// Reads the part of `tekken.json` that says how to listen; what it leaves out is as in the published file.
+    pub fn read(path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct File {
+            audio: Option<Audio>,
+        }
+        #[derive(Deserialize)]
+        struct Audio {
+            transcription_delay_ms: Option<f64>,
+            streaming_n_left_pad_tokens: Option<usize>,
+            frame_rate: Option<f64>,
+            sampling_rate: Option<f64>,
+        }
+        let text = fs::read_to_string(path).doing(|| format!("cannot read `{}`", path.display()))?;
+        let wrong = |problem: String| Error::new(format!("{}: {problem}", path.display())).advice("fetch the tokenizer file again");
+        let file: File = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let Some(audio) = file.audio else { return Ok(Self { left: LEFT, delay: None }) };
+        if audio.frame_rate.is_some_and(|rate| rate != 12.5) || audio.sampling_rate.is_some_and(|rate| rate != 16_000.0) {
+            return Err(wrong("`audio` asks for other steps than 80 ms of 16 kHz".to_owned()));
+        }
+        let left = audio.streaming_n_left_pad_tokens.unwrap_or(LEFT);
+        let steps = audio.transcription_delay_ms.map(|delay| delay / 80.0);
+        if left > 1024 || steps.is_some_and(|steps| steps.fract() != 0.0 || !(1.0..=MAX_DELAY as f64).contains(&steps)) {
+            return Err(wrong("`audio.transcription_delay_ms` or `audio.streaming_n_left_pad_tokens` is out of range".to_owned()));
+        }
+        Ok(Self { left, delay: steps.map(|steps| steps as usize) })
+    }
+}
+
+/// Steps of silence before a recording, as published.
+const LEFT: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn published() -> Value {
+        json!({
+            "model_type": "voxtral_realtime", "text_config": { "rope_parameters": { "rope_theta": 1e6, "rope_type": "default" } },
+            "audio_config": { "rope_parameters": { "rope_theta": 1e6, "rope_type": "default" } },
+        })
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_published() {
+        let config = from_json(&published().to_string()).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!((config.audio_config.sliding_window, config.text_config.intermediate_size), (Some(750), 9216));
+        assert_eq!((config.default_num_delay_tokens, config.audio_config.theta()), (6, 1e6));
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        type Change = fn(&mut Value);
+        let changes: [(&str, Change); 7] = [
+            ("model type", |config| config["model_type"] = "voxtral".into()),
+            ("rope_theta", |config| config["audio_config"]["rope_parameters"] = Value::Null),
+            ("head_dim", |config| config["text_config"]["head_dim"] = 0.into()),
+            ("odd width", |config| config["audio_config"]["head_dim"] = 7.into()),
+            ("key heads", |config| config["text_config"]["num_key_value_heads"] = 5.into()),
+            ("tie_word_embeddings", |config| config["tie_word_embeddings"] = false.into()),
+            ("`yarn`", |config| config["text_config"]["rope_parameters"]["rope_type"] = "yarn".into()),
+        ];
+        for (word, change) in changes {
+            let mut config = published();
+            change(&mut config);
+            let problem = from_json(&config.to_string()).and_then(|config| config.check()).unwrap_err();
+            assert!(problem.contains(word), "{problem}");
+        }
+    }
+}

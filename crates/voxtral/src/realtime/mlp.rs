@@ -1,0 +1,35 @@
+//! The gated feed-forward block of both halves.
+
+use crate::model::linear::Linear;
+use crate::weights::Weights;
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
+
+/// down(silu(gate x) · up x)
+#[derive(Module, Debug)]
+pub struct Gated {
+    /// Through silu, decides what passes.
+    pub gate_proj: Linear,
+    /// What may pass.
+    pub up_proj: Linear,
+    /// Back to the width of the model.
+    pub down_proj: Linear,
+}
+
+impl Gated {
+    pub(super) fn load(width: usize, inner: usize, biased: bool, weights: &mut Weights, name: &str) -> Self {
+        let mut linear = |part: &str, inputs, outputs, bias| Linear::load(weights, &format!("{name}.{part}"), inputs, outputs, bias);
+        Self {
+            gate_proj: linear("gate_proj", width, inner, false),
+            up_proj: linear("up_proj", width, inner, false),
+            down_proj: linear("down_proj", inner, width, biased),
+        }
+    }
+
+    /// # Shapes
+    /// `[batch, length, width]` → the same
+    pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.down_proj.forward(silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x))
+    }
+}

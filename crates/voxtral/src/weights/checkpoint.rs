@@ -1,0 +1,358 @@
+//! The safetensors files of a model folder, in whichever form they lie there, as one table of tensors.
+//!
+//! A folder is looked at in this order: `model.safetensors`; the shards of `model.safetensors.index.json`; Mistral's
+//! `consolidated.safetensors`, whole or in parts. Headers are read once, when the folder is opened: what a tensor is and where it lies
+//! is known before a byte of it is, so nothing is allocated for a tensor the files do not hold in the shape that is asked for.
+
+use super::values::Values;
+use super::{Init, init, names};
+use crate::error::{Doing, Error, Result};
+use crate::model::config::Config;
+use crate::realtime;
+use burn::tensor::{DType, TensorData};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The weights in one file.
+pub const SINGLE: &str = "model.safetensors";
+/// Which shard each tensor is in.
+pub const INDEX: &str = "model.safetensors.index.json";
+const CONSOLIDATED: &str = "consolidated";
+const POSITIONS: &str = "audio_tower.embed_positions.weight";
+
+/// In which form the weights of a folder lie there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As transformers writes them.
+    HuggingFace,
+    /// As Mistral publishes them.
+    Mistral,
+}
+
+/// Where the weights of a folder are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Their form.
+    pub form: Form,
+    /// The files, in order.
+    pub files: Vec<PathBuf>,
+    /// Which tensor the index says is in which of the files; empty without an index.
+    placed: BTreeMap<String, PathBuf>,
+    /// What a person should know: that a second form was left aside.
+    pub note: Option<String>,
+}
+
+/// The tensors of some files by our names.
+#[derive(Debug)]
+pub struct Checkpoint {
+    shards: Vec<Shard>,
+    pub(super) tensors: BTreeMap<String, Stored>,
+    form: Form,
+    /// To bring interleaved rows into order.
+    heads: HeadWidths,
+    /// What a person should know.
+    pub(super) note: Option<String>,
+}
+
+/// How wide the heads are whose rows may stand interleaved.
+#[derive(Clone, Copy, Debug, Default)]
+struct HeadWidths {
+    audio: usize,
+    text: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+    /// The whole file, mapped.
+    pub(super) bytes: bytes::Bytes,
+}
+
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) shard: usize,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// Its bytes, counted from the beginning of the file.
+    pub(super) range: Range<usize>,
+    /// Whether its rows stand in the order of interleaved rotary pairs.
+    pub(super) interleaved: bool,
+}
+
+impl Place {
+    /// Finds the weights of a folder.
+    pub fn of(folder: &Path) -> Result<Self> {
+        let consolidated = consolidated(folder)?;
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        let transformers = if single.exists() {
+            Some(Self { form: Form::HuggingFace, files: vec![single], placed: BTreeMap::new(), note: None })
+        } else if index.exists() {
+            let place = from_index(folder, &index)?;
+            let missing: Vec<&PathBuf> = place.files.iter().filter(|file| !file.exists()).collect();
+            // Whoever fetched Mistral's file and every small one has an index without its shards.
+            let left_aside = missing.len() == place.files.len() && !consolidated.is_empty();
+            if let (Some(first), false) = (missing.first(), left_aside) {
+                let count = missing.len();
+                return Err(Error::new(format!(
+                    "{}: {count} of its {} files are missing, such as `{}`",
+                    index.display(),
+                    place.files.len(),
+                    first.display()
+                ))
+                .advice("fetch them too: every one is needed"));
+            }
+            (!left_aside).then_some(place)
+        } else {
+            None
+        };
+        match (transformers, consolidated.is_empty()) {
+            (Some(place), true) => Ok(place),
+            (Some(place), false) => {
+                let note = format!("`{}` holds the weights twice; transformers' form is read, not Mistral's", folder.display());
+                Ok(Self { note: Some(note), ..place })
+            }
+            (None, false) => Ok(Self { form: Form::Mistral, files: consolidated, placed: BTreeMap::new(), note: None }),
+            (None, true) => Err(Error::new(format!(
+                "`{}` holds no weights: neither {SINGLE}, nor {INDEX}, nor {CONSOLIDATED}.safetensors",
+                folder.display()
+            ))
+            .advice("give the folder of a whole model, as on the Hub; an adapter's folder goes where an adapter is asked for")),
+        }
+    }
+}
+
+impl Checkpoint {
+    /// Finds the weights of a folder and reads the headers of their files.
+    pub fn of(folder: &Path) -> Result<Self> {
+        let place = Place::of(folder)?;
+        let heads = if place.form == Form::Mistral { HeadWidths::read(folder)? } else { HeadWidths::default() };
+        let mut found = Self { shards: Vec::new(), tensors: BTreeMap::new(), form: place.form, heads, note: place.note };
+        for path in &place.files {
+            found.add(path)?;
+        }
+        for (name, path) in &place.placed {
+            let hub = names::known(name).map_or_else(|| name.clone(), |known| known.hub);
+            let there =
+                found.tensors.get(&hub).is_some_and(|stored| found.shards.get(stored.shard).is_some_and(|shard| shard.path == *path));
+            if !there {
+                return Err(Error::new(format!("{INDEX} says that tensor `{name}` is in `{}`, which does not hold it", path.display()))
+                    .advice("the index and the shards do not belong together: fetch the folder again"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// How a tensor is stored, by our name for it.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|stored| stored.dtype)
+    }
+
+    /// The values of a tensor as `wanted`, 32-bit or brain floats, read now and checked.
+    pub fn values(&self, name: &str, shape: &[usize], wanted: DType) -> Result<TensorData> {
+        self.read(name, shape, wanted, false).map(|values| values.data).map_err(Error::new)
+    }
+
+    /// Reads a tensor if it is there in this shape; what is wrong is one sentence that names it and its file.
+    pub(super) fn read(&self, name: &str, shape: &[usize], wanted: DType, borrow: bool) -> Result<Values, String> {
+        let Some(stored) = self.tensors.get(name) else {
+            // Mistral does not store the fixed table of positions.
+            if self.form == Form::Mistral && name == POSITIONS {
+                let table = init::initial(0, name, shape, Init::Sinusoids);
+                return Ok(Values { data: TensorData::new(table, shape.to_vec()), borrowed: None });
+            }
+            return Err(format!("tensor `{name}` {shape:?} is missing"));
+        };
+        let shard = self.shard(stored)?;
+        if stored.shape != shape {
+            return Err(format!("{}: tensor `{name}` has shape {:?}, the config asks for {shape:?}", shard.path.display(), stored.shape));
+        }
+        let values = shard.read(name, stored, wanted, borrow, self.heads.of(name));
+        values.map_err(|problem| format!("{}: tensor `{name}` {problem}", shard.path.display()))
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let (shard, tensors) = Shard::open(path)?;
+        for (name, stored) in tensors {
+            let known = names::known(&name);
+            let interleaved = known.as_ref().is_some_and(|known| known.interleaved);
+            let stored = Stored { shard: self.shards.len(), interleaved, ..stored };
+            let hub = known.map_or_else(|| name.clone(), |known| known.hub);
+            if let Some(other) = self.tensors.insert(hub, stored) {
+                let other = self.shards.get(other.shard).map_or(path, |shard| &shard.path);
+                return Err(Error::new(format!("tensor `{name}` of `{}` is also in `{}`", path.display(), other.display()))
+                    .advice("keep one of them; the files may be of two downloads"));
+            }
+        }
+        self.shards.push(shard);
+        Ok(())
+    }
+
+    /// What to call the whole of it: the file, or the folder of several.
+    pub(super) fn place(&self) -> String {
+        let path = match self.shards.as_slice() {
+            [only] => Some(only.path.as_path()),
+            several => several.first().and_then(|shard| shard.path.parent()),
+        };
+        path.map(|path| path.display().to_string()).unwrap_or_default()
+    }
+
+    /// The file a tensor is in.
+    pub(super) fn shard(&self, stored: &Stored) -> Result<&Shard, String> {
+        self.shards.get(stored.shard).ok_or_else(|| "is in a file that was not opened".to_owned())
+    }
+}
+
+impl HeadWidths {
+    fn read(folder: &Path) -> Result<Self> {
+        if realtime::config::is_realtime(folder) {
+            let config = realtime::config::Config::read(folder)?;
+            return Ok(Self { audio: config.audio_config.head_dim, text: config.text_config.head_dim });
+        }
+        // Those of the older audio towers do not turn.
+        Ok(Self { audio: 0, text: Config::read(folder)?.text_config.head_dim })
+    }
+
+    fn of(self, name: &str) -> usize {
+        if name.starts_with("audio_tower.") { self.audio } else { self.text }
+    }
+}
+
+impl Shard {
+    /// Opens a file and reads its header: its tensors, in the order of their bytes.
+    pub(super) fn open(path: &Path) -> Result<(Self, Vec<(String, Stored)>)> {
+        let file = File::open(path).doing(|| format!("cannot open `{}`", path.display()))?;
+        let map = map_file(path, &file)?;
+        let broken = |what: String| {
+            Error::new(format!("{} is not a whole safetensors file: {what}", path.display()))
+                .advice("fetch or copy the file again; it may be truncated")
+        };
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
+        let mut tensors = Vec::new();
+        for name in metadata.offset_keys() {
+            let Some(info) = metadata.info(&name) else { continue };
+            let range = 8 + header + info.data_offsets.0..8 + header + info.data_offsets.1;
+            if map.get(range.clone()).is_none() {
+                return Err(broken(format!("tensor `{name}` lies outside of it")));
+            }
+            tensors.push((name, Stored { shard: 0, dtype: info.dtype, shape: info.shape.clone(), range, interleaved: false }));
+        }
+        Ok((Self { path: path.to_owned(), file: Arc::new(file), bytes: bytes::Bytes::from_owner(map) }, tensors))
+    }
+}
+
+/// The files of Mistral's form, in order.
+fn consolidated(folder: &Path) -> Result<Vec<PathBuf>> {
+    let whole = folder.join(format!("{CONSOLIDATED}.safetensors"));
+    if whole.exists() {
+        return Ok(vec![whole]);
+    }
+    let mut parts = BTreeMap::new();
+    for entry in fs::read_dir(folder).doing(|| format!("cannot read folder `{}`", folder.display()))? {
+        let entry = entry.doing(|| format!("cannot read folder `{}`", folder.display()))?;
+        if let Some(place) = entry.file_name().to_str().and_then(part_of) {
+            parts.insert(place, entry.path());
+        }
+    }
+    let Some((_, count)) = parts.keys().next().copied() else { return Ok(Vec::new()) };
+    for number in 1..=count {
+        if !parts.contains_key(&(number, count)) {
+            return Err(Error::new(format!("`{}` lacks {CONSOLIDATED}-{number:05}-of-{count:05}.safetensors", folder.display()))
+                .advice("fetch that file too: every part is needed"));
+        }
+    }
+    if parts.len() != count {
+        return Err(
+            Error::new(format!("`{}` holds parts of several {CONSOLIDATED} files", folder.display())).advice("keep those of one download")
+        );
+    }
+    Ok(parts.into_values().collect())
+}
+
+/// The number of a part and how many there are, from `consolidated-00001-of-00002.safetensors`.
+fn part_of(name: &str) -> Option<(usize, usize)> {
+    let (number, count) = name.strip_prefix(CONSOLIDATED)?.strip_prefix('-')?.strip_suffix(".safetensors")?.split_once("-of-")?;
+    let (number, count) = (number.parse().ok()?, count.parse().ok()?);
+    (1..=count).contains(&number).then_some((number, count)).filter(|_| count < 100_000)
+}
+
+/// `weight_map`, with what JSON would let pass: a name that is there twice.
+struct WeightMap(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = WeightMap;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a file name for each tensor")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<WeightMap, A::Error> {
+                let mut map = BTreeMap::new();
+                while let Some((name, file)) = entries.next_entry::<String, String>()? {
+                    if map.insert(name.clone(), file).is_some() {
+                        return Err(serde::de::Error::custom(format!("tensor `{name}` is there twice")));
+                    }
+                }
+                Ok(WeightMap(map))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+fn from_index(folder: &Path, index: &Path) -> Result<Place> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: WeightMap,
+    }
+    let wrong = |what: String| Error::new(format!("{}: {what}", index.display())).advice("fetch or copy the model's folder again");
+    let text = fs::read_to_string(index).doing(|| format!("cannot read `{}`", index.display()))?;
+    let Index { weight_map: WeightMap(map) } = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    if map.is_empty() {
+        return Err(wrong("its `weight_map` is empty, so it names no shard".to_owned()));
+    }
+    let files: BTreeSet<&String> = map.values().collect();
+    for file in &files {
+        let plain = Path::new(file.as_str()).file_name().is_some_and(|name| name == file.as_str());
+        if !plain || file.starts_with('.') || !file.ends_with(".safetensors") {
+            return Err(wrong(format!("`{file}` is not the name of a safetensors file in this folder")));
+        }
+    }
+    let files = files.into_iter().map(|file| folder.join(file)).collect();
+    let placed = map.iter().map(|(name, file)| (name.clone(), folder.join(file))).collect();
+    Ok(Place { form: Form::HuggingFace, files, placed, note: None })
+}
+
+fn map_file(path: &Path, file: &File) -> Result<Mmap> {
+    // SAFETY: the map is read-only. Like every memory-mapped reader we rely on nobody truncating the file meanwhile.
+    #[expect(unsafe_code, reason = "mapping a file is what keeps gigabytes of weights out of memory")]
+    unsafe { Mmap::map(file) }.doing(|| format!("cannot map `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_consolidated_files() {
+        assert_eq!(part_of("consolidated-00002-of-00003.safetensors"), Some((2, 3)));
+        for name in [
+            "consolidated.safetensors",
+            "consolidated-00004-of-00003.safetensors",
+            "consolidated-0-of-1.safetensors",
+            "consolidated-a-of-1.safetensors",
+        ] {
+            assert_eq!(part_of(name), None, "{name}");
+        }
+    }
+}

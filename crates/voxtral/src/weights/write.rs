@@ -1,0 +1,208 @@
+//! Tensors to safetensors files, one after another: no more than one of them is in memory twice.
+//!
+//! A file is written under another name and renamed, so a model may be saved over the file it was borrowed from. The same tensors give
+//! the same bytes, laid out as the reference implementation does: wider types first, then by name. A model above a size goes into several
+//! files beside an index, as transformers writes and reads it.
+
+use super::checkpoint::{INDEX, SINGLE};
+use crate::error::{Doing, Error, Result};
+use crate::model::visitor;
+use crate::model::visitor::Look;
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use half::{bf16, f16};
+use safetensors::tensor::Dtype;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// The largest file transformers writes unless told otherwise.
+pub const MAX_SHARD: u64 = 5_000_000_000;
+
+/// A tensor on its way to a file: what the header says of it, and its values when their turn comes.
+pub struct Outgoing<'a> {
+    shape: Vec<usize>,
+    dtype: Dtype,
+    values: Box<dyn FnOnce() -> Result<TensorData> + 'a>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A tensor to be written as `dtype` (F32, BF16 or F16), whatever its values come as.
+    pub fn new(shape: &[usize], dtype: Dtype, values: impl FnOnce() -> Result<TensorData> + 'a) -> Self {
+        Self { shape: shape.to_vec(), dtype, values: Box::new(values) }
+    }
+
+    fn size(&self) -> u64 {
+        let width = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        self.shape.iter().product::<usize>() as u64 * width
+    }
+}
+
+/// Writes a model to `model.safetensors` in a folder, or to shards of up to `max_shard` bytes with an index, under the names of the Hub
+/// and in the types the tensors have.
+pub fn save<M: Module>(model: &M, folder: &Path, max_shard: u64) -> Result<()> {
+    struct Collect(Vec<(String, Outgoing<'static>)>);
+    impl Look for Collect {
+        fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            let tensor = param.val().inner();
+            let dtype = if tensor.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 };
+            let shape = tensor.dims();
+            self.0.push((name.to_owned(), Outgoing::new(&shape, dtype, move || Ok(tensor.into_data()))));
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    visitor::look(model, &mut collect);
+    write_outgoing(collect.0, folder, max_shard)
+}
+
+/// The names and shapes of a model's tensors, in the model's order.
+pub fn shapes<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
+    struct Collect(Vec<(String, Vec<usize>)>);
+    impl Look for Collect {
+        fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            self.0.push((name.to_owned(), param.shape().to_vec()));
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    visitor::look(model, &mut collect);
+    collect.0
+}
+
+/// The values of the tensors of a model whose names `wanted` accepts, by name.
+pub fn tensors<M: Module>(model: &M, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, TensorData> {
+    struct Collect<F> {
+        wanted: F,
+        found: BTreeMap<String, TensorData>,
+    }
+    impl<F: Fn(&str) -> bool> Look for Collect<F> {
+        fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            if (self.wanted)(name) {
+                self.found.insert(name.to_owned(), param.val().inner().into_data());
+            }
+        }
+    }
+    let mut collect = Collect { wanted, found: BTreeMap::new() };
+    visitor::look(model, &mut collect);
+    collect.found
+}
+
+/// Writes tensors into a model's folder, in one file or several; the order decides which go together.
+pub fn write_outgoing(tensors: Vec<(String, Outgoing)>, folder: &Path, max_shard: u64) -> Result<()> {
+    let (mut shards, mut filled, mut total) = (vec![Vec::new()], 0, 0);
+    for (name, tensor) in tensors {
+        let size = tensor.size();
+        if filled > 0 && filled + size > max_shard {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        (filled, total) = (filled + size, total + size);
+        if let Some(shard) = shards.last_mut() {
+            shard.push((name, tensor));
+        }
+    }
+    if shards.len() == 1 {
+        return shards.into_iter().try_for_each(|shard| write(&folder.join(SINGLE), shard));
+    }
+    let count = shards.len();
+    let mut map = BTreeMap::new();
+    for (number, shard) in (1..).zip(shards) {
+        let file = format!("model-{number:05}-of-{count:05}.safetensors");
+        map.extend(shard.iter().map(|(name, _)| (name.clone(), file.clone())));
+        write(&folder.join(file), shard)?;
+    }
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
+    let path = folder.join(INDEX);
+    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&index)?)).doing(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Writes tensors to one safetensors file, in the types they have.
+pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
+    let mut lines = Vec::new();
+    for (name, data) in tensors {
+        let dtype = match data.dtype() {
+            DType::F32 => Dtype::F32,
+            DType::BF16 => Dtype::BF16,
+            DType::F16 => Dtype::F16,
+            other => return Err(Error::new(format!("tensor `{name}` is {other:?}; F32, BF16 and F16 are written"))),
+        };
+        lines.push((name.as_str(), dtype, data.shape().to_vec()));
+    }
+    stream(path, lines, &mut |name, _| Ok(Cow::Borrowed(tensors.get(name).map_or(&[], |data| data.as_bytes()))))
+}
+
+fn write(path: &Path, tensors: Vec<(String, Outgoing)>) -> Result<()> {
+    let names: Vec<(String, Dtype, Vec<usize>)> = tensors.iter().map(|(name, t)| (name.clone(), t.dtype, t.shape.clone())).collect();
+    let header = names.iter().map(|(name, dtype, shape)| (name.as_str(), *dtype, shape.clone())).collect();
+    let mut values: BTreeMap<String, Outgoing> = tensors.into_iter().collect();
+    stream(path, header, &mut |name, dtype| {
+        let tensor = values.remove(name).ok_or_else(|| Error::new(format!("tensor `{name}` is there twice")))?;
+        let data = (tensor.values)()?;
+        if data.shape().to_vec() != tensor.shape {
+            return Err(Error::new(format!("tensor `{name}` became {:?} instead of {:?}", data.shape().to_vec(), tensor.shape)));
+        }
+        Ok(Cow::Owned(bytes(data, dtype)?))
+    })
+}
+
+/// What a header says of a tensor: its name, its type, its shape.
+type Line<'a> = (&'a str, Dtype, Vec<usize>);
+
+/// Gives the bytes of a tensor in a type.
+type Values<'a, 'v> = dyn FnMut(&str, Dtype) -> Result<Cow<'v, [u8]>> + 'a;
+
+/// Writes the header, then what `values` gives for each tensor.
+fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut Values<'_, 'v>) -> Result<()> {
+    lines.sort_by(|(a, a_type, _), (b, b_type, _)| b_type.cmp(a_type).then_with(|| a.cmp(b)));
+    let mut header = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+    let mut end = 0;
+    for (name, dtype, shape) in &lines {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let shape = Value::from(shape.clone());
+        header += &format!(r#",{}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{end}]}}"#, Value::from(*name));
+    }
+    header.push('}');
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    let draft = path.with_extension("safetensors.part");
+    let writing = || format!("cannot write `{}`", path.display());
+    let written = (|| {
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&draft).doing(writing)?);
+        file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(header.as_bytes())).doing(writing)?;
+        for (name, dtype, shape) in &lines {
+            let bytes = values(name, *dtype).map_err(|error| error.context(path.display()))?;
+            let size = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            if bytes.len() != size {
+                return Err(Error::new(format!("{}: tensor `{name}` has {} bytes instead of {size}", path.display(), bytes.len())));
+            }
+            file.write_all(&bytes).doing(writing)?;
+        }
+        file.flush().doing(writing)?;
+        fs::rename(&draft, path).doing(writing)
+    })();
+    if written.is_err() {
+        // What is left of it is of no use to anybody; that it cannot be removed is not the error to report.
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+/// The bytes of a tensor in a type.
+fn bytes(data: TensorData, dtype: Dtype) -> Result<Vec<u8>> {
+    match (data.dtype(), dtype) {
+        (DType::F32, Dtype::F32) | (DType::BF16, Dtype::BF16) | (DType::F16, Dtype::F16) => Ok(data.as_bytes().to_vec()),
+        (_, Dtype::F32 | Dtype::BF16 | Dtype::F16) => {
+            let values = super::floats(&data)?;
+            Ok(match dtype {
+                Dtype::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                Dtype::BF16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+                _ => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+            })
+        }
+        (_, other) => Err(Error::new(format!("{other:?} is not written; F32, BF16 and F16 are"))),
+    }
+}

@@ -1,0 +1,108 @@
+//! Whether a device computes what the processor computes: scores of a small model, and twenty steps of training.
+
+use super::steps::{Case, losses, scores};
+use super::{Bench, Size};
+use crate::error::{Result, said};
+use serde::Serialize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+use voxtral::device;
+use voxtral::device::Chosen;
+use voxtral::model::precision::Precision;
+
+/// Something that was computed on both sides.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Agreement {
+    /// What.
+    pub what: String,
+    /// The largest difference, relative to the largest number. None if the device gave up.
+    pub difference: Option<f64>,
+    /// How large it may be.
+    pub allowed: f64,
+    /// Seconds on the device.
+    pub seconds: f64,
+    /// What the device said when it gave up.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+impl Agreement {
+    /// Whether both sides are as close as they should be.
+    pub fn holds(&self) -> bool {
+        self.difference.is_some_and(|difference| difference <= self.allowed)
+    }
+}
+
+/// Steps of a training that is compared.
+const STEPS: u64 = 20;
+
+/// Computes everything on a device and, in 32-bit floats, on the processor.
+pub fn agree(device: &Chosen) -> Result<Vec<Agreement>> {
+    let processor = device::choose("cpu")?;
+    let bench = |device, precision| Bench {
+        device,
+        config: Size::Tiny.config(),
+        model: None,
+        precision,
+        batches: vec![2],
+        patience: Duration::ZERO,
+    };
+    let mut found = Vec::new();
+    let mut compare = |what: String, allowed: f64, run: &dyn Fn(&Bench) -> Result<Vec<f64>>, precision| -> Result<()> {
+        let expected = run(&bench(&processor, Precision::F32))?;
+        let start = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(&bench(device, precision))));
+        let seconds = start.elapsed().as_secs_f64();
+        let (difference, note) = match outcome {
+            Ok(Ok(numbers)) => (Some(apart(&numbers, &expected)), String::new()),
+            Ok(Err(error)) => (None, error.message),
+            Err(panic) => (None, said(panic.as_ref()).to_owned()),
+        };
+        found.push(Agreement { what, difference, allowed, seconds, note });
+        Ok(())
+    };
+    for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
+        compare(format!("scores, {precision}"), allowed, &scores, precision)?;
+    }
+    for (name, case) in [("LoRA", Case::Everywhere), ("full", Case::Full)] {
+        for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
+            compare(format!("{STEPS} steps, {name}, {precision}"), allowed, &|bench| losses(bench, case, STEPS), precision)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The largest difference, as a share of the largest number; endless if one is no number, or if there are more on one side.
+fn apart(found: &[f64], expected: &[f64]) -> f64 {
+    let scale = expected.iter().fold(0.0_f64, |most, number| most.max(number.abs()));
+    if found.len() != expected.len() || scale == 0.0 {
+        return f64::INFINITY;
+    }
+    let each = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs() / scale);
+    each.fold(0.0, |most, difference| if difference.is_nan() { f64::INFINITY } else { most.max(difference) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_shares_of_the_largest_number() {
+        for (found, expected, apart_by) in [
+            (&[1.0, 2.0][..], &[1.0, 4.0][..], 0.5),
+            (&[1.0], &[1.0], 0.0),
+            (&[1.0, f64::NAN], &[1.0, 4.0], f64::INFINITY),
+            (&[1.0], &[1.0, 4.0], f64::INFINITY),
+        ] {
+            assert_eq!(apart(found, expected), apart_by, "{found:?} and {expected:?}");
+        }
+    }
+
+    #[test]
+    fn the_processor_agrees_with_itself() {
+        let found = agree(&device::choose("cpu").unwrap()).unwrap();
+        assert!(found.iter().all(Agreement::holds), "{found:?}");
+        // In 32 bits it is the same computation, and in brain floats it is not.
+        assert!(found.iter().all(|row| (row.difference == Some(0.0)) == row.what.contains("f32")), "{found:?}");
+    }
+}

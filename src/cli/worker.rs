@@ -1,0 +1,14 @@
+//! `voxpipe work`: one stage of a run that goes on elsewhere. `voxpipe run` has it started where a job runs; people need not know it.
+
+use super::run::listen;
+use crate::error::{Exit, Result};
+use crate::stages::STAGES;
+use pipeline::executor::job_dir::{Folder, carry_out};
+use std::path::PathBuf;
+
+/// Carries out what a job's folder describes. How it ended is told there.
+pub(super) fn work(folder: PathBuf) -> Result<u8> {
+    let stop = listen()?;
+    carry_out(&Folder(folder), STAGES, stop.asked)?;
+    Ok(Exit::Done as u8)
+}

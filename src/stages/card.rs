@@ -1,0 +1,325 @@
+//! `card`: the model card, made of what was measured and of nothing else.
+//!
+//! Everything comes from the files of the stages before: `training.json`, `scores.json`, the dataset's rows. A value that does
+//! not exist is left out where the template asks for it, and is an error where it does not.
+
+use super::{is_hub_id, is_license};
+use crate::data::clip_row::Record;
+use crate::data::ingest::rounded;
+use crate::data::template;
+use crate::data::text::normalised;
+use crate::error::{Doing, Error, Result};
+use pipeline::artifact::{Artifact, ArtifactKind};
+use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Writes the model card.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Card {
+    /// What the model is called; the pipeline's name otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// The licence as the Hub writes it: `apache-2.0`, `cc-by-4.0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Who made the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// The base's id on the Hub, when the base in your folder is a copy of it: `mistralai/Voxtral-Mini-3B-2507`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
+    /// The ids on the Hub of the datasets it was trained on: `me/accent-fr`. Only those that are there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<String>,
+    /// A minijinja template of your own instead of the one that ships with voxpipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<PathBuf>,
+}
+
+const TEMPLATE: &str = include_str!("../../templates/model_card.md");
+/// How many clips a card shows as the worst, and a demo as the best.
+const EXAMPLES: usize = 5;
+
+impl Stage for Card {
+    const KIND: &'static str = "card";
+    const ABOUT: &'static str = "writes the model card";
+    const VERSION: u32 = 2;
+    const INPUTS: &'static [Port] = &[
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the model the card is about" },
+        Port { name: "scores", kinds: &[ArtifactKind::Scores], arity: Arity::Optional, about: "how well it does" },
+        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::Optional, about: "what it was trained on" },
+    ];
+
+    fn output(&self) -> ArtifactKind {
+        ArtifactKind::Card
+    }
+
+    fn check(&self) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        if let Some(license) = self.license.as_deref().filter(|license| !is_license(license)) {
+            let message = format!("`{license}` is not how the Hub writes a licence");
+            complaints.push(Complaint::new("license", message).hint("write its identifier: `apache-2.0`, `cc-by-4.0`, `other`"));
+        }
+        if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
+            let message = format!("`{id}` is not the id of a model on the Hub");
+            complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
+        }
+        for (index, id) in self.datasets.iter().enumerate().filter(|(_, id)| !is_hub_id(id)) {
+            let message = format!("`{id}` is not the id of a dataset on the Hub");
+            complaints.push(Complaint::new(&format!("datasets.{index}"), message).hint("write `owner/name`, or leave it out"));
+        }
+        if self.title.as_deref().is_some_and(|title| title.trim().is_empty()) {
+            complaints.push(Complaint::new("title", "the title is empty").hint("leave it out to use the pipeline's name"));
+        }
+        complaints
+    }
+
+    fn sources(&self) -> Vec<PathBuf> {
+        self.template.iter().cloned().collect()
+    }
+
+    fn names_pipeline(&self) -> bool {
+        true
+    }
+
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        let training: Training = read(cx.input("model")?, "training.json")?;
+        let scores: Option<Scores> = cx.optional("scores").map(|scores| read(scores, "scores.json")).transpose()?;
+        let data = cx.optional("data").map(|data| Data::of(data, scores.as_ref().map_or("test", |scores| &scores.split))).transpose()?;
+        let languages = match &data {
+            Some(data) if training.languages.is_empty() => data.languages.clone(),
+            _ => training.languages.clone(),
+        };
+        let title = self.title.clone().unwrap_or_else(|| cx.pipeline.clone());
+        let base_model = self.base_model.clone().or_else(|| training.base.hub.clone());
+        let worst = scores.iter().flat_map(|scores| &scores.worst).take(EXAMPLES).cloned().collect::<Vec<_>>();
+        // An adapter that was merged into its base is used like any full model.
+        let method = if training.merged { "merged" } else { training.method.as_str() };
+        let mut values = json!({
+            "title": title,
+            "pipeline": cx.pipeline,
+            "author": self.author,
+            "license": self.license,
+            "datasets": self.datasets,
+            "base_model": base_model,
+            "relation": if method == "lora" { "adapter" } else { "finetune" },
+            "library": if method == "lora" { "peft" } else { "transformers" },
+            "method": method,
+            "variant": variant(&training.settings),
+            "languages": languages,
+            "training": training,
+            "settings": settings(&training.settings),
+            "scores": scores,
+            "data": data,
+        });
+        if scores.is_some() {
+            values["scores"]["worst"] = json!(worst);
+        }
+        let (name, source) = match &self.template {
+            Some(file) => {
+                let name = file.display().to_string();
+                let source = fs::read_to_string(cx.path(file)).doing(|| format!("cannot read `{name}`"))?;
+                (name, source)
+            }
+            None => ("templates/model_card.md".to_owned(), TEMPLATE.to_owned()),
+        };
+        let text = template::render(&name, &source, &values)?;
+        if !text.starts_with("---\n") {
+            cx.warn(format!("{name}: the card has no front matter, so the Hub will not know what it is about"));
+        }
+        fs::write(cx.out.join("README.md"), text).doing(|| "cannot write the card")?;
+
+        let what = match &scores {
+            Some(scores) => format!("card of `{title}`, WER {:.1} % on {} clips", scores.tuned.wer * 100.0, scores.clips),
+            None => format!("card of `{title}`, which was not scored"),
+        };
+        let mut made = Made::new(what);
+        for name in ["title", "pipeline", "license", "base_model", "method", "library", "languages", "data"] {
+            made.facts.insert(name.to_owned(), values[name].clone());
+        }
+        if let (Some(scores), Some(artifact)) = (&scores, cx.optional("scores")) {
+            let mut short = json!(scores);
+            short["worst"] = json!(worst);
+            short["best"] = json!(best(artifact, scores)?);
+            made.facts.insert("scores".to_owned(), short);
+        }
+        Ok(Outcome::Done(made))
+    }
+}
+
+/// What `training.json` says. What else is in it travels along for templates of one's own.
+#[derive(Serialize, Deserialize)]
+struct Training {
+    method: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    merged: bool,
+    base: Base,
+    parameters: u64,
+    trainable_parameters: u64,
+    settings: Value,
+    steps: u64,
+    epochs: f64,
+    examples: u64,
+    audio_seconds: f64,
+    first_loss: f64,
+    final_loss: f64,
+    device: String,
+    precision: String,
+    languages: Vec<String>,
+    seed: u64,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Base {
+    name: String,
+    init: String,
+    /// The id on the Hub, when the weights came from there. A name alone does not tell: `models/tiny` is a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hub: Option<String>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+/// What `scores.json` says.
+#[derive(Serialize, Deserialize)]
+struct Scores {
+    normalisation: String,
+    clips: u64,
+    words: u64,
+    characters: u64,
+    split: String,
+    base: Option<Score>,
+    tuned: Score,
+    train: Option<Score>,
+    worst: Vec<Heard>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Score {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clips: Option<u64>,
+    wer: f64,
+    cer: f64,
+    substitutions: u64,
+    insertions: u64,
+    deletions: u64,
+}
+
+/// A clip and what was understood.
+#[derive(Clone, Serialize, Deserialize)]
+struct Heard {
+    audio_path: String,
+    #[serde(default, skip_serializing)]
+    split: Option<String>,
+    reference: String,
+    base: Option<String>,
+    tuned: String,
+    wer: f64,
+}
+
+/// The clips understood best, the longest first.
+fn best(artifact: &Artifact, scores: &Scores) -> Result<Vec<Heard>> {
+    let rows: Vec<(usize, Heard)> = voxpipe_io::jsonl::read(&artifact.path.join("clips.jsonl"))?;
+    let mut rows: Vec<Heard> = rows.into_iter().map(|(_, row)| row).filter(|row| row.split.as_deref() == Some(&scores.split)).collect();
+    let shown: BTreeSet<&str> = scores.worst.iter().take(EXAMPLES).map(|row| row.audio_path.as_str()).collect();
+    rows.retain(|row| !shown.contains(row.audio_path.as_str()));
+    rows.sort_by(|a, b| a.wer.total_cmp(&b.wer).then(b.reference.len().cmp(&a.reference.len())).then(a.audio_path.cmp(&b.audio_path)));
+    rows.truncate(EXAMPLES);
+    Ok(rows)
+}
+
+/// What the rows of a dataset say.
+#[derive(Serialize)]
+struct Data {
+    clips: usize,
+    minutes: f64,
+    splits: BTreeMap<String, usize>,
+    rejected: usize,
+    languages: Vec<String>,
+    speakers: BTreeSet<String>,
+    /// Those who speak both where the model learned and where it was measured.
+    shared_speakers: BTreeSet<String>,
+    /// Clips of the scored split whose sentence was also trained on.
+    seen: usize,
+}
+
+impl Data {
+    /// `scored` is the split the model was measured on.
+    fn of(artifact: &Artifact, scored: &str) -> Result<Self> {
+        let records = Record::read_all(&artifact.path.join("data.jsonl"))?;
+        let split = |record: &Record| record.rest.get("split").and_then(Value::as_str).map(str::to_owned);
+        let of_split = |name: &str| records.iter().filter(|record| split(record).as_deref() == Some(name)).collect::<Vec<_>>();
+        let (train, held_out) = (of_split("train"), of_split(scored));
+        let speakers = |rows: &[&Record]| -> BTreeSet<String> { rows.iter().filter_map(|record| record.speaker.clone()).collect() };
+        let learned: BTreeSet<String> = train.iter().map(|record| normalised(&record.text)).collect();
+        let mut splits = BTreeMap::new();
+        for record in &records {
+            if let Some(split) = split(record) {
+                *splits.entry(split).or_default() += 1;
+            }
+        }
+        let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
+        let report = artifact.path.join("report.json");
+        let report: Value = if report.exists() { read(artifact, "report.json")? } else { Value::Null };
+        Ok(Self {
+            clips: records.len(),
+            minutes: rounded(seconds / 60.0),
+            splits,
+            rejected: report["rejected"].as_array().map_or(0, Vec::len),
+            languages: records.iter().filter_map(|record| record.language.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
+            speakers: records.iter().filter_map(|record| record.speaker.clone()).collect(),
+            shared_speakers: speakers(&train).intersection(&speakers(&held_out)).cloned().collect(),
+            seen: held_out.iter().filter(|record| learned.contains(&normalised(&record.text))).count(),
+        })
+    }
+}
+
+fn read<T: DeserializeOwned>(artifact: &Artifact, name: &str) -> Result<T> {
+    let shown = format!("`{name}` of stage `{}`", artifact.stage);
+    let text = fs::read_to_string(artifact.path.join(Path::new(name))).doing(|| format!("cannot read {shown}"))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::new(format!("{shown}: {error}")).advice("run that stage again, or correct what it writes"))
+}
+
+/// What kind of LoRA the settings say it is, when it is not the plain one.
+fn variant(settings: &Value) -> Option<&'static str> {
+    let set = |key: &str| settings["lora"][key] == Value::Bool(true);
+    match (set("dora"), set("rslora")) {
+        (false, false) => None,
+        (false, true) => Some("rank-stabilised"),
+        (true, false) => Some("DoRA"),
+        (true, true) => Some("DoRA, rank-stabilised"),
+    }
+}
+
+/// Nested settings as `lora.r` → `8`; those that were not set are left out.
+fn settings(value: &Value) -> BTreeMap<String, String> {
+    fn walk(prefix: &str, value: &Value, found: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Null => {}
+            Value::Object(object) => {
+                for (key, value) in object {
+                    walk(&if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") }, value, found);
+                }
+            }
+            Value::String(text) => {
+                found.insert(prefix.to_owned(), text.clone());
+            }
+            other => {
+                found.insert(prefix.to_owned(), other.to_string());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk("", value, &mut found);
+    found
+}

@@ -1,0 +1,54 @@
+//! Environment variables a program does not see, and values blacked out in what it prints.
+
+use pipeline::secrets::is_secret;
+use std::ffi::OsString;
+
+/// Environment variables that are nobody's business.
+pub(super) struct Secrets {
+    /// Names not handed to the program.
+    pub(super) withheld: Vec<OsString>,
+    /// Values blacked out in what it prints, the longest first.
+    values: Vec<String>,
+}
+
+/// Shorter values are words and numbers that occur everywhere, and blacking them out would hide what is not secret.
+const SHORTEST_SECRET: usize = 6;
+
+impl Secrets {
+    pub(super) fn of(environment: impl Iterator<Item = (OsString, OsString)>, allowed: &[String]) -> Self {
+        let mut secrets = Self { withheld: Vec::new(), values: Vec::new() };
+        for (name, value) in environment {
+            if !is_secret(&name) {
+                continue;
+            }
+            secrets
+                .values
+                .extend(value.to_string_lossy().lines().map(str::trim).filter(|line| line.len() >= SHORTEST_SECRET).map(str::to_owned));
+            if !allowed.iter().any(|allowed| **allowed == *name) {
+                secrets.withheld.push(name);
+            }
+        }
+        secrets.values.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
+        secrets.values.dedup();
+        secrets
+    }
+
+    pub(super) fn redact(&self, text: &str) -> String {
+        self.values
+            .iter()
+            .fold(text.to_owned(), |text, secret| if text.contains(secret) { text.replace(secret, "[redacted]") } else { text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_withheld_and_blacked_out() {
+        let environment = [("HF_TOKEN", "hf_abcdefgh"), ("MY_ApiKey", "sk-123456"), ("HOME", "/home/x"), ("USE_KEY", "1")];
+        let secrets = Secrets::of(environment.iter().map(|(name, value)| ((*name).into(), (*value).into())), &["HF_TOKEN".to_owned()]);
+        assert_eq!(secrets.withheld, ["MY_ApiKey", "USE_KEY"]);
+        assert_eq!(secrets.redact("1 hf_abcdefgh sk-123456 /home/x"), "1 [redacted] [redacted] /home/x");
+    }
+}

@@ -1,0 +1,32 @@
+//! Corrections that a person made after listening: another text, or that a clip is not to be used.
+
+use crate::error::{Error, Exit, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use voxpipe_io::jsonl;
+
+/// A line of the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Edit {
+    clip: String,
+    #[serde(default)]
+    pub(super) text: Option<String>,
+    #[serde(default)]
+    pub(super) exclude: bool,
+}
+
+/// Reads corrections, by clip; of several for one clip the last counts.
+pub(super) fn read(path: &Path, shown: &Path) -> Result<BTreeMap<String, Edit>> {
+    let rows: Vec<(usize, Edit)> = jsonl::read(path)?;
+    let mut edits = BTreeMap::new();
+    for (line, edit) in rows {
+        if edit.text.as_deref().is_some_and(|text| text.trim().is_empty()) {
+            let message = format!("{}:{line}: the text of `{}` is empty", shown.display(), edit.clip);
+            return Err(Error::new(message).exit(Exit::Usage).advice("write what is said, or `\"exclude\": true`"));
+        }
+        edits.insert(edit.clip.clone(), edit);
+    }
+    Ok(edits)
+}

@@ -1,0 +1,315 @@
+//! `demo`: the files of a Space that shows the published model.
+//!
+//! `static` is a page that needs nothing from anywhere: facts, scores, examples. `gradio` is a small app that loads the published
+//! weights, says which, and refuses to start with any others. The Space is a folder, or is made on the Hub and waited for until it runs.
+
+mod examples;
+
+use super::hub_publish::{Order, bad_repo, may_write, send_space};
+use crate::data::managed_dir;
+use crate::data::managed_dir::Target;
+use crate::data::template::render;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::hub::RepoType;
+use crate::hub::space::Space;
+use pipeline::artifact::ArtifactKind;
+use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Writes the demo Space of a published model.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Demo {
+    /// A folder of yours in which the demo is also placed, or `hub`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The Space's name on the Hub: `accent-fr-demo` or `owner/accent-fr-demo`; the model's with `-demo` otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// Whether to replace files that were not put there by this stage.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub overwrite: bool,
+    /// The page's title; the model's otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// What the Space runs.
+    pub sdk: Sdk,
+    /// The hardware a gradio Space asks for, as the Hub calls it: `l4x1`, `a10g-small`, `zero-a10g`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
+    /// Whether only its owner may see the Space; one that is there stays as it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
+    /// How long to wait until the Space on the Hub runs, in seconds; 0 does not wait. A build takes minutes.
+    #[serde(skip_serializing_if = "is_patience")]
+    pub wait_seconds: Patience,
+}
+
+/// Half an hour, if nothing is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Patience(u64);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(1800)
+    }
+}
+
+fn is_patience(patience: &Patience) -> bool {
+    *patience == Patience::default()
+}
+
+/// What a Space runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Sdk {
+    /// A page with facts, scores and examples; free on the Hub.
+    #[default]
+    Static,
+    /// An app that transcribes; it needs hardware that can hold the model.
+    Gradio,
+    /// This program with the model, in a container: it needs no Python.
+    Docker,
+}
+
+/// What `target` says of a Space on the Hub.
+const HUB: &str = "hub";
+/// What a Space needs beside its files.
+const SPACE: &str = "space.json";
+/// Marks a folder we placed.
+const MARKER: &str = ".voxpipe-demo";
+const GRADIO_VERSION: &str = "6.31.0";
+const README: &str = include_str!("../../../templates/demo/README.md");
+const PAGE: &str = include_str!("../../../templates/demo/index.html");
+const APP: &str = include_str!("../../../templates/demo/app.py");
+const DOCKERFILE: &str = include_str!("../../../templates/demo/Dockerfile");
+const REQUIREMENTS: &str = include_str!("../../../templates/demo/requirements.txt");
+/// The longest short description the Hub takes.
+const SHORT: usize = 60;
+
+impl Stage for Demo {
+    const KIND: &'static str = "demo";
+    const ABOUT: &'static str = "writes the demo Space of a published model";
+    const VERSION: u32 = 2;
+    const INPUTS: &'static [Port] = &[
+        Port { name: "published", kinds: &[ArtifactKind::Published], arity: Arity::One, about: "the model to show" },
+        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::Optional, about: "the scored clips, to be heard on the page" },
+    ];
+
+    fn output(&self) -> ArtifactKind {
+        ArtifactKind::Demo
+    }
+
+    fn check(&self) -> Vec<Complaint> {
+        let empty = |text: &str| text.trim().is_empty();
+        let mut complaints = Vec::new();
+        if self.title.as_deref().is_some_and(empty) {
+            complaints.push(Complaint::new("title", "the title is empty").hint("leave it out to use the model's"));
+        }
+        if self.target.as_deref().is_some_and(|target| matches!(target.trim(), "" | "." | "/")) {
+            let hint = "write `target = \"published/NAME-demo\"`, or `target = \"hub\"`";
+            complaints.push(Complaint::new("target", "this is no folder to fill").hint(hint));
+        }
+        complaints.extend(self.repo.as_deref().and_then(bad_repo));
+        let hardware =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        match self.hardware.as_deref() {
+            Some(_) if self.sdk == Sdk::Static => complaints
+                .push(Complaint::new("hardware", "a static page runs on no hardware").hint("leave it out, or write `sdk = \"gradio\"`")),
+            Some(name) if !hardware(name) => complaints.push(
+                Complaint::new("hardware", format!("`{name}` is not how the Hub writes hardware"))
+                    .hint("write `l4x1`, `a10g-small` or `zero-a10g`"),
+            ),
+            _ => {}
+        }
+        complaints
+    }
+
+    fn promises(&self) -> Vec<PathBuf> {
+        self.target.iter().filter(|target| *target != HUB).map(PathBuf::from).collect()
+    }
+
+    fn names_pipeline(&self) -> bool {
+        self.target.as_deref() == Some(HUB)
+    }
+
+    fn reaches_out(&self) -> bool {
+        self.target.as_deref() == Some(HUB)
+    }
+
+    fn preflight(&self, _given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
+        may_write(RepoType::Space, self.repo.as_deref().unwrap_or("demo"), stop)
+    }
+
+    fn refuses(&self, given: &[&str]) -> Option<(String, String)> {
+        (given.contains(&"data") && self.sdk != Sdk::Static).then(|| {
+            ("is given clips to show, which only a static page does".to_owned(), "leave `data` out, or write `sdk = \"static\"`".to_owned())
+        })
+    }
+
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        let artifact = cx.input("published")?;
+        let shown = format!("`published.json` of stage `{}`", artifact.stage);
+        let text = fs::read_to_string(artifact.path.join("published.json")).doing(|| format!("cannot read {shown}"))?;
+        let published: Value =
+            serde_json::from_str(&text).map_err(|error| Error::new(format!("{shown}: {error}")).advice("run that stage again"))?;
+        let card = published.get("card").filter(|card| card.is_object()).ok_or_else(|| {
+            Error::new(format!("{shown} says nothing about its model under `card`"))
+                .advice("publish it with a card made by the `card` stage")
+        })?;
+        let required = |name: &str| {
+            card.get(name).filter(|value| !value.is_null()).ok_or_else(|| {
+                Error::new(format!("{shown}: `card.{name}` is missing")).advice("publish it with a card made by the `card` stage")
+            })
+        };
+        let title = match &self.title {
+            Some(title) => title.clone(),
+            None => required("title")?.as_str().unwrap_or_default().to_owned(),
+        };
+        let languages: Vec<&str> = required("languages")?.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        // A bare name has no owner yet, and the Hub would refuse the link.
+        let model_id = published.get("repo").and_then(Value::as_str).filter(|repo| repo.contains('/'));
+        let mut values = json!({
+            "title": title,
+            "sdk": self.sdk,
+            "gradio_version": GRADIO_VERSION,
+            "model_id": model_id,
+            "method": required("method")?,
+            "base_model": card.get("base_model"),
+            "license": card.get("license"),
+            "languages": languages,
+            "data": card.get("data"),
+            "scores": card.get("scores"),
+            "short_description": short_description(&languages),
+            "hardware": self.hardware,
+        });
+        if let Some(data) = cx.optional("data") {
+            examples::add_sounds(&mut values["scores"], data, &cx.out)?;
+        }
+        let write = |name: &str, text: String| fs::write(cx.out.join(name), text).doing(|| format!("cannot write `{name}`"));
+        write("README.md", render("templates/demo/README.md", README, &values)?)?;
+        // For whoever makes the Space: what it needs beside its files. The Hub itself does not read it.
+        let variables = json!({
+            "HF_MODEL_ID": model_id,
+            "BASE_MODEL_ID": if values["method"] == "lora" { values["base_model"].clone() } else { Value::Null },
+            "MODEL_REVISION": published.get("revision"),
+            "LANGUAGE": languages.first(),
+        });
+        let space = json!({
+            "sdk": self.sdk,
+            "hardware": self.hardware,
+            "private": self.private,
+            "variables": if self.sdk == Sdk::Gradio { variables } else { json!({}) },
+        });
+        write(SPACE, serde_json::to_string_pretty(&space)?)?;
+        match self.sdk {
+            Sdk::Static => write("index.html", render("templates/demo/index.html", PAGE, &values)?)?,
+            Sdk::Docker => {
+                let model = model_id.ok_or_else(|| {
+                    Error::new("the model has no id on the Hub, so a container could not load it")
+                        .exit(Exit::Usage)
+                        .advice("publish it with `repo = \"owner/name\"`, or write `sdk = \"static\"`")
+                })?;
+                if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+                    return Err(Error::new("a container needs this program for Linux on x86-64, and this is another")
+                        .exit(Exit::Environment)
+                        .advice("run this stage there, or write `sdk = \"gradio\"`"));
+                }
+                let revision = published.get("revision").and_then(Value::as_str).map_or_else(String::new, |commit| format!("@{commit}"));
+                let base = if values["method"] == "lora" { values["base_model"].clone() } else { Value::Null };
+                let told = json!({ "model": format!("{model}{revision}"), "base": base });
+                write("Dockerfile", render("templates/demo/Dockerfile", DOCKERFILE, &told)?)?;
+                let program = std::env::current_exe().doing(|| "cannot find this program")?;
+                fs::copy(program, cx.out.join("voxpipe")).doing(|| "cannot copy this program")?;
+            }
+            Sdk::Gradio => {
+                let facts = ["title", "model_id", "method", "base_model", "languages"].map(|name| (name.to_owned(), values[name].clone()));
+                write("model.json", serde_json::to_string_pretty(&Value::Object(facts.into_iter().collect()))?)?;
+                write("app.py", APP.to_owned())?;
+                write("requirements.txt", REQUIREMENTS.to_owned())?;
+                if model_id.is_none() {
+                    if self.reaches_out() {
+                        return Err(Error::new("the model is not on the Hub, so a Space there could not load it")
+                            .exit(Exit::Environment)
+                            .advice("publish it there: `target = \"hub\"` in the stage that publishes it; or write `sdk = \"static\"`"));
+                    }
+                    cx.warn("the model has no id on the Hub yet: set the variable `HF_MODEL_ID` of the Space to `owner/name`");
+                }
+            }
+        }
+        let mut summary = format!("{} demo of `{title}`", self.sdk.word());
+        let mut files = managed_dir::named(&cx.out)?;
+        match self.target.as_deref() {
+            None => Ok(Outcome::Done(Made::new(summary))),
+            Some(HUB) => {
+                files.remove(SPACE);
+                self.deploy(cx, &files, space, &summary, model_id)
+            }
+            Some(target) => {
+                let path = cx.path(target);
+                managed_dir::place(&files, &Target { path: &path, written: target, marker: MARKER, overwrite: self.overwrite })?;
+                summary = format!("{summary}, in `{target}`");
+                Ok(Outcome::Done(Made::new(summary).fact("location", target)))
+            }
+        }
+    }
+}
+
+impl Demo {
+    /// Makes the Space on the Hub.
+    fn deploy(
+        &self,
+        cx: &Context,
+        files: &BTreeMap<String, PathBuf>,
+        mut space: Value,
+        summary: &str,
+        model: Option<&str>,
+    ) -> Result<Outcome> {
+        let repo = self.repo.clone().or_else(|| model.map(|model| format!("{model}-demo"))).ok_or_else(|| {
+            Error::new("the Space has no name").exit(Exit::Usage).advice("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
+        })?;
+        let variables = space["variables"].as_object().into_iter().flatten();
+        let variables = variables.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+        let needs = Space {
+            sdk: self.sdk.word(),
+            hardware: self.hardware.as_deref(),
+            variables: &variables,
+            model: model.filter(|_| self.sdk != Sdk::Static),
+            patience: Duration::from_secs(self.wait_seconds.0),
+        };
+        let order = Order { kind: RepoType::Space, repo: &repo, private: self.private, overwrite: self.overwrite, message: None };
+        let (sent, stage) = send_space(cx, &order, files, &needs)?;
+        space["repo"] = json!(sent.repo);
+        space["revision"] = json!(sent.revision);
+        space["url"] = json!(sent.url);
+        fs::write(cx.out.join(SPACE), serde_json::to_string_pretty(&space)?).doing(|| format!("cannot write `{SPACE}`"))?;
+        let how = stage.map_or_else(|| "not waited for".to_owned(), |stage| stage.to_lowercase());
+        let made = Made::new(format!("{summary}, at {} ({how})", sent.url));
+        Ok(Outcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
+    }
+}
+
+impl Sdk {
+    /// As the Hub writes it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Gradio => "gradio",
+            Self::Docker => "docker",
+        }
+    }
+}
+
+fn short_description(languages: &[&str]) -> String {
+    let base = "Speech recognition tuned with voxpipe";
+    let full = format!("{base} ({})", languages.join(", "));
+    if languages.is_empty() || full.chars().count() > SHORT { base.to_owned() } else { full }
+}

@@ -1,0 +1,336 @@
+//! `evaluate`: what the tuned model hears in clips it never saw, beside what the base model hears, as error rates.
+
+use crate::data::clip_row::Record;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::hub;
+use crate::stages::context::SpeechContext;
+use pipeline::artifact::{Artifact, ArtifactKind};
+use pipeline::events::{Event, WorstClip};
+use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, ResolveRevision, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use voxpipe_io::jsonl;
+use voxtral::audio::{SAMPLE_RATE, read_wav16k};
+use voxtral::inference::transcriber::{Heard, Limit, Recognizer, Start, Utterance};
+use voxtral::metrics::wer::{Normalisation, Score, Tally};
+use voxtral::model::precision::Precision;
+use voxtral::weights::model_dir;
+use voxtral::{device, lora};
+
+/// Clips whose samples are in memory at the same time.
+const AT_ONCE: usize = 64;
+
+/// Score a model on held-out clips: word and character error rates, against the base model.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluate {
+    /// Which split is held out: `test` or `validation`.
+    split: String,
+    /// What is made equal before texts are compared; named beside every score.
+    normalisation: Normalisation,
+    /// Score the base model too.
+    compare_base: bool,
+    /// How many training clips are scored as well, from the first on; the gap to the held-out score shows what was only memorised. 0 for none.
+    train_clips: usize,
+    /// How many of the worst clips are listed.
+    worst: usize,
+    /// Longest transcript, in tokens.
+    max_new_tokens: usize,
+    /// `auto`, `cpu`, or a card: `cuda:N`, `rocm:N`, `wgpu:N`.
+    device: String,
+    /// How the model's matrices are kept in memory: `auto` (as the checkpoint stores them), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
+    precision: Precision,
+    /// Keep what the audio tower makes of each clip on disk, and use it again.
+    audio_cache: bool,
+    /// The base model's folder, where it is not the one the model's `train` stage names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
+}
+
+impl Default for Evaluate {
+    fn default() -> Self {
+        Self {
+            split: "test".to_owned(),
+            normalisation: Normalisation::default(),
+            compare_base: true,
+            train_clips: 0,
+            worst: 10,
+            max_new_tokens: 256,
+            device: "auto".to_owned(),
+            precision: Precision::Auto,
+            audio_cache: true,
+            base: None,
+        }
+    }
+}
+
+/// A line of `clips.jsonl`.
+#[derive(Debug, Serialize)]
+struct Clip {
+    audio_path: String,
+    split: String,
+    language: Option<String>,
+    reference: String,
+    base: Option<String>,
+    tuned: String,
+    wer: f64,
+    cer: f64,
+}
+
+impl Stage for Evaluate {
+    const KIND: &'static str = "evaluate";
+    const ABOUT: &'static str = "scores a model on held-out clips by word and character error rate, beside its base model";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Port] = &[
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the tuned model or adapter" },
+        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset with the held-out split" },
+        Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the base model, where another stage made it" },
+    ];
+
+    fn output(&self) -> ArtifactKind {
+        ArtifactKind::Scores
+    }
+
+    fn check(&self) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        if !["test", "validation"].contains(&self.split.as_str()) {
+            complaints
+                .push(Complaint::new("split", format!("there is no held-out split `{}`", self.split)).hint("write `test` or `validation`"));
+        }
+        if self.max_new_tokens == 0 {
+            complaints.push(Complaint::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
+        }
+        if !device::is_name(&self.device) {
+            complaints.push(Complaint::new("device", format!("`device` must be {}", device::NAMES)));
+        }
+        complaints
+    }
+
+    fn sources(&self) -> Vec<PathBuf> {
+        self.base.iter().map(PathBuf::from).collect()
+    }
+
+    fn pin(&mut self, pin: &mut ResolveRevision<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, None, pin);
+        }
+    }
+
+    fn reads(&self, file: &str) -> bool {
+        model_dir::counts(file)
+    }
+
+    fn identity(&self) -> Value {
+        let mut identity = serde_json::to_value(self).unwrap_or(Value::Null);
+        if let Some(settings) = identity.as_object_mut() {
+            for key in ["device", "audio_cache"] {
+                settings.remove(key);
+            }
+        }
+        identity
+    }
+
+    fn numerics(&self) -> Option<String> {
+        Some(format!("{}-{}", device::class(&self.device), self.precision))
+    }
+
+    fn fills_machine(&self) -> bool {
+        true
+    }
+
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        let chosen = cx.device(&self.device)?;
+        let (model, data) = (cx.input("model")?, cx.input("data")?);
+        let held_out = records(data, &self.split)?;
+        if held_out.is_empty() {
+            return Err(Error::new(format!("the split `{}` of stage `{}` holds no clips", self.split, data.stage))
+                .advice("give it a share in the dataset's `split`"));
+        }
+        let mut train = if self.train_clips > 0 { records(data, "train")? } else { Vec::new() };
+        train.truncate(self.train_clips);
+        let adapter = lora::is_adapter(&model.path);
+        let base = if adapter || self.compare_base { Some(cx.base_of(model, self.base.as_deref())?) } else { None };
+
+        let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
+        let mut done = 0;
+        let chunks = |recognizer: &Recognizer| {
+            let seconds = |record: &Record| record.duration.unwrap_or(0.0);
+            let chunks = |record: &Record| recognizer.chunks((seconds(record) * f64::from(SAMPLE_RATE)) as usize + 1);
+            held_out.iter().chain(&train).map(chunks).sum()
+        };
+        // What a model's ears make of clips is the same before and after an adapter that leaves them alone.
+        let remember = |recognizer: &mut Recognizer, identity: &str| {
+            recognizer.memory = Some(cx.memory(recognizer, identity, &chosen, chunks(recognizer), self.audio_cache));
+        };
+        let mut hear = |recognizer: &Recognizer, records: &[Record], what: &str| -> Result<Vec<String>> {
+            let texts =
+                self.transcribe(cx, recognizer, data, records, &mut |count| cx.progress(done + count as u64, total, "clips", what))?;
+            done += records.len() as u64;
+            Ok(texts)
+        };
+        // One model is in memory at a time: an adapter is put on its base after that has been heard.
+        let mut heard_by_base = None;
+        let tuned_model = match &base {
+            Some(base) if adapter => {
+                let mut recognizer = Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?;
+                if let Some(note) = &recognizer.loaded.note {
+                    cx.note(note);
+                }
+                remember(&mut recognizer, &base.identity());
+                if self.compare_base {
+                    heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
+                }
+                recognizer.adapt(&model.path)?;
+                recognizer
+            }
+            _ => {
+                let mut recognizer = Recognizer::open(&model.path, Start::Checkpoint, self.precision, &chosen.device)?;
+                remember(&mut recognizer, &model.digest.to_string());
+                recognizer
+            }
+        };
+        let tuned = hear(&tuned_model, &held_out, "tuned model")?;
+        let on_train = hear(&tuned_model, &train, "tuned model on training clips")?;
+        drop(tuned_model);
+        if let Some(base) = base.filter(|_| !adapter) {
+            let mut recognizer = Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?;
+            remember(&mut recognizer, &base.identity());
+            heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
+        }
+        let base = heard_by_base;
+
+        let tally = |records: &[Record], texts: &[String]| -> Tally {
+            records.iter().zip(texts).map(|(record, text)| Tally::of(&record.text, text, self.normalisation)).sum()
+        };
+        let total = tally(&held_out, &tuned);
+        let (tuned_score, base_score) = (total.score(), base.as_ref().map(|texts| tally(&held_out, texts).score()));
+        let train_score = (!train.is_empty()).then(|| tally(&train, &on_train).score());
+
+        let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_deref());
+        let mut worst: Vec<&Clip> = clips.iter().collect();
+        worst.sort_by(|a, b| b.wer.total_cmp(&a.wer).then_with(|| b.cer.total_cmp(&a.cer)).then_with(|| a.audio_path.cmp(&b.audio_path)));
+        let worst: Vec<&Clip> = worst.into_iter().filter(|clip| clip.wer > 0.0).take(self.worst).collect();
+        let told = |clip: &&Clip| WorstClip {
+            audio: data.path.join(&clip.audio_path).display().to_string(),
+            reference: clip.reference.clone(),
+            base: clip.base.clone(),
+            tuned: clip.tuned.clone(),
+            wer: clip.wer,
+        };
+        cx.emitter.emit(Event::WorstClips { stage: cx.stage.clone(), clips: worst.iter().map(told).collect() });
+        let worst: Vec<Value> = worst
+            .into_iter()
+            .map(|clip| json!({ "audio_path": clip.audio_path, "reference": clip.reference, "base": clip.base, "tuned": clip.tuned, "wer": clip.wer }))
+            .collect();
+        let scores = json!({
+            "normalisation": self.normalisation.name(), "split": self.split, "clips": held_out.len(),
+            "words": total.words.reference(), "characters": total.characters.reference(),
+            "tuned": tuned_score, "base": base_score, "train": with_clips(train_score.as_ref(), train.len()), "worst": worst,
+        });
+        clips.extend(self.clips("train", &train, &on_train, None));
+        jsonl::write(&cx.out.join("clips.jsonl"), &clips)?;
+        let path = cx.out.join("scores.json");
+        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&scores)?)).doing(|| format!("cannot write `{}`", path.display()))?;
+        Ok(Outcome::Done(self.made(held_out.len(), &tuned_score, base_score.as_ref(), train_score.as_ref())))
+    }
+}
+
+impl Evaluate {
+    fn transcribe(
+        &self,
+        cx: &Context,
+        recognizer: &Recognizer,
+        data: &Artifact,
+        records: &[Record],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<String>> {
+        let mut texts = vec![String::new(); records.len()];
+        let mut done = 0;
+        for (part, texts) in records.chunks(AT_ONCE).zip(texts.chunks_mut(AT_ONCE)) {
+            let samples = part.iter().map(|record| read_wav16k(&data.path.join(&record.audio_path))).collect::<Result<Vec<_>>>()?;
+            let mut utterances = Vec::with_capacity(part.len());
+            for (record, samples) in part.iter().zip(&samples) {
+                let language = record.language.as_deref();
+                recognizer.prompt(language, recognizer.chunks(samples.len())).map_err(|error| error.context(&record.audio_path))?;
+                utterances.push(Utterance { samples, language });
+            }
+            let limit = Limit::Tokens(self.max_new_tokens);
+            let heard = recognizer.transcribe_each(&utterances, limit, &mut |heard| {
+                if cx.stopping() {
+                    return Err(Error::new("stopped before all clips were transcribed").exit(Exit::Interrupted).advice("run again"));
+                }
+                if let Heard::Clip(index, transcript) = heard {
+                    texts[index] = transcript.text;
+                    done += 1;
+                    progress(done);
+                }
+                Ok(())
+            });
+            if let Some(memory) = &recognizer.memory {
+                cx.tell_trouble(memory);
+            }
+            heard.map_err(|error| match error.exit {
+                Exit::Interrupted => error,
+                _ => error.context(named(part)),
+            })?;
+        }
+        Ok(texts)
+    }
+
+    fn clips(&self, split: &str, records: &[Record], tuned: &[String], base: Option<&[String]>) -> Vec<Clip> {
+        let clip = |(index, record): (usize, &Record)| {
+            let Score { wer, cer, .. } = Tally::of(&record.text, &tuned[index], self.normalisation).score();
+            Clip {
+                audio_path: record.audio_path.clone(),
+                split: split.to_owned(),
+                language: record.language.clone(),
+                reference: record.text.clone(),
+                base: base.map(|texts| texts[index].clone()),
+                tuned: tuned[index].clone(),
+                wer,
+                cer,
+            }
+        };
+        records.iter().enumerate().map(clip).collect()
+    }
+
+    fn made(&self, clips: usize, tuned: &Score, base: Option<&Score>, train: Option<&Score>) -> Made {
+        let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
+        let mut summary = format!("WER {} on {clips} held-out clips", percent(tuned.wer));
+        let mut made = Made::default().metric("wer", tuned.wer).metric("cer", tuned.cer);
+        if let Some(base) = base {
+            summary += &format!(", base {}", percent(base.wer));
+            made = made.metric("base_wer", base.wer).metric("base_cer", base.cer);
+        }
+        if let Some(train) = train {
+            summary += &format!(", training clips {}", percent(train.wer));
+            made = made.metric("train_wer", train.wer).metric("train_cer", train.cer);
+        }
+        Made { summary: format!("{summary} ({})", self.normalisation.name()), ..made }
+    }
+}
+
+fn records(data: &Artifact, split: &str) -> Result<Vec<Record>> {
+    let path = data.path.join(format!("{split}.jsonl"));
+    if path.exists() { Record::read_all(&path) } else { Ok(Vec::new()) }
+}
+
+/// The clips that were being transcribed, for a message.
+fn named(records: &[Record]) -> String {
+    match records {
+        [one] => one.audio_path.clone(),
+        [first, .., last] => format!("clips {} to {}", first.audio_path, last.audio_path),
+        [] => "no clips".to_owned(),
+    }
+}
+
+fn with_clips(score: Option<&Score>, clips: usize) -> Value {
+    let mut value = serde_json::to_value(score).unwrap_or(Value::Null);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("clips".to_owned(), json!(clips));
+    }
+    value
+}

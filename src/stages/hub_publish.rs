@@ -1,0 +1,95 @@
+//! `target = "hub"` of a stage: the same files as in a folder, put into a repository by one commit.
+
+use crate::error::{Error, Exit, Result};
+use crate::hub::client::Client;
+use crate::hub::publish::{Publication, Published, publish};
+use crate::hub::space::{Space, deploy};
+use crate::hub::wire::Voice;
+use crate::hub::{Network, RepoType, client};
+use pipeline::stage::{Complaint, Context};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+/// Where to, and how.
+pub(super) struct Order<'a> {
+    /// What kind of repository.
+    pub(super) kind: RepoType,
+    /// `owner/name`, or `name` for the token's user.
+    pub(super) repo: &'a str,
+    /// Whether a repository that is made is private.
+    pub(super) private: bool,
+    /// Whether to replace what we did not put there.
+    pub(super) overwrite: bool,
+    /// What the commit is called.
+    pub(super) message: Option<&'a str>,
+}
+
+/// Puts files (path in the repository → file here) into a repository.
+pub(super) fn send(cx: &Context, order: &Order<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
+    let client = Client::for_writing()?;
+    carry(cx, order, files, |what, voice| publish(&client, what, voice))
+}
+
+/// Puts files into a Space, and sees to it that it runs; returns the stage it was last seen in.
+pub(super) fn send_space(
+    cx: &Context,
+    order: &Order<'_>,
+    files: &BTreeMap<String, PathBuf>,
+    space: &Space<'_>,
+) -> Result<(Published, Option<String>)> {
+    let client = Client::for_writing()?;
+    carry(cx, order, files, |what, voice| deploy(&client, what, space, voice))
+}
+
+fn carry<T>(
+    cx: &Context,
+    order: &Order<'_>,
+    files: &BTreeMap<String, PathBuf>,
+    work: impl FnOnce(&Publication<'_>, &Voice<'_>) -> Result<T>,
+) -> Result<T> {
+    let message = order.message.map_or_else(|| format!("Publish `{}` of the pipeline `{}`", cx.stage, cx.pipeline), str::to_owned);
+    let what = Publication {
+        kind: order.kind,
+        repo: order.repo,
+        files,
+        private: order.private,
+        overwrite: order.overwrite,
+        message: &message,
+        by: [&cx.pipeline, &cx.stage],
+        scratch: &cx.scratch,
+    };
+    let voice = Voice {
+        stop: &cx.stop,
+        note: &|words| cx.note(words),
+        progress: &|done, total, file| cx.progress(done >> 10, total >> 10, "KiB", format!("uploading {file}")),
+    };
+    work(&what, &voice)
+}
+
+/// Whether the token may write to a repository; says who it is and where the repository is or will be. Nothing without the network.
+pub(super) fn may_write(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result<Option<String>> {
+    if Network::unless(false) == Network::Forbidden {
+        return Ok(None);
+    }
+    let client = Client::for_writing()?;
+    let voice = Voice { stop, note: &|_| (), progress: &|_, _, _| () };
+    let user = client.whoami(&voice)?;
+    let place: client::Place = client.place(kind, repo, &user);
+    client.may_write(&place, &user, &voice)?;
+    Ok(Some(format!("`{}` may write to {}", user.name, client.page(&place))))
+}
+
+/// What is said where the settings name no repository.
+pub(super) fn no_repo() -> Error {
+    Error::new("there is no repository to publish to").exit(Exit::Usage).advice("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
+}
+
+/// What is wrong with the name of a repository.
+pub(super) fn bad_repo(repo: &str) -> Option<Complaint> {
+    let parts: Vec<&str> = repo.split('/').collect();
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let tidy = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed));
+    let hint = "use letters, digits, `-`, `_` and `.`, with at most one `/`";
+    (!tidy).then(|| Complaint::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
+}

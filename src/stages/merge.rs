@@ -1,0 +1,81 @@
+//! `merge`: an adapter becomes part of its base, and the two a full model.
+
+use crate::error::{Error, Result};
+use crate::hub;
+use crate::stages::context::SpeechContext;
+use pipeline::artifact::ArtifactKind;
+use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, ResolveRevision, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use voxtral::lora;
+use voxtral::lora::merge;
+use voxtral::weights::model_dir;
+
+/// Merges an adapter into its base model.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Merge {
+    /// The base model's folder, where it is not the one the adapter's `train` stage names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
+    /// How the merged model is stored: `as-base`, `f32` or `bf16`.
+    dtype: merge::Stored,
+    /// The largest weights file; a larger model goes into several with an index. `5GB`, `500MB`, or bytes.
+    max_shard_size: String,
+}
+
+impl Default for Merge {
+    fn default() -> Self {
+        Self { base: None, dtype: merge::Stored::AsBase, max_shard_size: "5GB".to_owned() }
+    }
+}
+
+impl Stage for Merge {
+    const KIND: &'static str = "merge";
+    const ABOUT: &'static str = "merges an adapter into its base: a full model that needs neither";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Port] = &[
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the adapter" },
+        Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the base model, where another stage made it" },
+    ];
+
+    fn output(&self) -> ArtifactKind {
+        ArtifactKind::Model
+    }
+
+    fn check(&self) -> Vec<Complaint> {
+        let size = merge::size(&self.max_shard_size);
+        size.err().map(|message| Complaint::new("max_shard_size", message)).into_iter().collect()
+    }
+
+    fn sources(&self) -> Vec<PathBuf> {
+        self.base.iter().map(PathBuf::from).collect()
+    }
+
+    fn pin(&mut self, pin: &mut ResolveRevision<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, None, pin);
+        }
+    }
+
+    fn reads(&self, file: &str) -> bool {
+        model_dir::counts(file)
+    }
+
+    fn fills_machine(&self) -> bool {
+        true
+    }
+
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        let adapter = cx.input("model")?;
+        if !lora::is_adapter(&adapter.path) {
+            return Err(Error::new(format!("stage `{}` made a full model: there is nothing to merge", adapter.stage))
+                .advice("leave this stage out, and name that one where this one was named"));
+        }
+        let base = cx.base_of(adapter, self.base.as_deref())?;
+        let most = merge::size(&self.max_shard_size).map_err(Error::new)?;
+        let merged = merge::merge(&base.path, &adapter.path, &cx.out, self.dtype, most)?;
+        Ok(Outcome::Done(Made::new(format!("{} layers merged into a model of {} tensors", merged.layers, merged.tensors))))
+    }
+}

@@ -1,0 +1,228 @@
+//! Sentences out of NVIDIA Granary, or a data set laid out like it: `{language}/{corpus}/{language}_asr*.jsonl` on the Hub.
+//!
+//! A manifest there may have gigabytes. Blocks of it are read at places that the seed chooses, in turn from every corpus, until there
+//! are enough sentences. What a block begins and ends with is cut off in the middle of a line and is left out.
+
+use super::filters::{Found, Sieve};
+use super::{Choice, Phrases};
+use crate::data::text::count;
+use crate::error::{Error, Exit, Result};
+use crate::hub;
+use crate::hub::Network;
+use crate::hub::read::{Entry, Reader};
+use pipeline::stage::Context;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where Granary is.
+pub(super) const REPOSITORY: &str = "nvidia/Granary";
+/// What is read at once.
+const BLOCK: u64 = 64 << 10;
+/// Most that is read of all manifests together.
+const MOST: u64 = 4 << 20;
+/// Sentences of one block are at most this part of all that are wanted, as long as there are other blocks.
+const SHARE: usize = 4;
+
+const TEXT: &[&str] = &["text", "transcript", "transcription", "sentence"];
+const LANGUAGE: &[&str] = &["source_lang", "lang", "language"];
+const RECORDING: &[&str] = &["original_source_id", "source_id", "video_id"];
+
+/// A corpus with its manifests, and which of their blocks were read.
+struct Corpus {
+    name: String,
+    manifests: Vec<Entry>,
+    read: BTreeSet<u64>,
+    rows: usize,
+}
+
+impl Corpus {
+    fn blocks(&self) -> u64 {
+        self.manifests.iter().map(|manifest| manifest.size.div_ceil(BLOCK)).sum()
+    }
+
+    /// A block that was not read yet, any of them with the same chance; none when all were.
+    fn next(&mut self, random: &mut ChaCha8Rng) -> Option<(Entry, u64)> {
+        let blocks = self.blocks();
+        if self.read.len() as u64 >= blocks {
+            return None;
+        }
+        let mut block = random.random_range(0..blocks);
+        while !self.read.insert(block) {
+            block = (block + 1) % blocks;
+        }
+        let mut place = block;
+        for manifest in &self.manifests {
+            let has = manifest.size.div_ceil(BLOCK);
+            if place < has {
+                return Some((manifest.clone(), place * BLOCK));
+            }
+            place -= has;
+        }
+        None
+    }
+}
+
+impl Phrases {
+    /// Reads blocks until there are as many fit sentences as `wanted`.
+    pub(super) fn granary(&self, cx: &Context, sieve: &mut Sieve, wanted: usize) -> Result<Choice> {
+        let repository = hub::dataset(self.repo.as_deref().unwrap_or(REPOSITORY), self.revision.as_deref())?;
+        let stopped = || cx.stopping();
+        let reader = Reader::open(&repository, Network::unless(false), &stopped)?;
+        let mut corpora = self.corpora(&reader)?;
+        let mut random = ChaCha8Rng::seed_from_u64(cx.seed);
+        let (mut chosen, mut spare) = (Vec::new(), Vec::new());
+        let (mut bytes, mut turn, mut idle) = (0, 0, 0);
+        let most_of_block = wanted.div_ceil(SHARE).max(5);
+        while chosen.len() < wanted && bytes < MOST && idle < corpora.len() {
+            let place = turn % corpora.len();
+            turn += 1;
+            let Some((manifest, from)) = corpora[place].next(&mut random) else {
+                idle += 1;
+                continue;
+            };
+            idle = 0;
+            let length = BLOCK.min(manifest.size - from);
+            let block = reader.part(&manifest.path, from, length)?;
+            bytes += length;
+            cx.progress(bytes >> 10, MOST >> 10, "KiB", format!("{} of {wanted} sentences", chosen.len()));
+            let mut of_block = 0;
+            for (at, line) in lines(&block, from > 0, from + length < manifest.size) {
+                corpora[place].rows += 1;
+                let found = match found(line, || format!("{} {} byte {}", reader.name(), manifest.path, from + at as u64)) {
+                    Ok(found) => found,
+                    Err(reason) => {
+                        sieve.reject(reason, &String::from_utf8_lossy(line));
+                        continue;
+                    }
+                };
+                if let Some(text) = sieve.pass(&found) {
+                    of_block += 1;
+                    let list = if of_block <= most_of_block { &mut chosen } else { &mut spare };
+                    list.push((self.by_text(text, found.place), corpora[place].name.clone()));
+                }
+            }
+        }
+        let rows: usize = corpora.iter().map(|corpus| corpus.rows).sum();
+        if rows == 0 {
+            return Err(Error::new(format!("no line of the manifests for `{}` in `{}` can be read", self.language, reader.name())));
+        }
+        chosen.extend(spare);
+        let licence = reader.licence()?;
+        let told = |corpus: &Corpus| {
+            let manifests: Vec<Value> =
+                corpus.manifests.iter().map(|manifest| json!({ "path": manifest.path, "bytes": manifest.size })).collect();
+            (corpus.name.clone(), json!({ "rows": corpus.rows, "manifests": manifests, "licence": licence }))
+        };
+        let corpora: Map<String, Value> = corpora.iter().map(told).collect();
+        let about = json!({ "repository": repository.id(), "commit": reader.commit(), "licence": licence, "bytes_read": bytes, "rows_read": rows, "corpora": corpora });
+        let (phrases, corpora) = chosen.into_iter().unzip();
+        Ok(Choice { phrases, corpora, about, from: format!("{} of `{}`", count(rows, "row"), reader.name()) })
+    }
+
+    /// The manifests of the language, by corpus.
+    fn corpora(&self, reader: &Reader) -> Result<Vec<Corpus>> {
+        let language = &self.language;
+        let missing = |message: String, advice: String| Err(Error::new(message).exit(Exit::Usage).advice(advice));
+        let Some(files) = reader.list(language, true)? else {
+            let folders = reader.list("", false)?.unwrap_or_default();
+            let known: Vec<&str> =
+                folders.iter().filter(|entry| entry.folder && entry.path.len() == 2).map(|entry| entry.path.as_str()).collect();
+            return missing(
+                format!("`{}` has nothing in the language `{language}`", reader.name()),
+                format!("it has: {}; for others use `source = \"embedded\"`, or a file of your own", known.join(", ")),
+            );
+        };
+        let mut corpora: BTreeMap<&str, Vec<Entry>> = BTreeMap::new();
+        let stem = format!("{language}_asr");
+        for file in &files {
+            let parts: Vec<&str> = file.path.split('/').collect();
+            if let [_, corpus, name] = parts.as_slice()
+                && name.starts_with(&stem)
+                && name.ends_with(".jsonl")
+                && file.size > 0
+            {
+                corpora.entry(corpus).or_default().push(file.clone());
+            }
+        }
+        if corpora.is_empty() {
+            return missing(
+                format!("`{}` has no manifest `{language}/CORPUS/{stem}*.jsonl`", reader.name()),
+                "name a data set laid out like nvidia/Granary, or use another `source`".to_owned(),
+            );
+        }
+        let known = corpora.keys().copied().collect::<Vec<_>>().join(", ");
+        if let Some(wanted) = &self.corpus {
+            corpora.retain(|corpus, _| corpus == wanted);
+            if corpora.is_empty() {
+                return missing(format!("`{}` has no corpus `{wanted}` for `{language}`", reader.name()), format!("it has: {known}"));
+            }
+        }
+        let corpus = |(name, manifests): (&str, Vec<Entry>)| Corpus { name: name.to_owned(), manifests, read: BTreeSet::new(), rows: 0 };
+        Ok(corpora.into_iter().map(corpus).collect())
+    }
+}
+
+/// The whole lines of a block with their places in it.
+fn lines(block: &[u8], cut_before: bool, cut_behind: bool) -> Vec<(usize, &[u8])> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    for (index, line) in block.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let whole = line.ends_with(b"\n") || !cut_behind;
+        // Whether the byte before a block was the end of a line is not known.
+        if whole && (index > 0 || !cut_before) && !line.trim_ascii().is_empty() {
+            found.push((at, line.trim_ascii()));
+        }
+        at += line.len();
+    }
+    found
+}
+
+/// A row of a manifest; only the text has to be there.
+fn found(line: &[u8], place: impl FnOnce() -> String) -> Result<Found, &'static str> {
+    let row: Map<String, Value> = serde_json::from_slice(line).map_err(|_| "no JSON object")?;
+    read(&row, None, place)
+}
+
+/// What a row says, whatever the columns are called.
+pub(super) fn read(row: &Map<String, Value>, column: Option<&str>, place: impl FnOnce() -> String) -> Result<Found, &'static str> {
+    let text = |names: &[&str]| names.iter().find_map(|name| row.get(*name)?.as_str()).map(str::to_owned);
+    let sentence = match column {
+        Some(column) => text(&[column]),
+        None => text(TEXT),
+    };
+    let seconds = row.get("duration").and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
+    let recording = RECORDING.iter().find_map(|name| match row.get(*name)? {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    });
+    Ok(Found { text: sentence.ok_or("without a text")?, place: place(), seconds, language: text(LANGUAGE), recording })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_count() {
+        let block = b"xx\n{1}\n\n{2}\nyy";
+        let shown = |before, behind| -> Vec<(usize, &str)> {
+            lines(block, before, behind).into_iter().map(|(at, line)| (at, std::str::from_utf8(line).unwrap())).collect()
+        };
+        assert_eq!(shown(true, true), [(3, "{1}"), (8, "{2}")]);
+        assert_eq!(shown(false, false), [(0, "xx"), (3, "{1}"), (8, "{2}"), (12, "yy")]);
+    }
+
+    #[test]
+    fn every_block_comes_once() {
+        let entry = |path: &str, size| Entry { path: path.into(), size, folder: false };
+        let manifests = vec![entry("a", BLOCK + 1), entry("b", BLOCK)];
+        let mut corpus = Corpus { name: "c".into(), manifests, read: BTreeSet::new(), rows: 0 };
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let blocks: BTreeSet<(String, u64)> =
+            std::iter::from_fn(|| corpus.next(&mut random)).map(|(entry, from)| (entry.path, from)).collect();
+        assert_eq!(blocks, [("a".to_owned(), 0), ("a".to_owned(), BLOCK), ("b".to_owned(), 0)].into());
+    }
+}

@@ -1,0 +1,226 @@
+//! `recordings`: clips a person records, each named by its phrase, in a folder that only the person writes.
+//!
+//! Until enough usable clips are there the run parks and says which are missing. Of several takes (`en-0001.wav`,
+//! `en-0001.2.wav`) the newest that can be used counts; nothing is ever moved, changed or deleted.
+
+use crate::data::clip_row::Record;
+use crate::data::ingest::{Candidate, Limits, is_audio, rounded, take_in};
+use crate::data::phrase::Phrase;
+use crate::data::text::{count, first_few, unique_stems};
+use crate::error::{Doing, Error, Result};
+use pipeline::artifact::ArtifactKind;
+use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use voxpipe_io::jsonl;
+
+/// Takes in the clips of a person who reads the phrases.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recordings {
+    /// The folder with the clips, each named by its phrase: `en-0001.wav`, a second take `en-0001.2.wav`.
+    pub folder: PathBuf,
+    /// How many phrases need a clip before the run goes on.
+    pub min_clips: usize,
+    /// ISO 639-1 code, when it is not that of the phrases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// Who speaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
+}
+
+impl Default for Recordings {
+    fn default() -> Self {
+        Self { folder: "recordings".into(), min_clips: 40, language: None, speaker: None }
+    }
+}
+
+/// A tap on the record button is no recording.
+const LIMITS: Limits = Limits { min: 0.1, max: f64::INFINITY };
+
+impl Stage for Recordings {
+    const KIND: &'static str = "recordings";
+    const ABOUT: &'static str = "takes in the clips of a person who reads the phrases";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Port] =
+        &[Port { name: "phrases", kinds: &[ArtifactKind::Phrases], arity: Arity::One, about: "the sentences to read" }];
+
+    fn output(&self) -> ArtifactKind {
+        ArtifactKind::Clips
+    }
+
+    fn check(&self) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        if self.min_clips == 0 {
+            complaints.push(Complaint::new("min_clips", "the run would go on without any clip").hint("write a number above 0"));
+        }
+        if self.folder.as_os_str().is_empty() {
+            complaints.push(Complaint::new("folder", "no folder is named").hint("write `folder = \"recordings\"`"));
+        }
+        complaints
+    }
+
+    fn sources(&self) -> Vec<PathBuf> {
+        vec![self.folder.clone()]
+    }
+
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        let phrases = Phrase::read_all(&cx.input("phrases")?.path.join("phrases.jsonl"))?;
+        if phrases.len() < self.min_clips {
+            return Err(Error::new(format!(
+                "`min_clips` asks for {}, but there are only {}",
+                self.min_clips,
+                count(phrases.len(), "phrase")
+            ))
+            .advice("lower `min_clips`, or ask the `phrases` stage for more"));
+        }
+        let folder = cx.path(&self.folder);
+        let Sorted { takes, unmatched, other } = self.sort(&folder, &phrases)?;
+
+        let stems = unique_stems(phrases.iter().map(|phrase| (phrase.id.as_str(), phrase.id.as_str())));
+        let mut rejected = BTreeMap::new();
+        let mut older = Vec::new();
+        let mut used: BTreeMap<&str, (String, f64)> = BTreeMap::new();
+        // One round is enough unless the newest take of a phrase cannot be used: then the one before it has its turn.
+        let mut open: BTreeMap<&str, Vec<Take>> = takes;
+        while !open.is_empty() {
+            let mut ids = Vec::new();
+            let mut candidates = Vec::new();
+            for (id, takes) in &mut open {
+                if let Some(take) = takes.pop() {
+                    candidates.push(Candidate { path: folder.join(&take.file), shown: take.file, stem: stems[*id].clone() });
+                    ids.push(*id);
+                }
+            }
+            let total = candidates.len() as u64;
+            let seconds = take_in(&candidates, &cx.out.join("audio"), LIMITS, |done| {
+                cx.progress(done as u64, total, "clips", "");
+                !cx.stopping()
+            })?;
+            for ((id, candidate), seconds) in ids.into_iter().zip(candidates).zip(seconds) {
+                match seconds {
+                    Ok(seconds) => {
+                        used.insert(id, (candidate.shown, seconds));
+                        older.extend(open.remove(id).into_iter().flatten().map(|take| take.file));
+                    }
+                    Err(reason) => {
+                        rejected.insert(candidate.shown, reason);
+                    }
+                }
+            }
+            open.retain(|_, takes| !takes.is_empty());
+        }
+        older.sort();
+
+        let shown = self.folder.display();
+        for reason in rejected.values() {
+            cx.warn(format!("not usable: {reason}"));
+        }
+        if !unmatched.is_empty() {
+            cx.warn(format!("{} in `{shown}` without a phrase of that name: {}", count(unmatched.len(), "clip"), first_few(&unmatched, 5)));
+        }
+        let missing: Vec<&str> = phrases.iter().map(|phrase| phrase.id.as_str()).filter(|id| !used.contains_key(id)).collect();
+        if used.len() < self.min_clips {
+            let unusable = match rejected.len() {
+                0 => String::new(),
+                number => format!(" ({} not usable: {})", count(number, "file"), first_few(&rejected.keys().collect::<Vec<_>>(), 3)),
+            };
+            return Ok(Outcome::Parked {
+                have: used.len() as u64,
+                need: self.min_clips as u64,
+                message: format!(
+                    "`{shown}` has {} of {} clips{unusable}; record more, named by their phrases (`{}.wav`). Still without a clip: {}",
+                    used.len(),
+                    self.min_clips,
+                    missing.first().unwrap_or(&"en-0001"),
+                    first_few(&missing, 5),
+                ),
+            });
+        }
+
+        let records: Vec<Record> = phrases.iter().filter_map(|phrase| self.record(phrase, &stems, used.get(phrase.id.as_str())?)).collect();
+        jsonl::write(&cx.out.join("clips.jsonl"), &records)?;
+        let seconds = rounded(records.iter().filter_map(|record| record.duration).sum());
+        let report = json!({
+            "phrases": phrases.len(),
+            "clips": records.len(),
+            "seconds": seconds,
+            "missing": missing,
+            "rejected": rejected.iter().map(|(file, reason)| json!({"file": file, "reason": reason})).collect::<Vec<_>>(),
+            "older_takes": older,
+            "unmatched": unmatched,
+            "other_files": other,
+        });
+        fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
+        let made = Made::new(format!("{} of {} phrases have a clip, {seconds:.0} s in all", records.len(), phrases.len()));
+        Ok(Outcome::Done(made.metric("clips", records.len() as f64).metric("seconds", seconds)))
+    }
+}
+
+/// A recording of a phrase; a later one has a higher number.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Take {
+    number: u32,
+    file: String,
+}
+
+/// The files of the folder by what they are.
+struct Sorted<'a> {
+    /// The takes of each phrase, the newest last.
+    takes: BTreeMap<&'a str, Vec<Take>>,
+    /// Sound without a phrase.
+    unmatched: Vec<String>,
+    /// No sound.
+    other: Vec<String>,
+}
+
+impl Recordings {
+    fn sort<'a>(&self, folder: &Path, phrases: &'a [Phrase]) -> Result<Sorted<'a>> {
+        let ids: BTreeSet<&str> = phrases.iter().map(|phrase| phrase.id.as_str()).collect();
+        let mut sorted = Sorted { takes: BTreeMap::new(), unmatched: Vec::new(), other: Vec::new() };
+        if !folder.exists() {
+            return Ok(sorted);
+        }
+        let doing = || format!("cannot read the folder `{}`", self.folder.display());
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder).doing(doing)? {
+            let name = entry.doing(doing)?.file_name().to_string_lossy().into_owned();
+            if !name.starts_with('.') {
+                names.push(name);
+            }
+        }
+        names.sort();
+        for name in names {
+            let path = Path::new(&name);
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            if !is_audio(path) || folder.join(path).is_dir() {
+                sorted.other.push(name);
+                continue;
+            }
+            let numbered = stem.rsplit_once('.').and_then(|(id, number)| Some((ids.get(id)?, number.parse().ok()?)));
+            match ids.get(stem.as_str()).map(|id| (id, 1)).or(numbered) {
+                Some((id, number)) => sorted.takes.entry(id).or_default().push(Take { number, file: name }),
+                None => sorted.unmatched.push(name),
+            }
+        }
+        sorted.takes.values_mut().for_each(|takes| takes.sort());
+        Ok(sorted)
+    }
+
+    fn record(&self, phrase: &Phrase, stems: &BTreeMap<String, String>, (file, seconds): &(String, f64)) -> Option<Record> {
+        Some(Record {
+            audio_path: format!("audio/{}.wav", stems.get(&phrase.id)?),
+            text: phrase.text.clone(),
+            language: Some(self.language.clone().unwrap_or_else(|| phrase.language.clone())),
+            duration: Some(*seconds),
+            speaker: self.speaker.clone(),
+            source: Some(file.clone()),
+            rest: Map::from_iter([("phrase".to_owned(), phrase.id.clone().into())]),
+        })
+    }
+}

@@ -1,0 +1,43 @@
+//! Which model is trained upon, and what it is called where others read it.
+
+use super::{Init, Train};
+use crate::error::{Error, Exit, Result};
+use crate::hub;
+use crate::stages::context::SpeechContext;
+use pipeline::artifact::Artifact;
+use pipeline::stage::Context;
+use std::path::{Path, PathBuf};
+use voxtral::lora;
+use voxtral::weights::model_dir;
+
+impl Train {
+    /// The base model's name for people and files, and the folder it is read from.
+    pub(super) fn base_folder(&self, cx: &Context) -> Result<(String, PathBuf)> {
+        match (&self.base, cx.optional("base")) {
+            (Some(_), Some(_)) => {
+                Err(Error::new("both `with.base` and `from.base` name a base model").exit(Exit::Usage).advice("keep one of them"))
+            }
+            (None, None) => Err(Error::new("no base model is named")
+                .exit(Exit::Usage)
+                .advice("write `base = \"FOLDER\"` in `with`, or `base = \"STAGE\"` in `from`")),
+            (None, Some(Artifact { stage, path, .. })) if !lora::is_adapter(path) => Ok((format!("stage:{stage}"), path.clone())),
+            (None, Some(Artifact { stage, .. })) => {
+                Err(Error::new(format!("stage `{stage}` made an adapter, which cannot be trained upon"))
+                    .advice("give a stage with `method = \"full\"` as `from.base`"))
+            }
+            (Some(name), None) => {
+                let folder = cx.model(name, self.revision.as_deref()).map_err(|error| error.context("base model"))?;
+                if let Some(commit) = hub::commit_of(&folder) {
+                    cx.note(format!("the base is commit {commit} of {name}"));
+                }
+                let name = self.hub_id(&folder).unwrap_or_else(|| model_dir::portable_name(name, &folder, &cx.root));
+                Ok((name, folder))
+            }
+        }
+    }
+
+    /// What the base is called on the Hub, if the setting or the folder's place tells.
+    pub(super) fn hub_id(&self, folder: &Path) -> Option<String> {
+        self.base_model.clone().or_else(|| model_dir::hub_id(folder)).filter(|_| self.init == Init::Checkpoint)
+    }
+}

@@ -1,0 +1,98 @@
+//! From the rows of a dataset to what the training loop wants of them.
+
+use super::augment::Augment;
+use crate::data::clip_row::Record;
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use voxtral::audio::read_wav16k;
+use voxtral::inference::encoder_cache::Memory;
+use voxtral::inference::transcriber::Recognizer;
+use voxtral::training::collate::{Example, Listen, Sound};
+
+/// Features of a dataset up to this size stay in memory; beyond it they are computed for each batch.
+const FEATURES_IN_MEMORY: u64 = 2 << 30;
+
+/// A clip with the tokens of its text.
+pub(super) type Tokenized = (Record, Vec<u32>);
+
+/// About how many chunks of audio the clips have, never too few.
+pub(super) fn chunks(recognizer: &Recognizer, folder: &Path, records: &[Tokenized]) -> usize {
+    // Two bytes a sample and a header: no clip is read twice to learn its length.
+    let bytes = |record: &Record| fs::metadata(folder.join(&record.audio_path)).map_or(0, |file| file.len());
+    records.iter().map(|(record, _)| recognizer.chunks(usize::try_from(bytes(record) / 2).unwrap_or(usize::MAX))).sum()
+}
+
+/// Turns records into prompts with targets. With a `memory` the frozen ears of the model hear the clips as they are needed; otherwise
+/// spectrograms are made of them, now if all of them fit in memory.
+pub(super) fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokenized], memory: Option<&Memory>) -> Result<Vec<Example>> {
+    let audio = &recognizer.config.audio_config;
+    let (frames, mel) = (audio.chunk_frames(), Arc::new(recognizer.mel.clone()));
+    let ears = memory.map(|memory| Arc::new(recognizer.ears(memory)));
+    let size = chunks(recognizer, folder, records) * frames * audio.num_mel_bins * size_of::<f32>();
+    let fits = size as u64 <= FEATURES_IN_MEMORY;
+    let example = |(record, text): &Tokenized| {
+        let path = folder.join(&record.audio_path);
+        let samples = read_wav16k(&path)?;
+        let chunks = recognizer.chunks(samples.len());
+        let mut ids = recognizer.prompt(record.language.as_deref(), chunks).map_err(|error| error.context(&record.audio_path))?;
+        let prompt = ids.len();
+        ids.extend(text);
+        ids.push(recognizer.special().end);
+        let sound: Listen = if let Some(ears) = ears.clone() {
+            Arc::new(move || Ok(Sound::Rows(ears.hear(&read_wav16k(&path)?)?)))
+        } else if fits {
+            let ready = Arc::new(mel.features(&samples, frames)?);
+            Arc::new(move || Ok(Sound::Features(ready.clone())))
+        } else {
+            let mel = mel.clone();
+            Arc::new(move || Ok(Sound::Features(Arc::new(mel.features(&read_wav16k(&path)?, frames)?))))
+        };
+        Ok(Example { name: record.audio_path.clone(), sound, chunks, ids, prompt, anew: None })
+    };
+    records.par_iter().map(example).collect()
+}
+
+/// Lets examples be others in each pass: what happens to a clip depends on the seed, the pass and its name alone. A clip that is played
+/// slower may fill more chunks, and then has a longer prompt.
+pub(super) fn augmented(
+    recognizer: &Recognizer,
+    folder: &Path,
+    records: &[Tokenized],
+    examples: Vec<Example>,
+    augment: &Augment,
+    seed: u64,
+) -> Result<Vec<Example>> {
+    let (mel, augmentation) = (Arc::new(recognizer.mel.clone()), Arc::new(augment.augmentation()));
+    let frames = recognizer.config.audio_config.chunk_frames();
+    let capacity = recognizer.capacity();
+    let of = |(mut example, (record, _)): (Example, &Tokenized)| {
+        let path = folder.join(&record.audio_path);
+        let samples = read_wav16k(&path)?.len();
+        let most = recognizer.chunks((samples as f64 * augment.longest()).ceil() as usize + 1);
+        let prompts = (1..=most).map(|chunks| recognizer.prompt(record.language.as_deref(), chunks)).collect::<Result<Vec<_>>>();
+        let prompts = prompts.map_err(|error| error.context(&record.audio_path))?;
+        let (plain, tail) = (example.clone(), example.ids[example.prompt..].to_vec());
+        let (mel, augmentation) = (Arc::clone(&mel), Arc::clone(&augmentation));
+        example.anew = Some(Arc::new(move |epoch| {
+            let Some(drawn) = augmentation.draw(seed, &plain.name, epoch) else { return Ok(plain.clone()) };
+            let length = drawn.length(samples);
+            let chunks = length.div_ceil(capacity);
+            let Some(prompt) = prompts.get(chunks.saturating_sub(1)) else {
+                return Err(Error::new(format!("it fills {chunks} chunks where {most} are the most")));
+            };
+            let (path, mel, augmentation) = (path.clone(), Arc::clone(&mel), Arc::clone(&augmentation));
+            let sound: Listen = Arc::new(move || {
+                let mut features = mel.features(&drawn.apply(read_wav16k(&path)?)?, frames)?;
+                augmentation.mask(&drawn, &mut features, length);
+                Ok(Sound::Features(Arc::new(features)))
+            });
+            let ids = [prompt.as_slice(), &tail].concat();
+            Ok(Example { name: plain.name.clone(), sound, chunks, ids, prompt: prompt.len(), anew: None })
+        }));
+        Ok(example)
+    };
+    examples.into_par_iter().zip(records).map(of).collect()
+}

@@ -1,0 +1,598 @@
+//! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
+
+mod adapter;
+mod augment;
+mod base;
+mod batches;
+mod defaults;
+mod eval;
+mod events;
+mod examples;
+
+use super::is_hub_id;
+use crate::data::clip_row::Record;
+use crate::data::ingest::rounded;
+use crate::error::{Doing, Error, Failure, Result};
+use crate::hub;
+use crate::hub::Repository;
+use crate::stages::context::SpeechContext;
+use batches::{BatchSize, Batches, Cut};
+use burn::tensor::Device;
+use events::Voice;
+use examples::Tokenized;
+use pipeline::artifact::ArtifactKind;
+use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Remedy, ResolveRevision, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use voxpipe_io::jsonl;
+use voxtral::inference::transcriber::{Recognizer, Start};
+use voxtral::lora::{Adapters, Part, Placed};
+use voxtral::model::Voxtral;
+use voxtral::model::precision::Precision;
+use voxtral::training::adamw::Constants;
+use voxtral::training::collate::Example;
+use voxtral::training::memory_estimate::Shape;
+use voxtral::training::sampler::{Order, Shuffle};
+use voxtral::training::{Checkpoints, Done, Judge, LossRow, Recipe, Schedule, Training};
+use voxtral::weights::{Weights, model_dir};
+use voxtral::{device, lora, training, weights};
+
+/// Fine-tune a Voxtral model on a dataset.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// The base model: a folder laid out as on the Hub, in transformers' form or Mistral's, or a repository there, like `mistralai/Voxtral-Mini-3B-2507`. Left out when `from.base` names a stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
+    /// The branch, tag or commit of the base's repository. Name a commit, and the result does not depend on when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    /// The base's id on the Hub, where the base in your folder is a copy of it (`mistralai/Voxtral-Mini-3B-2507`): the adapter then names it
+    /// instead of your folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_model: Option<String>,
+    /// Where the base model's weights come from: `checkpoint` (its safetensors files) or `random` (the stage's seed, to train from scratch).
+    #[serde(default)]
+    init: Init,
+    /// `lora` trains a small adapter beside frozen weights, `full` trains every weight.
+    #[serde(default)]
+    method: Method,
+    /// The adapter, with `method = "lora"`.
+    #[serde(default)]
+    lora: adapter::Lora,
+    /// The highest learning rate.
+    #[serde(default = "defaults::learning_rate")]
+    learning_rate: f64,
+    /// The folder of an adapter, as PEFT or voxpipe writes it, to go on from instead of a fresh one. Its layers and ranks have to be
+    /// those that `lora` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adapter: Option<String>,
+    /// Passes over the training clips; may be a fraction.
+    #[serde(default = "defaults::epochs")]
+    epochs: f64,
+    /// Optimizer steps in all, instead of `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_steps: Option<u64>,
+    /// In which order each pass visits the clips: `seeded`, `torch` (that of transformers' Trainer, for comparison) or `none`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    shuffle: Shuffle,
+    /// The seed of that order; left out, the stage's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shuffle_seed: Option<u64>,
+    /// Clips in one forward pass, or `auto` for as many as fit in memory.
+    #[serde(default = "defaults::batch_size")]
+    batch_size: BatchSize,
+    /// Forward passes in one optimizer step; the effective batch is this times `batch_size`. With `batch_size = "auto"` it follows.
+    #[serde(default = "defaults::gradient_accumulation")]
+    gradient_accumulation: usize,
+    /// Clips in one optimizer step with `batch_size = "auto"`; 8 when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    effective_batch: Option<usize>,
+    /// Keep only what goes into each layer, and compute a layer again when the gradient comes back to it: less memory, about a third more
+    /// time, the same result.
+    #[serde(default)]
+    recompute: bool,
+    /// What the learning rate does after the warm-up.
+    #[serde(default)]
+    schedule: Schedule,
+    /// Optimizer steps over which the learning rate rises from zero.
+    #[serde(default)]
+    warmup_steps: u64,
+    /// AdamW's weight decay; norms and biases are exempt.
+    #[serde(default)]
+    weight_decay: f64,
+    /// Decay rate of AdamW's running mean of gradients.
+    #[serde(default = "defaults::adam_beta1")]
+    adam_beta1: f64,
+    /// Decay rate of AdamW's running mean of squared gradients; 0.98 suits short runs from scratch.
+    #[serde(default = "defaults::adam_beta2")]
+    adam_beta2: f64,
+    /// Keeps AdamW's division finite.
+    #[serde(default = "defaults::adam_epsilon")]
+    adam_epsilon: f64,
+    /// Longest gradient, over all trained parameters together; 0 for no limit.
+    #[serde(default = "defaults::max_grad_norm")]
+    max_grad_norm: f64,
+    /// Transcripts with more tokens are left out, and listed.
+    #[serde(default = "defaults::max_text_tokens")]
+    max_text_tokens: usize,
+    /// Make clips a little different in each pass over the data, so that little of it is learned by heart. The audio tower then hears each
+    /// clip anew every time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    augment: Option<augment::Augment>,
+    /// Look at held-out clips while training, keep the best model, and end when it gets no better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    eval: Option<eval::Eval>,
+    /// How many checkpoints are kept; an older one is there for when the newest is damaged.
+    #[serde(default = "defaults::keep_checkpoints")]
+    keep_checkpoints: usize,
+    /// Optimizer steps from one checkpoint to the next.
+    #[serde(default = "defaults::checkpoint_steps")]
+    checkpoint_steps: u64,
+    /// Keep what a frozen audio tower makes of each clip on disk, and use it again in later epochs, runs and evaluations.
+    #[serde(default = "defaults::audio_cache")]
+    audio_cache: bool,
+    /// `auto`, `cpu`, or a card: `cuda:N`, `rocm:N`, `wgpu:N`.
+    #[serde(default = "defaults::device")]
+    device: String,
+    /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
+    /// What is trained is always kept in `f32`; a full fine-tuning in `bf16` rounds it for products, forwards and backwards, which is faster.
+    #[serde(default)]
+    precision: Precision,
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Init {
+    /// The base model's safetensors files.
+    #[default]
+    Checkpoint,
+    /// The stage's seed.
+    Random,
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Method {
+    /// An adapter beside frozen weights.
+    #[default]
+    Lora,
+    /// Every weight but the fixed position table.
+    Full,
+}
+
+fn is_default(shuffle: &Shuffle) -> bool {
+    *shuffle == Shuffle::default()
+}
+
+/// No batch and no rank is larger.
+const MOST: usize = 1 << 16;
+
+impl Stage for Train {
+    const KIND: &'static str = "train";
+    const ABOUT: &'static str = "fine-tunes a Voxtral model on a dataset, with LoRA or in full";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Port] = &[
+        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset; its train split is learned" },
+        Port {
+            name: "base",
+            kinds: &[ArtifactKind::Model],
+            arity: Arity::Optional,
+            about: "a full model made by another stage, instead of `with.base`",
+        },
+    ];
+
+    fn output(&self) -> ArtifactKind {
+        ArtifactKind::Model
+    }
+
+    fn check(&self) -> Vec<Complaint> {
+        let positive = |ok: bool, key: &str, what: &str| (!ok).then(|| Complaint::new(key, format!("`{key}` must be {what}")));
+        let mut complaints: Vec<Complaint> = [
+            positive(self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "a number above 0, such as 5e-5"),
+            positive(self.epochs > 0.0 && self.epochs.is_finite(), "epochs", "a number above 0, such as 3"),
+            positive(self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight_decay", "0 or more"),
+            positive((0.0..1.0).contains(&self.adam_beta1), "adam_beta1", "from 0 to below 1"),
+            positive((0.0..1.0).contains(&self.adam_beta2), "adam_beta2", "from 0 to below 1"),
+            positive(self.adam_epsilon > 0.0 && self.adam_epsilon.is_finite(), "adam_epsilon", "above 0, such as 1e-8"),
+            positive(self.max_grad_norm >= 0.0, "max_grad_norm", "0 or more"),
+            positive(self.max_text_tokens > 0, "max_text_tokens", "at least 1"),
+            positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
+            positive(self.keep_checkpoints > 0, "keep_checkpoints", "at least 1"),
+            positive(self.max_steps != Some(0), "max_steps", "at least 1"),
+            positive(device::is_name(&self.device), "device", device::NAMES),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if self.init == Init::Random && self.method == Method::Lora {
+            let message = "an adapter beside random weights is of no use: nothing could load it again";
+            complaints.push(Complaint::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
+        }
+        if self.method == Method::Full && self.precision.bits().is_some() {
+            let message = "full fine-tuning trains every matrix, and what is trained is kept in 32-bit floats";
+            complaints.push(
+                Complaint::new("precision", message)
+                    .hint("leave `precision` out or write \"bf16\", or train an adapter with `method = \"lora\"`"),
+            );
+        }
+        if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
+            let message = format!("`{id}` is not the id of a model on the Hub");
+            complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
+        }
+        if self.revision.is_some() && self.base.as_deref().and_then(Repository::parse).is_none() {
+            let message = "`revision` belongs to a base that is a repository like `org/name`";
+            complaints.push(Complaint::new("revision", message).hint("leave it out, or name a repository in `base`"));
+        }
+        if self.method == Method::Lora {
+            complaints.extend(self.lora.check());
+        } else if self.adapter.is_some() {
+            let message = "full fine-tuning has no adapter to go on from";
+            complaints.push(Complaint::new("adapter", message).hint("write `method = \"lora\"`, or merge the adapter into its base first"));
+        }
+        complaints.extend(self.batches().check());
+        complaints.extend(self.eval.iter().flat_map(eval::Eval::check));
+        complaints.extend(self.augment.iter().flat_map(augment::Augment::check));
+        if self.shuffle_seed.is_some() && self.shuffle == Shuffle::None {
+            complaints.push(Complaint::new("shuffle_seed", "`shuffle = \"none\"` needs no seed").hint("leave it out"));
+        }
+        complaints
+    }
+
+    fn sources(&self) -> Vec<PathBuf> {
+        self.base.iter().chain(&self.adapter).map(PathBuf::from).collect()
+    }
+
+    fn pin(&mut self, pin: &mut ResolveRevision<'_>) {
+        if let Some(base) = &mut self.base {
+            hub::pin(base, Some(&mut self.revision), pin);
+        }
+    }
+
+    fn reads(&self, file: &str) -> bool {
+        model_dir::counts(file) || lora::is_adapter_file(file)
+    }
+
+    fn identity(&self) -> Value {
+        let mut identity = self.settings();
+        if let Some(settings) = identity.as_object_mut() {
+            // How a batch is cut into forward passes and how often is saved leaves the result what it is.
+            for key in ["batch_size", "gradient_accumulation", "recompute", "checkpoint_steps", "keep_checkpoints", "audio_cache", "device"]
+            {
+                settings.remove(key);
+            }
+            settings.insert("effective_batch".to_owned(), json!(self.batches().effective()));
+        }
+        identity
+    }
+
+    fn recipe(&self) -> Value {
+        let mut recipe = self.identity();
+        // How the batch is cut is for the machine to say that repeats it.
+        recipe["batch_size"] = json!("auto");
+        recipe
+    }
+
+    fn numerics(&self) -> Option<String> {
+        Some(format!("{}-{}", device::class(&self.device), self.precision()))
+    }
+
+    fn remedies(&self, failure: Failure) -> Vec<Remedy> {
+        let remedy = |about: &'static str, set: Value| serde_json::from_value(set).ok().map(|set| Remedy { set, about });
+        let remedies = match failure {
+            Failure::OutOfMemory => vec![
+                remedy("the same effective batch in smaller parts", json!({ "batch_size": "/2", "gradient_accumulation": "*2" })),
+                remedy("layers are computed twice and not kept", json!({ "recompute": true })),
+                remedy("frozen matrices at half the size", json!({ "precision": "bf16" })).filter(|_| self.method == Method::Lora),
+            ],
+            Failure::Diverged => vec![
+                remedy("smaller steps", json!({ "learning_rate": "/4" })),
+                remedy("shorter gradients", json!({ "max_grad_norm": 0.3 })),
+            ],
+            Failure::LostDevice => vec![remedy("on the processor", json!({ "device": "cpu" }))],
+            Failure::Crash | Failure::Timeout | Failure::Stalled | Failure::DiskFull | Failure::BadSample => Vec::new(),
+        };
+        remedies.into_iter().flatten().collect()
+    }
+
+    fn fills_machine(&self) -> bool {
+        true
+    }
+
+    fn run(&self, cx: &Context) -> Result<Outcome> {
+        let chosen = cx.device(&self.device)?;
+        cx.note(format!("on {} ({})", chosen.name, chosen.reason));
+        let (base_name, base) = self.base_folder(cx)?;
+        let start = match self.init {
+            Init::Checkpoint => Start::Checkpoint,
+            Init::Random => Start::Random(cx.seed),
+        };
+        // Taken before the weights are read, so that it is theirs.
+        let digest = model_dir::digest(&base)?;
+        let mut recognizer = Recognizer::open(&base, start, self.loaded_precision(), &chosen.device)?;
+        if let Some(note) = &recognizer.loaded.note {
+            cx.note(note);
+        }
+        let data = cx.input("data")?;
+        let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
+        let held_out = match &self.eval {
+            Some(eval) => self.short_enough(cx, &recognizer, eval.records(&data.path)?)?.0,
+            None => Vec::new(),
+        };
+        let adapters = (self.method == Method::Lora).then(|| self.lora.adapters()).transpose()?;
+        let mut hears_anew = true;
+        if let Some(adapters) = &adapters {
+            let placed = self.place(cx, adapters, &mut recognizer.model, &chosen.device)?;
+            hears_anew = placed.adapted.iter().any(|layer| Part::of(layer) != Part::Text);
+            let (adapted, kept_out) = self.lora.told(&placed);
+            cx.note(adapted);
+            if let Some(kept_out) = kept_out {
+                cx.note(kept_out);
+            }
+        }
+        recognizer.loaded.audit.passed()?;
+        let memory = (!hears_anew).then(|| {
+            let chunks = [&records, &held_out]
+                .into_iter()
+                .skip(usize::from(self.augment.is_some()))
+                .map(|records| examples::chunks(&recognizer, &data.path, records))
+                .sum();
+            cx.memory(&recognizer, &start.identity(&digest), &chosen, chunks, self.audio_cache)
+        });
+        // What is another sound each time is not worth remembering.
+        let remembered = memory.as_ref().filter(|_| self.augment.is_none());
+        let mut examples = examples::examples(&recognizer, &data.path, &records, remembered)?;
+        if let Some(augment) = &self.augment {
+            examples = examples::augmented(&recognizer, &data.path, &records, examples, augment, cx.seed)?;
+            cx.note("clips are made a little different in each pass, so each is heard anew every time");
+        }
+        let trained = |name: &str| match self.method {
+            Method::Lora => name.contains(".lora."),
+            Method::Full => name != "audio_tower.embed_positions.weight",
+        };
+        let (total, trainable) = sizes(&recognizer, &trained);
+        let longest = |of: fn(&Example) -> usize| examples.iter().map(of).max().unwrap_or(0);
+        let longer = self.augment.as_ref().map_or(1.0, augment::Augment::longest);
+        let chunks = (longest(|example| example.chunks) as f64 * longer).ceil() as usize;
+        let chunk_tokens = recognizer.config.audio_config.chunk_tokens();
+        let shape = Shape {
+            length: longest(|example| example.ids.len()) + (chunks - longest(|example| example.chunks)) * chunk_tokens,
+            chunks,
+            tower: remembered.is_none(),
+            feed_forward: self.method == Method::Full || self.lora.on_feed_forward(),
+            recompute: self.recompute,
+            model: (total as f64 * recognizer.loaded.precision.bytes()) as u64,
+            trained: trainable as u64,
+        };
+        let (cut, why) = self.batches().cut(&shape, &recognizer.config, &chosen)?;
+        if let Some(why) = why {
+            cx.note(why);
+        }
+        let recipe = self.recipe(cx, recognizer.special().pad, cut);
+        let steps = recipe.steps(examples.len());
+        if self.warmup_steps > 0 && self.warmup_steps >= steps {
+            let message = format!("`warmup_steps` = {} is not below the {steps} steps of this training", self.warmup_steps);
+            cx.warn(format!("{message}: the learning rate never reaches `learning_rate` = {}", self.learning_rate));
+        }
+        cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), steps));
+        let rounds = self.method == Method::Full && self.precision == Precision::Bf16;
+        let precision = if rounds { Precision::Bf16 } else { recognizer.loaded.precision };
+        if rounds {
+            recognizer.model.compute_in_brain_floats();
+        }
+        let model = recognizer.model.clone();
+        let mut look =
+            self.eval.as_ref().map(|eval| eval::Look::new(eval, &mut recognizer, &data.path, &held_out, memory.as_ref())).transpose()?;
+        let mut look = look.as_mut().map(|look| |model: &Voxtral| look.look(model));
+        let judge = self.eval.as_ref().zip(look.as_mut()).map(|(eval, look)| Judge {
+            every: eval.steps,
+            look,
+            metric: eval.metric.name().to_owned(),
+            keep_best: eval.keep == eval::Keep::Best,
+            patience: eval.patience,
+        });
+        let mut settings = self.settings();
+        if self.base.is_some() {
+            settings["base"] = json!(base_name);
+        }
+        let mut voice = Voice::new(cx, settings);
+        let training = Training {
+            examples: &examples,
+            recipe: &recipe,
+            trained: &trained,
+            device: &chosen.device,
+            stop: &cx.stop,
+            say: &mut |said| voice.say(said),
+            judge,
+        };
+        let Done { model, losses, judgements, kept, gave_up } = training.run(model)?;
+        if gave_up {
+            cx.note(format!("ended after {} of {steps} steps: it no longer got better", losses.len()));
+        }
+        if kept != losses.len() as u64 {
+            cx.note(format!("the model is that of step {kept}, the best on the held-out clips"));
+        }
+        if let Some(memory) = &memory {
+            cx.tell_trouble(memory);
+        }
+
+        match &adapters {
+            Some(adapters) => lora::save(&model, adapters, &base_name, &cx.out)?,
+            None => {
+                weights::save(&model, &cx.out, weights::MAX_SHARD)?;
+                model_dir::companions(&base, &cx.out, "float32")?;
+            }
+        }
+        if adapters.is_some() {
+            for name in ["tekken.json", "preprocessor_config.json", "processor_config.json"] {
+                model_dir::copy(&base, &cx.out, name)?;
+            }
+        }
+        jsonl::write(&cx.out.join("loss.jsonl"), &losses)?;
+        if self.eval.is_some() {
+            jsonl::write(&cx.out.join("eval.jsonl"), &judgements)?;
+        }
+
+        let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
+        let languages: BTreeSet<&str> = records.iter().filter_map(|(record, _)| record.language.as_deref()).collect();
+        let seconds: f64 = records.iter().filter_map(|(record, _)| record.duration).sum();
+        let seconds = rounded(seconds);
+        let mut settings = self.identity();
+        if self.base.is_some() {
+            // The folder's place is nobody's business but this machine's.
+            settings["base"] = json!(base_name);
+        }
+        let mut base_facts = json!({ "name": base_name, "init": self.init, "digest": digest });
+        if let Some(id) = self.hub_id(&base) {
+            base_facts["hub"] = json!(id);
+        }
+        if let Some(commit) = hub::commit_of(&base) {
+            base_facts["revision"] = json!(commit);
+        }
+        let mut facts = json!({
+            "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings,
+            "base": base_facts,
+            "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
+            "first_loss": first, "final_loss": last, "device": chosen.name, "precision": precision, "languages": languages, "seed": cx.seed,
+        });
+        let judged = judgements.iter().find(|judgement| judgement.step == kept).map(|judgement| &judgement.metrics);
+        if let Some(metrics) = judged {
+            facts["kept_step"] = json!(kept);
+            facts["eval"] = json!(metrics);
+        }
+        let path = cx.out.join("training.json");
+        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).doing(|| format!("cannot write `{}`", path.display()))?;
+        let mut made = Made::new(format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), examples.len()))
+            .metric("first_loss", first)
+            .metric("final_loss", last)
+            .metric("steps", losses.len() as f64);
+        for (name, value) in judged.into_iter().flatten() {
+            made = made.metric(name, *value);
+        }
+        Ok(Outcome::Done(made))
+    }
+}
+
+impl Train {
+    /// The settings that were used, defaults filled in.
+    fn settings(&self) -> Value {
+        let mut settings = serde_json::to_value(self).unwrap_or(Value::Null);
+        if let (Method::Full, Some(settings)) = (self.method, settings.as_object_mut()) {
+            settings.remove("lora");
+        }
+        settings
+    }
+
+    /// What is computed in. Full fine-tuning does so in 32-bit floats unless the file says otherwise.
+    fn precision(&self) -> Precision {
+        match (self.method, self.precision) {
+            (Method::Full, Precision::Auto) => Precision::F32,
+            (_, precision) => precision,
+        }
+    }
+
+    /// What is trained is kept in 32-bit floats, so a full run loads everything so.
+    fn loaded_precision(&self) -> Precision {
+        match self.method {
+            Method::Lora => self.precision,
+            Method::Full => Precision::F32,
+        }
+    }
+
+    /// Puts adapters on a model, fresh ones or those of a folder.
+    fn place(&self, cx: &Context, adapters: &Adapters, model: &mut Voxtral, device: &Device) -> Result<Placed> {
+        let mut source = Weights::random(cx.seed, device);
+        let placed = lora::add(model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
+        if let Some(folder) = &self.adapter {
+            lora::go_on_from(model, adapters, &cx.path(folder)).map_err(|error| error.context("`adapter`"))?;
+            cx.note(format!("goes on from the adapter `{folder}`"));
+        }
+        Ok(placed)
+    }
+
+    fn batches(&self) -> Batches {
+        Batches { size: self.batch_size, accumulation: self.gradient_accumulation, effective: self.effective_batch }
+    }
+
+    fn recipe(&self, cx: &Context, pad: u32, cut: Cut) -> Recipe {
+        Recipe {
+            learning_rate: self.learning_rate,
+            warmup_steps: self.warmup_steps,
+            schedule: self.schedule,
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            order: Order { shuffle: self.shuffle, seed: self.shuffle_seed.unwrap_or(cx.seed) },
+            batch_size: cut.rows,
+            gradient_accumulation: cut.passes,
+            recompute: self.recompute,
+            adamw: Constants {
+                beta1: self.adam_beta1,
+                beta2: self.adam_beta2,
+                epsilon: self.adam_epsilon,
+                weight_decay: self.weight_decay,
+            },
+            max_grad_norm: self.max_grad_norm,
+            seed: cx.seed,
+            pad,
+            checkpoints: Some(Checkpoints { folder: cx.scratch.clone(), every: self.checkpoint_steps, kept: self.keep_checkpoints }),
+        }
+    }
+
+    /// The records whose texts are within the limit, with the tokens of these, and what is left out.
+    fn short_enough(&self, cx: &Context, recognizer: &Recognizer, records: Vec<Record>) -> Result<(Vec<Tokenized>, Vec<String>)> {
+        let (mut used, mut left_out) = (Vec::new(), Vec::new());
+        for record in records {
+            let tokens = recognizer.tokenizer.encode(&record.text);
+            if tokens.len() <= self.max_text_tokens {
+                used.push((record, tokens));
+            } else {
+                left_out.push(format!(
+                    "{}: its text has {} tokens, more than max_text_tokens = {}",
+                    record.audio_path,
+                    tokens.len(),
+                    self.max_text_tokens
+                ));
+            }
+        }
+        for clip in &left_out {
+            cx.warn(format!("left out: {clip}"));
+        }
+        if used.is_empty() {
+            return Err(Error::new("there is no clip to train on").advice("raise max_text_tokens, or give the dataset more clips"));
+        }
+        Ok((used, left_out))
+    }
+}
+
+/// Parameters in all, and those that are trained.
+fn sizes(recognizer: &Recognizer, trained: &training::Trained) -> (usize, usize) {
+    use burn::module::Param;
+    use burn::tensor::Tensor;
+    use voxtral::model::visitor;
+    use voxtral::model::visitor::Look;
+    struct Count<'a>(&'a training::Trained<'a>, usize, usize);
+    impl Look for Count<'_> {
+        fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            let size = param.shape().num_elements();
+            self.1 += size;
+            self.2 += if (self.0)(name) { size } else { 0 };
+        }
+    }
+    let mut count = Count(trained, 0, 0);
+    visitor::look(&recognizer.model, &mut count);
+    // Quantised matrices hold fewer numbers than they stand for.
+    let beyond: usize = recognizer.model.clone().linears().iter().map(|(_, layer)| layer.beyond()).sum();
+    (count.1 + beyond, count.2)
+}
+
+/// The mean loss of the last ten steps, so that one odd batch says little.
+fn final_loss(losses: &[LossRow]) -> f64 {
+    let last = &losses[losses.len().saturating_sub(10)..];
+    last.iter().map(|row| row.loss).sum::<f64>() / last.len().max(1) as f64
+}
