@@ -14,13 +14,13 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use voxpipe::error::{Doing, Error, Result};
+use voxpipe::error::{Error, Result, ResultExt};
 use voxtral::audio::read_wav16k;
 use voxtral::device;
-use voxtral::inference::transcriber::{Limit, Recognizer, Start, Utterance, stack};
+use voxtral::inference::transcriber::{TokenLimit, Transcriber, Utterance, WeightsFrom, stack};
 use voxtral::model::precision::Precision;
-use voxtral::training::adamw::Gradient;
-use voxtral::training::collate::{Batch, Example, Sound};
+use voxtral::training::adamw::GradientMap;
+use voxtral::training::collate::{Batch, Example, ExampleAudio};
 use voxtral::training::{loss_sum, mark_trained};
 use voxtral::weights::{tensors, write_tensors};
 
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let path = Path::new(&case);
     let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?).doing(|| path.display().to_string())?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, precision, &device::choose("auto")?.device)?;
+    let recognizer = Transcriber::open(Path::new(&model), WeightsFrom::Checkpoint, precision, &device::choose("auto")?.device)?;
     let mut found = BTreeMap::new();
 
     // What is heard.
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
             name: clip.wav.clone(),
             chunks: features.chunks,
             anew: None,
-            sound: Arc::new(move || Ok(Sound::Features(features.clone()))),
+            sound: Arc::new(move || Ok(ExampleAudio::Features(features.clone()))),
             prompt: prompt.len(),
             ids: [prompt, clip.target.clone()].concat(),
         });
@@ -83,7 +83,7 @@ fn main() -> Result<()> {
     // What is written.
     let utterances: Vec<Utterance> =
         case.clips.iter().zip(&samples).map(|(clip, samples)| Utterance { samples, language: clip.language.as_deref() }).collect();
-    for (i, heard) in recognizer.transcribe(&utterances, Limit::Tokens(case.max_new_tokens), &mut |_| ())?.into_iter().enumerate() {
+    for (i, heard) in recognizer.transcribe(&utterances, TokenLimit::Tokens(case.max_new_tokens), &mut |_| ())?.into_iter().enumerate() {
         let end = heard.finished.then_some(recognizer.special().end);
         found.insert(format!("generated.{i}"), floats(&heard.tokens.into_iter().chain(end).collect::<Vec<_>>()));
         let count = heard.log_probabilities.len();
@@ -97,7 +97,7 @@ fn main() -> Result<()> {
     let loss = loss_sum(&model, &batch)? / targets as f64;
     found.insert("loss".to_owned(), loss.clone().inner().into_data());
     if precision == Precision::F32 {
-        let mut gradient = Gradient::default();
+        let mut gradient = GradientMap::default();
         gradient.add(&model, loss.backward());
         for name in tensors(&model, |_| true).into_keys() {
             if let Some(values) = gradient.get(&name) {

@@ -6,7 +6,7 @@
 
 use pipeline::cache::store::Store;
 use pipeline::graph::Pipeline;
-use pipeline::manifest::overrides::Overrides;
+use pipeline::manifest::overrides::CommandLineOverrides;
 use pipeline::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let text = std::fs::read_to_string(&file)?;
 
     // A function of the text: every complaint at once, and a pipeline if none of them is an error.
-    let parsed = Pipeline::parse(STAGES, &text, &file, &Overrides::default(), &|name| std::env::var(name).ok());
+    let parsed = Pipeline::parse(STAGES, &text, &file, &CommandLineOverrides::default(), &|name| std::env::var(name).ok());
     for diagnostic in &parsed.diagnostics {
         eprintln!("{}", diagnostic.render(&file, &text, false));
     }

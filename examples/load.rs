@@ -14,9 +14,9 @@ use std::time::Instant;
 use voxpipe::error::{Error, Result};
 use voxtral::device;
 use voxtral::model::Voxtral;
-use voxtral::model::config::Config;
+use voxtral::model::config::VoxtralConfig;
 use voxtral::model::precision::Precision;
-use voxtral::weights::Weights;
+use voxtral::weights::WeightLoader;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -26,8 +26,8 @@ fn main() -> Result<()> {
 
     let begun = Instant::now();
     let folder = Path::new(&folder);
-    let config = Config::read(folder)?;
-    let mut weights = Weights::open(folder, precision, &chosen.device)?;
+    let config = VoxtralConfig::read(folder)?;
+    let mut weights = WeightLoader::open(folder, precision, &chosen.device)?;
     let model = Voxtral::load(&config, &mut weights);
     let finished = weights.finish()?;
     let loaded = begun.elapsed().as_secs_f64();

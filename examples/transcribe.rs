@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use voxpipe::error::{Error, Result};
-use voxtral::inference::transcriber::{Limit, Recognizer, Start, Utterance};
+use voxtral::inference::transcriber::{TokenLimit, Transcriber, Utterance, WeightsFrom};
 use voxtral::model::precision::Precision;
 use voxtral::{audio, device};
 
@@ -16,12 +16,12 @@ fn main() -> Result<()> {
 
     // A folder laid out as on the Hub, on whatever device there is.
     let chosen = device::choose("auto")?;
-    let recognizer = Recognizer::open(Path::new(&model), Start::Checkpoint, Precision::Auto, &chosen.device)?;
+    let recognizer = Transcriber::open(Path::new(&model), WeightsFrom::Checkpoint, Precision::Auto, &chosen.device)?;
 
     // Any common format becomes 16 kHz mono. With `None` for the language the model would have to find it out.
     let samples = audio::load(Path::new(&clip))?;
     let utterance = Utterance { samples: &samples, language: Some("en") };
-    for transcript in recognizer.transcribe(&[utterance], Limit::Auto, &mut |_| ())? {
+    for transcript in recognizer.transcribe(&[utterance], TokenLimit::Auto, &mut |_| ())? {
         println!("{}\n{:?}", transcript.text, transcript.tokens);
     }
     Ok(())

@@ -7,15 +7,17 @@
 use pipeline::cache::store::Store;
 use pipeline::events::{Emitter, Event};
 use pipeline::graph::Pipeline;
-use pipeline::manifest::overrides::Overrides;
-use pipeline::scheduler::Run;
+use pipeline::manifest::overrides::CommandLineOverrides;
+use pipeline::scheduler::PipelineRun;
 use std::path::PathBuf;
 use voxpipe::error::{Error, Result};
 use voxpipe::stages::STAGES;
 
 fn main() -> Result<()> {
     let file = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "pipelines/first-run.toml".to_owned()));
-    let parsed = Pipeline::parse(STAGES, &std::fs::read_to_string(&file)?, &file, &Overrides::default(), &|name| std::env::var(name).ok());
+    let parsed = Pipeline::parse(STAGES, &std::fs::read_to_string(&file)?, &file, &CommandLineOverrides::default(), &|name| {
+        std::env::var(name).ok()
+    });
     let pipeline = parsed.pipeline.ok_or_else(|| Error::new("the file has mistakes; `voxpipe check` shows them"))?;
 
     // Everything that happens is said once, as a value; a listener takes what it cares for.
@@ -32,7 +34,7 @@ fn main() -> Result<()> {
     // The lock is held as long as the store lives: one run at a time in a project.
     let store = Store::open(&pipeline.root, "watch_events")?;
     let id = store.begin_run()?;
-    let report = Run::new(&pipeline, &store, emitter, id).go();
+    let report = PipelineRun::new(&pipeline, &store, emitter, id).go();
     println!("exit code {} after {:.1} s", report.exit, report.seconds);
     Ok(())
 }

@@ -13,28 +13,28 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::AtomicBool;
-use voxtral::inference::transcriber::{Recognizer, Start};
-use voxtral::lora::merge::{Stored, merge};
-use voxtral::lora::{Adapters, Targets};
+use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
+use voxtral::lora::merge::{MergeDtype, merge};
+use voxtral::lora::{LoraConfig, TargetModules};
 use voxtral::model::precision::Precision;
-use voxtral::model::{Tokens, Voxtral};
+use voxtral::model::{TokenBatch, Voxtral};
 use voxtral::training::collate::Batch;
-use voxtral::training::{Done, Said, Training};
-use voxtral::weights::{Weights, floats, read_tensors, tensors};
+use voxtral::training::{Trainer, TrainingEvent, TrainingOutput};
+use voxtral::weights::{WeightLoader, floats, read_tensors, tensors};
 use voxtral::{lora, training};
 
 /// As PEFT's script: this column of the logits in so many is kept.
 const EVERY: usize = 64;
 
-pub(crate) fn adapters(targets: &[&str]) -> Adapters {
-    let targets = Targets::Names(targets.iter().map(|target| (*target).to_owned()).collect());
-    Adapters { r: 2, alpha: 4.0, dropout: 0.0, targets, audio_tower: false, projector: false, rslora: false, dora: false }
+pub(crate) fn adapters(targets: &[&str]) -> LoraConfig {
+    let targets = TargetModules::Names(targets.iter().map(|target| (*target).to_owned()).collect());
+    LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, targets, audio_tower: false, projector: false, rslora: false, dora: false }
 }
 
 /// The logits of a clip, one position after the other.
 pub(crate) fn logits(model: &Voxtral, reference: &Reference, clip: usize) -> Vec<f32> {
     let example = reference.example(clip);
-    let tokens = Tokens { rows: 1, length: example.ids.len(), ids: example.ids.clone() };
+    let tokens = TokenBatch { rows: 1, length: example.ids.len(), ids: example.ids.clone() };
     floats(&model.forward(&tokens, reference.stacked(clip)).unwrap().inner().into_data()).unwrap()
 }
 
@@ -75,16 +75,16 @@ fn five_steps_of_training_follow_peft() {
         lora::load(&mut model, &folder("adapters").join(kind)).unwrap();
         let (examples, stop) = ([reference.example(0), reference.example(1)], AtomicBool::new(false));
         let trained = |name: &str| name.contains(".lora.");
-        let training = Training {
+        let training = Trainer {
             examples: &examples,
             recipe: &recipe(),
             trained: &trained,
             device: &Device::flex(),
             stop: &stop,
-            say: &mut |_: Said| (),
+            say: &mut |_: TrainingEvent| (),
             judge: None,
         };
-        let Done { model, losses, .. } = training.run(model).unwrap();
+        let TrainingOutput { model, losses, .. } = training.run(model).unwrap();
         let steps = facts[format!("{kind}_training")]["steps"].as_array().unwrap();
         assert_eq!(losses.len(), steps.len());
         for (ours, theirs) in losses.iter().zip(steps) {
@@ -119,8 +119,8 @@ fn a_fresh_adapter_of_any_kind_changes_nothing() {
     let plain = logits(&tiny(), &reference, 0);
     for (rslora, dora) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut model = tiny();
-        let adapters = Adapters { audio_tower: true, projector: true, rslora, dora, ..adapters(&["q_proj", "fc2", "down_proj"]) };
-        let placed = lora::add(&mut model, &adapters, &mut Weights::random(1, &Device::flex())).unwrap();
+        let adapters = LoraConfig { audio_tower: true, projector: true, rslora, dora, ..adapters(&["q_proj", "fc2", "down_proj"]) };
+        let placed = lora::add(&mut model, &adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap();
         assert_eq!((placed.adapted.len(), placed.kept_out.len()), (10, 0));
         let off = distance(&logits(&model, &reference, 0), &plain);
         assert!(off < 2e-5, "rslora {rslora}, dora {dora}: off by {off}");
@@ -150,8 +150,8 @@ fn a_merged_weight_computes_what_weight_and_adapter_do() {
 
         // And from file to file.
         let out = tempfile::tempdir().unwrap();
-        merge(&folder("tiny"), &folder("adapters").join(kind), out.path(), Stored::F32, 1 << 30).unwrap();
-        let merged = Recognizer::open(out.path(), Start::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
+        merge(&folder("tiny"), &folder("adapters").join(kind), out.path(), MergeDtype::F32, 1 << 30).unwrap();
+        let merged = Transcriber::open(out.path(), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
         let off = distance(&logits(&merged.model, &reference, 1), &with);
         assert!(off < 2e-5, "{kind}, in files: off by {off}");
     }
@@ -183,7 +183,7 @@ fn a_base_in_bf16_takes_adapters() {
     let model = training::mark_trained(narrow, &|name| name.contains(".lora."));
     let example = reference.example(0);
     let loss = training::loss_sum(&model, &Batch::new(&[&example], 11, &Device::flex()).unwrap()).unwrap();
-    let mut gradient = training::adamw::Gradient::default();
+    let mut gradient = training::adamw::GradientMap::default();
     gradient.add(&model, loss.backward());
     assert_eq!(gradient.len(), 3 * 7);
 }
@@ -193,8 +193,8 @@ fn a_base_in_bf16_takes_adapters() {
 fn dora_with_dropout_is_computed_as_peft_does() {
     let (inputs, outputs, r, rows, dropout) = (96, 48, 2, 5, 0.4);
     let mut model = tiny();
-    let only = Adapters { alpha: 3.0, dropout, dora: true, ..adapters(&["layers.1.self_attn.o_proj"]) };
-    assert_eq!(lora::add(&mut model, &only, &mut Weights::random(1, &Device::flex())).unwrap().adapted.len(), 1);
+    let only = LoraConfig { alpha: 3.0, dropout, dora: true, ..adapters(&["layers.1.self_attn.o_proj"]) };
+    assert_eq!(lora::add(&mut model, &only, &mut WeightLoader::random(1, &Device::flex())).unwrap().adapted.len(), 1);
     let name = "language_model.model.layers.1.self_attn.o_proj";
     let draw =
         |seed: usize, count: usize| -> Vec<f32> { (0..count).map(|i| (((i * 37 + seed * 101) % 97) as f32 - 48.0) / 50.0).collect() };
@@ -214,7 +214,7 @@ fn dora_with_dropout_is_computed_as_peft_does() {
     let layer = &model.language_model.model.layers[1].self_attn.o_proj;
     let ours = layer.forward(tensor(x.clone(), [rows, inputs])).inner().into_data();
 
-    let mask = voxtral::model::dropout::Dropout::new(9, name, [3].into());
+    let mask = voxtral::model::dropout::SeededDropout::new(9, name, [3].into());
     let mask: Vec<f32> = read(&mask.mask(dropout, [rows, inputs], &Device::flex()).into_data());
     assert!(mask.contains(&0.0) && mask.iter().any(|kept| *kept > 1.0));
     let weight = read(&layer.weight.val().into_data());
@@ -245,8 +245,8 @@ fn dora_with_dropout_is_computed_as_peft_does() {
 fn dropout_is_the_same_however_a_step_is_cut() {
     let reference = Reference::read();
     let mut model = tiny();
-    let adapters = Adapters { dropout: 0.3, audio_tower: true, projector: true, ..adapters(&["q_proj", "fc1", "down_proj"]) };
-    lora::add(&mut model, &adapters, &mut Weights::random(1, &Device::flex())).unwrap();
+    let adapters = LoraConfig { dropout: 0.3, audio_tower: true, projector: true, ..adapters(&["q_proj", "fc1", "down_proj"]) };
+    lora::add(&mut model, &adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap();
     // B is zero at first, and then dropout shows nowhere.
     for (_, layer) in model.linears() {
         if let Some(lora) = &mut layer.lora {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use voxtral::audio::{Decoded, LogMel, decode, load, read_wav16k, write_wav16k};
+use voxtral::audio::{DecodedAudio, LogMel, decode, load, read_wav16k, write_wav16k};
 
 /// One clip in every format, made by `tests/audio/make.sh`.
 const FORMATS: [&str; 8] =
@@ -33,7 +33,7 @@ fn likeness(expected: &[f32], found: &[f32], shift: usize) -> (f64, usize) {
 
 #[test]
 fn every_format_gives_the_same_sound() {
-    let Decoded { samples: expected, rate, channels } = decode(&fixture("speech.wav")).unwrap();
+    let DecodedAudio { samples: expected, rate, channels } = decode(&fixture("speech.wav")).unwrap();
     assert_eq!((rate, channels, expected.len()), (16_000, 1, 11_960));
     assert_eq!(expected, read_wav16k(&fixture("speech.wav")).unwrap());
     assert_eq!(expected, load(&fixture("speech.wav")).unwrap());

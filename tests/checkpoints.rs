@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use voxpipe::error::Error;
-use voxtral::inference::transcriber::{Recognizer, Start};
+use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
 use voxtral::model::Voxtral;
-use voxtral::model::config::Config;
+use voxtral::model::config::VoxtralConfig;
 use voxtral::model::precision::Precision;
 use voxtral::weights;
 use voxtral::weights::{read_tensors, tensors, write_tensors};
@@ -26,8 +26,8 @@ fn changed(change: impl FnOnce(&mut BTreeMap<String, TensorData>)) -> tempfile::
     copy
 }
 
-fn open(folder: &Path) -> Result<Recognizer, Error> {
-    Recognizer::open(folder, Start::Checkpoint, Precision::Auto, &Device::flex())
+fn open(folder: &Path) -> Result<Transcriber, Error> {
+    Transcriber::open(folder, WeightsFrom::Checkpoint, Precision::Auto, &Device::flex())
 }
 
 #[track_caller]
@@ -139,7 +139,7 @@ fn a_config_that_is_no_voxtral_is_refused() {
     let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     config["text_config"]["num_key_value_heads"] = 4.into();
     fs::write(&path, config.to_string()).unwrap();
-    assert!(Config::read(copy.path()).unwrap_err().message.contains("num_key_value_heads"));
+    assert!(VoxtralConfig::read(copy.path()).unwrap_err().message.contains("num_key_value_heads"));
 }
 
 #[test]

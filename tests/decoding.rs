@@ -11,25 +11,25 @@ use std::path::Path;
 use std::process::Command;
 use voxpipe::error::{Error, Exit};
 use voxtral::audio::read_wav16k;
-use voxtral::inference::generate::{Prompt, Special, Step, Written, greedy};
-use voxtral::inference::transcriber::{Heard, Limit, Recognizer, Start, Transcript, Utterance, stack};
+use voxtral::inference::generate::{DecoderPrompt, Generated, GenerationEvent, SpecialTokens, greedy};
+use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Transcript, Utterance, WeightsFrom, stack};
 use voxtral::model::precision::Precision;
-use voxtral::model::{Tokens, Voxtral};
+use voxtral::model::{TokenBatch, Voxtral};
 use voxtral::training::collate::Batch;
 use voxtral::training::loss_sum;
 
 const PACKAGES: &str = "torch, transformers, peft, mistral_common";
 const NO_PYTHON: &str = "no Python with torch, transformers, peft and mistral-common was found (name one in VOXPIPE_TEST_PYTHON)";
-const SPECIAL: Special = Special { end: 2, pad: 11 };
+const SPECIAL: SpecialTokens = SpecialTokens { end: 2, pad: 11 };
 
 /// What a model writes after the prompts of some clips of the reference, side by side.
-fn written(model: &Voxtral, reference: &Reference, clips: &[usize], limit: usize) -> Vec<Written> {
+fn written(model: &Voxtral, reference: &Reference, clips: &[usize], limit: usize) -> Vec<Generated> {
     let features: Vec<_> = clips.iter().map(|clip| reference.features(*clip)).collect();
     let audio = model.embed_audio(stack(features.iter(), &Device::flex()));
-    let prompts: Vec<Prompt> = clips.iter().map(|clip| Prompt { ids: reference.ids(*clip, "prompt"), limit }).collect();
+    let prompts: Vec<DecoderPrompt> = clips.iter().map(|clip| DecoderPrompt { ids: reference.ids(*clip, "prompt"), limit }).collect();
     let mut rows = vec![None; clips.len()];
-    let mut say = |step: Step| {
-        if let Step::Ended(row, written) = step {
+    let mut say = |step: GenerationEvent| {
+        if let GenerationEvent::Ended(row, written) = step {
             assert!(rows[row].replace(written).is_none(), "row {row} ended twice");
         }
         Ok(())
@@ -80,7 +80,7 @@ fn log_probabilities_are_those_of_the_whole_forward_pass() {
     for (clip, row) in written(&model, &reference, &[0, 1], 24).into_iter().enumerate() {
         let prompt = reference.ids(clip, "prompt");
         let ids = [prompt.clone(), row.tokens.clone()].concat();
-        let tokens = Tokens { rows: 1, length: ids.len(), ids };
+        let tokens = TokenBatch { rows: 1, length: ids.len(), ids };
         let logits = model.forward(&tokens, stack([&reference.features(clip)].into_iter(), &Device::flex())).unwrap();
         let all = log_softmax(logits, 2).into_data().try_to_vec::<f32>().unwrap();
         let vocabulary = all.len() / tokens.length;
@@ -119,12 +119,12 @@ fn scores_that_are_no_numbers_are_an_error() {
     let mut recognizer = recognizer();
     with_head(&mut recognizer.model, |rows, _| rows[100] = f32::NAN);
     let sound = sound(3, 20_000);
-    let error = recognizer.transcribe(&[Utterance { samples: &sound, language: None }], Limit::Auto, &mut |_| ()).unwrap_err();
+    let error = recognizer.transcribe(&[Utterance { samples: &sound, language: None }], TokenLimit::Auto, &mut |_| ()).unwrap_err();
     assert!(error.message.contains("no numbers"), "{error}");
 }
 
-fn recognizer() -> Recognizer {
-    Recognizer::open(&folder("tiny"), Start::Checkpoint, Precision::Auto, &Device::flex()).unwrap()
+fn recognizer() -> Transcriber {
+    Transcriber::open(&folder("tiny"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap()
 }
 
 /// A chord with some noise, from integers alone.
@@ -169,7 +169,7 @@ fn a_batch_writes_what_each_clip_alone_would_and_rows_leave_it_as_they_end() {
     let mut recognizer = recognizer();
     let clips = mixed();
     let utterances = utterances(&clips);
-    let limit = Limit::Tokens(24);
+    let limit = TokenLimit::Tokens(24);
     let endless = recognizer.transcribe(&utterances, limit, &mut |_| ()).unwrap();
     assert!(endless.iter().all(|transcript| transcript.tokens.len() == 24 && !transcript.finished));
     // A head that writes `</s>` wherever it wrote a certain token: the rows now end in different places, the others not at all.
@@ -196,17 +196,17 @@ fn transcripts_are_handed_out_one_by_one_and_the_listener_may_stop() {
     let clips = mixed();
     let utterances = utterances(&clips);
     let mut done = Vec::new();
-    let transcripts = recognizer.transcribe(&utterances, Limit::Tokens(3), &mut |count| done.push(count)).unwrap();
+    let transcripts = recognizer.transcribe(&utterances, TokenLimit::Tokens(3), &mut |count| done.push(count)).unwrap();
     assert_eq!((transcripts.len(), done), (8, (1..=8).collect()));
 
     let mut heard = 0;
-    let stop = recognizer.transcribe_each(&utterances, Limit::Tokens(3), &mut |what| {
-        heard += usize::from(matches!(what, Heard::Clip(..)));
+    let stop = recognizer.transcribe_each(&utterances, TokenLimit::Tokens(3), &mut |what| {
+        heard += usize::from(matches!(what, TranscribeEvent::Clip(..)));
         if heard < 2 { Ok(()) } else { Err(Error::new("enough").exit(Exit::Interrupted)) }
     });
     assert_eq!((stop.unwrap_err().exit, heard), (Exit::Interrupted, 2));
     // Between two tokens there is an occasion, too.
-    let stop = recognizer.transcribe_each(&utterances, Limit::Tokens(1000), &mut |_| Err(Error::new("enough")));
+    let stop = recognizer.transcribe_each(&utterances, TokenLimit::Tokens(1000), &mut |_| Err(Error::new("enough")));
     assert_eq!(stop.unwrap_err().message, "enough");
 }
 
@@ -216,10 +216,10 @@ fn what_cannot_be_transcribed_is_named() {
     let sound = sound(1, 16_000);
     let good = Utterance { samples: &sound, language: None };
     let message = |utterances: &[Utterance], limit| recognizer.transcribe(utterances, limit, &mut |_| ()).unwrap_err().message;
-    assert!(message(&[good], Limit::Tokens(0)).contains("0 tokens"));
-    assert!(message(&[good, Utterance { samples: &[], language: None }], Limit::Auto).starts_with("clip 2 of 2: there is no audio"));
-    assert!(message(&[Utterance { language: Some("xx"), ..good }, good], Limit::Auto).starts_with("clip 1 of 2: `xx`"));
-    assert_eq!(recognizer.transcribe(&[], Limit::Auto, &mut |_| ()).unwrap(), []);
+    assert!(message(&[good], TokenLimit::Tokens(0)).contains("0 tokens"));
+    assert!(message(&[good, Utterance { samples: &[], language: None }], TokenLimit::Auto).starts_with("clip 2 of 2: there is no audio"));
+    assert!(message(&[Utterance { language: Some("xx"), ..good }, good], TokenLimit::Auto).starts_with("clip 1 of 2: `xx`"));
+    assert_eq!(recognizer.transcribe(&[], TokenLimit::Auto, &mut |_| ()).unwrap(), []);
 }
 
 /// What `generate_many.py` says of a checkpoint.
@@ -263,11 +263,11 @@ fn random_checkpoints_are_decoded_as_transformers_does() {
 /// Transcribes the clips of a folder together: ids compared, steps that were nearly ties, clips.
 fn compare(folder: &Path) -> (usize, usize, usize) {
     let expected: Expected = serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
-    let recognizer = Recognizer::open(&folder.join("model"), Start::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
+    let recognizer = Transcriber::open(&folder.join("model"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
     let samples: Vec<Vec<f32>> = expected.clips.iter().map(|clip| read_wav16k(&folder.join(&clip.wav)).unwrap()).collect();
     let utterances: Vec<Utterance> =
         expected.clips.iter().zip(&samples).map(|(clip, samples)| Utterance { samples, language: clip.language.as_deref() }).collect();
-    let heard = recognizer.transcribe(&utterances, Limit::Tokens(expected.max_new_tokens), &mut |_| ()).unwrap();
+    let heard = recognizer.transcribe(&utterances, TokenLimit::Tokens(expected.max_new_tokens), &mut |_| ()).unwrap();
     let (mut steps, mut ties) = (0, 0);
     for (clip, heard) in expected.clips.iter().zip(heard) {
         let mut ours = heard.tokens;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use voxpipe::data::clip_row::Record;
+use voxpipe::data::clip_row::ClipRow;
 use voxpipe::stages::dataset::Dataset;
 use voxpipe::stages::import::Import;
 
@@ -26,7 +26,7 @@ fn samples(wav: &[u8]) -> Vec<i16> {
 /// Text and samples of every clip that was made.
 fn clips(out: &Path) -> Vec<(String, Vec<i16>)> {
     let rows = fs::read_to_string(out.join("clips.jsonl")).unwrap();
-    let records = rows.lines().map(|line| serde_json::from_str::<Record>(line).unwrap());
+    let records = rows.lines().map(|line| serde_json::from_str::<ClipRow>(line).unwrap());
     records.map(|record| (record.text, samples(&fs::read(out.join(record.audio_path)).unwrap()))).collect()
 }
 
@@ -92,7 +92,7 @@ fn an_audio_folder_and_a_manifest_come_as_they_are_from_a_folder_and_from_the_hu
         let made = bench.made::<Import>(json!({"folder": "set"}));
         assert_eq!(clips(&bench.cx.out), expected(&[0, 1, 2, 3]), "{table}");
         assert_eq!((made.metrics["clips"], bench.heard()), (4.0, String::new()), "{table}");
-        let records: Vec<Record> = bench.rows("clips.jsonl");
+        let records: Vec<ClipRow> = bench.rows("clips.jsonl");
         assert_eq!((records[0].language.as_deref(), records[0].speaker.as_deref()), (Some("en"), Some("ann")), "{table}");
         assert_eq!(records[1].audio_path, "audio/000002-c-1.wav");
         assert!(records[1].source.as_ref().unwrap().starts_with(&format!("set {table}:")), "{:?}", records[1].source);
@@ -247,7 +247,7 @@ fn parquet_with_sounds_inside_is_read_as_python_wrote_it() {
         assert_eq!(made.len(), 10, "{which}");
         assert_eq!((made[0].0.as_str(), &made[0].1), ("Alpha one.", &tone(0)));
         assert_eq!((made[9].0.as_str(), &made[9].1), ("Mu twelve.", &tone(11)));
-        let records: Vec<Record> = bench.rows("clips.jsonl");
+        let records: Vec<ClipRow> = bench.rows("clips.jsonl");
         assert_eq!(
             (records[3].speaker.as_deref(), records[3].source.as_deref()),
             (Some("1"), Some("set data/train-00000-of-00001.parquet row 4"))

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use voxtral::kernels::attention::{Factors, Heads, Mask, Shape};
+use voxtral::kernels::attention::{AttentionHeads, AttentionMask, AttentionShape, MatmulPrecision};
 use voxtral::kernels::ops::reference;
 use voxtral::kernels::{attention, bf16_gemm, cpu, gemm, ops, rope};
 
@@ -93,25 +93,27 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
         for (inputs, outputs) in [(64, 96), (50, 21), (7, 3)] {
             let given = [random([rows, inputs], 1), random([outputs, inputs], 2), random([1, outputs], 3)];
             let bias = |x: &[Tensor<2>]| x.get(2).map(|bias| bias.clone().reshape([outputs]));
-            let kernel = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), bias(x), Factors::Floats);
-            let made = |x: &[Tensor<2>]| reference::linear(x[0].clone(), x[1].clone(), bias(x), Factors::Floats);
+            let kernel = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::Floats);
+            let made = |x: &[Tensor<2>]| reference::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::Floats);
             same_both_ways(&format!("linear {rows} × {inputs} × {outputs}"), &given, kernel, made);
             same_both_ways(&format!("linear {rows} × {inputs} × {outputs} without bias"), &given[..2], kernel, made);
             // Weights in brain floats get no gradient; x may be rounded to brain floats, to nine bits.
             let weight = given[1].clone().cast(DType::BF16);
             let constant = || Tensor::from_inner(weight.clone());
-            let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None, Factors::Floats));
+            let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None, MatmulPrecision::Floats));
             let wide = || constant().cast(DType::F32);
-            let (expected, expected_dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), wide(), None, Factors::Floats));
+            let (expected, expected_dx) =
+                both_ways(&given[..1], |x| reference::linear(x[0].clone(), wide(), None, MatmulPrecision::Floats));
             let what = format!("brain floats {rows} × {inputs} × {outputs}");
             assert_close(&what, &y, &expected, 4e-3);
             assert_close(&format!("{what}, gradient"), &dx[0], &expected_dx[0], 4e-3);
             // Composed, the result is rounded as well; and a master copy in 32 bits gets its gradient through the rounding.
-            let (y, dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), constant(), None, Factors::Floats));
+            let (y, dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), constant(), None, MatmulPrecision::Floats));
             assert_close(&format!("{what}, composed"), &y, &expected, 1e-2);
             assert_close(&format!("{what}, composed, gradient"), &dx[0], &expected_dx[0], 1e-2);
-            let (y, d) = both_ways(&given, |x| reference::linear(x[0].clone(), x[1].clone(), bias(x), Factors::BrainFloats));
-            let (expected, expected_d) = both_ways(&given, |x| ops::linear(x[0].clone(), x[1].clone(), bias(x), Factors::BrainFloats));
+            let (y, d) = both_ways(&given, |x| reference::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::BrainFloats));
+            let (expected, expected_d) =
+                both_ways(&given, |x| ops::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::BrainFloats));
             assert_close(&format!("{what}, of a master copy"), &y, &expected, 1e-2);
             for (d, expected) in d.iter().zip(&expected_d) {
                 assert_close(&format!("{what}, of a master copy, gradient"), d, expected, 1e-2);
@@ -191,11 +193,11 @@ fn the_gradient_of_a_rounded_weight_is_a_sum_of_products_of_brain_floats() {
 #[test]
 fn a_rounded_weight_is_its_brain_floats_forwards_and_keeps_its_gradient() {
     let inputs = [random([70, 32], 1), random([24, 32], 2)];
-    let rounded = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), None, Factors::BrainFloats);
+    let rounded = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), None, MatmulPrecision::BrainFloats);
     let (y, gradients) = both_ways(&inputs, rounded);
-    let narrow = ops::linear(inputs[0].clone(), inputs[1].clone().cast(DType::BF16), None, Factors::Floats);
+    let narrow = ops::linear(inputs[0].clone(), inputs[1].clone().cast(DType::BF16), None, MatmulPrecision::Floats);
     assert_eq!(y, values(narrow));
-    let (exact, exact_gradients) = both_ways(&inputs, |x| ops::linear(x[0].clone(), x[1].clone(), None, Factors::Floats));
+    let (exact, exact_gradients) = both_ways(&inputs, |x| ops::linear(x[0].clone(), x[1].clone(), None, MatmulPrecision::Floats));
     assert_close("result", &y, &exact, 1e-2);
     for (found, expected) in gradients.iter().zip(&exact_gradients) {
         assert_close("gradient", found, expected, 1e-2);
@@ -226,26 +228,32 @@ fn turning_is_as_composed_and_turns_back() {
     }
 }
 
-fn attend_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
-    ops::attend(q, k, v, mask, Factors::Floats)
+fn attend_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
+    ops::attend(q, k, v, mask, MatmulPrecision::Floats)
 }
 
-fn composed_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
-    reference::attend(q, k, v, mask, Factors::Floats)
+fn composed_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
+    reference::attend(q, k, v, mask, MatmulPrecision::Floats)
 }
 
-fn masks() -> [Mask; 5] {
-    [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 0]), Mask::LeftPadded(vec![1, 3])]
+fn masks() -> [AttentionMask; 5] {
+    [
+        AttentionMask::None,
+        AttentionMask::Causal,
+        AttentionMask::LeftPadded(vec![0, 0]),
+        AttentionMask::LeftPadded(vec![2, 0]),
+        AttentionMask::LeftPadded(vec![1, 3]),
+    ]
 }
 
 /// The definition, number by number, `[batch, queries, heads, width]`; zeros for a query that sees nothing.
-fn plain_attention(q: &[f32], k: &[f32], v: &[f32], shape: Shape, mask: &Mask) -> Vec<f32> {
-    let Shape { batch, heads, key_heads, queries, keys, width } = shape;
+fn plain_attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, mask: &AttentionMask) -> Vec<f32> {
+    let AttentionShape { batch, heads, key_heads, queries, keys, width } = shape;
     let mut out = vec![0.0; batch * queries * heads * width];
     for place in 0..batch * queries * heads {
         let (b, i, h) = (place / heads / queries, place / heads % queries, place % heads);
-        let last = if *mask == Mask::None { keys } else { keys - queries + i + 1 };
-        let first = if let Mask::LeftPadded(pads) = mask { pads[b] } else { 0 };
+        let last = if *mask == AttentionMask::None { keys } else { keys - queries + i + 1 };
+        let first = if let AttentionMask::LeftPadded(pads) = mask { pads[b] } else { 0 };
         let query = ((b * heads + h) * queries + i) * width;
         let start = |key: usize| ((b * key_heads + h / (heads / key_heads)) * keys + key) * width;
         let score = |key| (0..width).map(|w| f64::from(q[query + w]) * f64::from(k[start(key) + w])).sum::<f64>() / (width as f64).sqrt();
@@ -265,17 +273,17 @@ fn attention_is_as_defined() {
         for (heads, key_heads, queries, keys, width) in
             [(6, 3, 5, 5, 4), (6, 2, 2, 5, 4), (5, 1, 1, 7, 20), (4, 4, 150, 150, 16), (8, 2, 70, 200, 64), (1, 1, 130, 131, 8)]
         {
-            let shape = Shape { batch: 2, heads, key_heads, queries, keys, width };
+            let shape = AttentionShape { batch: 2, heads, key_heads, queries, keys, width };
             let q = numbers(2 * heads * queries * width, 1).iter().map(|x| 3.0 * x).collect::<Vec<_>>();
             let (k, v) = (numbers(2 * key_heads * keys * width, 2), numbers(2 * key_heads * keys * width, 3));
-            let lie = |x, heads, length| Heads::new(x, heads, length, width);
+            let lie = |x, heads, length| AttentionHeads::new(x, heads, length, width);
             let found = attention::forward(
                 lie(&q, heads, queries),
                 lie(&k, key_heads, keys),
                 lie(&v, key_heads, keys),
                 shape,
                 &mask,
-                Factors::Floats,
+                MatmulPrecision::Floats,
             );
             assert_close(&format!("{shape:?} {mask:?}"), &found, &plain_attention(&q, &k, &v, shape, &mask), 1e-5);
         }
@@ -284,10 +292,10 @@ fn attention_is_as_defined() {
 
 #[test]
 fn attention_is_as_composed_both_ways() {
-    for mask in [Mask::None, Mask::Causal] {
+    for mask in [AttentionMask::None, AttentionMask::Causal] {
         for (q, k) in [([2, 6, 5, 4], [2, 3, 5, 4]), ([1, 4, 140, 16], [1, 2, 140, 16]), ([2, 2, 1, 8], [2, 1, 9, 8])] {
             let given = [random(q, 1) * 3.0, random(k, 2), random(k, 3)];
-            let run = |attend: fn(Tensor<4>, Tensor<4>, Tensor<4>, Mask) -> Tensor<4>| {
+            let run = |attend: fn(Tensor<4>, Tensor<4>, Tensor<4>, AttentionMask) -> Tensor<4>| {
                 let mask = mask.clone();
                 move |x: &[Tensor<4>]| attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone())
             };
@@ -296,7 +304,7 @@ fn attention_is_as_composed_both_ways() {
     }
     // Padding: where a query sees something, both ways agree; nobody reads the others.
     let given = [random([2, 4, 6, 8], 1), random([2, 2, 6, 8], 2), random([2, 2, 6, 8], 3)];
-    let mask = || Mask::LeftPadded(vec![2, 0]);
+    let mask = || AttentionMask::LeftPadded(vec![2, 0]);
     let seen = |y: Tensor<4>| y.narrow(2, 2, 4);
     same_both_ways(
         "padded attention",
@@ -308,11 +316,11 @@ fn attention_is_as_composed_both_ways() {
 
 #[test]
 fn attention_composed_of_brain_floats_is_as_close_as_these() {
-    for mask in [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 1])] {
+    for mask in [AttentionMask::None, AttentionMask::Causal, AttentionMask::LeftPadded(vec![0, 0]), AttentionMask::LeftPadded(vec![2, 1])] {
         let given = [random([2, 6, 40, 16], 1), random([2, 3, 40, 16], 2), random([2, 3, 40, 16], 3)];
         let seen = |y: Tensor<4>| y.narrow(2, 2, 38);
         let run = |factors| both_ways(&given, |x| seen(reference::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone(), factors)));
-        let ((y, d), (expected, expected_d)) = (run(Factors::BrainFloats), run(Factors::Floats));
+        let ((y, d), (expected, expected_d)) = (run(MatmulPrecision::BrainFloats), run(MatmulPrecision::Floats));
         assert!(y != expected, "{mask:?}: nothing was rounded");
         assert_close(&format!("{mask:?}"), &y, &expected, 2e-2);
         for (d, expected) in d.iter().zip(&expected_d) {
@@ -326,7 +334,7 @@ fn a_view_of_a_longer_cache_is_read_where_it_lies() {
     let (cache, q) = (random([2, 3, 40, 8], 1), random([2, 6, 1, 8], 2));
     let view = || cache.clone().slice([0..2, 0..3, 3..17, 0..8]);
     let copy = Tensor::from_data(view().into_data(), &Device::flex());
-    for mask in [Mask::None, Mask::LeftPadded(vec![4, 1])] {
+    for mask in [AttentionMask::None, AttentionMask::LeftPadded(vec![4, 1])] {
         let found = values(attend_floats(q.clone(), view(), view(), mask.clone()));
         assert_eq!(found, values(attend_floats(q.clone(), copy.clone(), copy.clone(), mask)));
     }
@@ -338,11 +346,11 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let (x, w) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
     let g = numbers(rows * outputs, 3);
     let brain_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
-    let shape = Shape { batch: 1, heads: 4, key_heads: 2, queries: 200, keys: 200, width: 32 };
+    let shape = AttentionShape { batch: 1, heads: 4, key_heads: 2, queries: 200, keys: 200, width: 32 };
     let (q, k) = (numbers(4 * 200 * 32, 4), numbers(2 * 200 * 32, 5));
-    let (query, key) = (Heads::new(&q, 4, 200, 32), Heads::new(&k, 2, 200, 32));
+    let (query, key) = (AttentionHeads::new(&q, 4, 200, 32), AttentionHeads::new(&k, 2, 200, 32));
     let all = || {
-        let (dq, dk, dv) = attention::backward(query, key, key, query, shape, &Mask::Causal);
+        let (dq, dk, dv) = attention::backward(query, key, key, query, shape, &AttentionMask::Causal);
         [
             gemm::linear(&x, &w, &[], inputs, outputs),
             gemm::linear(&x[..8 * inputs], &w, &[], inputs, outputs),
@@ -351,8 +359,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
             bf16_gemm::linear(&x, &brain_weights, &[], inputs, outputs),
             bf16_gemm::linear(&[&x[..], &x].concat(), &brain_weights, &[], inputs, outputs),
             bf16_gemm::linear_input_gradient(&g, &brain_weights, inputs, outputs),
-            attention::forward(query, key, key, shape, &Mask::None, Factors::Floats),
-            attention::forward(query, key, key, shape, &Mask::Causal, Factors::BrainFloats),
+            attention::forward(query, key, key, shape, &AttentionMask::None, MatmulPrecision::Floats),
+            attention::forward(query, key, key, shape, &AttentionMask::Causal, MatmulPrecision::BrainFloats),
             dq,
             dk,
             dv,
@@ -393,18 +401,18 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
 #[test]
 fn attention_of_a_padded_row_is_that_of_the_row_alone() {
     let (pad, length, heads, width) = (70, 330, 2, 24);
-    let shape = Shape { batch: 2, heads, key_heads: 1, queries: length, keys: length, width };
+    let shape = AttentionShape { batch: 2, heads, key_heads: 1, queries: length, keys: length, width };
     let (q, k, v) = (numbers(2 * heads * length * width, 1), numbers(2 * length * width, 2), numbers(2 * length * width, 3));
-    let alone = Shape { batch: 1, queries: length - pad, keys: length - pad, ..shape };
-    for factors in [Factors::Floats, Factors::BrainFloats] {
-        let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| Heads::new(x, heads, length, width));
-        let both = attention::forward(query, key, value, shape, &Mask::LeftPadded(vec![0, pad]), factors);
+    let alone = AttentionShape { batch: 1, queries: length - pad, keys: length - pad, ..shape };
+    for factors in [MatmulPrecision::Floats, MatmulPrecision::BrainFloats] {
+        let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| AttentionHeads::new(x, heads, length, width));
+        let both = attention::forward(query, key, value, shape, &AttentionMask::LeftPadded(vec![0, pad]), factors);
         // From the first position of the second row on that is no padding.
-        let part = |x: Heads<'_>| x.batch_stride + pad * x.row_stride;
-        let q = Heads { data: &q[part(query)..], ..query };
-        let k = Heads { data: &k[part(key)..], ..key };
-        let v = Heads { data: &v[part(value)..], ..value };
-        let found = attention::forward(q, k, v, alone, &Mask::Causal, factors);
+        let part = |x: AttentionHeads<'_>| x.batch_stride + pad * x.row_stride;
+        let q = AttentionHeads { data: &q[part(query)..], ..query };
+        let k = AttentionHeads { data: &k[part(key)..], ..key };
+        let v = AttentionHeads { data: &v[part(value)..], ..value };
+        let found = attention::forward(q, k, v, alone, &AttentionMask::Causal, factors);
         assert!(both[(length + pad) * heads * width..] == found, "{factors:?}");
         assert!(both[length * heads * width..(length + pad) * heads * width].iter().all(|x| *x == 0.0), "{factors:?}");
     }
@@ -413,12 +421,12 @@ fn attention_of_a_padded_row_is_that_of_the_row_alone() {
 #[test]
 fn attention_in_brain_floats_is_as_exact_as_they_are() {
     let (heads, length, width) = (3, 300, 40);
-    let shape = Shape { batch: 1, heads, key_heads: 1, queries: length, keys: length, width };
+    let shape = AttentionShape { batch: 1, heads, key_heads: 1, queries: length, keys: length, width };
     let (q, k, v) = (numbers(heads * length * width, 1), numbers(length * width, 2), numbers(length * width, 3));
-    let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| Heads::new(x, heads, length, width));
-    for mask in [Mask::None, Mask::Causal] {
-        let [exact, found] =
-            [Factors::Floats, Factors::BrainFloats].map(|factors| attention::forward(query, key, value, shape, &mask, factors));
+    let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| AttentionHeads::new(x, heads, length, width));
+    for mask in [AttentionMask::None, AttentionMask::Causal] {
+        let [exact, found] = [MatmulPrecision::Floats, MatmulPrecision::BrainFloats]
+            .map(|factors| attention::forward(query, key, value, shape, &mask, factors));
         assert_eq!(exact == found, !voxtral::kernels::cpu::has_brain_products(), "{mask:?}");
         for (place, (found, exact)) in found.chunks(width).zip(exact.chunks(width)).enumerate() {
             // Rounding moves a number by up to 2⁻⁹ of it: two of a product, so a score by 2⁻⁸ of Σ |q k| / √width; a weight by twice

@@ -5,11 +5,11 @@
 
 use pipeline::artifact::ArtifactKind;
 use pipeline::artifact::ArtifactKind::*;
-use pipeline::graph::{Bound, Comparison, Parsed, Pipeline};
-use pipeline::manifest::diagnostic::{Diagnostic, Included, Severity};
-use pipeline::manifest::include::Sources;
-use pipeline::manifest::overrides::Overrides;
-use pipeline::stage::{Arity, Complaint, Context, Entry, Of, Outcome, Port, Stage};
+use pipeline::graph::{Comparison, MetricBound, ParsedPipeline, Pipeline};
+use pipeline::manifest::diagnostic::{Diagnostic, IncludedFile, Severity};
+use pipeline::manifest::include::ManifestSources;
+use pipeline::manifest::overrides::CommandLineOverrides;
+use pipeline::stage::{Arity, Context, FactoryOf, Port, SettingError, Stage, StageFactory, StageOutcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -43,12 +43,12 @@ macro_rules! stage {
                 $output
             }
 
-            fn check(&self) -> Vec<Complaint> {
-                let check: fn(&Self) -> Vec<Complaint> = $check;
+            fn check(&self) -> Vec<SettingError> {
+                let check: fn(&Self) -> Vec<SettingError> = $check;
                 check(self)
             }
 
-            fn run(&self, _: &Context) -> Result<Outcome> {
+            fn run(&self, _: &Context) -> Result<StageOutcome> {
                 Err(Error::new("not in this test"))
             }
         }
@@ -88,7 +88,7 @@ stage!(Phrasing, "phrases", Phrases, [], { language: String = "en".into(), sourc
 stage!(Recordings, "recordings", Clips, ["phrases" One &[Phrases]], { min_clips: u32 = 10 }, |_| vec![]);
 stage!(Data, "dataset", Dataset, ["clips" Many &[Clips]], { split: BTreeMap<String, f64> = BTreeMap::new() }, |data| {
     let sum: f64 = data.split.values().sum();
-    if data.split.is_empty() || (sum - 1.0).abs() < 1e-9 { vec![] } else { vec![Complaint::new("split", format!("the parts add up to {sum}, not 1"))] }
+    if data.split.is_empty() || (sum - 1.0).abs() < 1e-9 { vec![] } else { vec![SettingError::new("split", format!("the parts add up to {sum}, not 1"))] }
 });
 stage!(Train, "train", Model, ["data" One &[Dataset], "model" Optional &[Model]], {
     /// The model to start from.
@@ -104,10 +104,10 @@ stage!(Train, "train", Model, ["data" One &[Dataset], "model" Optional &[Model]]
 }, |train| {
     let mut complaints = vec![];
     if train.batch_size == 0 {
-        complaints.push(Complaint::new("batch_size", "a batch of nothing").hint("write at least 1"));
+        complaints.push(SettingError::new("batch_size", "a batch of nothing").hint("write at least 1"));
     }
     if train.lora.dropout >= 1.0 {
-        complaints.push(Complaint::new("lora.dropout", "nothing would be left"));
+        complaints.push(SettingError::new("lora.dropout", "nothing would be left"));
     }
     complaints
 });
@@ -117,16 +117,16 @@ stage!(Publish, "publish", Published, ["model" One &[Model], "card" Optional &[C
 stage!(Demos, "demo", Demo, ["published" Optional &[Published], "model" Optional &[Model]], {}, |_| vec![]);
 stage!(Command, "command", Files, ["*" Many &[]], { run: Vec<String> = vec![], code: Vec<PathBuf> = vec![] }, |_| vec![]);
 
-static KINDS: &[&dyn Entry] = &[
-    &Of::<Phrasing>::NEW,
-    &Of::<Recordings>::NEW,
-    &Of::<Data>::NEW,
-    &Of::<Train>::NEW,
-    &Of::<Evaluate>::NEW,
-    &Of::<Cards>::NEW,
-    &Of::<Publish>::NEW,
-    &Of::<Demos>::NEW,
-    &Of::<Command>::NEW,
+static KINDS: &[&dyn StageFactory] = &[
+    &FactoryOf::<Phrasing>::NEW,
+    &FactoryOf::<Recordings>::NEW,
+    &FactoryOf::<Data>::NEW,
+    &FactoryOf::<Train>::NEW,
+    &FactoryOf::<Evaluate>::NEW,
+    &FactoryOf::<Cards>::NEW,
+    &FactoryOf::<Publish>::NEW,
+    &FactoryOf::<Demos>::NEW,
+    &FactoryOf::<Command>::NEW,
 ];
 
 fn env(name: &str) -> Option<String> {
@@ -137,12 +137,12 @@ fn env(name: &str) -> Option<String> {
     }
 }
 
-fn parse_with(text: &str, overrides: &Overrides) -> Parsed {
+fn parse_with(text: &str, overrides: &CommandLineOverrides) -> ParsedPipeline {
     Pipeline::parse(KINDS, text, Path::new("pipeline.toml"), overrides, &env)
 }
 
-fn parse(text: &str) -> Parsed {
-    parse_with(text, &Overrides::default())
+fn parse(text: &str) -> ParsedPipeline {
+    parse_with(text, &CommandLineOverrides::default())
 }
 
 /// The pipeline of a text without mistakes.
@@ -155,7 +155,7 @@ fn rendered(diagnostics: &[Diagnostic], text: &str) -> String {
     diagnostics.iter().map(|diagnostic| diagnostic.render(Path::new("pipeline.toml"), text, false)).collect()
 }
 
-fn messages(parsed: &Parsed) -> Vec<String> {
+fn messages(parsed: &ParsedPipeline) -> Vec<String> {
     parsed.diagnostics.iter().map(|diagnostic| diagnostic.message.clone()).collect()
 }
 
@@ -185,13 +185,13 @@ fn every_mistake_is_told_at_its_place() {
     let mut wrong = Vec::new();
     for file in files {
         let look = |path: &Path| Ok(vec![(path.to_owned(), bare(&read(path)?))]);
-        let sources = Sources::gather(&bare(&read(&file).unwrap()), &file, &look);
-        let parsed = Pipeline::parse_sources(KINDS, &sources, &file, &Overrides::default(), &env);
+        let sources = ManifestSources::gather(&bare(&read(&file).unwrap()), &file, &look);
+        let parsed = Pipeline::parse_sources(KINDS, &sources, &file, &CommandLineOverrides::default(), &env);
         assert!(parsed.diagnostics.iter().any(Diagnostic::is_error), "{} has no mistake", file.display());
         assert!(parsed.pipeline.is_none());
         // Each file has the verdicts on its own lines.
         for path in sources.files() {
-            let own = |included: &Option<Arc<Included>>| included.as_ref().map_or(file.as_path(), |included| &included.path) == path;
+            let own = |included: &Option<Arc<IncludedFile>>| included.as_ref().map_or(file.as_path(), |included| &included.path) == path;
             let written = read(path).unwrap();
             let judged = with_verdicts(&bare(&written), &parsed.diagnostics, &own);
             if judged != written {
@@ -204,8 +204,8 @@ fn every_mistake_is_told_at_its_place() {
         }
         // The verdicts are comments, so they change nothing.
         let look = |path: &Path| Ok(vec![(path.to_owned(), read(path)?)]);
-        let judged = Sources::gather(&read(&file).unwrap(), &file, &look);
-        let again = Pipeline::parse_sources(KINDS, &judged, &file, &Overrides::default(), &env);
+        let judged = ManifestSources::gather(&read(&file).unwrap(), &file, &look);
+        let again = Pipeline::parse_sources(KINDS, &judged, &file, &CommandLineOverrides::default(), &env);
         assert_eq!(messages(&again), messages(&parsed), "{}", file.display());
     }
     assert!(wrong.is_empty(), "UPDATE=1 accepts\n{}", wrong.join("\n"));
@@ -216,7 +216,7 @@ fn is_verdict(line: &str) -> bool {
 }
 
 /// The text with each complaint under the line it is about: carets, message and, after a dash, the hint.
-fn with_verdicts(text: &str, diagnostics: &[Diagnostic], own: &dyn Fn(&Option<Arc<Included>>) -> bool) -> String {
+fn with_verdicts(text: &str, diagnostics: &[Diagnostic], own: &dyn Fn(&Option<Arc<IncludedFile>>) -> bool) -> String {
     let mut below: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for diagnostic in diagnostics {
         assert_eq!(diagnostic.argument, None);
@@ -292,7 +292,7 @@ fn the_example_of_the_handbook_is_understood_whole() {
     assert_eq!(with["lora"]["alpha"], 32.0);
     assert_eq!((adapter.timeout, adapter.retry.times), (Some(Duration::from_secs(12 * 60 * 60)), Some(2)));
     assert_eq!(adapter.from["data"], ["dataset"]);
-    assert_eq!(pipeline.step("scores").unwrap().require["wer"], Bound { comparison: Comparison::Less, limit: 0.15 });
+    assert_eq!(pipeline.step("scores").unwrap().require["wer"], MetricBound { comparison: Comparison::Less, limit: 0.15 });
     assert_eq!(pipeline.step("vad").unwrap().stage.identity()["run"][3], "${from.clips}");
     assert_eq!(pipeline.step("phrases").unwrap().stage.identity()["language"], "fr");
 }
@@ -310,7 +310,7 @@ fn shipped_pipelines_are_sound() {
     let pipelines = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
     for file in files(&pipelines) {
         let text = fs::read_to_string(&file).unwrap();
-        let parsed = Pipeline::parse(STAGES, &text, &file, &Overrides::default(), &|_| None);
+        let parsed = Pipeline::parse(STAGES, &text, &file, &CommandLineOverrides::default(), &|_| None);
         let shown: String = parsed.diagnostics.iter().map(|diagnostic| diagnostic.render(&file, &text, false)).collect();
         assert!(parsed.pipeline.is_some() && parsed.diagnostics.is_empty(), "{shown}");
     }
@@ -320,17 +320,18 @@ fn shipped_pipelines_are_sound() {
 fn the_example_of_the_readme_is_sound() {
     let page = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
     let (readme, guide) = (page("README.md"), page("docs/guide/pipeline-file.md"));
-    let examples_of = |text: &str| -> Vec<String> {
-        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
-    };
+    let examples_of =
+        |text: &str| -> Vec<String> { text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect() };
     // The README shows a whole file; the guide shows parts, of which one has variants.
     let examples: Vec<String> = examples_of(&readme).into_iter().take(1).chain(examples_of(&guide)).collect();
     let file = Path::new("pipeline.toml");
     let variants = examples.iter().find(|example| example.contains("[matrix]")).unwrap();
     let variants: String = variants.lines().filter(|line| !line.starts_with("include")).map(|line| format!("{line}\n")).collect();
     for text in [examples[0].to_owned(), format!("{}{variants}", examples[0])] {
-        let overrides =
-            Overrides { profiles: text.contains("[matrix]").then(|| "spanish".to_owned()).into_iter().collect(), ..Overrides::default() };
+        let overrides = CommandLineOverrides {
+            profiles: text.contains("[matrix]").then(|| "spanish".to_owned()).into_iter().collect(),
+            ..CommandLineOverrides::default()
+        };
         let parsed = Pipeline::parse(STAGES, &text, file, &overrides, &|_| None);
         let shown: String = parsed.diagnostics.iter().map(|diagnostic| diagnostic.render(file, &text, false)).collect();
         assert!(parsed.pipeline.is_some() && parsed.diagnostics.is_empty(), "{shown}");
@@ -342,7 +343,7 @@ fn the_example_of_the_readme_is_sound() {
 fn second_language_begins_where_first_run_ends() {
     let steps = |name: &str| {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(name);
-        let parsed = Pipeline::parse(STAGES, &fs::read_to_string(&file).unwrap(), &file, &Overrides::default(), &|_| None);
+        let parsed = Pipeline::parse(STAGES, &fs::read_to_string(&file).unwrap(), &file, &CommandLineOverrides::default(), &|_| None);
         let pipeline = parsed.pipeline.unwrap();
         let steps = pipeline.steps.into_iter();
         steps.map(|step| (step.name, (step.stage.kind(), step.stage.identity(), step.seed, step.from))).collect::<BTreeMap<_, _>>()
@@ -468,8 +469,11 @@ extends = "base"
 set = { "stage.train.with.epochs" = 0.1, "stage.train.with.lora.r" = 2 }
 "#;
 
-fn with_set(pairs: &[(&str, &str)]) -> Overrides {
-    Overrides { set: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(), ..Overrides::default() }
+fn with_set(pairs: &[(&str, &str)]) -> CommandLineOverrides {
+    CommandLineOverrides {
+        set: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..CommandLineOverrides::default()
+    }
 }
 
 #[test]
@@ -516,22 +520,23 @@ fn the_root_is_found_from_the_file() {
         [("pipeline.toml", ".", "."), ("a/b/pipeline.toml", ".", "a/b"), ("a/p.toml", "..", "a/.."), ("/x/p.toml", "work", "/x/work")]
     {
         let text = SMALL.replace("name = \"small\"", &format!("name = \"small\"\nroot = \"{root}\""));
-        let parsed = Pipeline::parse(KINDS, &text, Path::new(file), &Overrides::default(), &env);
+        let parsed = Pipeline::parse(KINDS, &text, Path::new(file), &CommandLineOverrides::default(), &env);
         assert_eq!(parsed.pipeline.unwrap().root, Path::new(expected));
     }
 }
 
 #[test]
 fn what_is_set_on_the_command_line_wins_over_the_profile_and_the_file() {
-    let train = |overrides: &Overrides| {
+    let train = |overrides: &CommandLineOverrides| {
         let parsed = parse_with(SMALL, overrides);
         parsed.pipeline.unwrap_or_else(|| panic!("{}", rendered(&parsed.diagnostics, SMALL))).step("train").unwrap().stage.identity()
     };
-    let smoke = Overrides { profiles: vec!["smoke".to_owned()], ..Overrides::default() };
+    let smoke = CommandLineOverrides { profiles: vec!["smoke".to_owned()], ..CommandLineOverrides::default() };
     let with = train(&smoke);
     assert_eq!((&with["learning_rate"], &with["epochs"], &with["lora"]["r"]), (&1.0.into(), &0.1.into(), &2.into()));
 
-    let with = train(&Overrides { profiles: vec!["smoke".to_owned()], ..with_set(&[("lr", "2.0"), ("stage.train.with.epochs", "7")]) });
+    let with =
+        train(&CommandLineOverrides { profiles: vec!["smoke".to_owned()], ..with_set(&[("lr", "2.0"), ("stage.train.with.epochs", "7")]) });
     assert_eq!((&with["learning_rate"], &with["epochs"], &with["lora"]["r"]), (&2.0.into(), &7.0.into(), &2.into()));
 
     let with = train(&with_set(&[("stage.train.with.base", "mistralai/Voxtral"), ("stage.train.with.lora", "{ r = 4 }")]));
@@ -543,7 +548,8 @@ fn what_is_set_on_the_command_line_wins_over_the_profile_and_the_file() {
 fn profiles_are_laid_over_each_other_from_left_to_right() {
     let text = format!("{SMALL}[profile.long]\nextends = \"base\"\nset = {{ epochs = 9, \"stage.train.with.epochs\" = 8 }}\n");
     let train = |names: &[&str]| {
-        let overrides = Overrides { profiles: names.iter().map(|name| (*name).to_owned()).collect(), ..Overrides::default() };
+        let overrides =
+            CommandLineOverrides { profiles: names.iter().map(|name| (*name).to_owned()).collect(), ..CommandLineOverrides::default() };
         let parsed = parse_with(&text, &overrides);
         let with =
             parsed.pipeline.unwrap_or_else(|| panic!("{}", rendered(&parsed.diagnostics, &text))).step("train").unwrap().stage.identity();
@@ -555,16 +561,16 @@ fn profiles_are_laid_over_each_other_from_left_to_right() {
 
     // What both extend is laid down once: it does not undo what the first changed.
     let text = text.replace("set = { \"stage.train.with.epochs\" = 0.1,", "set = { lr = 4.0, \"stage.train.with.epochs\" = 0.1,");
-    let overrides = Overrides { profiles: vec!["smoke".to_owned(), "long".to_owned()], ..Overrides::default() };
+    let overrides = CommandLineOverrides { profiles: vec!["smoke".to_owned(), "long".to_owned()], ..CommandLineOverrides::default() };
     assert_eq!(parse_with(&text, &overrides).pipeline.unwrap().step("train").unwrap().stage.identity()["learning_rate"], 4.0);
 }
 
-fn with_files(files: &[(&str, &str)], overrides: &Overrides) -> (Sources, Parsed) {
+fn with_files(files: &[(&str, &str)], overrides: &CommandLineOverrides) -> (ManifestSources, ParsedPipeline) {
     let look = |path: &Path| match files.iter().find(|(name, _)| Path::new(name) == path) {
         Some((_, text)) => Ok(vec![(path.to_owned(), (*text).to_owned())]),
         None => Err("there is no such file".to_owned()),
     };
-    let sources = Sources::gather(files[0].1, Path::new(files[0].0), &look);
+    let sources = ManifestSources::gather(files[0].1, Path::new(files[0].0), &look);
     let parsed = Pipeline::parse_sources(KINDS, &sources, Path::new(files[0].0), overrides, &env);
     (sources, parsed)
 }
@@ -583,12 +589,12 @@ fn a_file_is_laid_over_what_it_includes() {
         ),
         ("p/more.toml", "[stage.a]\nwith = { source = \"t\" }\n"),
     ];
-    let phrases = |overrides: &Overrides| {
+    let phrases = |overrides: &CommandLineOverrides| {
         let (_, parsed) = with_files(&files, overrides);
         parsed.pipeline.unwrap_or_else(|| panic!("{}", rendered(&parsed.diagnostics, files[0].1))).step("a").unwrap().stage.identity()
     };
-    assert_eq!(phrases(&Overrides::default()), serde_json::json!({ "language": "fr", "count": 3, "source": "t" }));
-    let long = Overrides { profiles: vec!["long".to_owned()], ..with_set(&[("language", "de")]) };
+    assert_eq!(phrases(&CommandLineOverrides::default()), serde_json::json!({ "language": "fr", "count": 3, "source": "t" }));
+    let long = CommandLineOverrides { profiles: vec!["long".to_owned()], ..with_set(&[("language", "de")]) };
     assert_eq!(phrases(&long), serde_json::json!({ "language": "de", "count": 9, "source": "t" }));
 
     let (sources, _) = with_files(&files, &long);
@@ -603,7 +609,7 @@ fn a_file_is_laid_over_what_it_includes() {
 
     // A complaint is drawn with the line it is about, whatever file that is in.
     let wrong = [files[0], files[1], (files[2].0, &files[2].1.replace("\"phrases\"", "\"phrasse\"")), files[3]];
-    let (_, parsed) = with_files(&wrong, &Overrides::default());
+    let (_, parsed) = with_files(&wrong, &CommandLineOverrides::default());
     let shown = rendered(&parsed.diagnostics, files[0].1);
     assert!(
         shown.contains(" --> shared/base.toml:5:8\n  |\n5 | uses = \"phrasse\"\n  |        ^^^^^^^^^ did you mean `phrases`?"),
@@ -638,7 +644,7 @@ fn mistakes_on_the_command_line_are_shown_there() {
         "{shown}"
     );
 
-    let smoek = Overrides { profiles: vec!["smoek".to_owned()], ..Overrides::default() };
+    let smoek = CommandLineOverrides { profiles: vec!["smoek".to_owned()], ..CommandLineOverrides::default() };
     let shown = rendered(&parse_with(SMALL, &smoek).diagnostics, SMALL);
     assert!(shown.contains("1 | -p smoek\n  |    ^^^^^ did you mean `smoke`?"), "{shown}");
 }
@@ -677,14 +683,14 @@ fn durations_and_bounds() {
         ("> -2e3", Comparison::Greater, -2000.0),
         (" >= 100 ", Comparison::GreaterOrEqual, 100.0),
     ] {
-        assert_eq!(step(&format!("require = {{ wer = \"{text}\" }}")).unwrap().1["wer"], Bound { comparison, limit });
+        assert_eq!(step(&format!("require = {{ wer = \"{text}\" }}")).unwrap().1["wer"], MetricBound { comparison, limit });
     }
     for text in ["0.15", "= 1", "<", "< x", "< nan", "< inf", "=< 1", "< 1 2"] {
         assert!(step(&format!("require = {{ wer = \"{text}\" }}")).is_none(), "{text}");
     }
     assert!(
-        Bound { comparison: Comparison::Less, limit: 1.0 }.holds(0.5)
-            && !Bound { comparison: Comparison::Less, limit: 1.0 }.holds(f64::NAN)
+        MetricBound { comparison: Comparison::Less, limit: 1.0 }.holds(0.5)
+            && !MetricBound { comparison: Comparison::Less, limit: 1.0 }.holds(f64::NAN)
     );
 }
 
@@ -734,7 +740,7 @@ fn an_editor_is_told_that_a_reference_may_stand_for_a_number() {
 fn the_real_stages_read_their_settings_from_a_file() {
     let text = "schema = 1\n[pipeline]\nname = \"x\"\n[params]\nlr = 5e-5\n[stage.adapter]\nuses = \"train\"\nfrom = { data = \"data\" }\n\
         with = { learning_rate = \"${params.lr}\", epochs = 2, epoch = 3 }\n";
-    let parsed = Pipeline::parse(STAGES, text, Path::new("pipeline.toml"), &Overrides::default(), &|_| None);
+    let parsed = Pipeline::parse(STAGES, text, Path::new("pipeline.toml"), &CommandLineOverrides::default(), &|_| None);
     assert_eq!(messages(&parsed), ["no stage is called `data`", "unknown key `epoch` in `with`"]);
     assert_eq!(parsed.diagnostics[1].hint.as_deref(), Some("did you mean `epochs`?"));
 }
@@ -768,7 +774,7 @@ fn damaged_files_never_stop_the_program() {
         let overrides = if round % 3 == 0 {
             with_set(&[("lr", "1"), ("stage.train.with.epochs", &text[..text.floor_char_boundary(20)])])
         } else {
-            Overrides::default()
+            CommandLineOverrides::default()
         };
         let parsed = parse_with(&text, &overrides);
         assert_eq!(parsed.pipeline.is_none(), parsed.diagnostics.iter().any(Diagnostic::is_error));

@@ -4,7 +4,7 @@ use crate::served::{Content, Served, TOKEN, What};
 use crate::support::{Ran, Sandbox, files};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use voxpipe::data::phrase::Phrase;
+use voxpipe::data::phrase::PhraseRow;
 
 const GRANARY: &str = "nvidia/Granary";
 const LANGUAGES: &str = "bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk sl sv uk";
@@ -101,7 +101,7 @@ fn pipeline(stages: &[(&str, &str)]) -> String {
     format!("schema = 1\n[pipeline]\nname = \"p\"\n{}", stages.iter().map(stage).collect::<String>())
 }
 
-fn phrases(sandbox: &Sandbox, stage: &str) -> Vec<Phrase> {
+fn phrases(sandbox: &Sandbox, stage: &str) -> Vec<PhraseRow> {
     let text = sandbox.read(&format!(".voxpipe/latest/p/{stage}/phrases.jsonl"));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -17,10 +17,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use voxpipe::error::{Error, Exit};
 use voxpipe::hub::RepoType;
-use voxpipe::hub::client::Client;
+use voxpipe::hub::client::HubClient;
 use voxpipe::hub::publish::{MARKER, Publication, Published, publish};
-use voxpipe::hub::token::Token;
-use voxpipe::hub::wire::Voice;
+use voxpipe::hub::token::HubToken;
+use voxpipe::hub::wire::OnProgress;
 
 const REPO: &str = "alice/voice";
 const MIB: usize = 1 << 20;
@@ -80,7 +80,7 @@ impl Bench {
             fs::write(&from, bytes).unwrap();
             on_disk.insert(path.clone(), from);
         }
-        let client = Client::new(address, Some(Token::new(self.token, "a test")), Some(Duration::from_millis(2)))?;
+        let client = HubClient::new(address, Some(HubToken::new(self.token, "a test")), Some(Duration::from_millis(2)))?;
         let scratch = self.dir.path().join("scratch");
         let what = Publication {
             kind: self.kind,
@@ -93,7 +93,7 @@ impl Bench {
             scratch: &scratch,
         };
         let note = |words: String| self.notes.borrow_mut().push(words);
-        publish(&client, &what, &Voice { stop: &self.stop, note: &note, progress: &|_, _, _| () })
+        publish(&client, &what, &OnProgress { stop: &self.stop, note: &note, progress: &|_, _, _| () })
     }
 
     /// Nothing was published: the repository is not there, or has what it was made with.

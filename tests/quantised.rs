@@ -9,14 +9,14 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use voxtral::lora;
 use voxtral::model::Voxtral;
-use voxtral::model::config::Config;
+use voxtral::model::config::VoxtralConfig;
 use voxtral::model::precision::Precision;
-use voxtral::training::{Recipe, Training};
-use voxtral::weights::{Weights, tensors};
+use voxtral::training::{Trainer, TrainingConfig};
+use voxtral::weights::{WeightLoader, tensors};
 
 fn open(folder: &Path, precision: Precision) -> Voxtral {
-    let mut weights = Weights::open(folder, precision, &Device::flex()).unwrap();
-    let model = Voxtral::load(&Config::read(folder).unwrap(), &mut weights);
+    let mut weights = WeightLoader::open(folder, precision, &Device::flex()).unwrap();
+    let model = Voxtral::load(&VoxtralConfig::read(folder).unwrap(), &mut weights);
     let loaded = weights.finish().unwrap();
     assert_eq!(loaded.precision, precision);
     loaded.audit.passed().unwrap();
@@ -53,8 +53,8 @@ fn every_form_of_files_gives_the_same_few_bits() {
     let mut compared = 0;
     for form in forms {
         let exact = {
-            let mut weights = Weights::open(&form, Precision::F32, &Device::flex()).unwrap();
-            let model = Voxtral::load(&Config::read(&form).unwrap(), &mut weights);
+            let mut weights = WeightLoader::open(&form, Precision::F32, &Device::flex()).unwrap();
+            let model = Voxtral::load(&VoxtralConfig::read(&form).unwrap(), &mut weights);
             weights.finish().map(|_| model)
         };
         let Ok(mut exact) = exact else { continue };
@@ -77,11 +77,11 @@ fn adapters_learn_on_few_bits_as_on_the_matrices_these_stand_for() {
     let examples = [reference.example(0), reference.example(1)];
     for (precision, dora) in [(Precision::Q8, false), (Precision::Q4, false), (Precision::Q4, true)] {
         let run = |mut model: Voxtral| {
-            let adapters = lora::Adapters { dora, audio_tower: true, ..adapters(&["q_proj", "v_proj", "down_proj"]) };
-            lora::add(&mut model, &adapters, &mut Weights::random(5, &device)).unwrap();
-            let training = Training {
+            let adapters = lora::LoraConfig { dora, audio_tower: true, ..adapters(&["q_proj", "v_proj", "down_proj"]) };
+            lora::add(&mut model, &adapters, &mut WeightLoader::random(5, &device)).unwrap();
+            let training = Trainer {
                 examples: &examples,
-                recipe: &Recipe { epochs: 4.0, ..recipe() },
+                recipe: &TrainingConfig { epochs: 4.0, ..recipe() },
                 trained: &|name| name.contains(".lora."),
                 device: &device,
                 stop: &stop,

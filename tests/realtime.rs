@@ -11,20 +11,20 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use voxtral::audio::{Ceiling, LogMel, write_wav16k};
-use voxtral::inference::transcriber::{Start, Transcript, Utterance};
-use voxtral::model::config::Config;
+use voxtral::audio::{LogMel, MelCeiling, write_wav16k};
+use voxtral::inference::transcriber::{Transcript, Utterance, WeightsFrom};
+use voxtral::model::config::VoxtralConfig;
 use voxtral::model::precision::Precision;
-use voxtral::realtime::stream::Delta;
-use voxtral::realtime::transcriber::RealtimeRecognizer;
-use voxtral::realtime::{CEILING, Realtime, config};
-use voxtral::weights::{Weights, floats, read_tensors};
+use voxtral::realtime::stream::TextDelta;
+use voxtral::realtime::transcriber::RealtimeTranscriber;
+use voxtral::realtime::{CEILING, RealtimeModel, config};
+use voxtral::weights::{WeightLoader, floats, read_tensors};
 
-fn open(folder: &Path) -> RealtimeRecognizer {
-    RealtimeRecognizer::open(folder, Start::Checkpoint, Precision::F32, &Device::flex()).unwrap()
+fn open(folder: &Path) -> RealtimeTranscriber {
+    RealtimeTranscriber::open(folder, WeightsFrom::Checkpoint, Precision::F32, &Device::flex()).unwrap()
 }
 
-fn tiny() -> RealtimeRecognizer {
+fn tiny() -> RealtimeTranscriber {
     open(&folder("realtime/tiny"))
 }
 
@@ -46,7 +46,7 @@ fn clip(seed: i64, samples: i64) -> Vec<f32> {
     (0..samples).map(sample).collect()
 }
 
-fn transcribe(recognizer: &RealtimeRecognizer, samples: &[f32]) -> Transcript {
+fn transcribe(recognizer: &RealtimeTranscriber, samples: &[f32]) -> Transcript {
     recognizer.transcribe(&[Utterance { samples, language: None }], &mut |_| ()).unwrap().remove(0)
 }
 
@@ -81,7 +81,7 @@ fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 }
 
 /// Every part of the forward pass in one piece, of the model in `model`.
-fn is_as_transformers_computes_it(model: &Realtime) {
+fn is_as_transformers_computes_it(model: &RealtimeModel) {
     let theirs = read_tensors(&folder("realtime/expected.safetensors")).unwrap();
     let (recognizer, device) = (tiny(), Device::flex());
     let sound = clip(3, 20_007);
@@ -91,7 +91,7 @@ fn is_as_transformers_computes_it(model: &Realtime) {
     padded.extend(&sound);
     padded.resize(steps * step, 0.0);
     let mels = recognizer.config.audio_config.num_mel_bins;
-    let mel = LogMel::new(mels).with_ceiling(Ceiling::Fixed(CEILING)).features(&padded, 8 * steps).unwrap();
+    let mel = LogMel::new(mels).with_ceiling(MelCeiling::Fixed(CEILING)).features(&padded, 8 * steps).unwrap();
     let mel = Tensor::<3>::from_data(TensorData::new(mel.data, [1, mels, 8 * steps]), &device);
     close("features", &values(mel.clone().narrow(2, 20, 24)), &theirs["mel"]);
 
@@ -116,11 +116,11 @@ fn every_stage_of_the_forward_pass_equals_transformers() {
 #[test]
 fn mistrals_form_is_the_same_model() {
     let mistral = folder("realtime/mistral");
-    let config = config::Config::read(&mistral).unwrap();
-    let ours = config::Config::read(&folder("realtime/tiny")).unwrap();
+    let config = config::RealtimeConfig::read(&mistral).unwrap();
+    let ours = config::RealtimeConfig::read(&folder("realtime/tiny")).unwrap();
     assert_eq!((config.audio_config.head_dim, config.text_config.sliding_window), (ours.audio_config.head_dim, Some(17)));
-    let mut weights = Weights::open(&mistral, Precision::F32, &Device::flex()).unwrap();
-    let model = Realtime::load(&config, &mut weights);
+    let mut weights = WeightLoader::open(&mistral, Precision::F32, &Device::flex()).unwrap();
+    let model = RealtimeModel::load(&config, &mut weights);
     weights.finish().unwrap();
     is_as_transformers_computes_it(&model);
 }
@@ -143,7 +143,7 @@ fn a_stream_writes_the_same_whatever_the_pieces() {
     assert!(whole.tokens.iter().collect::<std::collections::BTreeSet<_>>().len() > 3, "{:?}", whole.tokens);
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     for longest in [1usize, 100, 1280, 3000, 20_000] {
-        let (mut stream, mut said) = (recognizer.stream(), Delta::default());
+        let (mut stream, mut said) = (recognizer.stream(), TextDelta::default());
         let mut rest = if longest == 1 { &sound[..3000] } else { &sound[..] };
         while !rest.is_empty() {
             let (piece, later) = rest.split_at(rng.random_range(0..=longest).min(rest.len()));
@@ -188,7 +188,7 @@ fn what_cannot_be_heard_or_told_is_said() {
     assert_eq!(tiny().with_delay(10).unwrap().prompt().len(), 1 + 4 + 10);
     // The loader of the models that can be trained says why this one cannot.
     for name in ["realtime/tiny", "realtime/mistral"] {
-        let error = Config::read(&folder(name)).unwrap_err();
+        let error = VoxtralConfig::read(&folder(name)).unwrap_err();
         assert!(error.message.contains("Voxtral Realtime") && error.advice.unwrap().contains("Voxtral-Mini-3B-2507"), "{}", error.message);
     }
     assert!(!config::is_realtime(&folder("tiny")));

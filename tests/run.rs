@@ -4,10 +4,10 @@ use crate::support::Sandbox;
 use pipeline::artifact::ArtifactKind;
 use pipeline::cache::store::Store;
 use pipeline::events::{Emitter, Event};
-use pipeline::graph::{Bound, Comparison, Machines, Pipeline, Resources, Retry, Step};
-use pipeline::plan::{Plan, State};
-use pipeline::scheduler::{Report, Run};
-use pipeline::stage::{AnyStage, Complaint, Context, Made, Outcome, Port};
+use pipeline::graph::{Comparison, MachineResources, MetricBound, Pipeline, ResourceRequest, RetryPolicy, Step};
+use pipeline::plan::{Plan, StepState};
+use pipeline::scheduler::{PipelineRun, RunReport};
+use pipeline::stage::{AnyStage, Context, Port, SettingError, StageOutcome, StageResult};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +17,7 @@ use voxpipe::error::{Error, Exit, Result};
 
 /// A stage that does what a test wants.
 struct Fake {
-    act: fn(&Context) -> Result<Outcome>,
+    act: fn(&Context) -> Result<StageOutcome>,
     kind: ArtifactKind,
     version: u32,
     settings: Value,
@@ -39,7 +39,7 @@ impl AnyStage for Fake {
     fn output(&self) -> ArtifactKind {
         self.kind
     }
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         Vec::new()
     }
     fn sources(&self) -> Vec<PathBuf> {
@@ -60,18 +60,18 @@ impl AnyStage for Fake {
     fn names_pipeline(&self) -> bool {
         self.named
     }
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         (self.act)(cx)
     }
 }
 
-fn fake(act: fn(&Context) -> Result<Outcome>) -> Fake {
+fn fake(act: fn(&Context) -> Result<StageOutcome>) -> Fake {
     Fake { act, kind: ArtifactKind::Files, version: 1, settings: json!({}), promises: Vec::new(), numerics: None, named: false }
 }
 
-fn write(cx: &Context) -> Result<Outcome> {
+fn write(cx: &Context) -> Result<StageOutcome> {
     fs::write(cx.out.join("file"), "x")?;
-    Ok(Outcome::Done(Made::new("a file").metric("wer", 0.2)))
+    Ok(StageOutcome::Done(StageResult::new("a file").metric("wer", 0.2)))
 }
 
 fn step(name: &str, from: &[&str], stage: Fake) -> Step {
@@ -84,8 +84,8 @@ fn step(name: &str, from: &[&str], stage: Fake) -> Step {
         require: BTreeMap::new(),
         timeout: None,
         stall: None,
-        resources: Resources::default(),
-        retry: Retry::default(),
+        resources: ResourceRequest::default(),
+        retry: RetryPolicy::default(),
     }
 }
 
@@ -100,17 +100,17 @@ impl Project {
             steps,
             tracking: None,
             cache: Default::default(),
-            machines: Machines::default(),
+            machines: MachineResources::default(),
         }
     }
 
-    fn run(&self, pipeline: &Pipeline) -> (Report, Vec<Event>) {
+    fn run(&self, pipeline: &Pipeline) -> (RunReport, Vec<Event>) {
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&events);
         let store = Store::open(&self.0.root(), "a test").unwrap();
         let emitter = Emitter::new(move |event| heard.lock().unwrap().push(event));
         let id = store.begin_run().unwrap();
-        let report = Run::new(pipeline, &store, emitter, id).go();
+        let report = PipelineRun::new(pipeline, &store, emitter, id).go();
         let events = events.lock().unwrap().clone();
         (report, events)
     }
@@ -125,7 +125,7 @@ impl Project {
 #[test]
 fn a_stage_that_waits_for_a_person_parks_its_branch_only() {
     let project = Project(Sandbox::new());
-    let waits = |_: &Context| Ok(Outcome::Parked { have: 7, need: 12, message: "record five more".into() });
+    let waits = |_: &Context| Ok(StageOutcome::Parked { have: 7, need: 12, message: "record five more".into() });
     let pipeline = project
         .pipeline("p", vec![step("record", &[], fake(waits)), step("train", &["record"], fake(write)), step("aside", &[], fake(write))]);
     for _ in 0..2 {
@@ -212,7 +212,7 @@ fn version_numerics_and_name_count() {
 
 #[test]
 fn a_result_that_is_not_what_it_says_is_refused() {
-    type Work = fn(&Context) -> Result<Outcome>;
+    type Work = fn(&Context) -> Result<StageOutcome>;
     let rows: [(ArtifactKind, Work, &str); 3] = [
         (ArtifactKind::Clips, write, "the stage ended well but its result has no `clips.jsonl`, so it is not clips"),
         (ArtifactKind::Model, write, "no `model.safetensors` or `model.safetensors.index.json` or `adapter_model.safetensors`"),
@@ -239,13 +239,13 @@ fn a_result_that_is_not_what_it_says_is_refused() {
 fn a_gate_on_a_number_that_is_not_there_is_not_met() {
     let project = Project(Sandbox::new());
     let mut gated = step("s", &[], fake(write));
-    gated.require.insert("cer".into(), Bound { comparison: Comparison::Less, limit: 1.0 });
+    gated.require.insert("cer".into(), MetricBound { comparison: Comparison::Less, limit: 1.0 });
     let pipeline = project.pipeline("p", vec![gated]);
     let (report, events) = project.run(&pipeline);
     assert_eq!(report.exit, Exit::Gate as u8);
     assert!(format!("{events:?}").contains("it has no number called `cer`; it has: wer"), "{events:?}");
     let store = Store::look(&project.0.root()).unwrap();
-    assert!(matches!(Plan::of(&pipeline, &store, &BTreeSet::new()).unwrap().steps[0].state, State::GateUnmet(..)));
+    assert!(matches!(Plan::of(&pipeline, &store, &BTreeSet::new()).unwrap().steps[0].state, StepState::GateUnmet(..)));
 }
 
 #[test]
@@ -258,15 +258,15 @@ fn errors_keep_their_exit_codes() {
 #[test]
 fn what_a_stage_says_beside_its_files_reaches_those_after_it() {
     let project = Project(Sandbox::new());
-    let two = |fact: fn(&Context) -> Result<Outcome>| {
+    let two = |fact: fn(&Context) -> Result<StageOutcome>| {
         let tell = |cx: &Context| {
             fs::write(cx.out.join("told"), cx.input("a")?.facts["tier"].to_string())?;
-            Ok(Outcome::Done(Made::new("told")))
+            Ok(StageOutcome::Done(StageResult::new("told")))
         };
         project.pipeline("p", vec![step("a", &[], Fake { settings: json!(fact as usize), ..fake(fact) }), step("b", &["a"], fake(tell))])
     };
-    let low = |_: &Context| Ok(Outcome::Done(Made::new("same files").fact("tier", 1)));
-    let high = |_: &Context| Ok(Outcome::Done(Made::new("same files").fact("tier", 2)));
+    let low = |_: &Context| Ok(StageOutcome::Done(StageResult::new("same files").fact("tier", 1)));
+    let high = |_: &Context| Ok(StageOutcome::Done(StageResult::new("same files").fact("tier", 2)));
     project.run(&two(low));
     let (_, events) = project.run(&two(high));
     assert!(events.iter().any(|event| matches!(event, Event::StageFinished { stage, .. } if stage == "b")), "{events:?}");

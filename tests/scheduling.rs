@@ -4,8 +4,8 @@ use crate::support::{Ran, Sandbox, files, signal};
 use pipeline::cache::store::Store;
 use pipeline::events::Emitter;
 use pipeline::graph::Pipeline;
-use pipeline::manifest::overrides::Overrides;
-use pipeline::scheduler::{Pool, Run, Scheduling};
+use pipeline::manifest::overrides::CommandLineOverrides;
+use pipeline::scheduler::{PipelineRun, ResourcePool, SchedulerOptions};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -301,17 +301,17 @@ fn runs_side_by_side_share_the_machine_and_make_nothing_twice() {
         .map(|number| {
             let text =
                 format!("{HEAD}[resources]\ncpu = 8\ngpu = 1\n{same}{}", own(number)).replace("side-by-side", &format!("variant-{number}"));
-            Pipeline::parse(STAGES, &text, &sandbox.path("pipeline.toml"), &Overrides::default(), &|_| None).pipeline.unwrap()
+            Pipeline::parse(STAGES, &text, &sandbox.path("pipeline.toml"), &CommandLineOverrides::default(), &|_| None).pipeline.unwrap()
         })
         .collect();
     let store = Store::open(&sandbox.root(), "a test").unwrap();
-    let pool = Arc::new(Pool::new(&pipelines[0].machines, Some(8)));
+    let pool = Arc::new(ResourcePool::new(&pipelines[0].machines, Some(8)));
     thread::scope(|scope| {
         for pipeline in &pipelines {
             let (store, pool) = (&store, Arc::clone(&pool));
             scope.spawn(move || {
-                let mut run = Run::new(pipeline, store, Emitter::silent(), pipeline.name.clone());
-                run.scheduling = Scheduling { pool: Some(pool), ..Scheduling::default() };
+                let mut run = PipelineRun::new(pipeline, store, Emitter::silent(), pipeline.name.clone());
+                run.scheduling = SchedulerOptions { pool: Some(pool), ..SchedulerOptions::default() };
                 assert_eq!(run.go().exit, 0);
             });
         }

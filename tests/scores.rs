@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use std::path::Path;
 use voxpipe_io::jsonl;
-use voxtral::metrics::wer::{Aligned, Edits, Normalisation, Tally, align};
+use voxtral::metrics::wer::{AlignedPair, EditCounts, ErrorCounts, TextNormalization, align};
 
 #[derive(Deserialize)]
 struct Pair {
@@ -24,9 +24,9 @@ fn pairs() -> Vec<Pair> {
 
 #[test]
 fn rates_are_those_of_jiwer() {
-    let mut total = Tally::default();
+    let mut total = ErrorCounts::default();
     for pair in pairs() {
-        let tally = Tally::of(&pair.reference, &pair.hypothesis, Normalisation::None);
+        let tally = ErrorCounts::of(&pair.reference, &pair.hypothesis, TextNormalization::None);
         assert_eq!([tally.words.errors(), tally.words.reference()], pair.words, "{} / {}", pair.reference, pair.hypothesis);
         assert_eq!([tally.characters.errors(), tally.characters.reference()], pair.characters, "{} / {}", pair.reference, pair.hypothesis);
         let score = tally.score();
@@ -43,26 +43,26 @@ fn an_alignment_agrees_with_the_counts() {
     for pair in pairs() {
         let reference: Vec<&str> = pair.reference.split_whitespace().collect();
         let hypothesis: Vec<&str> = pair.hypothesis.split_whitespace().collect();
-        let mut counts = Edits::default();
+        let mut counts = EditCounts::default();
         let (mut said, mut written) = (Vec::new(), Vec::new());
         for step in align(&reference, &hypothesis) {
             match step {
-                Aligned::Hit(word) => (counts.hits, _) = (counts.hits + 1, (said.push(word), written.push(word))),
-                Aligned::Substitution(a, b) => (counts.substitutions, _) = (counts.substitutions + 1, (said.push(a), written.push(b))),
-                Aligned::Insertion(word) => (counts.insertions, _) = (counts.insertions + 1, written.push(word)),
-                Aligned::Deletion(word) => (counts.deletions, _) = (counts.deletions + 1, said.push(word)),
+                AlignedPair::Hit(word) => (counts.hits, _) = (counts.hits + 1, (said.push(word), written.push(word))),
+                AlignedPair::Substitution(a, b) => (counts.substitutions, _) = (counts.substitutions + 1, (said.push(a), written.push(b))),
+                AlignedPair::Insertion(word) => (counts.insertions, _) = (counts.insertions + 1, written.push(word)),
+                AlignedPair::Deletion(word) => (counts.deletions, _) = (counts.deletions + 1, said.push(word)),
             }
         }
         assert_eq!((said, written), (reference.clone(), hypothesis.clone()));
-        assert_eq!(counts, Edits::between(&reference, &hypothesis));
+        assert_eq!(counts, EditCounts::between(&reference, &hypothesis));
     }
 }
 
 #[test]
 fn swapping_the_texts_swaps_insertions_and_deletions() {
     for pair in pairs() {
-        let there = Tally::of(&pair.reference, &pair.hypothesis, Normalisation::Basic).words;
-        let back = Tally::of(&pair.hypothesis, &pair.reference, Normalisation::Basic).words;
-        assert_eq!(back, Edits { insertions: there.deletions, deletions: there.insertions, ..there });
+        let there = ErrorCounts::of(&pair.reference, &pair.hypothesis, TextNormalization::Basic).words;
+        let back = ErrorCounts::of(&pair.hypothesis, &pair.reference, TextNormalization::Basic).words;
+        assert_eq!(back, EditCounts { insertions: there.deletions, deletions: there.insertions, ..there });
     }
 }

@@ -1,8 +1,8 @@
 //! `docs/reference/json.md` is true: every field that a command prints is described there with its type, and every field described is printed.
 
 use crate::support::Sandbox;
-use pipeline::cache::content::Changes;
-use pipeline::events::{Event, Kept};
+use pipeline::cache::content::ContentDiff;
+use pipeline::events::{Event, ResultRef};
 use pipeline::plan::why::Why;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -207,7 +207,7 @@ fn described(heading: &str) -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn every_reason_and_every_event_is_described() {
     let text = || "x".to_owned();
-    let changes = Changes::default;
+    let changes = ContentDiff::default;
     let reasons = [
         Why::NeverRun,
         Why::KindVersion { old: text(), new: text() },
@@ -233,7 +233,7 @@ fn every_reason_and_every_event_is_described() {
         .collect();
     assert_eq!(told, described("Reasons"));
 
-    let kept = || Kept { fingerprint: text(), digest: text() };
+    let kept = || ResultRef { fingerprint: text(), digest: text() };
     let stage = text;
     let events = [
         Event::RunStarted { pipeline: text(), run: text(), stages: Vec::new() },

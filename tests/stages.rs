@@ -9,7 +9,7 @@ mod uploads;
 
 use pipeline::artifact::{Artifact, ArtifactKind};
 use pipeline::events::{Emitter, Event};
-use pipeline::stage::{Context, Made, Outcome, Stage};
+use pipeline::stage::{Context, Stage, StageOutcome, StageResult};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ impl Bench {
     }
 
     /// Runs a stage into a new, empty `cx.out`.
-    pub(crate) fn outcome<S: Stage>(&mut self, with: Value) -> Result<Outcome> {
+    pub(crate) fn outcome<S: Stage>(&mut self, with: Value) -> Result<StageOutcome> {
         self.runs += 1;
         self.cx.out = self.folder.path().join(format!("out-{}", self.runs));
         fs::create_dir(&self.cx.out).unwrap();
@@ -77,9 +77,9 @@ impl Bench {
         stage::<S>(with).run(&self.cx)
     }
 
-    pub(crate) fn made<S: Stage>(&mut self, with: Value) -> Made {
+    pub(crate) fn made<S: Stage>(&mut self, with: Value) -> StageResult {
         match self.outcome::<S>(with) {
-            Ok(Outcome::Done(made)) => made,
+            Ok(StageOutcome::Done(made)) => made,
             other => panic!("not done: {other:?}"),
         }
     }

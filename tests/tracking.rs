@@ -5,7 +5,7 @@ mod server;
 
 use crate::road::project;
 use crate::support::{Ran, Sandbox, files, golden, signal, skipped};
-use pipeline::events::metrics_log::{Journal, Row};
+use pipeline::events::metrics_log::{MetricsLog, MetricsRow};
 use pipeline::events::reporter::Reporter;
 use pipeline::events::{Event, WorstClip, metrics_log};
 use serde_json::{Value, json};
@@ -15,20 +15,20 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use voxpipe::report::trackio::{Place, Settings, Token, Trackio};
+use voxpipe::report::trackio::{TrackioReporter, TrackioSettings, TrackioTarget, TrackioToken};
 
 const SECRET: &str = "a-secret-that-nobody-should-see";
 
-fn reporter(place: Place) -> Trackio {
+fn reporter(place: TrackioTarget) -> TrackioReporter {
     let models = BTreeMap::from([("scores".to_owned(), "adapter".to_owned())]);
-    Trackio::new(Settings { place, project: "my project".to_owned(), run: None, models })
+    TrackioReporter::new(TrackioSettings { place, project: "my project".to_owned(), run: None, models })
 }
 
 fn metrics(step: u64) -> Event {
     Event::Metrics { stage: "adapter".to_owned(), step, values: BTreeMap::from([("loss".to_owned(), 1.0 / step as f64)]) }
 }
 
-fn begin(journal: &Journal, step: u64) -> Event {
+fn begin(journal: &MetricsLog, step: u64) -> Event {
     Event::Journal {
         stage: "adapter".to_owned(),
         id: journal.head.id.clone(),
@@ -41,8 +41,8 @@ fn begin(journal: &Journal, step: u64) -> Event {
 
 /// A training of three steps whose first a checkpoint remembers, and its scores.
 fn tell_all(trackio: &mut dyn Reporter, folder: &Path) -> Vec<String> {
-    let mut journal = Journal::open(&folder.join(metrics_log::FILE), "p", "adapter", Vec::new()).unwrap();
-    journal.write(Row::new(1, [("loss", 1.0)])).unwrap();
+    let mut journal = MetricsLog::open(&folder.join(metrics_log::FILE), "p", "adapter", Vec::new()).unwrap();
+    journal.write(MetricsRow::new(1, [("loss", 1.0)])).unwrap();
     fs::write(folder.join("clip.wav"), b"RIFF").unwrap();
     let clip = WorstClip {
         audio: folder.join("clip.wav").display().to_string(),
@@ -85,7 +85,7 @@ fn records(folder: &Path) -> Vec<Value> {
 fn on_this_machine_trackio_finds_fragments_and_recordings() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("trackio");
-    assert_eq!(tell_all(&mut reporter(Place::Here(place.clone())), dir.path()), Vec::<String>::new());
+    assert_eq!(tell_all(&mut reporter(TrackioTarget::Here(place.clone())), dir.path()), Vec::<String>::new());
     let records = records(&place);
     let of = |kind: &str| records.iter().filter(|record| record["kind"] == kind).collect::<Vec<_>>();
     let metrics = of("metric");
@@ -118,8 +118,10 @@ fn on_this_machine_trackio_finds_fragments_and_recordings() {
 fn a_server_gets_all_of_it_though_it_was_away_and_the_token_is_in_no_message() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(SECRET, 1, 2);
-    let troubles =
-        tell_all(&mut reporter(Place::Server { address: server.address.clone(), token: Some(Token::new(SECRET.to_owned())) }), dir.path());
+    let troubles = tell_all(
+        &mut reporter(TrackioTarget::Server { address: server.address.clone(), token: Some(TrackioToken::new(SECRET.to_owned())) }),
+        dir.path(),
+    );
     assert!(troubles.len() == 1 && troubles[0].contains("writes are paused") && troubles[0].contains("tried again"), "{troubles:?}");
     let logs: Vec<Value> =
         server.asked("/api/bulk_log").iter().flat_map(|asked| asked.json()["logs"].as_array().unwrap().clone()).collect();
@@ -134,7 +136,7 @@ fn a_server_gets_all_of_it_though_it_was_away_and_the_token_is_in_no_message() {
     assert!(upload.token.as_deref() == Some(SECRET));
 
     let server = Server::start("another", 1, 0);
-    let place = Place::Server { address: server.address.clone(), token: Some(Token::new(SECRET.to_owned())) };
+    let place = TrackioTarget::Server { address: server.address.clone(), token: Some(TrackioToken::new(SECRET.to_owned())) };
     assert!(!format!("{place:?}").contains(SECRET));
     let troubles = tell_all(&mut reporter(place), dir.path()).join("\n");
     assert!(troubles.contains("TRACKIO_WRITE_TOKEN") && troubles.contains("did not get to Trackio"), "{troubles}");
@@ -154,7 +156,7 @@ fn the_real_trackio_imports_what_we_leave_it() {
                 n = import_inbox_dir()\nprint(json.dumps([n, S.get_projects(), S.get_runs('my project'), len(S.get_logs('my project', S.get_runs('my project')[0]))]))";
     // Twice, as a training that goes on does: nothing is there twice.
     for imported in [7, 7] {
-        let mut trackio = reporter(Place::Here(place.clone()));
+        let mut trackio = reporter(TrackioTarget::Here(place.clone()));
         tell_all(&mut trackio, dir.path());
         let output = Command::new(&python).args(["-c", code]).env("TRACKIO_DIR", &place).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

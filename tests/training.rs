@@ -8,23 +8,28 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use voxpipe::error::{Error, Exit};
 use voxtral::lora;
-use voxtral::lora::Adapters;
+use voxtral::lora::LoraConfig;
 use voxtral::model::Voxtral;
-use voxtral::training::checkpoint::Checkpoint;
-use voxtral::training::{Checkpoints, Done, Judge, LossRow, Recipe, Said, Training};
-use voxtral::weights::{Weights, tensors};
+use voxtral::training::checkpoint::TrainingCheckpoint;
+use voxtral::training::{CheckpointConfig, LossRow, Trainer, TrainingConfig, TrainingEvent, TrainingOutput, Validation};
+use voxtral::weights::{WeightLoader, tensors};
 
-fn adapters() -> Adapters {
-    Adapters { r: 4, alpha: 8.0, dropout: 0.2, ..crate::adapters::adapters(&["q_proj", "down_proj"]) }
+fn adapters() -> LoraConfig {
+    LoraConfig { r: 4, alpha: 8.0, dropout: 0.2, ..crate::adapters::adapters(&["q_proj", "down_proj"]) }
 }
 
-fn with_checkpoints(folder: &Path) -> Recipe {
-    Recipe { epochs: 12.0, batch_size: 1, checkpoints: Some(Checkpoints { folder: folder.to_owned(), every: 4, kept: 2 }), ..recipe() }
+fn with_checkpoints(folder: &Path) -> TrainingConfig {
+    TrainingConfig {
+        epochs: 12.0,
+        batch_size: 1,
+        checkpoints: Some(CheckpointConfig { folder: folder.to_owned(), every: 4, kept: 2 }),
+        ..recipe()
+    }
 }
 
 /// Trains adapters with dropout, asks to stop once `stop_at` steps are done, and returns the losses or the exit code, the adapters' bytes
 /// and what was said beside steps.
-fn train(recipe: &Recipe, stop_at: u64) -> (Result<Vec<LossRow>, Exit>, Vec<u8>, Vec<String>) {
+fn train(recipe: &TrainingConfig, stop_at: u64) -> (Result<Vec<LossRow>, Exit>, Vec<u8>, Vec<String>) {
     let mut said = Vec::new();
     match attempt(recipe, stop_at, &mut |what| said.push(what)) {
         Ok((model, losses)) => {
@@ -35,19 +40,19 @@ fn train(recipe: &Recipe, stop_at: u64) -> (Result<Vec<LossRow>, Exit>, Vec<u8>,
     }
 }
 
-fn attempt(recipe: &Recipe, stop_at: u64, said: &mut dyn FnMut(String)) -> Result<(Voxtral, Vec<LossRow>), Error> {
+fn attempt(recipe: &TrainingConfig, stop_at: u64, said: &mut dyn FnMut(String)) -> Result<(Voxtral, Vec<LossRow>), Error> {
     let (device, reference, stop) = (Device::flex(), Reference::read(), AtomicBool::new(false));
     let mut model = tiny();
-    assert_eq!(lora::add(&mut model, &adapters(), &mut Weights::random(5, &device)).unwrap().adapted.len(), 4);
+    assert_eq!(lora::add(&mut model, &adapters(), &mut WeightLoader::random(5, &device)).unwrap().adapted.len(), 4);
     let examples = [reference.example(0), reference.example(1)];
-    let mut say = |event: Said| match event {
-        Said::Step(row, _) if row.step == stop_at => stop.store(true, Ordering::Relaxed),
-        Said::Step(..) | Said::Judged(_) => (),
-        Said::Resumed(state) => said(format!("resumed {}", state.step)),
-        Said::Warning(warning) => said(warning),
+    let mut say = |event: TrainingEvent| match event {
+        TrainingEvent::Step(row, _) if row.step == stop_at => stop.store(true, Ordering::Relaxed),
+        TrainingEvent::Step(..) | TrainingEvent::Judged(_) => (),
+        TrainingEvent::Resumed(state) => said(format!("resumed {}", state.step)),
+        TrainingEvent::Warning(warning) => said(warning),
     };
     let trained = |name: &str| name.contains(".lora.");
-    let training = Training { examples: &examples, recipe, trained: &trained, device: &device, stop: &stop, say: &mut say, judge: None };
+    let training = Trainer { examples: &examples, recipe, trained: &trained, device: &device, stop: &stop, say: &mut say, judge: None };
     training.run(model).map(|done| (done.model, done.losses))
 }
 
@@ -93,7 +98,7 @@ fn a_checkpoint_that_does_not_fit_the_run_names_what_it_lacks() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(train(&with_checkpoints(folder.path()), 5).0, Err(Exit::Interrupted));
     let layer = "language_model.model.layers.0.self_attn.q_proj.lora";
-    type Edit<'a> = &'a dyn Fn(&mut Checkpoint);
+    type Edit<'a> = &'a dyn Fn(&mut TrainingCheckpoint);
     let edits: [(Edit, String); 6] = [
         (&|it| drop(it.weights.remove(&format!("{layer}.a"))), format!("lacks `{layer}.a`")),
         (&|it| drop(it.weights.insert("x".into(), TensorData::new(vec![1f32], [1]))), "holds `x`".to_owned()),
@@ -103,7 +108,7 @@ fn a_checkpoint_that_does_not_fit_the_run_names_what_it_lacks() {
         (&|it| drop(it.optimizer.insert("mean.x".into(), TensorData::new(vec![1f32], [1]))), "holds `mean.x`".to_owned()),
     ];
     for (edit, words) in edits {
-        let mut checkpoint = Checkpoint::newest(folder.path(), |skipped| panic!("{skipped}")).unwrap();
+        let mut checkpoint = TrainingCheckpoint::newest(folder.path(), |skipped| panic!("{skipped}")).unwrap();
         edit(&mut checkpoint);
         let other = tempfile::tempdir().unwrap();
         checkpoint.write(other.path(), 2).unwrap();
@@ -115,13 +120,13 @@ fn a_checkpoint_that_does_not_fit_the_run_names_what_it_lacks() {
 
 #[test]
 fn a_loss_that_is_no_number_names_its_clips() {
-    let recipe = Recipe { learning_rate: 1e30, max_grad_norm: 0.0, ..recipe() };
+    let recipe = TrainingConfig { learning_rate: 1e30, max_grad_norm: 0.0, ..recipe() };
     let (device, reference) = (Device::flex(), Reference::read());
     let examples = [reference.example(0), reference.example(1)];
     let trained = |name: &str| name != "audio_tower.embed_positions.weight";
     let stop = AtomicBool::new(false);
     let training =
-        Training { examples: &examples, recipe: &recipe, trained: &trained, device: &device, stop: &stop, say: &mut |_| (), judge: None };
+        Trainer { examples: &examples, recipe: &recipe, trained: &trained, device: &device, stop: &stop, say: &mut |_| (), judge: None };
     let error = training.run(tiny()).unwrap_err();
     assert!(
         error.message.contains("diverged at step 2") && error.message.contains("clip 0") && error.message.contains("clip 1"),
@@ -131,20 +136,20 @@ fn a_loss_that_is_no_number_names_its_clips() {
 }
 
 /// Trains with a judge who finds the model of step 6 the best, and asks to stop once `stop_at` steps are done.
-fn judged(folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<Done, Error> {
+fn judged(folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<TrainingOutput, Error> {
     let (device, reference, stop, step) = (Device::flex(), Reference::read(), AtomicBool::new(false), AtomicU64::new(0));
     let mut model = tiny();
-    lora::add(&mut model, &adapters(), &mut Weights::random(5, &device)).unwrap();
+    lora::add(&mut model, &adapters(), &mut WeightLoader::random(5, &device)).unwrap();
     let mut look = |_: &Voxtral| Ok(BTreeMap::from([("distance".to_owned(), step.load(Ordering::Relaxed).abs_diff(6) as f64)]));
-    let judge = Judge { every: 3, look: &mut look, metric: "distance".to_owned(), keep_best: true, patience };
-    let training = Training {
+    let judge = Validation { every: 3, look: &mut look, metric: "distance".to_owned(), keep_best: true, patience };
+    let training = Trainer {
         examples: &[reference.example(0), reference.example(1)],
         recipe: &with_checkpoints(folder),
         trained: &|name| name.contains(".lora."),
         device: &device,
         stop: &stop,
         say: &mut |said| {
-            if let Said::Step(row, _) = said {
+            if let TrainingEvent::Step(row, _) = said {
                 step.store(row.step, Ordering::Relaxed);
                 stop.store(row.step == stop_at, Ordering::Relaxed);
             }
@@ -168,7 +173,7 @@ fn the_best_model_is_kept_and_found_again() {
 
     // It is the model of that step: a run that is stopped there leaves the same in its checkpoint.
     assert_eq!(judged(folders[2].path(), None, 6).unwrap_err().exit, Exit::Interrupted);
-    let stopped = Checkpoint::newest(folders[2].path(), |skipped| panic!("{skipped}")).unwrap();
+    let stopped = TrainingCheckpoint::newest(folders[2].path(), |skipped| panic!("{skipped}")).unwrap();
     let stopped: Vec<u8> = stopped.weights.into_values().flat_map(|data| data.as_bytes().to_vec()).collect();
     assert!(adapter_bytes(&whole.model) == stopped && adapter_bytes(&impatient.model) == stopped);
 
@@ -189,20 +194,20 @@ fn computing_layers_twice_changes_no_byte() {
     let (device, reference, stop) = (Device::flex(), Reference::read(), AtomicBool::new(false));
     let examples = [reference.example(0), reference.example(1)];
     type Trained = fn(&str) -> bool;
-    let kinds: [(&str, Adapters, Trained); 4] = [
+    let kinds: [(&str, LoraConfig, Trained); 4] = [
         ("text", adapters(), |name| name.contains(".lora.")),
         ("upper layer", adapters(), |name| name.contains("layers.1.") && name.contains(".lora.")),
-        ("tower and projector", Adapters { audio_tower: true, projector: true, ..adapters() }, |name| name.contains(".lora.")),
+        ("tower and projector", LoraConfig { audio_tower: true, projector: true, ..adapters() }, |name| name.contains(".lora.")),
         ("full", adapters(), |name| name != "audio_tower.embed_positions.weight"),
     ];
     for (what, adapters, trained) in kinds {
         let run = |recompute: bool| {
-            let recipe = Recipe { recompute, epochs: 3.0, ..recipe() };
+            let recipe = TrainingConfig { recompute, epochs: 3.0, ..recipe() };
             let mut model = tiny();
             if what != "full" {
-                lora::add(&mut model, &adapters, &mut Weights::random(5, &device)).unwrap();
+                lora::add(&mut model, &adapters, &mut WeightLoader::random(5, &device)).unwrap();
             }
-            let training = Training {
+            let training = Trainer {
                 examples: &examples,
                 recipe: &recipe,
                 trained: &trained,
@@ -231,9 +236,9 @@ fn a_full_training_in_brain_floats_stays_near_that_in_32_bits() {
         if rounded {
             model.compute_in_brain_floats();
         }
-        let training = Training {
+        let training = Trainer {
             examples: &examples,
-            recipe: &Recipe { epochs: 10.0, ..recipe() },
+            recipe: &TrainingConfig { epochs: 10.0, ..recipe() },
             trained: &trained,
             device: &device,
             stop: &stop,

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use voxtral::audio::Features;
 use voxtral::inference::transcriber::stack;
-use voxtral::model::config::Config;
+use voxtral::model::config::VoxtralConfig;
 use voxtral::model::precision::Precision;
-use voxtral::model::{Tokens, Voxtral};
-use voxtral::training::collate::{Batch, Example, Sound};
-use voxtral::training::sampler::{Order, Shuffle};
-use voxtral::training::{Done, Recipe, Said, Schedule, Trained, Training};
-use voxtral::weights::{Weights, floats, read_tensors, tensors};
+use voxtral::model::{TokenBatch, Voxtral};
+use voxtral::training::collate::{Batch, Example, ExampleAudio};
+use voxtral::training::sampler::{Shuffle, ShuffleOrder};
+use voxtral::training::{LrScheduler, TrainableFilter, Trainer, TrainingConfig, TrainingEvent, TrainingOutput};
+use voxtral::weights::{WeightLoader, floats, read_tensors, tensors};
 use voxtral::{lora, training};
 
 pub(crate) fn folder(name: &str) -> PathBuf {
@@ -23,8 +23,8 @@ pub(crate) fn folder(name: &str) -> PathBuf {
 
 pub(crate) fn tiny() -> Voxtral {
     let device = Device::flex();
-    let config = Config::read(&folder("tiny")).unwrap();
-    let mut weights = Weights::open(&folder("tiny"), Precision::Auto, &device).unwrap();
+    let config = VoxtralConfig::read(&folder("tiny")).unwrap();
+    let mut weights = WeightLoader::open(&folder("tiny"), Precision::Auto, &device).unwrap();
     let model = Voxtral::load(&config, &mut weights);
     weights.finish().unwrap();
     model
@@ -63,7 +63,7 @@ impl Reference {
         Example {
             name: format!("clip {clip}"),
             chunks: features.chunks,
-            sound: Arc::new(move || Ok(Sound::Features(features.clone()))),
+            sound: Arc::new(move || Ok(ExampleAudio::Features(features.clone()))),
             ids: [prompt, target].concat(),
             prompt: length,
             anew: None,
@@ -88,7 +88,7 @@ fn every_stage_of_the_forward_pass_equals_transformers() {
         close("encoder", model.audio_tower.forward(features.clone()), expected("encoder"), 1e-4);
         close("projector", model.embed_audio(features.clone()), expected("projector"), 1e-4);
         let ids = reference.example(clip).ids;
-        let tokens = Tokens { rows: 1, length: ids.len(), ids };
+        let tokens = TokenBatch { rows: 1, length: ids.len(), ids };
         close("logits", model.forward(&tokens, features).unwrap(), expected("logits"), 1e-4);
     }
 }
@@ -100,7 +100,7 @@ fn an_adapter_written_by_peft_gives_the_same_logits() {
     for clip in 0..2 {
         let features = stack([&reference.features(clip)].into_iter(), &Device::flex());
         let ids = reference.example(clip).ids;
-        let tokens = Tokens { rows: 1, length: ids.len(), ids };
+        let tokens = TokenBatch { rows: 1, length: ids.len(), ids };
         close("logits", model.forward(&tokens, features).unwrap(), &reference.tensors[&format!("clip{clip}.lora_logits")], 1e-4);
     }
 }
@@ -115,7 +115,7 @@ fn loss_and_every_gradient_equal_transformers() {
     let theirs = reference.json["clips"][0]["loss"].as_f64().unwrap();
     assert!((f64::from(loss.clone().into_scalar::<f32>()) - theirs).abs() < 1e-5);
 
-    let mut gradient = training::adamw::Gradient::default();
+    let mut gradient = training::adamw::GradientMap::default();
     gradient.add(&model, loss.backward());
     let mut seen = 0;
     for (name, expected) in reference.tensors.iter().filter_map(|(name, data)| Some((name.strip_prefix("gradient.")?, data))) {
@@ -127,18 +127,18 @@ fn loss_and_every_gradient_equal_transformers() {
     assert_eq!(seen, gradient.len(), "a gradient the reference does not have");
 }
 
-pub(crate) fn recipe() -> Recipe {
-    Recipe {
+pub(crate) fn recipe() -> TrainingConfig {
+    TrainingConfig {
         learning_rate: 1e-3,
         warmup_steps: 0,
-        schedule: Schedule::Linear,
+        schedule: LrScheduler::Linear,
         epochs: 5.0,
         max_steps: None,
-        order: Order { shuffle: Shuffle::Seeded, seed: 0 },
+        order: ShuffleOrder { shuffle: Shuffle::Seeded, seed: 0 },
         batch_size: 2,
         gradient_accumulation: 1,
         recompute: false,
-        adamw: training::adamw::Constants::default(),
+        adamw: training::adamw::AdamWConfig::default(),
         max_grad_norm: 1.0,
         seed: 0,
         pad: 11,
@@ -146,12 +146,12 @@ pub(crate) fn recipe() -> Recipe {
     }
 }
 
-fn run(model: Voxtral, trained: &Trained, recipe: &Recipe, reference: &Reference, expected: &str) -> Voxtral {
+fn run(model: Voxtral, trained: &TrainableFilter, recipe: &TrainingConfig, reference: &Reference, expected: &str) -> Voxtral {
     let examples = [reference.example(0), reference.example(1)];
-    let mut say = |_: Said| ();
+    let mut say = |_: TrainingEvent| ();
     let (device, stop) = (Device::flex(), AtomicBool::new(false));
-    let training = Training { examples: &examples, recipe, trained, device: &device, stop: &stop, say: &mut say, judge: None };
-    let Done { model, losses, .. } = training.run(model).unwrap();
+    let training = Trainer { examples: &examples, recipe, trained, device: &device, stop: &stop, say: &mut say, judge: None };
+    let TrainingOutput { model, losses, .. } = training.run(model).unwrap();
     let steps = reference.json[expected]["steps"].as_array().unwrap();
     assert_eq!(losses.len(), steps.len());
     for (ours, theirs) in losses.iter().zip(steps) {
@@ -198,6 +198,6 @@ fn five_steps_of_lora_end_in_the_reference_adapter_and_the_base_stays() {
 #[test]
 fn accumulation_changes_nothing_but_rounding() {
     let reference = Reference::read();
-    let recipe = Recipe { batch_size: 1, gradient_accumulation: 2, ..recipe() };
+    let recipe = TrainingConfig { batch_size: 1, gradient_accumulation: 2, ..recipe() };
     run(tiny(), &|name| name != "audio_tower.embed_positions.weight", &recipe, &reference, "full_training");
 }

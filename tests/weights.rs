@@ -10,18 +10,18 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use voxpipe::error::{Error, Result};
-use voxtral::inference::transcriber::{Recognizer, Start};
+use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
 use voxtral::lora::merge;
-use voxtral::lora::merge::Stored;
-use voxtral::model::config::Config;
+use voxtral::lora::merge::MergeDtype;
+use voxtral::model::config::VoxtralConfig;
 use voxtral::model::precision::Precision;
-use voxtral::model::{Tokens, Voxtral};
-use voxtral::weights::{MAX_SHARD, Place, Weights, floats, read_tensors, tensors, write_tensors};
+use voxtral::model::{TokenBatch, Voxtral};
+use voxtral::weights::{MAX_SHARD, WeightFiles, WeightLoader, floats, read_tensors, tensors, write_tensors};
 use voxtral::{lora, weights};
 
-fn open(folder: &Path, precision: Precision) -> Result<(Voxtral, weights::Loaded)> {
-    let mut source = Weights::open(folder, precision, &Device::flex())?;
-    let model = Voxtral::load(&Config::read(folder)?, &mut source);
+fn open(folder: &Path, precision: Precision) -> Result<(Voxtral, weights::LoadReport)> {
+    let mut source = WeightLoader::open(folder, precision, &Device::flex())?;
+    let model = Voxtral::load(&VoxtralConfig::read(folder)?, &mut source);
     let loaded = source.finish()?;
     loaded.audit.passed()?;
     Ok((model, loaded))
@@ -54,7 +54,7 @@ fn says<T>(result: Result<T>, words: &[&str]) {
 fn logits(model: &Voxtral, expected: &BTreeMap<String, TensorData>) -> Vec<f32> {
     let ids: Vec<u32> = floats(&expected["ids"]).unwrap().into_iter().map(|id| id as u32).collect();
     let features: Tensor<3> = Tensor::from_data(expected["features"].clone(), &Device::flex());
-    let tokens = Tokens { rows: 1, length: ids.len(), ids };
+    let tokens = TokenBatch { rows: 1, length: ids.len(), ids };
     floats(&model.forward(&tokens, features).unwrap().into_data()).unwrap()
 }
 
@@ -117,8 +117,8 @@ fn precision_is_rounding_and_nothing_else() {
     assert_eq!(halved.values().filter(|data| data.dtype() == DType::BF16).count(), 2 * 6 + 2 + 2 * 7 + 2);
     // From a seed too.
     let random = |precision| {
-        let mut source = Weights::random(1, &Device::flex()).precision(precision);
-        let model = Voxtral::load(&Config::read(&folder("tiny")).unwrap(), &mut source);
+        let mut source = WeightLoader::random(1, &Device::flex()).precision(precision);
+        let model = Voxtral::load(&VoxtralConfig::read(&folder("tiny")).unwrap(), &mut source);
         (source.finish().unwrap().precision, tensors(&model, |name| name.ends_with("lm_head.weight")))
     };
     let ((f32, exact), (bf16, rounded)) = (random(Precision::Auto), random(Precision::Bf16));
@@ -130,7 +130,7 @@ fn precision_is_rounding_and_nothing_else() {
 #[test]
 fn of_two_forms_transformers_is_read_and_a_person_is_told() {
     let both = copy("forms/hub");
-    assert_eq!(Place::of(both.path()).unwrap().note, None);
+    assert_eq!(WeightFiles::of(both.path()).unwrap().note, None);
     fs::copy(folder("forms/mistral/consolidated.safetensors"), both.path().join("consolidated.safetensors")).unwrap();
     let (_, loaded) = open(both.path(), Precision::Auto).unwrap();
     assert!(loaded.note.unwrap().contains("not Mistral's"));
@@ -213,7 +213,7 @@ fn absurd_shapes_cost_nothing() {
     }
     says(open(copy.path(), Precision::Auto), &["has shape [64, 24], the config asks for [16777216, 24]", "belong together"]);
     edit(&copy.path().join("config.json"), |config| config["text_config"]["num_hidden_layers"] = json!(1 << 22));
-    assert!(Config::read(copy.path()).unwrap_err().message.contains("num_hidden_layers"));
+    assert!(VoxtralConfig::read(copy.path()).unwrap_err().message.contains("num_hidden_layers"));
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn matrices_of_the_wrong_type_or_that_are_not_finite_are_named() {
 
 #[test]
 fn features_and_tokens_of_another_kind_are_refused() {
-    let open = |folder: &Path| Recognizer::open(folder, Start::Checkpoint, Precision::Auto, &Device::flex());
+    let open = |folder: &Path| Transcriber::open(folder, WeightsFrom::Checkpoint, Precision::Auto, &Device::flex());
     let plain = copy("tiny");
     let file = plain.path().join("preprocessor_config.json");
     let right = fs::read_to_string(&file).unwrap();
@@ -306,7 +306,7 @@ fn adapter() -> tempfile::TempDir {
 #[test]
 fn a_merged_model_says_what_base_and_adapter_say() {
     let (adapter, out) = (adapter(), tempfile::tempdir().unwrap());
-    let merged = merge::merge(&folder("tiny"), adapter.path(), out.path(), Stored::AsBase, 200_000).unwrap();
+    let merged = merge::merge(&folder("tiny"), adapter.path(), out.path(), MergeDtype::AsBase, 200_000).unwrap();
     assert_eq!(merged.layers, 8);
     let (model, _) = open(out.path(), Precision::Auto).unwrap();
     let mut adapted = tiny();
@@ -314,7 +314,7 @@ fn a_merged_model_says_what_base_and_adapter_say() {
     let (reference, plain) = (Reference::read(), tiny());
     for clip in 0..2 {
         let example = reference.example(clip);
-        let tokens = Tokens { rows: 1, length: example.ids.len(), ids: example.ids.clone() };
+        let tokens = TokenBatch { rows: 1, length: example.ids.len(), ids: example.ids.clone() };
         let run = |model: &Voxtral| floats(&model.forward(&tokens, reference.stacked(clip)).unwrap().into_data()).unwrap();
         let (ours, theirs, base) = (run(&model), run(&adapted), run(&plain));
         let scale = theirs.iter().fold(1f32, |most, value| most.max(value.abs()));
@@ -327,13 +327,13 @@ fn a_merged_model_says_what_base_and_adapter_say() {
     assert_eq!(changed.len(), 8, "{changed:?}");
     let facts: Value = serde_json::from_str(&fs::read_to_string(out.path().join("training.json")).unwrap()).unwrap();
     assert_eq!((&facts["method"], &facts["merged"]), (&json!("lora"), &json!(true)));
-    Recognizer::open(out.path(), Start::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
+    Transcriber::open(out.path(), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
 }
 
 #[test]
 fn a_merged_model_is_stored_as_asked() {
     let adapter = adapter();
-    for (stored, dtype, size) in [(Stored::Bf16, "bfloat16", 2), (Stored::F32, "float32", 4)] {
+    for (stored, dtype, size) in [(MergeDtype::Bf16, "bfloat16", 2), (MergeDtype::F32, "float32", 4)] {
         let out = tempfile::tempdir().unwrap();
         merge::merge(&folder("tiny"), adapter.path(), out.path(), stored, MAX_SHARD).unwrap();
         let config: Value = serde_json::from_str(&fs::read_to_string(out.path().join("config.json")).unwrap()).unwrap();
@@ -349,9 +349,9 @@ fn a_merged_model_is_stored_as_asked() {
     let (mut model, _) = open(base.path(), Precision::F32).unwrap();
     let small = tempfile::tempdir().unwrap();
     let adapters = crate::adapters::adapters(&["q_proj"]);
-    lora::add(&mut model, &adapters, &mut Weights::random(1, &Device::flex())).unwrap();
+    lora::add(&mut model, &adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap();
     lora::save(&model, &adapters, "x", small.path()).unwrap();
-    merge::merge(base.path(), small.path(), out.path(), Stored::AsBase, MAX_SHARD).unwrap();
+    merge::merge(base.path(), small.path(), out.path(), MergeDtype::AsBase, MAX_SHARD).unwrap();
     let (same, loaded) = open(out.path(), Precision::Auto).unwrap();
     assert_eq!(loaded.precision, Precision::Bf16);
     let expected = read_tensors(&folder("forms/expected.safetensors")).unwrap();
@@ -384,7 +384,7 @@ print(json.dumps([(a - b).abs().max().item(), b.abs().max().item()]))
 #[test]
 fn transformers_loads_a_merged_model_and_agrees_with_peft() {
     let (adapter, out) = (adapter(), tempfile::tempdir().unwrap());
-    merge::merge(&folder("tiny"), adapter.path(), out.path(), Stored::AsBase, 200_000).unwrap();
+    merge::merge(&folder("tiny"), adapter.path(), out.path(), MergeDtype::AsBase, 200_000).unwrap();
     let python = std::env::var("VOXPIPE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let run = Command::new(python).args(["-c", PEER]).args([&folder("tiny"), &folder("peft-adapter")]).arg(out.path()).output();
     let output = match run {

@@ -14,17 +14,17 @@ use serde::Serialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use voxtral::device::Chosen;
+use voxtral::device::SelectedDevice;
 use voxtral::model::Voxtral;
-use voxtral::model::config::{AudioConfig, Config, TextConfig};
+use voxtral::model::config::{AudioConfig, TextConfig, VoxtralConfig};
 use voxtral::model::precision::Precision;
 use voxtral::weights;
-use voxtral::weights::Weights;
-pub use work::Work;
+use voxtral::weights::WeightLoader;
+pub use work::OperationCount;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum BenchPart {
     /// A large copy and large products: what the device can do at most.
     Ceilings,
     /// The operations a model is made of, forwards and backwards.
@@ -37,7 +37,7 @@ pub enum Part {
 
 /// The dimensions of a model to measure with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
+pub enum BenchSize {
     /// For tests of the measuring itself: a second or two.
     Tiny,
     /// Eighty million parameters, for processors.
@@ -46,9 +46,9 @@ pub enum Size {
     Mini3b,
 }
 
-impl Size {
+impl BenchSize {
     /// The model's configuration.
-    pub fn config(self) -> Config {
+    pub fn config(self) -> VoxtralConfig {
         let (audio_config, text_config) = (AudioConfig::default(), TextConfig::default());
         let (audio_config, text_config) = match self {
             Self::Mini3b => (audio_config, text_config),
@@ -86,13 +86,13 @@ impl Size {
                 },
             ),
         };
-        Config { audio_config, text_config, audio_token_id: 24 }
+        VoxtralConfig { audio_config, text_config, audio_token_id: 24 }
     }
 }
 
 /// What was measured of one thing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Row {
+pub struct BenchRow {
     /// What it is.
     pub what: String,
     /// Seconds: the medians of two rounds. Empty if it could not be done.
@@ -116,11 +116,11 @@ pub struct Row {
 
 /// What to measure, and with what.
 #[derive(Debug)]
-pub struct Bench<'a> {
+pub struct Benchmark<'a> {
     /// On this device.
-    pub device: &'a Chosen,
+    pub device: &'a SelectedDevice,
     /// With this model's dimensions.
-    pub config: Config,
+    pub config: VoxtralConfig,
     /// With these weights, instead of random ones.
     pub model: Option<&'a Path>,
     /// How frozen matrices are kept.
@@ -131,17 +131,17 @@ pub struct Bench<'a> {
     pub patience: Duration,
 }
 
-impl Bench<'_> {
+impl Benchmark<'_> {
     /// Measures parts in their order; each row is told as soon as it is there.
-    pub fn run(&self, parts: &[Part], tell: &mut dyn FnMut(Part, &Row)) -> Result<()> {
+    pub fn run(&self, parts: &[BenchPart], tell: &mut dyn FnMut(BenchPart, &BenchRow)) -> Result<()> {
         let mut ceiling = None;
         for part in parts {
-            let mut told = |row: Row| tell(*part, &row);
+            let mut told = |row: BenchRow| tell(*part, &row);
             match part {
-                Part::Ceilings => ceiling = Some(roofline::measure(self, &mut told)?),
-                Part::Operations => operations::measure(self, ceiling, &mut told)?,
-                Part::Steps => steps::measure(self, ceiling, &mut told)?,
-                Part::Transcription => steps::transcribe(self, &mut told)?,
+                BenchPart::Ceilings => ceiling = Some(roofline::measure(self, &mut told)?),
+                BenchPart::Operations => operations::measure(self, ceiling, &mut told)?,
+                BenchPart::Steps => steps::measure(self, ceiling, &mut told)?,
+                BenchPart::Transcription => steps::transcribe(self, &mut told)?,
             }
         }
         Ok(())
@@ -155,8 +155,8 @@ impl Bench<'_> {
     fn load_as(&self, precision: Precision) -> Result<(Voxtral, f64)> {
         let start = Instant::now();
         let mut source = match self.model {
-            Some(folder) => Weights::open(folder, precision, &self.device.device)?,
-            None => Weights::random(0, &self.device.device).precision(precision),
+            Some(folder) => WeightLoader::open(folder, precision, &self.device.device)?,
+            None => WeightLoader::random(0, &self.device.device).precision(precision),
         };
         let model = Voxtral::load(&self.config, &mut source);
         source.finish()?.audit.passed()?;
@@ -170,8 +170,8 @@ impl Bench<'_> {
     }
 
     /// How long a thing takes; whatever stops it becomes a note.
-    fn time(&self, what: impl Into<String>, mut once: impl FnMut()) -> Result<Row> {
-        let mut row = Row { what: what.into(), ..Row::default() };
+    fn time(&self, what: impl Into<String>, mut once: impl FnMut()) -> Result<BenchRow> {
+        let mut row = BenchRow { what: what.into(), ..BenchRow::default() };
         let rounds = catch_unwind(AssertUnwindSafe(|| -> Result<Vec<f64>> {
             once();
             self.settle()?;
@@ -196,7 +196,7 @@ impl Bench<'_> {
     }
 }
 
-impl Row {
+impl BenchRow {
     /// Says how fast so much work was done, and compares it with a ceiling in operations a second.
     fn rated(mut self, flops: f64, ceiling: Option<f64>) -> Self {
         if let Some(seconds) = self.seconds.iter().copied().reduce(f64::min) {
@@ -214,8 +214,8 @@ fn median(times: &mut [f64]) -> f64 {
 
 /// Writes a random checkpoint of a size to a folder, weights in brain floats as the Hub has them: for measuring how fast one is read, and
 /// for measuring other programs with the same.
-pub fn write_checkpoint(config: &Config, folder: &Path) -> Result<()> {
-    let mut source = Weights::random(0, &burn::tensor::Device::flex()).precision(Precision::Bf16);
+pub fn write_checkpoint(config: &VoxtralConfig, folder: &Path) -> Result<()> {
+    let mut source = WeightLoader::random(0, &burn::tensor::Device::flex()).precision(Precision::Bf16);
     let model = Voxtral::load(config, &mut source);
     source.finish()?;
     std::fs::create_dir_all(folder).map_err(|error| Error::from(error).context(folder.display()))?;

@@ -1,11 +1,11 @@
 //! The operations a model is made of, one by one, forwards and then forwards and backwards.
 
-use super::roofline::{Ceiling, random};
-use super::{Bench, Row};
+use super::roofline::{Roofline, random};
+use super::{BenchRow, Benchmark};
 use crate::error::Result;
 use burn::tensor::{DType, Tensor};
 use voxtral::kernels::ops;
-use voxtral::kernels::ops::{Factors, Mask};
+use voxtral::kernels::ops::{AttentionMask, MatmulPrecision};
 
 /// Tokens of a row: half a minute of audio, a prompt around it, a transcript.
 pub(super) const AROUND: usize = 72;
@@ -14,12 +14,12 @@ pub(super) const TARGETS: usize = 64;
 
 /// A product with a weight, as the model's layers compute it.
 pub(super) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    let factors = if weight.dtype() == DType::BF16 { Factors::BrainFloats } else { Factors::Floats };
+    let factors = if weight.dtype() == DType::BF16 { MatmulPrecision::BrainFloats } else { MatmulPrecision::Floats };
     ops::linear(x, weight, None, factors)
 }
 
 /// Measures all of them.
-pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn FnMut(Row)) -> Result<()> {
+pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut dyn FnMut(BenchRow)) -> Result<()> {
     let device = &bench.device.device;
     let (audio, text) = (&bench.config.audio_config, &bench.config.text_config);
     let (frames, length) = (audio.max_source_positions, audio.chunk_tokens() + AROUND);
@@ -45,12 +45,18 @@ pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn Fn
                 )?;
             }
         }
+        let heads = [(
+            audio.num_attention_heads,
+            audio.num_attention_heads,
+            frames,
+            audio.hidden_size / audio.num_attention_heads,
+            AttentionMask::None,
+        )];
         let heads =
-            [(audio.num_attention_heads, audio.num_attention_heads, frames, audio.hidden_size / audio.num_attention_heads, Mask::None)];
-        let heads = heads.into_iter().chain([(text.num_attention_heads, text.num_key_value_heads, length, text.head_dim, Mask::Causal)]);
+            heads.into_iter().chain([(text.num_attention_heads, text.num_key_value_heads, length, text.head_dim, AttentionMask::Causal)]);
         for (heads, shared, rows, width, mask) in heads {
-            for (name, factors) in [("f32", Factors::Floats), ("bf16", Factors::BrainFloats)] {
-                let causal = mask == Mask::Causal;
+            for (name, factors) in [("f32", MatmulPrecision::Floats), ("bf16", MatmulPrecision::BrainFloats)] {
+                let causal = mask == AttentionMask::Causal;
                 let given = [heads, shared, shared].map(|heads| random([batch, heads, rows, width], device));
                 let pairs = (batch * heads * rows * rows) as f64 / if causal { 2.0 } else { 1.0 };
                 let kind = if causal { "causal attention" } else { "attention" };
@@ -74,7 +80,7 @@ pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn Fn
 }
 
 /// What is done to each number, whose cost is memory rather than arithmetic.
-fn rows(bench: &Bench, batch: usize, tell: &mut dyn FnMut(Row)) -> Result<()> {
+fn rows(bench: &Benchmark, batch: usize, tell: &mut dyn FnMut(BenchRow)) -> Result<()> {
     let device = &bench.device.device;
     let (audio, text) = (&bench.config.audio_config, &bench.config.text_config);
     let (frames, length) = (batch * audio.max_source_positions, batch * (audio.chunk_tokens() + AROUND));
@@ -106,16 +112,16 @@ fn rows(bench: &Bench, batch: usize, tell: &mut dyn FnMut(Row)) -> Result<()> {
 /// the rate counts the gradient of x alone.
 #[expect(clippy::too_many_arguments, reason = "private, and each is said by the caller in plain sight")]
 fn both<const N: usize, const D: usize, const E: usize>(
-    bench: &Bench,
+    bench: &Benchmark,
     what: &str,
     given: [Tensor<D>; N],
     learned: impl Fn([Tensor<D>; N]) -> Tensor<E>,
     ahead: impl Fn(Tensor<D>) -> Tensor<E>,
     flops: f64,
     ceiling: Option<f64>,
-    tell: &mut dyn FnMut(Row),
+    tell: &mut dyn FnMut(BenchRow),
 ) -> Result<()> {
-    let rated = |row: Row, times: f64| if flops > 0.0 { row.rated(times * flops, ceiling) } else { row };
+    let rated = |row: BenchRow, times: f64| if flops > 0.0 { row.rated(times * flops, ceiling) } else { row };
     let first = given[0].clone();
     tell(rated(bench.time(format!("{what}: forwards"), || drop(ahead(first.clone())))?, 1.0));
     let there_and_back = || {

@@ -1,17 +1,17 @@
 //! What a device can do at most: copy bytes, and multiply large matrices.
 
-use super::{Bench, Row};
+use super::{BenchRow, Benchmark};
 use crate::error::Result;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 
 /// Operations a second in products of matrices.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ceiling {
+pub(super) struct Roofline {
     pub(super) floats: f64,
     pub(super) brain_floats: f64,
 }
 
-impl Ceiling {
+impl Roofline {
     /// That of a matrix's type.
     pub(super) fn of(self, dtype: DType) -> f64 {
         if dtype == DType::BF16 { self.brain_floats } else { self.floats }
@@ -24,7 +24,7 @@ pub(super) fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tens
 }
 
 /// Measures both.
-pub(super) fn measure(bench: &Bench, tell: &mut dyn FnMut(Row)) -> Result<Ceiling> {
+pub(super) fn measure(bench: &Benchmark, tell: &mut dyn FnMut(BenchRow)) -> Result<Roofline> {
     let device = &bench.device.device;
     let width = bench.config.text_config.intermediate_size;
     // Large beside any cache, small beside any memory.
@@ -48,10 +48,10 @@ pub(super) fn measure(bench: &Bench, tell: &mut dyn FnMut(Row)) -> Result<Ceilin
     // On the processor, products of brain floats are this program's own.
     let floats = rate("f32", DType::F32)?;
     let brain_floats = if bench.device.name == "cpu" { own_product(bench, width, tell)? } else { rate("bf16", DType::BF16)? };
-    Ok(Ceiling { floats, brain_floats })
+    Ok(Roofline { floats, brain_floats })
 }
 
-fn own_product(bench: &Bench, side: usize, tell: &mut dyn FnMut(Row)) -> Result<f64> {
+fn own_product(bench: &Benchmark, side: usize, tell: &mut dyn FnMut(BenchRow)) -> Result<f64> {
     let device = &bench.device.device;
     let (x, weight) = (random([side, side], device), random([side, side], device).cast(DType::BF16));
     let name = format!("product of {side} × {side} in bf16");

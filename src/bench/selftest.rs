@@ -1,18 +1,18 @@
 //! Whether a device computes what the processor computes: scores of a small model, and twenty steps of training.
 
 use super::steps::{Case, losses, scores};
-use super::{Bench, Size};
+use super::{BenchSize, Benchmark};
 use crate::error::{Result, said};
 use serde::Serialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 use voxtral::device;
-use voxtral::device::Chosen;
+use voxtral::device::SelectedDevice;
 use voxtral::model::precision::Precision;
 
 /// Something that was computed on both sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Agreement {
+pub struct SelfTestResult {
     /// What.
     pub what: String,
     /// The largest difference, relative to the largest number. None if the device gave up.
@@ -26,7 +26,7 @@ pub struct Agreement {
     pub note: String,
 }
 
-impl Agreement {
+impl SelfTestResult {
     /// Whether both sides are as close as they should be.
     pub fn holds(&self) -> bool {
         self.difference.is_some_and(|difference| difference <= self.allowed)
@@ -37,18 +37,18 @@ impl Agreement {
 const STEPS: u64 = 20;
 
 /// Computes everything on a device and, in 32-bit floats, on the processor.
-pub fn agree(device: &Chosen) -> Result<Vec<Agreement>> {
+pub fn agree(device: &SelectedDevice) -> Result<Vec<SelfTestResult>> {
     let processor = device::choose("cpu")?;
-    let bench = |device, precision| Bench {
+    let bench = |device, precision| Benchmark {
         device,
-        config: Size::Tiny.config(),
+        config: BenchSize::Tiny.config(),
         model: None,
         precision,
         batches: vec![2],
         patience: Duration::ZERO,
     };
     let mut found = Vec::new();
-    let mut compare = |what: String, allowed: f64, run: &dyn Fn(&Bench) -> Result<Vec<f64>>, precision| -> Result<()> {
+    let mut compare = |what: String, allowed: f64, run: &dyn Fn(&Benchmark) -> Result<Vec<f64>>, precision| -> Result<()> {
         let expected = run(&bench(&processor, Precision::F32))?;
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&bench(device, precision))));
@@ -58,7 +58,7 @@ pub fn agree(device: &Chosen) -> Result<Vec<Agreement>> {
             Ok(Err(error)) => (None, error.message),
             Err(panic) => (None, said(panic.as_ref()).to_owned()),
         };
-        found.push(Agreement { what, difference, allowed, seconds, note });
+        found.push(SelfTestResult { what, difference, allowed, seconds, note });
         Ok(())
     };
     for (precision, allowed) in [(Precision::F32, 1e-3), (Precision::Bf16, 2e-2)] {
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn the_processor_agrees_with_itself() {
         let found = agree(&device::choose("cpu").unwrap()).unwrap();
-        assert!(found.iter().all(Agreement::holds), "{found:?}");
+        assert!(found.iter().all(SelfTestResult::holds), "{found:?}");
         // In 32 bits it is the same computation, and in brain floats it is not.
         assert!(found.iter().all(|row| (row.difference == Some(0.0)) == row.what.contains("f32")), "{found:?}");
     }

@@ -1,8 +1,8 @@
 //! Whole optimizer steps at several batch sizes, and transcription, with the model as it is used.
 
 use super::operations::{AROUND, TARGETS};
-use super::roofline::{Ceiling, random};
-use super::{Bench, Row, Work, median};
+use super::roofline::{Roofline, random};
+use super::{BenchRow, Benchmark, OperationCount, median};
 use crate::error::{Error, Result, said};
 use burn::module::Param;
 use burn::tensor::{DType, Tensor};
@@ -13,18 +13,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use voxtral::audio::Features;
-use voxtral::inference::generate::{Prompt, Special, greedy};
+use voxtral::inference::generate::{DecoderPrompt, SpecialTokens, greedy};
 use voxtral::inference::transcriber::stack;
-use voxtral::lora::{Adapters, Targets};
+use voxtral::lora::{LoraConfig, TargetModules};
 use voxtral::model::precision::Precision;
-use voxtral::model::visitor::Look;
-use voxtral::model::{Tokens, Voxtral, visitor};
-use voxtral::training::adamw::Constants;
-use voxtral::training::collate::{Example, Sound};
-use voxtral::training::memory_estimate::Shape;
-use voxtral::training::sampler::{Order, Shuffle};
-use voxtral::training::{LossRow, Recipe, Said, Schedule, Training};
-use voxtral::weights::Weights;
+use voxtral::model::visitor::NamedVisitor;
+use voxtral::model::{TokenBatch, Voxtral, visitor};
+use voxtral::training::adamw::AdamWConfig;
+use voxtral::training::collate::{Example, ExampleAudio};
+use voxtral::training::memory_estimate::StepShape;
+use voxtral::training::sampler::{Shuffle, ShuffleOrder};
+use voxtral::training::{LossRow, LrScheduler, Trainer, TrainingConfig, TrainingEvent};
+use voxtral::weights::WeightLoader;
 use voxtral::{lora, weights};
 
 /// What is trained, and how a clip is heard.
@@ -53,7 +53,7 @@ impl Case {
     }
 
     /// Operations of a step with one row: backwards, a product costs as much as forwards for x, and again for a trained weight.
-    fn flops(self, work: Work) -> f64 {
+    fn flops(self, work: OperationCount) -> f64 {
         let text = work.reading + work.writing;
         match self {
             Self::Remembered => 2.0 * text,
@@ -71,16 +71,16 @@ const PAD: u32 = 11;
 const STEPS: u64 = 6;
 
 /// Measures loading, then each way of training with each number of rows.
-pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn FnMut(Row)) -> Result<()> {
+pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut dyn FnMut(BenchRow)) -> Result<()> {
     let free = bench.device.free_memory();
     let (model, seconds) = bench.load()?;
     let size = bytes(&model);
-    tell(Row {
+    tell(BenchRow {
         what: format!("{} the model in {}", if bench.model.is_some() { "loading" } else { "drawing" }, bench.precision),
         seconds: vec![seconds],
         gigabytes: Some(size as f64 / seconds / 1e9),
         memory: memory(bench, free),
-        ..Row::default()
+        ..BenchRow::default()
     });
     let most = ceiling.map(|ceiling| ceiling.of(bench.matrices()));
     let mut model = Some(model);
@@ -95,7 +95,7 @@ pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn Fn
         let (adapted, trained) = prepared(bench, whole, case)?;
         for batch in &bench.batches {
             let length = bench.config.audio_config.chunk_tokens() + AROUND;
-            let shape = Shape {
+            let shape = StepShape {
                 length,
                 chunks: 1,
                 tower: matches!(case, Case::Everywhere | Case::Full),
@@ -108,10 +108,10 @@ pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn Fn
             let needed = shape.step(&bench.config, *batch);
             if free.is_some_and(|free| needed > free) {
                 let note = format!("not tried: an estimate says {} MiB, which is more than is free", needed >> 20);
-                tell(Row { what, note, ..Row::default() });
+                tell(BenchRow { what, note, ..BenchRow::default() });
                 continue;
             }
-            let flops = *batch as f64 * case.flops(Work::of(&bench.config, 1, length, TARGETS));
+            let flops = *batch as f64 * case.flops(OperationCount::of(&bench.config, 1, length, TARGETS));
             let mut row = steps(bench, adapted.clone(), case, *batch)?.rated(flops, most);
             row.what = what;
             row.memory = memory(bench, free);
@@ -122,7 +122,7 @@ pub(super) fn measure(bench: &Bench, ceiling: Option<Ceiling>, tell: &mut dyn Fn
 }
 
 /// A model with what a case trains, and how many numbers that are.
-fn prepared(bench: &Bench, mut model: Voxtral, case: Case) -> Result<(Voxtral, u64)> {
+fn prepared(bench: &Benchmark, mut model: Voxtral, case: Case) -> Result<(Voxtral, u64)> {
     if case == Case::Full && bench.matrices() == DType::BF16 {
         // What is trained is kept in 32 bits, and only multiplied in brain floats.
         drop(model);
@@ -132,17 +132,17 @@ fn prepared(bench: &Bench, mut model: Voxtral, case: Case) -> Result<(Voxtral, u
     if case != Case::Full {
         let everywhere = case == Case::Everywhere;
         let names = ["q_proj", "k_proj", "v_proj", "o_proj", "out_proj"].into_iter().filter(|name| everywhere || *name != "out_proj");
-        let adapters = Adapters {
+        let adapters = LoraConfig {
             r: 8,
             alpha: 32.0,
             dropout: 0.0,
-            targets: Targets::Names(names.map(str::to_owned).collect()),
+            targets: TargetModules::Names(names.map(str::to_owned).collect()),
             audio_tower: everywhere,
             projector: false,
             rslora: false,
             dora: false,
         };
-        lora::add(&mut model, &adapters, &mut Weights::random(1, &bench.device.device))?;
+        lora::add(&mut model, &adapters, &mut WeightLoader::random(1, &bench.device.device))?;
     }
     let trained = trains(case);
     let shapes = weights::shapes(&model).into_iter().filter(|(name, _)| trained(name));
@@ -158,8 +158,8 @@ fn trains(case: Case) -> fn(&str) -> bool {
 }
 
 /// A first step, then the others in two halves.
-fn steps(bench: &Bench, model: Voxtral, case: Case, batch: usize) -> Result<Row> {
-    let (mut times, mut row) = (Vec::new(), Row::default());
+fn steps(bench: &Benchmark, model: Voxtral, case: Case, batch: usize) -> Result<BenchRow> {
+    let (mut times, mut row) = (Vec::new(), BenchRow::default());
     let mut last = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         train(bench, model, case, batch, 1 + STEPS, 1e-5, &mut |_| {
@@ -179,32 +179,32 @@ fn steps(bench: &Bench, model: Voxtral, case: Case, batch: usize) -> Result<Row>
     Ok(row)
 }
 
-fn train(bench: &Bench, model: Voxtral, case: Case, batch: usize, steps: u64, rate: f64, say: &mut dyn FnMut(&LossRow)) -> Result<()> {
+fn train(bench: &Benchmark, model: Voxtral, case: Case, batch: usize, steps: u64, rate: f64, say: &mut dyn FnMut(&LossRow)) -> Result<()> {
     let examples = examples(bench, &model, case, batch);
-    let recipe = Recipe {
+    let recipe = TrainingConfig {
         learning_rate: rate,
         warmup_steps: 0,
-        schedule: Schedule::Constant,
+        schedule: LrScheduler::Constant,
         epochs: 1.0,
         max_steps: Some(steps),
         batch_size: batch,
         gradient_accumulation: 1,
         recompute: false,
-        adamw: Constants::default(),
+        adamw: AdamWConfig::default(),
         max_grad_norm: 1.0,
-        order: Order { shuffle: Shuffle::default(), seed: 0 },
+        order: ShuffleOrder { shuffle: Shuffle::default(), seed: 0 },
         seed: 0,
         pad: PAD,
         checkpoints: None,
     };
-    let training = Training {
+    let training = Trainer {
         examples: &examples,
         recipe: &recipe,
         trained: &trains(case),
         device: &bench.device.device,
         stop: &AtomicBool::new(false),
         say: &mut |said| {
-            if let Said::Step(row, _) = said {
+            if let TrainingEvent::Step(row, _) = said {
                 say(row);
             }
         },
@@ -214,7 +214,7 @@ fn train(bench: &Bench, model: Voxtral, case: Case, batch: usize, steps: u64, ra
 }
 
 /// The losses of a training.
-pub(super) fn losses(bench: &Bench, case: Case, steps: u64) -> Result<Vec<f64>> {
+pub(super) fn losses(bench: &Benchmark, case: Case, steps: u64) -> Result<Vec<f64>> {
     let mut losses = Vec::new();
     let model = prepared(bench, bench.load()?.0, case)?.0;
     train(bench, model, case, 2, steps, 1e-3, &mut |row| losses.push(row.loss))?;
@@ -222,17 +222,17 @@ pub(super) fn losses(bench: &Bench, case: Case, steps: u64) -> Result<Vec<f64>> 
 }
 
 /// The scores of every next token of a row.
-pub(super) fn scores(bench: &Bench) -> Result<Vec<f64>> {
+pub(super) fn scores(bench: &Benchmark) -> Result<Vec<f64>> {
     let model = bench.load()?.0;
     let ids = prompt(bench);
-    let tokens = Tokens { rows: 1, length: ids.len(), ids };
+    let tokens = TokenBatch { rows: 1, length: ids.len(), ids };
     let heard = stack([&features(bench, 0)].into_iter(), &bench.device.device);
     let scores = model.forward(&tokens, heard)?.into_data().convert::<f64>();
     scores.try_to_vec::<f64>().map_err(|error| Error::new(format!("the scores cannot be read: {error:?}")))
 }
 
 /// Clips of half a minute, all of them noise, with transcripts of random tokens.
-fn examples(bench: &Bench, model: &Voxtral, case: Case, count: usize) -> Vec<Example> {
+fn examples(bench: &Benchmark, model: &Voxtral, case: Case, count: usize) -> Vec<Example> {
     let vocabulary = bench.config.text_config.vocab_size as u32;
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let example = |clip: usize| {
@@ -242,9 +242,9 @@ fn examples(bench: &Bench, model: &Voxtral, case: Case, count: usize) -> Vec<Exa
         let sound = match case {
             Case::Remembered => {
                 let heard = stack([&features].into_iter(), &bench.device.device);
-                Sound::Rows(model.embed_audio(heard))
+                ExampleAudio::Rows(model.embed_audio(heard))
             }
-            _ => Sound::Features(Arc::new(features)),
+            _ => ExampleAudio::Features(Arc::new(features)),
         };
         Example {
             name: format!("clip {clip}"),
@@ -259,19 +259,19 @@ fn examples(bench: &Bench, model: &Voxtral, case: Case, count: usize) -> Vec<Exa
 }
 
 /// `<s> [INST] [BEGIN_AUDIO]`, the audio, and what is asked of the model.
-fn prompt(bench: &Bench) -> Vec<u32> {
+fn prompt(bench: &Benchmark) -> Vec<u32> {
     let audio = std::iter::repeat_n(bench.config.audio_token_id, bench.config.audio_config.chunk_tokens());
     [1, 3, 25].into_iter().chain(audio).chain([4, 9, 10, 12, 34]).collect()
 }
 
-fn features(bench: &Bench, seed: u64) -> Features {
+fn features(bench: &Benchmark, seed: u64) -> Features {
     let (mels, frames) = (bench.config.audio_config.num_mel_bins, 2 * bench.config.audio_config.max_source_positions);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     Features { mels, frames, chunks: 1, data: (0..mels * frames).map(|_| rng.random_range(-1.0..1.5)).collect() }
 }
 
 /// What is in use on a card, or the most that this process ever used.
-fn memory(bench: &Bench, free: Option<u64>) -> Option<u64> {
+fn memory(bench: &Benchmark, free: Option<u64>) -> Option<u64> {
     match bench.device.name.as_str() {
         "cpu" => {
             let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -283,7 +283,7 @@ fn memory(bench: &Bench, free: Option<u64>) -> Option<u64> {
 }
 
 /// Half a minute of speech and as many tokens as people say in it.
-pub(super) fn transcribe(bench: &Bench, tell: &mut dyn FnMut(Row)) -> Result<()> {
+pub(super) fn transcribe(bench: &Benchmark, tell: &mut dyn FnMut(BenchRow)) -> Result<()> {
     let (model, _) = bench.load()?;
     let seconds = bench.config.audio_config.max_source_positions as f64 / 50.0;
     let tokens = TARGETS;
@@ -292,9 +292,9 @@ pub(super) fn transcribe(bench: &Bench, tell: &mut dyn FnMut(Row)) -> Result<()>
             [*batch, bench.config.audio_config.num_mel_bins, 2 * bench.config.audio_config.max_source_positions],
             &bench.device.device,
         );
-        let prompts: Vec<Prompt> = (0..*batch).map(|_| Prompt { ids: prompt(bench), limit: tokens }).collect();
+        let prompts: Vec<DecoderPrompt> = (0..*batch).map(|_| DecoderPrompt { ids: prompt(bench), limit: tokens }).collect();
         // No token ends a row, so that each has the same length.
-        let special = Special { end: u32::MAX, pad: PAD };
+        let special = SpecialTokens { end: u32::MAX, pad: PAD };
         let mut failed = None;
         let mut row = bench.time(format!("transcription, batch {batch}"), || {
             if let Err(error) = greedy(&model, &prompts, model.embed_audio(audio.clone()), special, &mut |_| Ok(())) {
@@ -313,7 +313,7 @@ pub(super) fn transcribe(bench: &Bench, tell: &mut dyn FnMut(Row)) -> Result<()>
     Ok(())
 }
 
-impl Bench<'_> {
+impl Benchmark<'_> {
     /// The type in which matrices are kept.
     pub(super) fn matrices(&self) -> DType {
         if self.precision == Precision::F32 { DType::F32 } else { DType::BF16 }
@@ -323,7 +323,7 @@ impl Bench<'_> {
 /// Bytes of a model's weights.
 fn bytes(model: &Voxtral) -> u64 {
     struct Sum(u64);
-    impl Look for Sum {
+    impl NamedVisitor for Sum {
         fn look<const D: usize>(&mut self, _: &str, param: &Param<Tensor<D>>) {
             let tensor = param.val();
             self.0 += tensor.shape().num_elements() as u64 * if tensor.dtype() == DType::BF16 { 2 } else { 4 };

@@ -1,10 +1,10 @@
 //! How much arithmetic a model's work is, in multiplications and additions counted apart.
 
-use voxtral::model::config::Config;
+use voxtral::model::config::VoxtralConfig;
 
 /// Operations for one row: a prompt with its audio, and targets to be predicted.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Work {
+pub struct OperationCount {
     /// The audio tower and the projector, forwards.
     pub hearing: f64,
     /// The text model without its head, forwards.
@@ -13,9 +13,9 @@ pub struct Work {
     pub writing: f64,
 }
 
-impl Work {
+impl OperationCount {
     /// Counts products; norms and the like are small beside them.
-    pub fn of(config: &Config, chunks: usize, length: usize, targets: usize) -> Self {
+    pub fn of(config: &VoxtralConfig, chunks: usize, length: usize, targets: usize) -> Self {
         let (audio, text) = (&config.audio_config, &config.text_config);
         let number = |count: usize| count as f64;
         let (frames, width, inner) = (number(audio.max_source_positions), number(audio.hidden_size), number(audio.intermediate_size));
@@ -38,12 +38,12 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Size;
+    use crate::bench::BenchSize;
 
     #[test]
     fn a_row_of_mini_is_as_much_as_counted_by_hand() {
         // 30 seconds, 447 tokens, 64 of them targets: 2.274 + 0.019, 2.869 + 0.049 and 0.052 × 10¹².
-        let work = Work::of(&Size::Mini3b.config(), 1, 447, 64);
+        let work = OperationCount::of(&BenchSize::Mini3b.config(), 1, 447, 64);
         for (found, expected) in [(work.hearing, 2.293e12), (work.reading, 2.918e12), (work.writing, 0.0515e12)] {
             assert!((found / expected - 1.0).abs() < 0.01, "{found} instead of {expected}");
         }

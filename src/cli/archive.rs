@@ -4,7 +4,7 @@ use super::project::plural;
 use super::provenance::Provenance;
 use super::summary::{Summary, find};
 use super::{Project, note, print, print_json};
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use clap::Args;
 use pipeline::cache::store::Store;
 use pipeline::manifest::byte_size;

@@ -2,14 +2,14 @@
 
 use super::{note, print};
 use crate::bench;
-use crate::bench::{Bench as Measuring, Part, Row, Size};
+use crate::bench::{BenchPart, BenchRow, BenchSize, Benchmark as Measuring};
 use crate::error::{Error, Exit, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 use voxtral::device;
-use voxtral::model::config::Config;
+use voxtral::model::config::VoxtralConfig;
 use voxtral::model::precision::Precision;
 
 /// Measure a device: its ceilings, single operations, training steps and transcription, at the sizes of a model
@@ -80,14 +80,14 @@ impl Bench {
             return wrong(format!("`--patience {}` is no number of seconds", self.patience), "write `--patience 0.5`");
         };
         let size = match self.size {
-            Named::Tiny => Size::Tiny,
-            Named::Middle => Size::Middle,
-            Named::Mini3b => Size::Mini3b,
+            Named::Tiny => BenchSize::Tiny,
+            Named::Middle => BenchSize::Middle,
+            Named::Mini3b => BenchSize::Mini3b,
         };
         if let Some(folder) = &self.write {
             return bench::write_checkpoint(&size.config(), folder);
         }
-        let config = self.model.as_deref().map_or_else(|| Ok(size.config()), Config::read)?;
+        let config = self.model.as_deref().map_or_else(|| Ok(size.config()), VoxtralConfig::read)?;
         let device = device::choose(&self.device)?;
         if !self.json {
             note(&format!("on {} ({})", device.name, device.reason));
@@ -100,7 +100,7 @@ impl Bench {
             batches: self.batches.clone(),
             patience,
         };
-        let parts: Vec<Part> = self.parts.iter().map(|part| (*part).into()).collect();
+        let parts: Vec<BenchPart> = self.parts.iter().map(|part| (*part).into()).collect();
         let mut printed = Ok(());
         measuring.run(&parts, &mut |part, row| {
             if printed.is_ok() {
@@ -111,7 +111,7 @@ impl Bench {
     }
 }
 
-impl From<NamedPart> for Part {
+impl From<NamedPart> for BenchPart {
     fn from(part: NamedPart) -> Self {
         match part {
             NamedPart::Ceilings => Self::Ceilings,
@@ -122,7 +122,7 @@ impl From<NamedPart> for Part {
     }
 }
 
-fn print_line(device: &str, part: Part, row: &Row) -> Result<()> {
+fn print_line(device: &str, part: BenchPart, row: &BenchRow) -> Result<()> {
     let mut value = json!(row);
     value["part"] = Value::from(format!("{part:?}").to_lowercase());
     value["device"] = Value::from(device);
@@ -130,7 +130,7 @@ fn print_line(device: &str, part: Part, row: &Row) -> Result<()> {
 }
 
 /// What was measured, its two medians, and what follows from the better one.
-fn text(row: &Row) -> String {
+fn text(row: &BenchRow) -> String {
     let time = match row.seconds.as_slice() {
         [] => "-".to_owned(),
         seconds => seconds.iter().map(|seconds| format!("{:.3}", seconds * 1e3)).collect::<Vec<_>>().join(" / ") + " ms",

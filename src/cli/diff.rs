@@ -8,8 +8,8 @@ use super::{Project, print, print_json};
 use crate::error::Result;
 use clap::Args;
 use pipeline::artifact::ArtifactKind;
-use pipeline::cache::content::{Changes, Tree};
-use pipeline::cache::store::{Record, Store};
+use pipeline::cache::content::{ContentDiff, FileTree};
+use pipeline::cache::store::{CacheEntry, Store};
 use pipeline::plan::why;
 use pipeline::plan::why::Why;
 use serde::Serialize;
@@ -59,7 +59,7 @@ struct Clips {
     before: usize,
     after: usize,
     #[serde(flatten)]
-    changes: Changes,
+    changes: ContentDiff,
 }
 
 impl Diff {
@@ -92,7 +92,7 @@ impl Both {
         };
         let (Some(old), Some(new)) = records else { return both };
         both.same = Some(old.digest == new.digest);
-        for reason in why::differences(&old.ingredients, &new.ingredients, |_, _| Changes::default()) {
+        for reason in why::differences(&old.ingredients, &new.ingredients, |_, _| ContentDiff::default()) {
             match reason {
                 // It follows from what is told of the stage before.
                 Why::Input { .. } => {}
@@ -112,7 +112,7 @@ impl Both {
 }
 
 /// The rows that are in one result only, or different in both; none where they cannot be compared or are all the same.
-fn clips(store: &Store, old: &Record, new: &Record) -> Option<Clips> {
+fn clips(store: &Store, old: &CacheEntry, new: &CacheEntry) -> Option<Clips> {
     let file = match new.kind {
         _ if old.kind != new.kind || old.digest == new.digest => return None,
         ArtifactKind::Phrases => "phrases.jsonl",
@@ -123,20 +123,20 @@ fn clips(store: &Store, old: &Record, new: &Record) -> Option<Clips> {
     let (before, after) = (rows(store, old, file)?, rows(store, new, file)?);
     let only_in = |a: &Rows, b: &Rows| a.keys().filter(|name| !b.contains_key(*name)).cloned().collect();
     let changed = before.iter().filter(|(name, row)| after.get(*name).is_some_and(|new| new != *row)).map(|(name, _)| name.clone());
-    let changes = Changes { added: only_in(&after, &before), removed: only_in(&before, &after), changed: changed.collect() };
+    let changes = ContentDiff { added: only_in(&after, &before), removed: only_in(&before, &after), changed: changed.collect() };
     (!changes.is_empty()).then_some(Clips { before: before.len(), after: after.len(), changes })
 }
 
 /// Rows by their name, each with the digest of its sound file.
 type Rows = BTreeMap<String, Value>;
 
-fn rows(store: &Store, record: &Record, file: &str) -> Option<Rows> {
+fn rows(store: &Store, record: &CacheEntry, file: &str) -> Option<Rows> {
     let tree = store.tree(record.digest)?;
     let rows = jsonl::read::<Map<String, Value>>(&store.artifact(record, "").path.join(file)).ok()?;
     Some(rows.into_iter().map(|(line, row)| named(line, row, &tree, file)).collect())
 }
 
-fn named(line: usize, mut row: Map<String, Value>, tree: &Tree, file: &str) -> (String, Value) {
+fn named(line: usize, mut row: Map<String, Value>, tree: &FileTree, file: &str) -> (String, Value) {
     let name = ["audio_path", "id"].iter().find_map(|key| row.get(*key)?.as_str().map(str::to_owned));
     let sound = name.as_ref().and_then(|path| tree.0.get(&Path::new(file).with_file_name(path).display().to_string()));
     if let Some(sound) = sound {
@@ -199,7 +199,7 @@ fn text(a: &Summary, b: &Summary, stages: &[Both]) -> String {
 /// How many names of one sort are listed for people; `--json` has them all.
 const MOST_NAMES: usize = 20;
 
-fn listed(changes: &Changes) -> Vec<String> {
+fn listed(changes: &ContentDiff) -> Vec<String> {
     let mut lines = Vec::new();
     for (mark, names) in [("+", &changes.added), ("-", &changes.removed), ("~", &changes.changed)] {
         lines.extend(names.iter().take(MOST_NAMES).map(|name| format!("    {mark} {name}\n")));

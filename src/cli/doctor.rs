@@ -1,7 +1,7 @@
 //! `voxpipe doctor`: what this machine has for voxpipe, and whether it computes right.
 
 use super::{Project, print, print_json};
-use crate::bench::selftest::{Agreement, agree};
+use crate::bench::selftest::{SelfTestResult, agree};
 use crate::error::{Error, Exit, Result};
 use crate::hub;
 use clap::Args;
@@ -33,7 +33,7 @@ impl Doctor {
             .map(|found| json!({ "name": found.name, "what": found.reason, "free_memory": found.free_memory() }))
             .collect();
         let trials = agree(&chosen)?;
-        let well = trials.iter().all(Agreement::holds);
+        let well = trials.iter().all(SelfTestResult::holds);
         let report = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "threads": std::thread::available_parallelism().map(usize::from).ok(),
@@ -82,7 +82,7 @@ impl Doctor {
     }
 }
 
-fn text(report: &Value, trials: &[Agreement]) -> String {
+fn text(report: &Value, trials: &[SelfTestResult]) -> String {
     let said = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut lines = vec![
         format!("voxpipe    {}", said(&report["version"])),

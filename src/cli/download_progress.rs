@@ -1,7 +1,7 @@
 //! How far a download is, for people.
 
 use crate::error::Result;
-use crate::hub::Fetching;
+use crate::hub::DownloadProgress;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 
@@ -14,7 +14,7 @@ pub(super) struct Fetch {
 
 impl Fetch {
     /// Tells how far it is.
-    pub(super) fn say(&mut self, fetching: &Fetching) -> Result<()> {
+    pub(super) fn say(&mut self, fetching: &DownloadProgress) -> Result<()> {
         if fetching.total == 0 {
             return Ok(());
         }

@@ -5,9 +5,9 @@ use super::{Project, print, print_json};
 use crate::error::{Error, Exit, Result};
 use clap::{Args, Subcommand};
 use pipeline::artifact::ArtifactKind;
-use pipeline::cache::content::{Content, Links};
+use pipeline::cache::content::{Content, SymlinkPolicy};
 use pipeline::cache::fingerprint::Fingerprint;
-use pipeline::cache::store::{End, Record, Store};
+use pipeline::cache::store::{AttemptEnd, CacheEntry, Store};
 use pipeline::manifest::byte_size;
 use serde::Serialize;
 use serde_json::json;
@@ -191,7 +191,7 @@ impl Needed {
         for last in store.lasts()? {
             let done = last.done.as_ref().and_then(|done| records.get(&done.fingerprint()));
             needed.results.extend(done.map(|record| record.digest));
-            if last.tried.end != End::Done {
+            if last.tried.end != AttemptEnd::Done {
                 needed.unfinished.insert(last.tried.fingerprint);
             }
         }
@@ -211,8 +211,8 @@ impl Needed {
             }
         }
         // What is published, with everything it was made of.
-        let by_digest: BTreeMap<Digest, &Record> = records.values().map(|record| (record.digest, record)).collect();
-        let mut open: Vec<&Record> = Vec::new();
+        let by_digest: BTreeMap<Digest, &CacheEntry> = records.values().map(|record| (record.digest, record)).collect();
+        let mut open: Vec<&CacheEntry> = Vec::new();
         for record in records.values().filter(|record| record.kind == ArtifactKind::Published) {
             if is_out(store, record)? {
                 open.push(record);
@@ -240,9 +240,9 @@ impl Needed {
 }
 
 /// Whether what a stage published is still what lies there.
-fn is_out(store: &Store, record: &Record) -> Result<bool> {
+fn is_out(store: &Store, record: &CacheEntry) -> Result<bool> {
     for (path, promised) in &record.promises {
-        if Content::read(&store.root().join(path), store.index(), Links::Follow)? != *promised {
+        if Content::read(&store.root().join(path), store.index(), SymlinkPolicy::Follow)? != *promised {
             return Ok(false);
         }
     }

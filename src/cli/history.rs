@@ -2,7 +2,7 @@
 
 use super::summary::{Summary, find};
 use super::{Project, note, print, print_json};
-use crate::error::{Doing, Exit, Result};
+use crate::error::{Exit, Result, ResultExt};
 use crate::report::terminal::duration;
 use clap::Args;
 use pipeline::cache::store::Store;

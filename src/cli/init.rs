@@ -4,11 +4,11 @@ use super::prompt::somebody_is_there;
 use super::{print, print_json};
 use crate::data::template;
 use crate::data::text::safe_name;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use crate::stages::STAGES;
 use clap::{Args, ValueEnum};
 use pipeline::graph::Pipeline;
-use pipeline::manifest::overrides::Overrides;
+use pipeline::manifest::overrides::CommandLineOverrides;
 use serde::Serialize;
 use serde_json::json;
 use std::fs::{self, File};
@@ -136,7 +136,7 @@ impl Init {
 /// The text of the file: with sentences of ours where there are some in the language, or else with a file of the user's.
 fn filled(mut values: Values, file: &Path) -> Result<String> {
     let text = template::render(FILE, TEMPLATE, &values)?;
-    let mistakes = |text: &str| Pipeline::parse(STAGES, text, file, &Overrides::default(), &|_| None).diagnostics;
+    let mistakes = |text: &str| Pipeline::parse(STAGES, text, file, &CommandLineOverrides::default(), &|_| None).diagnostics;
     if mistakes(&text).is_empty() {
         return Ok(text);
     }

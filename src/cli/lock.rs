@@ -3,8 +3,8 @@
 use super::{Project, print, print_json};
 use crate::error::{Error, Exit, Result};
 use crate::hub;
-use crate::hub::lockfile::Pins;
-use crate::hub::{Network, RepoType, Repository};
+use crate::hub::lockfile::Lockfile;
+use crate::hub::{Network, RepoRevision, RepoType};
 use clap::Args;
 use pipeline::graph::Pipeline;
 use pipeline::manifest::diagnostic::{did_you_mean, list};
@@ -33,11 +33,11 @@ pub(super) struct Lock {
 impl Lock {
     /// Writes the lock file.
     pub(super) fn go(self) -> Result<()> {
-        let path = Pins::beside(&self.project.file);
-        let mut pins = Pins::read(&path)?;
+        let path = Lockfile::beside(&self.project.file);
+        let mut pins = Lockfile::read(&path)?;
         let before = pins.clone();
         let named = self.named()?;
-        let wanted: Vec<Repository> = named.values().map(|(repository, _)| repository.clone()).collect();
+        let wanted: Vec<RepoRevision> = named.values().map(|(repository, _)| repository.clone()).collect();
         let update = self.updated(&named)?;
         let network = Network::unless(self.offline);
         let mut told = Vec::new();
@@ -79,7 +79,7 @@ impl Lock {
     }
 
     /// The repositories that any combination of the pipeline names, with the stages that do.
-    fn named(&self) -> Result<BTreeMap<String, (Repository, BTreeSet<String>)>> {
+    fn named(&self) -> Result<BTreeMap<String, (RepoRevision, BTreeSet<String>)>> {
         let (sources, mut pipeline, matrix) = self.project.unpinned()?;
         let mut named = BTreeMap::new();
         collect(&mut pipeline, &mut named);
@@ -92,10 +92,10 @@ impl Lock {
     }
 
     /// The repositories whose commit is asked for anew.
-    fn updated(&self, named: &BTreeMap<String, (Repository, BTreeSet<String>)>) -> Result<BTreeSet<String>> {
+    fn updated(&self, named: &BTreeMap<String, (RepoRevision, BTreeSet<String>)>) -> Result<BTreeSet<String>> {
         let mut update = BTreeSet::new();
         for wanted in &self.update {
-            let means = |name: &str, repository: &Repository, stages: &BTreeSet<String>| {
+            let means = |name: &str, repository: &RepoRevision, stages: &BTreeSet<String>| {
                 wanted == "all" || wanted == name || *wanted == repository.id() || stages.contains(wanted)
             };
             let meant: Vec<&String> =
@@ -118,7 +118,7 @@ impl Lock {
     }
 }
 
-fn collect(pipeline: &mut Pipeline, named: &mut BTreeMap<String, (Repository, BTreeSet<String>)>) {
+fn collect(pipeline: &mut Pipeline, named: &mut BTreeMap<String, (RepoRevision, BTreeSet<String>)>) {
     let root = pipeline.root.clone();
     for step in &mut pipeline.steps {
         let stage = step.name.clone();

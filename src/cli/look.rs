@@ -5,15 +5,15 @@ use super::run::known;
 use super::summary::{Summary, find};
 use super::{Project, print, print_json};
 use crate::error::{Error, Exit, Result};
-use crate::hub::Repository;
+use crate::hub::RepoRevision;
 use crate::report::terminal::duration;
-use pipeline::cache::content::Changes;
-use pipeline::cache::store::{End, Last, Store};
+use pipeline::cache::content::ContentDiff;
+use pipeline::cache::store::{AttemptEnd, StageHistory, Store};
 use pipeline::graph::Pipeline;
-use pipeline::manifest::matrix::{Combination, Matrix};
+use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::manifest::origin;
 use pipeline::plan::why::Why;
-use pipeline::plan::{Judge, Plan, Planned, State, why};
+use pipeline::plan::{FreshnessCheck, Plan, PlannedStep, StepState, why};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -25,7 +25,7 @@ pub(super) fn plan(project: &Project, force: &[String], exit_code: bool, json: b
     let store = project.look(&pipeline)?;
     let plan = Plan::of(&pipeline, &store, &force.iter().cloned().collect())?;
     let ((run, may, fresh), (certain, all)) = (plan.counts(), plan.times());
-    let gate = plan.steps.iter().any(|step| matches!(step.state, State::GateUnmet(..)));
+    let gate = plan.steps.iter().any(|step| matches!(step.state, StepState::GateUnmet(..)));
     let code = match run {
         _ if !exit_code => Exit::Done,
         1.. => Exit::Pending,
@@ -33,7 +33,7 @@ pub(super) fn plan(project: &Project, force: &[String], exit_code: bool, json: b
         0 => Exit::Done,
     } as u8;
     if json {
-        let with_time = |step: &Planned| {
+        let with_time = |step: &PlannedStep| {
             let mut value = named(step, step.state.json());
             value["seconds"] = json!(step.took);
             value
@@ -119,7 +119,7 @@ pub(super) fn check(project: &Project, json: bool, show_origin: bool) -> Result<
     } else {
         project.tell(&sources, &parsed.diagnostics);
         for (stage, path) in &missing {
-            let text = match path.to_str().and_then(Repository::parse) {
+            let text = match path.to_str().and_then(RepoRevision::parse) {
                 Some(repository) => {
                     // A commit in the file, or one that the lock file put there.
                     let advice = if repository.is_pinned() || revisions.contains(stage) { "" } else { "; `voxpipe lock` pins its commit" };
@@ -139,9 +139,9 @@ pub(super) fn check(project: &Project, json: bool, show_origin: bool) -> Result<
 }
 
 /// Combinations in which every value of every axis occurs.
-fn one_by_one(matrix: &Matrix) -> Vec<Combination> {
+fn one_by_one(matrix: &SweepMatrix) -> Vec<SweepCombination> {
     let mut seen = BTreeSet::new();
-    let mut new = |combination: &Combination| {
+    let mut new = |combination: &SweepCombination| {
         let pairs: Vec<(usize, usize)> = combination.0.iter().copied().enumerate().collect();
         pairs.into_iter().filter(|pair| seen.insert(*pair)).count() > 0
     };
@@ -166,7 +166,7 @@ pub(super) fn why(project: &Project, stage: &str, vs: Option<&str>, json: bool) 
     print(&match (versus, &step.state) {
         (Some((run, reasons)), _) if reasons.is_empty() => format!("`{stage}` is what it was in run {run}\n"),
         (Some((run, reasons)), _) => format!("`{stage}` is not what it was in run {run}:\n{}", told(&reasons)),
-        (None, State::Stale(reasons)) => format!("`{stage}` runs:\n{}", told(reasons)),
+        (None, StepState::Stale(reasons)) => format!("`{stage}` runs:\n{}", told(reasons)),
         (None, other) => {
             let (word, sentence) = other.words();
             let verb = match word {
@@ -191,15 +191,15 @@ fn versus(pipeline: &Pipeline, store: &Store, plan: &Plan, stage: &str, run: &st
         return Err(lacking(format!("there is nothing to compare with: run {run} kept no result of `{stage}`, it was {}", then.result)));
     };
     let Some(step) = pipeline.step(stage) else { return Ok((run, Vec::new())) };
-    let artifact = |step: &Planned| match &step.state {
-        State::Fresh(artifact) | State::Shared(artifact) | State::GateUnmet(artifact, _) => {
+    let artifact = |step: &PlannedStep| match &step.state {
+        StepState::Fresh(artifact) | StepState::Shared(artifact) | StepState::GateUnmet(artifact, _) => {
             Some((step.stage.clone(), (**artifact).clone()))
         }
         _ => None,
     };
     let done: BTreeMap<_, _> = plan.steps.iter().filter_map(artifact).collect();
     let force = BTreeSet::new();
-    let judge = Judge { pipeline, store, force: &force };
+    let judge = FreshnessCheck { pipeline, store, force: &force };
     let mut new = judge.ingredients(step, &done)?;
     let unknown: BTreeSet<&String> = step.from.values().flatten().filter(|name| !done.contains_key(*name)).collect();
     if !unknown.is_empty() {
@@ -226,7 +226,7 @@ pub(super) fn told(reasons: &[Why]) -> String {
 fn files(reason: &Why) -> Vec<String> {
     let changes = match reason {
         Why::Source { changes, .. } | Why::Input { changes, .. } | Why::PromiseChanged { changes, .. } => changes.clone(),
-        _ => Changes::default(),
+        _ => ContentDiff::default(),
     };
     let marked = |mark: &'static str, paths: Vec<String>| paths.into_iter().map(move |path| format!("{mark} {path}"));
     marked("+", changes.added).chain(marked("-", changes.removed)).chain(marked("~", changes.changed)).collect()
@@ -256,22 +256,22 @@ pub(super) fn status(project: &Project, json: bool) -> Result<()> {
 }
 
 /// How a step stands: what became of the last try, unless its result is there.
-fn stands(state: &State, last: Option<&Last>) -> (&'static str, String, Value) {
+fn stands(state: &StepState, last: Option<&StageHistory>) -> (&'static str, String, Value) {
     let (word, sentence) = state.words();
     let now = if word == "run" { "stale" } else { word };
     let end = last.map(|last| &last.tried.end);
     let told = end.map_or(Value::Null, |end| json!(end));
     match (state, end) {
-        (State::Fresh(_) | State::Shared(_) | State::GateUnmet(..), _) => (now, sentence, told),
-        (_, Some(End::Parked { have, need, message })) => ("parked", format!("{have}/{need}  {message}"), told),
-        (_, Some(End::Failed { message })) => ("failed", message.lines().next().unwrap_or_default().to_owned(), told),
-        (_, Some(End::Begun)) => ("begun", "it is running, or the program was killed meanwhile".to_owned(), told),
-        (_, Some(End::Interrupted)) => ("interrupted", "run again to go on".to_owned(), told),
+        (StepState::Fresh(_) | StepState::Shared(_) | StepState::GateUnmet(..), _) => (now, sentence, told),
+        (_, Some(AttemptEnd::Parked { have, need, message })) => ("parked", format!("{have}/{need}  {message}"), told),
+        (_, Some(AttemptEnd::Failed { message })) => ("failed", message.lines().next().unwrap_or_default().to_owned(), told),
+        (_, Some(AttemptEnd::Begun)) => ("begun", "it is running, or the program was killed meanwhile".to_owned(), told),
+        (_, Some(AttemptEnd::Interrupted)) => ("interrupted", "run again to go on".to_owned(), told),
         _ => (now, sentence, told),
     }
 }
 
-fn named(step: &Planned, mut value: Value) -> Value {
+fn named(step: &PlannedStep, mut value: Value) -> Value {
     value["stage"] = json!(step.stage);
     value["kind"] = json!(step.kind);
     value

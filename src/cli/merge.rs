@@ -1,7 +1,7 @@
 //! `voxpipe merge --model BASE --adapter DIR --out DIR`: an adapter becomes part of its base.
 
 use super::print;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use clap::Args;
 use std::fs;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(super) struct Merge {
     out: PathBuf,
     /// How the merged model is stored: as-base, f32 or bf16
     #[arg(long, default_value = "as-base")]
-    dtype: merge::Stored,
+    dtype: merge::MergeDtype,
     /// The largest weights file; a larger model goes into several with an index
     #[arg(long, default_value = "5GB", value_name = "SIZE", value_parser = merge::size)]
     max_shard_size: u64,

@@ -1,10 +1,10 @@
 //! `voxpipe migrate`: brings a pipeline file up to the version of the format that this program reads.
 
 use super::{Project, print, print_json};
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use clap::Args;
 use pipeline::manifest::migration;
-use pipeline::manifest::migration::Migrated;
+use pipeline::manifest::migration::MigratedFile;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
@@ -34,8 +34,8 @@ impl Migrate {
         for (position, (path, text)) in sources.texts().enumerate() {
             // What an included file is for, its includer says.
             match migration::migrate(text, position == 0).map_err(|error| error.context(path.display()))? {
-                Migrated::Current => {}
-                Migrated::Changed { text, from, steps } => {
+                MigratedFile::Current => {}
+                MigratedFile::Changed { text, from, steps } => {
                     told.push(json!({ "file": path, "from": from, "to": pipeline::manifest::SCHEMA, "steps": steps }));
                     texts.push((path.to_owned(), text));
                 }

@@ -150,7 +150,7 @@ enum Command {
     /// Walk the whole journey in the browser: record, train, publish
     Studio(studio::Studio),
     /// Read sentences aloud in the browser, for the pipeline's `recordings` stage
-    Record(studio::Record),
+    Record(studio::RecordArgs),
     /// Try a model in the browser, or by programs that know OpenAI's transcription API
     Demo(studio::Demo),
     /// Merge an adapter into its base model: a full model in a folder of its own

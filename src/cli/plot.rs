@@ -1,12 +1,12 @@
 //! `voxpipe plot`: the curves of trainings, running or done.
 
 use super::{Project, print, print_json};
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use crate::plot;
-use crate::plot::{Curve, Panel};
+use crate::plot::{PlotCurve, PlotPanel};
 use clap::Args;
 use pipeline::cache::store::Store;
-use pipeline::events::metrics_log::Row;
+use pipeline::events::metrics_log::MetricsRow;
 use pipeline::events::{Event, jsonl as log, metrics_log};
 use pipeline::manifest::diagnostic::{did_you_mean, list};
 use serde_json::json;
@@ -42,7 +42,7 @@ pub(super) struct Plot {
 /// A training and what was measured.
 struct Training {
     name: String,
-    rows: Vec<Row>,
+    rows: Vec<MetricsRow>,
 }
 
 /// Drawn when nothing else is asked for, beside what was found on held-out clips.
@@ -65,7 +65,7 @@ impl Plot {
                 .collect();
             return print_json(json!({ "curves": curves }));
         }
-        let panels: Vec<Panel> = panels(&trainings, &metrics);
+        let panels: Vec<PlotPanel> = panels(&trainings, &metrics);
         if let Some(path) = &self.svg {
             return fs::write(path, plot::svg(&panels)).doing(|| format!("cannot write `{}`", path.display()));
         }
@@ -141,7 +141,7 @@ impl Plot {
 }
 
 /// One picture for each number; what is lost on held-out clips stands beside what is lost on those learned from.
-fn panels(trainings: &[Training], metrics: &[String]) -> Vec<Panel> {
+fn panels(trainings: &[Training], metrics: &[String]) -> Vec<PlotPanel> {
     let both = metrics.iter().any(|metric| metric == "loss");
     let mut panels = Vec::new();
     for metric in metrics.iter().filter(|metric| !(both && *metric == "eval_loss")) {
@@ -160,11 +160,11 @@ fn panels(trainings: &[Training], metrics: &[String]) -> Vec<Panel> {
                     } else {
                         training.name.clone()
                     };
-                    curves.push(Curve { name, points });
+                    curves.push(PlotCurve { name, points });
                 }
             }
         }
-        panels.push(Panel { title: metric.replace('_', " "), curves });
+        panels.push(PlotPanel { title: metric.replace('_', " "), curves });
     }
     panels
 }
@@ -177,7 +177,7 @@ fn points(training: &Training, metric: &str) -> Vec<(f64, f64)> {
 fn of_file(path: &Path) -> Result<Training> {
     let rows = match metrics_log::read(path) {
         Ok((_, rows)) => rows,
-        Err(_) => jsonl::read::<Row>(path)?.into_iter().map(|(_, row)| row).collect(),
+        Err(_) => jsonl::read::<MetricsRow>(path)?.into_iter().map(|(_, row)| row).collect(),
     };
     Ok(Training { name: path.display().to_string(), rows })
 }
@@ -206,7 +206,7 @@ fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Trainin
     for name in ["loss.jsonl", "eval.jsonl"] {
         let path = link.join(name);
         if path.exists() {
-            rows.extend(jsonl::read::<Row>(&path)?.into_iter().map(|(_, row)| row));
+            rows.extend(jsonl::read::<MetricsRow>(&path)?.into_iter().map(|(_, row)| row));
         }
     }
     Ok((!rows.is_empty()).then(|| Training { name: stage.to_owned(), rows }))
@@ -215,7 +215,7 @@ fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Trainin
 /// What was told of a stage in a run, and which journal it went into after which step.
 #[derive(Default)]
 struct Told {
-    rows: Vec<Row>,
+    rows: Vec<MetricsRow>,
     journal: Option<(String, u64)>,
 }
 
@@ -236,7 +236,7 @@ fn told(store: &Store, run: &str) -> Result<BTreeMap<String, Told>> {
                 told.rows.retain(|row| row.step <= step);
             }
             Event::Metrics { stage, step, values } => {
-                stages.entry(stage).or_default().rows.push(Row { step, time: None, values });
+                stages.entry(stage).or_default().rows.push(MetricsRow { step, time: None, values });
             }
             _ => {}
         }
@@ -258,7 +258,7 @@ fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
                 && *after > 0
                 && *id == before_id
             {
-                let mut rows: Vec<Row> = before.rows.into_iter().filter(|row| row.step <= *after).collect();
+                let mut rows: Vec<MetricsRow> = before.rows.into_iter().filter(|row| row.step <= *after).collect();
                 rows.append(&mut told.rows);
                 told.rows = rows;
                 *after = before_after.min(*after);

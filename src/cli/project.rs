@@ -1,15 +1,15 @@
 //! From a file name and some flags to a pipeline.
 
 use super::{Changes, Project, include, note};
-use crate::error::{Doing, Error, Exit, Result};
-use crate::hub::lockfile::Pins;
+use crate::error::{Error, Exit, Result, ResultExt};
+use crate::hub::lockfile::Lockfile;
 use crate::stages::STAGES;
 use pipeline::cache::store::Store;
-use pipeline::graph::{Parsed, Pipeline};
+use pipeline::graph::{ParsedPipeline, Pipeline};
 use pipeline::manifest::diagnostic::Diagnostic;
-use pipeline::manifest::include::Sources;
-use pipeline::manifest::matrix::{Combination, Matrix};
-use pipeline::manifest::overrides::Overrides;
+use pipeline::manifest::include::ManifestSources;
+use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
+use pipeline::manifest::overrides::CommandLineOverrides;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -21,14 +21,14 @@ impl Project {
     }
 
     /// Reads and parses the file; complaints are left to the caller.
-    pub(super) fn parse(&self) -> Result<(Sources, Parsed)> {
+    pub(super) fn parse(&self) -> Result<(ManifestSources, ParsedPipeline)> {
         let sources = self.sources()?;
         let parsed = self.parse_combination(&sources, None)?;
         Ok((sources, parsed))
     }
 
     /// Parses the file with a choice of values from its `[matrix]`; repositories of the Hub are pinned as the lock file says.
-    pub(super) fn parse_combination(&self, sources: &Sources, combination: Option<&Combination>) -> Result<Parsed> {
+    pub(super) fn parse_combination(&self, sources: &ManifestSources, combination: Option<&SweepCombination>) -> Result<ParsedPipeline> {
         let mut parsed = self.parse_unpinned(sources, combination);
         if let Some(pipeline) = &mut parsed.pipeline {
             self.pin(pipeline)?;
@@ -37,14 +37,14 @@ impl Project {
     }
 
     /// As [`Project::parse_combination`], with repositories as the file names them.
-    pub(super) fn parse_unpinned(&self, sources: &Sources, combination: Option<&Combination>) -> Parsed {
-        let overrides = Overrides { combination: combination.cloned(), ..self.overrides() };
+    pub(super) fn parse_unpinned(&self, sources: &ManifestSources, combination: Option<&SweepCombination>) -> ParsedPipeline {
+        let overrides = CommandLineOverrides { combination: combination.cloned(), ..self.overrides() };
         Pipeline::parse_sources(STAGES, sources, &self.file, &overrides, &|name| std::env::var(name).ok())
     }
 
     fn pin(&self, pipeline: &mut Pipeline) -> Result<()> {
-        let file = Pins::beside(&self.file);
-        let pins = Pins::read(&file)?;
+        let file = Lockfile::beside(&self.file);
+        let pins = Lockfile::read(&file)?;
         let mut lacking = None;
         for step in &mut pipeline.steps {
             let (name, root) = (&step.name, &pipeline.root);
@@ -67,17 +67,17 @@ impl Project {
     }
 
     /// The file with everything it includes.
-    pub(super) fn sources(&self) -> Result<Sources> {
+    pub(super) fn sources(&self) -> Result<ManifestSources> {
         let reading = || format!("cannot read `{}`", self.file.display());
         let text = fs::read_to_string(&self.file).doing(reading).map_err(|error| {
             error.exit(Exit::Usage).advice("name the pipeline file after the command; without a name it is ./pipeline.toml")
         })?;
-        Ok(Sources::gather(&text, &self.file, &include::look))
+        Ok(ManifestSources::gather(&text, &self.file, &include::look))
     }
 
     /// The changes that the command line makes.
-    pub(super) fn overrides(&self) -> Overrides {
-        Overrides { set: self.changes.set.clone(), profiles: self.changes.profiles.clone(), combination: None }
+    pub(super) fn overrides(&self) -> CommandLineOverrides {
+        CommandLineOverrides { set: self.changes.set.clone(), profiles: self.changes.profiles.clone(), combination: None }
     }
 
     /// The changes of the command line as they are written there.
@@ -87,7 +87,7 @@ impl Project {
     }
 
     /// What a pipeline was read from, in words, where that is more than its file.
-    pub(super) fn read_from(&self, sources: &Sources) -> Option<String> {
+    pub(super) fn read_from(&self, sources: &ManifestSources) -> Option<String> {
         let files = sources.files().map(|file| file.display().to_string());
         let all: Vec<String> = files.chain(self.changes()).collect();
         (all.len() > 1).then(|| all.join(" + "))
@@ -123,21 +123,21 @@ impl Project {
     }
 
     /// The pipeline with the texts it was read from.
-    pub(super) fn with_sources(&self) -> Result<(Sources, Pipeline)> {
+    pub(super) fn with_sources(&self) -> Result<(ManifestSources, Pipeline)> {
         let (sources, parsed) = self.parse()?;
         let pipeline = self.sound(&sources, parsed.pipeline, &parsed.diagnostics)?;
         Ok((sources, pipeline))
     }
 
     /// The pipeline with repositories as the file names them, its texts, and its matrix.
-    pub(super) fn unpinned(&self) -> Result<(Sources, Pipeline, Option<Matrix>)> {
+    pub(super) fn unpinned(&self) -> Result<(ManifestSources, Pipeline, Option<SweepMatrix>)> {
         let sources = self.sources()?;
         let parsed = self.parse_unpinned(&sources, None);
         let pipeline = self.sound(&sources, parsed.pipeline, &parsed.diagnostics)?;
         Ok((sources, pipeline, parsed.matrix))
     }
 
-    fn sound(&self, sources: &Sources, pipeline: Option<Pipeline>, diagnostics: &[Diagnostic]) -> Result<Pipeline> {
+    fn sound(&self, sources: &ManifestSources, pipeline: Option<Pipeline>, diagnostics: &[Diagnostic]) -> Result<Pipeline> {
         self.tell(sources, diagnostics);
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         match pipeline {
@@ -153,7 +153,7 @@ impl Project {
     }
 
     /// Prints complaints to standard error.
-    pub(super) fn tell(&self, sources: &Sources, diagnostics: &[Diagnostic]) {
+    pub(super) fn tell(&self, sources: &ManifestSources, diagnostics: &[Diagnostic]) {
         let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         for diagnostic in diagnostics {
             let _ = writeln!(io::stderr(), "{}", diagnostic.render(&self.file, sources.own_text(), colour).trim_end());

@@ -1,7 +1,7 @@
 //! After a failure, on a terminal: try again with other settings, or stop.
 
-use pipeline::scheduler::{Answer, Question};
-use pipeline::stage::Changes;
+use pipeline::scheduler::{RetryAnswer, RetryQuestion};
+use pipeline::stage::SettingOverrides;
 use serde_json::Value;
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -11,19 +11,19 @@ pub(super) fn somebody_is_there() -> bool {
 }
 
 /// Asks on the terminal. Whoever ends the input wants to stop.
-pub(super) fn ask(question: &Question) -> Answer {
+pub(super) fn ask(question: &RetryQuestion) -> RetryAnswer {
     let mut out = io::stderr().lock();
     let mut line = String::new();
     if write!(out, "{}", text(question)).and_then(|()| out.flush()).is_err() {
-        return Answer::Leave;
+        return RetryAnswer::Leave;
     }
     match io::stdin().lock().read_line(&mut line) {
         Ok(1..) => answer(line.trim(), question.offers.len()),
-        _ => Answer::Leave,
+        _ => RetryAnswer::Leave,
     }
 }
 
-fn text(question: &Question) -> String {
+fn text(question: &RetryQuestion) -> String {
     let mut text = String::new();
     match question.complaint {
         Some(complaint) => text += &format!("  {complaint}\n"),
@@ -39,14 +39,14 @@ fn text(question: &Question) -> String {
     text + &format!("choose 1 to {}, or write settings such as learning_rate = 1e-5: ", question.offers.len() + 1)
 }
 
-fn answer(line: &str, offers: usize) -> Answer {
+fn answer(line: &str, offers: usize) -> RetryAnswer {
     match line.parse::<usize>() {
-        Ok(number) if number == offers + 1 => return Answer::Leave,
-        Ok(number) => return Answer::Offer(number.wrapping_sub(1)),
-        Err(_) if line.is_empty() => return Answer::Offer(usize::MAX),
+        Ok(number) if number == offers + 1 => return RetryAnswer::Leave,
+        Ok(number) => return RetryAnswer::Offer(number.wrapping_sub(1)),
+        Err(_) if line.is_empty() => return RetryAnswer::Offer(usize::MAX),
         Err(_) => (),
     }
-    let mut changes = Changes::new();
+    let mut changes = SettingOverrides::new();
     match toml::from_str::<Value>(&format!("settings = {{ {line} }}")) {
         Ok(mut settings) => flatten("", settings["settings"].take(), &mut changes),
         // Text without its quotes: base=models/tiny.
@@ -55,11 +55,11 @@ fn answer(line: &str, offers: usize) -> Answer {
             changes.insert(key.trim().to_owned(), Value::from(value.trim()));
         }
     }
-    Answer::Settings(changes)
+    RetryAnswer::Settings(changes)
 }
 
 /// Tables within tables as dotted paths, so that what is not written keeps its value.
-fn flatten(path: &str, value: Value, changes: &mut Changes) {
+fn flatten(path: &str, value: Value, changes: &mut SettingOverrides) {
     match value {
         Value::Object(table) => {
             for (key, value) in table {
@@ -79,16 +79,16 @@ mod tests {
     #[test]
     fn what_is_written_is_understood() {
         let settings = |line: &str| match answer(line, 2) {
-            Answer::Settings(changes) => serde_json::to_value(changes).unwrap(),
+            RetryAnswer::Settings(changes) => serde_json::to_value(changes).unwrap(),
             other => panic!("{other:?}"),
         };
         assert_eq!(settings("learning_rate=1e-5"), json!({ "learning_rate": 1e-5 }));
         assert_eq!(settings("lora.r = 4, batch_size = 1"), json!({ "lora.r": 4, "batch_size": 1 }));
         assert_eq!(settings("base = models/tiny"), json!({ "base": "models/tiny" }));
         assert_eq!(settings("nonsense"), json!({ "nonsense": "" }));
-        assert!(matches!(answer("1", 2), Answer::Offer(0)));
-        assert!(matches!(answer("3", 2), Answer::Leave));
-        assert!(matches!(answer("0", 2), Answer::Offer(usize::MAX)));
-        assert!(matches!(answer("", 2), Answer::Offer(usize::MAX)));
+        assert!(matches!(answer("1", 2), RetryAnswer::Offer(0)));
+        assert!(matches!(answer("3", 2), RetryAnswer::Leave));
+        assert!(matches!(answer("0", 2), RetryAnswer::Offer(usize::MAX)));
+        assert!(matches!(answer("", 2), RetryAnswer::Offer(usize::MAX)));
     }
 }

@@ -6,13 +6,13 @@
 
 use super::Project;
 use super::summary::{StageSummary, Summary};
-use crate::error::{Doing, Error, Result};
-use crate::hub::lockfile::Pins;
+use crate::error::{Error, Result, ResultExt};
+use crate::hub::lockfile::Lockfile;
 use pipeline::cache::store::Store;
 use pipeline::events::Event;
 use pipeline::events::reporter::Reporter;
 use pipeline::graph::Pipeline;
-use pipeline::manifest::include::Sources;
+use pipeline::manifest::include::ManifestSources;
 use pipeline::plan::absolute;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,12 +91,18 @@ impl Reporter for Listener {
 
 impl Provenance {
     /// The manifest of a run that has ended.
-    pub(super) fn of(project: &Project, sources: &Sources, force: &[String], pipeline: &Pipeline, summary: &Summary) -> Result<Self> {
+    pub(super) fn of(
+        project: &Project,
+        sources: &ManifestSources,
+        force: &[String],
+        pipeline: &Pipeline,
+        summary: &Summary,
+    ) -> Result<Self> {
         let kind = |name: &str| pipeline.step(name).map_or_else(String::new, |step| step.stage.kind().to_owned());
         let others: Vec<(&Path, &str)> = sources.texts().skip(1).collect();
         let (file, root, included) = places(&project.file, &pipeline.root, others.iter().map(|(path, _)| *path))?;
         let included = included.into_iter().zip(others.iter().map(|(_, text)| (*text).to_owned())).collect();
-        let lock = Pins::beside(&project.file);
+        let lock = Lockfile::beside(&project.file);
         let lock =
             lock.is_file().then(|| std::fs::read_to_string(&lock).doing(|| format!("cannot read `{}`", lock.display()))).transpose()?;
         let env = sources

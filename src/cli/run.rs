@@ -3,18 +3,18 @@
 use super::provenance::{Listener, Provenance};
 use super::summary::Summary;
 use super::{Project, note, print_json, prompt, tracking};
-use crate::error::{Doing, Error, Exit, Result};
-use crate::report::terminal::{Table, Terminal};
+use crate::error::{Error, Exit, Result, ResultExt};
+use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
-use pipeline::cache::noop::{Memo, Question as Asked};
+use pipeline::cache::noop::{NoopEntry, NoopKey as Asked};
 use pipeline::cache::store::Store;
 use pipeline::events::Event;
-use pipeline::events::jsonl::JsonLines;
+use pipeline::events::jsonl::JsonLinesReporter;
 use pipeline::events::reporter::{Reporter, fan_out};
-use pipeline::graph::{Pipeline, Place};
+use pipeline::graph::{ExecutorKind, Pipeline};
 use pipeline::manifest::diagnostic::did_you_mean;
-use pipeline::manifest::include::Sources;
-use pipeline::scheduler::{Ending, Question, Report, Scheduling, Stop};
+use pipeline::manifest::include::ManifestSources;
+use pipeline::scheduler::{RetryQuestion, RunReport, SchedulerOptions, StepOutcome, StopSignal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -77,15 +77,20 @@ impl Run {
         let screen = terminal.screen();
         reporters.push(Box::new(terminal));
         let emitter = fan_out(reporters);
-        let ask = move |question: &Question| screen.hold(|| prompt::ask(question));
-        let mut run = pipeline::scheduler::Run::new(&pipeline, &store, emitter, id);
+        let ask = move |question: &RetryQuestion| screen.hold(|| prompt::ask(question));
+        let mut run = pipeline::scheduler::PipelineRun::new(&pipeline, &store, emitter, id);
         if prompt::somebody_is_there() && !self.json {
             run.ask = Some(&ask);
         }
         run.force = self.force.iter().cloned().collect();
         run.stop = stop;
         let fail_fast = self.fail_fast && !self.keep_going;
-        run.scheduling = Scheduling { jobs: self.jobs.map(usize::from), fail_fast, on: self.on.map(Place::from), ..Scheduling::default() };
+        run.scheduling = SchedulerOptions {
+            jobs: self.jobs.map(usize::from),
+            fail_fast,
+            on: self.on.map(ExecutorKind::from),
+            ..SchedulerOptions::default()
+        };
         let report = run.go();
         keep(&self.project, &sources, &self.force, &pipeline, &store, &heard);
         // Whether a shared folder is there, and what is in it, is looked at each time.
@@ -114,7 +119,7 @@ impl Run {
     }
 
     /// Tells a run in which every stage is known to be fresh.
-    fn nothing_to_do(&self, memo: &Memo) -> Result<u8> {
+    fn nothing_to_do(&self, memo: &NoopEntry) -> Result<u8> {
         let begun = Instant::now();
         let store = Store::enter(&memo.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
         let run = store.begin_run().map_err(or_environment)?;
@@ -129,31 +134,38 @@ impl Run {
         let (exit, seconds) = (Exit::Done as u8, begun.elapsed().as_secs_f64());
         emitter.emit(Event::RunFinished { exit, seconds });
         if self.json {
-            let stages = memo.stages.iter().map(|(stage, ..)| (stage.clone(), Ending::Fresh)).collect();
-            print_json(serde_json::to_value(Report { run, exit, seconds, stages })?)?;
+            let stages = memo.stages.iter().map(|(stage, ..)| (stage.clone(), StepOutcome::Fresh)).collect();
+            print_json(serde_json::to_value(RunReport { run, exit, seconds, stages })?)?;
         }
         Ok(exit)
     }
 
     /// Who is told what happens: the run's log, whoever asked for events, and people.
     fn reporters(&self, store: &Store, id: &str) -> Result<Vec<Box<dyn Reporter>>> {
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&store.log(id), id).map_err(or_environment)?)];
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLinesReporter::create(&store.log(id), id).map_err(or_environment)?)];
         match self.events.as_deref() {
             None => {}
-            Some("-") => reporters.push(Box::new(JsonLines::new(io::stdout(), "standard output", id))),
-            Some(file) => reporters.push(Box::new(JsonLines::create(Path::new(file), id)?)),
+            Some("-") => reporters.push(Box::new(JsonLinesReporter::new(io::stdout(), "standard output", id))),
+            Some(file) => reporters.push(Box::new(JsonLinesReporter::create(Path::new(file), id)?)),
         }
         Ok(reporters)
     }
 
-    fn terminal(&self) -> Terminal {
+    fn terminal(&self) -> TerminalReporter {
         let elsewhere = self.json || self.events.as_deref() == Some("-");
-        Terminal::new(if elsewhere { Table::Stderr } else { Table::Stdout })
+        TerminalReporter::new(if elsewhere { SummaryTarget::Stderr } else { SummaryTarget::Stdout })
     }
 }
 
 /// Keeps the manifest of a run that has ended.
-pub(super) fn keep(project: &Project, sources: &Sources, force: &[String], pipeline: &Pipeline, store: &Store, heard: &Mutex<Summary>) {
+pub(super) fn keep(
+    project: &Project,
+    sources: &ManifestSources,
+    force: &[String],
+    pipeline: &Pipeline,
+    store: &Store,
+    heard: &Mutex<Summary>,
+) {
     let summary = heard.lock().unwrap_or_else(PoisonError::into_inner);
     let kept = Provenance::of(project, sources, force, pipeline, &summary)
         .and_then(|provenance| store.keep_provenance(&summary.run, &serde_json::to_vec(&provenance)?));
@@ -171,7 +183,7 @@ pub(super) enum On {
     Slurm,
 }
 
-impl From<On> for Place {
+impl From<On> for ExecutorKind {
     fn from(on: On) -> Self {
         match on {
             On::Local => Self::Local,
@@ -193,8 +205,8 @@ pub(super) fn known(pipeline: &Pipeline, stages: &[String]) -> Result<()> {
 }
 
 /// The first signal asks the run to stop, a second one ends the program at once.
-pub(super) fn listen() -> Result<Stop> {
-    let stop = Stop::default();
+pub(super) fn listen() -> Result<StopSignal> {
+    let stop = StopSignal::default();
     let armed = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&armed))

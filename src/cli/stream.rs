@@ -5,13 +5,13 @@
 
 use super::print;
 use super::run::listen;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use voxtral::audio;
 use voxtral::audio::SAMPLE_RATE;
-use voxtral::realtime::transcriber::RealtimeRecognizer;
+use voxtral::realtime::transcriber::RealtimeTranscriber;
 
 /// Most bytes that are taken from a source at once: half a second.
 const PIECE: usize = 16_000;
@@ -19,7 +19,7 @@ const PIECE: usize = 16_000;
 const LONGEST_HEADER: usize = 1 << 20;
 
 /// Listens to a file, or with `-` to standard input, and prints as it hears.
-pub(super) fn go(recognizer: &RealtimeRecognizer, path: &str) -> Result<u8> {
+pub(super) fn go(recognizer: &RealtimeTranscriber, path: &str) -> Result<u8> {
     let stop = listen()?.asked;
     let mut printer = Printer { recognizer, stream: recognizer.stream(), begun: false };
     if path == "-" {
@@ -55,8 +55,8 @@ fn hear_file(printer: &mut Printer, path: &Path, stop: &AtomicBool) -> Result<()
 
 /// A stream whose text is printed.
 struct Printer<'a> {
-    recognizer: &'a RealtimeRecognizer,
-    stream: voxtral::realtime::stream::Stream<'a>,
+    recognizer: &'a RealtimeTranscriber,
+    stream: voxtral::realtime::stream::TranscriptionStream<'a>,
     /// Whether something stands on the line.
     begun: bool,
 }

@@ -1,20 +1,20 @@
 //! `voxpipe studio`, `record` and `demo`: what the command line does, as pages.
 
 use super::run::listen;
-use super::transcribe::Choice;
+use super::transcribe::ModelArgs;
 use super::{note, print};
 use crate::error::{Error, Exit, Result};
 use crate::studio;
-use crate::studio::Listening;
-use crate::studio::inference::{Hear, Speech};
+use crate::studio::ServerOptions;
+use crate::studio::inference::{InferenceService, TranscribeFn};
 use axum::Router;
 use clap::Args;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use voxtral::inference::transcribe::Limit;
-use voxtral::inference::transcriber::{Heard, Utterance};
+use voxtral::inference::transcribe::TokenLimit;
+use voxtral::inference::transcriber::{TranscribeEvent, Utterance};
 use voxtral::lora;
 
 /// Where the server listens.
@@ -40,7 +40,7 @@ pub(super) struct Studio {
 
 /// The recorder alone, for the pipeline's `recordings` stage
 #[derive(Args)]
-pub(super) struct Record {
+pub(super) struct RecordArgs {
     /// The pipeline file
     #[arg(default_value = "pipeline.toml")]
     file: PathBuf,
@@ -52,7 +52,7 @@ pub(super) struct Record {
 #[derive(Args)]
 pub(super) struct Demo {
     #[command(flatten)]
-    model: Choice,
+    model: ModelArgs,
     #[command(flatten)]
     place: Place,
     /// Let anybody in who reaches the address, without a token
@@ -62,7 +62,7 @@ pub(super) struct Demo {
 
 impl Place {
     fn serve(self, router: Router, what: &str, public: bool) -> Result<()> {
-        let listening = Listening { host: self.host, port: self.port, public };
+        let listening = ServerOptions { host: self.host, port: self.port, public };
         if !self.host.is_loopback() && !public {
             note("others can reach this address: whoever knows the token in it can do everything that the page does");
         }
@@ -77,12 +77,12 @@ fn file(named: &Path) -> PathBuf {
 
 impl Studio {
     pub(super) fn go(&self) -> Result<()> {
-        let project = Arc::new(studio::Project::new(&file(&self.file), models_of(&file(&self.file)))?);
+        let project = Arc::new(studio::StudioProject::new(&file(&self.file), models_of(&file(&self.file)))?);
         self.place.serve(studio::studio(&project), "the studio is at", false)
     }
 }
 
-impl Record {
+impl RecordArgs {
     pub(super) fn go(&self) -> Result<()> {
         let file = file(&self.file);
         if !file.is_file() {
@@ -90,7 +90,7 @@ impl Record {
                 .exit(Exit::Usage)
                 .advice("`voxpipe init` or `voxpipe studio` makes one"));
         }
-        let project = Arc::new(studio::Project::new(&file, models_of(&file))?);
+        let project = Arc::new(studio::StudioProject::new(&file, models_of(&file))?);
         // Sentences there are after a first run, which then waits for the recordings.
         project.prepare()?;
         self.place.serve(studio::recorder(&project), "the recorder is at", false)
@@ -103,16 +103,16 @@ impl Demo {
         let choice = Arc::new(self.model);
         // A model that cannot be opened is told now, and not to the first visitor.
         choice.check()?;
-        let speech = Speech::new(move || vec![name.clone()], Arc::new(move |_| Ok(hear(choice.open()?))));
+        let speech = InferenceService::new(move || vec![name.clone()], Arc::new(move |_| Ok(hear(choice.open()?))));
         self.place.serve(studio::demo(Arc::new(speech)), "the model listens at", self.public)
     }
 }
 
-fn hear(listener: voxtral::inference::asr_model::Listener) -> Hear {
+fn hear(listener: voxtral::inference::asr_model::AnyTranscriber) -> TranscribeFn {
     Box::new(move |samples, language| {
         let mut text = String::new();
-        listener.transcribe_each(&[Utterance { samples, language }], Limit::Auto, &mut |heard| {
-            if let Heard::Clip(_, transcript) = heard {
+        listener.transcribe_each(&[Utterance { samples, language }], TokenLimit::Auto, &mut |heard| {
+            if let TranscribeEvent::Clip(_, transcript) = heard {
                 text = transcript.text;
             }
             Ok(())
@@ -122,7 +122,7 @@ fn hear(listener: voxtral::inference::asr_model::Listener) -> Hear {
 }
 
 /// The tuned model of a project and its base, as far as they are there.
-fn models_of(file: &Path) -> Arc<Speech> {
+fn models_of(file: &Path) -> Arc<InferenceService> {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let names = {
         let file = file.clone();
@@ -135,14 +135,14 @@ fn models_of(file: &Path) -> Arc<Speech> {
         let base = if adapter { lora::base_of(&model)? } else { base_of(&model) };
         let base = base.map(|base| if root.join(&base).is_dir() { root.join(&base).display().to_string() } else { base });
         let named = match (name, &base) {
-            ("base", Some(base)) => Choice::of(base, None),
+            ("base", Some(base)) => ModelArgs::of(base, None),
             ("base", None) => return Err(Error::new("the model does not say which base it was trained from")),
-            _ if adapter => Choice::of(&model.display().to_string(), base.as_deref()),
-            _ => Choice::of(&model.display().to_string(), None),
+            _ if adapter => ModelArgs::of(&model.display().to_string(), base.as_deref()),
+            _ => ModelArgs::of(&model.display().to_string(), None),
         };
         Ok(hear(named.open()?))
     };
-    Arc::new(Speech::new(names, Arc::new(open)))
+    Arc::new(InferenceService::new(names, Arc::new(open)))
 }
 
 /// The folder of the newest trained model.

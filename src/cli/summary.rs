@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Exit, Result};
 use pipeline::cache::fingerprint::Fingerprint;
-use pipeline::cache::store::{Record, Store};
-use pipeline::events::jsonl::Line;
-use pipeline::events::{Event, Kept, jsonl};
+use pipeline::cache::store::{CacheEntry, Store};
+use pipeline::events::jsonl::EventLine;
+use pipeline::events::{Event, ResultRef, jsonl};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -35,14 +35,14 @@ pub(super) struct StageSummary {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) metrics: BTreeMap<String, f64>,
     #[serde(flatten)]
-    pub(super) kept: Kept,
+    pub(super) kept: ResultRef,
 }
 
 impl Summary {
     /// Reads the log of a run.
     pub(super) fn of(store: &Store, run: &str) -> Result<Self> {
         let mut summary = Self { run: run.to_owned(), ..Self::default() };
-        for Line { time, event, .. } in &jsonl::read(&store.log(run))? {
+        for EventLine { time, event, .. } in &jsonl::read(&store.log(run))? {
             summary.take(time, event);
         }
         Ok(summary)
@@ -101,14 +101,14 @@ impl Summary {
 
 impl StageSummary {
     /// The record of the result it ended with, if it ended with one that is still known.
-    pub(super) fn record(&self, store: &Store) -> Option<Record> {
+    pub(super) fn record(&self, store: &Store) -> Option<CacheEntry> {
         let fingerprint: Fingerprint = serde_json::from_value(self.kept.fingerprint.clone().into()).ok()?;
         let mut record = store.record(fingerprint)?;
         let digest = serde_json::from_value(self.kept.digest.clone().into()).ok()?;
         if record.digest != digest {
             // It was made again since, of the same things, and other bytes came out: what the log says of this one is all we know.
             let (summary, metrics) = (self.said.clone(), self.metrics.clone());
-            record = Record { digest, summary, metrics, facts: BTreeMap::new(), promises: BTreeMap::new(), ..record };
+            record = CacheEntry { digest, summary, metrics, facts: BTreeMap::new(), promises: BTreeMap::new(), ..record };
         }
         Some(record)
     }

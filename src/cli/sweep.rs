@@ -9,17 +9,17 @@ use super::provenance::Listener;
 use super::run::{On, keep, listen};
 use super::{Project, note, print, print_json, tracking};
 use crate::error::{Error, Exit, Result};
-use crate::report::terminal::{Table, Terminal};
+use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::Args;
 use pipeline::cache::store::Store;
 use pipeline::events::Event;
-use pipeline::events::jsonl::JsonLines;
+use pipeline::events::jsonl::JsonLinesReporter;
 use pipeline::events::reporter::{Reporter, fan_out};
-use pipeline::graph::{Pipeline, Place};
-use pipeline::manifest::include::Sources;
-use pipeline::manifest::matrix::{Combination, Matrix};
-use pipeline::plan::{Plan, State};
-use pipeline::scheduler::{Pool, Report, Run, Scheduling, Stop};
+use pipeline::graph::{ExecutorKind, Pipeline};
+use pipeline::manifest::include::ManifestSources;
+use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
+use pipeline::plan::{Plan, StepState};
+use pipeline::scheduler::{PipelineRun, ResourcePool, RunReport, SchedulerOptions, StopSignal};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +53,7 @@ pub(super) struct Sweep {
 
 /// A combination and what became of it.
 struct Row {
-    combination: Combination,
+    combination: SweepCombination,
     /// The steps that every combination needs.
     part: Pipeline,
     result: Word,
@@ -126,7 +126,7 @@ impl Sweep {
             matrix: &matrix,
             store: &store,
             stop: listen()?,
-            pool: Arc::new(Pool::new(&machines, self.jobs.map(usize::from))),
+            pool: Arc::new(ResourcePool::new(&machines, self.jobs.map(usize::from))),
             beginning: Mutex::default(),
             side_by_side: at_once > 1,
         };
@@ -150,7 +150,7 @@ impl Sweep {
     }
 
     /// Every combination as a pipeline of its own; any mistake in any of them is told before one is run.
-    fn rows(&self) -> Result<(Sources, Matrix, Vec<Row>)> {
+    fn rows(&self) -> Result<(ManifestSources, SweepMatrix, Vec<Row>)> {
         let (sources, parsed) = self.project.parse()?;
         self.project.tell(&sources, &parsed.diagnostics);
         let mut told = parsed.diagnostics;
@@ -197,7 +197,7 @@ impl Sweep {
         Ok((sources, matrix, rows))
     }
 
-    fn tell(&self, matrix: &Matrix, rows: &[Row], best: Option<usize>, exit: u8) -> Result<()> {
+    fn tell(&self, matrix: &SweepMatrix, rows: &[Row], best: Option<usize>, exit: u8) -> Result<()> {
         if self.json {
             return print_json(as_json(matrix, rows, best, exit));
         }
@@ -208,12 +208,12 @@ impl Sweep {
 /// A sweep under way.
 struct Going<'a> {
     sweep: &'a Sweep,
-    sources: &'a Sources,
-    matrix: &'a Matrix,
+    sources: &'a ManifestSources,
+    matrix: &'a SweepMatrix,
     store: &'a Store,
-    stop: Stop,
+    stop: StopSignal,
     /// What combinations share of the machine.
-    pool: Arc<Pool>,
+    pool: Arc<ResourcePool>,
     /// Held while a run gets its id.
     beginning: Mutex<()>,
     side_by_side: bool,
@@ -268,22 +268,27 @@ impl Going<'_> {
         })
     }
 
-    fn run(&self, combination: &Combination, pipeline: &Pipeline, number: usize, title: &str) -> Result<Report> {
+    fn run(&self, combination: &SweepCombination, pipeline: &Pipeline, number: usize, title: &str) -> Result<RunReport> {
         let beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
         let id = self.store.begin_run()?;
         drop(beginning);
         let (listener, heard) = Listener::new();
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLines::create(&self.store.log(&id), &id)?), Box::new(listener)];
+        let mut reporters: Vec<Box<dyn Reporter>> =
+            vec![Box::new(JsonLinesReporter::create(&self.store.log(&id), &id)?), Box::new(listener)];
         if let Some(trackio) = tracking::reporter(pipeline)? {
             reporters.push(Box::new(trackio));
         }
-        reporters.push(if self.side_by_side { Box::new(Beside(number)) } else { Box::new(Terminal::new(Table::Stderr)) });
+        reporters.push(if self.side_by_side { Box::new(Beside(number)) } else { Box::new(TerminalReporter::new(SummaryTarget::Stderr)) });
         let emitter = fan_out(reporters);
         note(title);
         emitter.emit(Event::Note { stage: String::new(), message: title.to_owned() });
-        let mut run = Run::new(pipeline, self.store, emitter, id);
+        let mut run = PipelineRun::new(pipeline, self.store, emitter, id);
         run.stop = self.stop.clone();
-        run.scheduling = Scheduling { on: self.sweep.on.map(Place::from), pool: Some(Arc::clone(&self.pool)), ..Scheduling::default() };
+        run.scheduling = SchedulerOptions {
+            on: self.sweep.on.map(ExecutorKind::from),
+            pool: Some(Arc::clone(&self.pool)),
+            ..SchedulerOptions::default()
+        };
         let report = run.go();
         // Repeated alone, the combination is said on the command line.
         let mut project = self.sweep.project.clone();
@@ -316,15 +321,15 @@ fn look(row: &mut Row, store: &Store) -> Result<()> {
     let mut word = Word::Fresh;
     for step in &plan.steps {
         match &step.state {
-            State::Fresh(artifact) => _ = row.metrics.insert(step.stage.clone(), artifact.metrics.clone()),
-            State::GateUnmet(artifact, _) => {
+            StepState::Fresh(artifact) => _ = row.metrics.insert(step.stage.clone(), artifact.metrics.clone()),
+            StepState::GateUnmet(artifact, _) => {
                 row.metrics.insert(step.stage.clone(), artifact.metrics.clone());
                 (word, row.exit) = if word == Word::Open { (word, row.exit) } else { (Word::Gate, Exit::Gate as u8) };
             }
             // What a gate holds back is settled.
-            State::Blocked(_) => {}
+            StepState::Blocked(_) => {}
             // A run takes it from the shared cache.
-            State::Shared(_) | State::Stale(_) | State::Waits(_) => word = Word::Open,
+            StepState::Shared(_) | StepState::Stale(_) | StepState::Waits(_) => word = Word::Open,
         }
     }
     row.result = word;
@@ -332,13 +337,13 @@ fn look(row: &mut Row, store: &Store) -> Result<()> {
 }
 
 /// The number a combination is judged by.
-fn measured(matrix: &Matrix, row: &Row) -> Option<f64> {
+fn measured(matrix: &SweepMatrix, row: &Row) -> Option<f64> {
     let best = matrix.best.as_ref()?;
     row.metrics.get(&best.stage)?.get(&best.metric).copied().filter(|value| !value.is_nan())
 }
 
 /// The best combination of those that are done and passed their gates; the first of equals.
-fn best(matrix: &Matrix, rows: &[Row]) -> Option<usize> {
+fn best(matrix: &SweepMatrix, rows: &[Row]) -> Option<usize> {
     let judge = matrix.best.as_ref()?;
     let judged = rows.iter().enumerate().filter(|(_, row)| matches!(row.result, Word::Done | Word::Fresh));
     let judged = judged.filter_map(|(position, row)| Some((position, measured(matrix, row)?)));
@@ -351,7 +356,7 @@ fn exit(rows: &[Row], has_best: bool) -> u8 {
     rows.iter().find(bad).map_or(Exit::Done as u8, |row| row.exit)
 }
 
-fn table(matrix: &Matrix, rows: &[Row], best: Option<usize>) -> String {
+fn table(matrix: &SweepMatrix, rows: &[Row], best: Option<usize>) -> String {
     let judge = matrix.best.as_ref().map(|best| format!("{}.{}", best.stage, best.metric));
     let mut head: Vec<String> = matrix.axes.iter().map(|axis| axis.name.clone()).collect();
     head.extend(judge.clone());
@@ -387,7 +392,7 @@ fn table(matrix: &Matrix, rows: &[Row], best: Option<usize>) -> String {
     text
 }
 
-fn as_json(matrix: &Matrix, rows: &[Row], best: Option<usize>, exit: u8) -> Value {
+fn as_json(matrix: &SweepMatrix, rows: &[Row], best: Option<usize>, exit: u8) -> Value {
     let row = |(position, row): (usize, &Row)| {
         let settings: BTreeMap<&str, &str> =
             matrix.settings(&row.combination).into_iter().map(|(axis, value)| (axis.key.as_str(), value)).collect();

@@ -6,11 +6,11 @@ use super::{Project, note, print, print_json};
 use crate::error::{Error, Exit, Result};
 use crate::hub;
 use crate::hub::Network;
-use crate::report::trackio::{Place, Settings, Token, Trackio};
+use crate::report::trackio::{TrackioReporter, TrackioSettings, TrackioTarget, TrackioToken};
 use clap::{Args, Subcommand};
 use pipeline::cache::store::Store;
 use pipeline::events::jsonl;
-use pipeline::graph::{Pipeline, Tracker};
+use pipeline::graph::{Pipeline, TrackerKind};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::env;
@@ -59,8 +59,10 @@ impl Sync {
         let pipeline = self.project.pipeline()?;
         let store = Store::look(&pipeline.root)?;
         let tracker = match (self.to.as_deref(), &pipeline.tracking) {
-            (Some("here"), _) | (None, None) => Tracker::Here,
-            (Some(address), _) if address.starts_with("http://") || address.starts_with("https://") => Tracker::Server(address.to_owned()),
+            (Some("here"), _) | (None, None) => TrackerKind::Here,
+            (Some(address), _) if address.starts_with("http://") || address.starts_with("https://") => {
+                TrackerKind::Server(address.to_owned())
+            }
             (Some(other), _) => {
                 return Err(Error::new(format!("`{other}` is no address"))
                     .exit(Exit::Usage)
@@ -80,7 +82,7 @@ impl Sync {
         };
         let mut told = Vec::new();
         for run in runs {
-            let mut trackio = Trackio::new(settings(&pipeline, place.clone()));
+            let mut trackio = TrackioReporter::new(settings(&pipeline, place.clone()));
             for line in jsonl::read(&store.log(&run))? {
                 trackio.tell_again(&line.time, &line.event)?;
             }
@@ -88,8 +90,8 @@ impl Sync {
             told.push((run, records));
         }
         let to = match &place {
-            Place::Here(folder) => folder.display().to_string(),
-            Place::Server { address, .. } => address.clone(),
+            TrackioTarget::Here(folder) => folder.display().to_string(),
+            TrackioTarget::Server { address, .. } => address.clone(),
         };
         if self.json {
             let runs: Vec<_> = told.iter().map(|(run, records)| json!({ "run": run, "records": records })).collect();
@@ -102,25 +104,25 @@ impl Sync {
 }
 
 /// The reporter that a pipeline asks for, if it asks for one.
-pub(super) fn reporter(pipeline: &Pipeline) -> Result<Option<Trackio>> {
+pub(super) fn reporter(pipeline: &Pipeline) -> Result<Option<TrackioReporter>> {
     let Some(tracking) = &pipeline.tracking else { return Ok(None) };
     let Some(place) = place(&tracking.to)? else {
         note("HF_HUB_OFFLINE is set: nothing is sent to Trackio's server");
         return Ok(None);
     };
     let settings = settings(pipeline, place);
-    if let Place::Here(folder) = &settings.place {
+    if let TrackioTarget::Here(folder) = &settings.place {
         note(&format!(
             "Trackio shows this run while `trackio show --project {}` runs; its numbers are left in `{}`",
             settings.project,
             folder.display()
         ));
     }
-    Ok(Some(Trackio::new(settings)))
+    Ok(Some(TrackioReporter::new(settings)))
 }
 
 /// What is shown of a pipeline.
-fn settings(pipeline: &Pipeline, place: Place) -> Settings {
+fn settings(pipeline: &Pipeline, place: TrackioTarget) -> TrackioSettings {
     let tracking = pipeline.tracking.as_ref();
     let project = tracking.and_then(|tracking| tracking.project.clone()).unwrap_or_else(|| pipeline.name.clone());
     let model = |step: &pipeline::graph::Step| {
@@ -128,21 +130,21 @@ fn settings(pipeline: &Pipeline, place: Place) -> Settings {
         (step.stage.kind() == "evaluate").then(|| (step.name.clone(), model.clone()))
     };
     let models: BTreeMap<String, String> = pipeline.steps.iter().filter_map(model).collect();
-    Settings { place, project, run: tracking.and_then(|tracking| tracking.run.clone()), models }
+    TrackioSettings { place, project, run: tracking.and_then(|tracking| tracking.run.clone()), models }
 }
 
 /// Where Trackio is; none where the network is not to be used.
-fn place(tracker: &Tracker) -> Result<Option<Place>> {
+fn place(tracker: &TrackerKind) -> Result<Option<TrackioTarget>> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     Ok(match tracker {
-        Tracker::Here => Some(Place::Here(match variable("TRACKIO_DIR") {
+        TrackerKind::Here => Some(TrackioTarget::Here(match variable("TRACKIO_DIR") {
             Some(folder) => PathBuf::from(folder),
             None => hub::home()?.join("trackio"),
         })),
-        Tracker::Server(_) if Network::unless(false) == Network::Forbidden => None,
-        Tracker::Server(address) => {
+        TrackerKind::Server(_) if Network::unless(false) == Network::Forbidden => None,
+        TrackerKind::Server(address) => {
             let token = if address.trim_end_matches('/').ends_with(".hf.space") { hub::token() } else { variable("TRACKIO_WRITE_TOKEN") };
-            Some(Place::Server { address: address.clone(), token: token.map(Token::new) })
+            Some(TrackioTarget::Server { address: address.clone(), token: token.map(TrackioToken::new) })
         }
     })
 }

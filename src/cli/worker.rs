@@ -3,12 +3,12 @@
 use super::run::listen;
 use crate::error::{Exit, Result};
 use crate::stages::STAGES;
-use pipeline::executor::job_dir::{Folder, carry_out};
+use pipeline::executor::job_dir::{JobDir, carry_out};
 use std::path::PathBuf;
 
 /// Carries out what a job's folder describes. How it ended is told there.
 pub(super) fn work(folder: PathBuf) -> Result<u8> {
     let stop = listen()?;
-    carry_out(&Folder(folder), STAGES, stop.asked)?;
+    carry_out(&JobDir(folder), STAGES, stop.asked)?;
     Ok(Exit::Done as u8)
 }

@@ -8,7 +8,7 @@ use voxpipe_io::jsonl;
 
 /// A clip and what is said in it. Fields we do not know travel along in `rest`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct ClipRow {
     /// The WAV file, relative to the folder of the JSONL file.
     pub audio_path: String,
     /// What is said.
@@ -30,7 +30,7 @@ pub struct Record {
     pub rest: Map<String, Value>,
 }
 
-impl Record {
+impl ClipRow {
     /// Reads a JSONL file of records; an empty text or path is an error with its line.
     pub fn read_all(path: &Path) -> Result<Vec<Self>> {
         let rows: Vec<(usize, Self)> = jsonl::read(path)?;

@@ -2,7 +2,7 @@
 //!
 //! A file that cannot be used is no error here but a reason, to be listed; only a result that cannot be written is one.
 
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use voxtral::audio;
 
 /// A file that may become a clip.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct AudioCandidate {
     /// The file.
     pub path: PathBuf,
     /// Its name as the user knows it, for lists and messages.
@@ -22,7 +22,7 @@ pub struct Candidate {
 
 /// How long a clip may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct IngestLimits {
     /// In seconds.
     pub min: f64,
     /// In seconds.
@@ -59,9 +59,9 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Writes each candidate as `into/STEM.wav` and says how many seconds it has, or why it cannot be used, in their order.
 /// `went_on` hears how many are done and answers whether to go on.
 pub fn take_in(
-    candidates: &[Candidate],
+    candidates: &[AudioCandidate],
     into: &Path,
-    limits: Limits,
+    limits: IngestLimits,
     went_on: impl Fn(usize) -> bool + Sync,
 ) -> Result<Vec<Result<f64, String>>> {
     fs::create_dir_all(into)?;
@@ -80,7 +80,7 @@ pub fn take_in(
 }
 
 /// Writes one candidate, or the part of it that begins at a second and has so many, as `into/STEM.wav`; see [`take_in`].
-pub fn take_part(candidate: &Candidate, part: Option<(f64, f64)>, into: &Path, limits: Limits) -> Result<Result<f64, String>> {
+pub fn take_part(candidate: &AudioCandidate, part: Option<(f64, f64)>, into: &Path, limits: IngestLimits) -> Result<Result<f64, String>> {
     let mut samples = match audio::load(&candidate.path) {
         Ok(samples) => samples,
         // The list is part of the result, which must not depend on where the project lies.

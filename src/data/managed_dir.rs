@@ -5,7 +5,7 @@
 //! wrote.
 
 use crate::data::text::first_few;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use voxpipe_io::digest::Digest;
 
 /// A file of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct File {
+pub struct ManagedFile {
     /// Relative to the folder, with `/`.
     pub path: String,
     /// In bytes.
@@ -25,7 +25,7 @@ pub struct File {
 
 /// Where a folder goes, and how we recognise it later as ours.
 #[derive(Debug)]
-pub struct Target<'a> {
+pub struct ManagedDir<'a> {
     /// The folder.
     pub path: &'a Path,
     /// The folder as the user wrote it, for messages.
@@ -37,7 +37,7 @@ pub struct Target<'a> {
 }
 
 /// Every file below a folder, sorted by path.
-pub fn list(folder: &Path) -> Result<Vec<File>> {
+pub fn list(folder: &Path) -> Result<Vec<ManagedFile>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![(folder.to_owned(), String::new())];
     while let Some((folder, prefix)) = folders.pop() {
@@ -60,16 +60,16 @@ pub fn list(folder: &Path) -> Result<Vec<File>> {
 }
 
 /// A file, read piece by piece: weights may be larger than the memory.
-fn file(path: &Path, name: String) -> Result<File> {
+fn file(path: &Path, name: String) -> Result<ManagedFile> {
     let doing = || format!("cannot read `{}`", path.display());
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(fs::File::open(path).doing(doing)?).doing(doing)?;
-    Ok(File { path: name, size: hasher.count(), digest: Digest(*hasher.finalize().as_bytes()) })
+    Ok(ManagedFile { path: name, size: hasher.count(), digest: Digest(*hasher.finalize().as_bytes()) })
 }
 
 /// Makes `target` a folder of exactly these files (name in it → where it lies now), and returns what is there afterwards
 /// (without the marker).
-pub fn place(made: &BTreeMap<String, PathBuf>, target: &Target) -> Result<Vec<File>> {
+pub fn place(made: &BTreeMap<String, PathBuf>, target: &ManagedDir) -> Result<Vec<ManagedFile>> {
     let shown = target.written;
     // A link stays a link: what it points to is replaced.
     let path = fs::canonicalize(target.path).or_else(|_| std::path::absolute(target.path))?;
@@ -87,7 +87,7 @@ pub fn place(made: &BTreeMap<String, PathBuf>, target: &Target) -> Result<Vec<Fi
     };
     let doing = || format!("cannot write the folder `{shown}`");
     fs::create_dir_all(parent).map_err(environment).doing(doing)?;
-    let part = Part(parent.join(format!(".{}.voxpipe-part", name.to_string_lossy())));
+    let part = PartialDir(parent.join(format!(".{}.voxpipe-part", name.to_string_lossy())));
     part.clear().map_err(environment).doing(doing)?;
     fs::create_dir(&part.0).map_err(environment).doing(doing)?;
     for (name, source) in made {
@@ -116,17 +116,17 @@ pub fn named(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
     made_by: String,
-    files: Vec<File>,
+    files: Vec<ManagedFile>,
 }
 
 enum Standing {
     Nothing,
     Empty,
     /// Ours, and as we left it.
-    Same(Vec<File>),
+    Same(Vec<ManagedFile>),
 }
 
-fn standing(path: &Path, target: &Target) -> Result<Standing> {
+fn standing(path: &Path, target: &ManagedDir) -> Result<Standing> {
     let shown = target.written;
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Nothing),
@@ -160,9 +160,9 @@ fn standing(path: &Path, target: &Target) -> Result<Standing> {
 }
 
 /// A folder being filled beside its target; removed when we leave early, and so is what a swap put into its place.
-struct Part(PathBuf);
+struct PartialDir(PathBuf);
 
-impl Part {
+impl PartialDir {
     fn clear(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -171,7 +171,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for PartialDir {
     fn drop(&mut self) {
         let _ = self.clear();
     }
@@ -206,7 +206,7 @@ fn swap_in_two(part: &Path, path: &Path, taken: bool) -> io::Result<()> {
     if !taken {
         return fs::rename(part, path);
     }
-    let aside = Part(part.with_extension("voxpipe-old"));
+    let aside = PartialDir(part.with_extension("voxpipe-old"));
     aside.clear()?;
     fs::rename(path, &aside.0)?;
     fs::rename(part, path).inspect_err(|_| {
@@ -234,8 +234,8 @@ fn environment(error: io::Error) -> Error {
 mod tests {
     use super::*;
 
-    fn target<'a>(path: &'a Path, overwrite: bool) -> Target<'a> {
-        Target { path, written: "there", marker: ".mark", overwrite }
+    fn target<'a>(path: &'a Path, overwrite: bool) -> ManagedDir<'a> {
+        ManagedDir { path, written: "there", marker: ".mark", overwrite }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use voxpipe_io::jsonl;
 
 /// A sentence with its name, its language and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Phrase {
+pub struct PhraseRow {
     /// Unique in its file and safe as a file name: `en-0001`.
     pub id: String,
     /// The sentence.
@@ -18,7 +18,7 @@ pub struct Phrase {
     pub source: String,
 }
 
-impl Phrase {
+impl PhraseRow {
     /// Reads a `phrases.jsonl`; an empty id or text is an error with its line, and so is an id that is there twice.
     pub fn read_all(path: &Path) -> Result<Vec<Self>> {
         let rows: Vec<(usize, Self)> = jsonl::read(path)?;

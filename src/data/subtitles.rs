@@ -11,7 +11,7 @@ const COLUMNS: usize = 42;
 
 /// Something said.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Cue {
+pub struct SubtitleCue {
     /// Seconds from the beginning of the recording.
     pub start: f64,
     /// Seconds from the beginning of the recording.
@@ -30,7 +30,7 @@ struct Screen {
 }
 
 /// Cues as SubRip.
-pub fn srt(cues: &[Cue]) -> String {
+pub fn srt(cues: &[SubtitleCue]) -> String {
     let mut text = String::new();
     for (index, screen) in screens(cues).iter().enumerate() {
         // SubRip knows no escapes, and an arrow would be read as times.
@@ -41,7 +41,7 @@ pub fn srt(cues: &[Cue]) -> String {
 }
 
 /// Cues as WebVTT.
-pub fn vtt(cues: &[Cue]) -> String {
+pub fn vtt(cues: &[SubtitleCue]) -> String {
     let mut text = "WEBVTT\n".to_owned();
     for screen in screens(cues) {
         let lines = screen.lines.join("\n").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
@@ -56,7 +56,7 @@ fn clock(milliseconds: u64, point: char) -> String {
     format!("{:02}:{:02}:{:02}{point}{rest:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-fn screens(cues: &[Cue]) -> Vec<Screen> {
+fn screens(cues: &[SubtitleCue]) -> Vec<Screen> {
     let mut screens: Vec<Screen> = Vec::new();
     for cue in cues {
         let parts = parts(&cue.text);
@@ -189,8 +189,8 @@ fn words(text: &str) -> Vec<Word> {
 mod tests {
     use super::*;
 
-    fn cue(start: f64, end: f64, text: &str) -> Cue {
-        Cue { start, end, text: text.to_owned() }
+    fn cue(start: f64, end: f64, text: &str) -> SubtitleCue {
+        SubtitleCue { start, end, text: text.to_owned() }
     }
 
     fn widths(text: &str) -> Vec<Vec<usize>> {

@@ -1,13 +1,13 @@
 //! Tables people bring: CSV, TSV or JSONL, each row with its line number, so that every complaint has a place.
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
 
 /// A row: its columns in order.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct TableRow {
     /// The table's name as the user wrote it.
     pub table: String,
     /// 1 for the first line of the file.
@@ -15,7 +15,7 @@ pub struct Row {
     cells: Vec<(String, String)>,
 }
 
-impl Row {
+impl TableRow {
     /// The cell of a column, trimmed; absent when it is empty.
     pub fn get(&self, column: &str) -> Option<&str> {
         self.cells.iter().find(|(name, _)| name == column).map(|(_, cell)| cell.trim()).filter(|cell| !cell.is_empty())
@@ -42,7 +42,7 @@ impl Row {
 }
 
 /// Reads a table by its extension: `.csv`, `.tsv`, `.jsonl` (or `.ndjson`). `shown` is its name in messages.
-pub fn read(path: &Path, shown: &str) -> Result<Vec<Row>> {
+pub fn read(path: &Path, shown: &str) -> Result<Vec<TableRow>> {
     let bytes = fs::read(path).doing(|| format!("cannot read `{shown}`"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -62,7 +62,7 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<Row>> {
+fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<TableRow>> {
     // Tabs separate what nobody quotes: a lone quotation mark in a TSV is part of the text.
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).quoting(delimiter != b'\t').flexible(true).from_reader(text.as_bytes());
     let place = |line: u64| format!("{shown}:{line}");
@@ -94,12 +94,12 @@ fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<Row>> {
                 .advice("a double quote is probably not closed: close it, or double it where it belongs to the text"));
         }
         let cells = columns.iter().cloned().zip(record.iter().map(str::to_owned)).collect();
-        rows.push(Row { table: shown.to_owned(), line: line as usize, cells });
+        rows.push(TableRow { table: shown.to_owned(), line: line as usize, cells });
     }
     Ok(rows)
 }
 
-fn objects(text: &str, shown: &str) -> Result<Vec<Row>> {
+fn objects(text: &str, shown: &str) -> Result<Vec<TableRow>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
@@ -115,7 +115,7 @@ fn objects(text: &str, shown: &str) -> Result<Vec<Row>> {
                     other => (name, other.to_string()),
                 });
             }
-            Ok(Row { table: shown.to_owned(), line: index + 1, cells })
+            Ok(TableRow { table: shown.to_owned(), line: index + 1, cells })
         })
         .collect()
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 use voxpipe_io::digest::Digest;
-use voxtral::metrics::wer::Normalisation;
+use voxtral::metrics::wer::TextNormalization;
 
 /// What two texts must share to count as the same sentence: what also counts as the same when they are scored.
 pub fn normalised(text: &str) -> String {
-    Normalisation::Basic.apply(text)
+    TextNormalization::Basic.apply(text)
 }
 
 /// A file name made of plain ASCII letters, digits, `-`, `_` and `.`, that means the same in every file system and address.

@@ -3,9 +3,9 @@
 //! `refs/REVISION` holds the name of a commit, `snapshots/COMMIT` the files of it, which are links into `blobs`. `remember` says
 //! what a branch or tag is, and is called when all files are there; nothing else in here writes there.
 
-use super::Repository;
-use super::token::Token;
-use crate::error::{Doing, Error, Exit, Result};
+use super::RepoRevision;
+use super::token::HubToken;
+use crate::error::{Error, Exit, Result, ResultExt};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// What the cache has of a repository's revision, if anything.
-    pub fn find(cache: &Path, repository: &Repository) -> Option<Self> {
+    pub fn find(cache: &Path, repository: &RepoRevision) -> Option<Self> {
         let home = home(cache, repository);
         let commit = if repository.is_pinned() {
             repository.revision.clone()
@@ -71,18 +71,18 @@ pub fn folder() -> Result<PathBuf> {
 }
 
 /// The token that the official client would take, if there is one.
-pub(super) fn token() -> Option<Token> {
+pub(super) fn token() -> Option<HubToken> {
     if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_yes(&value)) {
         return None;
     }
     let file = || variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(hugging_face_home().ok()?.join("token")));
-    let written = || file().and_then(|path| Some(Token::new(clean(&fs::read_to_string(&path).ok()?)?, format!("`{}`", path.display()))));
+    let written = || file().and_then(|path| Some(HubToken::new(clean(&fs::read_to_string(&path).ok()?)?, format!("`{}`", path.display()))));
     token_in("HF_TOKEN").or_else(|| token_in("HUGGING_FACE_HUB_TOKEN")).or_else(written)
 }
 
 /// The token in a variable, if it is set.
-pub(super) fn token_in(name: &str) -> Option<Token> {
-    Some(Token::new(clean(&variable(name)?)?, name))
+pub(super) fn token_in(name: &str) -> Option<HubToken> {
+    Some(HubToken::new(clean(&variable(name)?)?, name))
 }
 
 fn clean(text: &str) -> Option<String> {
@@ -95,7 +95,7 @@ pub(super) fn endpoint() -> String {
 }
 
 /// Writes down which commit a branch or tag is; whole or not at all.
-pub(super) fn remember(cache: &Path, repository: &Repository, commit: &str) -> Result<()> {
+pub(super) fn remember(cache: &Path, repository: &RepoRevision, commit: &str) -> Result<()> {
     keep(&home(cache, repository).join("refs").join(&repository.revision), commit.as_bytes())
 }
 
@@ -118,7 +118,7 @@ pub(super) fn is_yes(value: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&value.to_ascii_uppercase().as_str())
 }
 
-fn home(cache: &Path, repository: &Repository) -> PathBuf {
+fn home(cache: &Path, repository: &RepoRevision) -> PathBuf {
     cache.join(format!("models--{}--{}", repository.owner, repository.name))
 }
 

@@ -1,6 +1,6 @@
 //! What one can do with repositories of a Hub beyond reading a model: who one is, making them, listing them, changing them.
-use super::token::Token;
-use super::wire::{Ask, Body, Method, Trouble, Voice, Wire};
+use super::token::HubToken;
+use super::wire::{Ask, Body, Method, OnProgress, Trouble, Wire};
 use super::{Network, RepoType, cache};
 use crate::error::{Error, Exit, Result};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Who a token is.
 #[derive(Clone, Debug)]
-pub struct User {
+pub struct HubUser {
     /// The user's name.
     pub name: String,
     /// `read`, `write`, `fineGrained`.
@@ -22,7 +22,7 @@ pub struct User {
 
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remote {
+pub struct RemoteFile {
     /// In bytes.
     pub size: u64,
     /// Its git name.
@@ -33,7 +33,7 @@ pub struct Remote {
 
 /// A repository on a Hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RepoId {
     /// What kind.
     pub kind: RepoType,
     /// `owner/name`
@@ -41,11 +41,11 @@ pub struct Place {
 }
 
 /// A Hub, and who we are there.
-pub struct Client {
+pub struct HubClient {
     pub(super) wire: Wire,
 }
 
-impl Client {
+impl HubClient {
     /// The Hub of the environment, to write to.
     pub fn for_writing() -> Result<Self> {
         if Network::unless(false) == Network::Forbidden {
@@ -53,11 +53,11 @@ impl Client {
                 .exit(Exit::Environment)
                 .advice("go on without --offline and HF_HUB_OFFLINE, or publish to a folder: `target = \"published/NAME\"`"));
         }
-        Self::new(&cache::endpoint(), Token::for_writing(), None)
+        Self::new(&cache::endpoint(), HubToken::for_writing(), None)
     }
 
     /// A Hub by its address; see [`Wire::new`].
-    pub fn new(endpoint: &str, token: Option<Token>, patience: Option<Duration>) -> Result<Self> {
+    pub fn new(endpoint: &str, token: Option<HubToken>, patience: Option<Duration>) -> Result<Self> {
         Ok(Self { wire: Wire::new(endpoint, token, patience)? })
     }
 
@@ -67,19 +67,19 @@ impl Client {
     }
 
     /// Where a repository can be looked at.
-    pub fn page(&self, place: &Place) -> String {
+    pub fn page(&self, place: &RepoId) -> String {
         format!("{}/{}{}", self.wire.endpoint, place.kind.prefix(), place.id)
     }
 
     /// Who the token is.
-    pub fn whoami(&self, voice: &Voice<'_>) -> Result<User> {
+    pub fn whoami(&self, voice: &OnProgress<'_>) -> Result<HubUser> {
         let what = "ask the Hub who the token is";
         let told = self.json(Method::GET, "/api/whoami-v2", None, voice).map_err(|trouble| self.wire.explain(trouble, what))?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let token = &told["auth"]["accessToken"];
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
         let writes = |entry: &Value| list(&entry["permissions"]).iter().any(|may| may == "repo.write");
-        Ok(User {
+        Ok(HubUser {
             name: text(&told["name"]),
             role: text(&token["role"]),
             organisations: list(&told["orgs"]).iter().map(|org| text(&org["name"])).collect(),
@@ -88,12 +88,12 @@ impl Client {
     }
 
     /// `owner/name` of what the settings call `name` or `owner/name`.
-    pub fn place(&self, kind: RepoType, name: &str, user: &User) -> Place {
-        Place { kind, id: if name.contains('/') { name.to_owned() } else { format!("{}/{name}", user.name) } }
+    pub fn place(&self, kind: RepoType, name: &str, user: &HubUser) -> RepoId {
+        RepoId { kind, id: if name.contains('/') { name.to_owned() } else { format!("{}/{name}", user.name) } }
     }
 
     /// Whether the token may write to a repository, or make it.
-    pub fn may_write(&self, place: &Place, user: &User, voice: &Voice<'_>) -> Result<()> {
+    pub fn may_write(&self, place: &RepoId, user: &HubUser, voice: &OnProgress<'_>) -> Result<()> {
         let source = self.wire.token.as_ref().map_or("nowhere", |token| token.source.as_str());
         let refused = |why: String| {
             let message =
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Makes a repository; says whether it was not there before.
-    pub(super) fn create(&self, place: &Place, private: bool, voice: &Voice<'_>) -> Result<bool> {
+    pub(super) fn create(&self, place: &RepoId, private: bool, voice: &OnProgress<'_>) -> Result<bool> {
         let (owner, name) = place.id.split_once('/').unwrap_or(("", &place.id));
         let asked = json!({ "name": name, "organization": owner, "type": place.kind.word(), "private": private });
         match self.json(Method::POST, "/api/repos/create", Some(asked), voice) {
@@ -133,21 +133,21 @@ impl Client {
     }
 
     /// Whether only its owners can see a repository.
-    pub(super) fn is_private(&self, place: &Place, voice: &Voice<'_>) -> Result<bool> {
+    pub(super) fn is_private(&self, place: &RepoId, voice: &OnProgress<'_>) -> Result<bool> {
         let told = self.json(Method::GET, &api(place), None, voice);
         let told = told.map_err(|trouble| self.wire.explain(trouble, &format!("look at `{}`", place.id)))?;
         Ok(told["private"] == true)
     }
 
     /// Whether nothing was put into a repository since it was made.
-    pub(super) fn is_new(&self, place: &Place, voice: &Voice<'_>) -> Result<bool> {
+    pub(super) fn is_new(&self, place: &RepoId, voice: &OnProgress<'_>) -> Result<bool> {
         let told = self.json(Method::GET, &format!("{}/commits/main", api(place)), None, voice);
         let told = told.map_err(|trouble| self.wire.explain(trouble, &format!("see what was done to `{}`", place.id)))?;
         Ok(told.as_array().is_some_and(|commits| commits.len() == 1))
     }
 
     /// The commit that `main` is; nothing if there is no such repository that the token may see.
-    pub(super) fn head(&self, place: &Place, voice: &Voice<'_>) -> Result<Option<String>> {
+    pub(super) fn head(&self, place: &RepoId, voice: &OnProgress<'_>) -> Result<Option<String>> {
         let what = || format!("look at `{}`", place.id);
         match self.json(Method::GET, &format!("{}/revision/main", api(place)), None, voice) {
             Ok(info) => {
@@ -161,7 +161,7 @@ impl Client {
     }
 
     /// All files of a commit.
-    pub(super) fn tree(&self, place: &Place, commit: &str, voice: &Voice<'_>) -> Result<BTreeMap<String, Remote>> {
+    pub(super) fn tree(&self, place: &RepoId, commit: &str, voice: &OnProgress<'_>) -> Result<BTreeMap<String, RemoteFile>> {
         let what = || format!("list the files of `{}`", place.id);
         let mut files = BTreeMap::new();
         let mut next = Some(format!("{}{}/tree/{commit}?recursive=true", self.wire.endpoint, api(place)));
@@ -170,7 +170,7 @@ impl Client {
             let answer = self.wire.send(&ask, voice).map_err(|trouble| self.wire.explain(trouble, &what()))?;
             let page: Vec<Value> = serde_json::from_slice(&answer.body).map_err(|error| unreadable(&what(), &error))?;
             for entry in page.iter().filter(|entry| entry["type"] == "file") {
-                let remote = Remote {
+                let remote = RemoteFile {
                     size: entry["size"].as_u64().unwrap_or(0),
                     oid: entry["oid"].as_str().unwrap_or_default().to_owned(),
                     sha256: entry["lfs"]["oid"].as_str().map(str::to_owned),
@@ -183,7 +183,7 @@ impl Client {
     }
 
     /// The content of a small file.
-    pub(super) fn read(&self, place: &Place, commit: &str, path: &str, voice: &Voice<'_>) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, place: &RepoId, commit: &str, path: &str, voice: &OnProgress<'_>) -> Result<Vec<u8>> {
         let url = format!("{}/{}{}/resolve/{commit}/{path}", self.wire.endpoint, place.kind.prefix(), place.id);
         let ask = Ask { method: Method::GET, url, body: Body::None };
         let answer =
@@ -192,7 +192,7 @@ impl Client {
     }
 
     /// Asks an address of the API.
-    pub(super) fn json(&self, method: Method, path: &str, body: Option<Value>, voice: &Voice<'_>) -> Result<Value, Trouble> {
+    pub(super) fn json(&self, method: Method, path: &str, body: Option<Value>, voice: &OnProgress<'_>) -> Result<Value, Trouble> {
         let url = format!("{}{path}", self.wire.endpoint);
         let answer = self.wire.send(&Ask { method, url, body: body.map_or(Body::None, Body::Json) }, voice)?;
         if answer.body.is_empty() {
@@ -203,7 +203,7 @@ impl Client {
 }
 
 /// `/api/models/owner/name`
-pub(super) fn api(place: &Place) -> String {
+pub(super) fn api(place: &RepoId) -> String {
     format!("/api/{}/{}", place.kind.plural(), place.id)
 }
 

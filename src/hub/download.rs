@@ -6,8 +6,8 @@
 //!
 //! The client runs in a thread of its own, so that whoever waits can stop waiting, and so that a server that falls silent is noticed.
 
-use super::{Fetching, Repository, Say, cache};
-use crate::error::{Doing, Error, Exit, Result};
+use super::{DownloadProgress, OnDownload, RepoRevision, cache};
+use crate::error::{Error, Exit, Result, ResultExt};
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::repository::{RepoTreeEntry, RepoTypeModel};
 use hf_hub::{HFClient, HFError, HFRepositorySync};
@@ -34,12 +34,12 @@ struct Wanted {
 
 /// What the downloading thread says.
 enum Word {
-    Fetching(Fetching),
+    Fetching(DownloadProgress),
     Ended(Result<()>),
 }
 
 /// Downloads what is missing of a repository's revision into the cache.
-pub(super) fn fetch(cache: &Path, repository: &Repository, say: &mut Say) -> Result<()> {
+pub(super) fn fetch(cache: &Path, repository: &RepoRevision, say: &mut OnDownload) -> Result<()> {
     let (sender, receiver) = mpsc::channel();
     let download = Download::new(cache, repository, sender.clone());
     thread::spawn(move || {
@@ -47,7 +47,7 @@ pub(super) fn fetch(cache: &Path, repository: &Repository, say: &mut Say) -> Res
         // Nobody listens any more when the one who waited was told to stop.
         let _ = sender.send(Word::Ended(ended));
     });
-    let mut last = Fetching { repository: repository.clone(), file: String::new(), done: 0, total: 0 };
+    let mut last = DownloadProgress { repository: repository.clone(), file: String::new(), done: 0, total: 0 };
     let mut moved = Instant::now();
     loop {
         match receiver.recv_timeout(BEAT) {
@@ -69,7 +69,7 @@ pub(super) fn fetch(cache: &Path, repository: &Repository, say: &mut Say) -> Res
 }
 
 /// Asks which commit a revision is.
-pub(super) fn commit(cache: &Path, repository: &Repository) -> Result<String> {
+pub(super) fn commit(cache: &Path, repository: &RepoRevision) -> Result<String> {
     let (sender, receiver) = mpsc::channel();
     let (words, _) = mpsc::channel();
     let download = Download::new(cache, repository, words);
@@ -85,7 +85,7 @@ fn silent() -> Error {
 /// A download in the making.
 struct Download {
     cache: PathBuf,
-    repository: Repository,
+    repository: RepoRevision,
     hub: HFRepositorySync<RepoTypeModel>,
     endpoint: String,
     token: Option<String>,
@@ -93,7 +93,7 @@ struct Download {
 }
 
 impl Download {
-    fn new(cache: &Path, repository: &Repository, sender: Sender<Word>) -> Result<Self> {
+    fn new(cache: &Path, repository: &RepoRevision, sender: Sender<Word>) -> Result<Self> {
         let (endpoint, token) = (cache::endpoint(), super::token());
         let agent = concat!("voxpipe/", env!("CARGO_PKG_VERSION"));
         let mut client = HFClient::builder().endpoint(&endpoint).cache_dir(cache).user_agent(agent);
@@ -272,7 +272,7 @@ fn wanted(entries: &[RepoTreeEntry]) -> Result<Vec<Wanted>, &'static str> {
 /// Passes on how far one file is.
 struct Voice {
     sender: Sender<Word>,
-    repository: Repository,
+    repository: RepoRevision,
     file: Wanted,
     /// Bytes of the files before this one.
     before: u64,
@@ -282,7 +282,7 @@ struct Voice {
 impl Voice {
     fn say(&self, done: u64) {
         let done = self.before + done.min(self.file.size);
-        let fetching = Fetching { repository: self.repository.clone(), file: self.file.path.clone(), done, total: self.total };
+        let fetching = DownloadProgress { repository: self.repository.clone(), file: self.file.path.clone(), done, total: self.total };
         let _ = self.sender.send(Word::Fetching(fetching));
     }
 }

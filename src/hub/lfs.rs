@@ -3,10 +3,10 @@
 //! What the server has already is not sent. Parts that arrived are noted in a folder of ours, so that an upload that was cut goes on with
 //! the next part; the note holds signed addresses, so only its owner can read it, and it goes when the file is there.
 
-use super::client::{Client, Place};
-use super::publish::Local;
-use super::wire::{Ask, Body, Method, Trouble, Voice};
-use crate::error::{Doing, Error, Exit, Result};
+use super::client::{HubClient, RepoId};
+use super::publish::LocalFile;
+use super::wire::{Ask, Body, Method, OnProgress, Trouble};
+use crate::error::{Error, Exit, Result, ResultExt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -33,9 +33,9 @@ struct Parts {
     verify: Option<String>,
 }
 
-impl Client {
+impl HubClient {
     /// Sees to it that the server has these files; returns the bytes it was sent.
-    pub(super) fn upload(&self, place: &Place, files: &[&Local], notes: &Path, voice: &Voice<'_>) -> Result<u64> {
+    pub(super) fn upload(&self, place: &RepoId, files: &[&LocalFile], notes: &Path, voice: &OnProgress<'_>) -> Result<u64> {
         let total = files.iter().map(|file| file.size).sum();
         let (mut done, mut sent) = (0, 0);
         for chunk in files.chunks(AT_ONCE) {
@@ -69,7 +69,15 @@ impl Client {
 
     /// Sends a file; if it is refused, asks once more what is to be done: the answer that it had arrived may have been lost, or its
     /// address has grown old.
-    fn twice(&self, place: &Place, file: &Local, actions: &Value, notes: &Path, voice: &Voice<'_>, so_far: (u64, u64)) -> Result<u64> {
+    fn twice(
+        &self,
+        place: &RepoId,
+        file: &LocalFile,
+        actions: &Value,
+        notes: &Path,
+        voice: &OnProgress<'_>,
+        so_far: (u64, u64),
+    ) -> Result<u64> {
         match self.one(file, actions, notes, voice, so_far) {
             Ok(bytes) => return Ok(bytes),
             Err(Trouble::Refused(400..=499, ..)) => drop(fs::remove_file(note(notes, file))),
@@ -83,12 +91,12 @@ impl Client {
         }
     }
 
-    fn failed(&self, trouble: Trouble, file: &Local, place: &Place) -> Error {
+    fn failed(&self, trouble: Trouble, file: &LocalFile, place: &RepoId) -> Error {
         self.wire.explain(trouble, &format!("upload {} to `{}`", file.path, place.id))
     }
 
     /// What the server wants done with each file.
-    fn batch(&self, place: &Place, files: &[&Local], voice: &Voice<'_>) -> Result<Vec<Value>> {
+    fn batch(&self, place: &RepoId, files: &[&LocalFile], voice: &OnProgress<'_>) -> Result<Vec<Value>> {
         let objects: Vec<Value> = files.iter().map(|file| json!({ "oid": file.sha256, "size": file.size })).collect();
         let asked = json!({ "operation": "upload", "transfers": ["basic", "multipart"], "objects": objects, "hash_algo": "sha256" });
         let path = format!("/{}{}.git/info/lfs/objects/batch", place.kind.prefix(), place.id);
@@ -102,7 +110,7 @@ impl Client {
     }
 
     /// Sends a file as the server asked; says how many bytes.
-    fn one(&self, file: &Local, actions: &Value, notes: &Path, voice: &Voice<'_>, so_far: (u64, u64)) -> Result<u64, Trouble> {
+    fn one(&self, file: &LocalFile, actions: &Value, notes: &Path, voice: &OnProgress<'_>, so_far: (u64, u64)) -> Result<u64, Trouble> {
         let upload = &actions["upload"];
         let href = upload["href"].as_str().unwrap_or_default().to_owned();
         let verify = actions["verify"]["href"].as_str().map(str::to_owned);
@@ -121,7 +129,7 @@ impl Client {
         self.parts(file, parts, notes, voice, so_far)
     }
 
-    fn parts(&self, file: &Local, mut parts: Parts, notes: &Path, voice: &Voice<'_>, so_far: (u64, u64)) -> Result<u64, Trouble> {
+    fn parts(&self, file: &LocalFile, mut parts: Parts, notes: &Path, voice: &OnProgress<'_>, so_far: (u64, u64)) -> Result<u64, Trouble> {
         let note = note(notes, file);
         if parts.to.len() as u64 != file.size.div_ceil(parts.size) {
             let wrong =
@@ -151,14 +159,14 @@ impl Client {
         Ok(sent)
     }
 
-    fn verify(&self, file: &Local, href: Option<String>, voice: &Voice<'_>) -> Result<(), Trouble> {
+    fn verify(&self, file: &LocalFile, href: Option<String>, voice: &OnProgress<'_>) -> Result<(), Trouble> {
         let Some(url) = href else { return Ok(()) };
         let body = Body::Json(json!({ "oid": file.sha256, "size": file.size }));
         self.wire.send(&Ask { method: Method::POST, url, body }, voice).map(drop)
     }
 }
 
-fn note(notes: &Path, file: &Local) -> PathBuf {
+fn note(notes: &Path, file: &LocalFile) -> PathBuf {
     notes.join(format!("{}.parts", file.sha256))
 }
 

@@ -3,9 +3,9 @@
 //! The file lies beside the pipeline's and belongs under version control with it. What it pins is written into the settings of the stages,
 //! so the commit is part of what a result depends on, like one that is named in the pipeline itself.
 
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use crate::hub;
-use crate::hub::Repository;
+use crate::hub::RepoRevision;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ const HEAD: &str =
 
 /// What a lock file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pins(BTreeMap<Named, String>);
+pub struct Lockfile(BTreeMap<Named, String>);
 
 /// A repository and the branch or tag that is meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,18 +35,18 @@ struct Named {
 struct Written {
     version: Spanned<u64>,
     #[serde(default)]
-    hub: Vec<Spanned<Pin>>,
+    hub: Vec<Spanned<LockedRevision>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Pin {
+struct LockedRevision {
     repository: String,
     revision: String,
     commit: String,
 }
 
-impl Pins {
+impl Lockfile {
     /// Where the lock file of a pipeline is: `pipeline.lock` for `pipeline.toml`.
     pub fn beside(pipeline: &Path) -> PathBuf {
         pipeline.with_extension("lock")
@@ -84,12 +84,12 @@ impl Pins {
         let mut pins = BTreeMap::new();
         for pin in written.hub {
             let at = pin.span().start;
-            let Pin { repository, revision, commit } = pin.into_inner();
+            let LockedRevision { repository, revision, commit } = pin.into_inner();
             if !hub::is_commit(&commit) {
                 return Err(wrong(at, format!("`{commit}` is no commit: 40 digits of 0-9 and a-f")));
             }
             let whole = format!("{repository}@{revision}");
-            if Repository::parse(&whole).is_none() || repository.contains('@') {
+            if RepoRevision::parse(&whole).is_none() || repository.contains('@') {
                 return Err(wrong(at, format!("`{whole}` is no repository and revision")));
             }
             if pins.insert(Named { id: repository, revision }, commit).is_some() {
@@ -100,17 +100,17 @@ impl Pins {
     }
 
     /// The commit that a repository's revision is pinned to.
-    pub fn commit(&self, repository: &Repository) -> Option<&str> {
+    pub fn commit(&self, repository: &RepoRevision) -> Option<&str> {
         self.0.get(&Named::of(repository)).map(String::as_str)
     }
 
     /// Pins a repository's revision; gives the commit it had.
-    pub fn set(&mut self, repository: &Repository, commit: String) -> Option<String> {
+    pub fn set(&mut self, repository: &RepoRevision, commit: String) -> Option<String> {
         self.0.insert(Named::of(repository), commit)
     }
 
     /// Leaves out what is not among these; gives what that was.
-    pub fn keep_only(&mut self, wanted: &[Repository]) -> Vec<String> {
+    pub fn keep_only(&mut self, wanted: &[RepoRevision]) -> Vec<String> {
         let wanted: Vec<Named> = wanted.iter().map(Named::of).collect();
         let out: Vec<Named> = self.0.keys().filter(|named| !wanted.contains(named)).cloned().collect();
         self.0.retain(|named, _| wanted.contains(named));
@@ -146,7 +146,7 @@ impl Pins {
 }
 
 impl Named {
-    fn of(repository: &Repository) -> Self {
+    fn of(repository: &RepoRevision) -> Self {
         Self { id: repository.full_id(), revision: repository.revision.clone() }
     }
 }
@@ -159,17 +159,17 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let mut pins = Pins::default();
+        let mut pins = Lockfile::default();
         for name in ["b/model", "a/model@refs/pr/1", "a/model"] {
-            assert_eq!(pins.set(&Repository::parse(name).unwrap(), COMMIT.to_owned()), None);
+            assert_eq!(pins.set(&RepoRevision::parse(name).unwrap(), COMMIT.to_owned()), None);
         }
-        assert_eq!(Pins::parse(&pins.text(), Path::new("p.lock")).unwrap(), pins);
+        assert_eq!(Lockfile::parse(&pins.text(), Path::new("p.lock")).unwrap(), pins);
         assert_eq!(
             pins.all().map(|(id, revision, _)| format!("{id}@{revision}")).collect::<Vec<_>>(),
             ["a/model@main", "a/model@refs/pr/1", "b/model@main"]
         );
-        assert_eq!(pins.keep_only(&[Repository::parse("b/model").unwrap()]), ["a/model@main", "a/model@refs/pr/1"]);
-        assert_eq!(pins.commit(&Repository::parse("a/model").unwrap()), None);
+        assert_eq!(pins.keep_only(&[RepoRevision::parse("b/model").unwrap()]), ["a/model@main", "a/model@refs/pr/1"]);
+        assert_eq!(pins.commit(&RepoRevision::parse("a/model").unwrap()), None);
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
             (entry(COMMIT) + &entry(COMMIT).replace("version = 1\n", ""), "`a/b@main` is here twice"),
             (entry(COMMIT).replace("a/b", "../b"), "`../b@main` is no repository"),
         ] {
-            let error = Pins::parse(&text, Path::new("p.lock")).unwrap_err();
+            let error = Lockfile::parse(&text, Path::new("p.lock")).unwrap_err();
             assert!(error.message.contains(message), "{}", error.message);
             assert_eq!(error.exit, Exit::Usage);
         }

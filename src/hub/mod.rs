@@ -80,7 +80,7 @@ impl RepoType {
 
 /// A repository and one of its revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repository {
+pub struct RepoRevision {
     /// What it holds.
     pub kind: RepoType,
     /// The user or organisation.
@@ -102,9 +102,9 @@ pub enum Network {
 
 /// How far a download is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetching {
+pub struct DownloadProgress {
     /// The repository.
-    pub repository: Repository,
+    pub repository: RepoRevision,
     /// The file that is on its way.
     pub file: String,
     /// Bytes that are here, of all files.
@@ -114,9 +114,9 @@ pub struct Fetching {
 }
 
 /// Hears how far a download is; an error it returns ends the download.
-pub type Say<'a> = dyn FnMut(&Fetching) -> Result<()> + 'a;
+pub type OnDownload<'a> = dyn FnMut(&DownloadProgress) -> Result<()> + 'a;
 
-impl Repository {
+impl RepoRevision {
     /// Reads `org/name` or `org/name@revision`, or the same behind `datasets/`; nothing if the text cannot be the name of a repository
     /// (a path, say).
     pub fn parse(text: &str) -> Option<Self> {
@@ -166,7 +166,7 @@ impl Repository {
     }
 }
 
-impl fmt::Display for Repository {
+impl fmt::Display for RepoRevision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.full_id())?;
         if self.revision == MAIN { Ok(()) } else { write!(f, "@{}", self.revision) }
@@ -188,14 +188,14 @@ pub fn home() -> Result<PathBuf> {
 
 /// The token that opens private and gated repositories, if there is one.
 pub fn token() -> Option<String> {
-    token::Token::for_reading().map(|token| token.secret().to_owned())
+    token::HubToken::for_reading().map(|token| token.secret().to_owned())
 }
 
 /// The folder of a model or an adapter.
 ///
 /// `name` is a folder (relative ones start at `root`) or a repository; `revision` is that of a repository, if its name has none. Errors
 /// say what to do: exit code 2 where the name is wrong, 4 where the network, a permission or disk space is missing.
-pub fn model_folder(root: &Path, name: &str, revision: Option<&str>, network: Network, say: &mut Say) -> Result<PathBuf> {
+pub fn model_folder(root: &Path, name: &str, revision: Option<&str>, network: Network, say: &mut OnDownload) -> Result<PathBuf> {
     let folder = root.join(name);
     if folder.is_dir() {
         return match revision {
@@ -229,12 +229,12 @@ pub fn model_folder(root: &Path, name: &str, revision: Option<&str>, network: Ne
 }
 
 /// The commit that a repository's revision is now; without the network, what it was when it was downloaded.
-pub fn current_commit(repository: &Repository, network: Network) -> Result<String> {
+pub fn current_commit(repository: &RepoRevision, network: Network) -> Result<String> {
     if repository.is_pinned() {
         return Ok(repository.revision.clone());
     }
     if repository.kind == RepoType::Dataset {
-        return read::Reader::commit_of(repository, network);
+        return read::RepoReader::commit_of(repository, network);
     }
     let cache = cache::folder()?;
     if network == Network::Allowed {
@@ -263,8 +263,8 @@ pub fn pin(name: &mut String, revision: Option<&mut Option<String>>, pin: &mut R
 }
 
 /// A resolver of revisions that is told repositories in place of their names.
-pub fn by_repository(mut resolve: impl FnMut(&Repository) -> Option<String>) -> impl FnMut(&str) -> Option<String> {
-    move |name| resolve(&Repository::parse(name)?)
+pub fn by_repository(mut resolve: impl FnMut(&RepoRevision) -> Option<String>) -> impl FnMut(&str) -> Option<String> {
+    move |name| resolve(&RepoRevision::parse(name)?)
 }
 
 /// Has the commit of a data set written into the setting for its revision.
@@ -278,9 +278,9 @@ pub fn pin_dataset(name: &str, revision: &mut Option<String>, pin: &mut ResolveR
 }
 
 /// The data set of that name at a revision.
-pub fn dataset(name: &str, revision: Option<&str>) -> Result<Repository> {
+pub fn dataset(name: &str, revision: Option<&str>) -> Result<RepoRevision> {
     let wrong = |message: String| Error::new(message).exit(Exit::Usage);
-    let mut repository = Repository::dataset(name).filter(|_| !name.contains('@')).ok_or_else(|| {
+    let mut repository = RepoRevision::dataset(name).filter(|_| !name.contains('@')).ok_or_else(|| {
         wrong(format!("`{name}` is no name of a data set on the Hub"))
             .advice("write it as `owner/name`, and a branch, tag or commit of it as `revision`")
     })?;
@@ -299,9 +299,9 @@ pub fn commit_of(folder: &Path) -> Option<&str> {
     (folder.parent()?.file_name()? == "snapshots").then_some(commit)
 }
 
-fn repository(name: &str, revision: Option<&str>) -> Result<Repository> {
+fn repository(name: &str, revision: Option<&str>) -> Result<RepoRevision> {
     let wrong = |message: String| Error::new(message).exit(Exit::Usage);
-    let Some(mut repository) = Repository::parse(name).filter(|found| found.kind == RepoType::Model) else {
+    let Some(mut repository) = RepoRevision::parse(name).filter(|found| found.kind == RepoType::Model) else {
         return Err(wrong(format!("there is no model folder `{name}`"))
             .advice("give a folder laid out as on the Hub, or the name of a repository like `mistralai/Voxtral-Mini-3B-2507`"));
     };
@@ -336,16 +336,16 @@ mod tests {
 
     #[test]
     fn names_of_repositories_are_told_from_paths() {
-        let parsed = Repository::parse("mistralai/Voxtral-Mini-3B-2507@refs/pr/1").unwrap();
+        let parsed = RepoRevision::parse("mistralai/Voxtral-Mini-3B-2507@refs/pr/1").unwrap();
         assert_eq!((parsed.id().as_str(), parsed.revision.as_str()), ("mistralai/Voxtral-Mini-3B-2507", "refs/pr/1"));
-        assert_eq!(Repository::parse("a/b").unwrap().revision, "main");
-        let dataset = Repository::parse("datasets/nvidia/Granary").unwrap();
+        assert_eq!(RepoRevision::parse("a/b").unwrap().revision, "main");
+        let dataset = RepoRevision::parse("datasets/nvidia/Granary").unwrap();
         assert_eq!(
             (dataset.kind, dataset.id().as_str(), dataset.to_string().as_str()),
             (RepoType::Dataset, "nvidia/Granary", "datasets/nvidia/Granary")
         );
-        assert_eq!(Repository::dataset("nvidia/Granary").unwrap(), dataset);
-        assert_eq!(Repository::parse("datasets/name").unwrap().kind, RepoType::Model);
+        assert_eq!(RepoRevision::dataset("nvidia/Granary").unwrap(), dataset);
+        assert_eq!(RepoRevision::parse("datasets/name").unwrap().kind, RepoType::Model);
         let wrong = [
             "",
             "name",
@@ -367,9 +367,9 @@ mod tests {
             "C:\\a/b",
         ];
         for text in wrong {
-            assert_eq!(Repository::parse(text), None, "{text}");
+            assert_eq!(RepoRevision::parse(text), None, "{text}");
         }
-        assert!(Repository::parse(&format!("a/{}", "b".repeat(97))).is_none());
+        assert!(RepoRevision::parse(&format!("a/{}", "b".repeat(97))).is_none());
     }
 
     #[test]

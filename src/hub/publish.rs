@@ -4,10 +4,10 @@
 //! of, so a lost answer cannot lead to a second one: what is there is looked at before anything is tried again. A hidden file lists what
 //! we put there, for which pipeline: only that is ever replaced, unless the settings ask for more.
 use super::RepoType;
-use super::client::{Client, Place, Remote, api};
-use super::wire::{Ask, Body, Method, Trouble, Voice};
+use super::client::{HubClient, RemoteFile, RepoId, api};
+use super::wire::{Ask, Body, Method, OnProgress, Trouble};
 use crate::data::text::first_few;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ pub struct Published {
     /// Where to look at it.
     pub url: String,
     /// What was put there.
-    pub files: Vec<Local>,
+    pub files: Vec<LocalFile>,
     /// Whether a commit had to be made.
     #[serde(skip)]
     pub changed: bool,
@@ -69,7 +69,7 @@ pub struct Published {
 
 /// A file of ours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Local {
+pub struct LocalFile {
     /// In the repository.
     pub path: String,
     /// In bytes.
@@ -89,10 +89,10 @@ struct Marker {
     made_by: String,
     pipeline: String,
     stage: String,
-    files: Vec<Local>,
+    files: Vec<LocalFile>,
 }
 
-impl Local {
+impl LocalFile {
     fn read(path: &str, from: &Path) -> Result<Self> {
         let doing = || format!("cannot read `{}`", from.display());
         let mut file = fs::File::open(from).doing(doing)?;
@@ -112,23 +112,23 @@ impl Local {
     }
 
     /// Whether a file of the repository has this content.
-    fn is(&self, remote: &Remote) -> bool {
+    fn is(&self, remote: &RemoteFile) -> bool {
         self.size == remote.size && remote.sha256.as_ref().map_or(self.oid == remote.oid, |sha256| *sha256 == self.sha256)
     }
 }
 
 /// Publishes; what is there already is left as it is.
-pub fn publish(client: &Client, what: &Publication<'_>, voice: &Voice<'_>) -> Result<Published> {
+pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_>) -> Result<Published> {
     let user = client.whoami(voice)?;
     let place = client.place(what.kind, what.repo, &user);
     client.may_write(&place, &user, voice)?;
     let work = what.scratch.join("hub");
     fs::create_dir_all(&work).doing(|| format!("cannot make `{}`", work.display()))?;
-    let mut files = what.files.iter().map(|(path, from)| Local::read(path, from)).collect::<Result<Vec<_>>>()?;
+    let mut files = what.files.iter().map(|(path, from)| LocalFile::read(path, from)).collect::<Result<Vec<_>>>()?;
     let marker = Marker { made_by: "voxpipe".into(), pipeline: what.by[0].into(), stage: what.by[1].into(), files: files.clone() };
     let marker_path = work.join("marker.json");
     fs::write(&marker_path, serde_json::to_vec_pretty(&marker)?).doing(|| format!("cannot write `{}`", marker_path.display()))?;
-    files.push(Local::read(MARKER, &marker_path)?);
+    files.push(LocalFile::read(MARKER, &marker_path)?);
 
     let mut head = client.head(&place, voice)?;
     if head.is_none() {
@@ -163,23 +163,23 @@ pub fn publish(client: &Client, what: &Publication<'_>, voice: &Voice<'_>) -> Re
 }
 
 struct Job<'a> {
-    client: &'a Client,
+    client: &'a HubClient,
     what: &'a Publication<'a>,
-    place: &'a Place,
-    files: &'a [Local],
+    place: &'a RepoId,
+    files: &'a [LocalFile],
     work: &'a Path,
-    voice: &'a Voice<'a>,
+    voice: &'a OnProgress<'a>,
 }
 
 impl Job<'_> {
     /// The files that a commit lacks or has otherwise.
-    fn wrong(&self, there: &BTreeMap<String, Remote>) -> Vec<String> {
-        let right = |file: &&Local| there.get(&file.path).is_some_and(|remote| file.is(remote));
+    fn wrong(&self, there: &BTreeMap<String, RemoteFile>) -> Vec<String> {
+        let right = |file: &&LocalFile| there.get(&file.path).is_some_and(|remote| file.is(remote));
         self.files.iter().filter(|file| !right(file)).map(|file| file.path.clone()).collect()
     }
 
     /// What we put there before and do not any more; an error if something of somebody else's would be replaced.
-    fn may_replace(&self, head: &str, there: &BTreeMap<String, Remote>, now: &Marker) -> Result<Vec<String>> {
+    fn may_replace(&self, head: &str, there: &BTreeMap<String, RemoteFile>, now: &Marker) -> Result<Vec<String>> {
         let id = &self.place.id;
         let old: Option<Marker> = match there.get(MARKER) {
             Some(_) => serde_json::from_slice(&self.client.read(self.place, head, MARKER, self.voice)?).ok(),
@@ -203,7 +203,7 @@ impl Job<'_> {
                 return Err(refuse(format!("`{id}` is there already and was not made by voxpipe; it has {}", first_few(&foreign, 3))));
             }
         }
-        let was: BTreeMap<&str, &Local> = ours.iter().flat_map(|old| &old.files).map(|file| (file.path.as_str(), file)).collect();
+        let was: BTreeMap<&str, &LocalFile> = ours.iter().flat_map(|old| &old.files).map(|file| (file.path.as_str(), file)).collect();
         let new: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         let touched = |path: &str| there.get(path).is_some_and(|remote| !was.get(path).is_some_and(|file| file.is(remote)));
         let wrong = self.wrong(there);
@@ -216,8 +216,9 @@ impl Job<'_> {
     }
 
     /// Uploads what is missing and makes the commit.
-    fn change(&self, head: &str, there: &BTreeMap<String, Remote>, gone: &[String]) -> Result<(String, u64)> {
-        let missing: Vec<&Local> = self.files.iter().filter(|file| !there.get(&file.path).is_some_and(|remote| file.is(remote))).collect();
+    fn change(&self, head: &str, there: &BTreeMap<String, RemoteFile>, gone: &[String]) -> Result<(String, u64)> {
+        let missing: Vec<&LocalFile> =
+            self.files.iter().filter(|file| !there.get(&file.path).is_some_and(|remote| file.is(remote))).collect();
         let (large, small) = self.sort(head, &missing)?;
         let sent = self.client.upload(self.place, &large, self.work, self.voice)?;
         let body = self.work.join("commit.ndjson");
@@ -228,7 +229,7 @@ impl Job<'_> {
     }
 
     /// Which files go to the LFS server, and which into the commit itself, as the Hub wants it.
-    fn sort<'f>(&self, head: &str, files: &[&'f Local]) -> Result<(Vec<&'f Local>, Vec<&'f Local>)> {
+    fn sort<'f>(&self, head: &str, files: &[&'f LocalFile]) -> Result<(Vec<&'f LocalFile>, Vec<&'f LocalFile>)> {
         let what = || format!("prepare the upload to `{}`", self.place.id);
         let mut modes = BTreeMap::new();
         for chunk in files.chunks(AT_ONCE) {
@@ -246,8 +247,9 @@ impl Job<'_> {
                 modes.insert(file["path"].as_str().unwrap_or_default().to_owned(), file["uploadMode"] == "lfs");
             }
         }
-        let silent =
-            |file: &Local| Error::new(format!("cannot {}: the Hub does not say how to send {}", what(), file.path)).exit(Exit::Environment);
+        let silent = |file: &LocalFile| {
+            Error::new(format!("cannot {}: the Hub does not say how to send {}", what(), file.path)).exit(Exit::Environment)
+        };
         let (mut large, mut small) = (Vec::new(), Vec::new());
         for file in files {
             if *modes.get(&file.path).ok_or_else(|| silent(file))? { large.push(*file) } else { small.push(*file) }
@@ -256,7 +258,7 @@ impl Job<'_> {
     }
 
     /// What the commit says, one JSON object a line, on the disk: the files in it may be many.
-    fn write(&self, path: &Path, head: &str, large: &[&Local], small: &[&Local], gone: &[String]) -> Result<()> {
+    fn write(&self, path: &Path, head: &str, large: &[&LocalFile], small: &[&LocalFile], gone: &[String]) -> Result<()> {
         let mut out = BufWriter::new(fs::File::create(path)?);
         let mut line = |key: &str, value: Value| writeln!(out, "{}", json!({ "key": key, "value": value }));
         line("header", json!({ "summary": self.what.message, "description": "", "parentCommit": head }))?;

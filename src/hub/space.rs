@@ -2,10 +2,10 @@
 //!
 //! Variables and secrets are set before the commit, so that the first build has them. A Space that runs is one that runs *this* commit.
 use super::RepoType;
-use super::client::{Client, Place, api};
+use super::client::{HubClient, RepoId, api};
 use super::publish::{Publication, Published, publish};
-use super::token::Token;
-use super::wire::{Ask, Body, Method, Trouble, Voice};
+use super::token::HubToken;
+use super::wire::{Ask, Body, Method, OnProgress, Trouble};
 use crate::error::{Error, Exit, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ const LINES: usize = 12;
 
 /// What a Space needs beside its files.
 #[derive(Debug)]
-pub struct Space<'a> {
+pub struct SpaceSettings<'a> {
     /// `static`, `gradio` or `docker`.
     pub sdk: &'a str,
     /// As the Hub calls it; what the Space has already if none is given.
@@ -32,7 +32,12 @@ pub struct Space<'a> {
 }
 
 /// Makes the Space, or brings it up to date, and waits until it runs. Returns also the stage it was last seen in.
-pub fn deploy(client: &Client, files: &Publication<'_>, space: &Space<'_>, voice: &Voice<'_>) -> Result<(Published, Option<String>)> {
+pub fn deploy(
+    client: &HubClient,
+    files: &Publication<'_>,
+    space: &SpaceSettings<'_>,
+    voice: &OnProgress<'_>,
+) -> Result<(Published, Option<String>)> {
     let user = client.whoami(voice)?;
     let place = client.place(RepoType::Space, files.repo, &user);
     client.may_write(&place, &user, voice)?;
@@ -53,13 +58,13 @@ pub fn deploy(client: &Client, files: &Publication<'_>, space: &Space<'_>, voice
 }
 
 struct Job<'a> {
-    client: &'a Client,
-    place: &'a Place,
-    voice: &'a Voice<'a>,
+    client: &'a HubClient,
+    place: &'a RepoId,
+    voice: &'a OnProgress<'a>,
 }
 
 impl Job<'_> {
-    fn create(&self, space: &Space<'_>, private: bool) -> Result<()> {
+    fn create(&self, space: &SpaceSettings<'_>, private: bool) -> Result<()> {
         let (owner, name) = self.place.id.split_once('/').unwrap_or(("", &self.place.id));
         let mut asked = json!({ "name": name, "organization": owner, "type": "space", "private": private, "sdk": space.sdk });
         if let Some(hardware) = space.hardware {
@@ -79,9 +84,9 @@ impl Job<'_> {
     }
 
     /// A private model can only be shown with a token. It is one that may read and that was given for that: never the one that publishes.
-    fn share_reading(&self, space: &Space<'_>) -> Result<()> {
+    fn share_reading(&self, space: &SpaceSettings<'_>) -> Result<()> {
         let Some(model) = space.model else { return Ok(()) };
-        if space.sdk == "static" || !self.client.is_private(&Place { kind: RepoType::Model, id: model.to_owned() }, self.voice)? {
+        if space.sdk == "static" || !self.client.is_private(&RepoId { kind: RepoType::Model, id: model.to_owned() }, self.voice)? {
             return Ok(());
         }
         let refuse = |why: &str| {
@@ -92,8 +97,8 @@ impl Job<'_> {
             );
             Err(Error::new(message).exit(Exit::Environment).advice(advice))
         };
-        let Some(token) = Token::to_share() else { return refuse("") };
-        let theirs = Client::new(self.client.endpoint(), Some(token.clone()), Some(self.client.wire.patience))?.whoami(self.voice)?;
+        let Some(token) = HubToken::to_share() else { return refuse("") };
+        let theirs = HubClient::new(self.client.endpoint(), Some(token.clone()), Some(self.client.wire.patience))?.whoami(self.voice)?;
         if theirs.role == "write" {
             return refuse(", and HF_READ_TOKEN may write everything");
         }

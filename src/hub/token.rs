@@ -5,13 +5,13 @@ use std::fmt;
 
 /// A token with the place it was found in.
 #[derive(Clone)]
-pub struct Token {
+pub struct HubToken {
     secret: String,
     /// `HF_TOKEN`, say, or the path of a file; for people.
     pub source: String,
 }
 
-impl Token {
+impl HubToken {
     /// A token from somewhere.
     pub fn new(secret: impl Into<String>, source: impl Into<String>) -> Self {
         Self { secret: secret.into(), source: source.into() }
@@ -38,7 +38,7 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for HubToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token(from {})", self.source)
     }

@@ -3,8 +3,8 @@
 //! The token goes to the Hub's own address and nowhere else. A server that asks for a pause gets it, within bounds; all waiting ends when
 //! the run is stopped. Files are streamed from the disk.
 
-use super::token::Token;
-use crate::error::{Doing, Error, Exit, Result};
+use super::token::HubToken;
+use crate::error::{Error, Exit, Result, ResultExt};
 pub(super) use reqwest::Method;
 use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
@@ -32,7 +32,7 @@ const BEAT: Duration = Duration::from_millis(100);
 const WORDS: usize = 300;
 
 /// Where notes and progress go, and how one is told to stop.
-pub struct Voice<'a> {
+pub struct OnProgress<'a> {
     /// Set when the work should end soon.
     pub stop: &'a AtomicBool,
     /// Says something a person should read.
@@ -45,7 +45,7 @@ pub struct Voice<'a> {
 pub struct Wire {
     /// Without a slash at its end.
     pub(super) endpoint: String,
-    pub(super) token: Option<Token>,
+    pub(super) token: Option<HubToken>,
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
     pub(super) patience: Duration,
@@ -87,7 +87,7 @@ pub(super) enum Trouble {
 
 impl Wire {
     /// The way to the Hub at this address. Waits `patience` before the second try of a request, and twice that before each further one.
-    pub fn new(endpoint: &str, token: Option<Token>, patience: Option<Duration>) -> Result<Self> {
+    pub fn new(endpoint: &str, token: Option<HubToken>, patience: Option<Duration>) -> Result<Self> {
         let environment = |message: String| Error::new(message).exit(Exit::Environment);
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         if !reqwest::Url::parse(&endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
@@ -101,7 +101,7 @@ impl Wire {
     }
 
     /// Asks until there is an answer or no more sense in asking.
-    pub(super) fn send(&self, ask: &Ask<'_>, voice: &Voice<'_>) -> Result<Answer, Trouble> {
+    pub(super) fn send(&self, ask: &Ask<'_>, voice: &OnProgress<'_>) -> Result<Answer, Trouble> {
         let mut backoff = self.patience;
         for attempt in 1.. {
             let trouble = match self.once(ask, voice) {
@@ -127,7 +127,7 @@ impl Wire {
     }
 
     /// Asks once.
-    pub(super) fn once(&self, ask: &Ask<'_>, voice: &Voice<'_>) -> Result<Answer, Trouble> {
+    pub(super) fn once(&self, ask: &Ask<'_>, voice: &OnProgress<'_>) -> Result<Answer, Trouble> {
         self.until_stopped(voice, async {
             let mut request = self.http.request(ask.method.clone(), &ask.url).timeout(self.limit(&ask.body));
             // Addresses that a server hands out may lead anywhere.
@@ -148,14 +148,14 @@ impl Wire {
     }
 
     /// Waits, unless the run is stopped.
-    pub(super) fn wait(&self, pause: Duration, voice: &Voice<'_>) -> Result<(), Trouble> {
+    pub(super) fn wait(&self, pause: Duration, voice: &OnProgress<'_>) -> Result<(), Trouble> {
         self.until_stopped(voice, async {
             tokio::time::sleep(pause).await;
             Ok(())
         })
     }
 
-    fn until_stopped<T>(&self, voice: &Voice<'_>, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    fn until_stopped<T>(&self, voice: &OnProgress<'_>, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
         self.runtime.block_on(async {
             let mut work = Box::pin(work);
             loop {
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_refusal_never_repeats_the_token() {
-        let wire = Wire::new("http://127.0.0.1:9", Some(Token::new("hf_secret", "a test")), None).unwrap();
+        let wire = Wire::new("http://127.0.0.1:9", Some(HubToken::new("hf_secret", "a test")), None).unwrap();
         let refused = wire.refusal(403, &HeaderMap::new(), br#"{"error":"hf_secret may not"}"#);
         let told = wire.explain(refused, "write");
         assert!(told.message.contains("may not") && !told.message.contains("hf_secret"), "{}", told.message);

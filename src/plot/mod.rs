@@ -1,6 +1,6 @@
 //! Curves drawn: in a terminal and as SVG.
 //!
-//! A [`Panel`] is one picture with one scale, in which several trainings can be compared. Both ways of drawing show the same: axes with
+//! A [`PlotPanel`] is one picture with one scale, in which several trainings can be compared. Both ways of drawing show the same: axes with
 //! round numbers on them, a legend, and the lines.
 
 mod svg;
@@ -11,16 +11,16 @@ pub use terminal::terminal;
 
 /// One picture.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Panel {
+pub struct PlotPanel {
     /// What is measured.
     pub title: String,
     /// The lines.
-    pub curves: Vec<Curve>,
+    pub curves: Vec<PlotCurve>,
 }
 
 /// One line.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Curve {
+pub struct PlotCurve {
     /// Whose.
     pub name: String,
     /// Step and value, in the order of steps.
@@ -75,7 +75,7 @@ impl Range {
     }
 }
 
-impl Panel {
+impl PlotPanel {
     fn steps(&self) -> Range {
         Range::of(self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.0))
     }

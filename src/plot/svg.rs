@@ -1,6 +1,6 @@
 //! Curves as SVG: legible in light and in dark, with text that stays text.
 
-use super::{Panel, number};
+use super::{PlotPanel, number};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 760.0;
@@ -19,7 +19,7 @@ const COLOURS: [(&str, &str); 6] = [
 ];
 
 /// Draws pictures one below the other.
-pub fn svg(panels: &[Panel]) -> String {
+pub fn svg(panels: &[PlotPanel]) -> String {
     let height = HEIGHT * panels.len() as f64;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
@@ -54,7 +54,7 @@ fn style() -> String {
     )
 }
 
-fn draw(out: &mut String, panel: &Panel) {
+fn draw(out: &mut String, panel: &PlotPanel) {
     let [left, right, top, bottom] = FRAME;
     let (width, height) = (WIDTH - left - right, HEIGHT - top - bottom);
     let (steps, values) = (panel.steps(), panel.values().rounded(5));

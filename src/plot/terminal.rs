@@ -1,6 +1,6 @@
 //! Curves in braille: eight dots in each character.
 
-use super::{Panel, Range, number};
+use super::{PlotPanel, Range, number};
 
 /// Rows of a picture.
 const HEIGHT: usize = 12;
@@ -21,11 +21,11 @@ struct Cell {
 }
 
 /// Draws pictures one below the other, so many columns wide. Several curves are told apart by colour, or where there is none by letters.
-pub fn terminal(panels: &[Panel], width: usize, colour: bool) -> String {
+pub fn terminal(panels: &[PlotPanel], width: usize, colour: bool) -> String {
     panels.iter().map(|panel| draw(panel, width.max(NARROWEST), colour)).collect::<Vec<_>>().join("\n")
 }
 
-fn draw(panel: &Panel, width: usize, colour: bool) -> String {
+fn draw(panel: &PlotPanel, width: usize, colour: bool) -> String {
     let columns = width - MARGIN - 1;
     let (steps, values) = (panel.steps(), panel.values().rounded(4));
     let mut cells = vec![vec![Cell::default(); columns]; HEIGHT];
@@ -80,7 +80,7 @@ fn draw(panel: &Panel, width: usize, colour: bool) -> String {
 }
 
 /// A curve in numbers.
-fn said(curve: &super::Curve) -> String {
+fn said(curve: &super::PlotCurve) -> String {
     let finite = || curve.points.iter().filter(|point| point.1.is_finite());
     let Some((first, last)) = finite().next().zip(finite().next_back()) else { return format!("{}: nothing yet", curve.name) };
     let least = finite().fold(*first, |least, point| if point.1 < least.1 { *point } else { least });

@@ -5,9 +5,9 @@
 
 use super::parquet::Row;
 use super::{Release, parquet};
-use crate::data::clip_row::Record;
+use crate::data::clip_row::ClipRow;
 use crate::data::template;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::hub::RepoType;
 use pipeline::artifact::Artifact;
 use serde::Serialize;
@@ -26,7 +26,7 @@ const SIZES: [(usize, &str); 4] = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_0
 
 /// What only a person can say of a dataset.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct About {
+pub struct DatasetInfo {
     /// What it is called.
     pub title: String,
     /// Who made it.
@@ -41,23 +41,23 @@ pub struct About {
 
 /// A dataset on its way to others.
 #[derive(Debug)]
-pub struct Dataset<'a> {
+pub struct DatasetRelease<'a> {
     /// The dataset.
     pub artifact: &'a Artifact,
     /// What is said of it.
-    pub about: &'a About,
+    pub about: &'a DatasetInfo,
     /// The stages before, by name.
     pub upstream: &'a BTreeMap<String, Value>,
 }
 
-impl Dataset<'_> {
+impl DatasetRelease<'_> {
     /// Its repository; what has to be written for it goes into `folder`.
     pub fn release(&self, folder: &Path) -> Result<Release> {
         let mut files = BTreeMap::new();
         let mut rows: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         let mut all = Vec::new();
         let mut inside: BTreeMap<String, Vec<Row>> = BTreeMap::new();
-        let records = Record::read_all(&self.artifact.path.join("data.jsonl"))?;
+        let records = ClipRow::read_all(&self.artifact.path.join("data.jsonl"))?;
         for record in &records {
             let split = record.rest.get("split").and_then(Value::as_str).unwrap_or("train").to_owned();
             if split.is_empty() || !split.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
@@ -113,8 +113,8 @@ impl Dataset<'_> {
     }
 
     /// What the card is filled with.
-    fn told(&self, records: &[Record], rows: &BTreeMap<String, Vec<Value>>) -> Result<Value> {
-        let texts = |of: fn(&Record) -> Option<&String>| -> BTreeSet<&String> { records.iter().filter_map(of).collect() };
+    fn told(&self, records: &[ClipRow], rows: &BTreeMap<String, Vec<Value>>) -> Result<Value> {
+        let texts = |of: fn(&ClipRow) -> Option<&String>| -> BTreeSet<&String> { records.iter().filter_map(of).collect() };
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
         let report = self.artifact.path.join("report.json");
         let report: Value = if report.exists() {
@@ -149,7 +149,7 @@ impl Dataset<'_> {
 }
 
 /// What of a row is for others. Where a file lay on somebody's disk is not.
-fn facts(record: &Record) -> Map<String, Value> {
+fn facts(record: &ClipRow) -> Map<String, Value> {
     let source = record.source.as_deref().map(|source| source.rsplit(['/', '\\']).next().unwrap_or(source));
     let mut facts = Map::from_iter([("text".to_owned(), json!(record.text))]);
     facts.insert("language".to_owned(), json!(record.language));

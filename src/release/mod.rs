@@ -8,8 +8,8 @@ mod model;
 mod parquet;
 mod provenance;
 
-pub use dataset::{About, Dataset};
-pub use provenance::Provenance;
+pub use dataset::{DatasetInfo, DatasetRelease};
+pub use provenance::ReleaseProvenance;
 
 use crate::hub::RepoType;
 use std::collections::BTreeMap;

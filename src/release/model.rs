@@ -2,7 +2,7 @@
 
 use super::Release;
 use crate::data::managed_dir;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::hub::RepoType;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
 //! A split as Parquet files with the sounds inside, as the Hub's viewer plays them and `datasets` loads them at once: a column `audio` of
 //! bytes and a name, one column for each other fact, and in the file's own metadata what `datasets` calls features.
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
 use parquet::errors::ParquetError;

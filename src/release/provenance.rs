@@ -4,7 +4,7 @@
 //! that led to the release, with repositories of the Hub by their commits, so that no lock file is needed beside them.
 
 use super::Release;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use pipeline::artifact::Artifact;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use voxpipe_io::digest::Digest;
 
 /// What is told of the road to a release.
 #[derive(Debug)]
-pub struct Provenance<'a> {
+pub struct ReleaseProvenance<'a> {
     /// The pipeline's name.
     pub pipeline: &'a str,
     /// The stages before, by name.
@@ -23,7 +23,7 @@ pub struct Provenance<'a> {
     pub results: Vec<&'a Artifact>,
 }
 
-impl Provenance<'_> {
+impl ReleaseProvenance<'_> {
     /// Writes both files into `folder` and adds them to the release.
     pub fn add_to(&self, release: &mut Release, folder: &Path) -> Result<()> {
         let text = self.pipeline_toml()?;

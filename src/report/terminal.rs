@@ -10,16 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Tells events on standard error, and the table at the end where it is asked for.
-pub struct Terminal {
+pub struct TerminalReporter {
     /// The longest name, so that columns line up.
     width: usize,
     /// Whether there is somebody to see things move.
     live: bool,
     /// The progress of the stages that run now, each in a line of its own below what is said.
     bars: BTreeMap<String, ProgressBar>,
-    screen: Screen,
+    screen: SharedTerminal,
     paint: bool,
-    table: Table,
+    table: SummaryTarget,
     rows: BTreeMap<String, (&'static str, String)>,
     order: Vec<String>,
     run: String,
@@ -30,22 +30,22 @@ pub struct Terminal {
 
 /// Where the table at the end goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Table {
+pub enum SummaryTarget {
     /// To standard output, as the result of the command.
     Stdout,
     /// To standard error: standard output has other things to say.
     Stderr,
 }
 
-impl Terminal {
+impl TerminalReporter {
     /// A reporter for whoever reads standard error.
-    pub fn new(table: Table) -> Self {
+    pub fn new(table: SummaryTarget) -> Self {
         let live = io::stderr().is_terminal();
         Self {
             width: 0,
             live,
             bars: BTreeMap::new(),
-            screen: Screen::new(live),
+            screen: SharedTerminal::new(live),
             paint: live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             table,
             rows: BTreeMap::new(),
@@ -57,7 +57,7 @@ impl Terminal {
     }
 
     /// What it writes on, for whoever else wants to.
-    pub fn screen(&self) -> Screen {
+    pub fn screen(&self) -> SharedTerminal {
         self.screen.clone()
     }
 
@@ -131,17 +131,17 @@ impl Terminal {
             text.push_str("interrupted; run again to go on from here\n");
         }
         match self.table {
-            Table::Stdout => {
+            SummaryTarget::Stdout => {
                 let _ = io::stdout().write_all(text.as_bytes());
             }
-            Table::Stderr => {
+            SummaryTarget::Stderr => {
                 let _ = io::stderr().write_all(text.as_bytes());
             }
         }
     }
 }
 
-impl Reporter for Terminal {
+impl Reporter for TerminalReporter {
     fn tell(&mut self, event: &Event) -> Result<(), Error> {
         let fresh = matches!(event, Event::StageFresh { .. });
         if !self.waiting.is_empty() && (!fresh || self.waiting.len() > 64 * 1024) {
@@ -205,13 +205,13 @@ impl Reporter for Terminal {
 
 /// Standard error, shared with whoever asks a person something in between.
 #[derive(Clone, Debug)]
-pub struct Screen {
+pub struct SharedTerminal {
     bars: MultiProgress,
     /// What is said while somebody else has the screen.
     held: Arc<Mutex<Option<Vec<String>>>>,
 }
 
-impl Screen {
+impl SharedTerminal {
     fn new(live: bool) -> Self {
         let target = if live { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         Self { bars: MultiProgress::with_draw_target(target), held: Arc::default() }

@@ -5,22 +5,22 @@
 //! tried, so that a project, or its base, may be moved.
 
 use super::context::SpeechContext;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use pipeline::artifact::Artifact;
 use pipeline::stage::Context;
 use serde::Deserialize;
 use std::fs;
 use std::path::PathBuf;
-use voxtral::inference::transcriber::Start;
+use voxtral::inference::transcriber::WeightsFrom;
 use voxtral::weights::model_dir;
 
 /// A base model that was found.
 #[derive(Clone, Debug)]
-pub struct Base {
+pub struct BaseModel {
     /// Its folder.
     pub path: PathBuf,
     /// How its weights start.
-    pub start: Start,
+    pub start: WeightsFrom,
     /// The digest of its files.
     pub digest: String,
 }
@@ -41,7 +41,7 @@ struct Named {
     revision: Option<String>,
 }
 
-impl Base {
+impl BaseModel {
     /// What decides which weights these are.
     pub fn identity(&self) -> String {
         self.start.identity(&self.digest)
@@ -49,13 +49,13 @@ impl Base {
 }
 
 /// The base of `model`; `with` is the stage's own setting, and the port `base` counts more.
-pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Result<Base> {
+pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Result<BaseModel> {
     let path = model.path.join("training.json");
     let text = fs::read_to_string(&path).doing(|| format!("cannot read `training.json` of stage `{}`", model.stage))?;
     let training: Training =
         serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
     let Named { name, init, digest, revision } = training.base;
-    let start = if init == "random" { Start::Random(training.seed) } else { Start::Checkpoint };
+    let start = if init == "random" { WeightsFrom::Random(training.seed) } else { WeightsFrom::Checkpoint };
     let asked = match (cx.optional("base"), with) {
         (Some(artifact), _) => Some((artifact.path.clone(), format!("stage `{}`", artifact.stage))),
         (None, Some(with)) => Some((cx.model(with, None)?, format!("`{with}`"))),
@@ -63,7 +63,7 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
     };
     if let Some((path, shown)) = asked {
         if model_dir::digest(&path).map_err(|error| error.exit(Exit::Environment))? == digest {
-            return Ok(Base { path, start, digest });
+            return Ok(BaseModel { path, start, digest });
         }
         return Err(Error::new(format!(
             "{shown} is not the base that stage `{}` was trained on, `{name}`: their files differ",
@@ -80,14 +80,14 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
             continue;
         }
         if model_dir::digest(&path).is_ok_and(|found| found == digest) {
-            return Ok(Base { path, start, digest });
+            return Ok(BaseModel { path, start, digest });
         }
         tried.push(path);
     }
     if let Some(revision) = &revision {
         let path = cx.model(&name, Some(revision)).map_err(|error| error.context("base model"))?;
         if model_dir::digest(&path)? == digest {
-            return Ok(Base { path, start, digest });
+            return Ok(BaseModel { path, start, digest });
         }
     }
     let message = if tried.contains(&named) {

@@ -4,13 +4,13 @@
 //! not exist is left out where the template asks for it, and is an error where it does not.
 
 use super::{is_hub_id, is_license};
-use crate::data::clip_row::Record;
+use crate::data::clip_row::ClipRow;
 use crate::data::ingest::rounded;
 use crate::data::template;
 use crate::data::text::normalised;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use pipeline::artifact::{Artifact, ArtifactKind};
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -61,22 +61,22 @@ impl Stage for Card {
         ArtifactKind::Card
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         if let Some(license) = self.license.as_deref().filter(|license| !is_license(license)) {
             let message = format!("`{license}` is not how the Hub writes a licence");
-            complaints.push(Complaint::new("license", message).hint("write its identifier: `apache-2.0`, `cc-by-4.0`, `other`"));
+            complaints.push(SettingError::new("license", message).hint("write its identifier: `apache-2.0`, `cc-by-4.0`, `other`"));
         }
         if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
             let message = format!("`{id}` is not the id of a model on the Hub");
-            complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
+            complaints.push(SettingError::new("base_model", message).hint("write `owner/name`, or leave it out"));
         }
         for (index, id) in self.datasets.iter().enumerate().filter(|(_, id)| !is_hub_id(id)) {
             let message = format!("`{id}` is not the id of a dataset on the Hub");
-            complaints.push(Complaint::new(&format!("datasets.{index}"), message).hint("write `owner/name`, or leave it out"));
+            complaints.push(SettingError::new(&format!("datasets.{index}"), message).hint("write `owner/name`, or leave it out"));
         }
         if self.title.as_deref().is_some_and(|title| title.trim().is_empty()) {
-            complaints.push(Complaint::new("title", "the title is empty").hint("leave it out to use the pipeline's name"));
+            complaints.push(SettingError::new("title", "the title is empty").hint("leave it out to use the pipeline's name"));
         }
         complaints
     }
@@ -89,7 +89,7 @@ impl Stage for Card {
         true
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let training: Training = read(cx.input("model")?, "training.json")?;
         let scores: Option<Scores> = cx.optional("scores").map(|scores| read(scores, "scores.json")).transpose()?;
         let data = cx.optional("data").map(|data| Data::of(data, scores.as_ref().map_or("test", |scores| &scores.split))).transpose()?;
@@ -140,7 +140,7 @@ impl Stage for Card {
             Some(scores) => format!("card of `{title}`, WER {:.1} % on {} clips", scores.tuned.wer * 100.0, scores.clips),
             None => format!("card of `{title}`, which was not scored"),
         };
-        let mut made = Made::new(what);
+        let mut made = StageResult::new(what);
         for name in ["title", "pipeline", "license", "base_model", "method", "library", "languages", "data"] {
             made.facts.insert(name.to_owned(), values[name].clone());
         }
@@ -150,7 +150,7 @@ impl Stage for Card {
             short["best"] = json!(best(artifact, scores)?);
             made.facts.insert("scores".to_owned(), short);
         }
-        Ok(Outcome::Done(made))
+        Ok(StageOutcome::Done(made))
     }
 }
 
@@ -255,11 +255,11 @@ struct Data {
 impl Data {
     /// `scored` is the split the model was measured on.
     fn of(artifact: &Artifact, scored: &str) -> Result<Self> {
-        let records = Record::read_all(&artifact.path.join("data.jsonl"))?;
-        let split = |record: &Record| record.rest.get("split").and_then(Value::as_str).map(str::to_owned);
+        let records = ClipRow::read_all(&artifact.path.join("data.jsonl"))?;
+        let split = |record: &ClipRow| record.rest.get("split").and_then(Value::as_str).map(str::to_owned);
         let of_split = |name: &str| records.iter().filter(|record| split(record).as_deref() == Some(name)).collect::<Vec<_>>();
         let (train, held_out) = (of_split("train"), of_split(scored));
-        let speakers = |rows: &[&Record]| -> BTreeSet<String> { rows.iter().filter_map(|record| record.speaker.clone()).collect() };
+        let speakers = |rows: &[&ClipRow]| -> BTreeSet<String> { rows.iter().filter_map(|record| record.speaker.clone()).collect() };
         let learned: BTreeSet<String> = train.iter().map(|record| normalised(&record.text)).collect();
         let mut splits = BTreeMap::new();
         for record in &records {

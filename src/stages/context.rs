@@ -1,42 +1,41 @@
 //! What stages that work with models ask of their [`Context`]: a device, the folder of a model, cached encoder outputs.
 
-use super::base_model::{self, Base};
+use super::base_model::{self, BaseModel};
 use super::feature_cache;
 use crate::error::{Error, Exit, Result};
 use crate::hub::{self, Network};
 use pipeline::artifact::Artifact;
 use pipeline::stage::Context;
 use std::path::PathBuf;
-use voxtral::device::{self, Chosen};
-use voxtral::inference::encoder_cache::Memory;
-use voxtral::inference::transcriber::Recognizer;
+use voxtral::device::{self, SelectedDevice};
+use voxtral::inference::encoder_cache::FeatureCache;
+use voxtral::inference::transcriber::Transcriber;
 
 /// What the runner's [`Context`] lacks, as it knows nothing of speech.
 pub trait SpeechContext {
     /// The device a setting asks for, one of the stage's own GPUs if it was given any.
-    fn device(&self, wanted: &str) -> Result<Chosen>;
+    fn device(&self, wanted: &str) -> Result<SelectedDevice>;
 
     /// The folder of a model: one in the project, or a repository of the Hub, which is downloaded if it is not here.
     fn model(&self, name: &str, revision: Option<&str>) -> Result<PathBuf>;
 
     /// The base of `model`; `with` is the stage's own setting, and the port `base` counts more.
-    fn base_of(&self, model: &Artifact, with: Option<&str>) -> Result<Base>;
+    fn base_of(&self, model: &Artifact, with: Option<&str>) -> Result<BaseModel>;
 
     /// The cache for the encoder outputs of so many chunks of audio. `identity` says which weights the model has. With too little room on the
     /// disk, or where it is not `wanted`, one that keeps nothing.
-    fn memory(&self, recognizer: &Recognizer, identity: &str, chosen: &Chosen, chunks: usize, wanted: bool) -> Memory;
+    fn memory(&self, recognizer: &Transcriber, identity: &str, chosen: &SelectedDevice, chunks: usize, wanted: bool) -> FeatureCache;
 
     /// Warns of what went wrong with a cache.
-    fn tell_trouble(&self, memory: &Memory);
+    fn tell_trouble(&self, memory: &FeatureCache);
 }
 
 impl SpeechContext for Context {
-    fn device(&self, wanted: &str) -> Result<Chosen> {
+    fn device(&self, wanted: &str) -> Result<SelectedDevice> {
         // `auto` and `cuda` mean the first of the GPUs that were given to this stage.
         match self.cards.first().filter(|_| wanted == "cuda" || wanted == "auto" && device::class(wanted) == "cuda") {
-            Some(card) => {
-                device::choose(&format!("cuda:{}", card.index)).map(|chosen| Chosen { reason: "given to this stage".to_owned(), ..chosen })
-            }
+            Some(card) => device::choose(&format!("cuda:{}", card.index))
+                .map(|chosen| SelectedDevice { reason: "given to this stage".to_owned(), ..chosen }),
             None => device::choose(wanted),
         }
     }
@@ -56,15 +55,15 @@ impl SpeechContext for Context {
         })
     }
 
-    fn base_of(&self, model: &Artifact, with: Option<&str>) -> Result<Base> {
+    fn base_of(&self, model: &Artifact, with: Option<&str>) -> Result<BaseModel> {
         base_model::base_of(self, model, with)
     }
 
-    fn memory(&self, recognizer: &Recognizer, identity: &str, chosen: &Chosen, chunks: usize, wanted: bool) -> Memory {
+    fn memory(&self, recognizer: &Transcriber, identity: &str, chosen: &SelectedDevice, chunks: usize, wanted: bool) -> FeatureCache {
         feature_cache::open(self, recognizer, identity, chosen, chunks, wanted)
     }
 
-    fn tell_trouble(&self, memory: &Memory) {
+    fn tell_trouble(&self, memory: &FeatureCache) {
         feature_cache::tell_trouble(self, memory);
     }
 }

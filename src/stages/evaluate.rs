@@ -1,12 +1,12 @@
 //! `evaluate`: what the tuned model hears in clips it never saw, beside what the base model hears, as error rates.
 
-use crate::data::clip_row::Record;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::data::clip_row::ClipRow;
+use crate::error::{Error, Exit, Result, ResultExt};
 use crate::hub;
 use crate::stages::context::SpeechContext;
 use pipeline::artifact::{Artifact, ArtifactKind};
 use pipeline::events::{Event, WorstClip};
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, ResolveRevision, Stage};
+use pipeline::stage::{Arity, Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,8 +14,8 @@ use std::fs;
 use std::path::PathBuf;
 use voxpipe_io::jsonl;
 use voxtral::audio::{SAMPLE_RATE, read_wav16k};
-use voxtral::inference::transcriber::{Heard, Limit, Recognizer, Start, Utterance};
-use voxtral::metrics::wer::{Normalisation, Score, Tally};
+use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
+use voxtral::metrics::wer::{ErrorCounts, ErrorRates, TextNormalization};
 use voxtral::model::precision::Precision;
 use voxtral::weights::model_dir;
 use voxtral::{device, lora};
@@ -30,7 +30,7 @@ pub struct Evaluate {
     /// Which split is held out: `test` or `validation`.
     split: String,
     /// What is made equal before texts are compared; named beside every score.
-    normalisation: Normalisation,
+    normalisation: TextNormalization,
     /// Score the base model too.
     compare_base: bool,
     /// How many training clips are scored as well, from the first on; the gap to the held-out score shows what was only memorised. 0 for none.
@@ -54,7 +54,7 @@ impl Default for Evaluate {
     fn default() -> Self {
         Self {
             split: "test".to_owned(),
-            normalisation: Normalisation::default(),
+            normalisation: TextNormalization::default(),
             compare_base: true,
             train_clips: 0,
             worst: 10,
@@ -94,17 +94,18 @@ impl Stage for Evaluate {
         ArtifactKind::Scores
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         if !["test", "validation"].contains(&self.split.as_str()) {
-            complaints
-                .push(Complaint::new("split", format!("there is no held-out split `{}`", self.split)).hint("write `test` or `validation`"));
+            complaints.push(
+                SettingError::new("split", format!("there is no held-out split `{}`", self.split)).hint("write `test` or `validation`"),
+            );
         }
         if self.max_new_tokens == 0 {
-            complaints.push(Complaint::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
+            complaints.push(SettingError::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
         }
         if !device::is_name(&self.device) {
-            complaints.push(Complaint::new("device", format!("`device` must be {}", device::NAMES)));
+            complaints.push(SettingError::new("device", format!("`device` must be {}", device::NAMES)));
         }
         complaints
     }
@@ -141,7 +142,7 @@ impl Stage for Evaluate {
         true
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let chosen = cx.device(&self.device)?;
         let (model, data) = (cx.input("model")?, cx.input("data")?);
         let held_out = records(data, &self.split)?;
@@ -156,16 +157,16 @@ impl Stage for Evaluate {
 
         let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
         let mut done = 0;
-        let chunks = |recognizer: &Recognizer| {
-            let seconds = |record: &Record| record.duration.unwrap_or(0.0);
-            let chunks = |record: &Record| recognizer.chunks((seconds(record) * f64::from(SAMPLE_RATE)) as usize + 1);
+        let chunks = |recognizer: &Transcriber| {
+            let seconds = |record: &ClipRow| record.duration.unwrap_or(0.0);
+            let chunks = |record: &ClipRow| recognizer.chunks((seconds(record) * f64::from(SAMPLE_RATE)) as usize + 1);
             held_out.iter().chain(&train).map(chunks).sum()
         };
         // What a model's ears make of clips is the same before and after an adapter that leaves them alone.
-        let remember = |recognizer: &mut Recognizer, identity: &str| {
+        let remember = |recognizer: &mut Transcriber, identity: &str| {
             recognizer.memory = Some(cx.memory(recognizer, identity, &chosen, chunks(recognizer), self.audio_cache));
         };
-        let mut hear = |recognizer: &Recognizer, records: &[Record], what: &str| -> Result<Vec<String>> {
+        let mut hear = |recognizer: &Transcriber, records: &[ClipRow], what: &str| -> Result<Vec<String>> {
             let texts =
                 self.transcribe(cx, recognizer, data, records, &mut |count| cx.progress(done + count as u64, total, "clips", what))?;
             done += records.len() as u64;
@@ -175,7 +176,7 @@ impl Stage for Evaluate {
         let mut heard_by_base = None;
         let tuned_model = match &base {
             Some(base) if adapter => {
-                let mut recognizer = Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?;
+                let mut recognizer = Transcriber::open(&base.path, base.start, self.precision, &chosen.device)?;
                 if let Some(note) = &recognizer.loaded.note {
                     cx.note(note);
                 }
@@ -187,7 +188,7 @@ impl Stage for Evaluate {
                 recognizer
             }
             _ => {
-                let mut recognizer = Recognizer::open(&model.path, Start::Checkpoint, self.precision, &chosen.device)?;
+                let mut recognizer = Transcriber::open(&model.path, WeightsFrom::Checkpoint, self.precision, &chosen.device)?;
                 remember(&mut recognizer, &model.digest.to_string());
                 recognizer
             }
@@ -196,14 +197,14 @@ impl Stage for Evaluate {
         let on_train = hear(&tuned_model, &train, "tuned model on training clips")?;
         drop(tuned_model);
         if let Some(base) = base.filter(|_| !adapter) {
-            let mut recognizer = Recognizer::open(&base.path, base.start, self.precision, &chosen.device)?;
+            let mut recognizer = Transcriber::open(&base.path, base.start, self.precision, &chosen.device)?;
             remember(&mut recognizer, &base.identity());
             heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
         }
         let base = heard_by_base;
 
-        let tally = |records: &[Record], texts: &[String]| -> Tally {
-            records.iter().zip(texts).map(|(record, text)| Tally::of(&record.text, text, self.normalisation)).sum()
+        let tally = |records: &[ClipRow], texts: &[String]| -> ErrorCounts {
+            records.iter().zip(texts).map(|(record, text)| ErrorCounts::of(&record.text, text, self.normalisation)).sum()
         };
         let total = tally(&held_out, &tuned);
         let (tuned_score, base_score) = (total.score(), base.as_ref().map(|texts| tally(&held_out, texts).score()));
@@ -234,7 +235,7 @@ impl Stage for Evaluate {
         jsonl::write(&cx.out.join("clips.jsonl"), &clips)?;
         let path = cx.out.join("scores.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&scores)?)).doing(|| format!("cannot write `{}`", path.display()))?;
-        Ok(Outcome::Done(self.made(held_out.len(), &tuned_score, base_score.as_ref(), train_score.as_ref())))
+        Ok(StageOutcome::Done(self.made(held_out.len(), &tuned_score, base_score.as_ref(), train_score.as_ref())))
     }
 }
 
@@ -242,9 +243,9 @@ impl Evaluate {
     fn transcribe(
         &self,
         cx: &Context,
-        recognizer: &Recognizer,
+        recognizer: &Transcriber,
         data: &Artifact,
-        records: &[Record],
+        records: &[ClipRow],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<String>> {
         let mut texts = vec![String::new(); records.len()];
@@ -257,12 +258,12 @@ impl Evaluate {
                 recognizer.prompt(language, recognizer.chunks(samples.len())).map_err(|error| error.context(&record.audio_path))?;
                 utterances.push(Utterance { samples, language });
             }
-            let limit = Limit::Tokens(self.max_new_tokens);
+            let limit = TokenLimit::Tokens(self.max_new_tokens);
             let heard = recognizer.transcribe_each(&utterances, limit, &mut |heard| {
                 if cx.stopping() {
                     return Err(Error::new("stopped before all clips were transcribed").exit(Exit::Interrupted).advice("run again"));
                 }
-                if let Heard::Clip(index, transcript) = heard {
+                if let TranscribeEvent::Clip(index, transcript) = heard {
                     texts[index] = transcript.text;
                     done += 1;
                     progress(done);
@@ -280,9 +281,9 @@ impl Evaluate {
         Ok(texts)
     }
 
-    fn clips(&self, split: &str, records: &[Record], tuned: &[String], base: Option<&[String]>) -> Vec<Clip> {
-        let clip = |(index, record): (usize, &Record)| {
-            let Score { wer, cer, .. } = Tally::of(&record.text, &tuned[index], self.normalisation).score();
+    fn clips(&self, split: &str, records: &[ClipRow], tuned: &[String], base: Option<&[String]>) -> Vec<Clip> {
+        let clip = |(index, record): (usize, &ClipRow)| {
+            let ErrorRates { wer, cer, .. } = ErrorCounts::of(&record.text, &tuned[index], self.normalisation).score();
             Clip {
                 audio_path: record.audio_path.clone(),
                 split: split.to_owned(),
@@ -297,10 +298,10 @@ impl Evaluate {
         records.iter().enumerate().map(clip).collect()
     }
 
-    fn made(&self, clips: usize, tuned: &Score, base: Option<&Score>, train: Option<&Score>) -> Made {
+    fn made(&self, clips: usize, tuned: &ErrorRates, base: Option<&ErrorRates>, train: Option<&ErrorRates>) -> StageResult {
         let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
         let mut summary = format!("WER {} on {clips} held-out clips", percent(tuned.wer));
-        let mut made = Made::default().metric("wer", tuned.wer).metric("cer", tuned.cer);
+        let mut made = StageResult::default().metric("wer", tuned.wer).metric("cer", tuned.cer);
         if let Some(base) = base {
             summary += &format!(", base {}", percent(base.wer));
             made = made.metric("base_wer", base.wer).metric("base_cer", base.cer);
@@ -309,17 +310,17 @@ impl Evaluate {
             summary += &format!(", training clips {}", percent(train.wer));
             made = made.metric("train_wer", train.wer).metric("train_cer", train.cer);
         }
-        Made { summary: format!("{summary} ({})", self.normalisation.name()), ..made }
+        StageResult { summary: format!("{summary} ({})", self.normalisation.name()), ..made }
     }
 }
 
-fn records(data: &Artifact, split: &str) -> Result<Vec<Record>> {
+fn records(data: &Artifact, split: &str) -> Result<Vec<ClipRow>> {
     let path = data.path.join(format!("{split}.jsonl"));
-    if path.exists() { Record::read_all(&path) } else { Ok(Vec::new()) }
+    if path.exists() { ClipRow::read_all(&path) } else { Ok(Vec::new()) }
 }
 
 /// The clips that were being transcribed, for a message.
-fn named(records: &[Record]) -> String {
+fn named(records: &[ClipRow]) -> String {
     match records {
         [one] => one.audio_path.clone(),
         [first, .., last] => format!("clips {} to {}", first.audio_path, last.audio_path),
@@ -327,7 +328,7 @@ fn named(records: &[Record]) -> String {
     }
 }
 
-fn with_clips(score: Option<&Score>, clips: usize) -> Value {
+fn with_clips(score: Option<&ErrorRates>, clips: usize) -> Value {
     let mut value = serde_json::to_value(score).unwrap_or(Value::Null);
     if let Some(fields) = value.as_object_mut() {
         fields.insert("clips".to_owned(), json!(clips));

@@ -2,18 +2,25 @@
 
 use pipeline::stage::Context;
 use std::path::Path;
-use voxtral::device::Chosen;
-use voxtral::inference::encoder_cache::Memory;
-use voxtral::inference::transcriber::Recognizer;
+use voxtral::device::SelectedDevice;
+use voxtral::inference::encoder_cache::FeatureCache;
+use voxtral::inference::transcriber::Transcriber;
 use voxtral::model::precision::Precision;
 
 /// The memory of a model for so many chunks of audio. `identity` says which weights it has. With too little room on the disk, or
 /// where it is not `wanted`, one that remembers nothing.
-pub(super) fn open(cx: &Context, recognizer: &Recognizer, identity: &str, chosen: &Chosen, chunks: usize, wanted: bool) -> Memory {
+pub(super) fn open(
+    cx: &Context,
+    recognizer: &Transcriber,
+    identity: &str,
+    chosen: &SelectedDevice,
+    chunks: usize,
+    wanted: bool,
+) -> FeatureCache {
     let precision = recognizer.loaded.precision;
     let halved = precision != Precision::F32;
     if !wanted {
-        return Memory::none(halved);
+        return FeatureCache::none(halved);
     }
     let class = chosen.name.split(':').next().unwrap_or_default();
     let config = &recognizer.config;
@@ -27,14 +34,14 @@ pub(super) fn open(cx: &Context, recognizer: &Recognizer, identity: &str, chosen
                 bytes >> 20,
                 free >> 20
             ));
-            Memory::none(halved)
+            FeatureCache::none(halved)
         }
-        _ => Memory::new(&cx.cache, &format!("{identity} {precision} {class}"), halved),
+        _ => FeatureCache::new(&cx.cache, &format!("{identity} {precision} {class}"), halved),
     }
 }
 
 /// Says what went wrong with a memory.
-pub(super) fn tell_trouble(cx: &Context, memory: &Memory) {
+pub(super) fn tell_trouble(cx: &Context, memory: &FeatureCache) {
     if let Some(trouble) = memory.trouble() {
         cx.warn(format!("{trouble}; clips were heard anew instead, which only takes longer"));
     }

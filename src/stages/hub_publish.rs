@@ -1,18 +1,18 @@
 //! `target = "hub"` of a stage: the same files as in a folder, put into a repository by one commit.
 
 use crate::error::{Error, Exit, Result};
-use crate::hub::client::Client;
+use crate::hub::client::HubClient;
 use crate::hub::publish::{Publication, Published, publish};
-use crate::hub::space::{Space, deploy};
-use crate::hub::wire::Voice;
+use crate::hub::space::{SpaceSettings, deploy};
+use crate::hub::wire::OnProgress;
 use crate::hub::{Network, RepoType, client};
-use pipeline::stage::{Complaint, Context};
+use pipeline::stage::{Context, SettingError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 /// Where to, and how.
-pub(super) struct Order<'a> {
+pub(super) struct PublishRequest<'a> {
     /// What kind of repository.
     pub(super) kind: RepoType,
     /// `owner/name`, or `name` for the token's user.
@@ -26,27 +26,27 @@ pub(super) struct Order<'a> {
 }
 
 /// Puts files (path in the repository → file here) into a repository.
-pub(super) fn send(cx: &Context, order: &Order<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
-    let client = Client::for_writing()?;
+pub(super) fn send(cx: &Context, order: &PublishRequest<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
+    let client = HubClient::for_writing()?;
     carry(cx, order, files, |what, voice| publish(&client, what, voice))
 }
 
 /// Puts files into a Space, and sees to it that it runs; returns the stage it was last seen in.
 pub(super) fn send_space(
     cx: &Context,
-    order: &Order<'_>,
+    order: &PublishRequest<'_>,
     files: &BTreeMap<String, PathBuf>,
-    space: &Space<'_>,
+    space: &SpaceSettings<'_>,
 ) -> Result<(Published, Option<String>)> {
-    let client = Client::for_writing()?;
+    let client = HubClient::for_writing()?;
     carry(cx, order, files, |what, voice| deploy(&client, what, space, voice))
 }
 
 fn carry<T>(
     cx: &Context,
-    order: &Order<'_>,
+    order: &PublishRequest<'_>,
     files: &BTreeMap<String, PathBuf>,
-    work: impl FnOnce(&Publication<'_>, &Voice<'_>) -> Result<T>,
+    work: impl FnOnce(&Publication<'_>, &OnProgress<'_>) -> Result<T>,
 ) -> Result<T> {
     let message = order.message.map_or_else(|| format!("Publish `{}` of the pipeline `{}`", cx.stage, cx.pipeline), str::to_owned);
     let what = Publication {
@@ -59,7 +59,7 @@ fn carry<T>(
         by: [&cx.pipeline, &cx.stage],
         scratch: &cx.scratch,
     };
-    let voice = Voice {
+    let voice = OnProgress {
         stop: &cx.stop,
         note: &|words| cx.note(words),
         progress: &|done, total, file| cx.progress(done >> 10, total >> 10, "KiB", format!("uploading {file}")),
@@ -72,10 +72,10 @@ pub(super) fn may_write(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result
     if Network::unless(false) == Network::Forbidden {
         return Ok(None);
     }
-    let client = Client::for_writing()?;
-    let voice = Voice { stop, note: &|_| (), progress: &|_, _, _| () };
+    let client = HubClient::for_writing()?;
+    let voice = OnProgress { stop, note: &|_| (), progress: &|_, _, _| () };
     let user = client.whoami(&voice)?;
-    let place: client::Place = client.place(kind, repo, &user);
+    let place: client::RepoId = client.place(kind, repo, &user);
     client.may_write(&place, &user, &voice)?;
     Ok(Some(format!("`{}` may write to {}", user.name, client.page(&place))))
 }
@@ -86,10 +86,10 @@ pub(super) fn no_repo() -> Error {
 }
 
 /// What is wrong with the name of a repository.
-pub(super) fn bad_repo(repo: &str) -> Option<Complaint> {
+pub(super) fn bad_repo(repo: &str) -> Option<SettingError> {
     let parts: Vec<&str> = repo.split('/').collect();
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let tidy = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed));
     let hint = "use letters, digits, `-`, `_` and `.`, with at most one `/`";
-    (!tidy).then(|| Complaint::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
+    (!tidy).then(|| SettingError::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
 }

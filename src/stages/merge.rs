@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::hub;
 use crate::stages::context::SpeechContext;
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, ResolveRevision, Stage};
+use pipeline::stage::{Arity, Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -20,14 +20,14 @@ pub struct Merge {
     #[serde(skip_serializing_if = "Option::is_none")]
     base: Option<String>,
     /// How the merged model is stored: `as-base`, `f32` or `bf16`.
-    dtype: merge::Stored,
+    dtype: merge::MergeDtype,
     /// The largest weights file; a larger model goes into several with an index. `5GB`, `500MB`, or bytes.
     max_shard_size: String,
 }
 
 impl Default for Merge {
     fn default() -> Self {
-        Self { base: None, dtype: merge::Stored::AsBase, max_shard_size: "5GB".to_owned() }
+        Self { base: None, dtype: merge::MergeDtype::AsBase, max_shard_size: "5GB".to_owned() }
     }
 }
 
@@ -44,9 +44,9 @@ impl Stage for Merge {
         ArtifactKind::Model
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let size = merge::size(&self.max_shard_size);
-        size.err().map(|message| Complaint::new("max_shard_size", message)).into_iter().collect()
+        size.err().map(|message| SettingError::new("max_shard_size", message)).into_iter().collect()
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -67,7 +67,7 @@ impl Stage for Merge {
         true
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let adapter = cx.input("model")?;
         if !lora::is_adapter(&adapter.path) {
             return Err(Error::new(format!("stage `{}` made a full model: there is nothing to merge", adapter.stage))
@@ -76,6 +76,6 @@ impl Stage for Merge {
         let base = cx.base_of(adapter, self.base.as_deref())?;
         let most = merge::size(&self.max_shard_size).map_err(Error::new)?;
         let merged = merge::merge(&base.path, &adapter.path, &cx.out, self.dtype, most)?;
-        Ok(Outcome::Done(Made::new(format!("{} layers merged into a model of {} tensors", merged.layers, merged.tensors))))
+        Ok(StageOutcome::Done(StageResult::new(format!("{} layers merged into a model of {} tensors", merged.layers, merged.tensors))))
     }
 }

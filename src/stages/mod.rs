@@ -17,23 +17,23 @@ pub mod recordings;
 pub mod train;
 pub mod uploads;
 
-use pipeline::stage::{Entry, Of};
+use pipeline::stage::{FactoryOf, StageFactory};
 
 /// Every kind of work this program knows: one line each, `&Of::<kind::Kind>::NEW`.
 #[rustfmt::skip]
-pub static STAGES: &[&dyn Entry] = &[
-    &Of::<phrases::Phrases>::NEW,
-    &Of::<recordings::Recordings>::NEW,
-    &Of::<uploads::Uploads>::NEW,
-    &Of::<import::Import>::NEW,
-    &Of::<dataset::Dataset>::NEW,
-    &Of::<train::Train>::NEW,
-    &Of::<merge::Merge>::NEW,
-    &Of::<evaluate::Evaluate>::NEW,
-    &Of::<card::Card>::NEW,
-    &Of::<publish::Publish>::NEW,
-    &Of::<demo::Demo>::NEW,
-    &Of::<command::Command>::NEW,
+pub static STAGES: &[&dyn StageFactory] = &[
+    &FactoryOf::<phrases::Phrases>::NEW,
+    &FactoryOf::<recordings::Recordings>::NEW,
+    &FactoryOf::<uploads::Uploads>::NEW,
+    &FactoryOf::<import::Import>::NEW,
+    &FactoryOf::<dataset::Dataset>::NEW,
+    &FactoryOf::<train::Train>::NEW,
+    &FactoryOf::<merge::Merge>::NEW,
+    &FactoryOf::<evaluate::Evaluate>::NEW,
+    &FactoryOf::<card::Card>::NEW,
+    &FactoryOf::<publish::Publish>::NEW,
+    &FactoryOf::<demo::Demo>::NEW,
+    &FactoryOf::<command::Command>::NEW,
 ];
 
 /// `owner/name` as the Hub allows it.

@@ -3,15 +3,15 @@
 //! The folder appears whole or not at all and is read back afterwards; one that we did not make ourselves is never touched. What is in
 //! it is the matter of [`crate::release`].
 
-use super::hub_publish::{Order, bad_repo, may_write, no_repo, send};
+use super::hub_publish::{PublishRequest, bad_repo, may_write, no_repo, send};
 use super::is_license;
 use crate::data::managed_dir;
-use crate::data::managed_dir::Target;
-use crate::error::{Doing, Result};
+use crate::data::managed_dir::ManagedDir;
+use crate::error::{Result, ResultExt};
 use crate::hub::RepoType;
-use crate::release::{About, Dataset, Provenance, Release};
+use crate::release::{DatasetInfo, DatasetRelease, Release, ReleaseProvenance};
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -77,20 +77,21 @@ impl Stage for Publish {
         ArtifactKind::Published
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         if matches!(self.target.trim(), "" | "." | "/") {
             complaints.push(
-                Complaint::new("target", format!("`{}` is no folder to fill", self.target)).hint("write `target = \"published/NAME\"`"),
+                SettingError::new("target", format!("`{}` is no folder to fill", self.target)).hint("write `target = \"published/NAME\"`"),
             );
         }
         complaints.extend(self.repo.as_deref().and_then(bad_repo));
         if self.target == "hub" && self.repo.is_none() {
-            complaints.push(Complaint::new("target", "the Hub needs the name of a repository").hint("write `repo = \"OWNER/NAME\"` too"));
+            complaints
+                .push(SettingError::new("target", "the Hub needs the name of a repository").hint("write `repo = \"OWNER/NAME\"` too"));
         }
         if let Some(license) = self.license.as_deref().filter(|license| !is_license(license)) {
             let message = format!("`{license}` is not how the Hub writes a licence");
-            complaints.push(Complaint::new("license", message).hint("write its identifier: `cc-by-4.0`, `cc0-1.0`, `other`"));
+            complaints.push(SettingError::new("license", message).hint("write its identifier: `cc-by-4.0`, `cc0-1.0`, `other`"));
         }
         complaints
     }
@@ -145,14 +146,16 @@ impl Stage for Publish {
         if self.target == "hub" { Vec::new() } else { vec![self.target.clone().into()] }
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let release = self.release(cx)?;
         if self.target == "hub" {
             return self.send(cx, &release);
         }
         let path = cx.path(&self.target);
-        let placed =
-            managed_dir::place(&release.files, &Target { path: &path, written: &self.target, marker: MARKER, overwrite: self.overwrite })?;
+        let placed = managed_dir::place(
+            &release.files,
+            &ManagedDir { path: &path, written: &self.target, marker: MARKER, overwrite: self.overwrite },
+        )?;
         let bytes: u64 = placed.iter().map(|file| file.size).sum();
         let mut published = json!({
             "target": "folder",
@@ -164,17 +167,24 @@ impl Stage for Publish {
         });
         tell_card(&mut published, cx);
         fs::write(cx.out.join("published.json"), serde_json::to_vec_pretty(&published)?)?;
-        let made = Made::new(format!("{} files, {:.1} MB, in `{}`", placed.len(), bytes as f64 / 1e6, self.target));
-        Ok(Outcome::Done(made.metric("files", placed.len() as f64).metric("bytes", bytes as f64).fact("location", self.target.clone())))
+        let made = StageResult::new(format!("{} files, {:.1} MB, in `{}`", placed.len(), bytes as f64 / 1e6, self.target));
+        Ok(StageOutcome::Done(
+            made.metric("files", placed.len() as f64).metric("bytes", bytes as f64).fact("location", self.target.clone()),
+        ))
     }
 }
 
 impl Publish {
     /// Puts it on the Hub.
-    fn send(&self, cx: &Context, release: &Release) -> Result<Outcome> {
+    fn send(&self, cx: &Context, release: &Release) -> Result<StageOutcome> {
         let repo = self.repo.as_deref().ok_or_else(no_repo)?;
-        let order =
-            Order { kind: release.repository, repo, private: self.private, overwrite: self.overwrite, message: self.message.as_deref() };
+        let order = PublishRequest {
+            kind: release.repository,
+            repo,
+            private: self.private,
+            overwrite: self.overwrite,
+            message: self.message.as_deref(),
+        };
         let sent = send(cx, &order, &release.files)?;
         let mut published = json!({
             "target": "hub",
@@ -190,9 +200,9 @@ impl Publish {
         fs::write(cx.out.join("published.json"), serde_json::to_vec_pretty(&published)?)?;
         let bytes: u64 = sent.files.iter().map(|file| file.size).sum();
         let how = if sent.changed { "" } else { ", which were there already" };
-        let made = Made::new(format!("{} files, {:.1} MB, at {}{how}", sent.files.len(), bytes as f64 / 1e6, sent.url));
+        let made = StageResult::new(format!("{} files, {:.1} MB, at {}{how}", sent.files.len(), bytes as f64 / 1e6, sent.url));
         let made = made.metric("files", sent.files.len() as f64).metric("bytes", bytes as f64);
-        Ok(Outcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
+        Ok(StageOutcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
     }
 
     /// What goes into the repository. What is written for it lies in the stage's scratch folder.
@@ -203,19 +213,19 @@ impl Publish {
         }
         fs::create_dir_all(&folder).doing(|| format!("cannot make `{}`", folder.display()))?;
         let (mut release, results) = if let Some(artifact) = cx.optional("dataset") {
-            let about = About {
+            let about = DatasetInfo {
                 title: self.title.clone().unwrap_or_else(|| cx.pipeline.clone()),
                 author: self.author.clone(),
                 license: self.license.clone(),
                 consent: self.consent.clone(),
                 parquet: self.parquet,
             };
-            (Dataset { artifact, about: &about, upstream: &cx.upstream }.release(&folder)?, vec![artifact])
+            (DatasetRelease { artifact, about: &about, upstream: &cx.upstream }.release(&folder)?, vec![artifact])
         } else {
             let (model, card) = (cx.input("model")?, cx.input("card")?);
             (Release::model(&model.path, &card.path.join("README.md"))?, vec![model, card])
         };
-        Provenance { pipeline: &cx.pipeline, upstream: &cx.upstream, results }.add_to(&mut release, &folder)?;
+        ReleaseProvenance { pipeline: &cx.pipeline, upstream: &cx.upstream, results }.add_to(&mut release, &folder)?;
         Ok(release)
     }
 }

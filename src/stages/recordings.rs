@@ -3,13 +3,13 @@
 //! Until enough usable clips are there the run parks and says which are missing. Of several takes (`en-0001.wav`,
 //! `en-0001.2.wav`) the newest that can be used counts; nothing is ever moved, changed or deleted.
 
-use crate::data::clip_row::Record;
-use crate::data::ingest::{Candidate, Limits, is_audio, rounded, take_in};
-use crate::data::phrase::Phrase;
+use crate::data::clip_row::ClipRow;
+use crate::data::ingest::{AudioCandidate, IngestLimits, is_audio, rounded, take_in};
+use crate::data::phrase::PhraseRow;
 use crate::data::text::{count, first_few, unique_stems};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -41,7 +41,7 @@ impl Default for Recordings {
 }
 
 /// A tap on the record button is no recording.
-const LIMITS: Limits = Limits { min: 0.1, max: f64::INFINITY };
+const LIMITS: IngestLimits = IngestLimits { min: 0.1, max: f64::INFINITY };
 
 impl Stage for Recordings {
     const KIND: &'static str = "recordings";
@@ -54,13 +54,13 @@ impl Stage for Recordings {
         ArtifactKind::Clips
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         if self.min_clips == 0 {
-            complaints.push(Complaint::new("min_clips", "the run would go on without any clip").hint("write a number above 0"));
+            complaints.push(SettingError::new("min_clips", "the run would go on without any clip").hint("write a number above 0"));
         }
         if self.folder.as_os_str().is_empty() {
-            complaints.push(Complaint::new("folder", "no folder is named").hint("write `folder = \"recordings\"`"));
+            complaints.push(SettingError::new("folder", "no folder is named").hint("write `folder = \"recordings\"`"));
         }
         complaints
     }
@@ -69,8 +69,8 @@ impl Stage for Recordings {
         vec![self.folder.clone()]
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
-        let phrases = Phrase::read_all(&cx.input("phrases")?.path.join("phrases.jsonl"))?;
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
+        let phrases = PhraseRow::read_all(&cx.input("phrases")?.path.join("phrases.jsonl"))?;
         if phrases.len() < self.min_clips {
             return Err(Error::new(format!(
                 "`min_clips` asks for {}, but there are only {}",
@@ -93,7 +93,7 @@ impl Stage for Recordings {
             let mut candidates = Vec::new();
             for (id, takes) in &mut open {
                 if let Some(take) = takes.pop() {
-                    candidates.push(Candidate { path: folder.join(&take.file), shown: take.file, stem: stems[*id].clone() });
+                    candidates.push(AudioCandidate { path: folder.join(&take.file), shown: take.file, stem: stems[*id].clone() });
                     ids.push(*id);
                 }
             }
@@ -130,7 +130,7 @@ impl Stage for Recordings {
                 0 => String::new(),
                 number => format!(" ({} not usable: {})", count(number, "file"), first_few(&rejected.keys().collect::<Vec<_>>(), 3)),
             };
-            return Ok(Outcome::Parked {
+            return Ok(StageOutcome::Parked {
                 have: used.len() as u64,
                 need: self.min_clips as u64,
                 message: format!(
@@ -143,7 +143,8 @@ impl Stage for Recordings {
             });
         }
 
-        let records: Vec<Record> = phrases.iter().filter_map(|phrase| self.record(phrase, &stems, used.get(phrase.id.as_str())?)).collect();
+        let records: Vec<ClipRow> =
+            phrases.iter().filter_map(|phrase| self.record(phrase, &stems, used.get(phrase.id.as_str())?)).collect();
         jsonl::write(&cx.out.join("clips.jsonl"), &records)?;
         let seconds = rounded(records.iter().filter_map(|record| record.duration).sum());
         let report = json!({
@@ -157,8 +158,8 @@ impl Stage for Recordings {
             "other_files": other,
         });
         fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
-        let made = Made::new(format!("{} of {} phrases have a clip, {seconds:.0} s in all", records.len(), phrases.len()));
-        Ok(Outcome::Done(made.metric("clips", records.len() as f64).metric("seconds", seconds)))
+        let made = StageResult::new(format!("{} of {} phrases have a clip, {seconds:.0} s in all", records.len(), phrases.len()));
+        Ok(StageOutcome::Done(made.metric("clips", records.len() as f64).metric("seconds", seconds)))
     }
 }
 
@@ -180,7 +181,7 @@ struct Sorted<'a> {
 }
 
 impl Recordings {
-    fn sort<'a>(&self, folder: &Path, phrases: &'a [Phrase]) -> Result<Sorted<'a>> {
+    fn sort<'a>(&self, folder: &Path, phrases: &'a [PhraseRow]) -> Result<Sorted<'a>> {
         let ids: BTreeSet<&str> = phrases.iter().map(|phrase| phrase.id.as_str()).collect();
         let mut sorted = Sorted { takes: BTreeMap::new(), unmatched: Vec::new(), other: Vec::new() };
         if !folder.exists() {
@@ -212,8 +213,8 @@ impl Recordings {
         Ok(sorted)
     }
 
-    fn record(&self, phrase: &Phrase, stems: &BTreeMap<String, String>, (file, seconds): &(String, f64)) -> Option<Record> {
-        Some(Record {
+    fn record(&self, phrase: &PhraseRow, stems: &BTreeMap<String, String>, (file, seconds): &(String, f64)) -> Option<ClipRow> {
+        Some(ClipRow {
             audio_path: format!("audio/{}.wav", stems.get(&phrase.id)?),
             text: phrase.text.clone(),
             language: Some(self.language.clone().unwrap_or_else(|| phrase.language.clone())),

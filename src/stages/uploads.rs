@@ -3,15 +3,15 @@
 //! A text finds its file by name — by its relative path first, then by the file's name, then by its name without the ending —
 //! and never by its place in the list. What finds no partner is listed on both sides, and so is every file that cannot be used.
 
-use crate::data::clip_row::Record;
-use crate::data::ingest::{Candidate, Limits, is_audio, rounded, take_in};
-use crate::data::phrase::Phrase;
+use crate::data::clip_row::ClipRow;
+use crate::data::ingest::{AudioCandidate, IngestLimits, is_audio, rounded, take_in};
+use crate::data::phrase::PhraseRow;
 use crate::data::text::{count, first_few, normalised, unique_stems};
 use crate::data::{ingest, table};
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use pipeline::artifact::ArtifactKind;
 use pipeline::manifest::one_or_many::OneOrMany;
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -76,30 +76,31 @@ impl Stage for Uploads {
         ArtifactKind::Clips
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         if self.audio.as_slice().iter().all(|entry| entry.trim().is_empty()) {
-            complaints.push(Complaint::new("audio", "no sound file is named").hint("write a folder: `audio = \"recordings\"`"));
+            complaints.push(SettingError::new("audio", "no sound file is named").hint("write a folder: `audio = \"recordings\"`"));
         }
         for entry in self.audio.as_slice().iter().filter(|entry| is_pattern(entry)) {
             if let Err(error) = glob::Pattern::new(entry) {
-                complaints.push(Complaint::new("audio", format!("`{entry}` is not a pattern: {error}")).hint("write `*` for any name"));
+                complaints.push(SettingError::new("audio", format!("`{entry}` is not a pattern: {error}")).hint("write `*` for any name"));
             }
         }
         let known = ["csv", "tsv", "jsonl", "ndjson"];
         let ending = Path::new(&self.transcripts).extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase();
         if self.transcripts != "txt" && !known.contains(&ending.as_str()) {
             let message = format!("`{}` is neither `txt` nor a table", self.transcripts);
-            complaints
-                .push(Complaint::new("transcripts", message).hint("name a .csv, .tsv or .jsonl file, or write `txt` for one .txt a clip"));
+            complaints.push(
+                SettingError::new("transcripts", message).hint("name a .csv, .tsv or .jsonl file, or write `txt` for one .txt a clip"),
+            );
         }
         if let Some(language) = self.language.as_deref().filter(|language| !is_language(language)) {
             let message = format!("`{language}` is not a two-letter language code");
-            complaints.push(Complaint::new("language", message).hint("write an ISO 639-1 code such as `en`"));
+            complaints.push(SettingError::new("language", message).hint("write an ISO 639-1 code such as `en`"));
         }
         if !(self.min_seconds >= 0.0 && self.max_seconds > self.min_seconds) {
             let message = format!("no clip is between {} and {} seconds long", self.min_seconds, self.max_seconds);
-            complaints.push(Complaint::new("max_seconds", message).hint("write a `max_seconds` above `min_seconds`"));
+            complaints.push(SettingError::new("max_seconds", message).hint("write a `max_seconds` above `min_seconds`"));
         }
         complaints
     }
@@ -124,28 +125,28 @@ impl Stage for Uploads {
         sources
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let sounds = self.sounds(cx)?;
         let Paired { clips, files_without_text, texts_without_file, ignored } =
             if self.transcripts == "txt" { self.beside(&sounds)? } else { self.in_table(cx, &sounds)? };
 
         let phrases = match cx.optional("phrases") {
-            Some(phrases) => Some(Phrase::read_all(&phrases.path.join("phrases.jsonl"))?),
+            Some(phrases) => Some(PhraseRow::read_all(&phrases.path.join("phrases.jsonl"))?),
             None => None,
         };
-        let by_text: BTreeMap<String, &Phrase> = phrases.iter().flatten().map(|phrase| (normalised(&phrase.text), phrase)).collect();
+        let by_text: BTreeMap<String, &PhraseRow> = phrases.iter().flatten().map(|phrase| (normalised(&phrase.text), phrase)).collect();
 
         let wished = clips.iter().map(|clip| (clip.sound.shown.as_str(), clip.sound.stem()));
         let stems = unique_stems(wished);
-        let candidates: Vec<Candidate> = clips
+        let candidates: Vec<AudioCandidate> = clips
             .iter()
-            .map(|clip| Candidate {
+            .map(|clip| AudioCandidate {
                 path: clip.sound.path.clone(),
                 shown: clip.sound.shown.clone(),
                 stem: stems[&clip.sound.shown].clone(),
             })
             .collect();
-        let limits = Limits { min: self.min_seconds, max: self.max_seconds };
+        let limits = IngestLimits { min: self.min_seconds, max: self.max_seconds };
         let taken = take_in(&candidates, &cx.out.join("audio"), limits, |done| {
             cx.progress(done as u64, candidates.len() as u64, "clips", "");
             !cx.stopping()
@@ -173,7 +174,7 @@ impl Stage for Uploads {
                 None if phrases.is_some() => without_phrase.push(candidate.shown.as_str()),
                 None => {}
             }
-            records.push(Record {
+            records.push(ClipRow {
                 audio_path: format!("audio/{}.wav", candidate.stem),
                 text: clip.text.clone(),
                 language: clip.language.clone().or_else(|| self.language.clone()).or_else(|| phrase.map(|phrase| phrase.language.clone())),
@@ -236,7 +237,7 @@ impl Stage for Uploads {
         }
         jsonl::write(&cx.out.join("clips.jsonl"), &records)?;
         fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
-        Ok(Outcome::Done(Made::new(summary).metric("clips", records.len() as f64).metric("seconds", seconds)))
+        Ok(StageOutcome::Done(StageResult::new(summary).metric("clips", records.len() as f64).metric("seconds", seconds)))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Results to look at: the dataset with its sounds, scores, the card, where it went.
 
-use super::project::{Project, replace};
-use super::{Answer, Trouble, aside, json, plain};
-use crate::error::Doing;
+use super::project::{StudioProject, replace};
+use super::{ApiError, ApiResult, aside, json, plain};
+use crate::error::ResultExt;
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header};
@@ -20,9 +20,9 @@ use voxpipe_io::jsonl;
 /// What the file of corrections is called, where the pipeline names none.
 const EDITS: &str = "edits.jsonl";
 
-type Shared = State<Arc<Project>>;
+type Shared = State<Arc<StudioProject>>;
 
-pub(super) fn routes() -> Router<Arc<Project>> {
+pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new()
         .route("/api/dataset", get(dataset))
         .route("/api/sound/{kind}/{*path}", get(sound))
@@ -32,7 +32,7 @@ pub(super) fn routes() -> Router<Arc<Project>> {
         .route("/api/published", get(published))
 }
 
-impl Project {
+impl StudioProject {
     /// A file of the newest result of a kind.
     fn text(&self, kind: &str, name: &str) -> Option<String> {
         fs::read_to_string(self.latest(kind)?.join(name)).ok()
@@ -61,7 +61,7 @@ impl Project {
     }
 }
 
-async fn dataset(State(project): Shared) -> Answer {
+async fn dataset(State(project): Shared) -> ApiResult {
     aside(move || {
         json(value!({
             "rows": project.rows("dataset", "data.jsonl"),
@@ -73,9 +73,9 @@ async fn dataset(State(project): Shared) -> Answer {
 }
 
 /// A sound of a result, whole or the part a player asks for.
-async fn sound(State(project): Shared, Path((kind, path)): Path<(String, String)>, headers: HeaderMap) -> Answer {
+async fn sound(State(project): Shared, Path((kind, path)): Path<(String, String)>, headers: HeaderMap) -> ApiResult {
     aside(move || {
-        let none = || Trouble::missing("there is no such sound");
+        let none = || ApiError::missing("there is no such sound");
         let inside = std::path::Path::new(&path).components().all(|part| matches!(part, Component::Normal(_)));
         if !["dataset", "recordings", "uploads", "import"].contains(&kind.as_str()) || !inside || !path.ends_with(".wav") {
             return Err(none());
@@ -88,7 +88,7 @@ async fn sound(State(project): Shared, Path((kind, path)): Path<(String, String)
         let from: usize = from.parse().unwrap_or(0);
         let to = to.parse().unwrap_or(last).min(last);
         if from > to {
-            return Err(Trouble(axum::http::StatusCode::RANGE_NOT_SATISFIABLE, "that part is not there".to_owned()));
+            return Err(ApiError(axum::http::StatusCode::RANGE_NOT_SATISFIABLE, "that part is not there".to_owned()));
         }
         let told = [(header::CONTENT_RANGE, format!("bytes {from}-{to}/{}", bytes.len()))];
         Ok((axum::http::StatusCode::PARTIAL_CONTENT, kind, told, bytes[from..=to].to_vec()).into_response())
@@ -97,16 +97,16 @@ async fn sound(State(project): Shared, Path((kind, path)): Path<(String, String)
 }
 
 /// Writes down a correction: another text for a clip, or that it is not to be used. The pipeline reads them from then on.
-async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> Answer {
+async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> ApiResult {
     aside(move || {
-        let clip = said["clip"].as_str().filter(|clip| !clip.is_empty()).ok_or_else(|| Trouble::bad("no clip is named"))?.to_owned();
+        let clip = said["clip"].as_str().filter(|clip| !clip.is_empty()).ok_or_else(|| ApiError::bad("no clip is named"))?.to_owned();
         let text = said["text"].as_str().map(str::trim);
         if text == Some("") {
-            return Err(Trouble::bad("the text is empty; leave the clip out instead"));
+            return Err(ApiError::bad("the text is empty; leave the clip out instead"));
         }
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (stage, file) = project.edits_file();
-        let stage = stage.ok_or_else(|| Trouble::missing("the pipeline makes no dataset"))?;
+        let stage = stage.ok_or_else(|| ApiError::missing("the pipeline makes no dataset"))?;
         let mut edits = project.edits();
         let mut edit = serde_json::Map::from_iter([("clip".to_owned(), value!(clip))]);
         if let Some(text) = text {
@@ -125,7 +125,7 @@ async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> An
         jsonl::write(scratch.path(), &edits.values().collect::<Vec<_>>())?;
         replace(&path, &fs::read(scratch.path()).doing(|| "cannot write the correction")?)?;
         if project.setting(&stage, "edits").is_none() {
-            let mut document = project.document()?.ok_or_else(|| Trouble::missing("there is no pipeline yet"))?;
+            let mut document = project.document()?.ok_or_else(|| ApiError::missing("there is no pipeline yet"))?;
             super::settings::set(&mut document, &format!("stage.{stage}.with.edits"), &value!(file))?;
             project.write(&document.to_string())?;
         }
@@ -135,12 +135,12 @@ async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> An
 }
 
 #[derive(Deserialize)]
-struct Which {
+struct ScoredModel {
     run: Option<String>,
 }
 
 /// The newest scores, or those of a run.
-async fn scores(State(project): Shared, Query(which): Query<Which>) -> Answer {
+async fn scores(State(project): Shared, Query(which): Query<ScoredModel>) -> ApiResult {
     aside(move || {
         let Some(run) = which.run else {
             let (scores, clips) = (project.object("evaluate", "scores.json"), project.rows("evaluate", "clips.jsonl"));
@@ -154,7 +154,7 @@ async fn scores(State(project): Shared, Query(which): Query<Which>) -> Answer {
             return json(value!({ "scores": null, "clips": [] }));
         };
         let store = Store::look(&project.root)?;
-        let none = || Trouble::missing(format!("the scores of the run {run} are not kept any more"));
+        let none = || ApiError::missing(format!("the scores of the run {run} are not kept any more"));
         let fingerprint = serde_json::from_value(stage["fingerprint"].clone()).map_err(|_| none())?;
         let folder = store.artifact(&store.record(fingerprint).ok_or_else(none)?, "scores").path;
         let read = |name: &str| fs::read_to_string(folder.join(name)).map_err(|_| none());
@@ -164,11 +164,11 @@ async fn scores(State(project): Shared, Query(which): Query<Which>) -> Answer {
     .await
 }
 
-async fn card(State(project): Shared) -> Answer {
+async fn card(State(project): Shared) -> ApiResult {
     aside(move || json(value!({ "text": project.text("card", "README.md") }))).await
 }
 
-async fn published(State(project): Shared) -> Answer {
+async fn published(State(project): Shared) -> ApiResult {
     aside(move || json(value!({ "published": project.object("publish", "published.json"), "space": project.object("demo", "space.json") })))
         .await
 }

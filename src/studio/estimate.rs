@@ -1,7 +1,7 @@
 //! Whether a training will fit into memory, as far as that follows from the settings: for a person who is about to begin one.
 
-use super::project::Project;
-use super::{Answer, Trouble, aside, json};
+use super::project::StudioProject;
+use super::{ApiError, ApiResult, aside, json};
 use crate::hub;
 use crate::hub::Network;
 use axum::Router;
@@ -12,23 +12,23 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use voxtral::device;
-use voxtral::model::config::Config;
-use voxtral::training::memory_estimate::Shape;
+use voxtral::model::config::VoxtralConfig;
+use voxtral::training::memory_estimate::StepShape;
 
 /// Tokens of half a minute of speech with its transcript.
 const TOKENS: usize = 447;
 /// Settings that are not written.
 const RANK: u64 = 8;
 
-pub(super) fn routes() -> Router<Arc<Project>> {
+pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new().route("/api/estimate", get(estimate))
 }
 
-async fn estimate(State(project): State<Arc<Project>>) -> Answer {
+async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
     aside(move || {
-        let text = fs::read_to_string(&project.file).map_err(|_| Trouble::missing("there is no pipeline yet"))?;
-        let file: Value = toml::from_str(&text).map_err(|error| Trouble::conflict(error.message().to_owned()))?;
-        let stage = project.stages("train").into_iter().next().ok_or_else(|| Trouble::missing("the pipeline trains nothing"))?;
+        let text = fs::read_to_string(&project.file).map_err(|_| ApiError::missing("there is no pipeline yet"))?;
+        let file: Value = toml::from_str(&text).map_err(|error| ApiError::conflict(error.message().to_owned()))?;
+        let stage = project.stages("train").into_iter().next().ok_or_else(|| ApiError::missing("the pipeline trains nothing"))?;
         let with = &file["stage"][&stage]["with"];
         // A setting may stand for a parameter.
         let setting = |key: &str| {
@@ -45,7 +45,7 @@ async fn estimate(State(project): State<Arc<Project>>) -> Answer {
             Ok(chosen) => chosen,
             Err(error) => return json(value!({ "fits": false, "words": error.message })),
         };
-        let config = Config::read(&folder)?;
+        let config = VoxtralConfig::read(&folder)?;
         let full = setting("method") == "full";
         let numbers = numbers(&folder);
         let bits = match setting("precision").as_str() {
@@ -56,7 +56,7 @@ async fn estimate(State(project): State<Arc<Project>>) -> Answer {
             _ => 32.0,
         };
         let rank = with["lora"]["r"].as_u64().unwrap_or(RANK);
-        let shape = Shape {
+        let shape = StepShape {
             length: TOKENS,
             chunks: 1,
             tower: full || with["lora"]["freeze_audio_tower"] == false,
@@ -97,7 +97,7 @@ fn is_half(folder: &Path) -> bool {
 }
 
 /// What an adapter of rank one has on the attention of the text model.
-fn adapted(config: &Config) -> u64 {
+fn adapted(config: &VoxtralConfig) -> u64 {
     let text = &config.text_config;
     let (width, queries, keys) = (text.hidden_size, text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim);
     (text.num_hidden_layers * (2 * (width + queries) + 2 * (width + keys))) as u64

@@ -1,6 +1,6 @@
 //! Speech written down while somebody waits: models are opened once, each in a thread of its own, and asked in turn.
 
-use super::{Answer, Trouble, json};
+use super::{ApiError, ApiResult, json};
 use crate::error::{Error, Exit, Result};
 use axum::Router;
 use axum::body::Bytes;
@@ -20,28 +20,28 @@ use voxtral::audio::wav::load_stream;
 const LONGEST: f64 = 600.0;
 
 /// Something that hears: 16 kHz samples and a language to text.
-pub type Hear = Box<dyn FnMut(&[f32], Option<&str>) -> Result<String>>;
+pub type TranscribeFn = Box<dyn FnMut(&[f32], Option<&str>) -> Result<String>>;
 /// Opens a model by the name it has here.
-pub type Open = Arc<dyn Fn(&str) -> Result<Hear> + Send + Sync>;
+pub type OpenModel = Arc<dyn Fn(&str) -> Result<TranscribeFn> + Send + Sync>;
 
 /// The models that can be asked.
-pub struct Speech {
+pub struct InferenceService {
     /// Their names, the one that is meant where none is named first.
     names: Box<dyn Fn() -> Vec<String> + Send + Sync>,
-    open: Open,
-    workers: Mutex<BTreeMap<String, Sender<Question>>>,
+    open: OpenModel,
+    workers: Mutex<BTreeMap<String, Sender<InferenceRequest>>>,
 }
 
 /// A question with the way to answer it.
-struct Question {
+struct InferenceRequest {
     samples: Vec<f32>,
     language: Option<String>,
     answer: tokio::sync::oneshot::Sender<Result<String>>,
 }
 
-impl Speech {
+impl InferenceService {
     /// Models by their names; each is opened when it is first asked.
-    pub fn new(names: impl Fn() -> Vec<String> + Send + Sync + 'static, open: Open) -> Self {
+    pub fn new(names: impl Fn() -> Vec<String> + Send + Sync + 'static, open: OpenModel) -> Self {
         Self { names: Box::new(names), open, workers: Mutex::default() }
     }
 
@@ -54,11 +54,11 @@ impl Speech {
     async fn ask(&self, model: &str, samples: Vec<f32>, language: Option<String>) -> Result<String> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let gone = || Error::new("the model ended without an answer").exit(Exit::Failed);
-        self.worker(model).send(Question { samples, language, answer }).map_err(|_| gone())?;
+        self.worker(model).send(InferenceRequest { samples, language, answer }).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 
-    fn worker(&self, model: &str) -> Sender<Question> {
+    fn worker(&self, model: &str) -> Sender<InferenceRequest> {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         // A thread that could not open its model has ended: the next question tries again.
         if let Some(worker) = workers.get(model) {
@@ -72,14 +72,14 @@ impl Speech {
     }
 }
 
-impl std::fmt::Debug for Speech {
+impl std::fmt::Debug for InferenceService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Speech").field("models", &(self.names)()).finish_non_exhaustive()
     }
 }
 
 /// Answers questions to one model until nobody can ask any more.
-fn listen(open: &Open, name: &str, questions: &Receiver<Question>) {
+fn listen(open: &OpenModel, name: &str, questions: &Receiver<InferenceRequest>) {
     let mut hear = None;
     for question in questions {
         let opened = match &mut hear {
@@ -92,7 +92,7 @@ fn listen(open: &Open, name: &str, questions: &Receiver<Question>) {
 }
 
 /// The addresses at which sounds are written down.
-pub(super) fn routes(speech: Arc<Speech>) -> Router {
+pub(super) fn routes(speech: Arc<InferenceService>) -> Router {
     Router::new()
         .route("/v1/models", get(models))
         .route("/v1/audio/transcriptions", post(transcriptions))
@@ -100,7 +100,7 @@ pub(super) fn routes(speech: Arc<Speech>) -> Router {
         .with_state(speech)
 }
 
-async fn models(State(speech): State<Arc<Speech>>) -> Answer {
+async fn models(State(speech): State<Arc<InferenceService>>) -> ApiResult {
     let one = |name: String| serde_json::json!({ "id": name, "object": "model", "created": 0, "owned_by": "voxpipe" });
     json(serde_json::json!({ "object": "list", "data": (speech.names)().into_iter().map(one).collect::<Vec<_>>() }))
 }
@@ -111,9 +111,14 @@ struct Said {
 }
 
 /// What the pages send: a sound, to one model.
-async fn try_it(State(speech): State<Arc<Speech>>, Path(model): Path<String>, Query(said): Query<Said>, body: Bytes) -> Answer {
+async fn try_it(
+    State(speech): State<Arc<InferenceService>>,
+    Path(model): Path<String>,
+    Query(said): Query<Said>,
+    body: Bytes,
+) -> ApiResult {
     if !(speech.names)().contains(&model) {
-        return Err(Trouble::missing(format!("there is no model `{model}` here")));
+        return Err(ApiError::missing(format!("there is no model `{model}` here")));
     }
     let samples = decoded("recording.wav".to_owned(), body.to_vec()).await?;
     let language = language(said.language)?;
@@ -121,8 +126,8 @@ async fn try_it(State(speech): State<Arc<Speech>>, Path(model): Path<String>, Qu
 }
 
 /// What OpenAI's clients send.
-async fn transcriptions(State(speech): State<Arc<Speech>>, mut form: Multipart) -> Answer {
-    let wrong = |error: axum::extract::multipart::MultipartError| Trouble(error.status(), error.body_text());
+async fn transcriptions(State(speech): State<Arc<InferenceService>>, mut form: Multipart) -> ApiResult {
+    let wrong = |error: axum::extract::multipart::MultipartError| ApiError(error.status(), error.body_text());
     let mut fields = BTreeMap::new();
     let mut file = None;
     while let Some(field) = form.next_field().await.map_err(wrong)? {
@@ -134,18 +139,18 @@ async fn transcriptions(State(speech): State<Arc<Speech>>, mut form: Multipart) 
             fields.insert(name, field.text().await.map_err(wrong)?);
         }
     }
-    let (called, bytes) = file.ok_or_else(|| Trouble::bad("there is no `file` in the form"))?;
+    let (called, bytes) = file.ok_or_else(|| ApiError::bad("there is no `file` in the form"))?;
     let names = (speech.names)();
     let asked = fields.get("model").cloned().unwrap_or_default();
     // Programs that were written for others name a model of theirs; what is heard here is what `voxpipe demo` was given.
     let model = names.iter().find(|name| **name == asked).or_else(|| names.first()).cloned();
-    let model = model.ok_or_else(|| Trouble::missing("there is no model here yet"))?;
+    let model = model.ok_or_else(|| ApiError::missing("there is no model here yet"))?;
     let format = fields.get("response_format").map_or("json", String::as_str);
     if !["json", "text", "verbose_json"].contains(&format) {
-        return Err(Trouble::bad(format!("the format `{format}` is not known here: json, text or verbose_json")));
+        return Err(ApiError::bad(format!("the format `{format}` is not known here: json, text or verbose_json")));
     }
     if fields.get("stream").is_some_and(|stream| stream == "true") {
-        return Err(Trouble::bad("transcripts do not come in pieces here: leave `stream` out"));
+        return Err(ApiError::bad("transcripts do not come in pieces here: leave `stream` out"));
     }
     let language = language(fields.get("language").cloned())?;
     let samples = decoded(called, bytes).await?;
@@ -161,23 +166,23 @@ async fn transcriptions(State(speech): State<Arc<Speech>>, mut form: Multipart) 
     }
 }
 
-fn language(code: Option<String>) -> Result<Option<String>, Trouble> {
+fn language(code: Option<String>) -> Result<Option<String>, ApiError> {
     let code = code.filter(|code| !code.is_empty() && code != "auto");
     if let Some(code) = &code {
-        voxtral::tokenizer::prompt::check_language(code).map_err(|error| Trouble::bad(error.message))?;
+        voxtral::tokenizer::prompt::check_language(code).map_err(|error| ApiError::bad(error.message))?;
     }
     Ok(code)
 }
 
 /// A sound file as samples.
-async fn decoded(name: String, bytes: Vec<u8>) -> Result<Vec<f32>, Trouble> {
-    let unusable = |words: String| Trouble(StatusCode::UNSUPPORTED_MEDIA_TYPE, words);
+async fn decoded(name: String, bytes: Vec<u8>) -> Result<Vec<f32>, ApiError> {
+    let unusable = |words: String| ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, words);
     super::aside(move || {
         let name = FilePath::new(&name).file_name().map_or_else(|| FilePath::new("audio.wav"), FilePath::new);
         let samples = load_stream(name, bytes).map_err(|error| unusable(error.message))?;
         let seconds = samples.len() as f64 / f64::from(voxtral::audio::SAMPLE_RATE);
         if seconds > LONGEST {
-            return Err(Trouble(
+            return Err(ApiError(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the sound has {seconds:.0} s; at most {LONGEST:.0} s are taken here"),
             ));
@@ -188,6 +193,6 @@ async fn decoded(name: String, bytes: Vec<u8>) -> Result<Vec<f32>, Trouble> {
 }
 
 /// The names of the models.
-pub(super) fn names(speech: &Speech) -> Vec<String> {
+pub(super) fn names(speech: &InferenceService) -> Vec<String> {
     (speech.names)()
 }

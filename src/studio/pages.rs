@@ -101,6 +101,6 @@ fn shown(page: &str, title: &str, road: bool) -> Response {
     let steps: Vec<_> = STEPS.iter().filter(|_| road).map(step).collect();
     match template::render("layout.html", LAYOUT, json!({ "page": page, "title": title, "body": body, "steps": steps })) {
         Ok(text) => Html(text).into_response(),
-        Err(error) => super::Trouble::from(error).into_response(),
+        Err(error) => super::ApiError::from(error).into_response(),
     }
 }

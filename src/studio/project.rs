@@ -1,8 +1,8 @@
 //! The project that the pages work on: its folder, its file, and what the program says of it.
 
-use super::Trouble;
-use super::inference::Speech;
-use crate::error::{Doing, Error, Exit, Result};
+use super::ApiError;
+use super::inference::InferenceService;
+use crate::error::{Error, Exit, Result, ResultExt};
 use pipeline::cache::store::Store;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use toml_edit::DocumentMut;
 
 /// A project and what is known of it.
 #[derive(Debug)]
-pub struct Project {
+pub struct StudioProject {
     /// Its folder.
     pub(super) root: PathBuf,
     /// Its pipeline file.
@@ -24,7 +24,7 @@ pub struct Project {
     /// This program.
     program: PathBuf,
     /// The models that can be tried.
-    pub(super) speech: Arc<Speech>,
+    pub(super) speech: Arc<InferenceService>,
     /// The run that was started here.
     pub(super) run: Mutex<Option<Started>>,
     /// Takes that were measured, by file name, with size and time.
@@ -41,9 +41,9 @@ pub(super) struct Started {
     pub(super) said: tempfile::NamedTempFile,
 }
 
-impl Project {
+impl StudioProject {
     /// The project of a pipeline file, which need not be there yet.
-    pub fn new(file: &Path, speech: Arc<Speech>) -> Result<Self> {
+    pub fn new(file: &Path, speech: Arc<InferenceService>) -> Result<Self> {
         let file = std::path::absolute(file).doing(|| "cannot find the folder")?;
         let root = file.parent().map(Path::to_owned).unwrap_or_default();
         let program = std::env::current_exe().doing(|| "cannot find this program")?;
@@ -71,19 +71,19 @@ impl Project {
     }
 
     /// What the program prints; an error in its own words if it fails.
-    pub(super) fn ask(&self, arguments: &[&str]) -> Result<String, Trouble> {
+    pub(super) fn ask(&self, arguments: &[&str]) -> Result<String, ApiError> {
         let ran = self.command(arguments).output().doing(|| "cannot start voxpipe")?;
         if ran.status.success() {
             return Ok(String::from_utf8_lossy(&ran.stdout).into_owned());
         }
         let words = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
-        Err(Trouble::conflict(if words.is_empty() { "it did not work, without a word".to_owned() } else { words }))
+        Err(ApiError::conflict(if words.is_empty() { "it did not work, without a word".to_owned() } else { words }))
     }
 
     /// What the program prints as JSON, whatever its exit code.
-    pub(super) fn told(&self, arguments: &[&str]) -> Result<Value, Trouble> {
+    pub(super) fn told(&self, arguments: &[&str]) -> Result<Value, ApiError> {
         let ran = self.command(arguments).output().doing(|| "cannot start voxpipe")?;
-        serde_json::from_slice(&ran.stdout).map_err(|_| Trouble::conflict(String::from_utf8_lossy(&ran.stderr).trim().to_owned()))
+        serde_json::from_slice(&ran.stdout).map_err(|_| ApiError::conflict(String::from_utf8_lossy(&ran.stderr).trim().to_owned()))
     }
 
     /// The name of the file, as an argument.
@@ -92,9 +92,9 @@ impl Project {
     }
 
     /// The file as it stands; nothing if there is none.
-    pub(super) fn document(&self) -> Result<Option<DocumentMut>, Trouble> {
+    pub(super) fn document(&self) -> Result<Option<DocumentMut>, ApiError> {
         let Ok(text) = fs::read_to_string(&self.file) else { return Ok(None) };
-        let parsed = text.parse().map_err(|error: toml_edit::TomlError| Trouble::conflict(format!("{}: {error}", self.name())))?;
+        let parsed = text.parse().map_err(|error: toml_edit::TomlError| ApiError::conflict(format!("{}: {error}", self.name())))?;
         Ok(Some(parsed))
     }
 
@@ -133,7 +133,7 @@ impl Project {
     }
 
     /// Replaces the file, whole or not at all.
-    pub(super) fn write(&self, text: &str) -> Result<(), Trouble> {
+    pub(super) fn write(&self, text: &str) -> Result<(), ApiError> {
         replace(&self.file, text.as_bytes())?;
         Ok(())
     }

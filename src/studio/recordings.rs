@@ -3,10 +3,10 @@
 //! A take is kept as it came, under the name that the `recordings` stage looks for: `en-0001.wav`, then `en-0001.2.wav`. Nothing is ever
 //! deleted: takes that nobody could learn from, and those that were taken away, lie in hidden folders beside the others.
 
-use super::project::{Project, replace};
-use super::{Answer, Trouble, aside, json, plain};
-use crate::data::phrase::Phrase;
-use crate::error::Doing;
+use super::project::{StudioProject, replace};
+use super::{ApiError, ApiResult, aside, json, plain};
+use crate::data::phrase::PhraseRow;
+use crate::error::ResultExt;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -19,7 +19,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use voxtral::audio::quality::{Quality, Verdict};
+use voxtral::audio::quality::{ClipQuality, QualityVerdict};
 use voxtral::audio::wav::load_stream;
 
 /// Languages that are written from the right.
@@ -27,9 +27,9 @@ const FROM_THE_RIGHT: [&str; 8] = ["ar", "dv", "fa", "he", "ks", "ps", "ur", "yi
 /// Most that is said of what is wrong with a sentence.
 const WORDS: usize = 200;
 
-type Shared = State<Arc<Project>>;
+type Shared = State<Arc<StudioProject>>;
 
-pub(super) fn routes() -> Router<Arc<Project>> {
+pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new()
         .route("/api/phrases", get(phrases))
         .route("/api/phrases/{id}/report", post(report))
@@ -38,44 +38,44 @@ pub(super) fn routes() -> Router<Arc<Project>> {
         .route("/api/takes/{name}/remove", post(remove))
 }
 
-async fn phrases(State(project): Shared) -> Answer {
+async fn phrases(State(project): Shared) -> ApiResult {
     aside(move || {
         let phrases = project.phrases()?;
-        let told = |phrase: &Phrase| {
+        let told = |phrase: &PhraseRow| {
             let direction = if FROM_THE_RIGHT.contains(&phrase.language.as_str()) { "rtl" } else { "ltr" };
             Ok(value!({
                 "id": phrase.id, "text": phrase.text, "language": phrase.language, "direction": direction, "source": phrase.source,
                 "takes": project.takes(phrase)?,
             }))
         };
-        let told = phrases.iter().map(told).collect::<Result<Vec<_>, Trouble>>()?;
+        let told = phrases.iter().map(told).collect::<Result<Vec<_>, ApiError>>()?;
         json(value!({ "phrases": told, "minimum": project.minimum(), "speaker": project.speaker(), "project": project.root.display().to_string() }))
     })
     .await
 }
 
 /// Takes in a recording.
-async fn save(State(project): Shared, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn save(State(project): Shared, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> ApiResult {
     aside(move || {
         let phrase = project.phrase(&id)?;
         let sha256 = format!("{:x}", Sha256::digest(&body));
         let asked = headers.get("x-sha256").and_then(|asked| asked.to_str().ok()).unwrap_or(&sha256);
         if !asked.eq_ignore_ascii_case(&sha256) {
-            return Err(Trouble::bad("the recording was damaged on the way: its SHA-256 is another"));
+            return Err(ApiError::bad("the recording was damaged on the way: its SHA-256 is another"));
         }
         if !body.starts_with(b"RIFF") {
-            return Err(Trouble(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a take is a WAV file".to_owned()));
+            return Err(ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a take is a WAV file".to_owned()));
         }
         let samples = load_stream(std::path::Path::new("the take"), body.to_vec())
-            .map_err(|error| Trouble(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.message))?;
-        let quality = Quality::of(&samples, &phrase.text);
+            .map_err(|error| ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.message))?;
+        let quality = ClipQuality::of(&samples, &phrase.text);
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever lost our answer sends it again.
         if let Some(there) = project.takes(&phrase)?.into_iter().find(|take| take["sha256"] == sha256.as_str()) {
             return json(there);
         }
         let folder = project.recordings();
-        if quality.verdict == Verdict::Reject {
+        if quality.verdict == QualityVerdict::Reject {
             let file = format!("{}.{}.wav", phrase.id, &sha256[..12]);
             replace(&folder.join(".rejected").join(&file), &body)?;
             return json(told(&quality, &file, 0, &sha256));
@@ -90,16 +90,16 @@ async fn save(State(project): Shared, Path(id): Path<String>, headers: HeaderMap
     .await
 }
 
-async fn sound(State(project): Shared, Path(name): Path<String>) -> Answer {
+async fn sound(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
-        let bytes = fs::read(project.recordings().join(plain(&name)?)).map_err(|_| Trouble::missing("there is no such take"))?;
+        let bytes = fs::read(project.recordings().join(plain(&name)?)).map_err(|_| ApiError::missing("there is no such take"))?;
         Ok(([(header::CONTENT_TYPE, "audio/wav")], bytes).into_response())
     })
     .await
 }
 
 /// Makes a take the newest, which is the one that counts.
-async fn choose(State(project): Shared, Path(name): Path<String>) -> Answer {
+async fn choose(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
         let phrase = project.phrase_of(&name)?;
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,7 +113,7 @@ async fn choose(State(project): Shared, Path(name): Path<String>) -> Answer {
 }
 
 /// Puts a take aside.
-async fn remove(State(project): Shared, Path(name): Path<String>) -> Answer {
+async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
         let phrase = project.phrase_of(&name)?;
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +127,7 @@ async fn remove(State(project): Shared, Path(name): Path<String>) -> Answer {
 }
 
 /// Notes that something is wrong with a sentence.
-async fn report(State(project): Shared, Path(id): Path<String>, axum::Json(said): axum::Json<Value>) -> Answer {
+async fn report(State(project): Shared, Path(id): Path<String>, axum::Json(said): axum::Json<Value>) -> ApiResult {
     aside(move || {
         let phrase = project.phrase(&id)?;
         let reason: String = said["reason"].as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).take(WORDS).collect();
@@ -141,22 +141,22 @@ async fn report(State(project): Shared, Path(id): Path<String>, axum::Json(said)
     .await
 }
 
-impl Project {
-    fn phrases(&self) -> Result<Vec<Phrase>, Trouble> {
+impl StudioProject {
+    fn phrases(&self) -> Result<Vec<PhraseRow>, ApiError> {
         let Some(folder) = self.latest("phrases") else { return Ok(Vec::new()) };
-        Ok(Phrase::read_all(&folder.join("phrases.jsonl"))?)
+        Ok(PhraseRow::read_all(&folder.join("phrases.jsonl"))?)
     }
 
-    fn phrase(&self, id: &str) -> Result<Phrase, Trouble> {
-        self.phrases()?.into_iter().find(|phrase| phrase.id == id).ok_or_else(|| Trouble::missing("there is no such sentence"))
+    fn phrase(&self, id: &str) -> Result<PhraseRow, ApiError> {
+        self.phrases()?.into_iter().find(|phrase| phrase.id == id).ok_or_else(|| ApiError::missing("there is no such sentence"))
     }
 
     /// The sentence that a take's name tells.
-    fn phrase_of(&self, name: &str) -> Result<Phrase, Trouble> {
-        let stem = plain(name)?.strip_suffix(".wav").ok_or_else(|| Trouble::missing("there is no such take"))?;
-        let of = |phrase: &Phrase| number(stem, &phrase.id).is_some();
-        let phrase = self.phrases()?.into_iter().find(of).ok_or_else(|| Trouble::missing("there is no such take"))?;
-        if self.recordings().join(name).is_file() { Ok(phrase) } else { Err(Trouble::missing("there is no such take")) }
+    fn phrase_of(&self, name: &str) -> Result<PhraseRow, ApiError> {
+        let stem = plain(name)?.strip_suffix(".wav").ok_or_else(|| ApiError::missing("there is no such take"))?;
+        let of = |phrase: &PhraseRow| number(stem, &phrase.id).is_some();
+        let phrase = self.phrases()?.into_iter().find(of).ok_or_else(|| ApiError::missing("there is no such take"))?;
+        if self.recordings().join(name).is_file() { Ok(phrase) } else { Err(ApiError::missing("there is no such take")) }
     }
 
     /// The folder of the recordings.
@@ -177,7 +177,7 @@ impl Project {
     }
 
     /// The takes of a sentence, the oldest first; the last one counts.
-    fn takes(&self, phrase: &Phrase) -> Result<Vec<Value>, Trouble> {
+    fn takes(&self, phrase: &PhraseRow) -> Result<Vec<Value>, ApiError> {
         let folder = self.recordings();
         let mut numbers = numbers(&folder, &phrase.id);
         numbers.sort_unstable();
@@ -203,13 +203,13 @@ impl Project {
         }
         let bytes = fs::read(&path).ok()?;
         let sha256 = format!("{:x}", Sha256::digest(&bytes));
-        let take = told(&Quality::of(&load_stream(&path, bytes).ok()?, text), file, number, &sha256);
+        let take = told(&ClipQuality::of(&load_stream(&path, bytes).ok()?, text), file, number, &sha256);
         measured.insert(file.to_owned(), (stamp.0, stamp.1, take.clone()));
         Some(take)
     }
 }
 
-fn told(quality: &Quality, file: &str, number: u32, sha256: &str) -> Value {
+fn told(quality: &ClipQuality, file: &str, number: u32, sha256: &str) -> Value {
     let mut told = value!(quality);
     told["file"] = value!(file);
     told["number"] = value!(number);

@@ -3,9 +3,9 @@
 //! A run is a process of its own. It does not end with the server, and one that was begun in a shell is shown like any other: what is told
 //! comes from the log that every run writes.
 
-use super::project::{Project, Started};
-use super::{Answer, Trouble, aside, json, plain};
-use crate::error::Doing;
+use super::project::{Started, StudioProject};
+use super::{ApiError, ApiResult, aside, json, plain};
+use crate::error::ResultExt;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::header;
@@ -31,9 +31,9 @@ const PIECE: u64 = 1 << 20;
 /// As much of what a run said before it could begin as is passed on.
 const WORDS: usize = 4000;
 
-type Shared = State<Arc<Project>>;
+type Shared = State<Arc<StudioProject>>;
 
-pub(super) fn routes() -> Router<Arc<Project>> {
+pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new()
         .route("/api/state", get(state))
         .route("/api/run", post(run))
@@ -46,7 +46,7 @@ pub(super) fn routes() -> Router<Arc<Project>> {
 }
 
 /// How everything stands.
-async fn state(State(project): Shared) -> Answer {
+async fn state(State(project): Shared) -> ApiResult {
     aside(move || {
         let there = project.file.is_file();
         let status = if there { project.told(&["status", project.name(), "--json"]) } else { Ok(Value::Null) };
@@ -110,14 +110,14 @@ struct Wanted {
     set: Vec<String>,
 }
 
-async fn run(State(project): Shared, wanted: Option<axum::Json<Wanted>>) -> Answer {
+async fn run(State(project): Shared, wanted: Option<axum::Json<Wanted>>) -> ApiResult {
     let wanted = wanted.map(|wanted| wanted.0).unwrap_or_default();
     aside(move || project.begin(&wanted).and_then(|()| json(value!({ "running": true })))).await
 }
 
-async fn stop(State(project): Shared) -> Answer {
+async fn stop(State(project): Shared) -> ApiResult {
     aside(move || {
-        let runner = Store::look(&project.root)?.runner().ok_or_else(|| Trouble::conflict("no run is going on"))?;
+        let runner = Store::look(&project.root)?.runner().ok_or_else(|| ApiError::conflict("no run is going on"))?;
         rustix::process::kill_process(runner, rustix::process::Signal::INT)
             .map_err(std::io::Error::from)
             .doing(|| "cannot stop the run")?;
@@ -126,14 +126,14 @@ async fn stop(State(project): Shared) -> Answer {
     .await
 }
 
-impl Project {
+impl StudioProject {
     /// Begins a run.
-    fn begin(&self, wanted: &Wanted) -> Result<(), Trouble> {
+    fn begin(&self, wanted: &Wanted) -> Result<(), ApiError> {
         if self.is_running() {
-            return Err(Trouble::conflict("a run is going on already"));
+            return Err(ApiError::conflict("a run is going on already"));
         }
         if wanted.force.iter().chain(&wanted.set).any(|text| text.starts_with('-')) {
-            return Err(Trouble::bad("that is no setting"));
+            return Err(ApiError::bad("that is no setting"));
         }
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         let beginning = || "cannot begin the run";
@@ -205,7 +205,7 @@ fn more(path: &std::path::Path, from: u64) -> String {
     read.ok().and_then(|_| String::from_utf8(bytes[..whole].to_vec()).ok()).unwrap_or_default()
 }
 
-async fn runs(State(project): Shared) -> Answer {
+async fn runs(State(project): Shared) -> ApiResult {
     aside(move || json(project.told(&["runs", project.name(), "--json"])?)).await
 }
 
@@ -215,11 +215,11 @@ struct Two {
     b: String,
 }
 
-async fn diff(State(project): Shared, Query(two): Query<Two>) -> Answer {
+async fn diff(State(project): Shared, Query(two): Query<Two>) -> ApiResult {
     aside(move || json(project.told(&["diff", plain(&two.a)?, plain(&two.b)?, project.name(), "--json"])?)).await
 }
 
-async fn graph(State(project): Shared) -> Answer {
+async fn graph(State(project): Shared) -> ApiResult {
     aside(move || Ok(picture(project.ask(&["graph", project.name(), "--format", "svg"])?))).await
 }
 
@@ -232,7 +232,7 @@ struct Curve {
 }
 
 /// The curves of trainings, also of one that is running.
-async fn curves(State(project): Shared, Query(curve): Query<Curve>) -> Answer {
+async fn curves(State(project): Shared, Query(curve): Query<Curve>) -> ApiResult {
     aside(move || {
         let file = tempfile::Builder::new().suffix(".svg").tempfile().doing(|| "cannot draw")?;
         let path = file.path().display().to_string();

@@ -24,7 +24,7 @@ const SLOWEST: Duration = Duration::from_secs(600);
 
 /// What the guard knows.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct RequestGuard {
     /// Where the server listens.
     pub(super) address: IpAddr,
     pub(super) port: u16,
@@ -34,7 +34,7 @@ pub(super) struct Guard {
 }
 
 /// Lets a request through, or refuses it.
-pub(super) async fn watch(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub(super) async fn watch(State(guard): State<Arc<RequestGuard>>, request: Request, next: Next) -> Response {
     let _turn = match Turn::take(&guard.busy) {
         Some(turn) => turn,
         None => return finish(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once")),
@@ -78,7 +78,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Guard {
+impl RequestGuard {
     fn admit(&self, request: &Request) -> Result<(), Box<Response>> {
         let headers = request.headers();
         let no = |status, words: &str| Err(Box::new(refuse(status, words)));
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn names_that_lead_here_are_told_apart() {
-        let guard = |address: &str| Guard { address: address.parse().unwrap(), port: 7860, token: None, busy: AtomicUsize::new(0) };
+        let guard = |address: &str| RequestGuard { address: address.parse().unwrap(), port: 7860, token: None, busy: AtomicUsize::new(0) };
         let local = guard("127.0.0.1");
         assert!(["localhost:7860", "127.0.0.1:7860", "[::1]:7860"].iter().all(|host| local.is_us(host)));
         assert!(["evil.example:7860", "localhost", "localhost:1", "", "10.0.0.1:7860"].iter().all(|host| !local.is_us(host)));

@@ -1,7 +1,7 @@
 //! The server itself: it listens, has the guard look at every request, and ends when it is told to.
 
-use super::security::{Guard, watch};
-use crate::error::{Doing, Error, Exit, Result};
+use super::security::{RequestGuard, watch};
+use crate::error::{Error, Exit, Result, ResultExt};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug)]
-pub struct Listening {
+pub struct ServerOptions {
     /// The address; others than the loopback one want a token.
     pub host: IpAddr,
     /// The port; any free one if 0.
@@ -38,7 +38,7 @@ pub struct Listening {
 }
 
 /// Serves until `stop` is set. `say` hears the address to open.
-pub fn serve(router: Router, listening: Listening, stop: &Arc<AtomicBool>, say: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+pub fn serve(router: Router, listening: ServerOptions, stop: &Arc<AtomicBool>, say: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing(|| "cannot begin to serve")?;
     runtime.block_on(async {
         let (host, port) = (listening.host, listening.port);
@@ -51,7 +51,7 @@ pub fn serve(router: Router, listening: Listening, stop: &Arc<AtomicBool>, say: 
         let shown = if host.is_ipv6() && !host.is_unspecified() { format!("[{shown}]") } else { shown };
         let query = token.as_ref().map_or_else(String::new, |token| format!("?token={token}"));
         say(&format!("http://{shown}:{port}/{query}"))?;
-        let guard = Arc::new(Guard { address: host, port, token, busy: AtomicUsize::new(0) });
+        let guard = Arc::new(RequestGuard { address: host, port, token, busy: AtomicUsize::new(0) });
         let router = router.layer(DefaultBodyLimit::max(BODY)).layer(from_fn_with_state(guard, watch));
         let stopped = |stop: Arc<AtomicBool>| async move {
             while !stop.load(Ordering::Relaxed) {

@@ -1,7 +1,7 @@
 //! The pipeline file: begun by a few answers, changed setting by setting or as text; what else is in it stays as it was written.
 
-use super::project::{Project, replace};
-use super::{Answer, Trouble, aside, json};
+use super::project::{StudioProject, replace};
+use super::{ApiError, ApiResult, aside, json};
 use crate::stages::phrases;
 use axum::Router;
 use axum::extract::State;
@@ -12,9 +12,9 @@ use std::fs;
 use std::sync::{Arc, PoisonError};
 use toml_edit::{DocumentMut, InlineTable, Item, Table};
 
-type Shared = State<Arc<Project>>;
+type Shared = State<Arc<StudioProject>>;
 
-pub(super) fn routes() -> Router<Arc<Project>> {
+pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new()
         .route("/api/languages", get(languages))
         .route("/api/begin", post(begin))
@@ -23,7 +23,7 @@ pub(super) fn routes() -> Router<Arc<Project>> {
         .route("/api/schema", get(schema))
 }
 
-async fn languages() -> Answer {
+async fn languages() -> ApiResult {
     json(phrases::languages())
 }
 
@@ -47,13 +47,13 @@ struct Beginning {
     settings: Map<String, Value>,
 }
 
-async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) -> Answer {
+async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) -> ApiResult {
     aside(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if !["record", "recordings"].contains(&said.way.as_str()) {
-            return Err(Trouble::bad("the recordings are still to be made (`record`) or there (`recordings`)"));
+            return Err(ApiError::bad("the recordings are still to be made (`record`) or there (`recordings`)"));
         }
-        voxtral::tokenizer::prompt::check_language(&said.language).map_err(|error| Trouble::bad(error.message))?;
+        voxtral::tokenizer::prompt::check_language(&said.language).map_err(|error| ApiError::bad(error.message))?;
         if !project.file.is_file() {
             let mut arguments = vec!["init", ".", "--case", &said.way, "--language", &said.language];
             for (flag, told) in [("--name", &said.name), ("--base", &said.base)] {
@@ -64,7 +64,7 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
             }
             project.ask(&arguments)?;
         }
-        let mut document = project.document()?.ok_or_else(|| Trouble::conflict("the pipeline file is gone"))?;
+        let mut document = project.document()?.ok_or_else(|| ApiError::conflict("the pipeline file is gone"))?;
         if let Some(stage) = project.stages("phrases").first() {
             let place = |key: &str| format!("stage.{stage}.with.{key}");
             set(&mut document, &place("language"), &value!(said.language))?;
@@ -92,10 +92,10 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
 }
 
 /// What is set, as plain values.
-async fn settings(State(project): Shared) -> Answer {
+async fn settings(State(project): Shared) -> ApiResult {
     aside(move || {
-        let text = fs::read_to_string(&project.file).map_err(|_| Trouble::missing("there is no pipeline yet"))?;
-        let parsed: Value = toml::from_str(&text).map_err(|error| Trouble::conflict(error.message().to_owned()))?;
+        let text = fs::read_to_string(&project.file).map_err(|_| ApiError::missing("there is no pipeline yet"))?;
+        let parsed: Value = toml::from_str(&text).map_err(|error| ApiError::conflict(error.message().to_owned()))?;
         json(parsed)
     })
     .await
@@ -106,10 +106,10 @@ struct Changes {
     set: Map<String, Value>,
 }
 
-async fn change(State(project): Shared, axum::Json(changes): axum::Json<Changes>) -> Answer {
+async fn change(State(project): Shared, axum::Json(changes): axum::Json<Changes>) -> ApiResult {
     aside(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut document = project.document()?.ok_or_else(|| Trouble::missing("there is no pipeline yet"))?;
+        let mut document = project.document()?.ok_or_else(|| ApiError::missing("there is no pipeline yet"))?;
         for (key, told) in &changes.set {
             if told.is_null() { unset(&mut document, key) } else { set(&mut document, key, told)? }
         }
@@ -119,12 +119,13 @@ async fn change(State(project): Shared, axum::Json(changes): axum::Json<Changes>
     .await
 }
 
-async fn pipeline(State(project): Shared) -> Answer {
-    aside(move || if project.file.is_file() { json(project.looked_at()?) } else { Err(Trouble::missing("there is no pipeline yet")) }).await
+async fn pipeline(State(project): Shared) -> ApiResult {
+    aside(move || if project.file.is_file() { json(project.looked_at()?) } else { Err(ApiError::missing("there is no pipeline yet")) })
+        .await
 }
 
 /// The file as somebody wrote it in the editor. It is kept with its mistakes, which are told.
-async fn write(State(project): Shared, text: String) -> Answer {
+async fn write(State(project): Shared, text: String) -> ApiResult {
     aside(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         project.write(&text)?;
@@ -133,30 +134,30 @@ async fn write(State(project): Shared, text: String) -> Answer {
     .await
 }
 
-async fn schema(State(project): Shared) -> Answer {
+async fn schema(State(project): Shared) -> ApiResult {
     aside(move || json(project.told(&["schema"])?)).await
 }
 
-impl Project {
+impl StudioProject {
     /// The file with what is wrong with it.
-    fn looked_at(&self) -> Result<Value, Trouble> {
-        let text = fs::read_to_string(&self.file).map_err(|_| Trouble::missing("there is no pipeline yet"))?;
+    fn looked_at(&self) -> Result<Value, ApiError> {
+        let text = fs::read_to_string(&self.file).map_err(|_| ApiError::missing("there is no pipeline yet"))?;
         Ok(value!({ "text": text, "check": self.told(&["check", self.name(), "--json"])? }))
     }
 }
 
 /// Sets `stage.adapter.with.epochs`; tables on the way are made.
-pub(super) fn set(document: &mut DocumentMut, key: &str, told: &Value) -> Result<(), Trouble> {
+pub(super) fn set(document: &mut DocumentMut, key: &str, told: &Value) -> Result<(), ApiError> {
     let parts: Vec<&str> = key.split('.').collect();
-    let (last, way) = parts.split_last().filter(|(last, _)| !last.is_empty()).ok_or_else(|| Trouble::bad("a setting without a name"))?;
-    let new = converted(told).ok_or_else(|| Trouble::bad(format!("`{key}` cannot be set to that")))?;
+    let (last, way) = parts.split_last().filter(|(last, _)| !last.is_empty()).ok_or_else(|| ApiError::bad("a setting without a name"))?;
+    let new = converted(told).ok_or_else(|| ApiError::bad(format!("`{key}` cannot be set to that")))?;
     let mut at: &mut Item = document.as_item_mut();
     for part in way {
         let inline = at.is_inline_table();
-        let table = at.as_table_like_mut().ok_or_else(|| Trouble::bad(format!("`{key}` leads through a value")))?;
+        let table = at.as_table_like_mut().ok_or_else(|| ApiError::bad(format!("`{key}` leads through a value")))?;
         at = table.entry(part).or_insert_with(|| if inline { Item::Value(InlineTable::new().into()) } else { Item::Table(Table::new()) });
     }
-    let table = at.as_table_like_mut().ok_or_else(|| Trouble::bad(format!("`{key}` leads through a value")))?;
+    let table = at.as_table_like_mut().ok_or_else(|| ApiError::bad(format!("`{key}` leads through a value")))?;
     match table.get_mut(last) {
         // The comment behind a value stays.
         Some(Item::Value(old)) => {

@@ -1,9 +1,9 @@
 //! Sound files and tables that are dragged onto the page: written as they come, into the folder that the pipeline reads.
 
-use super::project::Project;
-use super::{Answer, Trouble, aside, json, plain};
+use super::project::StudioProject;
+use super::{ApiError, ApiResult, aside, json, plain};
 use crate::data::ingest;
-use crate::error::Doing;
+use crate::error::ResultExt;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -23,16 +23,16 @@ const SHOWN: u64 = 64 << 20;
 /// What tables and texts end in.
 const TEXTS: [&str; 5] = ["csv", "tsv", "jsonl", "txt", "json"];
 
-type Shared = State<Arc<Project>>;
+type Shared = State<Arc<StudioProject>>;
 
-pub(super) fn routes() -> Router<Arc<Project>> {
+pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new()
         .route("/api/uploads", get(list))
         .route("/api/uploads/{name}", get(file).post(take_in).layer(DefaultBodyLimit::disable()))
         .route("/api/uploads/{name}/remove", post(remove))
 }
 
-impl Project {
+impl StudioProject {
     /// The folder in which uploads lie.
     fn uploads(&self) -> PathBuf {
         let stage = self.stages("uploads").into_iter().next();
@@ -40,7 +40,7 @@ impl Project {
     }
 }
 
-async fn list(State(project): Shared) -> Answer {
+async fn list(State(project): Shared) -> ApiResult {
     aside(move || {
         let mut files = Vec::new();
         for entry in fs::read_dir(project.uploads()).into_iter().flatten().flatten() {
@@ -60,12 +60,12 @@ async fn list(State(project): Shared) -> Answer {
 }
 
 /// A file as it came, for a look at it.
-async fn file(State(project): Shared, Path(name): Path<String>) -> Answer {
+async fn file(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
-        let none = |_| Trouble::missing("there is no such file");
+        let none = |_| ApiError::missing("there is no such file");
         let path = project.uploads().join(plain(&name)?);
         if fs::metadata(&path).map_err(none)?.len() > SHOWN {
-            return Err(Trouble(StatusCode::PAYLOAD_TOO_LARGE, "that file is too large to be shown".to_owned()));
+            return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, "that file is too large to be shown".to_owned()));
         }
         Ok(([(header::CONTENT_TYPE, "application/octet-stream")], fs::read(&path).map_err(none)?).into_response())
     })
@@ -73,12 +73,12 @@ async fn file(State(project): Shared, Path(name): Path<String>) -> Answer {
 }
 
 /// Writes a file piece by piece; it is there whole or not at all.
-async fn take_in(State(project): Shared, Path(name): Path<String>, request: Request) -> Answer {
+async fn take_in(State(project): Shared, Path(name): Path<String>, request: Request) -> ApiResult {
     let path = PathBuf::from(plain(&name)?);
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
     if !ingest::is_audio(&path) && !TEXTS.contains(&ending.as_str()) {
         let words = format!("`{name}` is neither sound (WAV, FLAC, MP3, OGG, M4A) nor a table or text (CSV, TSV, JSONL, TXT)");
-        return Err(Trouble(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
+        return Err(ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
     }
     let folder = project.uploads();
     let writing = || format!("cannot write `{name}`");
@@ -87,10 +87,10 @@ async fn take_in(State(project): Shared, Path(name): Path<String>, request: Requ
     let mut pieces = request.into_body().into_data_stream();
     let mut size = 0;
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|_| Trouble::bad("the upload broke off"))?;
+        let piece = piece.map_err(|_| ApiError::bad("the upload broke off"))?;
         size += piece.len() as u64;
         if size > LARGEST {
-            return Err(Trouble(StatusCode::PAYLOAD_TOO_LARGE, format!("`{name}` is larger than 4 GiB")));
+            return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, format!("`{name}` is larger than 4 GiB")));
         }
         file.write_all(&piece).doing(writing)?;
     }
@@ -100,12 +100,12 @@ async fn take_in(State(project): Shared, Path(name): Path<String>, request: Requ
 }
 
 /// Puts a file aside.
-async fn remove(State(project): Shared, Path(name): Path<String>) -> Answer {
+async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
         let folder = project.uploads();
         let aside = folder.join(".removed");
         fs::create_dir_all(&aside).doing(|| "cannot make the folder for what is put aside")?;
-        fs::rename(folder.join(plain(&name)?), aside.join(&name)).map_err(|_| Trouble::missing("there is no such file"))?;
+        fs::rename(folder.join(plain(&name)?), aside.join(&name)).map_err(|_| ApiError::missing("there is no such file"))?;
         json(value!({}))
     })
     .await

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use voxtral::lora;
-use voxtral::lora::{Adapters, Targets};
-use voxtral::weights::{Weights, read_tensors, tensors, write_tensors};
+use voxtral::lora::{LoraConfig, TargetModules};
+use voxtral::weights::{WeightLoader, read_tensors, tensors, write_tensors};
 
 /// A folder with fresh adapters, and the model that has them.
-fn written(adapters: &Adapters) -> (tempfile::TempDir, voxtral::model::Voxtral) {
+fn written(adapters: &LoraConfig) -> (tempfile::TempDir, voxtral::model::Voxtral) {
     let (folder, mut model) = (tempfile::tempdir().unwrap(), tiny());
-    lora::add(&mut model, adapters, &mut Weights::random(1, &Device::flex())).unwrap();
+    lora::add(&mut model, adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap();
     lora::save(&model, adapters, "tests/tiny", folder.path()).unwrap();
     (folder, model)
 }
@@ -61,7 +61,7 @@ fn adapters_of_every_part_and_kind_come_back() {
     let projector = format!(r".*multi_modal_projector.*\.(linear_1|linear_2)|{text}");
     for (audio_tower, with_projector, pattern) in [(false, false, text), (true, false, &tower), (false, true, &projector)] {
         for (rslora, dora) in [(false, false), (true, false), (false, true), (true, true)] {
-            let adapters = Adapters { audio_tower, projector: with_projector, rslora, dora, ..adapters(&["q_proj", "down_proj"]) };
+            let adapters = LoraConfig { audio_tower, projector: with_projector, rslora, dora, ..adapters(&["q_proj", "down_proj"]) };
             let (folder, model) = written(&adapters);
             let config = config(folder.path());
             assert_eq!((&config["use_rslora"], &config["use_dora"], &config["lora_alpha"]), (&json!(rslora), &json!(dora), &json!(4)));
@@ -89,7 +89,7 @@ fn a_pattern_is_written_as_exactly_the_layers_it_meant() {
         (r"audio_tower\.layers\.1\.fc1|.*mlp\.gate_proj", 3),
     ] {
         let adapters =
-            Adapters { targets: Targets::text(text).unwrap(), audio_tower: true, projector: text == "all-linear", ..adapters(&[]) };
+            LoraConfig { targets: TargetModules::text(text).unwrap(), audio_tower: true, projector: text == "all-linear", ..adapters(&[]) };
         let (folder, model) = written(&adapters);
         assert_eq!(model.clone().linears().iter().filter(|(_, layer)| layer.lora.is_some()).count(), layers, "{text}");
         // A layer too many or too few would be refused.
@@ -99,8 +99,8 @@ fn a_pattern_is_written_as_exactly_the_layers_it_meant() {
 
 #[test]
 fn targets_that_end_up_nowhere_are_an_error() {
-    let error = |adapters: &Adapters| {
-        let error = lora::add(&mut tiny(), adapters, &mut Weights::random(1, &Device::flex())).unwrap_err();
+    let error = |adapters: &LoraConfig| {
+        let error = lora::add(&mut tiny(), adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap_err();
         format!("{} = {}", error.message, error.advice.unwrap_or_default())
     };
     let said = error(&adapters(&["q_proj", "fc1"]));
@@ -115,13 +115,13 @@ fn targets_that_end_up_nowhere_are_an_error() {
     for (pattern, word) in
         [("q_proj", "names no layer"), (r".*fc\d", "audio tower"), (".*", "`lm_head`"), (".*embed_tokens|.*q_proj", "`embed_tokens`")]
     {
-        let said = error(&Adapters { targets: Targets::text(pattern).unwrap(), ..adapters(&[]) });
+        let said = error(&LoraConfig { targets: TargetModules::text(pattern).unwrap(), ..adapters(&[]) });
         assert!(said.contains(pattern) && said.contains(word), "{said}");
     }
     assert!(error(&adapters(&["lm_head"])).contains("not supported"));
-    assert!(Targets::text("q_proj(").unwrap_err().message.contains("`q_proj(` is not a regular expression"));
+    assert!(TargetModules::text("q_proj(").unwrap_err().message.contains("`q_proj(` is not a regular expression"));
 
-    let placed = lora::add(&mut tiny(), &adapters(&["q_proj"]), &mut Weights::random(1, &Device::flex())).unwrap();
+    let placed = lora::add(&mut tiny(), &adapters(&["q_proj"]), &mut WeightLoader::random(1, &Device::flex())).unwrap();
     assert_eq!(placed.kept_out, ["audio_tower.layers.0.self_attn.q_proj", "audio_tower.layers.1.self_attn.q_proj"]);
 }
 
@@ -130,14 +130,14 @@ fn a_row_of_zeros_and_dora_do_not_go_together() {
     let mut model = tiny();
     let layer = &mut model.language_model.model.layers[1].self_attn.v_proj;
     layer.weight = layer.weight.clone().map(|weight| weight.slice_fill([3..4, 0..48], 0.0));
-    let dora = Adapters { dora: true, ..adapters(&["v_proj"]) };
-    let error = lora::add(&mut model, &dora, &mut Weights::random(1, &Device::flex())).unwrap_err();
+    let dora = LoraConfig { dora: true, ..adapters(&["v_proj"]) };
+    let error = lora::add(&mut model, &dora, &mut WeightLoader::random(1, &Device::flex())).unwrap_err();
     assert!(error.message.contains("layers.1.self_attn.v_proj.weight`: row 3 has length 0"), "{error}");
 }
 
 #[test]
 fn tensors_and_layers_that_do_not_meet_are_named() {
-    let both = Adapters { audio_tower: true, dora: true, ..adapters(&["q_proj", "fc1"]) };
+    let both = LoraConfig { audio_tower: true, dora: true, ..adapters(&["q_proj", "fc1"]) };
     let key = "base_model.model.model.audio_tower.layers.0.fc1.lora_A.weight";
     let broken = |edit: &dyn Fn(&mut BTreeMap<String, TensorData>), words: &[&str]| {
         let (folder, _) = written(&both);
@@ -228,7 +228,7 @@ fn a_config_that_would_be_read_wrongly_is_refused_by_its_key() {
 
 #[test]
 fn ways_to_name_layers_are_read_as_peft_reads_them() {
-    let adapters = Adapters { targets: Targets::text(r".*language_model.*layers\.1\..*(q|v)_proj").unwrap(), ..adapters(&[]) };
+    let adapters = LoraConfig { targets: TargetModules::text(r".*language_model.*layers\.1\..*(q|v)_proj").unwrap(), ..adapters(&[]) };
     let (folder, _) = written(&adapters);
     for (keys, loads) in [
         (json!({ "target_modules": ["language_model.model.layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"] }), false),

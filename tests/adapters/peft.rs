@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 use voxtral::lora;
-use voxtral::lora::{Adapters, Targets};
-use voxtral::weights::{Weights, floats, read_tensors, write_tensors};
+use voxtral::lora::{LoraConfig, TargetModules};
+use voxtral::weights::{WeightLoader, floats, read_tensors, write_tensors};
 
 /// A Python with the packages: `python3`, or the one the environment names.
 fn python() -> Option<String> {
@@ -31,21 +31,21 @@ fn peft_and_transformers_load_ours_and_we_load_theirs() {
     };
     let (work, reference) = (tempfile::tempdir().unwrap(), Reference::read());
     let text = adapters(&["q_proj", "k_proj", "v_proj", "o_proj"]);
-    let tower = Adapters { audio_tower: true, ..adapters(&["q_proj", "out_proj", "fc1", "down_proj"]) };
-    let projector = Adapters { projector: true, ..adapters(&["v_proj"]) };
-    let some = Targets::text(r".*layers\.1\..*(q_proj|up_proj)|.*language_model.*\.v_proj").unwrap();
+    let tower = LoraConfig { audio_tower: true, ..adapters(&["q_proj", "out_proj", "fc1", "down_proj"]) };
+    let projector = LoraConfig { projector: true, ..adapters(&["v_proj"]) };
+    let some = TargetModules::text(r".*layers\.1\..*(q_proj|up_proj)|.*language_model.*\.v_proj").unwrap();
     let mut ours = BTreeMap::new();
     for (kind, rslora, dora) in [("lora", false, false), ("rslora", true, false), ("dora", false, true), ("both", true, true)] {
         for (place, adapters) in [("text", &text), ("tower", &tower), ("projector", &projector)] {
             if kind != "both" || place == "tower" {
-                ours.insert(format!("{place} {kind}"), Adapters { rslora, dora, ..adapters.clone() });
+                ours.insert(format!("{place} {kind}"), LoraConfig { rslora, dora, ..adapters.clone() });
             }
         }
     }
-    ours.insert("some".to_owned(), Adapters { audio_tower: true, targets: some, ..text });
+    ours.insert("some".to_owned(), LoraConfig { audio_tower: true, targets: some, ..text });
     for (name, adapters) in &ours {
         let mut model = tiny();
-        lora::add(&mut model, adapters, &mut Weights::random(1, &Device::flex())).unwrap();
+        lora::add(&mut model, adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap();
         for (place, (_, layer)) in model.linears().into_iter().enumerate() {
             let Some(lora) = &mut layer.lora else { continue };
             let draw = |count: usize, scale: f32| (0..count).map(|i| (((i + place) * 29 % 17) as f32 - 8.0) * scale).collect::<Vec<_>>();

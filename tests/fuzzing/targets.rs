@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use voxpipe::error::Error;
 use voxtral::audio::{decode, load_stream, read_wav16k, resample};
-use voxtral::model::config::Config;
+use voxtral::model::config::VoxtralConfig;
 use voxtral::realtime;
 use voxtral::tokenizer::Tokenizer;
 
@@ -32,11 +32,11 @@ pub fn config(bytes: &[u8], folder: &Path) -> bool {
     let mut taken = false;
     for name in ["config.json", "params.json"] {
         put(folder, name, bytes);
-        let offline = Config::read(folder).map(|config| {
+        let offline = VoxtralConfig::read(folder).map(|config| {
             assert!(config.audio_config.chunk_frames() > 0 && config.audio_config.chunk_tokens() > 0);
             assert!(config.text_config.theta().is_finite());
         });
-        let realtime = realtime::config::Config::read(folder).map(|config| {
+        let realtime = realtime::config::RealtimeConfig::read(folder).map(|config| {
             assert!(config.text_config.theta().is_finite() && config.audio_config.theta().is_finite());
         });
         for read in [offline, realtime] {

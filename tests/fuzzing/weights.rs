@@ -6,9 +6,9 @@ use super::targets::{names, put};
 use burn::tensor::Device;
 use std::path::Path;
 use voxtral::model::Voxtral;
-use voxtral::model::config::Config;
+use voxtral::model::config::VoxtralConfig;
 use voxtral::model::precision::Precision;
-use voxtral::weights::{Weights, read_tensors};
+use voxtral::weights::{WeightLoader, read_tensors};
 
 /// Stands between the files of a checkpoint in several parts.
 const BREAK: &[u8] = b"\n--file--\n";
@@ -53,8 +53,8 @@ pub fn weights(bytes: &[u8], folder: &Path) -> bool {
 
 /// Loads the model as far as it goes, and looks at what was borrowed from the files.
 fn load(folder: &Path, precision: Precision) -> bool {
-    let config: Config = serde_json::from_str(CONFIG).expect("this is a config");
-    let loaded = Weights::open(folder, precision, &Device::flex()).and_then(|mut weights| {
+    let config: VoxtralConfig = serde_json::from_str(CONFIG).expect("this is a config");
+    let loaded = WeightLoader::open(folder, precision, &Device::flex()).and_then(|mut weights| {
         Voxtral::load(&config, &mut weights);
         weights.finish()?.audit.passed()
     });

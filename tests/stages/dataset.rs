@@ -1,7 +1,7 @@
 //! `dataset`: quality checks, doubles, splits, and the folder placed for the user.
 
 use super::*;
-use voxpipe::data::clip_row::Record;
+use voxpipe::data::clip_row::ClipRow;
 use voxpipe::stages::dataset::Dataset;
 
 /// Clips of a stage, each with its sound and text.
@@ -34,9 +34,9 @@ fn clips_become_a_split_dataset() {
     let metrics = |name: &str| made.metrics[name];
     assert_eq!([metrics("clips"), metrics("train_clips"), metrics("test_clips"), metrics("validation_clips")], [20.0, 16.0, 2.0, 2.0]);
     assert_eq!(metrics("seconds"), 21.9);
-    let all: Vec<Record> = bench.rows("data.jsonl");
+    let all: Vec<ClipRow> = bench.rows("data.jsonl");
     for name in ["train", "test", "validation"] {
-        let part: Vec<Record> = bench.rows(&format!("{name}.jsonl"));
+        let part: Vec<ClipRow> = bench.rows(&format!("{name}.jsonl"));
         assert_eq!(part, all.iter().filter(|record| record.rest["split"] == name).cloned().collect::<Vec<_>>());
     }
     assert_eq!((all[3].audio_path.as_str(), all[3].duration), ("audio/c03.wav", Some(1.03)));
@@ -95,7 +95,7 @@ fn clips_that_cannot_be_used_are_listed() {
     assert_eq!(odd[1..], ["one/audio/slow.wav has 0.2 letters a second: text and sound may not belong together"]);
     let heard = bench.heard();
     assert!(heard.contains("warning: 6 clips left out: ") && heard.contains("warning: worth listening to: "), "{heard}");
-    let paths: Vec<String> = bench.rows::<Record>("data.jsonl").into_iter().map(|record| record.audio_path).collect();
+    let paths: Vec<String> = bench.rows::<ClipRow>("data.jsonl").into_iter().map(|record| record.audio_path).collect();
     assert!(paths[0].starts_with("audio/a-") && paths[4].starts_with("audio/a-") && paths[0] != paths[4], "{paths:?}");
     assert!(!bench.out("report.json").contains(bench.folder.path().to_str().unwrap()), "no absolute path");
 }

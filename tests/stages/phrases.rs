@@ -1,7 +1,7 @@
 //! `phrases`: the packs, files of one's own, and what is said when neither can be had.
 
 use super::*;
-use voxpipe::data::phrase::Phrase;
+use voxpipe::data::phrase::PhraseRow;
 use voxpipe::stages::phrases::Phrases;
 
 #[test]
@@ -9,7 +9,7 @@ fn a_seeded_choice_from_the_pack_keeps_ids_and_order() {
     let mut bench = Bench::new();
     let made = bench.made::<Phrases>(json!({"language": "es", "count": 12}));
     assert_eq!(made.metrics["phrases"], 12.0);
-    let phrases: Vec<Phrase> = bench.rows("phrases.jsonl");
+    let phrases: Vec<PhraseRow> = bench.rows("phrases.jsonl");
     let ids: Vec<_> = phrases.iter().map(|phrase| phrase.id.clone()).collect();
     assert!(ids.is_sorted() && ids[0].starts_with("es-0") && ids.len() == 12, "{ids:?}");
     assert!(phrases.iter().all(|phrase| phrase.source == "embedded pack es, version 1" && phrase.language == "es"));
@@ -29,7 +29,7 @@ fn a_file_may_be_text_or_a_table() {
     bench.file("a.txt", "\u{feff}Good  morning.\n\nHow are you?\r\ngood MORNING\n");
     let with = |file: &str| json!({"language": "en", "source": "file", "file": file});
     bench.made::<Phrases>(with("a.txt"));
-    let phrases: Vec<Phrase> = bench.rows("phrases.jsonl");
+    let phrases: Vec<PhraseRow> = bench.rows("phrases.jsonl");
     assert_eq!(phrases[0].text, "Good morning.");
     assert_eq!((phrases[1].id.as_str(), phrases[1].source.as_str()), ("en-0002", "a.txt, line 3"));
     assert_eq!(bench.json("report.json")["duplicates"], json!([{"id": "en-0003", "text": "good MORNING", "same_as": "en-0001"}]));
@@ -37,7 +37,7 @@ fn a_file_may_be_text_or_a_table() {
 
     bench.file("a.csv", "id,text\nhello,\"Hello, you\"\nbye,Good bye\n");
     bench.made::<Phrases>(with("a.csv"));
-    let phrases: Vec<Phrase> = bench.rows("phrases.jsonl");
+    let phrases: Vec<PhraseRow> = bench.rows("phrases.jsonl");
     assert_eq!((phrases[0].id.as_str(), phrases[0].text.as_str()), ("hello", "Hello, you"));
 
     bench.file("a.jsonl", "{\"text\":\"Hello\"}\n{\"text\":\n");

@@ -1,7 +1,7 @@
 //! `recordings`: parking until enough is there, takes, and what cannot be used.
 
 use super::*;
-use voxpipe::data::clip_row::Record;
+use voxpipe::data::clip_row::ClipRow;
 use voxpipe::stages::phrases::Phrases;
 use voxpipe::stages::recordings::Recordings;
 
@@ -22,13 +22,13 @@ fn a_run_parks_until_enough_clips_are_there() {
     let mut bench = bench();
     let ids = ids(&bench);
     let with = json!({"folder": "mine", "min_clips": 12, "speaker": "ana"});
-    let Ok(Outcome::Parked { have: 0, need: 12, .. }) = bench.outcome::<Recordings>(with.clone()) else { panic!("not parked") };
+    let Ok(StageOutcome::Parked { have: 0, need: 12, .. }) = bench.outcome::<Recordings>(with.clone()) else { panic!("not parked") };
     for (number, id) in ids.iter().take(7).enumerate() {
         bench.file(&format!("mine/{id}.wav"), clip(number as u32));
     }
     bench.file(&format!("mine/{}.wav", ids[7]), "this is not audio");
     let before = tree(&bench.cx.root);
-    let Ok(Outcome::Parked { have: 7, need: 12, message }) = bench.outcome::<Recordings>(with.clone()) else { panic!("not parked") };
+    let Ok(StageOutcome::Parked { have: 7, need: 12, message }) = bench.outcome::<Recordings>(with.clone()) else { panic!("not parked") };
     let missing = format!("Still without a clip: `{}`, `{}`", ids[7], ids[8]);
     assert!(message.starts_with("`mine` has 7 of 12 clips (1 file not usable: `") && message.contains(&missing), "{message}");
     assert!(bench.heard().contains(&format!("warning: not usable: {}.wav", ids[7])), "{}", bench.heard());
@@ -39,7 +39,7 @@ fn a_run_parks_until_enough_clips_are_there() {
     }
     let made = bench.made::<Recordings>(with);
     assert_eq!(made.metrics["clips"], 12.0);
-    let records: Vec<Record> = bench.rows("clips.jsonl");
+    let records: Vec<ClipRow> = bench.rows("clips.jsonl");
     assert_eq!(records.len(), 12);
     assert_eq!(records[0].audio_path, format!("audio/{}.wav", ids[0]));
     assert_eq!((records[0].duration, records[0].language.as_deref(), records[0].speaker.as_deref()), (Some(1.0), Some("en"), Some("ana")));
@@ -64,7 +64,7 @@ fn the_newest_usable_take_counts_and_the_rest_is_listed() {
     bench.file("recordings/notes.md", "x");
     bench.file("recordings/.DS_Store", "x");
     bench.made::<Recordings>(json!({"min_clips": 2}));
-    let records: Vec<Record> = bench.rows("clips.jsonl");
+    let records: Vec<ClipRow> = bench.rows("clips.jsonl");
     let used: Vec<_> = records.iter().map(|record| (record.source.clone().unwrap(), record.duration.unwrap())).collect();
     assert_eq!(used, [(format!("{}.10.wav", ids[0]), 1.03), (format!("{}.wav", ids[1]), 2.0)]);
     let report = bench.json("report.json");

@@ -1,7 +1,7 @@
 //! `uploads`: pairing by name, tables that are broken, sound that is.
 
 use super::*;
-use voxpipe::data::clip_row::Record;
+use voxpipe::data::clip_row::ClipRow;
 use voxpipe::stages::phrases::Phrases;
 use voxpipe::stages::uploads::Uploads;
 
@@ -19,7 +19,7 @@ fn with(transcripts: &str) -> Value {
 }
 
 fn texts(bench: &Bench) -> Vec<(String, String)> {
-    bench.rows::<Record>("clips.jsonl").into_iter().map(|record| (record.audio_path, record.text)).collect()
+    bench.rows::<ClipRow>("clips.jsonl").into_iter().map(|record| (record.audio_path, record.text)).collect()
 }
 
 fn expected() -> Vec<(String, String)> {
@@ -154,7 +154,7 @@ fn names_become_safe_and_stay_apart() {
         bench.file(&format!("in/{name}.txt"), format!("text {number}"));
     }
     bench.made::<Uploads>(with("txt"));
-    let records: Vec<Record> = bench.rows("clips.jsonl");
+    let records: Vec<ClipRow> = bench.rows("clips.jsonl");
     let mut paths: Vec<_> = records.iter().map(|record| record.audio_path.to_lowercase()).collect();
     paths.sort();
     paths.dedup();
@@ -172,7 +172,7 @@ fn coverage_of_the_phrases_is_told() {
     bench.file("t.csv", "file,text\na,Alpha\nb,\"Beta, two\"\nc,Gamma\n");
     let made = bench.made::<Uploads>(json!({"audio": "in", "transcripts": "t.csv"}));
     assert!(made.summary.ends_with("2 of 3 phrases have a clip"), "{}", made.summary);
-    let records: Vec<Record> = bench.rows("clips.jsonl");
+    let records: Vec<ClipRow> = bench.rows("clips.jsonl");
     assert_eq!(records[1].rest["phrase"], json!("en-0002"));
     assert_eq!((records[1].language.as_deref(), records[2].language.as_deref()), (Some("en"), None));
     assert_eq!(

@@ -173,12 +173,12 @@ impl From<serde_json::Error> for Error {
 }
 
 /// Says what we were doing when something failed.
-pub trait Doing<T> {
+pub trait ResultExt<T> {
     /// Puts `doing()` in front of the error's message.
     fn doing<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T>;
 }
 
-impl<T, E: Into<Error>> Doing<T> for std::result::Result<T, E> {
+impl<T, E: Into<Error>> ResultExt<T> for std::result::Result<T, E> {
     fn doing<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|error| error.into().context(doing()))
     }

@@ -1,6 +1,6 @@
 //! JSON Lines files, read with errors that name the file and the line, and written whole or not at all.
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs;

@@ -10,7 +10,7 @@ use std::process::Command;
 
 /// A kind of card. The feature of this program that uses it is called like its devices: `cuda`, with `cuda:0`.
 #[derive(Debug)]
-struct Kind {
+struct GpuBackend {
     name: &'static str,
     /// What a person calls such a card.
     card: &'static str,
@@ -21,10 +21,10 @@ struct Kind {
 }
 
 /// In the order in which `auto` looks for them.
-const KINDS: [Kind; 3] = [
-    Kind { name: "cuda", card: "NVIDIA card", built: cfg!(feature = "cuda"), automatic: true },
-    Kind { name: "rocm", card: "AMD card", built: cfg!(feature = "rocm"), automatic: true },
-    Kind { name: "wgpu", card: "card with Vulkan, Metal or DirectX", built: cfg!(feature = "wgpu"), automatic: false },
+const KINDS: [GpuBackend; 3] = [
+    GpuBackend { name: "cuda", card: "NVIDIA card", built: cfg!(feature = "cuda"), automatic: true },
+    GpuBackend { name: "rocm", card: "AMD card", built: cfg!(feature = "rocm"), automatic: true },
+    GpuBackend { name: "wgpu", card: "card with Vulkan, Metal or DirectX", built: cfg!(feature = "wgpu"), automatic: false },
 ];
 
 /// How a device is named, for messages.
@@ -32,7 +32,7 @@ pub const NAMES: &str = "`auto`, `cpu`, `cuda:N`, `rocm:N` or `wgpu:N`";
 
 /// A device with its name and why it was taken.
 #[derive(Clone, Debug)]
-pub struct Chosen {
+pub struct SelectedDevice {
     /// The device itself, without automatic differentiation.
     pub device: Device,
     /// `cpu`, `cuda:0`, …
@@ -41,7 +41,7 @@ pub struct Chosen {
     pub reason: String,
 }
 
-impl Chosen {
+impl SelectedDevice {
     /// Bytes of memory that are free on it, as far as the system tells.
     pub fn free_memory(&self) -> Option<u64> {
         match self.name.split_once(':') {
@@ -71,7 +71,7 @@ fn free_on_card(index: &str) -> Option<u64> {
 }
 
 /// The kind a name begins with, and the card's number: 0 if it says none.
-fn card_named(name: &str) -> Option<(&'static Kind, usize)> {
+fn card_named(name: &str) -> Option<(&'static GpuBackend, usize)> {
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
     Some((KINDS.iter().find(|known| known.name == kind)?, usize::from(index.parse::<u16>().ok()?)))
 }
@@ -91,8 +91,8 @@ pub fn class(wanted: &str) -> &'static str {
 }
 
 /// The device a setting asks for; `auto` takes the first card and falls back to the processor.
-pub fn choose(wanted: &str) -> Result<Chosen> {
-    let cpu = |reason: String| Chosen { device: Device::flex(), name: "cpu".to_owned(), reason };
+pub fn choose(wanted: &str) -> Result<SelectedDevice> {
+    let cpu = |reason: String| SelectedDevice { device: Device::flex(), name: "cpu".to_owned(), reason };
     if wanted == "cpu" {
         return Ok(cpu("asked for".to_owned()));
     }
@@ -100,7 +100,7 @@ pub fn choose(wanted: &str) -> Result<Chosen> {
         return Ok(match first_card() {
             Some((kind, mut cards)) => {
                 let reason = if cards.len() == 1 { format!("the {}", kind.card) } else { format!("the first of {} cards", cards.len()) };
-                Chosen { device: cards.swap_remove(0), name: format!("{}:0", kind.name), reason }
+                SelectedDevice { device: cards.swap_remove(0), name: format!("{}:0", kind.name), reason }
             }
             None => cpu(none_found()),
         });
@@ -111,7 +111,7 @@ pub fn choose(wanted: &str) -> Result<Chosen> {
     let found = cards(kind);
     let count = found.len();
     match found.into_iter().nth(index) {
-        Some(device) => Ok(Chosen { device, name: format!("{}:{index}", kind.name), reason: "asked for".to_owned() }),
+        Some(device) => Ok(SelectedDevice { device, name: format!("{}:{index}", kind.name), reason: "asked for".to_owned() }),
         None => {
             let why = match count {
                 _ if !kind.built => format!("this program was built without the `{}` feature", kind.name),
@@ -126,11 +126,11 @@ pub fn choose(wanted: &str) -> Result<Chosen> {
 }
 
 /// Every device of this machine that can be asked for by name: the processor first.
-pub fn all() -> Vec<Chosen> {
-    let mut found = vec![Chosen { device: Device::flex(), name: "cpu".to_owned(), reason: "always there".to_owned() }];
+pub fn all() -> Vec<SelectedDevice> {
+    let mut found = vec![SelectedDevice { device: Device::flex(), name: "cpu".to_owned(), reason: "always there".to_owned() }];
     for kind in &KINDS {
         for (index, device) in cards(kind).into_iter().enumerate() {
-            found.push(Chosen { device, name: format!("{}:{index}", kind.name), reason: kind.card.to_owned() });
+            found.push(SelectedDevice { device, name: format!("{}:{index}", kind.name), reason: kind.card.to_owned() });
         }
     }
     found
@@ -146,12 +146,12 @@ pub fn none_found() -> String {
     }
 }
 
-fn first_card() -> Option<(&'static Kind, Vec<Device>)> {
+fn first_card() -> Option<(&'static GpuBackend, Vec<Device>)> {
     KINDS.iter().filter(|kind| kind.automatic).map(|kind| (kind, cards(kind))).find(|(_, cards)| !cards.is_empty())
 }
 
 /// The cards of a kind. A driver that is there but broken makes some backends panic: then there is none.
-fn cards(kind: &Kind) -> Vec<Device> {
+fn cards(kind: &GpuBackend) -> Vec<Device> {
     if !kind.built {
         return Vec::new();
     }

@@ -9,20 +9,20 @@ use super::provenance::Provenance;
 use super::run::listen;
 use super::summary::find;
 use super::{Project, note, print, print_json};
-use crate::error::{Doing, Error, Exit, Result};
-use crate::hub::lockfile::Pins;
-use crate::report::terminal::{Table, Terminal};
+use crate::error::{Error, Exit, Result, ResultExt};
+use crate::hub::lockfile::Lockfile;
+use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::Args;
-use pipeline::cache::content::{Changes, Content, Leaf, Links, Tree};
-use pipeline::cache::fingerprint::Source;
-use pipeline::cache::stat_cache::StatIndex;
-use pipeline::cache::store::{Record, Store};
+use pipeline::cache::content::{Content, ContentDiff, FileContent, FileTree, SymlinkPolicy};
+use pipeline::cache::fingerprint::SourceInput;
+use pipeline::cache::stat_cache::StatCache;
+use pipeline::cache::store::{CacheEntry, Store};
 use pipeline::events::Event;
 use pipeline::events::reporter::{Reporter, fan_out};
 use pipeline::graph::{Pipeline, Step};
 use pipeline::plan::why::Why;
 use pipeline::plan::{absolute, why};
-use pipeline::scheduler::{Ending, Run};
+use pipeline::scheduler::{PipelineRun, StepOutcome};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,7 +59,7 @@ struct Row {
     /// What is different, in words.
     says: String,
     /// The files of the result that are different.
-    changes: Changes,
+    changes: ContentDiff,
     /// What went in differently, beside the results of stages before it.
     reasons: Vec<Why>,
 }
@@ -67,7 +67,7 @@ struct Row {
 /// A stage of the run with what is known of its result.
 struct Known {
     stage: String,
-    record: Record,
+    record: CacheEntry,
 }
 
 /// Larger files are linked into the fresh place: they have just been held against their digest, and nothing there writes to them.
@@ -140,7 +140,7 @@ impl Repro {
         let up = known.iter().flat_map(|known| &known.record.ingredients.sources).map(|source| climbs(&source.path)).max().unwrap_or(0);
         let base = (0..up).fold(place.to_owned(), |base, _| base.join("up"));
         let (file, root) = (base.join(&provenance.file), base.join(&provenance.root));
-        let lock = provenance.lock.iter().map(|text| (Pins::beside(&file), text));
+        let lock = provenance.lock.iter().map(|text| (Lockfile::beside(&file), text));
         let included = provenance.included.iter().map(|(path, text)| (base.join(path), text));
         let texts = [(file.clone(), &provenance.text)].into_iter().chain(included).chain(lock);
         fs::create_dir_all(&root)
@@ -215,14 +215,15 @@ fn pipeline(provenance: &Provenance, file: &Path) -> Result<Pipeline> {
 /// Fingerprints of the results by stage.
 type Made = BTreeMap<String, String>;
 
-fn run(pipeline: &Pipeline, force: &[String]) -> Result<(pipeline::scheduler::Report, Store, Made)> {
+fn run(pipeline: &Pipeline, force: &[String]) -> Result<(pipeline::scheduler::RunReport, Store, Made)> {
     let stop = listen()?;
     let store = Store::open(&pipeline.root, "voxpipe repro")?;
     let id = store.begin_run()?;
     let made: Arc<Mutex<Made>> = Arc::default();
-    let reporters: Vec<Box<dyn Reporter>> = vec![Box::new(Terminal::new(Table::Stderr)), Box::new(Listener(Arc::clone(&made)))];
+    let reporters: Vec<Box<dyn Reporter>> =
+        vec![Box::new(TerminalReporter::new(SummaryTarget::Stderr)), Box::new(Listener(Arc::clone(&made)))];
     let force = force.iter().filter(|name| pipeline.step(name).is_some()).cloned().collect();
-    let mut run = Run::new(pipeline, &store, fan_out(reporters), id);
+    let mut run = PipelineRun::new(pipeline, &store, fan_out(reporters), id);
     (run.force, run.stop) = (force, stop);
     let report = run.go();
     let made = std::mem::take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner));
@@ -249,12 +250,12 @@ impl Row {
             was: None,
             is: None,
             says,
-            changes: Changes::default(),
+            changes: ContentDiff::default(),
             reasons: Vec::new(),
         }
     }
 
-    fn compared(store: &Store, fresh: &Store, known: &Known, now: &Record) -> Self {
+    fn compared(store: &Store, fresh: &Store, known: &Known, now: &CacheEntry) -> Self {
         let was = &known.record;
         let trees = store.tree(was.digest).zip(fresh.tree(now.digest));
         let changes = trees.map(|(was, is)| was.changes(&is)).unwrap_or_default();
@@ -268,7 +269,7 @@ impl Row {
                 says.push(format!("{name} {value} → {}", is.map_or_else(|| "none".to_owned(), f64::to_string)));
             }
         }
-        let reasons: Vec<_> = why::differences(&was.ingredients, &now.ingredients, |_, _| Changes::default())
+        let reasons: Vec<_> = why::differences(&was.ingredients, &now.ingredients, |_, _| ContentDiff::default())
             .into_iter()
             .filter(|reason| !matches!(reason, Why::Input { .. }))
             .collect();
@@ -285,12 +286,12 @@ impl Row {
     }
 }
 
-fn ended(ending: Option<&Ending>) -> String {
+fn ended(ending: Option<&StepOutcome>) -> String {
     match ending {
-        Some(Ending::Failed { message, .. }) => message.clone(),
-        Some(Ending::Skipped { because, .. }) => because.clone(),
-        Some(Ending::Parked) => "it waits for a person now".to_owned(),
-        Some(Ending::Interrupted) => "it was interrupted".to_owned(),
+        Some(StepOutcome::Failed { message, .. }) => message.clone(),
+        Some(StepOutcome::Skipped { because, .. }) => because.clone(),
+        Some(StepOutcome::Parked) => "it waits for a person now".to_owned(),
+        Some(StepOutcome::Interrupted) => "it was interrupted".to_owned(),
         _ => "its result was not kept: what it read changed meanwhile".to_owned(),
     }
 }
@@ -309,9 +310,9 @@ fn climbs(path: &str) -> usize {
 fn bring(store: &Store, known: &Known, provenance: &Provenance, fresh: &Path) -> Result<Option<Row>> {
     let root = store.root().to_owned();
     let mut reasons = Vec::new();
-    for Source { path, content } in &known.record.ingredients.sources {
+    for SourceInput { path, content } in &known.record.ingredients.sources {
         let (from, to) = (root.join(path), (!Path::new(path).is_absolute()).then(|| fresh.join(path)));
-        let mut changes = Changes::default();
+        let mut changes = ContentDiff::default();
         match content {
             Content::Missing => {}
             Content::File(leaf) => {
@@ -319,7 +320,7 @@ fn bring(store: &Store, known: &Known, provenance: &Provenance, fresh: &Path) ->
                     how.note(path, &mut changes);
                 }
             }
-            Content::Folder(Tree(files)) => {
+            Content::Folder(FileTree(files)) => {
                 if let Some(to) = &to {
                     fs::create_dir_all(to).doing(|| format!("cannot make `{}`", to.display()))?;
                 }
@@ -349,7 +350,7 @@ enum Moved {
 }
 
 impl Moved {
-    fn note(self, name: &str, changes: &mut Changes) {
+    fn note(self, name: &str, changes: &mut ContentDiff) {
         match self {
             Self::Gone => changes.removed.push(name.to_owned()),
             Self::Other => changes.changed.push(name.to_owned()),
@@ -357,8 +358,8 @@ impl Moved {
     }
 }
 
-fn copy(from: &Path, to: Option<&Path>, leaf: &Leaf, index: &StatIndex) -> Result<std::result::Result<(), Moved>> {
-    match Content::read(from, index, Links::Follow)? {
+fn copy(from: &Path, to: Option<&Path>, leaf: &FileContent, index: &StatCache) -> Result<std::result::Result<(), Moved>> {
+    match Content::read(from, index, SymlinkPolicy::Follow)? {
         Content::Missing => return Ok(Err(Moved::Gone)),
         Content::File(now) if now.digest == leaf.digest => {}
         _ => return Ok(Err(Moved::Other)),

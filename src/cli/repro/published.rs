@@ -2,9 +2,9 @@
 
 use super::{Repro, Row, run};
 use crate::cli::{Changes, Project, note};
-use crate::error::{Doing, Error, Exit, Result};
-use crate::hub::read::Reader;
-use crate::hub::{Network, Repository};
+use crate::error::{Error, Exit, Result, ResultExt};
+use crate::hub::read::RepoReader;
+use crate::hub::{Network, RepoRevision};
 use pipeline::cache::store::Store;
 use pipeline::graph::Pipeline;
 use pipeline::plan::absolute;
@@ -33,12 +33,12 @@ struct Told {
 impl Repro {
     /// Repeats what was published under a name and gives the exit code.
     pub(super) fn published(&self, name: &str) -> Result<u8> {
-        let repository = Repository::parse(name).ok_or_else(|| {
+        let repository = RepoRevision::parse(name).ok_or_else(|| {
             Error::new(format!("`{SCHEME}{name}` is no repository"))
                 .exit(Exit::Usage)
                 .advice("write hf://OWNER/NAME or hf://datasets/OWNER/NAME")
         })?;
-        let reader = Reader::open(&repository, Network::unless(false), &|| false)?;
+        let reader = RepoReader::open(&repository, Network::unless(false), &|| false)?;
         let text = read(&reader, "pipeline.toml")?;
         let bad = |name: &str, why: String| {
             let message = format!("{name} of `{}` {why}", reader.name());
@@ -104,7 +104,7 @@ fn bring(pipeline: &Pipeline, here: &Path, place: &Path) -> Result<()> {
 }
 
 /// A small file of the repository.
-fn read(reader: &Reader<'_>, name: &str) -> Result<Vec<u8>> {
+fn read(reader: &RepoReader<'_>, name: &str) -> Result<Vec<u8>> {
     let found = reader.list("", false)?.unwrap_or_default().into_iter().find(|entry| entry.path == name && entry.size <= LARGEST);
     let entry = found.ok_or_else(|| {
         Error::new(format!("`{}` has no {name}, so it does not say how it was made", reader.name()))

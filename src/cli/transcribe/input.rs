@@ -1,7 +1,7 @@
 //! What to transcribe: files, folders, patterns and standard input, as a list in a fixed order.
 
 use crate::cli::project::plural;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};

@@ -9,7 +9,7 @@ mod output;
 mod progress;
 mod reader;
 
-pub(super) use model::Choice;
+pub(super) use model::ModelArgs;
 
 use super::run::listen;
 use super::{complain, stream};
@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use voxtral::audio::{SAMPLE_RATE, segmentation};
-use voxtral::inference::asr_model::Listener;
-use voxtral::inference::transcriber::{Heard, Limit, Transcript, Utterance};
+use voxtral::inference::asr_model::AnyTranscriber;
+use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcript, Utterance};
 use voxtral::realtime::MODEL_NAME;
 use voxtral::tokenizer::prompt;
 
@@ -42,7 +42,7 @@ pub(super) struct Transcribe {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
     #[command(flatten)]
-    model: model::Choice,
+    model: model::ModelArgs,
     /// What is spoken, as a two-letter code; left out, the model finds out
     #[arg(long, value_name = "CODE")]
     language: Option<String>,
@@ -88,7 +88,7 @@ pub(super) struct Transcribe {
 struct Work<'a> {
     asked: &'a Transcribe,
     inputs: &'a Inputs,
-    recognizer: &'a Listener,
+    recognizer: &'a AnyTranscriber,
     output: Output,
     progress: Progress,
     stop: &'a AtomicBool,
@@ -143,7 +143,7 @@ impl Transcribe {
 
     fn go_streaming(&self) -> Result<u8> {
         match (self.listener()?, self.paths.first()) {
-            (Listener::Realtime(recognizer), Some(path)) => stream::go(&recognizer, path),
+            (AnyTranscriber::Realtime(recognizer), Some(path)) => stream::go(&recognizer, path),
             _ => Err(Error::new(format!("`--stream` needs {MODEL_NAME}; this model hears whole recordings"))
                 .exit(Exit::Usage)
                 .advice("leave `--stream` out, or give the folder of Voxtral-Mini-4B-Realtime-2602 as `--model`")),
@@ -151,11 +151,11 @@ impl Transcribe {
     }
 
     /// The model, with the delay that was asked for.
-    fn listener(&self) -> Result<Listener> {
+    fn listener(&self) -> Result<AnyTranscriber> {
         match (self.model.open()?, self.delay) {
             (listener, None) => Ok(listener),
-            (Listener::Realtime(recognizer), Some(steps)) => Ok(Listener::Realtime(Box::new(recognizer.with_delay(steps)?))),
-            (Listener::Recordings(_), Some(_)) => {
+            (AnyTranscriber::Realtime(recognizer), Some(steps)) => Ok(AnyTranscriber::Realtime(Box::new(recognizer.with_delay(steps)?))),
+            (AnyTranscriber::Recordings(_), Some(_)) => {
                 Err(Error::new(format!("`--delay` needs {MODEL_NAME}")).exit(Exit::Usage).advice("leave `--delay` out"))
             }
         }
@@ -195,7 +195,7 @@ impl Work<'_> {
                 utterances.push(Utterance { samples: samples.get(range.clone()).unwrap_or(&[]), language: self.asked.language.as_deref() });
             }
         }
-        let limit = self.asked.max_new_tokens.map_or(Limit::Auto, |tokens| Limit::Tokens(tokens as usize));
+        let limit = self.asked.max_new_tokens.map_or(TokenLimit::Auto, |tokens| TokenLimit::Tokens(tokens as usize));
         let mut next = 0;
         let recognizer = self.recognizer;
         self.flush(&mut files, &mut next)?;
@@ -204,8 +204,8 @@ impl Work<'_> {
                 return Err(self.interrupted());
             }
             match heard {
-                Heard::More => self.progress.tick(),
-                Heard::Clip(index, transcript) => {
+                TranscribeEvent::More => self.progress.tick(),
+                TranscribeEvent::Clip(index, transcript) => {
                     let slot = places.get(index).and_then(|(place, piece)| files.get_mut(*place)?.heard.get_mut(*piece));
                     if let (Some(slot), Some(utterance)) = (slot, utterances.get(index)) {
                         *slot = Some(transcript);

@@ -6,14 +6,14 @@ use crate::hub;
 use crate::hub::Network;
 use clap::Args;
 use std::path::{Path, PathBuf};
-use voxtral::inference::asr_model::Listener;
-use voxtral::inference::transcriber::Start;
+use voxtral::inference::asr_model::AnyTranscriber;
+use voxtral::inference::transcriber::WeightsFrom;
 use voxtral::model::precision::Precision;
 use voxtral::{device, lora};
 
 /// The model.
 #[derive(Args)]
-pub(in crate::cli) struct Choice {
+pub(in crate::cli) struct ModelArgs {
     /// A model, or an adapter that names its base: a folder, or a repository of the Hub like ORG/NAME or ORG/NAME@REVISION
     #[arg(long, value_name = "DIR|REPO")]
     model: String,
@@ -37,7 +37,7 @@ pub(in crate::cli) struct Choice {
     precision: Precision,
 }
 
-impl Choice {
+impl ModelArgs {
     /// A model by its name, on another base if that is named.
     pub(in crate::cli) fn of(model: &str, base: Option<&str>) -> Self {
         Self {
@@ -73,11 +73,11 @@ impl Choice {
     }
 
     /// Opens the model with everything that belongs on it.
-    pub(in crate::cli) fn open(&self) -> Result<Listener> {
+    pub(in crate::cli) fn open(&self) -> Result<AnyTranscriber> {
         let chosen = device::choose(&self.device)?;
         let model = self.folder(&self.model, self.revision.as_deref())?;
         let (base, adapter) = if lora::is_adapter(&model) { (self.base_of(&model)?, Some(model)) } else { (self.full(model)?, None) };
-        let mut recognizer = Listener::open(&base, Start::Checkpoint, self.precision, &chosen.device)?;
+        let mut recognizer = AnyTranscriber::open(&base, WeightsFrom::Checkpoint, self.precision, &chosen.device)?;
         if let Some(note) = &recognizer.loaded().note {
             crate::cli::note(note);
         }

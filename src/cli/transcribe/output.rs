@@ -4,8 +4,8 @@ use super::ValueEnum;
 use super::input::{Input, Inputs, Source};
 use crate::cli::print;
 use crate::data::subtitles;
-use crate::data::subtitles::Cue;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::data::subtitles::SubtitleCue;
+use crate::error::{Error, Exit, Result, ResultExt};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -192,8 +192,8 @@ impl Clip<'_> {
         !matches!(self.segments.as_slice(), [whole] if whole.start == 0.0 && whole.end == self.seconds)
     }
 
-    fn cues(&self) -> Vec<Cue> {
-        self.segments.iter().map(|segment| Cue { start: segment.start, end: segment.end, text: segment.text.clone() }).collect()
+    fn cues(&self) -> Vec<SubtitleCue> {
+        self.segments.iter().map(|segment| SubtitleCue { start: segment.start, end: segment.end, text: segment.text.clone() }).collect()
     }
 }
 

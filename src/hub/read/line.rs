@@ -2,8 +2,8 @@
 //!
 //! The token goes to the Hub's own address and to no other: redirects lead to stores elsewhere, and are followed by hand, without it.
 
-use crate::error::{Doing, Error, Exit, Result};
-use crate::hub::token::Token;
+use crate::error::{Error, Exit, Result, ResultExt};
+use crate::hub::token::HubToken;
 use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
@@ -29,7 +29,7 @@ const LONGEST_ANSWER: u64 = 64 << 20;
 /// The way to the Hub.
 pub(super) struct Line<'a> {
     endpoint: Url,
-    token: Option<Token>,
+    token: Option<HubToken>,
     client: Client,
     runtime: Runtime,
     stopped: &'a dyn Fn() -> bool,
@@ -76,7 +76,7 @@ impl Answer {
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn new(endpoint: &str, token: Option<Token>, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
+    pub(super) fn new(endpoint: &str, token: Option<HubToken>, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
         let endpoint = Url::parse(endpoint).ok().filter(|url| url.has_host()).ok_or_else(|| {
             Error::new(format!("`{endpoint}` cannot be the Hub's address"))
                 .exit(Exit::Environment)

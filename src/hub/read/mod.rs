@@ -5,9 +5,9 @@
 
 mod line;
 
-use super::token::Token;
-use super::{Network, RepoType, Repository, cache};
-use crate::error::{Doing, Error, Exit, Result};
+use super::token::HubToken;
+use super::{Network, RepoRevision, RepoType, cache};
+use crate::error::{Error, Exit, Result, ResultExt};
 use line::{Answer, Line};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,7 +20,7 @@ const PAGES: usize = 1000;
 
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct RepoEntry {
     /// Where it is in the repository.
     pub path: String,
     /// In bytes.
@@ -31,9 +31,9 @@ pub struct Entry {
 }
 
 /// One commit of a repository, open for reading.
-pub struct Reader<'a> {
+pub struct RepoReader<'a> {
     /// With the commit as its revision.
-    repository: Repository,
+    repository: RepoRevision,
     network: Network,
     endpoint: String,
     home: PathBuf,
@@ -42,16 +42,16 @@ pub struct Reader<'a> {
     read: Cell<u64>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> RepoReader<'a> {
     /// Opens a repository at the commit that its revision is. `stopped` is asked now and then whether to give up.
-    pub fn open(repository: &Repository, network: Network, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
+    pub fn open(repository: &RepoRevision, network: Network, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
         let mut reader = Self::new(repository, network, stopped)?;
         reader.repository.revision = reader.remembered().map_or_else(|| reader.current(), Ok)?;
         Ok(reader)
     }
 
     /// The commit that a revision is now; without the network, what it was when it was last asked for.
-    pub(super) fn commit_of(repository: &Repository, network: Network) -> Result<String> {
+    pub(super) fn commit_of(repository: &RepoRevision, network: Network) -> Result<String> {
         let reader = Self::new(repository, network, &|| false)?;
         match network {
             Network::Allowed => reader.current(),
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn new(repository: &Repository, network: Network, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
+    fn new(repository: &RepoRevision, network: Network, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
         let home = cache::hugging_face_home()?.join("voxpipe");
         let home = home.join(format!("{}--{}--{}", repository.kind.plural(), repository.owner, repository.name));
         let (repository, endpoint) = (repository.clone(), cache::endpoint());
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The files of a folder, sorted by path; nothing if there is no such folder. Those below it too if `deep`.
-    pub fn list(&self, folder: &str, deep: bool) -> Result<Option<Vec<Entry>>> {
+    pub fn list(&self, folder: &str, deep: bool) -> Result<Option<Vec<RepoEntry>>> {
         let what = if folder.is_empty() { "the list of its files".to_owned() } else { format!("the list of `{folder}`") };
         let name = format!("lists/{}.json", key(&format!("{folder} {deep}")));
         let found = self.kept(&name, || Ok(serde_json::to_vec(&self.listed(folder, deep)?)?), &what)?;
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
         self.line()?.get(&address, &self.shown())
     }
 
-    fn listed(&self, folder: &str, deep: bool) -> Result<Option<Vec<Entry>>> {
+    fn listed(&self, folder: &str, deep: bool) -> Result<Option<Vec<RepoEntry>>> {
         let base = format!("{}/api/{}/{}/tree/{}", self.endpoint, self.repository.kind.plural(), self.repository.id(), self.commit());
         let folder = if folder.is_empty() { String::new() } else { format!("/{}", escaped(folder)) };
         let mut next = Some(format!("{base}{folder}?recursive={deep}"));
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
         if let Some(line) = self.line.get() {
             return Ok(line);
         }
-        let line = Line::new(&self.endpoint, Token::for_reading(), self.stopped)?;
+        let line = Line::new(&self.endpoint, HubToken::for_reading(), self.stopped)?;
         Ok(self.line.get_or_init(|| line))
     }
 
@@ -232,12 +232,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn entry(value: &Value) -> Option<Entry> {
+fn entry(value: &Value) -> Option<RepoEntry> {
     let path = value["path"].as_str()?.to_owned();
     // Paths become places in messages and names of files.
     let sound = !path.is_empty() && path.split('/').all(|part| !part.is_empty() && part != ".." && part != ".");
     let size = value["size"].as_u64().or_else(|| value["lfs"]["size"].as_u64()).unwrap_or(0);
-    sound.then(|| Entry { path, size, folder: value["type"] == "directory" })
+    sound.then(|| RepoEntry { path, size, folder: value["type"] == "directory" })
 }
 
 /// A name for what is kept of a path, as long for every path.
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn entries_that_lead_out_are_no_entries() {
         let read = |path: &str| entry(&serde_json::json!({ "type": "file", "path": path, "size": 3 }));
-        assert_eq!(read("a/b"), Some(Entry { path: "a/b".into(), size: 3, folder: false }));
+        assert_eq!(read("a/b"), Some(RepoEntry { path: "a/b".into(), size: 3, folder: false }));
         assert!(["", "../a", "/a", "a/../b"].iter().all(|path| read(path).is_none()));
     }
 }

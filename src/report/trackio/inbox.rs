@@ -4,20 +4,20 @@
 //! removes what it has read; records it knows by their names are passed over.
 
 use super::canonical;
-use super::uploader::{Parcel, Way};
-use crate::error::{Doing, Error, Result};
+use super::uploader::{Transport, UploadItem};
+use crate::error::{Error, Result, ResultExt};
 use pipeline::events::metrics_log;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 /// Where fragments and recordings are left.
-pub(super) struct Inbox {
+pub(super) struct FileSink {
     folder: PathBuf,
     writer: String,
     count: u64,
 }
 
-impl Inbox {
+impl FileSink {
     /// For Trackio's data folder.
     pub(super) fn new(folder: PathBuf) -> Self {
         let writer = metrics_log::id(&folder).chars().take(16).collect();
@@ -36,17 +36,17 @@ impl Inbox {
     }
 }
 
-impl Way for Inbox {
-    fn deliver(&mut self, parcels: &[Parcel]) -> Result<usize> {
+impl Transport for FileSink {
+    fn deliver(&mut self, parcels: &[UploadItem]) -> Result<usize> {
         let mut lines = Vec::new();
         for parcel in parcels {
             match parcel {
-                Parcel::Record(record) => {
+                UploadItem::Record(record) => {
                     serde_json::to_writer(&mut lines, record)?;
                     lines.push(b'\n');
                 }
                 // Files lie there before the record that names them is seen.
-                Parcel::Media { from, project, run, step, name } => self.media(from, project, run, *step, name)?,
+                UploadItem::Media { from, project, run, step, name } => self.media(from, project, run, *step, name)?,
             }
         }
         if lines.is_empty() {

@@ -11,20 +11,20 @@ mod system;
 mod uploader;
 
 use crate::error::{Error, Exit};
-use pipeline::events::metrics_log::Row;
+use pipeline::events::metrics_log::MetricsRow;
 use pipeline::events::reporter::Reporter;
 use pipeline::events::{Event, WorstClip, metrics_log};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use uploader::{Courier, Parcel, Watched};
+use uploader::{UploadItem, Uploader, Watched};
 
 /// What is shown, and where.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct TrackioSettings {
     /// Where Trackio is.
-    pub place: Place,
+    pub place: TrackioTarget,
     /// The project there.
     pub project: String,
     /// What runs are called there; otherwise a stage and when it began.
@@ -35,7 +35,7 @@ pub struct Settings {
 
 /// Where Trackio is.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum TrackioTarget {
     /// On this machine: the folder where it keeps its data.
     Here(PathBuf),
     /// A server or a Space.
@@ -43,33 +43,33 @@ pub enum Place {
         /// `http://…` or `https://…`
         address: String,
         /// What it asks of those who write.
-        token: Option<Token>,
+        token: Option<TrackioToken>,
     },
 }
 
 /// A secret, shown to nobody.
 #[derive(Clone)]
-pub struct Token(String);
+pub struct TrackioToken(String);
 
-impl Token {
+impl TrackioToken {
     /// A token.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 }
 
-impl std::fmt::Debug for Token {
+impl std::fmt::Debug for TrackioToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(…)")
     }
 }
 
 /// Tells events to Trackio.
-pub struct Trackio {
-    settings: Settings,
+pub struct TrackioReporter {
+    settings: TrackioSettings,
     runs: BTreeMap<String, Run>,
     kinds: BTreeMap<String, String>,
-    courier: Courier,
+    courier: Uploader,
     /// The time of what is told again; what happens now has none.
     then: Option<String>,
 }
@@ -86,10 +86,10 @@ struct Run {
     config: Value,
 }
 
-impl Trackio {
+impl TrackioReporter {
     /// A reporter with a courier of its own.
-    pub fn new(settings: Settings) -> Self {
-        let courier = Courier::start(settings.place.clone());
+    pub fn new(settings: TrackioSettings) -> Self {
+        let courier = Uploader::start(settings.place.clone());
         Self { settings, runs: BTreeMap::new(), kinds: BTreeMap::new(), courier, then: None }
     }
 
@@ -118,7 +118,7 @@ impl Trackio {
         self.then.clone().unwrap_or_else(metrics_log::now)
     }
 
-    fn send(&mut self, parcel: Parcel) {
+    fn send(&mut self, parcel: UploadItem) {
         if self.then.is_some() { self.courier.send_all(parcel) } else { self.courier.send(parcel) }
     }
 
@@ -172,10 +172,10 @@ impl Trackio {
             "v": 1, "kind": "metric", "project": run.project, "run": run.name, "run_id": run.id, "metrics": metrics, "step": step,
             "timestamp": timestamp(&time), "config": run.config.take(), "log_id": format!("{}-{step}-{what}", run.id),
         });
-        self.send(Parcel::Record(record));
+        self.send(UploadItem::Record(record));
     }
 
-    fn row(&mut self, stage: &str, row: &Row) {
+    fn row(&mut self, stage: &str, row: &MetricsRow) {
         let kind = if row.values.contains_key("loss") { "train" } else { "eval" };
         self.log(
             stage,
@@ -206,7 +206,7 @@ impl Trackio {
             if self.then.is_some() && !audio.is_file() {
                 continue;
             }
-            self.send(Parcel::Media { from: audio, project: run.project.clone(), run: run.name.clone(), step: run.step, name: kept });
+            self.send(UploadItem::Media { from: audio, project: run.project.clone(), run: run.name.clone(), step: run.step, name: kept });
             metrics.insert(
                 format!("{stage}/worst_{:02}", index + 1),
                 json!({ "_type": "trackio.audio", "file_path": path, "caption": caption }),
@@ -226,11 +226,11 @@ impl Trackio {
             "v": 1, "kind": "alert", "project": run.project, "run": run.name, "run_id": run.id, "title": title, "text": text, "level": level,
             "step": run.step, "timestamp": timestamp(&time), "alert_id": id.chars().take(32).collect::<String>(),
         });
-        self.send(Parcel::Record(record));
+        self.send(UploadItem::Record(record));
     }
 }
 
-impl Reporter for Trackio {
+impl Reporter for TrackioReporter {
     fn tell(&mut self, event: &Event) -> Result<(), Error> {
         match event {
             Event::StageStarted { stage, kind, .. } => {
@@ -246,7 +246,7 @@ impl Reporter for Trackio {
             }
             Event::Metrics { stage, step, values } => {
                 let shown = self.run_of(stage);
-                self.row(&shown, &Row::new(*step, values.iter().map(|(name, value)| (name.as_str(), *value))));
+                self.row(&shown, &MetricsRow::new(*step, values.iter().map(|(name, value)| (name.as_str(), *value))));
             }
             Event::WorstClips { stage, clips } => self.clips(stage, clips),
             Event::StageFinished { stage, metrics, .. } if self.kinds.get(stage).is_some_and(|kind| kind == "evaluate") => {

@@ -3,9 +3,9 @@
 //! Records go in the order they came, those of a kind together in one request; recordings are uploaded before the record that names
 //! them. The server stamps metrics with the time they arrive.
 
-use super::Token;
-use super::uploader::{Parcel, Way};
-use crate::error::{Doing, Error, Result};
+use super::TrackioToken;
+use super::uploader::{Transport, UploadItem};
+use crate::error::{Error, Result, ResultExt};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use std::fs;
@@ -21,13 +21,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// A server with the way to it.
 pub(super) struct Server {
     address: String,
-    token: Option<Token>,
+    token: Option<TrackioToken>,
     line: Option<(Client, Runtime)>,
     greeted: bool,
 }
 
 impl Server {
-    pub(super) fn new(address: String, token: Option<Token>) -> Self {
+    pub(super) fn new(address: String, token: Option<TrackioToken>) -> Self {
         Self { address: address.trim_end_matches('/').to_owned(), token, line: None, greeted: false }
     }
 
@@ -69,11 +69,11 @@ impl Server {
     fn ask(&self, question: impl FnOnce(&Client, &str) -> RequestBuilder) -> Result<Value> {
         let Some((client, runtime)) = &self.line else { return Err(Error::new("there is no connection")) };
         let mut question = question(client, &self.address);
-        if let Some(Token(token)) = &self.token {
+        if let Some(TrackioToken(token)) = &self.token {
             question = if self.is_space() { question.bearer_auth(token) } else { question.header("X-Trackio-Write-Token", token) };
         }
         let hidden = |text: String| match &self.token {
-            Some(Token(token)) if !token.is_empty() => text.replace(token.as_str(), "…"),
+            Some(TrackioToken(token)) if !token.is_empty() => text.replace(token.as_str(), "…"),
             _ => text,
         };
         let answered = runtime.block_on(async {
@@ -106,7 +106,7 @@ impl Server {
     }
 
     fn post(&self, what: &str, key: &str, entries: &[Value]) -> Result<()> {
-        let token = self.token.as_ref().filter(|_| self.is_space()).map(|Token(token)| token);
+        let token = self.token.as_ref().filter(|_| self.is_space()).map(|TrackioToken(token)| token);
         let body = json!({ key: entries, "hf_token": token }).to_string();
         self.ask(|client, address| client.post(format!("{address}/api/{what}")).header("Content-Type", "application/json").body(body))
             .map(drop)
@@ -132,21 +132,21 @@ impl Server {
     }
 }
 
-impl Way for Server {
-    fn deliver(&mut self, parcels: &[Parcel]) -> Result<usize> {
+impl Transport for Server {
+    fn deliver(&mut self, parcels: &[UploadItem]) -> Result<usize> {
         self.connect()?;
-        let kind = |parcel: &Parcel| match parcel {
-            Parcel::Record(record) => record.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned(),
-            Parcel::Media { .. } => String::new(),
+        let kind = |parcel: &UploadItem| match parcel {
+            UploadItem::Record(record) => record.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            UploadItem::Media { .. } => String::new(),
         };
         let Some(first) = parcels.first() else { return Ok(0) };
-        if let Parcel::Media { from, project, run, step, name } = first {
+        if let UploadItem::Media { from, project, run, step, name } = first {
             return self.upload(from, project, run, *step, name).map(|()| 1);
         }
         let kind_of_first = kind(first);
         let mut entries = Vec::new();
         for parcel in parcels.iter().take_while(|parcel| kind(parcel) == kind_of_first) {
-            if let Parcel::Record(record) = parcel {
+            if let UploadItem::Record(record) = parcel {
                 entries.push(record.clone());
             }
         }

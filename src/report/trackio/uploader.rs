@@ -1,8 +1,8 @@
 //! Carries parcels to Trackio in a thread of its own, in order, again and again until they are there.
 
-use super::inbox::Inbox;
+use super::inbox::FileSink;
 use super::server::Server;
-use super::{Place, system, timestamp};
+use super::{TrackioTarget, system, timestamp};
 use crate::error::Result;
 use pipeline::events::metrics_log;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// Something for Trackio.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Parcel {
+pub(super) enum UploadItem {
     /// A record in the form of Trackio's fragments.
     Record(Value),
     /// A file that records speak of.
@@ -26,7 +26,7 @@ pub(super) enum Parcel {
 pub(super) type Watched = (String, String, String);
 
 enum Word {
-    Parcel(Parcel),
+    Item(UploadItem),
     /// Whose run the machine's numbers belong to.
     Watch(Option<Watched>),
     /// The last word, and how long to try; answered with how many parcels did not get there.
@@ -34,7 +34,7 @@ enum Word {
 }
 
 /// The reporter's end.
-pub(super) struct Courier {
+pub(super) struct Uploader {
     words: SyncSender<Word>,
     trouble: Arc<Mutex<Vec<String>>>,
     lost: u64,
@@ -56,15 +56,15 @@ const LAST: Duration = Duration::from_secs(5);
 /// From one look at the machine to the next.
 const LOOK: Duration = Duration::from_secs(10);
 
-impl Courier {
-    pub(super) fn start(place: Place) -> Self {
+impl Uploader {
+    pub(super) fn start(place: TrackioTarget) -> Self {
         let (words, heard) = sync_channel(QUEUE);
         let trouble = Arc::new(Mutex::new(Vec::new()));
         let of_thread = Arc::clone(&trouble);
         thread::spawn(move || {
-            let way: Box<dyn Way> = match place {
-                Place::Here(folder) => Box::new(Inbox::new(folder)),
-                Place::Server { address, token } => Box::new(Server::new(address, token)),
+            let way: Box<dyn Transport> = match place {
+                TrackioTarget::Here(folder) => Box::new(FileSink::new(folder)),
+                TrackioTarget::Server { address, token } => Box::new(Server::new(address, token)),
             };
             Round { way, waiting: VecDeque::new(), dropped: 0, failures: 0, due: Instant::now(), trouble: of_thread, told: false }
                 .go(&heard);
@@ -73,17 +73,17 @@ impl Courier {
     }
 
     /// Hands over a parcel, however long that takes.
-    pub(super) fn send_all(&mut self, parcel: Parcel) {
+    pub(super) fn send_all(&mut self, parcel: UploadItem) {
         self.sent += 1;
-        if self.words.send(Word::Parcel(parcel)).is_err() {
+        if self.words.send(Word::Item(parcel)).is_err() {
             self.lost += 1;
         }
     }
 
     /// Hands over a parcel; never waits.
-    pub(super) fn send(&mut self, parcel: Parcel) {
+    pub(super) fn send(&mut self, parcel: UploadItem) {
         self.sent += 1;
-        if let Err(TrySendError::Full(_)) = self.words.try_send(Word::Parcel(parcel)) {
+        if let Err(TrySendError::Full(_)) = self.words.try_send(Word::Item(parcel)) {
             self.lost += 1;
         }
     }
@@ -116,15 +116,15 @@ impl Courier {
 }
 
 /// A way parcels go.
-pub(super) trait Way {
+pub(super) trait Transport {
     /// Delivers the first parcels and says how many. What it does not count is brought again.
-    fn deliver(&mut self, parcels: &[Parcel]) -> Result<usize>;
+    fn deliver(&mut self, parcels: &[UploadItem]) -> Result<usize>;
 }
 
 /// The thread's work.
 struct Round {
-    way: Box<dyn Way>,
-    waiting: VecDeque<Parcel>,
+    way: Box<dyn Transport>,
+    waiting: VecDeque<UploadItem>,
     /// How many were given up.
     dropped: usize,
     failures: u32,
@@ -138,7 +138,7 @@ impl Round {
         let (mut watched, mut look, mut machine) = (None::<Watched>, Instant::now(), system::Machine::default());
         loop {
             match heard.recv_timeout(BEAT) {
-                Ok(Word::Parcel(parcel)) => self.take(parcel),
+                Ok(Word::Item(parcel)) => self.take(parcel),
                 Ok(Word::Watch(run)) => {
                     (watched, look) = (run, Instant::now() + LOOK);
                     machine.look();
@@ -159,7 +159,7 @@ impl Round {
                 let time = metrics_log::now();
                 let metrics = machine.look();
                 if !metrics.is_empty() {
-                    self.take(Parcel::Record(json!({
+                    self.take(UploadItem::Record(json!({
                         "v": 1, "kind": "system_metric", "project": project, "run": run, "run_id": id, "metrics": metrics,
                         "timestamp": timestamp(&time), "log_id": format!("{id}-system-{time}"),
                     })));
@@ -171,7 +171,7 @@ impl Round {
         }
     }
 
-    fn take(&mut self, parcel: Parcel) {
+    fn take(&mut self, parcel: UploadItem) {
         if self.waiting.len() >= WAITING {
             self.waiting.pop_front();
             self.dropped += 1;
@@ -183,7 +183,7 @@ impl Round {
     fn deliver(&mut self) -> bool {
         self.due = Instant::now() + BEAT;
         while !self.waiting.is_empty() {
-            let parcels: Vec<Parcel> = self.waiting.iter().take(AT_ONCE).cloned().collect();
+            let parcels: Vec<UploadItem> = self.waiting.iter().take(AT_ONCE).cloned().collect();
             match self.way.deliver(&parcels) {
                 Ok(count) => {
                     self.failures = 0;
@@ -192,7 +192,7 @@ impl Round {
                 Err(error) => {
                     self.failures += 1;
                     // A recording that cannot be read must not keep back what comes after it.
-                    if self.failures.is_multiple_of(4) && matches!(self.waiting.front(), Some(Parcel::Media { .. })) {
+                    if self.failures.is_multiple_of(4) && matches!(self.waiting.front(), Some(UploadItem::Media { .. })) {
                         self.waiting.pop_front();
                         self.dropped += 1;
                     }

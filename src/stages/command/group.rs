@@ -2,7 +2,7 @@
 
 use super::events::Voice;
 use super::lines::{Ear, Source};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use pipeline::process::reaper;
 use pipeline::stage::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,7 +25,7 @@ pub(super) struct Group {
     pid: Pid,
     /// Becomes readable when the program ends, where the system has such a thing.
     end: Option<OwnedFd>,
-    watched: reaper::Watched,
+    watched: reaper::ReapedGroup,
 }
 
 impl Group {

@@ -1,6 +1,6 @@
 //! The lines a program prints, read as they come and made plain text.
 
-use crate::error::{Doing, Result};
+use crate::error::{Result, ResultExt};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};

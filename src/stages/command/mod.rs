@@ -12,14 +12,14 @@ mod promised;
 mod secrets;
 mod template;
 
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use events::Voice;
 use group::Group;
 use pipeline::artifact::ArtifactKind;
 use pipeline::process::reaper;
 use pipeline::scheduler::gpu;
 use pipeline::secrets::is_secret;
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use secrets::Secrets;
 use serde::{Deserialize, Serialize};
@@ -76,29 +76,30 @@ impl Stage for Command {
         self.output
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         if self.run.first().is_none_or(|program| program.trim().is_empty()) {
-            complaints
-                .push(Complaint::new("run", "no program is named").hint("write the program and its arguments: [\"python\", \"step.py\"]"));
+            complaints.push(
+                SettingError::new("run", "no program is named").hint("write the program and its arguments: [\"python\", \"step.py\"]"),
+            );
         }
         for (index, argument) in self.run.iter().enumerate() {
             if let Err(message) = Template::parse(argument) {
-                complaints.push(Complaint::new(&format!("run.{index}"), message).hint(KNOWN));
+                complaints.push(SettingError::new(&format!("run.{index}"), message).hint(KNOWN));
             }
         }
         for (index, path) in self.code.iter().enumerate() {
             if path.to_string_lossy().contains(['*', '?']) {
                 let message = format!("`{}` is a pattern, and `code` takes files and folders", path.display());
-                complaints.push(Complaint::new(&format!("code.{index}"), message).hint("name the folder: every file in it counts"));
+                complaints.push(SettingError::new(&format!("code.{index}"), message).hint("name the folder: every file in it counts"));
             }
         }
         for (index, tool) in self.tools.iter().enumerate().filter(|(_, tool)| tool.trim().is_empty()) {
             complaints
-                .push(Complaint::new(&format!("tools.{index}"), format!("`{tool}` is no program")).hint("write its name: \"python3\""));
+                .push(SettingError::new(&format!("tools.{index}"), format!("`{tool}` is no program")).hint("write its name: \"python3\""));
         }
         for (name, value) in &self.variables {
-            let complaint = |message: String| Complaint { path: vec!["variables".to_owned(), name.clone()], message, hint: None };
+            let complaint = |message: String| SettingError { path: vec!["variables".to_owned(), name.clone()], message, hint: None };
             if !is_variable(name) || value.contains('\0') {
                 complaints.push(
                     complaint(format!("`{name}` cannot be an environment variable with this value")).hint("use letters, digits and `_`"),
@@ -116,7 +117,7 @@ impl Stage for Command {
         for (index, name) in self.env.iter().enumerate() {
             if name.is_empty() || name.contains(['=', '\0']) {
                 let message = format!("`{name}` is not the name of an environment variable");
-                complaints.push(Complaint::new(&format!("env.{index}"), message).hint("write names only, never values"));
+                complaints.push(SettingError::new(&format!("env.{index}"), message).hint("write names only, never values"));
             }
         }
         complaints
@@ -130,7 +131,7 @@ impl Stage for Command {
         self.run.iter().chain(self.variables.values()).any(|text| text.contains("${scratch}"))
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let root = std::path::absolute(&cx.root).doing(|| "cannot find the project's folder")?;
         let arguments =
             self.run.iter().map(|argument| Template::parse(argument).map_err(Error::new)?.fill(cx)).collect::<Result<Vec<_>>>()?;
@@ -178,9 +179,9 @@ impl Stage for Command {
                 .context(format!("`{}` ended well, but its result is not what `output = \"{}\"` promises", self.run[0], self.output))
                 .advice(advice)
         })?;
-        let mut made = Made::new(format!("`{}` made {found}", self.run[0]));
+        let mut made = StageResult::new(format!("`{}` made {found}", self.run[0]));
         made.metrics = voice.metrics;
-        Ok(Outcome::Done(made))
+        Ok(StageOutcome::Done(made))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Whether a program left what its `output` promises.
 
-use crate::data::clip_row::Record;
-use crate::data::phrase::Phrase;
-use crate::error::{Doing, Error, Result};
+use crate::data::clip_row::ClipRow;
+use crate::data::phrase::PhraseRow;
+use crate::error::{Error, Result, ResultExt};
 use pipeline::artifact::ArtifactKind;
 use serde_json::{Map, Value};
 use std::fs;
@@ -17,14 +17,14 @@ pub(super) fn check(kind: ArtifactKind, folder: &Path) -> Result<String> {
     };
     let records = |name: &str| -> Result<usize> {
         let path = present(folder, name)?;
-        let records = Record::read_all(&path)?;
+        let records = ClipRow::read_all(&path)?;
         for record in &records {
             present(folder, &record.audio_path).map_err(|error| error.context(path.display()))?;
         }
         Ok(records.len())
     };
     Ok(match kind {
-        ArtifactKind::Phrases => format!("{} phrases", Phrase::read_all(&present(folder, "phrases.jsonl")?)?.len()),
+        ArtifactKind::Phrases => format!("{} phrases", PhraseRow::read_all(&present(folder, "phrases.jsonl")?)?.len()),
         ArtifactKind::Clips => format!("{} clips", records("clips.jsonl")?),
         ArtifactKind::Dataset => {
             let all = records("data.jsonl")?;

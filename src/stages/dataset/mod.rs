@@ -5,14 +5,14 @@
 
 mod edits;
 
-use crate::data::clip_row::Record;
+use crate::data::clip_row::ClipRow;
 use crate::data::ingest::rounded;
 use crate::data::managed_dir;
-use crate::data::managed_dir::Target;
+use crate::data::managed_dir::ManagedDir;
 use crate::data::text::{count, first_few, normalised, unique_stems};
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -97,23 +97,23 @@ impl Stage for Dataset {
         ArtifactKind::Dataset
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         let shares = self.split.shares();
         for (name, share) in shares.iter().filter(|(_, share)| !(0.0..=1.0).contains(share)) {
             complaints.push(
-                Complaint::new(&format!("split.{name}"), format!("{share} is no share of a whole")).hint("write a number from 0 to 1"),
+                SettingError::new(&format!("split.{name}"), format!("{share} is no share of a whole")).hint("write a number from 0 to 1"),
             );
         }
         let sum: f64 = shares.iter().map(|(_, share)| share).sum();
         if complaints.is_empty() && (sum - 1.0).abs() > 1e-6 {
             let named = shares.map(|(name, share)| format!("{name} {share}")).join(", ");
             let hint = format!("the shares are {named}; what is not written has its default");
-            complaints.push(Complaint::new("split", format!("the shares add up to {}, not 1", rounded(sum))).hint(hint));
+            complaints.push(SettingError::new("split", format!("the shares add up to {}, not 1", rounded(sum))).hint(hint));
         }
         if !(self.min_seconds >= 0.0 && self.max_seconds > self.min_seconds) {
             let message = format!("no clip is between {} and {} seconds long", self.min_seconds, self.max_seconds);
-            complaints.push(Complaint::new("max_seconds", message).hint("write a `max_seconds` above `min_seconds`"));
+            complaints.push(SettingError::new("max_seconds", message).hint("write a `max_seconds` above `min_seconds`"));
         }
         complaints
     }
@@ -126,7 +126,7 @@ impl Stage for Dataset {
         self.folder.iter().cloned().collect()
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let mut clips = self.gather(cx)?;
         let excluded = self.correct(cx, &mut clips)?;
         let heard = self.hear(cx, &clips)?;
@@ -191,7 +191,7 @@ impl Stage for Dataset {
             if name == "validation" && share == 0.0 {
                 continue;
             }
-            let rows: Vec<&Record> = records.iter().zip(&splits).filter(|(_, split)| **split == name).map(|(record, _)| record).collect();
+            let rows: Vec<&ClipRow> = records.iter().zip(&splits).filter(|(_, split)| **split == name).map(|(record, _)| record).collect();
             jsonl::write(&cx.out.join(format!("{name}.jsonl")), rows.iter().copied())?;
             counts.insert(name, rows.len());
         }
@@ -219,23 +219,23 @@ impl Stage for Dataset {
             let (path, written) = (cx.path(folder), folder.display().to_string());
             managed_dir::place(
                 &managed_dir::named(&cx.out)?,
-                &Target { path: &path, written: &written, marker: MARKER, overwrite: false },
+                &ManagedDir { path: &path, written: &written, marker: MARKER, overwrite: false },
             )?;
             cx.note(format!("the dataset also lies in `{written}`"));
         }
         let parts = counts.iter().map(|(name, number)| format!("{number} {name}")).collect::<Vec<_>>().join(", ");
-        let mut made = Made::new(format!("{}, {:.1} min: {parts}", count(records.len(), "clip"), seconds / 60.0));
+        let mut made = StageResult::new(format!("{}, {:.1} min: {parts}", count(records.len(), "clip"), seconds / 60.0));
         made = made.metric("clips", records.len() as f64).metric("seconds", seconds);
         for (name, number) in counts {
             made = made.metric(&format!("{name}_clips"), number as f64);
         }
-        Ok(Outcome::Done(made))
+        Ok(StageOutcome::Done(made))
     }
 }
 
 /// A clip of one of the inputs.
 struct Clip {
-    record: Record,
+    record: ClipRow,
     path: PathBuf,
     /// Unique among all inputs.
     key: String,
@@ -332,8 +332,8 @@ impl Dataset {
         let inputs = cx.all("clips");
         let mut clips = Vec::new();
         for input in inputs {
-            for record in
-                Record::read_all(&input.path.join("clips.jsonl")).map_err(|error| error.context(format!("from stage `{}`", input.stage)))?
+            for record in ClipRow::read_all(&input.path.join("clips.jsonl"))
+                .map_err(|error| error.context(format!("from stage `{}`", input.stage)))?
             {
                 let key = format!("{}/{}", input.stage, record.audio_path);
                 if !Path::new(&record.audio_path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {

@@ -1,7 +1,7 @@
 //! The sounds of the clips a demo shows.
 
-use crate::data::clip_row::Record;
-use crate::error::{Doing, Error, Result};
+use crate::data::clip_row::ClipRow;
+use crate::error::{Error, Result, ResultExt};
 use pipeline::artifact::Artifact;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use std::path::Path;
 /// Puts the sound of every shown clip beside the page, and its name there into the clip. Only clips of this dataset can be shown: that it
 /// is given to the stage is what says that they may be heard.
 pub(super) fn add_sounds(scores: &mut Value, data: &Artifact, out: &Path) -> Result<()> {
-    let records = Record::read_all(&data.path.join("data.jsonl"))?;
+    let records = ClipRow::read_all(&data.path.join("data.jsonl"))?;
     let known: BTreeSet<&str> = records.iter().map(|record| record.audio_path.as_str()).collect();
     let folder = out.join("audio");
     for list in ["best", "worst"] {

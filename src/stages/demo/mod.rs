@@ -5,15 +5,15 @@
 
 mod examples;
 
-use super::hub_publish::{Order, bad_repo, may_write, send_space};
+use super::hub_publish::{PublishRequest, bad_repo, may_write, send_space};
 use crate::data::managed_dir;
-use crate::data::managed_dir::Target;
+use crate::data::managed_dir::ManagedDir;
 use crate::data::template::render;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use crate::hub::RepoType;
-use crate::hub::space::Space;
+use crate::hub::space::SpaceSettings;
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Stage};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -108,24 +108,24 @@ impl Stage for Demo {
         ArtifactKind::Demo
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let empty = |text: &str| text.trim().is_empty();
         let mut complaints = Vec::new();
         if self.title.as_deref().is_some_and(empty) {
-            complaints.push(Complaint::new("title", "the title is empty").hint("leave it out to use the model's"));
+            complaints.push(SettingError::new("title", "the title is empty").hint("leave it out to use the model's"));
         }
         if self.target.as_deref().is_some_and(|target| matches!(target.trim(), "" | "." | "/")) {
             let hint = "write `target = \"published/NAME-demo\"`, or `target = \"hub\"`";
-            complaints.push(Complaint::new("target", "this is no folder to fill").hint(hint));
+            complaints.push(SettingError::new("target", "this is no folder to fill").hint(hint));
         }
         complaints.extend(self.repo.as_deref().and_then(bad_repo));
         let hardware =
             |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         match self.hardware.as_deref() {
             Some(_) if self.sdk == Sdk::Static => complaints
-                .push(Complaint::new("hardware", "a static page runs on no hardware").hint("leave it out, or write `sdk = \"gradio\"`")),
+                .push(SettingError::new("hardware", "a static page runs on no hardware").hint("leave it out, or write `sdk = \"gradio\"`")),
             Some(name) if !hardware(name) => complaints.push(
-                Complaint::new("hardware", format!("`{name}` is not how the Hub writes hardware"))
+                SettingError::new("hardware", format!("`{name}` is not how the Hub writes hardware"))
                     .hint("write `l4x1`, `a10g-small` or `zero-a10g`"),
             ),
             _ => {}
@@ -155,7 +155,7 @@ impl Stage for Demo {
         })
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let artifact = cx.input("published")?;
         let shown = format!("`published.json` of stage `{}`", artifact.stage);
         let text = fs::read_to_string(artifact.path.join("published.json")).doing(|| format!("cannot read {shown}"))?;
@@ -248,16 +248,16 @@ impl Stage for Demo {
         let mut summary = format!("{} demo of `{title}`", self.sdk.word());
         let mut files = managed_dir::named(&cx.out)?;
         match self.target.as_deref() {
-            None => Ok(Outcome::Done(Made::new(summary))),
+            None => Ok(StageOutcome::Done(StageResult::new(summary))),
             Some(HUB) => {
                 files.remove(SPACE);
                 self.deploy(cx, &files, space, &summary, model_id)
             }
             Some(target) => {
                 let path = cx.path(target);
-                managed_dir::place(&files, &Target { path: &path, written: target, marker: MARKER, overwrite: self.overwrite })?;
+                managed_dir::place(&files, &ManagedDir { path: &path, written: target, marker: MARKER, overwrite: self.overwrite })?;
                 summary = format!("{summary}, in `{target}`");
-                Ok(Outcome::Done(Made::new(summary).fact("location", target)))
+                Ok(StageOutcome::Done(StageResult::new(summary).fact("location", target)))
             }
         }
     }
@@ -272,28 +272,28 @@ impl Demo {
         mut space: Value,
         summary: &str,
         model: Option<&str>,
-    ) -> Result<Outcome> {
+    ) -> Result<StageOutcome> {
         let repo = self.repo.clone().or_else(|| model.map(|model| format!("{model}-demo"))).ok_or_else(|| {
             Error::new("the Space has no name").exit(Exit::Usage).advice("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
         })?;
         let variables = space["variables"].as_object().into_iter().flatten();
         let variables = variables.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
-        let needs = Space {
+        let needs = SpaceSettings {
             sdk: self.sdk.word(),
             hardware: self.hardware.as_deref(),
             variables: &variables,
             model: model.filter(|_| self.sdk != Sdk::Static),
             patience: Duration::from_secs(self.wait_seconds.0),
         };
-        let order = Order { kind: RepoType::Space, repo: &repo, private: self.private, overwrite: self.overwrite, message: None };
+        let order = PublishRequest { kind: RepoType::Space, repo: &repo, private: self.private, overwrite: self.overwrite, message: None };
         let (sent, stage) = send_space(cx, &order, files, &needs)?;
         space["repo"] = json!(sent.repo);
         space["revision"] = json!(sent.revision);
         space["url"] = json!(sent.url);
         fs::write(cx.out.join(SPACE), serde_json::to_string_pretty(&space)?).doing(|| format!("cannot write `{SPACE}`"))?;
         let how = stage.map_or_else(|| "not waited for".to_owned(), |stage| stage.to_lowercase());
-        let made = Made::new(format!("{summary}, at {} ({how})", sent.url));
-        Ok(Outcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
+        let made = StageResult::new(format!("{summary}, at {} ({how})", sent.url));
+        Ok(StageOutcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
     }
 }
 

@@ -8,17 +8,17 @@ mod place;
 mod rows;
 mod tables;
 
-use crate::data::clip_row::Record;
+use crate::data::clip_row::ClipRow;
 use crate::data::ingest;
-use crate::data::ingest::{Candidate, Limits, rounded};
+use crate::data::ingest::{AudioCandidate, IngestLimits, rounded};
 use crate::data::text::{count, first_few, safe_name};
 use crate::error::{Error, Exit, Result};
 use crate::hub;
 use crate::hub::Network;
-use crate::hub::read::Reader;
+use crate::hub::read::RepoReader;
 use pipeline::artifact::ArtifactKind;
 use pipeline::manifest::one_or_many::OneOrMany;
-use pipeline::stage::{Complaint, Context, Made, Outcome, Port, ResolveRevision, Stage};
+use pipeline::stage::{Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult};
 use place::Place;
 use rayon::prelude::*;
 use rows::Row;
@@ -148,9 +148,9 @@ impl Stage for Import {
         ArtifactKind::Clips
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
-        let mut wrong = |path: &str, message: String, hint: String| complaints.push(Complaint::new(path, message).hint(hint));
+        let mut wrong = |path: &str, message: String, hint: String| complaints.push(SettingError::new(path, message).hint(hint));
         match (&self.repo, &self.folder) {
             (None, None) => wrong("", "nothing is named to import".into(), "add `repo = \"owner/name\"` or `folder = \"…\"`".into()),
             (Some(_), Some(_)) => wrong("folder", "`repo` and `folder` are both given".into(), "keep one of them".into()),
@@ -200,12 +200,12 @@ impl Stage for Import {
         }
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let stopped = || cx.stopping();
         let place = match (&self.repo, &self.folder) {
             (Some(repo), _) => {
                 let repository = hub::dataset(repo, self.revision.as_deref())?;
-                Place::hub(Reader::open(&repository, Network::unless(false), &stopped)?)?
+                Place::hub(RepoReader::open(&repository, Network::unless(false), &stopped)?)?
             }
             (None, Some(folder)) => Place::folder(&cx.path(folder), &folder.display().to_string())?,
             (None, None) => return Err(Error::new("nothing is named to import").exit(Exit::Usage).advice("add `repo` or `folder`")),
@@ -246,7 +246,7 @@ struct Taking<'a> {
     into: PathBuf,
     seen: usize,
     waiting: Vec<Waiting>,
-    records: Vec<Record>,
+    records: Vec<ClipRow>,
     rejected: Vec<Rejected>,
 }
 
@@ -317,7 +317,7 @@ impl Taking<'_> {
                 Err(reason) => self.rejected.push(Rejected { row: waiting.row.place, reason }),
             }
         }
-        let limits = Limits { min: self.import.min_seconds, max: self.import.max_seconds };
+        let limits = IngestLimits { min: self.import.min_seconds, max: self.import.max_seconds };
         let taken: Vec<Result<Result<f64, String>>> = ready
             .par_iter()
             .map(|(row, candidate)| {
@@ -330,7 +330,7 @@ impl Taking<'_> {
                 fs::remove_file(&candidate.path)?;
             }
             match taken? {
-                Ok(seconds) => self.records.push(Record {
+                Ok(seconds) => self.records.push(ClipRow {
                     audio_path: format!("audio/{}.wav", candidate.stem),
                     text: row.text.unwrap_or_default(),
                     language: self.import.language.clone().or_else(|| two_letters(row.language.as_deref()?)),
@@ -348,7 +348,7 @@ impl Taking<'_> {
     }
 
     /// The file of a row's sound, on this machine; or why there is none.
-    fn fetch(&self, Waiting { number, table, row }: &Waiting) -> Result<Result<Candidate, String>> {
+    fn fetch(&self, Waiting { number, table, row }: &Waiting) -> Result<Result<AudioCandidate, String>> {
         let named = row.sound.path.clone().unwrap_or_default();
         let name = Path::new(&named);
         let stem = name.file_stem().and_then(|stem| stem.to_str()).map_or_else(|| "clip".to_owned(), safe_name);
@@ -370,10 +370,10 @@ impl Taking<'_> {
                 (self.audio.local(&found, &kept)?, found)
             }
         };
-        Ok(Ok(Candidate { path, shown, stem }))
+        Ok(Ok(AudioCandidate { path, shown, stem }))
     }
 
-    fn finish(self, tables: &[String]) -> Result<Outcome> {
+    fn finish(self, tables: &[String]) -> Result<StageOutcome> {
         let (cx, import) = (self.cx, self.import);
         let reasons: Vec<String> = self.rejected.iter().map(|rejected| format!("{}: {}", rejected.row, rejected.reason)).collect();
         if !reasons.is_empty() {
@@ -405,7 +405,7 @@ impl Taking<'_> {
             "languages": languages,
             "rejected": self.rejected,
         });
-        let mut made = Made::new(format!("{} of `{}`, {seconds:.0} s in all", count(self.records.len(), "clip"), self.place.name));
+        let mut made = StageResult::new(format!("{} of `{}`, {seconds:.0} s in all", count(self.records.len(), "clip"), self.place.name));
         if let Some(reader) = self.place.reader() {
             let licence = reader.licence()?;
             report["repository"] = import.repo.clone().into();
@@ -415,7 +415,7 @@ impl Taking<'_> {
         }
         jsonl::write(&cx.out.join("clips.jsonl"), &self.records)?;
         fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
-        Ok(Outcome::Done(made.metric("clips", self.records.len() as f64).metric("seconds", seconds)))
+        Ok(StageOutcome::Done(made.metric("clips", self.records.len() as f64).metric("seconds", seconds)))
     }
 }
 

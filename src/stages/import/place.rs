@@ -1,8 +1,8 @@
 //! Where a data set is: a folder, or a repository of the Hub, read in parts.
 
 use crate::data::ingest;
-use crate::error::{Doing, Error, Result};
-use crate::hub::read::Reader;
+use crate::error::{Error, Result, ResultExt};
+use crate::hub::read::RepoReader;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -18,7 +18,7 @@ pub(super) struct Place<'a> {
 
 enum Whence<'a> {
     Folder(PathBuf),
-    Hub(Box<Reader<'a>>),
+    Hub(Box<RepoReader<'a>>),
 }
 
 impl<'a> Place<'a> {
@@ -37,14 +37,14 @@ impl<'a> Place<'a> {
     }
 
     /// A repository.
-    pub(super) fn hub(reader: Reader<'a>) -> Result<Self> {
+    pub(super) fn hub(reader: RepoReader<'a>) -> Result<Self> {
         let files = reader.list("", true)?.unwrap_or_default();
         let files = files.into_iter().filter(|entry| !entry.folder).map(|entry| (entry.path, entry.size)).collect();
         Ok(Self { name: reader.name(), files, whence: Whence::Hub(Box::new(reader)) })
     }
 
     /// The repository, if it is one.
-    pub(super) fn reader(&self) -> Option<&Reader<'a>> {
+    pub(super) fn reader(&self) -> Option<&RepoReader<'a>> {
         match &self.whence {
             Whence::Hub(reader) => Some(reader),
             Whence::Folder(_) => None,

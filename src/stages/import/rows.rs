@@ -81,8 +81,8 @@ impl Row {
     }
 }
 
-impl From<&table::Row> for Cells {
-    fn from(row: &table::Row) -> Self {
+impl From<&table::TableRow> for Cells {
+    fn from(row: &table::TableRow) -> Self {
         let texts = row.columns().filter_map(|name| Some((name.to_owned(), row.get(name)?.to_owned()))).collect();
         Self { texts, sounds: Vec::new() }
     }

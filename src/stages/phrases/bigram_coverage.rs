@@ -1,10 +1,10 @@
 //! Few sentences that together have as many different sounds as can be had, as far as letters tell sounds.
 
-use crate::data::phrase::Phrase;
+use crate::data::phrase::PhraseRow;
 use std::collections::BTreeSet;
 
 /// So many phrases, each chosen because it has the most pairs of letters that those before it lack; by their places in the list.
-pub(super) fn choose(phrases: &[Phrase], count: usize) -> Vec<usize> {
+pub(super) fn choose(phrases: &[PhraseRow], count: usize) -> Vec<usize> {
     let mut left: Vec<(usize, BTreeSet<(char, char)>)> = phrases.iter().map(|phrase| pairs(&phrase.text)).enumerate().collect();
     let mut covered = BTreeSet::new();
     let mut chosen = Vec::new();
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_chosen() {
-        let phrase = |text: &str| Phrase { id: String::new(), text: text.into(), language: "en".into(), source: String::new() };
+        let phrase = |text: &str| PhraseRow { id: String::new(), text: text.into(), language: "en".into(), source: String::new() };
         let phrases = ["aba ab", "abab ba", "xyz uvw"].map(phrase);
         assert_eq!(choose(&phrases, 2), [1, 2]);
         assert_eq!(choose(&phrases, 9), [0, 1, 2]);

@@ -2,13 +2,13 @@
 //!
 //! It gives a hundred rows at a time, and limits how often it may be asked: where a data set has Granary's layout, that is the better way.
 
-use super::filters::Sieve;
+use super::filters::FilterStats;
 use super::{Choice, Phrases, granary};
 use crate::data::text::count;
 use crate::error::{Error, Exit, Result};
 use crate::hub;
 use crate::hub::Network;
-use crate::hub::read::Reader;
+use crate::hub::read::RepoReader;
 use pipeline::stage::Context;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -24,14 +24,14 @@ const PAGES: usize = 40;
 
 impl Phrases {
     /// Reads pages in a seeded order until there are as many fit sentences as `wanted`.
-    pub(super) fn rows(&self, cx: &Context, sieve: &mut Sieve, wanted: usize) -> Result<Choice> {
+    pub(super) fn rows(&self, cx: &Context, sieve: &mut FilterStats, wanted: usize) -> Result<Choice> {
         let needed = |name: &str| Error::new(format!("`source = \"rows\"` needs `{name}`")).exit(Exit::Usage).advice("add it");
         let repository = hub::dataset(self.repo.as_deref().ok_or_else(|| needed("repo"))?, self.revision.as_deref())?;
         let config = self.config.as_deref().unwrap_or("default");
         let split = self.split.as_deref().unwrap_or("train");
         let server = self.server.as_deref().unwrap_or(SERVER);
         let stopped = || cx.stopping();
-        let reader = Reader::open(&repository, Network::unless(false), &stopped)?;
+        let reader = RepoReader::open(&repository, Network::unless(false), &stopped)?;
         let page = |number: u64| -> Result<Value> {
             let (page, commit) = reader.rows(server, config, split, number * PAGE, PAGE)?;
             match commit {

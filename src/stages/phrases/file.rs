@@ -1,26 +1,26 @@
 //! Sentences in a file: one a line, or a column of a table.
 
 use super::Phrases;
-use crate::data::phrase::Phrase;
+use crate::data::phrase::PhraseRow;
 use crate::data::table;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 impl Phrases {
     /// One sentence a line; ids are counted over the sentences, not the lines, so that empty lines do not matter.
-    pub(super) fn lines(&self, text: &str, source: impl Fn(usize) -> String) -> Vec<Phrase> {
+    pub(super) fn lines(&self, text: &str, source: impl Fn(usize) -> String) -> Vec<PhraseRow> {
         let lines = text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         lines.enumerate().map(|(index, (line, text))| self.phrase(None, index, text, source(line + 1))).collect()
     }
 
-    fn phrase(&self, id: Option<&str>, index: usize, text: &str, source: String) -> Phrase {
+    fn phrase(&self, id: Option<&str>, index: usize, text: &str, source: String) -> PhraseRow {
         let id = id.map_or_else(|| format!("{}-{:04}", self.language, index + 1), str::to_owned);
-        Phrase { id, text: text.split_whitespace().collect::<Vec<_>>().join(" "), language: self.language.clone(), source }
+        PhraseRow { id, text: text.split_whitespace().collect::<Vec<_>>().join(" "), language: self.language.clone(), source }
     }
 
-    pub(super) fn read(&self, path: &Path, written: &Path) -> Result<Vec<Phrase>> {
+    pub(super) fn read(&self, path: &Path, written: &Path) -> Result<Vec<PhraseRow>> {
         let shown = written.display();
         let source = |line: usize| format!("{shown}, line {line}");
         let extension = path.extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase();

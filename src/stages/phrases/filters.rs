@@ -1,7 +1,7 @@
 //! Which sentences are fit to be read aloud, and why the others are not.
 
 use super::languages::Language;
-use super::{Complaint, languages};
+use super::{SettingError, languages};
 use crate::data::text::normalised;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ pub(super) struct Found {
 }
 
 /// Lets the sentences through that are fit, and counts the others.
-pub(super) struct Sieve<'a> {
+pub(super) struct FilterStats<'a> {
     filters: &'a Filters,
     code: &'a str,
     language: Option<&'static Language>,
@@ -93,9 +93,9 @@ const LETTERS: f64 = 0.85;
 
 impl Filters {
     /// What cannot work.
-    pub(super) fn check(&self, complaints: &mut Vec<Complaint>) {
+    pub(super) fn check(&self, complaints: &mut Vec<SettingError>) {
         let mut wrong = |name: &str, message: String, hint: &str| {
-            complaints.push(Complaint::new(&format!("filters.{name}"), message).hint(hint));
+            complaints.push(SettingError::new(&format!("filters.{name}"), message).hint(hint));
         };
         if self.max_words < self.min_words.max(1) {
             wrong("max_words", format!("no sentence has between {} and {} words", self.min_words, self.max_words), "write a larger number");
@@ -114,7 +114,7 @@ impl Filters {
     }
 }
 
-impl<'a> Sieve<'a> {
+impl<'a> FilterStats<'a> {
     pub(super) fn new(filters: &'a Filters, code: &'a str) -> Self {
         Self {
             filters,
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn each_reason_has_its_sentence() {
         let filters = Filters { without: vec!["Blasted".into()], ..Filters::default() };
-        let mut sieve = Sieve::new(&filters, "en");
+        let mut sieve = FilterStats::new(&filters, "en");
         let long = format!("It {}goes on.", "very very ".repeat(12));
         for (text, reason) in [
             ("  ", "empty"),
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn what_the_source_tells_counts() {
         let filters = Filters::default();
-        let mut sieve = Sieve::new(&filters, "de");
+        let mut sieve = FilterStats::new(&filters, "de");
         let text = |number: &str| Found { recording: Some("a".into()), ..found(&format!("Heute regnet es {number} in Berlin.")) };
         assert!(sieve.pass(&text("wieder")).is_some() && sieve.pass(&text("kräftig")).is_some());
         assert_eq!(sieve.pass(&text("überall")), None);

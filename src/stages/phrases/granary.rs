@@ -3,13 +3,13 @@
 //! A manifest there may have gigabytes. Blocks of it are read at places that the seed chooses, in turn from every corpus, until there
 //! are enough sentences. What a block begins and ends with is cut off in the middle of a line and is left out.
 
-use super::filters::{Found, Sieve};
+use super::filters::{FilterStats, Found};
 use super::{Choice, Phrases};
 use crate::data::text::count;
 use crate::error::{Error, Exit, Result};
 use crate::hub;
 use crate::hub::Network;
-use crate::hub::read::{Entry, Reader};
+use crate::hub::read::{RepoEntry, RepoReader};
 use pipeline::stage::Context;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -32,7 +32,7 @@ const RECORDING: &[&str] = &["original_source_id", "source_id", "video_id"];
 /// A corpus with its manifests, and which of their blocks were read.
 struct Corpus {
     name: String,
-    manifests: Vec<Entry>,
+    manifests: Vec<RepoEntry>,
     read: BTreeSet<u64>,
     rows: usize,
 }
@@ -43,7 +43,7 @@ impl Corpus {
     }
 
     /// A block that was not read yet, any of them with the same chance; none when all were.
-    fn next(&mut self, random: &mut ChaCha8Rng) -> Option<(Entry, u64)> {
+    fn next(&mut self, random: &mut ChaCha8Rng) -> Option<(RepoEntry, u64)> {
         let blocks = self.blocks();
         if self.read.len() as u64 >= blocks {
             return None;
@@ -66,10 +66,10 @@ impl Corpus {
 
 impl Phrases {
     /// Reads blocks until there are as many fit sentences as `wanted`.
-    pub(super) fn granary(&self, cx: &Context, sieve: &mut Sieve, wanted: usize) -> Result<Choice> {
+    pub(super) fn granary(&self, cx: &Context, sieve: &mut FilterStats, wanted: usize) -> Result<Choice> {
         let repository = hub::dataset(self.repo.as_deref().unwrap_or(REPOSITORY), self.revision.as_deref())?;
         let stopped = || cx.stopping();
-        let reader = Reader::open(&repository, Network::unless(false), &stopped)?;
+        let reader = RepoReader::open(&repository, Network::unless(false), &stopped)?;
         let mut corpora = self.corpora(&reader)?;
         let mut random = ChaCha8Rng::seed_from_u64(cx.seed);
         let (mut chosen, mut spare) = (Vec::new(), Vec::new());
@@ -122,7 +122,7 @@ impl Phrases {
     }
 
     /// The manifests of the language, by corpus.
-    fn corpora(&self, reader: &Reader) -> Result<Vec<Corpus>> {
+    fn corpora(&self, reader: &RepoReader) -> Result<Vec<Corpus>> {
         let language = &self.language;
         let missing = |message: String, advice: String| Err(Error::new(message).exit(Exit::Usage).advice(advice));
         let Some(files) = reader.list(language, true)? else {
@@ -134,7 +134,7 @@ impl Phrases {
                 format!("it has: {}; for others use `source = \"embedded\"`, or a file of your own", known.join(", ")),
             );
         };
-        let mut corpora: BTreeMap<&str, Vec<Entry>> = BTreeMap::new();
+        let mut corpora: BTreeMap<&str, Vec<RepoEntry>> = BTreeMap::new();
         let stem = format!("{language}_asr");
         for file in &files {
             let parts: Vec<&str> = file.path.split('/').collect();
@@ -159,7 +159,8 @@ impl Phrases {
                 return missing(format!("`{}` has no corpus `{wanted}` for `{language}`", reader.name()), format!("it has: {known}"));
             }
         }
-        let corpus = |(name, manifests): (&str, Vec<Entry>)| Corpus { name: name.to_owned(), manifests, read: BTreeSet::new(), rows: 0 };
+        let corpus =
+            |(name, manifests): (&str, Vec<RepoEntry>)| Corpus { name: name.to_owned(), manifests, read: BTreeSet::new(), rows: 0 };
         Ok(corpora.into_iter().map(corpus).collect())
     }
 }
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn every_block_comes_once() {
-        let entry = |path: &str, size| Entry { path: path.into(), size, folder: false };
+        let entry = |path: &str, size| RepoEntry { path: path.into(), size, folder: false };
         let manifests = vec![entry("a", BLOCK + 1), entry("b", BLOCK)];
         let mut corpus = Corpus { name: "c".into(), manifests, read: BTreeSet::new(), rows: 0 };
         let mut random = ChaCha8Rng::seed_from_u64(1);

@@ -11,13 +11,13 @@ mod languages;
 
 pub use filters::Filters;
 
-use crate::data::phrase::Phrase;
+use crate::data::phrase::PhraseRow;
 use crate::data::text::{count, first_few, normalised};
 use crate::error::{Error, Exit, Result};
 use crate::hub;
-use filters::{Found, Sieve};
+use filters::{FilterStats, Found};
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Complaint, Context, Made, Outcome, Port, ResolveRevision, Stage};
+use pipeline::stage::{Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -102,7 +102,7 @@ fn hundred() -> usize {
 
 /// What a source has to give.
 struct Choice {
-    phrases: Vec<Phrase>,
+    phrases: Vec<PhraseRow>,
     /// The corpus of each, where a source has several.
     corpora: Vec<String>,
     /// For the report.
@@ -126,7 +126,7 @@ impl Stage for Phrases {
         ArtifactKind::Phrases
     }
 
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         let meant = languages::meant(&self.language);
         if self.source == Source::Embedded && languages::pack(&self.language).is_none() {
@@ -135,23 +135,23 @@ impl Stage for Phrases {
                 Some(code) => format!("did you mean `{code}`? Packs exist for: {packs}"),
                 None => format!("packs exist for: {packs}; or bring your own with `source = \"file\"` and `file = \"…\"`"),
             };
-            complaints.push(Complaint::new("language", format!("there is no embedded pack for `{}`", self.language)).hint(hint));
+            complaints.push(SettingError::new("language", format!("there is no embedded pack for `{}`", self.language)).hint(hint));
         } else if let Err(error) = check_language(&self.language) {
             let hint = meant.map(|code| format!("did you mean `{code}`?")).or(error.advice).unwrap_or_default();
-            complaints.push(Complaint::new("language", error.message).hint(hint));
+            complaints.push(SettingError::new("language", error.message).hint(hint));
         }
         match (&self.file, self.source) {
             (None, Source::File) => {
-                complaints.push(Complaint::new("source", "`source = \"file\"` needs a `file`").hint("add `file = \"phrases.txt\"`"));
+                complaints.push(SettingError::new("source", "`source = \"file\"` needs a `file`").hint("add `file = \"phrases.txt\"`"));
             }
             (Some(_), Source::Embedded | Source::Granary | Source::Rows) => {
                 let message = "`file` is given, but `source` does not read one";
-                complaints.push(Complaint::new("file", message).hint("write `source = \"file\"`, or take `file` out"));
+                complaints.push(SettingError::new("file", message).hint("write `source = \"file\"`, or take `file` out"));
             }
             _ => {}
         }
         if self.count == 0 {
-            complaints.push(Complaint::new("count", "no phrases are asked for").hint("write a number above 0"));
+            complaints.push(SettingError::new("count", "no phrases are asked for").hint("write a number above 0"));
         }
         self.check_hub(&mut complaints);
         if let Some(filters) = &self.filters {
@@ -170,7 +170,7 @@ impl Stage for Phrases {
         }
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         match self.source {
             Source::Embedded | Source::File => self.here(cx),
             Source::Granary | Source::Rows => self.hub(cx),
@@ -180,7 +180,7 @@ impl Stage for Phrases {
 
 impl Phrases {
     /// Settings that only some sources read.
-    fn check_hub(&self, complaints: &mut Vec<Complaint>) {
+    fn check_hub(&self, complaints: &mut Vec<SettingError>) {
         let hub = matches!(self.source, Source::Granary | Source::Rows);
         let rows = self.source == Source::Rows;
         for (name, given, read) in [
@@ -195,20 +195,20 @@ impl Phrases {
             if given && !read {
                 let source = if name == "corpus" || name == "repo" || name == "revision" { "granary" } else { "rows" };
                 let message = format!("`{name}` is given, but `source` does not read it");
-                complaints.push(Complaint::new(name, message).hint(format!("write `source = \"{source}\"`, or take `{name}` out")));
+                complaints.push(SettingError::new(name, message).hint(format!("write `source = \"{source}\"`, or take `{name}` out")));
             }
         }
         if rows && self.repo.is_none() {
-            complaints.push(Complaint::new("source", "`source = \"rows\"` needs a `repo`").hint("add `repo = \"owner/name\"`"));
+            complaints.push(SettingError::new("source", "`source = \"rows\"` needs a `repo`").hint("add `repo = \"owner/name\"`"));
         }
         if let (true, Some(repo)) = (hub, &self.repo)
             && let Err(error) = hub::dataset(repo, None)
         {
-            complaints.push(Complaint::new("repo", error.message).hint(error.advice.unwrap_or_default()));
+            complaints.push(SettingError::new("repo", error.message).hint(error.advice.unwrap_or_default()));
         } else if let (true, Some(repo)) = (hub, self.repository())
             && let Err(error) = hub::dataset(repo, self.revision.as_deref())
         {
-            complaints.push(Complaint::new("revision", error.message).hint(error.advice.unwrap_or_default()));
+            complaints.push(SettingError::new("revision", error.message).hint(error.advice.unwrap_or_default()));
         }
     }
 
@@ -222,7 +222,7 @@ impl Phrases {
     }
 
     /// From a pack or a file: all that is there is looked at, and a seeded part of it chosen.
-    fn here(&self, cx: &Context) -> Result<Outcome> {
+    fn here(&self, cx: &Context) -> Result<StageOutcome> {
         let found = match &self.file {
             Some(file) => self.read(&cx.path(file), file)?,
             None if self.source == Source::File => {
@@ -254,7 +254,7 @@ impl Phrases {
             "duplicates": duplicates.iter().map(|(phrase, first)| json!({"id": phrase.id, "text": phrase.text, "same_as": first})).collect::<Vec<_>>(),
         });
         if let Some(filters) = &self.filters {
-            let mut sieve = Sieve::new(filters, &self.language);
+            let mut sieve = FilterStats::new(filters, &self.language);
             phrases.retain(|phrase| sieve.pass(&Found { text: phrase.text.clone(), ..Found::default() }).is_some());
             if phrases.is_empty() {
                 return Err(nothing_left(&place, &sieve));
@@ -266,7 +266,7 @@ impl Phrases {
             let mut chosen: Vec<usize> = (0..available).collect();
             chosen.shuffle(&mut ChaCha8Rng::seed_from_u64(cx.seed));
             if self.cover {
-                let shuffled: Vec<Phrase> = chosen.iter().map(|index| phrases[*index].clone()).collect();
+                let shuffled: Vec<PhraseRow> = chosen.iter().map(|index| phrases[*index].clone()).collect();
                 chosen = bigram_coverage::choose(&shuffled, self.count).into_iter().map(|place| chosen[place]).collect();
             }
             chosen.truncate(self.count);
@@ -283,9 +283,9 @@ impl Phrases {
     }
 
     /// From the Hub: read until there are enough.
-    fn hub(&self, cx: &Context) -> Result<Outcome> {
+    fn hub(&self, cx: &Context) -> Result<StageOutcome> {
         let filters = self.filters.clone().unwrap_or_default();
-        let mut sieve = Sieve::new(&filters, &self.language);
+        let mut sieve = FilterStats::new(&filters, &self.language);
         let wanted = if self.cover { self.count.saturating_mul(CHOICE) } else { self.count };
         let Choice { mut phrases, corpora, about, from } = match self.source {
             Source::Rows => self.rows(cx, &mut sieve, wanted)?,
@@ -319,31 +319,31 @@ impl Phrases {
         self.write(cx, &phrases, &report, &format!("{available} fit ones in {from}"))
     }
 
-    fn write(&self, cx: &Context, phrases: &[Phrase], report: &Value, of: &str) -> Result<Outcome> {
+    fn write(&self, cx: &Context, phrases: &[PhraseRow], report: &Value, of: &str) -> Result<StageOutcome> {
         let available = report["available"].as_u64().unwrap_or(0);
         if self.count as u64 > available {
             cx.note(format!("{} asked for, {available} available: all are taken", self.count));
         }
         jsonl::write(&cx.out.join("phrases.jsonl"), phrases)?;
         fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(report)?)?;
-        let made = Made::new(format!("{} of {of}", count(phrases.len(), "phrase")));
-        Ok(Outcome::Done(made.metric("phrases", phrases.len() as f64).fact("language", self.language.clone())))
+        let made = StageResult::new(format!("{} of {of}", count(phrases.len(), "phrase")));
+        Ok(StageOutcome::Done(made.metric("phrases", phrases.len() as f64).fact("language", self.language.clone())))
     }
 
     /// A phrase named after its text, so that a recording finds it again whatever else is chosen.
-    fn by_text(&self, text: String, source: String) -> Phrase {
+    fn by_text(&self, text: String, source: String) -> PhraseRow {
         let id = format!("{}-{}", self.language, Digest::of(normalised(&text).as_bytes()).short());
-        Phrase { id, text, language: self.language.clone(), source }
+        PhraseRow { id, text, language: self.language.clone(), source }
     }
 }
 
-fn nothing_left(place: &str, sieve: &Sieve) -> Error {
+fn nothing_left(place: &str, sieve: &FilterStats) -> Error {
     Error::new(format!("{place}: no sentence is left by the filters ({})", sieve.reasons()))
         .advice("set some of `filters` less strictly, or use another `source`")
 }
 
 /// The phrases without those whose text was there before; and these, each with the id of the first.
-fn without_duplicates(found: Vec<Phrase>) -> (Vec<Phrase>, Vec<(Phrase, String)>) {
+fn without_duplicates(found: Vec<PhraseRow>) -> (Vec<PhraseRow>, Vec<(PhraseRow, String)>) {
     let mut first: BTreeMap<String, String> = BTreeMap::new();
     let (mut kept, mut repeated) = (Vec::new(), Vec::new());
     for phrase in found {

@@ -1,12 +1,12 @@
 //! The settings `lora = { … }`: which layers get an adapter, of what kind and size.
 
-use super::{Complaint, MOST};
+use super::{MOST, SettingError};
 use crate::error::Result;
 use pipeline::manifest::one_or_many::OneOrMany;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use voxtral::lora::{Adapters, Part, Placed, Targets};
+use voxtral::lora::{AdaptedLayers, LoraConfig, ModelPart, TargetModules};
 
 /// The adapter's shape.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -49,9 +49,9 @@ const TABLES: &[&str] = &["lm_head", "embed_tokens"];
 
 impl Lora {
     /// What is wrong with the settings as they are.
-    pub(super) fn check(&self) -> Vec<Complaint> {
-        let positive = |ok: bool, key: &str, what: &str| (!ok).then(|| Complaint::new(key, format!("`{key}` must be {what}")));
-        let mut complaints: Vec<Complaint> = [
+    pub(super) fn check(&self) -> Vec<SettingError> {
+        let positive = |ok: bool, key: &str, what: &str| (!ok).then(|| SettingError::new(key, format!("`{key}` must be {what}")));
+        let mut complaints: Vec<SettingError> = [
             positive((1..=MOST).contains(&self.r), "lora.r", "from 1 to 65536"),
             positive(self.alpha > 0.0 && self.alpha.is_finite(), "lora.alpha", "a number above 0, such as 32"),
             positive((0.0..1.0).contains(&self.dropout), "lora.dropout", "from 0 to below 1"),
@@ -63,12 +63,13 @@ impl Lora {
         match &self.targets {
             OneOrMany::Many(names) => complaints.extend(names.iter().filter_map(|name| self.complaint(name))),
             OneOrMany::One(text) => {
-                if let Err(error) = Targets::text(text) {
-                    complaints.push(Complaint::new("lora.targets", error.message).hint("write a regular expression or a list of layers"));
+                if let Err(error) = TargetModules::text(text) {
+                    complaints
+                        .push(SettingError::new("lora.targets", error.message).hint("write a regular expression or a list of layers"));
                 }
                 // A name alone matches no whole name, and was meant for a list.
                 if [TEXT, AUDIO, PROJECTOR, TABLES].concat().contains(&text.as_str()) {
-                    let complaint = Complaint::new("lora.targets", format!("`{text}` as a text has to match a layer's whole name"));
+                    let complaint = SettingError::new("lora.targets", format!("`{text}` as a text has to match a layer's whole name"));
                     complaints.push(complaint.hint(format!("write [\"{text}\"]")));
                 }
             }
@@ -77,9 +78,9 @@ impl Lora {
     }
 
     /// Why a name in the list of targets cannot be meant.
-    fn complaint(&self, target: &str) -> Option<Complaint> {
+    fn complaint(&self, target: &str) -> Option<SettingError> {
         let layer = target.rsplit('.').next().unwrap_or(target);
-        let complaint = |message: String, hint: String| Some(Complaint::new("lora.targets", message).hint(hint));
+        let complaint = |message: String, hint: String| Some(SettingError::new("lora.targets", message).hint(hint));
         if TEXT.contains(&layer) || (AUDIO.contains(&layer) && !self.freeze_audio_tower) {
             None
         } else if AUDIO.contains(&layer) {
@@ -99,14 +100,14 @@ impl Lora {
     }
 
     /// The same for the model.
-    pub(super) fn adapters(&self) -> Result<Adapters> {
-        Ok(Adapters {
+    pub(super) fn adapters(&self) -> Result<LoraConfig> {
+        Ok(LoraConfig {
             r: self.r,
             alpha: self.alpha,
             dropout: self.dropout,
             targets: match &self.targets {
-                OneOrMany::One(text) => Targets::text(text)?,
-                OneOrMany::Many(names) => Targets::Names(names.clone()),
+                OneOrMany::One(text) => TargetModules::text(text)?,
+                OneOrMany::Many(names) => TargetModules::Names(names.clone()),
             },
             audio_tower: !self.freeze_audio_tower,
             projector: self.projector,
@@ -126,7 +127,7 @@ impl Lora {
     }
 
     /// A sentence on what got an adapter, and one on what the targets mean too but that stays as it is.
-    pub(super) fn told(&self, placed: &Placed) -> (String, Option<String>) {
+    pub(super) fn told(&self, placed: &AdaptedLayers) -> (String, Option<String>) {
         let kind = match (self.dora, self.rslora) {
             (false, false) => "LoRA",
             (false, true) => "rank-stabilised LoRA",
@@ -142,9 +143,9 @@ impl Lora {
 
 /// `4 layers of the text model and 2 of the projector`.
 fn by_part(layers: &[String]) -> String {
-    let mut counts: BTreeMap<Part, usize> = BTreeMap::new();
+    let mut counts: BTreeMap<ModelPart, usize> = BTreeMap::new();
     for layer in layers {
-        *counts.entry(Part::of(layer)).or_default() += 1;
+        *counts.entry(ModelPart::of(layer)).or_default() += 1;
     }
     let mut said = String::new();
     for (place, (part, count)) in counts.into_iter().enumerate() {

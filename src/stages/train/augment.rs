@@ -1,6 +1,6 @@
 //! The settings `augment = { … }`: clips made a little different in each pass over the data.
 
-use super::Complaint;
+use super::SettingError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use voxtral::audio::augment::Augmentation;
@@ -47,11 +47,11 @@ impl Default for Augment {
 
 impl Augment {
     /// What is wrong with the settings as they are.
-    pub(super) fn check(&self) -> Vec<Complaint> {
+    pub(super) fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         let mut complain = |wrong: bool, key: &str, what: &str| {
             if wrong {
-                complaints.push(Complaint::new(&format!("augment.{key}"), format!("`{key}` must be {what}")));
+                complaints.push(SettingError::new(&format!("augment.{key}"), format!("`{key}` must be {what}")));
             }
         };
         let outside = |range: Option<[f64; 2]>, low: f64, high: f64| {
@@ -75,7 +75,7 @@ impl Augment {
         let idle =
             self.speed.is_none() && self.gain_db.is_none() && self.noise_snr_db.is_none() && self.time_masks + self.frequency_masks == 0;
         if idle {
-            let complaint = Complaint::new("augment", "`augment` says nothing that could happen to a clip");
+            let complaint = SettingError::new("augment", "`augment` says nothing that could happen to a clip");
             complaints.push(complaint.hint("write at least one of `speed`, `gain_db`, `noise_snr_db`, `time_masks` and `frequency_masks`"));
         }
         complaints

@@ -1,14 +1,14 @@
 //! How many clips a step takes, and how many of them at once.
 
-use super::{Complaint, MOST};
+use super::{MOST, SettingError};
 use crate::error::{Error, Failure, Result};
 use schemars::JsonSchema;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
-use voxtral::device::Chosen;
-use voxtral::model::config::Config;
-use voxtral::training::memory_estimate::Shape;
+use voxtral::device::SelectedDevice;
+use voxtral::model::config::VoxtralConfig;
+use voxtral::training::memory_estimate::StepShape;
 
 /// Clips in one forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
@@ -52,12 +52,12 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    pub(super) fn check(&self) -> Vec<Complaint> {
+    pub(super) fn check(&self) -> Vec<SettingError> {
         let counts = |count: usize| (1..=MOST).contains(&count);
         let mut complaints = Vec::new();
         let mut positive = |ok: bool, key: &str, what: &str| {
             if !ok {
-                complaints.push(Complaint::new(key, format!("`{key}` must be {what}")));
+                complaints.push(SettingError::new(key, format!("`{key}` must be {what}")));
             }
         };
         positive(!matches!(self.size, BatchSize::Clips(clips) if !counts(clips)), "batch_size", "from 1 to 65536, or \"auto\"");
@@ -67,7 +67,7 @@ impl Batches {
             && clips.saturating_mul(self.accumulation) != effective
         {
             let message = format!("{clips} clips at once, {} times, are not {effective} in a step", self.accumulation);
-            complaints.push(Complaint::new("effective_batch", message).hint("leave it out, or write `batch_size = \"auto\"`"));
+            complaints.push(SettingError::new("effective_batch", message).hint("leave it out, or write `batch_size = \"auto\"`"));
         }
         complaints
     }
@@ -81,7 +81,7 @@ impl Batches {
     }
 
     /// How a step is cut on a device, and a sentence on why if that was left to us.
-    pub(super) fn cut(&self, shape: &Shape, config: &Config, chosen: &Chosen) -> Result<(Cut, Option<String>)> {
+    pub(super) fn cut(&self, shape: &StepShape, config: &VoxtralConfig, chosen: &SelectedDevice) -> Result<(Cut, Option<String>)> {
         let effective = self.effective();
         let BatchSize::Clips(rows) = self.size else {
             // On a processor more rows at once than cores only take memory.

@@ -1,7 +1,7 @@
 //! What settings are where the file does not say.
 
 use super::BatchSize;
-use voxtral::training::adamw::Constants;
+use voxtral::training::adamw::AdamWConfig;
 
 pub(super) fn learning_rate() -> f64 {
     5e-5
@@ -16,13 +16,13 @@ pub(super) fn gradient_accumulation() -> usize {
     4
 }
 pub(super) fn adam_beta1() -> f64 {
-    Constants::default().beta1
+    AdamWConfig::default().beta1
 }
 pub(super) fn adam_beta2() -> f64 {
-    Constants::default().beta2
+    AdamWConfig::default().beta2
 }
 pub(super) fn adam_epsilon() -> f64 {
-    Constants::default().epsilon
+    AdamWConfig::default().epsilon
 }
 pub(super) fn max_grad_norm() -> f64 {
     1.0

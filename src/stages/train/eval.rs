@@ -1,17 +1,17 @@
 //! The settings `eval = { … }`: held-out clips that are looked at while training, to keep the best model and to know when to stop.
 
-use super::Complaint;
+use super::SettingError;
 use super::examples::{Tokenized, examples};
-use crate::data::clip_row::Record;
+use crate::data::clip_row::ClipRow;
 use crate::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use voxtral::audio::read_wav16k;
-use voxtral::inference::encoder_cache::Memory;
-use voxtral::inference::transcriber::{Limit, Recognizer, Transcript, Utterance};
-use voxtral::metrics::wer::{Normalisation, Tally};
+use voxtral::inference::encoder_cache::FeatureCache;
+use voxtral::inference::transcriber::{TokenLimit, Transcriber, Transcript, Utterance};
+use voxtral::metrics::wer::{ErrorCounts, TextNormalization};
 use voxtral::model::Voxtral;
 use voxtral::training::collate::Example;
 use voxtral::training::mean_loss;
@@ -79,24 +79,24 @@ impl Metric {
 
 impl Eval {
     /// What is wrong with the settings as they are.
-    pub(super) fn check(&self) -> Vec<Complaint> {
+    pub(super) fn check(&self) -> Vec<SettingError> {
         let mut complaints = Vec::new();
         if !["test", "validation"].contains(&self.split.as_str()) {
-            let complaint = Complaint::new("eval.split", format!("there is no held-out split `{}`", self.split));
+            let complaint = SettingError::new("eval.split", format!("there is no held-out split `{}`", self.split));
             complaints.push(complaint.hint("write `validation` or `test`"));
         }
         for (zero, key) in [(self.steps == 0, "steps"), (self.patience == Some(0), "patience"), (self.clips == Some(0), "clips")] {
             if zero {
-                complaints.push(Complaint::new(&format!("eval.{key}"), format!("`{key}` must be at least 1")));
+                complaints.push(SettingError::new(&format!("eval.{key}"), format!("`{key}` must be at least 1")));
             }
         }
         complaints
     }
 
     /// The clips of a dataset that are looked at.
-    pub(super) fn records(&self, data: &Path) -> Result<Vec<Record>> {
+    pub(super) fn records(&self, data: &Path) -> Result<Vec<ClipRow>> {
         let path = data.join(format!("{}.jsonl", self.split));
-        let mut records = if path.exists() { Record::read_all(&path)? } else { Vec::new() };
+        let mut records = if path.exists() { ClipRow::read_all(&path)? } else { Vec::new() };
         records.truncate(self.clips.unwrap_or(usize::MAX));
         if records.is_empty() {
             return Err(Error::new(format!("`eval`: the dataset's split `{}` holds no clips", self.split))
@@ -108,7 +108,7 @@ impl Eval {
 
 /// The held-out clips, ready to be looked at.
 pub(super) struct Look<'a> {
-    recognizer: &'a mut Recognizer,
+    recognizer: &'a mut Transcriber,
     examples: Vec<Example>,
     /// Only where they are transcribed.
     clips: Vec<Clip>,
@@ -123,10 +123,10 @@ struct Clip {
 impl<'a> Look<'a> {
     pub(super) fn new(
         eval: &Eval,
-        recognizer: &'a mut Recognizer,
+        recognizer: &'a mut Transcriber,
         data: &Path,
         records: &[Tokenized],
-        memory: Option<&Memory>,
+        memory: Option<&FeatureCache>,
     ) -> Result<Self> {
         let examples = examples(recognizer, data, records, memory)?;
         recognizer.memory = memory.cloned();
@@ -148,9 +148,9 @@ impl<'a> Look<'a> {
         self.recognizer.model = model.clone();
         let utterances: Vec<Utterance> =
             self.clips.iter().map(|clip| Utterance { samples: &clip.samples, language: clip.language.as_deref() }).collect();
-        let transcripts = self.recognizer.transcribe(&utterances, Limit::Auto, &mut |_| ())?;
-        let of = |(clip, heard): (&Clip, &Transcript)| Tally::of(&clip.text, &heard.text, Normalisation::default());
-        let score = self.clips.iter().zip(&transcripts).map(of).sum::<Tally>().score();
+        let transcripts = self.recognizer.transcribe(&utterances, TokenLimit::Auto, &mut |_| ())?;
+        let of = |(clip, heard): (&Clip, &Transcript)| ErrorCounts::of(&clip.text, &heard.text, TextNormalization::default());
+        let score = self.clips.iter().zip(&transcripts).map(of).sum::<ErrorCounts>().score();
         metrics.insert(Metric::Wer.name().to_owned(), score.wer);
         metrics.insert(Metric::Cer.name().to_owned(), score.cer);
         Ok(metrics)

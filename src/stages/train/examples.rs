@@ -1,33 +1,38 @@
 //! From the rows of a dataset to what the training loop wants of them.
 
 use super::augment::Augment;
-use crate::data::clip_row::Record;
+use crate::data::clip_row::ClipRow;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use voxtral::audio::read_wav16k;
-use voxtral::inference::encoder_cache::Memory;
-use voxtral::inference::transcriber::Recognizer;
-use voxtral::training::collate::{Example, Listen, Sound};
+use voxtral::inference::encoder_cache::FeatureCache;
+use voxtral::inference::transcriber::Transcriber;
+use voxtral::training::collate::{Example, ExampleAudio, LoadAudio};
 
 /// Features of a dataset up to this size stay in memory; beyond it they are computed for each batch.
 const FEATURES_IN_MEMORY: u64 = 2 << 30;
 
 /// A clip with the tokens of its text.
-pub(super) type Tokenized = (Record, Vec<u32>);
+pub(super) type Tokenized = (ClipRow, Vec<u32>);
 
 /// About how many chunks of audio the clips have, never too few.
-pub(super) fn chunks(recognizer: &Recognizer, folder: &Path, records: &[Tokenized]) -> usize {
+pub(super) fn chunks(recognizer: &Transcriber, folder: &Path, records: &[Tokenized]) -> usize {
     // Two bytes a sample and a header: no clip is read twice to learn its length.
-    let bytes = |record: &Record| fs::metadata(folder.join(&record.audio_path)).map_or(0, |file| file.len());
+    let bytes = |record: &ClipRow| fs::metadata(folder.join(&record.audio_path)).map_or(0, |file| file.len());
     records.iter().map(|(record, _)| recognizer.chunks(usize::try_from(bytes(record) / 2).unwrap_or(usize::MAX))).sum()
 }
 
 /// Turns records into prompts with targets. With a `memory` the frozen ears of the model hear the clips as they are needed; otherwise
 /// spectrograms are made of them, now if all of them fit in memory.
-pub(super) fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokenized], memory: Option<&Memory>) -> Result<Vec<Example>> {
+pub(super) fn examples(
+    recognizer: &Transcriber,
+    folder: &Path,
+    records: &[Tokenized],
+    memory: Option<&FeatureCache>,
+) -> Result<Vec<Example>> {
     let audio = &recognizer.config.audio_config;
     let (frames, mel) = (audio.chunk_frames(), Arc::new(recognizer.mel.clone()));
     let ears = memory.map(|memory| Arc::new(recognizer.ears(memory)));
@@ -41,14 +46,14 @@ pub(super) fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokeni
         let prompt = ids.len();
         ids.extend(text);
         ids.push(recognizer.special().end);
-        let sound: Listen = if let Some(ears) = ears.clone() {
-            Arc::new(move || Ok(Sound::Rows(ears.hear(&read_wav16k(&path)?)?)))
+        let sound: LoadAudio = if let Some(ears) = ears.clone() {
+            Arc::new(move || Ok(ExampleAudio::Rows(ears.hear(&read_wav16k(&path)?)?)))
         } else if fits {
             let ready = Arc::new(mel.features(&samples, frames)?);
-            Arc::new(move || Ok(Sound::Features(ready.clone())))
+            Arc::new(move || Ok(ExampleAudio::Features(ready.clone())))
         } else {
             let mel = mel.clone();
-            Arc::new(move || Ok(Sound::Features(Arc::new(mel.features(&read_wav16k(&path)?, frames)?))))
+            Arc::new(move || Ok(ExampleAudio::Features(Arc::new(mel.features(&read_wav16k(&path)?, frames)?))))
         };
         Ok(Example { name: record.audio_path.clone(), sound, chunks, ids, prompt, anew: None })
     };
@@ -58,7 +63,7 @@ pub(super) fn examples(recognizer: &Recognizer, folder: &Path, records: &[Tokeni
 /// Lets examples be others in each pass: what happens to a clip depends on the seed, the pass and its name alone. A clip that is played
 /// slower may fill more chunks, and then has a longer prompt.
 pub(super) fn augmented(
-    recognizer: &Recognizer,
+    recognizer: &Transcriber,
     folder: &Path,
     records: &[Tokenized],
     examples: Vec<Example>,
@@ -84,10 +89,10 @@ pub(super) fn augmented(
                 return Err(Error::new(format!("it fills {chunks} chunks where {most} are the most")));
             };
             let (path, mel, augmentation) = (path.clone(), Arc::clone(&mel), Arc::clone(&augmentation));
-            let sound: Listen = Arc::new(move || {
+            let sound: LoadAudio = Arc::new(move || {
                 let mut features = mel.features(&drawn.apply(read_wav16k(&path)?)?, frames)?;
                 augmentation.mask(&drawn, &mut features, length);
-                Ok(Sound::Features(Arc::new(features)))
+                Ok(ExampleAudio::Features(Arc::new(features)))
             });
             let ids = [prompt.as_slice(), &tail].concat();
             Ok(Example { name: plain.name.clone(), sound, chunks, ids, prompt: prompt.len(), anew: None })

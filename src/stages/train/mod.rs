@@ -10,18 +10,18 @@ mod events;
 mod examples;
 
 use super::is_hub_id;
-use crate::data::clip_row::Record;
+use crate::data::clip_row::ClipRow;
 use crate::data::ingest::rounded;
-use crate::error::{Doing, Error, Failure, Result};
+use crate::error::{Error, Failure, Result, ResultExt};
 use crate::hub;
-use crate::hub::Repository;
+use crate::hub::RepoRevision;
 use crate::stages::context::SpeechContext;
 use batches::{BatchSize, Batches, Cut};
 use burn::tensor::Device;
 use events::Voice;
 use examples::Tokenized;
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Arity, Complaint, Context, Made, Outcome, Port, Remedy, ResolveRevision, Stage};
+use pipeline::stage::{Arity, Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult, SuggestedSettings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -29,16 +29,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use voxpipe_io::jsonl;
-use voxtral::inference::transcriber::{Recognizer, Start};
-use voxtral::lora::{Adapters, Part, Placed};
+use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
+use voxtral::lora::{AdaptedLayers, LoraConfig, ModelPart};
 use voxtral::model::Voxtral;
 use voxtral::model::precision::Precision;
-use voxtral::training::adamw::Constants;
+use voxtral::training::adamw::AdamWConfig;
 use voxtral::training::collate::Example;
-use voxtral::training::memory_estimate::Shape;
-use voxtral::training::sampler::{Order, Shuffle};
-use voxtral::training::{Checkpoints, Done, Judge, LossRow, Recipe, Schedule, Training};
-use voxtral::weights::{Weights, model_dir};
+use voxtral::training::memory_estimate::StepShape;
+use voxtral::training::sampler::{Shuffle, ShuffleOrder};
+use voxtral::training::{CheckpointConfig, LossRow, LrScheduler, Trainer, TrainingConfig, TrainingOutput, Validation};
+use voxtral::weights::{WeightLoader, model_dir};
 use voxtral::{device, lora, training, weights};
 
 /// Fine-tune a Voxtral model on a dataset.
@@ -98,7 +98,7 @@ pub struct Train {
     recompute: bool,
     /// What the learning rate does after the warm-up.
     #[serde(default)]
-    schedule: Schedule,
+    schedule: LrScheduler,
     /// Optimizer steps over which the learning rate rises from zero.
     #[serde(default)]
     warmup_steps: u64,
@@ -192,9 +192,9 @@ impl Stage for Train {
         ArtifactKind::Model
     }
 
-    fn check(&self) -> Vec<Complaint> {
-        let positive = |ok: bool, key: &str, what: &str| (!ok).then(|| Complaint::new(key, format!("`{key}` must be {what}")));
-        let mut complaints: Vec<Complaint> = [
+    fn check(&self) -> Vec<SettingError> {
+        let positive = |ok: bool, key: &str, what: &str| (!ok).then(|| SettingError::new(key, format!("`{key}` must be {what}")));
+        let mut complaints: Vec<SettingError> = [
             positive(self.learning_rate > 0.0 && self.learning_rate.is_finite(), "learning_rate", "a number above 0, such as 5e-5"),
             positive(self.epochs > 0.0 && self.epochs.is_finite(), "epochs", "a number above 0, such as 3"),
             positive(self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight_decay", "0 or more"),
@@ -213,34 +213,35 @@ impl Stage for Train {
         .collect();
         if self.init == Init::Random && self.method == Method::Lora {
             let message = "an adapter beside random weights is of no use: nothing could load it again";
-            complaints.push(Complaint::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
+            complaints.push(SettingError::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
         }
         if self.method == Method::Full && self.precision.bits().is_some() {
             let message = "full fine-tuning trains every matrix, and what is trained is kept in 32-bit floats";
             complaints.push(
-                Complaint::new("precision", message)
+                SettingError::new("precision", message)
                     .hint("leave `precision` out or write \"bf16\", or train an adapter with `method = \"lora\"`"),
             );
         }
         if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
             let message = format!("`{id}` is not the id of a model on the Hub");
-            complaints.push(Complaint::new("base_model", message).hint("write `owner/name`, or leave it out"));
+            complaints.push(SettingError::new("base_model", message).hint("write `owner/name`, or leave it out"));
         }
-        if self.revision.is_some() && self.base.as_deref().and_then(Repository::parse).is_none() {
+        if self.revision.is_some() && self.base.as_deref().and_then(RepoRevision::parse).is_none() {
             let message = "`revision` belongs to a base that is a repository like `org/name`";
-            complaints.push(Complaint::new("revision", message).hint("leave it out, or name a repository in `base`"));
+            complaints.push(SettingError::new("revision", message).hint("leave it out, or name a repository in `base`"));
         }
         if self.method == Method::Lora {
             complaints.extend(self.lora.check());
         } else if self.adapter.is_some() {
             let message = "full fine-tuning has no adapter to go on from";
-            complaints.push(Complaint::new("adapter", message).hint("write `method = \"lora\"`, or merge the adapter into its base first"));
+            complaints
+                .push(SettingError::new("adapter", message).hint("write `method = \"lora\"`, or merge the adapter into its base first"));
         }
         complaints.extend(self.batches().check());
         complaints.extend(self.eval.iter().flat_map(eval::Eval::check));
         complaints.extend(self.augment.iter().flat_map(augment::Augment::check));
         if self.shuffle_seed.is_some() && self.shuffle == Shuffle::None {
-            complaints.push(Complaint::new("shuffle_seed", "`shuffle = \"none\"` needs no seed").hint("leave it out"));
+            complaints.push(SettingError::new("shuffle_seed", "`shuffle = \"none\"` needs no seed").hint("leave it out"));
         }
         complaints
     }
@@ -283,8 +284,8 @@ impl Stage for Train {
         Some(format!("{}-{}", device::class(&self.device), self.precision()))
     }
 
-    fn remedies(&self, failure: Failure) -> Vec<Remedy> {
-        let remedy = |about: &'static str, set: Value| serde_json::from_value(set).ok().map(|set| Remedy { set, about });
+    fn remedies(&self, failure: Failure) -> Vec<SuggestedSettings> {
+        let remedy = |about: &'static str, set: Value| serde_json::from_value(set).ok().map(|set| SuggestedSettings { set, about });
         let remedies = match failure {
             Failure::OutOfMemory => vec![
                 remedy("the same effective batch in smaller parts", json!({ "batch_size": "/2", "gradient_accumulation": "*2" })),
@@ -305,22 +306,22 @@ impl Stage for Train {
         true
     }
 
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let chosen = cx.device(&self.device)?;
         cx.note(format!("on {} ({})", chosen.name, chosen.reason));
         let (base_name, base) = self.base_folder(cx)?;
         let start = match self.init {
-            Init::Checkpoint => Start::Checkpoint,
-            Init::Random => Start::Random(cx.seed),
+            Init::Checkpoint => WeightsFrom::Checkpoint,
+            Init::Random => WeightsFrom::Random(cx.seed),
         };
         // Taken before the weights are read, so that it is theirs.
         let digest = model_dir::digest(&base)?;
-        let mut recognizer = Recognizer::open(&base, start, self.loaded_precision(), &chosen.device)?;
+        let mut recognizer = Transcriber::open(&base, start, self.loaded_precision(), &chosen.device)?;
         if let Some(note) = &recognizer.loaded.note {
             cx.note(note);
         }
         let data = cx.input("data")?;
-        let (records, left_out) = self.short_enough(cx, &recognizer, Record::read_all(&data.path.join("train.jsonl"))?)?;
+        let (records, left_out) = self.short_enough(cx, &recognizer, ClipRow::read_all(&data.path.join("train.jsonl"))?)?;
         let held_out = match &self.eval {
             Some(eval) => self.short_enough(cx, &recognizer, eval.records(&data.path)?)?.0,
             None => Vec::new(),
@@ -329,7 +330,7 @@ impl Stage for Train {
         let mut hears_anew = true;
         if let Some(adapters) = &adapters {
             let placed = self.place(cx, adapters, &mut recognizer.model, &chosen.device)?;
-            hears_anew = placed.adapted.iter().any(|layer| Part::of(layer) != Part::Text);
+            hears_anew = placed.adapted.iter().any(|layer| ModelPart::of(layer) != ModelPart::Text);
             let (adapted, kept_out) = self.lora.told(&placed);
             cx.note(adapted);
             if let Some(kept_out) = kept_out {
@@ -361,7 +362,7 @@ impl Stage for Train {
         let longer = self.augment.as_ref().map_or(1.0, augment::Augment::longest);
         let chunks = (longest(|example| example.chunks) as f64 * longer).ceil() as usize;
         let chunk_tokens = recognizer.config.audio_config.chunk_tokens();
-        let shape = Shape {
+        let shape = StepShape {
             length: longest(|example| example.ids.len()) + (chunks - longest(|example| example.chunks)) * chunk_tokens,
             chunks,
             tower: remembered.is_none(),
@@ -390,7 +391,7 @@ impl Stage for Train {
         let mut look =
             self.eval.as_ref().map(|eval| eval::Look::new(eval, &mut recognizer, &data.path, &held_out, memory.as_ref())).transpose()?;
         let mut look = look.as_mut().map(|look| |model: &Voxtral| look.look(model));
-        let judge = self.eval.as_ref().zip(look.as_mut()).map(|(eval, look)| Judge {
+        let judge = self.eval.as_ref().zip(look.as_mut()).map(|(eval, look)| Validation {
             every: eval.steps,
             look,
             metric: eval.metric.name().to_owned(),
@@ -402,7 +403,7 @@ impl Stage for Train {
             settings["base"] = json!(base_name);
         }
         let mut voice = Voice::new(cx, settings);
-        let training = Training {
+        let training = Trainer {
             examples: &examples,
             recipe: &recipe,
             trained: &trained,
@@ -411,7 +412,7 @@ impl Stage for Train {
             say: &mut |said| voice.say(said),
             judge,
         };
-        let Done { model, losses, judgements, kept, gave_up } = training.run(model)?;
+        let TrainingOutput { model, losses, judgements, kept, gave_up } = training.run(model)?;
         if gave_up {
             cx.note(format!("ended after {} of {steps} steps: it no longer got better", losses.len()));
         }
@@ -468,14 +469,14 @@ impl Stage for Train {
         }
         let path = cx.out.join("training.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).doing(|| format!("cannot write `{}`", path.display()))?;
-        let mut made = Made::new(format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), examples.len()))
+        let mut made = StageResult::new(format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), examples.len()))
             .metric("first_loss", first)
             .metric("final_loss", last)
             .metric("steps", losses.len() as f64);
         for (name, value) in judged.into_iter().flatten() {
             made = made.metric(name, *value);
         }
-        Ok(Outcome::Done(made))
+        Ok(StageOutcome::Done(made))
     }
 }
 
@@ -506,8 +507,8 @@ impl Train {
     }
 
     /// Puts adapters on a model, fresh ones or those of a folder.
-    fn place(&self, cx: &Context, adapters: &Adapters, model: &mut Voxtral, device: &Device) -> Result<Placed> {
-        let mut source = Weights::random(cx.seed, device);
+    fn place(&self, cx: &Context, adapters: &LoraConfig, model: &mut Voxtral, device: &Device) -> Result<AdaptedLayers> {
+        let mut source = WeightLoader::random(cx.seed, device);
         let placed = lora::add(model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
         if let Some(folder) = &self.adapter {
             lora::go_on_from(model, adapters, &cx.path(folder)).map_err(|error| error.context("`adapter`"))?;
@@ -520,18 +521,18 @@ impl Train {
         Batches { size: self.batch_size, accumulation: self.gradient_accumulation, effective: self.effective_batch }
     }
 
-    fn recipe(&self, cx: &Context, pad: u32, cut: Cut) -> Recipe {
-        Recipe {
+    fn recipe(&self, cx: &Context, pad: u32, cut: Cut) -> TrainingConfig {
+        TrainingConfig {
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps,
             schedule: self.schedule,
             epochs: self.epochs,
             max_steps: self.max_steps,
-            order: Order { shuffle: self.shuffle, seed: self.shuffle_seed.unwrap_or(cx.seed) },
+            order: ShuffleOrder { shuffle: self.shuffle, seed: self.shuffle_seed.unwrap_or(cx.seed) },
             batch_size: cut.rows,
             gradient_accumulation: cut.passes,
             recompute: self.recompute,
-            adamw: Constants {
+            adamw: AdamWConfig {
                 beta1: self.adam_beta1,
                 beta2: self.adam_beta2,
                 epsilon: self.adam_epsilon,
@@ -540,12 +541,12 @@ impl Train {
             max_grad_norm: self.max_grad_norm,
             seed: cx.seed,
             pad,
-            checkpoints: Some(Checkpoints { folder: cx.scratch.clone(), every: self.checkpoint_steps, kept: self.keep_checkpoints }),
+            checkpoints: Some(CheckpointConfig { folder: cx.scratch.clone(), every: self.checkpoint_steps, kept: self.keep_checkpoints }),
         }
     }
 
     /// The records whose texts are within the limit, with the tokens of these, and what is left out.
-    fn short_enough(&self, cx: &Context, recognizer: &Recognizer, records: Vec<Record>) -> Result<(Vec<Tokenized>, Vec<String>)> {
+    fn short_enough(&self, cx: &Context, recognizer: &Transcriber, records: Vec<ClipRow>) -> Result<(Vec<Tokenized>, Vec<String>)> {
         let (mut used, mut left_out) = (Vec::new(), Vec::new());
         for record in records {
             let tokens = recognizer.tokenizer.encode(&record.text);
@@ -571,13 +572,13 @@ impl Train {
 }
 
 /// Parameters in all, and those that are trained.
-fn sizes(recognizer: &Recognizer, trained: &training::Trained) -> (usize, usize) {
+fn sizes(recognizer: &Transcriber, trained: &training::TrainableFilter) -> (usize, usize) {
     use burn::module::Param;
     use burn::tensor::Tensor;
     use voxtral::model::visitor;
-    use voxtral::model::visitor::Look;
-    struct Count<'a>(&'a training::Trained<'a>, usize, usize);
-    impl Look for Count<'_> {
+    use voxtral::model::visitor::NamedVisitor;
+    struct Count<'a>(&'a training::TrainableFilter<'a>, usize, usize);
+    impl NamedVisitor for Count<'_> {
         fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             let size = param.shape().num_elements();
             self.1 += size;

@@ -1,9 +1,9 @@
 //! The content of a file or a folder as a value: relative paths, sizes and digests, and nothing else.
 //!
-//! Neither clock, owner nor place enters: two folders with the same names and bytes are the same [`Tree`].
+//! Neither clock, owner nor place enters: two folders with the same names and bytes are the same [`FileTree`].
 
-use crate::cache::stat_cache::StatIndex;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::cache::stat_cache::StatCache;
+use crate::error::{Error, Exit, Result, ResultExt};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,19 +24,19 @@ pub enum Content {
     /// Nothing.
     Missing,
     /// A file.
-    File(Leaf),
+    File(FileContent),
     /// A folder.
-    Folder(Tree),
+    Folder(FileTree),
 }
 
 /// A folder's files by relative path, `/` separated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Tree(pub BTreeMap<String, Leaf>);
+pub struct FileTree(pub BTreeMap<String, FileContent>);
 
 /// A file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leaf {
+pub struct FileContent {
     /// Its length in bytes.
     pub size: u64,
     /// The digest of its bytes.
@@ -45,7 +45,7 @@ pub struct Leaf {
 
 /// What is different between two contents, file by file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changes {
+pub struct ContentDiff {
     /// Only in the newer one.
     pub added: Vec<String>,
     /// Only in the older one.
@@ -56,7 +56,7 @@ pub struct Changes {
 
 /// What to do about symbolic links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Links {
+pub enum SymlinkPolicy {
     /// Look at what they point to: for things a person keeps.
     Follow,
     /// They are an error: for results, which must stand on their own.
@@ -65,12 +65,12 @@ pub enum Links {
 
 impl Content {
     /// Reads what is at `path`, hashing only what the index does not know already.
-    pub fn read(path: &Path, index: &StatIndex, links: Links) -> Result<Self> {
+    pub fn read(path: &Path, index: &StatCache, links: SymlinkPolicy) -> Result<Self> {
         Self::read_some(path, index, links, &|_| true)
     }
 
     /// The same, of a folder only the files that `counts` accepts by their path in it.
-    pub fn read_some(path: &Path, index: &StatIndex, links: Links, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
+    pub fn read_some(path: &Path, index: &StatCache, links: SymlinkPolicy, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -80,7 +80,7 @@ impl Content {
             Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
         };
         if meta.is_dir() {
-            return Tree::read_some(path, index, links, counts).map(Self::Folder);
+            return FileTree::read_some(path, index, links, counts).map(Self::Folder);
         }
         index.saw(path, Some(&meta));
         let mut files = vec![regular(String::new(), path.to_owned(), meta)?];
@@ -98,26 +98,26 @@ impl Content {
     }
 
     /// What changed from this content to a newer one; a lone file is named by `name`.
-    pub fn changes(&self, newer: &Self, name: &str) -> Changes {
+    pub fn changes(&self, newer: &Self, name: &str) -> ContentDiff {
         self.listing(name).changes(&newer.listing(name))
     }
 
-    fn listing(&self, name: &str) -> Tree {
+    fn listing(&self, name: &str) -> FileTree {
         match self {
-            Self::Missing => Tree::default(),
-            Self::File(leaf) => Tree(BTreeMap::from([(name.to_owned(), *leaf)])),
+            Self::Missing => FileTree::default(),
+            Self::File(leaf) => FileTree(BTreeMap::from([(name.to_owned(), *leaf)])),
             Self::Folder(tree) => tree.clone(),
         }
     }
 }
 
-impl Tree {
+impl FileTree {
     /// Reads a folder.
-    pub fn read(folder: &Path, index: &StatIndex, links: Links) -> Result<Self> {
+    pub fn read(folder: &Path, index: &StatCache, links: SymlinkPolicy) -> Result<Self> {
         Self::read_some(folder, index, links, &|_| true)
     }
 
-    fn read_some(folder: &Path, index: &StatIndex, links: Links, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
+    fn read_some(folder: &Path, index: &StatCache, links: SymlinkPolicy, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let mut files = Vec::new();
         Walk { index, links, counts }.through(folder, "", &mut Vec::new(), &mut files)?;
         hash_all(&mut files, index)
@@ -136,9 +136,9 @@ impl Tree {
     }
 
     /// What changed from this tree to a newer one.
-    pub fn changes(&self, newer: &Self) -> Changes {
+    pub fn changes(&self, newer: &Self) -> ContentDiff {
         let only_in = |a: &Self, b: &Self| a.0.keys().filter(|path| !b.0.contains_key(*path)).cloned().collect();
-        Changes {
+        ContentDiff {
             added: only_in(newer, self),
             removed: only_in(self, newer),
             changed: self
@@ -151,7 +151,7 @@ impl Tree {
     }
 }
 
-impl Changes {
+impl ContentDiff {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
@@ -188,7 +188,7 @@ fn regular(name: String, path: PathBuf, meta: Metadata) -> Result<Found> {
         .advice("move it elsewhere: only files and folders can be hashed"))
 }
 
-impl Links {
+impl SymlinkPolicy {
     /// What is known of an entry; nothing of a link that cannot be followed, or must not be.
     fn look(self, entry: &fs::DirEntry) -> Result<Option<Metadata>> {
         let looking = || format!("cannot look at `{}`", entry.path().display());
@@ -197,17 +197,17 @@ impl Links {
             return entry.metadata().map(Some).doing(looking);
         }
         match (self, fs::metadata(entry.path())) {
-            (Links::Refuse, _) => Ok(None),
-            (Links::Follow, Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            (Links::Follow, meta) => meta.map(Some).doing(looking),
+            (SymlinkPolicy::Refuse, _) => Ok(None),
+            (SymlinkPolicy::Follow, Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            (SymlinkPolicy::Follow, meta) => meta.map(Some).doing(looking),
         }
     }
 }
 
 /// How a folder is walked.
 struct Walk<'a> {
-    index: &'a StatIndex,
-    links: Links,
+    index: &'a StatCache,
+    links: SymlinkPolicy,
     counts: &'a dyn Fn(&str) -> bool,
 }
 
@@ -240,9 +240,9 @@ impl Walk<'_> {
             let name = format!("{prefix}{file_name}");
             let Some(meta) = meta else {
                 return Err(match self.links {
-                    Links::Refuse => Error::new(format!("`{name}` in the result is a symbolic link"))
+                    SymlinkPolicy::Refuse => Error::new(format!("`{name}` in the result is a symbolic link"))
                         .advice("copy the file: a result has to stand on its own"),
-                    Links::Follow => {
+                    SymlinkPolicy::Follow => {
                         Error::new(format!("`{}` is a link to nothing", path.display())).advice("remove the link or bring its target back")
                     }
                 });
@@ -262,20 +262,20 @@ impl Walk<'_> {
 /// Below this many bytes, or files, there is less to gain from more threads than starting them costs.
 const WORTH_THREADS: (u64, usize) = (4 << 20, 200);
 
-fn hash_all(files: &mut Vec<Found>, index: &StatIndex) -> Result<Tree> {
+fn hash_all(files: &mut Vec<Found>, index: &StatCache) -> Result<FileTree> {
     let mut tree = BTreeMap::new();
     let mut unknown = Vec::new();
     for file in files.drain(..) {
         match index.known(&file.meta) {
-            Some(digest) => drop(tree.insert(file.name, Leaf { size: file.meta.len(), digest })),
+            Some(digest) => drop(tree.insert(file.name, FileContent { size: file.meta.len(), digest })),
             None => unknown.push(file),
         }
     }
-    let hash = |file: Found| -> Result<(String, Leaf)> {
+    let hash = |file: Found| -> Result<(String, FileContent)> {
         let now = SystemTime::now();
         let digest = hash_file(&file.path, file.meta.len())?;
         index.learn(&file.meta, digest, now);
-        Ok((file.name, Leaf { size: file.meta.len(), digest }))
+        Ok((file.name, FileContent { size: file.meta.len(), digest }))
     };
     let bytes: u64 = unknown.iter().map(|file| file.meta.len()).sum();
     let hashed: Vec<_> = if unknown.len() > 1 && (bytes > WORTH_THREADS.0 || unknown.len() > WORTH_THREADS.1) {
@@ -284,7 +284,7 @@ fn hash_all(files: &mut Vec<Found>, index: &StatIndex) -> Result<Tree> {
         unknown.into_iter().map(hash).collect::<Result<_>>()?
     };
     tree.extend(hashed);
-    Ok(Tree(tree))
+    Ok(FileTree(tree))
 }
 
 /// Up to this many bytes a file is read at once.
@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     fn read(path: &Path) -> Result<Content> {
-        Content::read(path, &StatIndex::default(), Links::Follow)
+        Content::read(path, &StatCache::default(), SymlinkPolicy::Follow)
     }
 
     #[test]
@@ -343,9 +343,9 @@ mod tests {
 
     #[test]
     fn paths_cannot_be_shifted_into_each_other() {
-        let leaf = Leaf { size: 0, digest: Digest::of(b"") };
-        let one = Tree(BTreeMap::from([("a\nb".to_owned(), leaf)]));
-        let two = Tree(BTreeMap::from([("a".to_owned(), leaf), ("b".to_owned(), leaf)]));
+        let leaf = FileContent { size: 0, digest: Digest::of(b"") };
+        let one = FileTree(BTreeMap::from([("a\nb".to_owned(), leaf)]));
+        let two = FileTree(BTreeMap::from([("a".to_owned(), leaf), ("b".to_owned(), leaf)]));
         assert_ne!(one.digest(), two.digest());
     }
 
@@ -355,7 +355,7 @@ mod tests {
         std::os::unix::fs::symlink("..", dir.path().join("up")).unwrap();
         let round = read(dir.path()).unwrap_err();
         assert!(round.message.contains("up"), "{round}");
-        let refused = Tree::read(dir.path(), &StatIndex::default(), Links::Refuse).unwrap_err();
+        let refused = FileTree::read(dir.path(), &StatCache::default(), SymlinkPolicy::Refuse).unwrap_err();
         assert!(refused.message.contains("`up` in the result is a symbolic link"), "{refused}");
         assert!(read(Path::new("/dev/null")).unwrap_err().message.contains("neither a file nor a folder"));
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Device, inode, size and both times. A file with an equal stamp was neither written to, nor replaced, nor had its modification time
 /// put back: the status change time moves with each of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct StatKey {
     device: u64,
     inode: u64,
     size: u64,
@@ -19,15 +19,15 @@ pub struct Stamp {
 
 /// Something that was looked at, with its stamp; without one it was not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watched {
+pub struct WatchedPath {
     /// Where it is.
     pub path: PathBuf,
     /// Its stamp.
-    pub stamp: Option<Stamp>,
+    pub stamp: Option<StatKey>,
 }
 
-impl Stamp {
-    /// How many bytes [`Stamp::write`] makes.
+impl StatKey {
+    /// How many bytes [`StatKey::write`] makes.
     pub const BYTES: usize = 40;
 
     /// The stamp of what was looked at.

@@ -36,7 +36,7 @@ impl fmt::Display for Fingerprint {
 
 /// Everything a result depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ingredients {
+pub struct FingerprintInputs {
     /// The stage's kind.
     pub kind: String,
     /// The kind's contract version.
@@ -44,9 +44,9 @@ pub struct Ingredients {
     /// The settings that shape the result.
     pub settings: Value,
     /// What goes in, by port.
-    pub inputs: BTreeMap<String, Vec<Input>>,
+    pub inputs: BTreeMap<String, Vec<UpstreamInput>>,
     /// Outside files and folders, in the order the stage names them.
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourceInput>,
     /// The step's seed.
     pub seed: u64,
     /// Precision and device class, when the bytes depend on them.
@@ -55,14 +55,14 @@ pub struct Ingredients {
     /// The pipeline's name, when the result tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<String>,
-    /// Filled by [`Ingredients::fingerprint`].
+    /// Filled by [`FingerprintInputs::fingerprint`].
     #[serde(skip)]
-    pub known: Known,
+    pub known: LazyFingerprint,
 }
 
 /// An upstream result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Input {
+pub struct UpstreamInput {
     /// The step that made it; for people, not part of the fingerprint.
     pub stage: String,
     /// The digest of its files.
@@ -71,7 +71,7 @@ pub struct Input {
     pub said: Digest,
 }
 
-impl Input {
+impl UpstreamInput {
     /// What of an artifact enters a fingerprint.
     pub fn of(artifact: &Artifact) -> Self {
         let said = canonical(&json!({ "metrics": artifact.metrics, "facts": artifact.facts }));
@@ -81,7 +81,7 @@ impl Input {
 
 /// An outside file or folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct SourceInput {
     /// Where it is, relative to the project's root if it lies inside.
     pub path: String,
     /// What is there.
@@ -90,15 +90,15 @@ pub struct Source {
 
 /// The fingerprint of a list that was asked for it. It says nothing that the list does not say.
 #[derive(Clone, Debug, Default)]
-pub struct Known(OnceLock<Fingerprint>);
+pub struct LazyFingerprint(OnceLock<Fingerprint>);
 
-impl PartialEq for Known {
+impl PartialEq for LazyFingerprint {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Ingredients {
+impl FingerprintInputs {
     /// The digest of the list. It is computed once: whoever changes a list asks a new one.
     pub fn fingerprint(&self) -> Fingerprint {
         *self.known.0.get_or_init(|| self.computed())
@@ -193,28 +193,31 @@ fn write_object(mut entries: Vec<(&str, &Value)>, to: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::content::{Leaf, Tree};
+    use crate::cache::content::{FileContent, FileTree};
 
-    fn ingredients() -> Ingredients {
-        let leaf = Leaf { size: 1, digest: Digest::of(b"1") };
-        let input = Input { stage: "dataset".into(), digest: Digest::of(b"d"), said: Digest::of(b"s") };
-        Ingredients {
+    fn ingredients() -> FingerprintInputs {
+        let leaf = FileContent { size: 1, digest: Digest::of(b"1") };
+        let input = UpstreamInput { stage: "dataset".into(), digest: Digest::of(b"d"), said: Digest::of(b"s") };
+        FingerprintInputs {
             kind: "train".into(),
             version: 3,
             settings: json!({ "epochs": 3.0, "lora": { "r": 8 } }),
             inputs: BTreeMap::from([("data".to_owned(), vec![input])]),
-            sources: vec![Source { path: "clips".into(), content: Content::Folder(Tree(BTreeMap::from([("a".to_owned(), leaf)]))) }],
+            sources: vec![SourceInput {
+                path: "clips".into(),
+                content: Content::Folder(FileTree(BTreeMap::from([("a".to_owned(), leaf)]))),
+            }],
             seed: u64::MAX,
             numerics: Some("cpu-f32".into()),
             pipeline: None,
-            known: Known::default(),
+            known: LazyFingerprint::default(),
         }
     }
 
     #[test]
     fn every_ingredient_counts() {
         let base = ingredients().fingerprint();
-        type Change = fn(&mut Ingredients);
+        type Change = fn(&mut FingerprintInputs);
         let changes: [(&str, Change); 11] = [
             ("kind", |i| i.kind = "merge".into()),
             ("version", |i| i.version = 4),

@@ -5,12 +5,12 @@
 //! the answer is the same, and neither is the file parsed nor anything read. In any doubt there is no memo, and the steps are
 //! judged one by one.
 
-use crate::cache::file_stat::{Stamp, Watched};
+use crate::cache::file_stat::{StatKey, WatchedPath};
 use crate::cache::store::Store;
 use crate::error::Result;
-use crate::events::Kept;
+use crate::events::ResultRef;
 use crate::graph::Pipeline;
-use crate::plan::{Plan, State, absolute};
+use crate::plan::{Plan, StepState, absolute};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,31 +20,31 @@ use voxpipe_io::digest::Digest;
 
 /// That every step of a pipeline is fresh.
 #[derive(Debug, PartialEq)]
-pub struct Memo {
+pub struct NoopEntry {
     /// The pipeline's name.
     pub pipeline: String,
     /// Its project's root.
     pub root: PathBuf,
     /// Each step with what it had said of its result, and which that is, in order.
-    pub stages: Vec<(String, String, Kept)>,
+    pub stages: Vec<(String, String, ResultRef)>,
 }
 
 /// What is asked: everything beside the disk that the answer hangs on.
 #[derive(Debug)]
-pub struct Question {
+pub struct NoopKey {
     text: String,
     file: PathBuf,
     place: String,
     digest: Digest,
 }
 
-impl Question {
+impl NoopKey {
     /// The question `run FILE` with profiles; none where the answer hangs on more than is known here.
     pub fn of(text: String, file: &Path, profiles: &[String]) -> Option<Self> {
         if text.lines().any(|line| line.trim_start().starts_with("include")) {
             return None;
         }
-        let program = Stamp::at(Path::new("/proc/self/exe"))?;
+        let program = StatKey::at(Path::new("/proc/self/exe"))?;
         let at = absolute(file).ok()?;
         let place = Digest::of(format!("{}\n{profiles:?}", at.display()).as_bytes()).to_string();
         let mut all = Vec::with_capacity(text.len() + 512);
@@ -60,7 +60,7 @@ impl Question {
     }
 
     /// The answer, if it was noted and holds.
-    pub fn answer(&self) -> Option<Memo> {
+    pub fn answer(&self) -> Option<NoopEntry> {
         self.roots().into_iter().find_map(|root| {
             let bytes = Store::memo(&root, &self.place)?;
             let body = bytes.strip_prefix(HEAD)?;
@@ -83,7 +83,7 @@ impl Question {
     }
 
     /// Looks once more whether every step is fresh, and notes the answer if it is. What cannot be trusted is not noted.
-    pub fn note(&self, pipeline: &Pipeline, store: &Store, kept: &BTreeMap<String, Kept>) -> Result<()> {
+    pub fn note(&self, pipeline: &Pipeline, store: &Store, kept: &BTreeMap<String, ResultRef>) -> Result<()> {
         // Which GPU there is takes a look at the driver, which no stamp stands for.
         let on_gpu = pipeline.steps.iter().any(|step| step.stage.numerics().is_some_and(|numerics| !numerics.starts_with("cpu")));
         if pipeline.tracking.is_some() || on_gpu {
@@ -95,11 +95,11 @@ impl Question {
         store.watch_links(&pipeline.name);
         let mut watched = store.index().watched();
         let plan = planned?;
-        let fresh: Vec<(String, String, Kept)> = plan
+        let fresh: Vec<(String, String, ResultRef)> = plan
             .steps
             .iter()
             .filter_map(|step| match &step.state {
-                State::Fresh(artifact) => {
+                StepState::Fresh(artifact) => {
                     let kept = kept.get(&step.stage).filter(|kept| kept.digest == artifact.digest.to_string())?;
                     Some((step.stage.clone(), artifact.summary.clone(), kept.clone()))
                 }
@@ -107,9 +107,9 @@ impl Question {
             })
             .collect();
         let lock = self.file.with_file_name("pipeline.lock");
-        watched.push(Watched { stamp: Stamp::at(&lock), path: absolute(&lock)? });
+        watched.push(WatchedPath { stamp: StatKey::at(&lock), path: absolute(&lock)? });
         let root = absolute(&pipeline.root)?;
-        let sure = |watched: &Watched| store.owns(&watched.path) || watched.stamp.is_none_or(|stamp| stamp.settled(now));
+        let sure = |watched: &WatchedPath| store.owns(&watched.path) || watched.stamp.is_none_or(|stamp| stamp.settled(now));
         if fresh.len() != plan.steps.len() || !watched.iter().all(sure) {
             return Ok(());
         }
@@ -118,9 +118,9 @@ impl Question {
         Ok(())
     }
 
-    fn encode(&self, name: &str, stages: &[(String, String, Kept)], root: &Path, watched: Vec<Watched>) -> Option<Vec<u8>> {
-        let mut folders: BTreeMap<String, BTreeMap<String, Option<Stamp>>> = BTreeMap::new();
-        for Watched { path, stamp } in watched {
+    fn encode(&self, name: &str, stages: &[(String, String, ResultRef)], root: &Path, watched: Vec<WatchedPath>) -> Option<Vec<u8>> {
+        let mut folders: BTreeMap<String, BTreeMap<String, Option<StatKey>>> = BTreeMap::new();
+        for WatchedPath { path, stamp } in watched {
             // Looked at twice with two answers: something is moving.
             let path = if path.is_absolute() { path } else { absolute(&path).ok()? };
             let path = path.strip_prefix(root).unwrap_or(&path);
@@ -157,13 +157,13 @@ impl Question {
     }
 
     /// The memo, if it answers this question and everything is as it was.
-    fn decode(&self, root: PathBuf, body: &[u8]) -> Option<Memo> {
+    fn decode(&self, root: PathBuf, body: &[u8]) -> Option<NoopEntry> {
         let mut rest = body.strip_prefix(&self.digest.0)?;
         let pipeline = take_text(&mut rest)?.to_owned();
         let stages = (0..take_count(&mut rest)?)
             .map(|_| {
                 let mut next = || take_text(&mut rest).map(str::to_owned);
-                Some((next()?, next()?, Kept { fingerprint: next()?, digest: next()? }))
+                Some((next()?, next()?, ResultRef { fingerprint: next()?, digest: next()? }))
             })
             .collect::<Option<Vec<_>>>()?;
         let mut looks = Vec::new();
@@ -174,23 +174,23 @@ impl Question {
                 let name = take_text(&mut rest)?;
                 let (there, after) = rest.split_first()?;
                 rest = after;
-                names.push((name, if *there == 0 { None } else { Some(Stamp::read(&mut rest)?) }));
+                names.push((name, if *there == 0 { None } else { Some(StatKey::read(&mut rest)?) }));
             }
             looks.push((folder, names));
         }
         let top = File::open(&root).ok()?;
-        holds(&top, &looks).then_some(Memo { pipeline, root, stages })
+        holds(&top, &looks).then_some(NoopEntry { pipeline, root, stages })
     }
 }
 
-type Look<'a> = (&'a str, Vec<(&'a str, Option<Stamp>)>);
+type FolderStats<'a> = (&'a str, Vec<(&'a str, Option<StatKey>)>);
 
 /// From this many names in a folder on it is opened once, and the names are looked up in it.
 const MANY: usize = 8;
 /// Below this many names starting threads costs more than it gains.
 const WORTH_THREADS: usize = 2000;
 
-fn holds(top: &File, looks: &[Look<'_>]) -> bool {
+fn holds(top: &File, looks: &[FolderStats<'_>]) -> bool {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
     looks.iter().all(|(folder, names)| {
         let open = if names.len() < MANY {
@@ -200,10 +200,10 @@ fn holds(top: &File, looks: &[Look<'_>]) -> bool {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::openat(top, if folder.is_empty() { "." } else { *folder }, flags, Mode::empty()).ok()
         };
-        let same = |(name, stamp): &(&str, Option<Stamp>)| match &open {
-            Some(open) => Stamp::below(open, name) == *stamp,
-            None if folder.is_empty() => Stamp::below(top, name) == *stamp,
-            None => Stamp::below(top, &format!("{folder}/{name}")) == *stamp,
+        let same = |(name, stamp): &(&str, Option<StatKey>)| match &open {
+            Some(open) => StatKey::below(open, name) == *stamp,
+            None if folder.is_empty() => StatKey::below(top, name) == *stamp,
+            None => StatKey::below(top, &format!("{folder}/{name}")) == *stamp,
         };
         if names.len() < WORTH_THREADS || threads == 1 {
             return names.iter().all(same);

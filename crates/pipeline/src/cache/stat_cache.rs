@@ -4,7 +4,7 @@
 //! was hashed: the last one moves even when somebody puts the modification time back. A file that had changed just before it was
 //! hashed is not remembered at all: a second change within the same tick of the file system's clock would leave no trace.
 
-use crate::cache::file_stat::{Stamp, Watched};
+use crate::cache::file_stat::{StatKey, WatchedPath};
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::path::Path;
@@ -15,32 +15,32 @@ use voxpipe_io::digest::Digest;
 
 /// What is known of files, by device and inode. It decides nothing alone: without it everything is hashed again.
 #[derive(Debug, Default)]
-pub struct StatIndex {
-    known: Mutex<Known>,
+pub struct StatCache {
+    known: Mutex<CachedDigest>,
     /// Whether what is looked at is noted.
     watching: AtomicBool,
-    watched: Mutex<Vec<Watched>>,
+    watched: Mutex<Vec<WatchedPath>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct CachedDigest {
     entries: BTreeMap<(u64, u64), Entry>,
     news: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    stamp: Stamp,
+    stamp: StatKey,
     digest: Digest,
     /// Whether this process asked for it; others may be leftovers of files long gone.
     used: bool,
 }
 
-impl StatIndex {
+impl StatCache {
     /// The digest of a file that has not changed since it was hashed.
     pub fn known(&self, meta: &Metadata) -> Option<Digest> {
         let mut known = self.lock();
-        let stamp = Stamp::of(meta);
+        let stamp = StatKey::of(meta);
         let entry = known.entries.get_mut(&stamp.file())?;
         let same = entry.stamp == stamp;
         entry.used |= same;
@@ -49,14 +49,14 @@ impl StatIndex {
 
     /// Remembers a digest; `meta` and `now` were taken before the file was read.
     pub fn learn(&self, meta: &Metadata, digest: Digest, now: SystemTime) {
-        if Stamp::of(meta).settled(now) {
+        if StatKey::of(meta).settled(now) {
             self.learn_settled(meta, digest);
         }
     }
 
     /// Remembers the digest of a file nobody else can be writing.
     pub fn learn_settled(&self, meta: &Metadata, digest: Digest) {
-        let stamp = Stamp::of(meta);
+        let stamp = StatKey::of(meta);
         let mut known = self.lock();
         known.entries.insert(stamp.file(), Entry { stamp, digest, used: true });
         known.news = true;
@@ -68,8 +68,8 @@ impl StatIndex {
         self.watching.store(true, Ordering::Relaxed);
     }
 
-    /// Ends [`StatIndex::watch`] and gives what was looked at.
-    pub fn watched(&self) -> Vec<Watched> {
+    /// Ends [`StatCache::watch`] and gives what was looked at.
+    pub fn watched(&self) -> Vec<WatchedPath> {
         self.watching.store(false, Ordering::Relaxed);
         std::mem::take(&mut self.noted())
     }
@@ -82,7 +82,7 @@ impl StatIndex {
     /// Notes that something was looked at, or looked for and not found.
     pub fn saw(&self, path: &Path, meta: Option<&Metadata>) {
         if self.watching() {
-            self.noted().push(Watched { path: path.to_owned(), stamp: meta.map(Stamp::of) });
+            self.noted().push(WatchedPath { path: path.to_owned(), stamp: meta.map(StatKey::of) });
         }
     }
 
@@ -101,7 +101,7 @@ impl StatIndex {
         Some([HEAD, Digest::of(&body).0.as_slice(), &body].concat())
     }
 
-    /// Reads what [`StatIndex::to_save`] gave; whatever is not exactly that counts as nothing.
+    /// Reads what [`StatCache::to_save`] gave; whatever is not exactly that counts as nothing.
     pub fn load(bytes: &[u8]) -> Self {
         let body = bytes.strip_prefix(HEAD).and_then(|rest| rest.split_at_checked(32));
         let Some((sum, body)) = body else { return Self::default() };
@@ -109,24 +109,24 @@ impl StatIndex {
             return Self::default();
         }
         let entries = body.chunks_exact(ENTRY).filter_map(|mut bytes| {
-            let stamp = Stamp::read(&mut bytes)?;
+            let stamp = StatKey::read(&mut bytes)?;
             let (digest, _) = bytes.split_first_chunk()?;
             Some((stamp.file(), Entry { stamp, digest: Digest(*digest), used: false }))
         });
-        Self { known: Mutex::new(Known { entries: entries.collect(), news: false }), ..Self::default() }
+        Self { known: Mutex::new(CachedDigest { entries: entries.collect(), news: false }), ..Self::default() }
     }
 
-    fn noted(&self) -> MutexGuard<'_, Vec<Watched>> {
+    fn noted(&self) -> MutexGuard<'_, Vec<WatchedPath>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, CachedDigest> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 const HEAD: &[u8] = b"voxpipe stat index 2\n";
-const ENTRY: usize = Stamp::BYTES + 32;
+const ENTRY: usize = StatKey::BYTES + 32;
 /// Above this, entries nobody asked for are dropped.
 const MOST_ENTRIES: usize = 200_000;
 
@@ -141,7 +141,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("clip.wav");
         fs::write(&path, "aaaa").unwrap();
-        let index = StatIndex::default();
+        let index = StatCache::default();
         let (before, digest) = (fs::metadata(&path).unwrap(), Digest::of(b"aaaa"));
         index.learn(&before, digest, SystemTime::now());
         assert_eq!(index.known(&before), None, "written a moment ago: a second write could go unseen");
@@ -163,16 +163,16 @@ mod tests {
         let path = dir.path().join("x");
         fs::write(&path, "x").unwrap();
         let meta = fs::metadata(&path).unwrap();
-        let index = StatIndex::default();
+        let index = StatCache::default();
         index.learn_settled(&meta, Digest::of(b"x"));
         let bytes = index.to_save().unwrap();
         assert_eq!(index.to_save(), None, "nothing new since");
-        assert_eq!(StatIndex::load(&bytes).known(&meta), Some(Digest::of(b"x")));
+        assert_eq!(StatCache::load(&bytes).known(&meta), Some(Digest::of(b"x")));
         for damage in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[damage] ^= 1;
-            assert_eq!(StatIndex::load(&bad).known(&meta), None, "byte {damage}");
-            assert_eq!(StatIndex::load(&bytes[..damage]).known(&meta), None, "cut at {damage}");
+            assert_eq!(StatCache::load(&bad).known(&meta), None, "byte {damage}");
+            assert_eq!(StatCache::load(&bytes[..damage]).known(&meta), None, "cut at {damage}");
         }
     }
 }

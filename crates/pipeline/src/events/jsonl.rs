@@ -3,7 +3,7 @@
 //! `{"v":1,"time":"2026-11-22T15:01:07.120Z","run":"2026-11-22-3","event":"stage-started","stage":"train",…}`
 
 use super::reporter::Reporter;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::events::{Event, VERSION};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// An event with its time and its run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Line {
+pub struct EventLine {
     /// When it was told, in UTC.
     pub time: String,
     /// The run's id.
@@ -21,7 +21,7 @@ pub struct Line {
     pub event: Event,
 }
 
-impl Line {
+impl EventLine {
     /// The line as it is written, without its end. What every line says comes first.
     pub fn text(&self) -> Result<String> {
         let mut event = serde_json::to_value(&self.event)?;
@@ -54,7 +54,7 @@ impl Line {
 const MOST_WAITING: usize = 64 * 1024;
 
 /// Writes every event as a line.
-pub struct JsonLines<W: Write> {
+pub struct JsonLinesReporter<W: Write> {
     to: W,
     /// Lines that nobody waits for: what is fresh is told together.
     waiting: String,
@@ -62,7 +62,7 @@ pub struct JsonLines<W: Write> {
     run: String,
 }
 
-impl JsonLines<File> {
+impl JsonLinesReporter<File> {
     /// Writes to a file, which is made anew.
     pub fn create(path: &Path, run: &str) -> Result<Self> {
         let to = File::create(path).doing(|| format!("cannot write `{}`", path.display()))?;
@@ -70,20 +70,20 @@ impl JsonLines<File> {
     }
 }
 
-impl<W: Write + Send> JsonLines<W> {
+impl<W: Write + Send> JsonLinesReporter<W> {
     /// Writes to `to`, which people know as `name`.
     pub fn new(to: W, name: impl Into<String>, run: &str) -> Self {
         Self { to, waiting: String::new(), name: name.into(), run: run.to_owned() }
     }
 }
 
-impl<W: Write> Drop for JsonLines<W> {
+impl<W: Write> Drop for JsonLinesReporter<W> {
     fn drop(&mut self) {
         let _ = self.to.write_all(self.waiting.as_bytes());
     }
 }
 
-impl<W: Write + Send> Reporter for JsonLines<W> {
+impl<W: Write + Send> Reporter for JsonLinesReporter<W> {
     fn tell(&mut self, event: &Event) -> Result<(), Error> {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
         if let Event::StageFresh { stage, summary, kept } = event {
@@ -101,7 +101,7 @@ impl<W: Write + Send> Reporter for JsonLines<W> {
                 return Ok(());
             }
         } else {
-            self.waiting.push_str(&Line { time, run: self.run.clone(), event: event.clone() }.text()?);
+            self.waiting.push_str(&EventLine { time, run: self.run.clone(), event: event.clone() }.text()?);
             self.waiting.push('\n');
         }
         let lines = std::mem::take(&mut self.waiting);
@@ -115,17 +115,17 @@ impl<W: Write + Send> Reporter for JsonLines<W> {
 
 /// Reads a log. A last line without its end is one a killed run did not finish: it is left out. Events of a newer version that we
 /// do not know are left out as well; a damaged line is an error.
-pub fn read(path: &Path) -> Result<Vec<Line>> {
+pub fn read(path: &Path) -> Result<Vec<EventLine>> {
     let bytes = fs::read(path).doing(|| format!("cannot read `{}`", path.display()))?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     parse(&bytes[..whole]).map_err(|error| error.context(path.display()))
 }
 
 /// Reads whole lines; see [`read`].
-pub fn parse(bytes: &[u8]) -> Result<Vec<Line>> {
+pub fn parse(bytes: &[u8]) -> Result<Vec<EventLine>> {
     let mut lines = Vec::new();
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
-        match Line::read(line) {
+        match EventLine::read(line) {
             Ok(line) => lines.extend(line),
             Err(error) => {
                 return Err(Error::new(format!("line {}: {error}", number + 1)).advice("remove the line; the others are readable"));
@@ -138,23 +138,23 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Line>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::Kept;
+    use crate::events::ResultRef;
 
     #[test]
     fn what_is_written_is_read_and_a_torn_end_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         let event = Event::Note { stage: "train".into(), message: "hello\nthere".into() };
-        let mut log = JsonLines::create(&path, "2026-11-22-3").unwrap();
-        let kept = Kept { fingerprint: "0f".into(), digest: "1e".into() };
+        let mut log = JsonLinesReporter::create(&path, "2026-11-22-3").unwrap();
+        let kept = ResultRef { fingerprint: "0f".into(), digest: "1e".into() };
         let fresh = Event::StageFresh { stage: "a".into(), summary: "b \"c\"".into(), kept };
         log.tell(&fresh).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"", "nobody waits for it");
         log.tell(&event).unwrap();
         let time = read(&path).unwrap()[0].time.clone();
-        let plain = Line { time, run: "2026-11-22-3".into(), event: fresh }.text().unwrap();
+        let plain = EventLine { time, run: "2026-11-22-3".into(), event: fresh }.text().unwrap();
         assert_eq!(String::from_utf8(fs::read(&path).unwrap()).unwrap().lines().next().unwrap(), plain);
-        let mut log = JsonLines::create(&path, "2026-11-22-3").unwrap();
+        let mut log = JsonLinesReporter::create(&path, "2026-11-22-3").unwrap();
         log.tell(&event).unwrap();
         log.tell(&event).unwrap();
         let bytes = fs::read(&path).unwrap();

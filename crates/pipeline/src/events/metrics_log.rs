@@ -5,7 +5,7 @@
 //! steps that will be taken once more are cut off, and what the disk may have lost is put back. So no step stands there twice. Unlike a
 //! result a journal knows the time.
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -18,7 +18,7 @@ pub const FILE: &str = "journal.jsonl";
 
 /// Whose journal it is: its first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub struct MetricsLogHeader {
     /// The same for as long as the training goes on from its own checkpoints, and in no other journal.
     pub id: String,
     /// The pipeline's name.
@@ -31,7 +31,7 @@ pub struct Head {
 
 /// A step and what was measured then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct MetricsRow {
     /// The step, from 1.
     pub step: u64,
     /// When it was written down, in UTC; none if only its checkpoint remembers it.
@@ -42,7 +42,7 @@ pub struct Row {
     pub values: BTreeMap<String, f64>,
 }
 
-impl Row {
+impl MetricsRow {
     /// A row without a time. What is no number is left out: JSON has no word for it.
     pub fn new<'a>(step: u64, values: impl IntoIterator<Item = (&'a str, f64)>) -> Self {
         let values = values.into_iter().filter(|(_, value)| value.is_finite()).map(|(name, value)| (name.to_owned(), value));
@@ -57,20 +57,20 @@ impl Row {
 
 /// A journal that is being written.
 #[derive(Debug)]
-pub struct Journal {
+pub struct MetricsLog {
     /// Whose it is.
-    pub head: Head,
+    pub head: MetricsLogHeader,
     path: PathBuf,
     file: File,
 }
 
-impl Journal {
+impl MetricsLog {
     /// Opens the journal of a stage in which the rows `kept` stand already, and no others.
-    pub fn open(path: &Path, pipeline: &str, stage: &str, mut kept: Vec<Row>) -> Result<Self> {
+    pub fn open(path: &Path, pipeline: &str, stage: &str, mut kept: Vec<MetricsRow>) -> Result<Self> {
         let before = read(path).ok();
         let head = match &before {
             Some((head, _)) if head.pipeline == pipeline && head.stage == stage => head.clone(),
-            _ => Head { id: id(path), pipeline: pipeline.to_owned(), stage: stage.to_owned(), began: now() },
+            _ => MetricsLogHeader { id: id(path), pipeline: pipeline.to_owned(), stage: stage.to_owned(), began: now() },
         };
         let rows = before.map_or(Vec::new(), |(_, rows)| rows);
         let times: BTreeMap<_, _> = rows.iter().map(|row| (row.key(), &row.time)).collect();
@@ -97,15 +97,15 @@ impl Journal {
     }
 
     /// Writes a row down, with the time.
-    pub fn write(&mut self, row: Row) -> Result<()> {
-        let mut bytes = serde_json::to_vec(&Row { time: Some(now()), ..row })?;
+    pub fn write(&mut self, row: MetricsRow) -> Result<()> {
+        let mut bytes = serde_json::to_vec(&MetricsRow { time: Some(now()), ..row })?;
         bytes.push(b'\n');
         self.file.write_all(&bytes).doing(|| format!("cannot write `{}`", self.path.display()))
     }
 }
 
 /// Reads a journal. A last line without its end is one that a killed run did not finish, or that is being written: it is left out.
-pub fn read(path: &Path) -> Result<(Head, Vec<Row>)> {
+pub fn read(path: &Path) -> Result<(MetricsLogHeader, Vec<MetricsRow>)> {
     let text = fs::read_to_string(path).doing(|| format!("cannot read `{}`", path.display()))?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let wrong = |number: usize, error: serde_json::Error| {
@@ -135,20 +135,20 @@ pub fn id(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn row(step: u64) -> Row {
-        Row::new(step, [("loss", 1.0 / step as f64), ("epoch", step as f64)])
+    fn row(step: u64) -> MetricsRow {
+        MetricsRow::new(step, [("loss", 1.0 / step as f64), ("epoch", step as f64)])
     }
 
     #[test]
     fn a_journal_goes_on_from_a_checkpoint_with_no_step_twice() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        let mut journal = Journal::open(&path, "p", "adapter", Vec::new()).unwrap();
+        let mut journal = MetricsLog::open(&path, "p", "adapter", Vec::new()).unwrap();
         let head = journal.head.clone();
         for step in 1..=5 {
             journal.write(row(step)).unwrap();
         }
-        journal.write(Row::new(5, [("eval_loss", 0.5), ("eval_wer", f64::NAN)])).unwrap();
+        journal.write(MetricsRow::new(5, [("eval_loss", 0.5), ("eval_wer", f64::NAN)])).unwrap();
         let whole = fs::read(&path).unwrap();
         let (_, rows) = read(&path).unwrap();
         assert_eq!(rows.iter().map(|row| row.step).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 5]);
@@ -157,15 +157,15 @@ mod tests {
         // Killed in the middle of a line: the checkpoint knows steps 1 to 3, and one more that the disk lost.
         for cut in [whole.len() - 1, whole.len() - 9, whole.len() / 2] {
             fs::write(&path, &whole[..cut]).unwrap();
-            let mut journal = Journal::open(&path, "p", "adapter", (1..=3).map(row).collect()).unwrap();
+            let mut journal = MetricsLog::open(&path, "p", "adapter", (1..=3).map(row).collect()).unwrap();
             assert_eq!(journal.head, head);
             journal.write(row(4)).unwrap();
             let (_, again) = read(&path).unwrap();
-            let bare = |rows: &[Row]| rows.iter().map(|row| Row { time: None, ..row.clone() }).collect::<Vec<_>>();
+            let bare = |rows: &[MetricsRow]| rows.iter().map(|row| MetricsRow { time: None, ..row.clone() }).collect::<Vec<_>>();
             assert_eq!(bare(&again), (1..=4).map(row).collect::<Vec<_>>());
             assert_eq!(again[0].time, rows[0].time, "a step keeps its time");
         }
-        assert_ne!(Journal::open(&path, "p", "other", Vec::new()).unwrap().head.id, head.id, "another stage's journal is another one");
+        assert_ne!(MetricsLog::open(&path, "p", "other", Vec::new()).unwrap().head.id, head.id, "another stage's journal is another one");
         fs::write(&path, "{\"step\":1}\n").unwrap();
         assert!(read(&path).unwrap_err().message.contains("journal.jsonl:1:"));
     }

@@ -35,7 +35,7 @@ pub enum Event {
         summary: String,
         /// Which result that is.
         #[serde(flatten)]
-        kept: Kept,
+        kept: ResultRef,
     },
     /// A stage begins.
     StageStarted {
@@ -118,7 +118,7 @@ pub enum Event {
         metrics: BTreeMap<String, f64>,
         /// Which result that is.
         #[serde(flatten)]
-        kept: Kept,
+        kept: ResultRef,
     },
     /// A stage waits for a person.
     StageParked {
@@ -170,7 +170,7 @@ pub enum Event {
 
 /// Which result a stage stands at. Logs of before this was told have neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct ResultRef {
     /// The digest of everything the result depends on, 64 hexadecimal digits: the name of its record.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fingerprint: String,

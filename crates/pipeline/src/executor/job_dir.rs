@@ -11,14 +11,14 @@
 //! The runner writes the first, the job the others. Everything the job says is in one file that is there before the job begins: a network
 //! file system may hide a new file for a minute, but shows the end of an old one.
 
-use super::{Clock, Limits};
+use super::{Watchdog, WatchdogLimits};
 use crate::artifact::Artifact;
-use crate::error::{Doing, Error, Exit, Failure, Result};
-use crate::events::jsonl::JsonLines;
+use crate::error::{Error, Exit, Failure, Result, ResultExt};
+use crate::events::jsonl::JsonLinesReporter;
 use crate::events::reporter::{Reporter, fan_out};
 use crate::events::{Emitter, jsonl};
 use crate::process::liveness_lock::JOB;
-use crate::stage::{AnyStage, Context, Entry, Made, Outcome};
+use crate::stage::{AnyStage, Context, StageFactory, StageOutcome, StageResult};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 /// What a job does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Task {
+pub struct JobTask {
     /// The kind of work.
     pub kind: String,
     /// Its version.
@@ -70,14 +70,14 @@ pub struct Task {
 /// How a job ended, as its last line says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ended", rename_all = "kebab-case")]
-pub enum Ended {
+pub enum JobOutcome {
     /// The result is in `out/`.
     Done {
-        /// See [`Made::summary`].
+        /// See [`StageResult::summary`].
         summary: String,
-        /// See [`Made::metrics`].
+        /// See [`StageResult::metrics`].
         metrics: BTreeMap<String, f64>,
-        /// See [`Made::facts`].
+        /// See [`StageResult::facts`].
         facts: BTreeMap<String, Value>,
     },
     /// A person has to do something first.
@@ -104,9 +104,9 @@ pub enum Ended {
 
 /// A job's folder.
 #[derive(Clone, Debug)]
-pub struct Folder(pub PathBuf);
+pub struct JobDir(pub PathBuf);
 
-impl Folder {
+impl JobDir {
     /// The folder of a stage's job.
     pub fn of(cx: &Context) -> Self {
         Self(cx.scratch.join(JOB))
@@ -128,7 +128,7 @@ impl Folder {
     }
 
     /// Makes the folder anew for a task.
-    pub fn make(&self, task: &Task) -> Result<()> {
+    pub fn make(&self, task: &JobTask) -> Result<()> {
         self.remove()?;
         let making = || format!("cannot make the job's folder `{}`", self.0.display());
         fs::create_dir_all(self.out()).doing(making)?;
@@ -140,7 +140,7 @@ impl Folder {
     }
 
     /// The task, if the folder is whole.
-    pub fn task(&self) -> Option<Task> {
+    pub fn task(&self) -> Option<JobTask> {
         serde_json::from_slice(&fs::read(self.0.join("task.json")).ok()?).ok()
     }
 
@@ -174,7 +174,7 @@ impl Folder {
 
     /// Clears away a job of an earlier run that has ended, or says that it may go on: a stage has one scratch folder, and only one may work in it.
     pub fn settle(&self) -> Result<()> {
-        if self.task().is_none() || matches!(Follower::of(self).tell(&Emitter::silent()), Ok(Some(_))) {
+        if self.task().is_none() || matches!(JobFollower::of(self).tell(&Emitter::silent()), Ok(Some(_))) {
             return self.remove();
         }
         let id = self.id().map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
@@ -194,21 +194,21 @@ impl Folder {
     }
 }
 
-impl Ended {
+impl JobOutcome {
     /// How a stage ended, for its last line.
-    pub fn of(outcome: &Result<Outcome>) -> Self {
+    pub fn of(outcome: &Result<StageOutcome>) -> Self {
         match outcome.clone() {
-            Ok(Outcome::Done(Made { summary, metrics, facts })) => Self::Done { summary, metrics, facts },
-            Ok(Outcome::Parked { have, need, message }) => Self::Parked { have, need, message },
+            Ok(StageOutcome::Done(StageResult { summary, metrics, facts })) => Self::Done { summary, metrics, facts },
+            Ok(StageOutcome::Parked { have, need, message }) => Self::Parked { have, need, message },
             Err(Error { message, advice, exit, failure }) => Self::Failed { message, advice, exit: exit as u8, failure },
         }
     }
 
     /// What the stage said.
-    pub fn outcome(self) -> Result<Outcome> {
+    pub fn outcome(self) -> Result<StageOutcome> {
         match self {
-            Self::Done { summary, metrics, facts } => Ok(Outcome::Done(Made { summary, metrics, facts })),
-            Self::Parked { have, need, message } => Ok(Outcome::Parked { have, need, message }),
+            Self::Done { summary, metrics, facts } => Ok(StageOutcome::Done(StageResult { summary, metrics, facts })),
+            Self::Parked { have, need, message } => Ok(StageOutcome::Parked { have, need, message }),
             Self::Failed { message, advice, exit, failure } => {
                 let known = [Exit::Usage, Exit::Environment, Exit::TimedOut, Exit::Interrupted];
                 let exit = known.into_iter().find(|known| *known as u8 == exit).unwrap_or(Exit::Failed);
@@ -220,19 +220,19 @@ impl Ended {
 
 /// Reads on in what a job says.
 #[derive(Debug)]
-pub struct Follower {
+pub struct JobFollower {
     path: PathBuf,
     read: u64,
 }
 
-impl Follower {
+impl JobFollower {
     /// Begins at the first line.
-    pub fn of(folder: &Folder) -> Self {
+    pub fn of(folder: &JobDir) -> Self {
         Self { path: folder.told(), read: 0 }
     }
 
     /// Tells the events since the last time, and how the job ended if it has.
-    pub fn tell(&mut self, emitter: &Emitter) -> Result<Option<Ended>> {
+    pub fn tell(&mut self, emitter: &Emitter) -> Result<Option<JobOutcome>> {
         let reading = || format!("cannot read `{}`", self.path.display());
         let mut bytes = Vec::new();
         let mut file = File::open(&self.path).doing(reading)?;
@@ -254,7 +254,7 @@ impl Follower {
 }
 
 /// Does the work a folder describes, where the job runs; `asked` is set when it should stop.
-pub fn carry_out(folder: &Folder, registry: &[&dyn Entry], asked: Arc<AtomicBool>) -> Result<()> {
+pub fn carry_out(folder: &JobDir, registry: &[&dyn StageFactory], asked: Arc<AtomicBool>) -> Result<()> {
     let task = folder.task().ok_or_else(|| {
         Error::new(format!("`{}` is not the folder of a job", folder.0.display()))
             .exit(Exit::Usage)
@@ -263,8 +263,8 @@ pub fn carry_out(folder: &Folder, registry: &[&dyn Entry], asked: Arc<AtomicBool
     let told = folder.told();
     let writing = || format!("cannot write `{}`", told.display());
     let open = || File::options().append(true).open(&told).doing(writing);
-    let log: Box<dyn Reporter> = Box::new(JsonLines::new(open()?, told.display().to_string(), &task.run));
-    let clock = Clock::new(Limits { timeout: task.timeout, stall: task.stall }, asked);
+    let log: Box<dyn Reporter> = Box::new(JsonLinesReporter::new(open()?, told.display().to_string(), &task.run));
+    let clock = Watchdog::new(WatchdogLimits { timeout: task.timeout, stall: task.stall }, asked);
     let emitter = clock.listen(fan_out(vec![log]));
     let outcome = stage(&task, registry).and_then(|stage| {
         let cx = Context {
@@ -285,14 +285,14 @@ pub fn carry_out(folder: &Folder, registry: &[&dyn Entry], asked: Arc<AtomicBool
         };
         clock.mind(|| stage.run(&cx))
     });
-    let mut line = serde_json::to_vec(&Ended::of(&outcome))?;
+    let mut line = serde_json::to_vec(&JobOutcome::of(&outcome))?;
     line.push(b'\n');
     let mut file = open()?;
     file.write_all(&line).and_then(|()| file.sync_all()).doing(writing)
 }
 
 /// The stage of a task, if this program would make of it what the submitting one recorded.
-fn stage(task: &Task, registry: &[&dyn Entry]) -> Result<Box<dyn AnyStage>> {
+fn stage(task: &JobTask, registry: &[&dyn StageFactory]) -> Result<Box<dyn AnyStage>> {
     let other = |what: String| {
         Error::new(format!("the voxpipe on this node is not the one that submitted the job: {what}"))
             .exit(Exit::Environment)

@@ -1,30 +1,30 @@
 //! A stage as a job somewhere else: submitted, followed, cancelled when the run should stop, and found again by a later run.
 
-use super::job_dir::{Ended, Folder, Follower, Task};
-use super::{Executor, Job};
+use super::job_dir::{JobDir, JobFollower, JobOutcome, JobTask};
+use super::{Executor, StageJob};
 use crate::error::{Error, Exit, Failure, Result};
-use crate::stage::{Context, Outcome};
+use crate::stage::{Context, StageOutcome};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// What has to be known of a place where jobs run.
-pub trait Site: Send + Sync {
+pub trait ClusterBackend: Send + Sync {
     /// What people call it.
     fn name(&self) -> &'static str;
 
     /// Submits a job that carries out what its folder describes ([`super::job_dir::carry_out`]) and gives what it is called there.
-    fn submit(&self, order: &Order<'_>) -> Result<String>;
+    fn submit(&self, order: &JobSpec<'_>) -> Result<String>;
 
     /// A job that has this name and has not ended: one whose submission outlived the run that made it.
     fn find(&self, name: &str) -> Result<Option<String>>;
 
     /// How a job is. It is asked often; a place that minds has to remember its answers.
-    fn look(&self, id: &str) -> Result<Sight>;
+    fn look(&self, id: &str) -> Result<JobStatus>;
 
     /// Ends a job.
-    fn cancel(&self, id: &str, how: Cancel) -> Result<()>;
+    fn cancel(&self, id: &str, how: CancelMode) -> Result<()>;
 
     /// Brings what the job has written since the last time into its folder here. Where both are the same folder there is nothing to do.
     fn fetch(&self, _id: &str, _folder: &Path) -> Result<()> {
@@ -36,7 +36,7 @@ pub trait Site: Send + Sync {
 }
 
 /// A job to be submitted.
-pub struct Order<'a> {
+pub struct JobSpec<'a> {
     /// A name no other job of this project has.
     pub name: &'a str,
     /// The job's folder.
@@ -53,18 +53,18 @@ pub struct Order<'a> {
 
 /// How a job is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sight {
+pub enum JobStatus {
     /// In a queue, and why.
     Waits(String),
     /// At work, and where.
     Runs(String),
     /// It has ended, or nobody knows it any more.
-    Ended(Fate),
+    Ended(JobEnd),
 }
 
 /// How a job ended that may not have been able to say so itself.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fate {
+pub struct JobEnd {
     /// `it ended as OUT_OF_MEMORY`
     pub words: String,
     /// What kind of failure that is.
@@ -75,7 +75,7 @@ pub struct Fate {
 
 /// How a job is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cancel {
+pub enum CancelMode {
     /// Asked to; a training writes a checkpoint.
     Ask,
     /// Made to.
@@ -89,13 +89,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often the job's folder is looked at.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// Has stages run at a [`Site`].
+/// Has stages run at a [`ClusterBackend`].
 #[derive(Debug)]
-pub struct Remote<S>(pub S);
+pub struct RemoteExecutor<S>(pub S);
 
-impl<S: Site> Executor for Remote<S> {
-    fn execute(&self, job: &Job<'_>) -> Result<Outcome> {
-        let folder = Folder::of(job.cx);
+impl<S: ClusterBackend> Executor for RemoteExecutor<S> {
+    fn execute(&self, job: &StageJob<'_>) -> Result<StageOutcome> {
+        let folder = JobDir::of(job.cx);
         let name = name(job.cx, &folder);
         let id = match self.adopt(job.cx, &folder, &name)? {
             Some(id) => id,
@@ -119,17 +119,17 @@ impl<S: Site> Executor for Remote<S> {
 /// How following a job ends.
 enum End {
     /// The job said how it ended.
-    Said(Ended),
+    Said(JobOutcome),
     /// It ended without saying so.
     Lost(Error),
     /// It may go on, but nobody follows it any more.
     Alive(Error),
 }
 
-impl<S: Site> Remote<S> {
-    fn submit(&self, job: &Job<'_>, folder: &Folder, name: &str) -> Result<String> {
+impl<S: ClusterBackend> RemoteExecutor<S> {
+    fn submit(&self, job: &StageJob<'_>, folder: &JobDir, name: &str) -> Result<String> {
         let cx = job.cx;
-        folder.make(&Task {
+        folder.make(&JobTask {
             kind: job.stage.kind().to_owned(),
             version: job.stage.version(),
             settings: job.stage.settings(),
@@ -149,7 +149,7 @@ impl<S: Site> Remote<S> {
         })?;
         let settings = job.stage.settings();
         let secrets = settings.get("env").and_then(|env| env.as_array()).into_iter().flatten();
-        let order = Order {
+        let order = JobSpec {
             name,
             folder: &folder.0,
             root: &cx.root,
@@ -166,7 +166,7 @@ impl<S: Site> Remote<S> {
     }
 
     /// The job that an earlier run left, if it still goes on or has ended well.
-    fn adopt(&self, cx: &Context, folder: &Folder, name: &str) -> Result<Option<String>> {
+    fn adopt(&self, cx: &Context, folder: &JobDir, name: &str) -> Result<Option<String>> {
         if folder.task().is_none() {
             return Ok(None);
         }
@@ -177,15 +177,15 @@ impl<S: Site> Remote<S> {
         let noted = folder.id();
         let Some(id) = noted.map_or_else(|| self.0.find(name).map_err(unknown), |id| Ok(Some(id)))? else { return Ok(None) };
         let _ = self.0.fetch(&id, &folder.0);
-        match Follower::of(folder).tell(&crate::events::Emitter::silent()) {
-            Ok(Some(Ended::Failed { .. })) | Err(_) => return Ok(None),
+        match JobFollower::of(folder).tell(&crate::events::Emitter::silent()) {
+            Ok(Some(JobOutcome::Failed { .. })) | Err(_) => return Ok(None),
             Ok(Some(_)) => {
                 cx.note(format!("{site} job {id} of an earlier run has ended meanwhile"));
                 return Ok(Some(id));
             }
             Ok(None) => {}
         }
-        if matches!(self.0.look(&id).map_err(unknown)?, Sight::Ended(_)) {
+        if matches!(self.0.look(&id).map_err(unknown)?, JobStatus::Ended(_)) {
             return Ok(None);
         }
         folder.note(&id)?;
@@ -194,10 +194,10 @@ impl<S: Site> Remote<S> {
     }
 
     /// Follows a job to its end.
-    fn follow(&self, job: &Job<'_>, folder: &Folder, id: &str) -> End {
+    fn follow(&self, job: &StageJob<'_>, folder: &JobDir, id: &str) -> End {
         let (cx, site) = (job.cx, self.0.name());
-        let mut follower = Follower::of(folder);
-        let mut seen: Option<Sight> = None;
+        let mut follower = JobFollower::of(folder);
+        let mut seen: Option<JobStatus> = None;
         let mut gone: Option<Instant> = None;
         let mut asked: Option<Instant> = None;
         let mut made = false;
@@ -211,34 +211,34 @@ impl<S: Site> Remote<S> {
             }
             match follower.tell(&cx.emitter) {
                 Ok(None) => {}
-                Ok(Some(Ended::Failed { exit, .. })) if exit == Exit::Interrupted as u8 && asked.is_none() => {
+                Ok(Some(JobOutcome::Failed { exit, .. })) if exit == Exit::Interrupted as u8 && asked.is_none() => {
                     return End::Said(stopped_there(site, id));
                 }
                 Ok(Some(ended)) => return End::Said(ended),
                 Err(error) => {
-                    let _ = self.0.cancel(id, Cancel::Make);
+                    let _ = self.0.cancel(id, CancelMode::Make);
                     return End::Alive(error.context(format!("cannot follow {site} job {id}, which was cancelled")));
                 }
             }
             if gone.is_some_and(|since| since.elapsed() > self.0.poll()) {
                 return End::Lost(match (asked, &seen) {
-                    (None, Some(Sight::Ended(fate))) => lost(site, id, fate, folder),
+                    (None, Some(JobStatus::Ended(fate))) => lost(site, id, fate, folder),
                     _ => interrupted(site, id),
                 });
             }
             if job.clock.asked() {
                 match asked {
                     None => {
-                        let waits = !matches!(seen, Some(Sight::Runs(_)));
+                        let waits = !matches!(seen, Some(JobStatus::Runs(_)));
                         made = waits;
-                        if let Err(error) = self.0.cancel(id, if waits { Cancel::Make } else { Cancel::Ask }) {
+                        if let Err(error) = self.0.cancel(id, if waits { CancelMode::Make } else { CancelMode::Ask }) {
                             return End::Alive(error);
                         }
                         asked = Some(Instant::now());
                     }
                     Some(since) if since.elapsed() > GRACE && !made => {
                         made = true;
-                        if let Err(error) = self.0.cancel(id, Cancel::Make) {
+                        if let Err(error) = self.0.cancel(id, CancelMode::Make) {
                             return End::Alive(error);
                         }
                     }
@@ -257,9 +257,9 @@ impl<S: Site> Remote<S> {
                 match self.0.look(id) {
                     Ok(sight) if seen.as_ref() != Some(&sight) => {
                         match &sight {
-                            Sight::Waits(why) => cx.note(format!("{site} job {id} waits in the queue{}", bracketed(why))),
-                            Sight::Runs(node) => cx.note(format!("{site} job {id} runs{}", bracketed(node))),
-                            Sight::Ended(_) => gone = Some(Instant::now()),
+                            JobStatus::Waits(why) => cx.note(format!("{site} job {id} waits in the queue{}", bracketed(why))),
+                            JobStatus::Runs(node) => cx.note(format!("{site} job {id} runs{}", bracketed(node))),
+                            JobStatus::Ended(_) => gone = Some(Instant::now()),
                         }
                         (seen, troubled) = (Some(sight), false);
                     }
@@ -277,7 +277,7 @@ impl<S: Site> Remote<S> {
 }
 
 /// A name that no other job of anybody's has, the same whenever this stage with these ingredients is a job.
-fn name(cx: &Context, folder: &Folder) -> String {
+fn name(cx: &Context, folder: &JobDir) -> String {
     let hash = blake3::hash(folder.0.as_os_str().as_encoded_bytes()).to_hex();
     format!("voxpipe-{}-{}", cx.stage, &hash[..12])
 }
@@ -287,8 +287,8 @@ fn bracketed(text: &str) -> String {
 }
 
 /// The job was told to stop, but not by us: its time there is over, or somebody cancelled it.
-fn stopped_there(site: &str, id: &str) -> Ended {
-    Ended::Failed {
+fn stopped_there(site: &str, id: &str) -> JobOutcome {
+    JobOutcome::Failed {
         message: format!("{site} job {id} was stopped from outside: its time there was over, or somebody cancelled it"),
         advice: Some(
             "run again to go on from its last checkpoint; `retry = { times = 5, on = [\"timeout\"] }` does that by itself".to_owned(),
@@ -303,7 +303,7 @@ fn interrupted(site: &str, id: &str) -> Error {
 }
 
 /// The job ended without a last word.
-fn lost(site: &str, id: &str, fate: &Fate, folder: &Folder) -> Error {
+fn lost(site: &str, id: &str, fate: &JobEnd, folder: &JobDir) -> Error {
     let lines = folder.last_words();
     let last = match lines.len() {
         0 => "; it printed nothing".to_owned(),

@@ -3,10 +3,10 @@
 //! Nodes and this machine share the project's folder, as they do on clusters, so nothing has to be carried there or back. All jobs are
 //! asked after in one call each poll, however many there are.
 
-use super::job_dir::Folder;
-use super::{Cancel, Fate, Order, Sight, Site};
-use crate::error::{Doing, Error, Exit, Failure, Result};
-use crate::graph::{CPU, GPU, Slurm as Settings};
+use super::job_dir::JobDir;
+use super::{CancelMode, ClusterBackend, JobEnd, JobSpec, JobStatus};
+use crate::error::{Error, Exit, Failure, Result, ResultExt};
+use crate::graph::{CPU, GPU, SlurmSettings as Settings};
 use crate::secrets::is_secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +17,7 @@ use std::{fs, io};
 
 /// A Slurm cluster, as far as this machine's client programs reach it.
 #[derive(Debug)]
-pub struct Slurm {
+pub struct SlurmBackend {
     settings: Settings,
     /// The command on a node that carries out a job's folder.
     program: String,
@@ -29,12 +29,12 @@ pub struct Slurm {
 struct Known {
     at: Option<Instant>,
     asked: BTreeSet<String>,
-    told: BTreeMap<String, Sight>,
+    told: BTreeMap<String, JobStatus>,
     /// Why it said nothing.
     trouble: Option<Error>,
 }
 
-impl Slurm {
+impl SlurmBackend {
     /// A cluster with the settings of `[slurm]`; `program` is the voxpipe of this machine.
     pub fn new(settings: Settings, program: &Path) -> Self {
         let program = settings.program.clone().unwrap_or_else(|| program.display().to_string());
@@ -61,9 +61,9 @@ impl Slurm {
     }
 
     /// What the books say of a job that the queue has forgotten.
-    fn booked(id: &str) -> Sight {
+    fn booked(id: &str) -> JobStatus {
         let unknown = || {
-            Sight::Ended(Fate {
+            JobStatus::Ended(JobEnd {
                 words: "Slurm no longer knows it".to_owned(),
                 failure: Failure::Crash,
                 advice: Some("see `sacct` and the node's log, and run again"),
@@ -80,18 +80,18 @@ impl Slurm {
     }
 }
 
-impl Site for Slurm {
+impl ClusterBackend for SlurmBackend {
     fn name(&self) -> &'static str {
         "Slurm"
     }
 
-    fn submit(&self, order: &Order<'_>) -> Result<String> {
+    fn submit(&self, order: &JobSpec<'_>) -> Result<String> {
         let script = order.folder.join("job.sh");
         fs::write(&script, self.script(order.folder)).doing(|| format!("cannot write `{}`", script.display()))?;
         let mut command = Command::new("sbatch");
         command.args(["--parsable", "--no-requeue", "--open-mode=append", "--signal=B:TERM@60", "--export=ALL"]);
         command.arg(format!("--job-name={}", order.name)).arg(format!("--chdir={}", order.root.display()));
-        command.arg(format!("--output={}", Folder(order.folder.to_owned()).log().display().to_string().replace('%', "%%")));
+        command.arg(format!("--output={}", JobDir(order.folder.to_owned()).log().display().to_string().replace('%', "%%")));
         let amount = |name: &str| order.amounts.get(name).copied().unwrap_or(0.0).ceil() as u64;
         if amount(CPU) > 0 {
             command.arg(format!("--cpus-per-task={}", amount(CPU)));
@@ -126,7 +126,7 @@ impl Site for Slurm {
         Ok(String::from_utf8_lossy(&output.stdout).lines().next().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()))
     }
 
-    fn look(&self, id: &str) -> Result<Sight> {
+    fn look(&self, id: &str) -> Result<JobStatus> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = known.asked.insert(id.to_owned());
         if fresh || known.at.is_none_or(|at| at.elapsed() >= self.settings.poll) {
@@ -138,16 +138,16 @@ impl Site for Slurm {
             return Err(trouble.clone());
         }
         let sight = known.told.get(id).cloned().unwrap_or_else(|| Self::booked(id));
-        if matches!(sight, Sight::Ended(_)) {
+        if matches!(sight, JobStatus::Ended(_)) {
             known.asked.remove(id);
         }
         Ok(sight)
     }
 
-    fn cancel(&self, id: &str, how: Cancel) -> Result<()> {
+    fn cancel(&self, id: &str, how: CancelMode) -> Result<()> {
         let arguments: &[&str] = match how {
-            Cancel::Ask => &["--batch", "--signal=TERM", id],
-            Cancel::Make => &[id],
+            CancelMode::Ask => &["--batch", "--signal=TERM", id],
+            CancelMode::Make => &[id],
         };
         let output = start("scancel", arguments)?;
         // One that has ended already is no trouble.
@@ -165,21 +165,21 @@ impl Site for Slurm {
 }
 
 /// A row of `squeue`.
-fn row(line: &str) -> Option<(String, Sight)> {
+fn row(line: &str) -> Option<(String, JobStatus)> {
     let mut fields = line.trim().split('|');
     let (id, state) = (fields.next()?, fields.next()?);
     let (reason, nodes) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
     Some((id.to_owned(), sight(state, reason, nodes)))
 }
 
-fn sight(state: &str, reason: &str, nodes: &str) -> Sight {
-    let ended = |failure, advice| Sight::Ended(Fate { words: format!("it ended as {state}"), failure, advice });
+fn sight(state: &str, reason: &str, nodes: &str) -> JobStatus {
+    let ended = |failure, advice| JobStatus::Ended(JobEnd { words: format!("it ended as {state}"), failure, advice });
     // `sacct` says CANCELLED by 1000.
     match state.split_whitespace().next().unwrap_or_default() {
         "PENDING" | "CONFIGURING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED" | "RESV_DEL_HOLD" | "SPECIAL_EXIT" => {
-            Sight::Waits(if reason == "None" { String::new() } else { reason.to_owned() })
+            JobStatus::Waits(if reason == "None" { String::new() } else { reason.to_owned() })
         }
-        "RUNNING" | "COMPLETING" | "STAGE_OUT" | "SIGNALING" | "STOPPED" | "SUSPENDED" | "RESIZING" => Sight::Runs(nodes.to_owned()),
+        "RUNNING" | "COMPLETING" | "STAGE_OUT" | "SIGNALING" | "STOPPED" | "SUSPENDED" | "RESIZING" => JobStatus::Runs(nodes.to_owned()),
         "OUT_OF_MEMORY" => ended(Failure::OutOfMemory, Some("ask for more, such as `slurm = [\"--mem=64G\"]` in the stage's `resources`")),
         "TIMEOUT" | "DEADLINE" => {
             ended(Failure::Timeout, Some("ask for more time, such as `slurm = [\"--time=12:00:00\"]` in the stage's `resources`"))
@@ -222,8 +222,8 @@ mod tests {
 
     #[test]
     fn states_are_understood() {
-        assert_eq!(row("7|PENDING|Resources|"), Some(("7".into(), Sight::Waits("Resources".into()))));
-        assert_eq!(row("7|RUNNING|None|node3"), Some(("7".into(), Sight::Runs("node3".into()))));
+        assert_eq!(row("7|PENDING|Resources|"), Some(("7".into(), JobStatus::Waits("Resources".into()))));
+        assert_eq!(row("7|RUNNING|None|node3"), Some(("7".into(), JobStatus::Runs("node3".into()))));
         for (state, failure) in [
             ("OUT_OF_MEMORY", Failure::OutOfMemory),
             ("TIMEOUT", Failure::Timeout),
@@ -232,7 +232,7 @@ mod tests {
             ("FAILED", Failure::Crash),
             ("SOMETHING_NEW", Failure::Crash),
         ] {
-            let Sight::Ended(fate) = sight(state, "", "") else { panic!("{state} is an end") };
+            let JobStatus::Ended(fate) = sight(state, "", "") else { panic!("{state} is an end") };
             assert_eq!((fate.failure, fate.words), (failure, format!("it ended as {state}")));
         }
     }
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_job_is_the_stage_itself_and_not_a_shell_around_it() {
         let settings = Settings { setup: vec!["module load cuda".into()], ..Settings::default() };
-        let script = Slurm::new(settings, Path::new("/opt/it's/voxpipe")).script(Path::new("/p/a b"));
+        let script = SlurmBackend::new(settings, Path::new("/opt/it's/voxpipe")).script(Path::new("/p/a b"));
         assert_eq!(script, "#!/bin/bash\nset -e\nmodule load cuda\nexec '/opt/it'\\''s/voxpipe' work '/p/a b'\n");
     }
 }

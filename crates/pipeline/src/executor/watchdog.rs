@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Exit, Failure, Result};
 use crate::events::Emitter;
-use crate::stage::Outcome;
+use crate::stage::StageOutcome;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// How long a stage may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct WatchdogLimits {
     /// In all.
     pub timeout: Option<Duration>,
     /// Without a word.
@@ -25,25 +25,25 @@ pub struct Limits {
 
 /// The watch over one try at a stage.
 #[derive(Debug)]
-pub struct Clock {
+pub struct Watchdog {
     /// How long it may take.
-    pub limits: Limits,
+    pub limits: WatchdogLimits,
     asked: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     heard: Arc<Mutex<Instant>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Over {
+enum Expired {
     Late,
     Silent,
 }
 
-impl Clock {
+impl Watchdog {
     /// A watch; `asked` is set when the whole run should stop.
-    pub fn new(limits: Limits, asked: Arc<AtomicBool>) -> Self {
+    pub fn new(limits: WatchdogLimits, asked: Arc<AtomicBool>) -> Self {
         // Without limits there is nothing to watch: the stage looks at what the run is asked itself.
-        let stop = if limits == Limits::default() { Arc::clone(&asked) } else { Arc::default() };
+        let stop = if limits == WatchdogLimits::default() { Arc::clone(&asked) } else { Arc::default() };
         Self { limits, asked, stop, heard: Arc::new(Mutex::new(Instant::now())) }
     }
 
@@ -70,9 +70,9 @@ impl Clock {
     }
 
     /// Watches over some work. A panic in it becomes an error.
-    pub fn mind(&self, work: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+    pub fn mind(&self, work: impl FnOnce() -> Result<StageOutcome>) -> Result<StageOutcome> {
         let work = || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
-        if self.limits == Limits::default() {
+        if self.limits == WatchdogLimits::default() {
             return work();
         }
         let begun = Instant::now();
@@ -101,21 +101,21 @@ impl Clock {
         }
     }
 
-    fn over(&self, begun: Instant) -> Option<Over> {
+    fn over(&self, begun: Instant) -> Option<Expired> {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let past = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
-        if past(begun, self.limits.timeout) { Some(Over::Late) } else { past(heard, self.limits.stall).then_some(Over::Silent) }
+        if past(begun, self.limits.timeout) { Some(Expired::Late) } else { past(heard, self.limits.stall).then_some(Expired::Silent) }
     }
 
-    fn told(&self, over: Over) -> Error {
+    fn told(&self, over: Expired) -> Error {
         let (limit, failure) = match over {
-            Over::Late => (self.limits.timeout, Failure::Timeout),
-            Over::Silent => (self.limits.stall, Failure::Stalled),
+            Expired::Late => (self.limits.timeout, Failure::Timeout),
+            Expired::Silent => (self.limits.stall, Failure::Stalled),
         };
         let limit = words(limit.unwrap_or_default());
         let (message, name) = match over {
-            Over::Late => (format!("it took longer than its timeout of {limit}"), "timeout"),
-            Over::Silent => (format!("it said nothing for {limit}, so it counts as stuck"), "stall"),
+            Expired::Late => (format!("it took longer than its timeout of {limit}"), "timeout"),
+            Expired::Silent => (format!("it said nothing for {limit}, so it counts as stuck"), "stall"),
         };
         Error::new(message)
             .exit(Exit::TimedOut)

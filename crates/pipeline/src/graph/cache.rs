@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// `[cache]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cache {
+pub struct CacheSettings {
     /// How many bytes `voxpipe gc` leaves, beside what is still needed.
     pub max_size: Option<u64>,
     /// The folder a team shares; relative to the project's root.
@@ -17,7 +17,7 @@ pub struct Cache {
 }
 
 impl Resolver<'_, '_> {
-    pub(super) fn cache(&mut self, table: Option<CacheTable>) -> Cache {
+    pub(super) fn cache(&mut self, table: Option<CacheTable>) -> CacheSettings {
         let table = table.unwrap_or_default();
         let max_size = table.max_size.and_then(|written| {
             let bytes = byte_size::parse(written.get_ref());
@@ -36,6 +36,6 @@ impl Resolver<'_, '_> {
             }
             Some(PathBuf::from(written.into_inner()))
         });
-        Cache { max_size, shared, read_only: table.read_only }
+        CacheSettings { max_size, shared, read_only: table.read_only }
     }
 }

@@ -4,7 +4,7 @@ use super::resolver::{Draft, Resolver};
 use crate::artifact::ArtifactKind;
 use crate::manifest::diagnostic::{Diagnostic, closest, did_you_mean, join, list};
 use crate::manifest::suggest_stage;
-use crate::stage::{Arity, Entry, Port};
+use crate::stage::{Arity, Port, StageFactory};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
@@ -145,7 +145,7 @@ impl<'a> Resolver<'a, '_> {
 }
 
 /// The port a key of `from` means.
-fn port_of(entry: &dyn Entry, name: &str) -> Option<&'static Port> {
+fn port_of(entry: &dyn StageFactory, name: &str) -> Option<&'static Port> {
     let ports = entry.ports().iter();
     ports.clone().find(|port| port.name == name).or_else(|| ports.clone().find(|port| port.name == "*"))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What a gate asks of a number, as in `require = { wer = "< 0.15" }`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bound {
+pub struct MetricBound {
     /// The comparison.
     pub comparison: Comparison,
     /// The number on its right.
@@ -25,7 +25,7 @@ pub enum Comparison {
     GreaterOrEqual,
 }
 
-impl Bound {
+impl MetricBound {
     /// Whether a number meets it. What is not a number meets nothing.
     pub fn holds(&self, value: f64) -> bool {
         match self.comparison {
@@ -37,7 +37,7 @@ impl Bound {
     }
 }
 
-impl fmt::Display for Bound {
+impl fmt::Display for MetricBound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = match self.comparison {
             Comparison::Less => "<",
@@ -75,12 +75,12 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// "< 0.15"
-pub(super) fn bound(text: &str) -> Option<Bound> {
+pub(super) fn bound(text: &str) -> Option<MetricBound> {
     let text = text.trim();
     let (comparison, limit) =
         [("<=", Comparison::LessOrEqual), (">=", Comparison::GreaterOrEqual), ("<", Comparison::Less), (">", Comparison::Greater)]
             .into_iter()
             .find_map(|(sign, comparison)| Some((comparison, text.strip_prefix(sign)?.trim())))?;
     let limit: f64 = limit.parse().ok()?;
-    limit.is_finite().then_some(Bound { comparison, limit })
+    limit.is_finite().then_some(MetricBound { comparison, limit })
 }

@@ -14,19 +14,19 @@ mod retry;
 mod tracking;
 mod upstream;
 
-pub use crate::manifest::Place;
-pub use cache::Cache;
-pub use limits::{Bound, Comparison};
-pub use resources::{CPU, GPU, Machines, Resources, Slurm};
-pub use retry::{Recovery, Retry};
-pub use tracking::{Tracker, Tracking};
+pub use crate::manifest::ExecutorKind;
+pub use cache::CacheSettings;
+pub use limits::{Comparison, MetricBound};
+pub use resources::{CPU, GPU, MachineResources, ResourceRequest, SlurmSettings};
+pub use retry::{RecoveryRule, RetryPolicy};
+pub use tracking::{TrackerKind, TrackingSettings};
 
 use crate::manifest::Manifest;
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::include::Sources;
-use crate::manifest::matrix::Matrix;
-use crate::manifest::overrides::{Arguments, Overrides};
-use crate::stage::{AnyStage, Entry};
+use crate::manifest::include::ManifestSources;
+use crate::manifest::matrix::SweepMatrix;
+use crate::manifest::overrides::{Arguments, CommandLineOverrides};
+use crate::stage::{AnyStage, StageFactory};
 use resolver::Resolver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -43,20 +43,20 @@ pub struct Pipeline {
     /// The steps in an order in which every step comes after those it needs (ties in file order).
     pub steps: Vec<Step>,
     /// Where its runs are shown beside our own log.
-    pub tracking: Option<Tracking>,
+    pub tracking: Option<TrackingSettings>,
     /// What there is to run it on.
-    pub machines: Machines,
+    pub machines: MachineResources,
     /// What is kept, and with whom it is shared.
-    pub cache: Cache,
+    pub cache: CacheSettings,
 }
 
 /// What came of a text.
 #[derive(Debug)]
-pub struct Parsed {
+pub struct ParsedPipeline {
     /// The pipeline, if there is no error among the diagnostics.
     pub pipeline: Option<Pipeline>,
     /// Its `[matrix]`, if it has one and nothing is wrong with it.
-    pub matrix: Option<Matrix>,
+    pub matrix: Option<SweepMatrix>,
     /// Everything there is to say, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -74,32 +74,38 @@ pub struct Step {
     /// Derived from the pipeline's seed and the step's name.
     pub seed: u64,
     /// Gates: metric name → bound.
-    pub require: BTreeMap<String, Bound>,
+    pub require: BTreeMap<String, MetricBound>,
     /// How long it may take.
     pub timeout: Option<Duration>,
     /// How long it may say nothing.
     pub stall: Option<Duration>,
     /// What it needs of a machine.
-    pub resources: Resources,
+    pub resources: ResourceRequest,
     /// When it is tried again.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
 }
 
 impl Pipeline {
     /// Reads the text of a `pipeline.toml` whose stages are of the kinds in `registry`. `file` is only used as the place relative paths start
     /// from; nothing is read.
-    pub fn parse(registry: &[&dyn Entry], text: &str, file: &Path, overrides: &Overrides, env: &dyn Fn(&str) -> Option<String>) -> Parsed {
-        Self::parse_sources(registry, &Sources::alone(text, file), file, overrides, env)
+    pub fn parse(
+        registry: &[&dyn StageFactory],
+        text: &str,
+        file: &Path,
+        overrides: &CommandLineOverrides,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> ParsedPipeline {
+        Self::parse_sources(registry, &ManifestSources::alone(text, file), file, overrides, env)
     }
 
     /// As [`Pipeline::parse`], for a file with everything it includes.
     pub fn parse_sources(
-        registry: &[&dyn Entry],
-        sources: &Sources,
+        registry: &[&dyn StageFactory],
+        sources: &ManifestSources,
         file: &Path,
-        overrides: &Overrides,
+        overrides: &CommandLineOverrides,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Parsed {
+    ) -> ParsedPipeline {
         let text = sources.text();
         let mut arguments = Arguments::after(text);
         let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, &mut arguments);
@@ -113,7 +119,7 @@ impl Pipeline {
         }
         diagnostics.dedup();
         let sound = !diagnostics.iter().any(Diagnostic::is_error);
-        Parsed { pipeline: pipeline.filter(|_| sound), matrix, diagnostics }
+        ParsedPipeline { pipeline: pipeline.filter(|_| sound), matrix, diagnostics }
     }
 
     /// The part of the pipeline that makes one step's result.

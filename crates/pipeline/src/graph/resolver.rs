@@ -1,11 +1,11 @@
 //! From a manifest to a pipeline: every stage's kind and settings, and every complaint on the way.
 
-use super::limits::Bound;
-use super::{Machines, Pipeline, Recovery, Resources, Retry, Step, derived_seed, limits};
+use super::limits::MetricBound;
+use super::{MachineResources, Pipeline, RecoveryRule, ResourceRequest, RetryPolicy, Step, derived_seed, limits};
 use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
-use crate::manifest::interpolate::{Substitution, Trail};
-use crate::manifest::{Header, Manifest, Recover, StageTable};
-use crate::stage::{AnyStage, Complaint, Entry};
+use crate::manifest::interpolate::{Interpolation, InterpolationTrail};
+use crate::manifest::{Manifest, PipelineTable, RecoverTable, StageTable};
+use crate::stage::{AnyStage, SettingError, StageFactory};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Goes through a manifest and collects what there is to complain of.
 pub(super) struct Resolver<'a, 'f> {
-    pub(super) registry: &'a [&'a dyn Entry],
+    pub(super) registry: &'a [&'a dyn StageFactory],
     pub(super) text: &'a str,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     pub(super) found: &'f mut Vec<Diagnostic>,
@@ -26,16 +26,16 @@ pub(super) struct Draft<'t> {
     pub(super) name: Spanned<String>,
     pub(super) table: StageTable<'t>,
     /// The kind, if `uses` names one.
-    pub(super) entry: Option<&'t dyn Entry>,
+    pub(super) entry: Option<&'t dyn StageFactory>,
     /// The stage, if its settings can be read.
     pub(super) stage: Option<Box<dyn AnyStage>>,
     /// Port → upstreams, as far as both exist.
     pub(super) from: Vec<(Spanned<String>, Vec<Spanned<String>>)>,
-    pub(super) require: BTreeMap<String, Bound>,
+    pub(super) require: BTreeMap<String, MetricBound>,
     pub(super) timeout: Option<Duration>,
     pub(super) stall: Option<Duration>,
-    pub(super) resources: Resources,
-    pub(super) retry: Retry,
+    pub(super) resources: ResourceRequest,
+    pub(super) retry: RetryPolicy,
 }
 
 impl<'a> Resolver<'a, '_> {
@@ -66,8 +66,8 @@ impl<'a> Resolver<'a, '_> {
                     require: BTreeMap::new(),
                     timeout: None,
                     stall: None,
-                    resources: Resources::default(),
-                    retry: Retry::default(),
+                    resources: ResourceRequest::default(),
+                    retry: RetryPolicy::default(),
                 });
             }
         }
@@ -101,7 +101,7 @@ impl<'a> Resolver<'a, '_> {
         }
     }
 
-    fn header(&mut self, header: &Header) {
+    fn header(&mut self, header: &PipelineTable) {
         if let Some(name) = header.name.as_ref().filter(|name| name.get_ref().trim().is_empty()) {
             self.found.push(Diagnostic::error(name.span(), "the pipeline's name is empty"));
         }
@@ -139,8 +139,8 @@ impl<'a> Resolver<'a, '_> {
             let ports = draft.table.from.iter().flat_map(|from| from.get_ref().keys());
             ports.map(|port| port.get_ref().as_str()).collect()
         });
-        let mut trail = Trail::default();
-        Substitution { text: self.text, params, env: self.env, ports }.table(with.get_mut(), &mut trail);
+        let mut trail = InterpolationTrail::default();
+        Interpolation { text: self.text, params, env: self.env, ports }.table(with.get_mut(), &mut trail);
         let unresolved = !trail.found.is_empty();
         self.found.append(&mut trail.found);
 
@@ -165,7 +165,7 @@ impl<'a> Resolver<'a, '_> {
     }
 
     /// Reads `timeout`, `stall`, `require`, `resources` and what follows a failure.
-    fn limits(&mut self, draft: &mut Draft<'a>, machines: &Machines) {
+    fn limits(&mut self, draft: &mut Draft<'a>, machines: &MachineResources) {
         draft.timeout = draft.table.timeout.as_ref().and_then(|timeout| self.duration(timeout));
         draft.stall = draft.table.stall.as_ref().and_then(|stall| self.duration(stall));
         let table = &draft.table;
@@ -191,7 +191,7 @@ impl<'a> Resolver<'a, '_> {
         }
         let Some(recover) = draft.table.recover.take() else { return };
         let span = recover.span();
-        for Recover { on, set } in recover.into_inner() {
+        for RecoverTable { on, set } in recover.into_inner() {
             let tried = draft.stage.as_ref().filter(|stage| stage.check().is_empty()).map(|stage| stage.changed(&set));
             if set.is_empty() {
                 let nothing = Diagnostic::error(span.clone(), "an entry of `recover` sets nothing");
@@ -199,7 +199,7 @@ impl<'a> Resolver<'a, '_> {
             } else if let Some(Err(error)) = tried {
                 self.found.push(Diagnostic::error(span.clone(), format!("`recover`: {}", error.message)));
             }
-            draft.retry.recover.push(Recovery { on, set });
+            draft.retry.recover.push(RecoveryRule { on, set });
         }
     }
 }
@@ -229,7 +229,7 @@ impl Draft<'_> {
 }
 
 /// A stage's complaint at the place of the setting it names, or of the innermost table that is there.
-fn placed(complaint: Complaint, with: &Spanned<DeTable<'_>>) -> Diagnostic {
+fn placed(complaint: SettingError, with: &Spanned<DeTable<'_>>) -> Diagnostic {
     let mut span = with.span();
     let mut value: Option<&DeValue<'_>> = None;
     for key in &complaint.path {

@@ -3,34 +3,34 @@
 use super::limits;
 use super::resolver::{Draft, Resolver};
 use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
-use crate::manifest::{Place, SlurmTable};
+use crate::manifest::{ExecutorKind, SlurmTable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use toml::Spanned;
 
 /// What a step needs.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Resources {
+pub struct ResourceRequest {
     /// How much of what, if the file says: `cpu`, `gpu`, and names of its own.
     pub amounts: Option<BTreeMap<String, f64>>,
     /// Where it runs, if the file says.
-    pub on: Option<Place>,
+    pub on: Option<ExecutorKind>,
     /// Further arguments of `sbatch`.
     pub slurm: Vec<String>,
 }
 
 /// What there is: `[resources]` and `[slurm]`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Machines {
+pub struct MachineResources {
     /// How much there is of what, as far as the file says.
     pub capacities: BTreeMap<String, f64>,
     /// How jobs are given to Slurm.
-    pub slurm: Slurm,
+    pub slurm: SlurmSettings,
 }
 
 /// `[slurm]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Slurm {
+pub struct SlurmSettings {
     /// Arguments of `sbatch` for every job.
     pub args: Vec<String>,
     /// Shell commands to be run on the node before the stage.
@@ -43,7 +43,7 @@ pub struct Slurm {
     pub poll: Duration,
 }
 
-impl Default for Slurm {
+impl Default for SlurmSettings {
     fn default() -> Self {
         Self { args: Vec::new(), setup: Vec::new(), program: None, jobs: 50, poll: Duration::from_secs(5) }
     }
@@ -73,8 +73,8 @@ const OURS: [(&str, &str); 10] = [
 
 impl<'a> Resolver<'a, '_> {
     /// Reads `[resources]` and `[slurm]`.
-    pub(super) fn machines(&mut self, resources: BTreeMap<Spanned<String>, Spanned<f64>>, slurm: Option<SlurmTable>) -> Machines {
-        let mut machines = Machines::default();
+    pub(super) fn machines(&mut self, resources: BTreeMap<Spanned<String>, Spanned<f64>>, slurm: Option<SlurmTable>) -> MachineResources {
+        let mut machines = MachineResources::default();
         for (name, amount) in resources {
             let written = *amount.get_ref();
             if WORDS.contains(&name.get_ref().as_str()) {
@@ -90,12 +90,12 @@ impl<'a> Resolver<'a, '_> {
             }
         }
         if let Some(SlurmTable { args, setup, program, jobs, poll }) = slurm {
-            let defaults = Slurm::default();
+            let defaults = SlurmSettings::default();
             if let Some(jobs) = jobs.as_ref().filter(|jobs| *jobs.get_ref() == 0) {
                 self.found.push(Diagnostic::error(jobs.span(), "no jobs at once is no way to run").hint("write 1 or more"));
             }
             let asked = poll.as_ref().and_then(|poll| self.duration(poll));
-            machines.slurm = Slurm {
+            machines.slurm = SlurmSettings {
                 args: self.sbatch(args),
                 setup,
                 program,
@@ -107,10 +107,10 @@ impl<'a> Resolver<'a, '_> {
     }
 
     /// Reads what a stage needs.
-    pub(super) fn needs(&mut self, draft: &mut Draft<'a>, machines: &Machines) {
+    pub(super) fn needs(&mut self, draft: &mut Draft<'a>, machines: &MachineResources) {
         let Some(needs) = draft.table.resources.take() else { return };
         let needs = needs.into_inner();
-        let elsewhere = needs.on == Some(Place::Slurm);
+        let elsewhere = needs.on == Some(ExecutorKind::Slurm);
         let mut amounts = BTreeMap::new();
         for (name, amount) in needs.amounts {
             let (written, name_of) = (*amount.get_ref(), name.get_ref().as_str());
@@ -138,7 +138,7 @@ impl<'a> Resolver<'a, '_> {
                 amounts.insert(name.into_inner(), written);
             }
         }
-        draft.resources = Resources { amounts: Some(amounts), on: needs.on, slurm: self.sbatch(needs.slurm) };
+        draft.resources = ResourceRequest { amounts: Some(amounts), on: needs.on, slurm: self.sbatch(needs.slurm) };
     }
 
     /// Arguments of `sbatch`, without those that are given by us.

@@ -1,12 +1,12 @@
 //! What happens after a step has failed.
 
 use crate::error::{Error, Exit, Failure};
-use crate::stage::Changes;
+use crate::stage::SettingOverrides;
 use std::time::Duration;
 
 /// When a step is tried again, and how.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Retry {
+pub struct RetryPolicy {
     /// How many more times, if the file says.
     pub times: Option<u32>,
     /// After which failures; after any when empty.
@@ -14,16 +14,16 @@ pub struct Retry {
     /// How long to wait before the first of them.
     pub backoff: Option<Duration>,
     /// What is changed first, after which failures.
-    pub recover: Vec<Recovery>,
+    pub recover: Vec<RecoveryRule>,
 }
 
 /// Settings to change after a failure.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Recovery {
+pub struct RecoveryRule {
     /// After which; after any when left out.
     pub on: Option<Failure>,
     /// The changes.
-    pub set: Changes,
+    pub set: SettingOverrides,
 }
 
 /// How often a step with `recover` is tried again where the file does not say.
@@ -31,7 +31,7 @@ const TIMES: u32 = 2;
 /// The longest wait before a try.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
-impl Retry {
+impl RetryPolicy {
     /// How many more tries there are after the first.
     pub fn times(&self) -> u32 {
         self.times.unwrap_or(if self.recover.is_empty() { 0 } else { TIMES })
@@ -44,7 +44,7 @@ impl Retry {
     }
 
     /// The changes to make after a failure, one after the other until one can be made.
-    pub fn recoveries(&self, error: &Error) -> impl Iterator<Item = &Changes> {
+    pub fn recoveries(&self, error: &Error) -> impl Iterator<Item = &SettingOverrides> {
         let failure = error.failure;
         self.recover.iter().filter(move |recovery| recovery.on.is_none_or(|on| on == failure)).map(|recovery| &recovery.set)
     }

@@ -2,14 +2,14 @@
 
 use super::resolver::Resolver;
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::{TrackingTable, Trackio};
+use crate::manifest::{TrackingTable, TrackioTable};
 use toml::Spanned;
 
 /// `[tracking]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tracking {
+pub struct TrackingSettings {
     /// Where Trackio is.
-    pub to: Tracker,
+    pub to: TrackerKind,
     /// The project's name there; the pipeline's, if it is left out.
     pub project: Option<String>,
     /// The run's name there.
@@ -18,7 +18,7 @@ pub struct Tracking {
 
 /// Where Trackio is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tracker {
+pub enum TrackerKind {
     /// On this machine.
     Here,
     /// At this address.
@@ -26,7 +26,7 @@ pub enum Tracker {
 }
 
 impl Resolver<'_, '_> {
-    pub(super) fn tracking(&mut self, table: Option<TrackingTable>) -> Option<Tracking> {
+    pub(super) fn tracking(&mut self, table: Option<TrackingTable>) -> Option<TrackingSettings> {
         let table = table?;
         let mut name = |value: Option<Spanned<String>>, what: &str| {
             let value = value?;
@@ -40,9 +40,9 @@ impl Resolver<'_, '_> {
         let place = table.trackio?;
         let span = place.span();
         let to = match place.into_inner() {
-            Trackio::Here(true) => Tracker::Here,
-            Trackio::Here(false) => return None,
-            Trackio::Server(address) => {
+            TrackioTable::Here(true) => TrackerKind::Here,
+            TrackioTable::Here(false) => return None,
+            TrackioTable::Server(address) => {
                 let rest = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://"));
                 let complaint = match rest {
                     None | Some("") => Some((
@@ -60,9 +60,9 @@ impl Resolver<'_, '_> {
                     self.found.push(Diagnostic::error(span, message).hint(hint));
                     return None;
                 }
-                Tracker::Server(address)
+                TrackerKind::Server(address)
             }
         };
-        Some(Tracking { to, project, run })
+        Some(TrackingSettings { to, project, run })
     }
 }

@@ -25,18 +25,18 @@ pub struct Diagnostic {
     /// What to write instead; stands beside the carets.
     pub hint: Option<String>,
     /// Other places that belong to the story.
-    pub related: Vec<Related>,
+    pub related: Vec<RelatedPlace>,
     /// Sentences without a place, such as the list of all keys.
     pub notes: Vec<String>,
     /// The command line argument (`--set lr=5e-5`) the span counts bytes of; `None` means the file.
     pub argument: Option<String>,
     /// The included file the span counts bytes of; `None` means the pipeline's own.
-    pub file: Option<Arc<Included>>,
+    pub file: Option<Arc<IncludedFile>>,
 }
 
 /// A file that the pipeline's file includes.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Included {
+pub struct IncludedFile {
     /// Its path.
     pub path: PathBuf,
     /// What it says.
@@ -55,7 +55,7 @@ pub enum Severity {
 
 /// Another place that belongs to a diagnostic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Related {
+pub struct RelatedPlace {
     /// The bytes of the text.
     pub span: Range<usize>,
     /// What they have to do with it.
@@ -63,7 +63,7 @@ pub struct Related {
     /// As [`Diagnostic::argument`].
     pub argument: Option<String>,
     /// As [`Diagnostic::file`].
-    pub file: Option<Arc<Included>>,
+    pub file: Option<Arc<IncludedFile>>,
 }
 
 impl Diagnostic {
@@ -106,7 +106,7 @@ impl Diagnostic {
 
     /// Adds another place.
     pub fn related(mut self, span: Range<usize>, message: impl Into<String>) -> Self {
-        self.related.push(Related { span, message: message.into(), argument: None, file: None });
+        self.related.push(RelatedPlace { span, message: message.into(), argument: None, file: None });
         self
     }
 
@@ -274,7 +274,7 @@ enum Spot<'a> {
 }
 
 impl<'a> Spot<'a> {
-    fn of(argument: Option<&'a str>, included: Option<&'a Included>, file: &'a Path, text: &'a str) -> Self {
+    fn of(argument: Option<&'a str>, included: Option<&'a IncludedFile>, file: &'a Path, text: &'a str) -> Self {
         match (argument, included) {
             (Some(argument), _) => Self::Argument(argument),
             (None, Some(included)) => Self::File(&included.path, &included.text),

@@ -6,7 +6,7 @@
 //!
 //! Nothing here reads the disk: whoever gathers the texts is asked for them.
 
-use crate::manifest::diagnostic::{Diagnostic, Included};
+use crate::manifest::diagnostic::{Diagnostic, IncludedFile};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -21,14 +21,14 @@ pub const INCLUDE: &str = "include";
 const DEEPEST: usize = 16;
 
 /// Gives the files that a path or pattern means, sorted, each with its text; or says what is wrong with it.
-pub type Look<'a> = dyn Fn(&Path) -> Result<Vec<(PathBuf, String)>, String> + 'a;
+pub type FileProvider<'a> = dyn Fn(&Path) -> Result<Vec<(PathBuf, String)>, String> + 'a;
 
 /// A tree of values with their places.
 pub(crate) type Tree<'t> = Spanned<DeTable<'t>>;
 
 /// All texts of a pipeline.
 #[derive(Debug, Default)]
-pub struct Sources {
+pub struct ManifestSources {
     /// The files one behind the other, each followed by a newline of ours.
     text: String,
     /// The pipeline's file, then the included ones in the order in which they were met.
@@ -45,12 +45,12 @@ struct Part {
     /// Where its text lies.
     place: Range<usize>,
     /// What a diagnostic shows; nothing for the pipeline's own file.
-    shown: Option<Arc<Included>>,
+    shown: Option<Arc<IncludedFile>>,
     path: PathBuf,
 }
 
 /// The trees of all files, laid over each other.
-pub(crate) struct Laid<'t> {
+pub(crate) struct MergedToml<'t> {
     pub(crate) tree: Tree<'t>,
     /// What is wrong with an `include`.
     pub(crate) found: Vec<Diagnostic>,
@@ -58,14 +58,14 @@ pub(crate) struct Laid<'t> {
     pub(crate) schemas: Vec<Spanned<DeValue<'t>>>,
 }
 
-impl Sources {
+impl ManifestSources {
     /// A file that includes nothing; if it names files to include, that is a mistake.
     pub fn alone(text: &str, file: &Path) -> Self {
         Self::gather(text, file, &|_| Err("it is not read here".to_owned()))
     }
 
     /// A file with everything it includes.
-    pub fn gather(text: &str, file: &Path, look: &Look<'_>) -> Self {
+    pub fn gather(text: &str, file: &Path, look: &FileProvider<'_>) -> Self {
         let mut sources = Self::default();
         sources.add(text, plain(file), look, &mut Vec::new());
         sources
@@ -87,14 +87,14 @@ impl Sources {
         self.parts.iter().map(|part| part.path.as_path())
     }
 
-    /// The files with their texts, as [`Sources::files`].
+    /// The files with their texts, as [`ManifestSources::files`].
     pub fn texts(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.parts.iter().map(|part| (part.path.as_path(), &self.text[part.place.clone()]))
     }
 
-    fn add(&mut self, text: &str, path: PathBuf, look: &Look<'_>, within: &mut Vec<PathBuf>) {
+    fn add(&mut self, text: &str, path: PathBuf, look: &FileProvider<'_>, within: &mut Vec<PathBuf>) {
         let start = self.text.len();
-        let shown = (!self.parts.is_empty()).then(|| Arc::new(Included { path: path.clone(), text: text.to_owned() }));
+        let shown = (!self.parts.is_empty()).then(|| Arc::new(IncludedFile { path: path.clone(), text: text.to_owned() }));
         let index = self.parts.len();
         self.parts.push(Part { place: start..start + text.len(), shown, path: path.clone() });
         self.text.push_str(text);
@@ -117,7 +117,7 @@ impl Sources {
         self.layers.push(index);
     }
 
-    fn include(&mut self, written: &str, place: Range<usize>, from: &Path, look: &Look<'_>, within: &mut Vec<PathBuf>) {
+    fn include(&mut self, written: &str, place: Range<usize>, from: &Path, look: &FileProvider<'_>, within: &mut Vec<PathBuf>) {
         let complain = |message: String| Diagnostic::error(place.clone(), message);
         let folder = from.parent().unwrap_or(Path::new(""));
         if written.contains("${") {
@@ -147,7 +147,7 @@ impl Sources {
     }
 
     /// The tree of all files, or the first slip of syntax in each.
-    pub(crate) fn tree(&self) -> Result<Laid<'_>, Vec<Diagnostic>> {
+    pub(crate) fn tree(&self) -> Result<MergedToml<'_>, Vec<Diagnostic>> {
         let mut slips = Vec::new();
         let mut trees: Vec<Option<Tree<'_>>> = Vec::new();
         for part in &self.parts {
@@ -164,7 +164,7 @@ impl Sources {
             return Err(slips);
         }
         let tree = Spanned::new(0..0, DeTable::new());
-        let mut laid = Laid { tree, found: self.found.clone(), schemas: Vec::new() };
+        let mut laid = MergedToml { tree, found: self.found.clone(), schemas: Vec::new() };
         let mut whole: Option<Tree<'_>> = None;
         for &layer in &self.layers {
             let Some(mut tree) = trees.get_mut(layer).and_then(Option::take) else { continue };
@@ -176,7 +176,7 @@ impl Sources {
                 Some(below) => laid_over(below, tree),
             });
         }
-        Ok(Laid { tree: whole.unwrap_or(laid.tree), ..laid })
+        Ok(MergedToml { tree: whole.unwrap_or(laid.tree), ..laid })
     }
 
     /// Moves what lies in an included file to the place it has there.
@@ -189,7 +189,7 @@ impl Sources {
         }
     }
 
-    fn find(&self, span: &mut Range<usize>) -> Option<Arc<Included>> {
+    fn find(&self, span: &mut Range<usize>) -> Option<Arc<IncludedFile>> {
         let part = self.parts.iter().rev().find(|part| span.start >= part.place.start)?;
         *span = span.start - part.place.start..span.end.max(span.start) - part.place.start;
         part.shown.clone()
@@ -206,7 +206,7 @@ impl Sources {
 }
 
 /// Takes what concerns only the included file itself out of its tree.
-fn take_own<'t>(tree: &mut Tree<'t>, laid: &mut Laid<'t>) {
+fn take_own<'t>(tree: &mut Tree<'t>, laid: &mut MergedToml<'t>) {
     if let Some(names) = tree.get_mut().remove(INCLUDE) {
         let all_text = names.get_ref().as_array().is_some_and(|names| names.iter().all(|name| name.get_ref().as_str().is_some()));
         if !all_text {

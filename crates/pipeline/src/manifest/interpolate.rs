@@ -3,7 +3,7 @@
 //! A string that is nothing but a reference becomes the param's value with its type; inside a longer string the value is
 //! written out, and so it is everywhere in the settings of a command, which are words for its program. `$${` stands for `${`.
 //! What is put in takes the place of the reference, so a stage that complains about the value complains where the reference
-//! stands, and `Trail::origins` still knows where the value was written.
+//! stands, and `InterpolationTrail::origins` still knows where the value was written.
 //! Secrets never enter settings, because settings are kept, shown and published.
 
 use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
@@ -14,7 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// What references may refer to.
-pub(crate) struct Substitution<'a, 't> {
+pub(crate) struct Interpolation<'a, 't> {
     /// The file, to find the place of a reference inside a string.
     pub(crate) text: &'a str,
     /// `[params]`
@@ -26,7 +26,7 @@ pub(crate) struct Substitution<'a, 't> {
 }
 
 /// Where a value that was put in came from.
-pub(crate) struct Origin {
+pub(crate) struct InterpolatedValue {
     /// The place of the reference.
     pub(crate) reference: Range<usize>,
     /// The place of the param's value.
@@ -37,20 +37,20 @@ pub(crate) struct Origin {
 
 /// What came of the replacing.
 #[derive(Default)]
-pub(crate) struct Trail {
-    pub(crate) origins: Vec<Origin>,
+pub(crate) struct InterpolationTrail {
+    pub(crate) origins: Vec<InterpolatedValue>,
     pub(crate) found: Vec<Diagnostic>,
 }
 
-impl<'t> Substitution<'_, 't> {
+impl<'t> Interpolation<'_, 't> {
     /// Replaces every reference in a table.
-    pub(crate) fn table(&self, table: &mut DeTable<'t>, trail: &mut Trail) {
+    pub(crate) fn table(&self, table: &mut DeTable<'t>, trail: &mut InterpolationTrail) {
         for (_, value) in table.iter_mut() {
             self.value(value, trail);
         }
     }
 
-    fn value(&self, value: &mut Spanned<DeValue<'t>>, trail: &mut Trail) {
+    fn value(&self, value: &mut Spanned<DeValue<'t>>, trail: &mut InterpolationTrail) {
         let span = value.span();
         match value.get_mut() {
             DeValue::Table(table) => self.table(table, trail),
@@ -66,7 +66,13 @@ impl<'t> Substitution<'_, 't> {
     }
 
     /// The value a string stands for; nothing when a reference in it leads nowhere.
-    fn string(&self, text: &str, span: Range<usize>, within: &mut Vec<String>, trail: &mut Trail) -> Option<Spanned<DeValue<'t>>> {
+    fn string(
+        &self,
+        text: &str,
+        span: Range<usize>,
+        within: &mut Vec<String>,
+        trail: &mut InterpolationTrail,
+    ) -> Option<Spanned<DeValue<'t>>> {
         let parts = match parts(text) {
             Ok(parts) => parts,
             Err(message) => {
@@ -115,7 +121,7 @@ impl<'t> Substitution<'_, 't> {
         reference: &str,
         span: &Range<usize>,
         within: &mut Vec<String>,
-        trail: &mut Trail,
+        trail: &mut InterpolationTrail,
     ) -> Option<Option<Spanned<DeValue<'t>>>> {
         let place = self.place(span, reference);
         if let Some(name) = reference.strip_prefix("params.") {
@@ -170,7 +176,7 @@ impl<'t> Substitution<'_, 't> {
         place: Range<usize>,
         whole: &Range<usize>,
         within: &mut Vec<String>,
-        trail: &mut Trail,
+        trail: &mut InterpolationTrail,
     ) -> Option<Spanned<DeValue<'t>>> {
         let Some(value) = self.params.and_then(|params| params.get(name)) else {
             let names = self.names();
@@ -186,13 +192,13 @@ impl<'t> Substitution<'_, 't> {
             return None;
         }
         for reference in [place, whole.clone()] {
-            trail.origins.push(Origin { reference, value: value.span(), name: name.to_owned() });
+            trail.origins.push(InterpolatedValue { reference, value: value.span(), name: name.to_owned() });
         }
         match value.get_ref() {
             DeValue::String(text) if text.contains("${") => {
                 within.push(name.to_owned());
                 // A param belongs to all stages: what only one of them could fill in does not belong here.
-                let plain = Substitution { text: self.text, params: self.params, env: self.env, ports: None };
+                let plain = Interpolation { text: self.text, params: self.params, env: self.env, ports: None };
                 let value = plain.string(text, value.span(), within, trail);
                 within.pop();
                 value

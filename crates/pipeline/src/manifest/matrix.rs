@@ -14,18 +14,18 @@ const MOST: usize = 10_000;
 
 /// A checked `[matrix]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Matrix {
+pub struct SweepMatrix {
     /// The settings that vary, in the order of the file.
-    pub axes: Vec<Axis>,
+    pub axes: Vec<MatrixAxis>,
     /// One value of each, without what is excluded.
-    pub combinations: Vec<Combination>,
+    pub combinations: Vec<SweepCombination>,
     /// What the outcomes are judged by.
-    pub best: Option<Best>,
+    pub best: Option<BestCriterion>,
 }
 
 /// A setting that varies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Axis {
+pub struct MatrixAxis {
     /// A param, or a path such as `stage.adapter.with.epochs`.
     pub key: String,
     /// What people call it: the end of the path, where that says which one is meant.
@@ -36,11 +36,11 @@ pub struct Axis {
 
 /// One value of each axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Combination(pub Vec<usize>);
+pub struct SweepCombination(pub Vec<usize>);
 
 /// `best = { metric = "scores.wer", goal = "min" }`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Best {
+pub struct BestCriterion {
     /// The stage that measures.
     pub stage: String,
     /// Its number.
@@ -49,21 +49,21 @@ pub struct Best {
     pub most: bool,
 }
 
-impl Matrix {
+impl SweepMatrix {
     /// `lr=1e-4, r=8`.
-    pub fn words(&self, combination: &Combination) -> String {
+    pub fn words(&self, combination: &SweepCombination) -> String {
         let settings = self.settings(combination).into_iter().map(|(axis, value)| format!("{}={value}", axis.name));
         settings.collect::<Vec<_>>().join(", ")
     }
 
     /// Each axis with its value.
-    pub fn settings<'a>(&'a self, combination: &Combination) -> Vec<(&'a Axis, &'a str)> {
-        let value = |(axis, choice): (&'a Axis, &usize)| Some((axis, axis.values.get(*choice)?.as_str()));
+    pub fn settings<'a>(&'a self, combination: &SweepCombination) -> Vec<(&'a MatrixAxis, &'a str)> {
+        let value = |(axis, choice): (&'a MatrixAxis, &usize)| Some((axis, axis.values.get(*choice)?.as_str()));
         self.axes.iter().zip(&combination.0).filter_map(value).collect()
     }
 }
 
-impl Best {
+impl BestCriterion {
     /// Whether one value is better than another; what is no number is never better.
     pub fn prefers(&self, one: f64, other: f64) -> bool {
         if self.most { one > other } else { one < other }
@@ -89,7 +89,7 @@ pub(crate) fn axes<'t>(tree: &DeTable<'t>) -> Vec<AxisTable<'t>> {
 }
 
 /// Reads `[matrix]`, if there is one, and says what is wrong with it.
-pub(crate) fn read(tree: &Tree<'_>, text: &str, found: &mut Vec<Diagnostic>) -> Option<Matrix> {
+pub(crate) fn read(tree: &Tree<'_>, text: &str, found: &mut Vec<Diagnostic>) -> Option<SweepMatrix> {
     let (span, table) = matrix(tree.get_ref())?;
     let axes = axes(tree.get_ref());
     let before = found.len();
@@ -114,12 +114,12 @@ pub(crate) fn read(tree: &Tree<'_>, text: &str, found: &mut Vec<Diagnostic>) -> 
         }
         Ok(combinations) => {
             let keys: Vec<&str> = axes.iter().map(|axis| axis.key.get_ref().as_str()).collect();
-            let named = |axis: &AxisTable<'_>| Axis {
+            let named = |axis: &AxisTable<'_>| MatrixAxis {
                 key: axis.key.get_ref().clone(),
                 name: short(axis.key.get_ref(), &keys),
                 values: axis.values.iter().map(|value| written(value, text)).collect(),
             };
-            return Some(Matrix { axes: axes.iter().map(named).collect(), combinations, best });
+            return Some(SweepMatrix { axes: axes.iter().map(named).collect(), combinations, best });
         }
     }
     None
@@ -174,7 +174,7 @@ fn excluded(table: &DeTable<'_>, axes: &[AxisTable<'_>], text: &str, found: &mut
     excluded
 }
 
-fn best(tree: &DeTable<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) -> Option<Best> {
+fn best(tree: &DeTable<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) -> Option<BestCriterion> {
     let best = table.get("best")?.get_ref().as_table()?;
     let metric = best.get("metric")?;
     let written = metric.get_ref().as_str()?;
@@ -195,11 +195,11 @@ fn best(tree: &DeTable<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) ->
         );
     }
     let most = best.get("goal").and_then(|goal| goal.get_ref().as_str()) == Some("max");
-    Some(Best { stage: stage.to_owned(), metric: name.to_owned(), most })
+    Some(BestCriterion { stage: stage.to_owned(), metric: name.to_owned(), most })
 }
 
 /// All combinations that no entry excludes; the number of all where they are too many.
-fn combinations(axes: &[AxisTable<'_>], excluded: &[Vec<(usize, usize)>]) -> Result<Vec<Combination>, usize> {
+fn combinations(axes: &[AxisTable<'_>], excluded: &[Vec<(usize, usize)>]) -> Result<Vec<SweepCombination>, usize> {
     let count = axes.iter().fold(1_usize, |count, axis| count.saturating_mul(axis.values.len()));
     if count > MOST {
         return Err(count);
@@ -213,7 +213,7 @@ fn combinations(axes: &[AxisTable<'_>], excluded: &[Vec<(usize, usize)>]) -> Res
         choice
     };
     let out = |choice: &Vec<usize>| excluded.iter().any(|entry| entry.iter().all(|(axis, value)| choice[*axis] == *value));
-    Ok((0..count).map(choice).filter(|choice| !out(choice)).map(Combination).collect())
+    Ok((0..count).map(choice).filter(|choice| !out(choice)).map(SweepCombination).collect())
 }
 
 /// The end of a path that tells it from the others.

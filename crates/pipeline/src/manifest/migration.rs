@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 /// What came of a text.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Migrated {
+pub enum MigratedFile {
     /// It was right as it is.
     Current,
     /// It was written in an older version.
@@ -41,11 +41,11 @@ type Edit = (Range<usize>, String);
 const STEPS: &[Step] = &[];
 
 /// Brings a text up to the version of today. One that names none is taken for the first; `states` says whether it has to name one.
-pub fn migrate(text: &str, states: bool) -> Result<Migrated> {
+pub fn migrate(text: &str, states: bool) -> Result<MigratedFile> {
     through(text, states, STEPS, SCHEMA)
 }
 
-fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<Migrated> {
+fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<MigratedFile> {
     let written = version(text)?;
     let mut now = written.as_ref().map_or(1, |(version, _)| *version);
     let wrong = |message: String, advice: &str| Error::new(message).exit(Exit::Usage).advice(advice);
@@ -79,9 +79,9 @@ fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<Migr
         done.push("names its version");
     }
     if new == text {
-        return Ok(Migrated::Current);
+        return Ok(MigratedFile::Current);
     }
-    Ok(Migrated::Changed { text: new, from: written.map(|(version, _)| version), steps: done })
+    Ok(MigratedFile::Changed { text: new, from: written.map(|(version, _)| version), steps: done })
 }
 
 /// The version a text names, with its place.
@@ -135,11 +135,13 @@ mod tests {
         let steps = vec!["`title` is called `name`", "nothing to do"];
         assert_eq!(
             through(text, true, &[RENAME, NOTHING], 3).unwrap(),
-            Migrated::Changed { text: expected.to_owned(), from: Some(1), steps }
+            MigratedFile::Changed { text: expected.to_owned(), from: Some(1), steps }
         );
-        assert_eq!(through(expected, true, &[RENAME, NOTHING], 3).unwrap(), Migrated::Current);
+        assert_eq!(through(expected, true, &[RENAME, NOTHING], 3).unwrap(), MigratedFile::Current);
         // An included file need not say its version, and is still brought along.
-        let Migrated::Changed { text, .. } = through("[pipeline]\ntitle = 1\n", false, &[RENAME, NOTHING], 3).unwrap() else { panic!() };
+        let MigratedFile::Changed { text, .. } = through("[pipeline]\ntitle = 1\n", false, &[RENAME, NOTHING], 3).unwrap() else {
+            panic!()
+        };
         assert_eq!(text, "[pipeline]\nname = 1\n");
     }
 
@@ -159,12 +161,12 @@ mod tests {
     #[test]
     fn a_file_without_a_version_gets_one_below_its_first_comment() {
         let changed = |text: &str| match migrate(text, true).unwrap() {
-            Migrated::Changed { text, from: None, .. } => text,
+            MigratedFile::Changed { text, from: None, .. } => text,
             other => panic!("{other:?}"),
         };
         assert_eq!(changed("# mine\n\n[pipeline]\n"), "# mine\n\nschema = 1\n[pipeline]\n");
         assert_eq!(changed("[pipeline]\n"), "schema = 1\n[pipeline]\n");
         assert_eq!(changed("# only this"), "# only this\nschema = 1\n");
-        assert_eq!(migrate("a = 1\n", false).unwrap(), Migrated::Current);
+        assert_eq!(migrate("a = 1\n", false).unwrap(), MigratedFile::Current);
     }
 }

@@ -24,16 +24,16 @@ pub mod schema;
 mod tracking;
 
 pub use cache::CacheTable;
-pub use resources::{Needs, Place, SlurmTable};
-pub use tracking::{TrackingTable, Trackio};
+pub use resources::{ExecutorKind, ResourceNeeds, SlurmTable};
+pub use tracking::{TrackingTable, TrackioTable};
 
 use crate::error::Failure;
-use crate::stage::Entry;
+use crate::stage::StageFactory;
 use diagnostic::{Diagnostic, did_you_mean};
-use include::{Laid, Sources};
-use matrix::Matrix;
-use overrides::{Arguments, Overrides};
-use schema::{Shape, TOP};
+use include::{ManifestSources, MergedToml};
+use matrix::SweepMatrix;
+use overrides::{Arguments, CommandLineOverrides};
+use schema::{SchemaShape, TOP};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -48,7 +48,7 @@ use toml::de::{DeTable, DeValue};
 pub const SCHEMA: u64 = 1;
 
 /// A table that is handed on as it stands.
-pub type Table<'t> = Spanned<DeTable<'t>>;
+pub type TomlTable<'t> = Spanned<DeTable<'t>>;
 
 /// Shown in the schema; a path because schemars takes no array without features of syn.
 const INCLUDE_EXAMPLE: [&str; 1] = ["defaults.toml"];
@@ -67,20 +67,20 @@ pub struct Manifest<'t> {
     #[schemars(with = "Vec<String>", example = INCLUDE_EXAMPLE)]
     pub include: Vec<Spanned<String>>,
     /// What holds for the whole pipeline.
-    #[schemars(with = "Header")]
-    pub pipeline: Option<Header>,
+    #[schemars(with = "PipelineTable")]
+    pub pipeline: Option<PipelineTable>,
     /// Knobs: `${params.NAME}` in a stage's settings stands for the value, `--set NAME=VALUE` changes it.
     #[serde(default, deserialize_with = "lifted")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
-    pub params: Option<Table<'t>>,
+    pub params: Option<TomlTable<'t>>,
     /// The stages by name. Their order in the file does not matter: what a stage needs is written in `from`.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, StageTable<'static>>")]
     pub stage: BTreeMap<Spanned<String>, StageTable<'t>>,
     /// Named sets of changed settings, chosen with `-p NAME`.
     #[serde(default)]
-    #[schemars(with = "BTreeMap<String, Profile<'static>>")]
-    pub profile: BTreeMap<Spanned<String>, Profile<'t>>,
+    #[schemars(with = "BTreeMap<String, NamedProfile<'static>>")]
+    pub profile: BTreeMap<Spanned<String>, NamedProfile<'t>>,
     /// Where runs are shown beside our own log. It changes no result.
     pub tracking: Option<TrackingTable>,
     /// How much this machine has of what stages may need: `cpu` and `gpu`, which are counted when left out, and names of your own.
@@ -95,13 +95,13 @@ pub struct Manifest<'t> {
     pub matrix: Option<MatrixTable>,
     /// What the matrix comes to.
     #[serde(skip)]
-    pub sweep: Option<Matrix>,
+    pub sweep: Option<SweepMatrix>,
 }
 
 /// `[pipeline]`
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Header {
+pub struct PipelineTable {
     /// What the pipeline is called, in reports and on the model card.
     #[schemars(with = "String", example = &"accent-fr")]
     pub name: Option<Spanned<String>>,
@@ -123,19 +123,19 @@ pub struct StageTable<'t> {
     pub uses: Option<Spanned<String>>,
     /// The inputs: port = "stage", or port = ["one", "another"].
     #[serde(default)]
-    #[schemars(with = "Option<BTreeMap<String, Upstreams>>")]
-    pub from: Option<Spanned<BTreeMap<Spanned<String>, Spanned<Upstreams>>>>,
+    #[schemars(with = "Option<BTreeMap<String, UpstreamNames>>")]
+    pub from: Option<Spanned<BTreeMap<Spanned<String>, Spanned<UpstreamNames>>>>,
     /// The settings of the kind of work.
     #[serde(default, deserialize_with = "lifted")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
-    pub with: Option<Table<'t>>,
+    pub with: Option<TomlTable<'t>>,
     /// Stages that must be done first although nothing flows from them.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub after: Vec<Spanned<String>>,
     /// What the stage needs of a machine, such as `{ gpu = 1 }`, and where it runs.
     #[schemars(with = "Option<resources::NeedsTable>")]
-    pub resources: Option<Spanned<Needs>>,
+    pub resources: Option<Spanned<ResourceNeeds>>,
     /// How long the stage may take.
     #[schemars(with = "Option<TimeoutText>")]
     pub timeout: Option<Spanned<String>>,
@@ -143,11 +143,11 @@ pub struct StageTable<'t> {
     #[schemars(with = "Option<TimeoutText>")]
     pub stall: Option<Spanned<String>>,
     /// Whether it is tried again after a failure.
-    pub retry: Option<Retry>,
+    pub retry: Option<RetryTable>,
     /// Settings to change before trying again after a certain failure, twice at most unless `retry.times` says otherwise.
     #[serde(default)]
-    #[schemars(with = "Option<Vec<Recover>>")]
-    pub recover: Option<Spanned<Vec<Recover>>>,
+    #[schemars(with = "Option<Vec<RecoverTable>>")]
+    pub recover: Option<Spanned<Vec<RecoverTable>>>,
     /// Gates: a bound for a metric of the result. What hangs on this stage does not run when one is not met.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, BoundText>")]
@@ -157,7 +157,7 @@ pub struct StageTable<'t> {
 /// One upstream or several.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
-pub enum Upstreams {
+pub enum UpstreamNames {
     /// The name of a stage.
     One(String),
     /// The names of several stages.
@@ -167,7 +167,7 @@ pub enum Upstreams {
 /// `retry = { times = 2, on = ["crash"] }`
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Retry {
+pub struct RetryTable {
     /// How many more times.
     #[schemars(with = "u32", example = 2)]
     pub times: Option<Spanned<u32>>,
@@ -182,7 +182,7 @@ pub struct Retry {
 /// An entry of `recover`
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Recover {
+pub struct RecoverTable {
     /// After which failure.
     #[schemars(with = "Failure", example = Failure::OutOfMemory.word())]
     pub on: Option<Failure>,
@@ -194,11 +194,11 @@ pub struct Recover {
 /// `[profile.NAME]`
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Profile<'t> {
+pub struct NamedProfile<'t> {
     /// The changes: the name of a param, or a dotted path such as "stage.adapter.with.epochs".
     #[serde(default, deserialize_with = "lifted")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
-    pub set: Option<Table<'t>>,
+    pub set: Option<TomlTable<'t>>,
     /// The profile whose changes are made first.
     #[schemars(with = "Option<String>")]
     pub extends: Option<Spanned<String>>,
@@ -226,13 +226,13 @@ pub struct BestTable {
     pub metric: Option<String>,
     /// Whether less is better.
     #[serde(default)]
-    pub goal: Goal,
+    pub goal: Direction,
 }
 
 /// The better end of a metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Goal {
+pub enum Direction {
     /// The least value is the best.
     #[default]
     Min,
@@ -242,8 +242,12 @@ pub enum Goal {
 
 impl<'t> Manifest<'t> {
     /// Reads the text, with the overrides written into it. There is no manifest when the text is not TOML.
-    pub(crate) fn read(sources: &'t Sources, overrides: &'t Overrides, arguments: &mut Arguments) -> (Option<Self>, Vec<Diagnostic>) {
-        let Laid { mut tree, mut found, schemas } = match sources.tree() {
+    pub(crate) fn read(
+        sources: &'t ManifestSources,
+        overrides: &'t CommandLineOverrides,
+        arguments: &mut Arguments,
+    ) -> (Option<Self>, Vec<Diagnostic>) {
+        let MergedToml { mut tree, mut found, schemas } = match sources.tree() {
             Ok(laid) => laid,
             Err(slips) => return (None, slips),
         };
@@ -259,7 +263,7 @@ impl<'t> Manifest<'t> {
         let mut generator = schema::generator();
         let root = generator.root_schema_for::<Manifest<'static>>().to_value();
         let definitions = root.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
-        found.extend(Shape::new(&root, &definitions).check(&mut tree, TOP));
+        found.extend(SchemaShape::new(&root, &definitions).check(&mut tree, TOP));
 
         let lifted = Lifted::out_of(tree.get_mut());
         match Self::deserialize(toml::de::Deserializer::from(tree)) {
@@ -290,9 +294,9 @@ fn foreign(schema: &Spanned<DeValue<'_>>) -> Option<Diagnostic> {
 }
 
 /// The JSON Schema of the whole file, in which the shape of `with` depends on `uses`.
-pub fn schema(registry: &[&dyn Entry]) -> Value {
+pub fn schema(registry: &[&dyn StageFactory]) -> Value {
     let mut generator = schema::generator();
-    let kinds: Vec<(&dyn Entry, Value)> = registry.iter().map(|entry| (*entry, entry.schema(&mut generator).to_value())).collect();
+    let kinds: Vec<(&dyn StageFactory, Value)> = registry.iter().map(|entry| (*entry, entry.schema(&mut generator).to_value())).collect();
     for definition in generator.definitions_mut().values_mut() {
         allow_references(definition);
     }
@@ -376,9 +380,9 @@ fn allow_reference(value: &mut Value) {
 /// Tables that are taken out before serde reads the rest, by the name of what they belong to.
 #[derive(Default)]
 struct Lifted<'t> {
-    params: Option<Table<'t>>,
-    with: BTreeMap<String, Table<'t>>,
-    set: BTreeMap<String, Table<'t>>,
+    params: Option<TomlTable<'t>>,
+    with: BTreeMap<String, TomlTable<'t>>,
+    set: BTreeMap<String, TomlTable<'t>>,
 }
 
 impl<'t> Lifted<'t> {
@@ -407,7 +411,7 @@ impl<'t> Lifted<'t> {
     }
 }
 
-fn take_table<'t>(table: &mut DeTable<'t>, key: &str) -> Option<Table<'t>> {
+fn take_table<'t>(table: &mut DeTable<'t>, key: &str) -> Option<TomlTable<'t>> {
     let value = table.remove(key)?;
     let span = value.span();
     match value.into_inner() {
@@ -417,7 +421,7 @@ fn take_table<'t>(table: &mut DeTable<'t>, key: &str) -> Option<Table<'t>> {
 }
 
 /// For tables that [`Lifted`] has taken out: nothing is left to read.
-fn lifted<'de, 't, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Table<'t>>, D::Error> {
+fn lifted<'de, 't, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TomlTable<'t>>, D::Error> {
     de::IgnoredAny::deserialize(deserializer).map(|_| None)
 }
 
@@ -425,13 +429,13 @@ fn here() -> Spanned<String> {
     Spanned::new(0..0, ".".to_owned())
 }
 
-impl Default for Header {
+impl Default for PipelineTable {
     fn default() -> Self {
         Self { name: None, seed: 0, root: here() }
     }
 }
 
-impl Upstreams {
+impl UpstreamNames {
     /// The names with their places; `span` is that of the whole value.
     pub fn names(&self, span: std::ops::Range<usize>) -> Vec<Spanned<String>> {
         match self {
@@ -442,26 +446,26 @@ impl Upstreams {
 }
 
 /// By hand, because a derived untagged enum forgets the places.
-impl<'de> Deserialize<'de> for Upstreams {
+impl<'de> Deserialize<'de> for UpstreamNames {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Names;
         impl<'de> Visitor<'de> for Names {
-            type Value = Upstreams;
+            type Value = UpstreamNames;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the name of a stage or an array of them")
             }
 
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Upstreams, E> {
-                Ok(Upstreams::One(name.to_owned()))
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<UpstreamNames, E> {
+                Ok(UpstreamNames::One(name.to_owned()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Upstreams, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<UpstreamNames, A::Error> {
                 let mut all = Vec::new();
                 while let Some(name) = names.next_element()? {
                     all.push(name);
                 }
-                Ok(Upstreams::Many(all))
+                Ok(UpstreamNames::Many(all))
             }
         }
         deserializer.deserialize_any(Names)

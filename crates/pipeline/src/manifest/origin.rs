@@ -1,15 +1,15 @@
 //! Where every value of a pipeline was written: in which file, profile or argument.
 
-use crate::manifest::include::Sources;
+use crate::manifest::include::ManifestSources;
 use crate::manifest::overrides;
-use crate::manifest::overrides::{Arguments, Overrides};
+use crate::manifest::overrides::{Arguments, CommandLineOverrides};
 use serde::Serialize;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Origin {
+pub struct ValueOrigin {
     /// Its path from the top: `stage.adapter.with.epochs`.
     pub key: String,
     /// As it is written.
@@ -19,7 +19,7 @@ pub struct Origin {
 }
 
 /// All values, sorted by their path. A file that is not TOML has none.
-pub fn all(sources: &Sources, overrides: &Overrides) -> Vec<Origin> {
+pub fn all(sources: &ManifestSources, overrides: &CommandLineOverrides) -> Vec<ValueOrigin> {
     let Ok(laid) = sources.tree() else { return Vec::new() };
     let mut tree = laid.tree;
     let mut arguments = Arguments::after(sources.text());
@@ -31,12 +31,12 @@ pub fn all(sources: &Sources, overrides: &Overrides) -> Vec<Origin> {
 }
 
 struct Walk<'a> {
-    sources: &'a Sources,
+    sources: &'a ManifestSources,
     arguments: &'a Arguments,
 }
 
 impl Walk<'_> {
-    fn table(&self, table: &DeTable<'_>, name: &str, found: &mut Vec<Origin>) {
+    fn table(&self, table: &DeTable<'_>, name: &str, found: &mut Vec<ValueOrigin>) {
         for (key, value) in table.iter() {
             let key = if name.is_empty() { key.get_ref().to_string() } else { format!("{name}.{}", key.get_ref()) };
             match value.get_ref() {
@@ -46,16 +46,16 @@ impl Walk<'_> {
         }
     }
 
-    fn origin(&self, key: String, span: Range<usize>) -> Origin {
+    fn origin(&self, key: String, span: Range<usize>) -> ValueOrigin {
         let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         match self.arguments.find(&mut span.clone()) {
             Some(argument) => {
                 let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
-                Origin { key, value: one_line(value), place: argument.clone() }
+                ValueOrigin { key, value: one_line(value), place: argument.clone() }
             }
             None => {
                 let value = self.sources.text().get(span.clone()).map(one_line).unwrap_or_default();
-                Origin { key, value, place: self.sources.name(span.start).unwrap_or_default() }
+                ValueOrigin { key, value, place: self.sources.name(span.start).unwrap_or_default() }
             }
         }
     }

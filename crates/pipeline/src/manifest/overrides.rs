@@ -7,7 +7,7 @@
 use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
 use crate::manifest::include::{Tree, key_name, moved};
 use crate::manifest::matrix;
-use crate::manifest::matrix::Combination;
+use crate::manifest::matrix::SweepCombination;
 use std::borrow::Cow;
 use std::ops::Range;
 use toml::Spanned;
@@ -15,13 +15,13 @@ use toml::de::{DeTable, DeValue};
 
 /// What was asked for on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides {
+pub struct CommandLineOverrides {
     /// `--set KEY=VALUE`, in the order given.
     pub set: Vec<(String, String)>,
     /// `-p NAME`, in the order given: each is laid over those before it.
     pub profiles: Vec<String>,
     /// One value of each axis of `[matrix]`, by its number.
-    pub combination: Option<Combination>,
+    pub combination: Option<SweepCombination>,
 }
 
 /// The command line as a continuation of the file's text.
@@ -61,7 +61,7 @@ impl Arguments {
 }
 
 /// Writes the profile, then every `--set`, into the tree. Profiles nobody asked for are tried on a copy, for their mistakes.
-pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t Overrides, arguments: &mut Arguments, found: &mut Vec<Diagnostic>) {
+pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t CommandLineOverrides, arguments: &mut Arguments, found: &mut Vec<Diagnostic>) {
     let profiles = profiles(tree.get_ref());
     let mut chosen: Vec<String> = Vec::new();
     for name in &overrides.profiles {

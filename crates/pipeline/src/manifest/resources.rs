@@ -10,7 +10,7 @@ use toml::Spanned;
 /// Where a stage runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Place {
+pub enum ExecutorKind {
     /// On this machine.
     Local,
     /// As a job of a Slurm cluster that shares the project's folder with this machine.
@@ -19,27 +19,27 @@ pub enum Place {
 
 /// What a stage needs, such as `{ gpu = 1 }`, and where it runs.
 #[derive(Debug, Default)]
-pub struct Needs {
+pub struct ResourceNeeds {
     /// How much of what, with the places of both.
     pub amounts: Vec<(Spanned<String>, Spanned<f64>)>,
     /// Where.
-    pub on: Option<Place>,
+    pub on: Option<ExecutorKind>,
     /// Further arguments of `sbatch`.
     pub slurm: Vec<Spanned<String>>,
 }
 
-impl<'de> Deserialize<'de> for Needs {
+impl<'de> Deserialize<'de> for ResourceNeeds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
-            type Value = Needs;
+            type Value = ResourceNeeds;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a table such as { gpu = 1 }")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Needs, A::Error> {
-                let mut needs = Needs::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<ResourceNeeds, A::Error> {
+                let mut needs = ResourceNeeds::default();
                 while let Some(name) = entries.next_key::<Spanned<String>>()? {
                     match name.get_ref().as_str() {
                         "on" => needs.on = Some(entries.next_value()?),
@@ -64,7 +64,7 @@ pub(super) struct NeedsTable {
     /// Graphics cards, or a part of one.
     gpu: Option<f64>,
     /// Where the stage runs; on this machine when left out.
-    on: Option<Place>,
+    on: Option<ExecutorKind>,
     /// Further arguments of `sbatch`, such as "--mem=32G".
     #[serde(default)]
     slurm: Vec<String>,

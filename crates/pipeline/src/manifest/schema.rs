@@ -22,11 +22,11 @@ pub fn generator() -> SchemaGenerator {
 }
 
 /// A schema and its definitions.
-pub type Whole = Arc<(Value, Map<String, Value>)>;
+pub type SchemaWithDefinitions = Arc<(Value, Map<String, Value>)>;
 
 /// The schema of a type with its definitions, made when it is asked for first: a pipeline may have a thousand stages of a kind.
-pub fn of<T: JsonSchema + 'static>() -> Whole {
-    static MADE: Mutex<BTreeMap<TypeId, Whole>> = Mutex::new(BTreeMap::new());
+pub fn of<T: JsonSchema + 'static>() -> SchemaWithDefinitions {
+    static MADE: Mutex<BTreeMap<TypeId, SchemaWithDefinitions>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(made.entry(TypeId::of::<T>()).or_insert_with(|| {
         let mut generator = generator();
@@ -37,12 +37,12 @@ pub fn of<T: JsonSchema + 'static>() -> Whole {
 
 /// A schema and the definitions its `$ref`s lead to.
 #[derive(Clone, Copy)]
-pub struct Shape<'a> {
+pub struct SchemaShape<'a> {
     schema: &'a Value,
     definitions: &'a Map<String, Value>,
 }
 
-impl<'a> Shape<'a> {
+impl<'a> SchemaShape<'a> {
     /// A schema with the definitions of the generator that made it.
     pub fn new(schema: &'a Value, definitions: &'a Map<String, Value>) -> Self {
         Self { schema, definitions }.resolved()
@@ -98,7 +98,7 @@ impl<'a> Shape<'a> {
                 let about = about.map(|about| format!("`{key}`: {about}"));
                 let wanted = schema.map(|schema| self.with(schema));
                 let mut lacking = Diagnostic::error(span.clone(), format!("{} lacks `{key}`", quoted(name)));
-                lacking.hint = wanted.and_then(Shape::example).map(|example| format!("add `{key} = {example}`"));
+                lacking.hint = wanted.and_then(SchemaShape::example).map(|example| format!("add `{key} = {example}`"));
                 lacking.notes.extend(about);
                 found.push(lacking);
             }
@@ -389,7 +389,7 @@ mod tests {
     #[expect(dead_code, reason = "only its schema is used")]
     enum Either {
         Name(String),
-        Table(Inner),
+        TomlTable(Inner),
     }
 
     #[derive(JsonSchema, Default)]
@@ -411,7 +411,7 @@ mod tests {
         let mut generator = generator();
         let schema = generator.subschema_for::<T>().to_value();
         let mut table = DeTable::parse(text).unwrap();
-        let found = Shape::new(&schema, generator.definitions()).check(&mut table, "with");
+        let found = SchemaShape::new(&schema, generator.definitions()).check(&mut table, "with");
         found.into_iter().map(|one| format!("{}: {}", &text[one.span], one.message)).collect()
     }
 

@@ -12,8 +12,8 @@ use toml::Spanned;
 pub struct TrackingTable {
     /// Show trainings in Trackio while they run: `true` for the one on this machine, or the address of a server or a Space. The write token is
     /// taken from TRACKIO_WRITE_TOKEN, for a Space from HF_TOKEN.
-    #[schemars(with = "Option<Trackio>")]
-    pub trackio: Option<Spanned<Trackio>>,
+    #[schemars(with = "Option<TrackioTable>")]
+    pub trackio: Option<Spanned<TrackioTable>>,
     /// The project there; the pipeline's name if left out.
     #[schemars(with = "Option<String>")]
     pub project: Option<Spanned<String>>,
@@ -25,29 +25,29 @@ pub struct TrackingTable {
 /// On this machine or not at all, or an address.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
-pub enum Trackio {
+pub enum TrackioTable {
     /// Whether it is shown on this machine.
     Here(bool),
     /// The address of a server.
     Server(String),
 }
 
-impl<'de> Deserialize<'de> for Trackio {
+impl<'de> Deserialize<'de> for TrackioTable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Place;
         impl Visitor<'_> for Place {
-            type Value = Trackio;
+            type Value = TrackioTable;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("true, false or the address of a server")
             }
 
-            fn visit_bool<E: de::Error>(self, here: bool) -> Result<Trackio, E> {
-                Ok(Trackio::Here(here))
+            fn visit_bool<E: de::Error>(self, here: bool) -> Result<TrackioTable, E> {
+                Ok(TrackioTable::Here(here))
             }
 
-            fn visit_str<E: de::Error>(self, address: &str) -> Result<Trackio, E> {
-                Ok(Trackio::Server(address.to_owned()))
+            fn visit_str<E: de::Error>(self, address: &str) -> Result<TrackioTable, E> {
+                Ok(TrackioTable::Server(address.to_owned()))
             }
         }
         deserializer.deserialize_any(Place)

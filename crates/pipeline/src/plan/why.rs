@@ -1,7 +1,7 @@
 //! Why a step has to run, as a type and as a sentence.
 
-use crate::cache::content::Changes;
-use crate::cache::fingerprint::{Ingredients, Input};
+use crate::cache::content::ContentDiff;
+use crate::cache::fingerprint::{FingerprintInputs, UpstreamInput};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,7 @@ pub enum Why {
         /// Which, as the settings name it.
         path: String,
         /// File by file.
-        changes: Changes,
+        changes: ContentDiff,
     },
     /// An upstream result is another.
     Input {
@@ -43,7 +43,7 @@ pub enum Why {
         /// The step it comes from.
         stage: String,
         /// File by file, as far as the older result is still there to compare with.
-        changes: Changes,
+        changes: ContentDiff,
     },
     /// The seed is another.
     Seed {
@@ -81,7 +81,7 @@ pub enum Why {
         /// What.
         path: String,
         /// File by file.
-        changes: Changes,
+        changes: ContentDiff,
     },
     /// A file it read changed while it ran.
     SourceMoved {
@@ -150,16 +150,20 @@ pub fn sentence(reasons: &[Why]) -> String {
 }
 
 /// What is different between two lists of ingredients. `compare` tells two upstream results apart, file by file.
-pub fn differences(old: &Ingredients, new: &Ingredients, compare: impl Fn(&Input, &Input) -> Changes) -> Vec<Why> {
+pub fn differences(
+    old: &FingerprintInputs,
+    new: &FingerprintInputs,
+    compare: impl Fn(&UpstreamInput, &UpstreamInput) -> ContentDiff,
+) -> Vec<Why> {
     let mut reasons = Vec::new();
     if (&old.kind, old.version) != (&new.kind, new.version) {
-        let name = |of: &Ingredients| format!("{}@{}", of.kind, of.version);
+        let name = |of: &FingerprintInputs| format!("{}@{}", of.kind, of.version);
         reasons.push(Why::KindVersion { old: name(old), new: name(new) });
     }
     settings("", Some(&old.settings), Some(&new.settings), &mut reasons);
     sources(old, new, &mut reasons);
     for (port, now) in &new.inputs {
-        let before = old.inputs.get(port).map_or(&[] as &[Input], Vec::as_slice);
+        let before = old.inputs.get(port).map_or(&[] as &[UpstreamInput], Vec::as_slice);
         for (position, input) in now.iter().enumerate() {
             match before.get(position) {
                 Some(was) if (was.digest, was.said) == (input.digest, input.said) => {}
@@ -173,7 +177,7 @@ pub fn differences(old: &Ingredients, new: &Ingredients, compare: impl Fn(&Input
     for (port, before) in &old.inputs {
         let kept = new.inputs.get(port).map_or(0, Vec::len);
         for input in before.iter().skip(kept) {
-            reasons.push(Why::Input { port: port.clone(), stage: input.stage.clone(), changes: Changes::default() });
+            reasons.push(Why::Input { port: port.clone(), stage: input.stage.clone(), changes: ContentDiff::default() });
         }
     }
     if old.seed != new.seed {
@@ -206,9 +210,10 @@ fn settings(key: &str, old: Option<&Value>, new: Option<&Value>, reasons: &mut V
     }
 }
 
-fn sources(old: &Ingredients, new: &Ingredients, reasons: &mut Vec<Why>) {
-    let by_path =
-        |of: &Ingredients| -> BTreeMap<_, _> { of.sources.iter().map(|source| (source.path.clone(), source.content.clone())).collect() };
+fn sources(old: &FingerprintInputs, new: &FingerprintInputs, reasons: &mut Vec<Why>) {
+    let by_path = |of: &FingerprintInputs| -> BTreeMap<_, _> {
+        of.sources.iter().map(|source| (source.path.clone(), source.content.clone())).collect()
+    };
     let (before, now) = (by_path(old), by_path(new));
     for path in before.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
         let missing = crate::cache::content::Content::Missing;

@@ -3,7 +3,7 @@
 //! With the run that started it a program is ended ([`crate::process::reaper`]), but not what left the program's group. Whoever was left over could
 //! go on writing into a scratch folder that the next try works in.
 
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
@@ -18,9 +18,9 @@ const NAME: &str = "alive";
 
 /// The held lock.
 #[derive(Debug)]
-pub struct Leash(File);
+pub struct LivenessLock(File);
 
-impl Leash {
+impl LivenessLock {
     /// Takes the lock in a project's state; nobody of an earlier run holds it.
     pub fn take(state: &Path) -> Result<Self> {
         let path = state.join(NAME);

@@ -25,7 +25,7 @@ pub fn arm(argument: &'static str) {
 
 /// A process group that the guard ends if this process cannot.
 #[derive(Debug)]
-pub struct Watched(Option<Pid>);
+pub struct ReapedGroup(Option<Pid>);
 
 /// Starts the guard, if there is none yet. What this process hands on to others from now on the guard does not get.
 pub fn stand_by() {
@@ -33,12 +33,12 @@ pub fn stand_by() {
 }
 
 /// Has a process group watched.
-pub fn watch(group: Pid) -> Watched {
+pub fn watch(group: Pid) -> ReapedGroup {
     tell('+', group);
-    Watched(Some(group))
+    ReapedGroup(Some(group))
 }
 
-impl Watched {
+impl ReapedGroup {
     /// The group has ended: its number may soon be another's.
     pub fn end(&mut self) {
         if let Some(group) = self.0.take() {
@@ -47,7 +47,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for ReapedGroup {
     fn drop(&mut self) {
         self.end();
     }

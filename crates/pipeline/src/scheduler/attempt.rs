@@ -1,14 +1,14 @@
 //! One try at a step, and what follows a failure: the same again, other settings as the file declares them, or as a person chooses.
 
-use super::Run;
+use super::PipelineRun;
 use crate::artifact::Artifact;
-use crate::cache::fingerprint::Ingredients;
+use crate::cache::fingerprint::FingerprintInputs;
 use crate::error::{Error, Exit};
 use crate::events::Event;
 use crate::executor::words;
 use crate::graph::Step;
-use crate::plan::Judge;
-use crate::stage::{Changes, told};
+use crate::plan::FreshnessCheck;
+use crate::stage::{SettingOverrides, told};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) struct Attempt {
     /// From 1.
     pub(super) number: u32,
     /// What goes in, with the settings of this try.
-    pub(super) ingredients: Ingredients,
+    pub(super) ingredients: FingerprintInputs,
     /// The step with other settings than the file's.
     changed: Option<Arc<Step>>,
     /// Those settings in words, one change after the other.
@@ -30,20 +30,20 @@ pub(super) struct Attempt {
 
 /// What a person is asked after a failure.
 #[derive(Debug)]
-pub struct Question<'a> {
+pub struct RetryQuestion<'a> {
     /// The stage that failed.
     pub stage: &'a str,
     /// How.
     pub error: &'a Error,
     /// What can be done, the most promising first.
-    pub offers: &'a [Offer],
+    pub offers: &'a [RetryOffer],
     /// What is wrong with the settings just written, if any were.
     pub complaint: Option<&'a str>,
 }
 
 /// A way to go on.
 #[derive(Debug)]
-pub struct Offer {
+pub struct RetryOffer {
     /// `batch_size = 1, gradient_accumulation = 8`, or nothing for the settings as they are.
     pub settings: Option<String>,
     /// What that does, half a sentence.
@@ -54,17 +54,17 @@ pub struct Offer {
 
 /// What a person answers.
 #[derive(Debug)]
-pub enum Answer {
+pub enum RetryAnswer {
     /// The offer at this place.
     Offer(usize),
     /// Settings of their own.
-    Settings(Changes),
+    Settings(SettingOverrides),
     /// To leave it.
     Leave,
 }
 
 impl Attempt {
-    pub(super) fn first(ingredients: &Ingredients) -> Self {
+    pub(super) fn first(ingredients: &FingerprintInputs) -> Self {
         Self { number: 1, ingredients: ingredients.clone(), changed: None, changes: Vec::new(), wait: None }
     }
 
@@ -78,7 +78,7 @@ impl Attempt {
     }
 }
 
-impl Run<'_> {
+impl PipelineRun<'_> {
     /// What is tried after a failure, if anything is.
     pub(super) fn next(&self, step: &Step, now: &Attempt, done: &BTreeMap<String, Artifact>, error: &Error) -> Option<Attempt> {
         let tries = step.retry.times() + 1;
@@ -113,21 +113,21 @@ impl Run<'_> {
         for remedy in remedies {
             if let Ok(Some(next)) = self.changed(step, now, done, &remedy.set) {
                 let keeps_checkpoint = self.goes_on(now, &next);
-                ways.push((Offer { settings: next.changes.last().cloned(), about: remedy.about, keeps_checkpoint }, next));
+                ways.push((RetryOffer { settings: next.changes.last().cloned(), about: remedy.about, keeps_checkpoint }, next));
             }
         }
-        ways.push((Offer { settings: None, about: "as it is", keeps_checkpoint }, now.again()));
-        let (offers, mut ways): (Vec<Offer>, Vec<Option<Attempt>>) = ways.into_iter().map(|(offer, way)| (offer, Some(way))).unzip();
+        ways.push((RetryOffer { settings: None, about: "as it is", keeps_checkpoint }, now.again()));
+        let (offers, mut ways): (Vec<RetryOffer>, Vec<Option<Attempt>>) = ways.into_iter().map(|(offer, way)| (offer, Some(way))).unzip();
         let mut complaint = None;
         loop {
-            let question = Question { stage: &step.name, error, offers: &offers, complaint: complaint.as_deref() };
+            let question = RetryQuestion { stage: &step.name, error, offers: &offers, complaint: complaint.as_deref() };
             match ask(&question) {
-                Answer::Leave => return None,
-                Answer::Offer(place) => match ways.get_mut(place).and_then(Option::take) {
+                RetryAnswer::Leave => return None,
+                RetryAnswer::Offer(place) => match ways.get_mut(place).and_then(Option::take) {
                     Some(way) => return Some(way),
                     None => complaint = Some("there is no such choice".to_owned()),
                 },
-                Answer::Settings(changes) => match self.changed(step, now, done, &changes) {
+                RetryAnswer::Settings(changes) => match self.changed(step, now, done, &changes) {
                     Ok(Some(next)) => return Some(next),
                     Ok(None) => complaint = Some("that changes nothing".to_owned()),
                     Err(error) => complaint = Some(error.message),
@@ -142,7 +142,13 @@ impl Run<'_> {
     }
 
     /// The next try with other settings; nothing if they are what they were.
-    fn changed(&self, step: &Step, now: &Attempt, done: &BTreeMap<String, Artifact>, changes: &Changes) -> Result<Option<Attempt>, Error> {
+    fn changed(
+        &self,
+        step: &Step,
+        now: &Attempt,
+        done: &BTreeMap<String, Artifact>,
+        changes: &SettingOverrides,
+    ) -> Result<Option<Attempt>, Error> {
         let before = now.step(step);
         let stage = before.stage.changed(changes)?;
         let settings = stage.settings();
@@ -150,7 +156,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let step = step.with_stage(stage);
-        let judge = Judge { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let judge = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
         let ingredients = judge.ingredients(&step, done)?;
         let mut told_so_far = now.changes.clone();
         told_so_far.push(told(changes, &settings));

@@ -4,7 +4,7 @@ use std::fs;
 
 /// A card of this machine that a stage can be given for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
+pub struct Gpu {
     /// Its place among the cards this program sees, from 0.
     pub index: usize,
     /// What CUDA_VISIBLE_DEVICES calls it.
@@ -12,8 +12,8 @@ pub struct Card {
 }
 
 /// The NVIDIA cards this program sees, found without starting a driver.
-pub fn visible_cards() -> Vec<Card> {
-    let numbered = |ids: Vec<String>| ids.into_iter().enumerate().map(|(index, id)| Card { index, id }).collect();
+pub fn visible_cards() -> Vec<Gpu> {
+    let numbered = |ids: Vec<String>| ids.into_iter().enumerate().map(|(index, id)| Gpu { index, id }).collect();
     if let Ok(visible) = std::env::var(VISIBLE) {
         // As CUDA reads it, what stands behind an entry that is none does not count.
         let fine = |id: &&str| !id.is_empty() && !id.starts_with("-1") && *id != "NoDevFiles";

@@ -10,23 +10,23 @@ mod schedule;
 mod validate;
 mod worker_pool;
 
-pub use attempt::{Answer, Offer, Question};
-pub use resources::Pool;
-pub use schedule::Scheduling;
+pub use attempt::{RetryAnswer, RetryOffer, RetryQuestion};
+pub use resources::ResourcePool;
+pub use schedule::SchedulerOptions;
 
 use crate::artifact::Artifact;
-use crate::cache::content::{Content, Links};
-use crate::cache::fingerprint::Ingredients;
-use crate::cache::store::{End, Record, Store, Try, Workspace};
+use crate::cache::content::{Content, SymlinkPolicy};
+use crate::cache::fingerprint::FingerprintInputs;
+use crate::cache::store::{AttemptEnd, AttemptRecord, CacheEntry, Store, Workspace};
 use crate::error::{Error, Exit, Result};
-use crate::events::{Emitter, Event, Kept};
-use crate::executor::{Clock, Executor, Job, Limits};
+use crate::events::{Emitter, Event, ResultRef};
+use crate::executor::{Executor, StageJob, Watchdog, WatchdogLimits};
 use crate::graph::{Pipeline, Step};
-use crate::plan::{Judge, Plan, absolute};
-use crate::stage::{Context, Made, Outcome};
+use crate::plan::{FreshnessCheck, Plan, absolute};
+use crate::stage::{Context, StageOutcome, StageResult};
 use attempt::Attempt;
-use gpu::Card;
-use schedule::Means;
+use gpu::Gpu;
+use schedule::LazyResources;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ use std::time::Instant;
 use voxpipe_io::digest::Digest;
 
 /// A run about to go.
-pub struct Run<'a> {
+pub struct PipelineRun<'a> {
     /// What to run.
     pub pipeline: &'a Pipeline,
     /// Where results are; opened for writing.
@@ -47,24 +47,24 @@ pub struct Run<'a> {
     /// Steps that run whatever is there.
     pub force: BTreeSet<String>,
     /// How to ask it to stop.
-    pub stop: Stop,
+    pub stop: StopSignal,
     /// Asks a person what to do after a failure, where one is there.
-    pub ask: Option<&'a (dyn Fn(&Question) -> Answer + Sync)>,
+    pub ask: Option<&'a (dyn Fn(&RetryQuestion) -> RetryAnswer + Sync)>,
     /// How it makes use of the machine.
-    pub scheduling: Scheduling,
-    means: Means,
+    pub scheduling: SchedulerOptions,
+    means: LazyResources,
 }
 
 /// How a run is asked to stop; signal handlers set it.
 #[derive(Clone, Debug, Default)]
-pub struct Stop {
+pub struct StopSignal {
     /// Somebody asked. Every stage that runs is told within a moment.
     pub asked: Arc<AtomicBool>,
 }
 
 /// How a run went.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct RunReport {
     /// Its id.
     pub run: String,
     /// The exit code it becomes.
@@ -72,13 +72,13 @@ pub struct Report {
     /// How long it took.
     pub seconds: f64,
     /// How each step ended, in the order of the pipeline.
-    pub stages: Vec<(String, Ending)>,
+    pub stages: Vec<(String, StepOutcome)>,
 }
 
 /// How a step ended.
 #[derive(Debug, Serialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
-pub enum Ending {
+pub enum StepOutcome {
     /// Its result was there.
     Fresh,
     /// It ran.
@@ -110,7 +110,7 @@ pub enum Ending {
     },
 }
 
-impl<'a> Run<'a> {
+impl<'a> PipelineRun<'a> {
     /// A run that forces nothing, asks nobody and has the machine to itself; its fields may be changed before it goes.
     pub fn new(pipeline: &'a Pipeline, store: &'a Store, emitter: Emitter, id: String) -> Self {
         Self {
@@ -119,17 +119,17 @@ impl<'a> Run<'a> {
             emitter,
             id,
             force: BTreeSet::new(),
-            stop: Stop::default(),
+            stop: StopSignal::default(),
             ask: None,
-            scheduling: Scheduling::default(),
-            means: Means::default(),
+            scheduling: SchedulerOptions::default(),
+            means: LazyResources::default(),
         }
     }
 }
 
-impl Run<'_> {
+impl PipelineRun<'_> {
     /// Goes through all steps.
-    pub fn go(&self) -> Report {
+    pub fn go(&self) -> RunReport {
         let begun = Instant::now();
         let names: Vec<_> = self.pipeline.steps.iter().map(|step| step.name.clone()).collect();
         self.emitter.emit(Event::RunStarted { pipeline: self.pipeline.name.clone(), run: self.id.clone(), stages: names });
@@ -138,11 +138,11 @@ impl Run<'_> {
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
         self.emitter.emit(Event::RunFinished { exit, seconds });
-        Report { run: self.id.clone(), exit, seconds, stages }
+        RunReport { run: self.id.clone(), exit, seconds, stages }
     }
 
     /// Asks what is outside this machine, for every stage that may run and needs it. If one is refused, nothing begins.
-    fn preflight(&self) -> Option<Vec<(String, Ending)>> {
+    fn preflight(&self) -> Option<Vec<(String, StepOutcome)>> {
         let steps = &self.pipeline.steps;
         if !steps.iter().any(|step| step.stage.reaches_out()) {
             return None;
@@ -156,23 +156,23 @@ impl Run<'_> {
         let skipped = |step: &Step| {
             let because = format!("`{}` could not do its part later", refused.name);
             self.emitter.emit(Event::StageSkipped { stage: step.name.clone(), because: because.clone() });
-            Ending::Skipped { because, interrupted: false }
+            StepOutcome::Skipped { because, interrupted: false }
         };
         let ending = |step: &Step| if step.name == refused.name { self.failed(step, &error) } else { skipped(step) };
         Some(steps.iter().map(|step| (step.name.clone(), ending(step))).collect())
     }
 
     /// Waits until what was done is on the disk; the newest stage speaks for all that could not be recorded.
-    fn settle(&self, stages: &mut [(String, Ending)]) {
+    fn settle(&self, stages: &mut [(String, StepOutcome)]) {
         if let Err(error) = self.store.flush() {
             let error = error.context("not every result could be recorded");
-            if let Some((stage, ending)) = stages.iter_mut().rev().find(|(_, ending)| matches!(ending, Ending::Done)) {
+            if let Some((stage, ending)) = stages.iter_mut().rev().find(|(_, ending)| matches!(ending, StepOutcome::Done)) {
                 self.emitter.emit(Event::StageFailed {
                     stage: stage.clone(),
                     message: error.message.clone(),
                     advice: error.advice.clone(),
                 });
-                *ending = Ending::Failed { message: error.message, exit: error.exit };
+                *ending = StepOutcome::Failed { message: error.message, exit: error.exit };
             }
         }
         self.store.save_index();
@@ -184,13 +184,13 @@ impl Run<'_> {
         step: &Step,
         now: &Attempt,
         done: &BTreeMap<String, Artifact>,
-        declared: &Ingredients,
-        work: &Work<'_>,
-    ) -> Result<Tried> {
+        declared: &FingerprintInputs,
+        work: &ExecContext<'_>,
+    ) -> Result<AttemptOutcome> {
         let (step, ingredients) = (now.step(step), &now.ingredients);
         let begun = Instant::now();
         let fingerprint = ingredients.fingerprint();
-        self.write_last(step, declared, End::Begun)?;
+        self.write_last(step, declared, AttemptEnd::Begun)?;
         let space = self.store.workspace(fingerprint, &self.id, now.number, step.stage.uses_scratch())?;
         let mut inputs = BTreeMap::new();
         for (port, names) in &step.from {
@@ -200,7 +200,7 @@ impl Run<'_> {
             }
             inputs.insert(port.clone(), artifacts);
         }
-        let clock = Clock::new(Limits { timeout: step.timeout, stall: step.stall }, Arc::clone(&self.stop.asked));
+        let clock = Watchdog::new(WatchdogLimits { timeout: step.timeout, stall: step.stall }, Arc::clone(&self.stop.asked));
         let cx = Context {
             stage: step.name.clone(),
             pipeline: self.pipeline.name.clone(),
@@ -220,10 +220,10 @@ impl Run<'_> {
         let read: Vec<_> = ingredients.inputs.values().flatten().collect();
         let before: Vec<_> = read.iter().map(|input| self.store.stamps(input.digest)).collect();
         let arguments = &step.resources.slurm;
-        let job = Job { stage: step.stage.as_ref(), cx: &cx, clock: &clock, amounts: &work.amounts, arguments, run: &self.id };
+        let job = StageJob { stage: step.stage.as_ref(), cx: &cx, clock: &clock, amounts: &work.amounts, arguments, run: &self.id };
         let finished = work.executor.execute(&job).and_then(|outcome| match outcome {
-            Outcome::Parked { have, need, message } => Ok(Tried::Parked { have, need, message }),
-            Outcome::Done(made) => {
+            StageOutcome::Parked { have, need, message } => Ok(AttemptOutcome::Parked { have, need, message }),
+            StageOutcome::Done(made) => {
                 for (input, before) in read.iter().zip(before) {
                     // A program may well have made a link to a file, which leaves another stamp and the same bytes.
                     if self.store.stamps(input.digest) != before
@@ -236,7 +236,7 @@ impl Run<'_> {
                 self.commit(step, now, declared, &space, made, begun)
             }
         });
-        if !matches!(finished, Ok(Tried::Kept(..)))
+        if !matches!(finished, Ok(AttemptOutcome::Kept(..)))
             && let Err(error) = self.store.discard(&space)
         {
             self.warn(step, error.message);
@@ -245,32 +245,40 @@ impl Run<'_> {
     }
 
     /// Checks what a stage made and takes it into the store.
-    fn commit(&self, step: &Step, now: &Attempt, declared: &Ingredients, space: &Workspace, made: Made, begun: Instant) -> Result<Tried> {
+    fn commit(
+        &self,
+        step: &Step,
+        now: &Attempt,
+        declared: &FingerprintInputs,
+        space: &Workspace,
+        made: StageResult,
+        begun: Instant,
+    ) -> Result<AttemptOutcome> {
         let ingredients = &now.ingredients;
         let kind = step.stage.output();
         validate::check(kind, &space.out)?;
         let digest = self.store.keep(space)?;
         let mut promises = BTreeMap::new();
         for path in step.stage.promises() {
-            let content = Content::read(&self.pipeline.root.join(&path), self.store.index(), Links::Follow)?;
+            let content = Content::read(&self.pipeline.root.join(&path), self.store.index(), SymlinkPolicy::Follow)?;
             if content == Content::Missing {
                 return Err(Error::new(format!("the stage ended well but `{}` is not there", path.display())));
             }
             promises.insert(path.display().to_string(), content);
         }
-        let judge = Judge { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let judge = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
         let moved = judge.moved_source(step, ingredients)?;
-        let Made { summary, metrics, facts } = made;
+        let StageResult { summary, metrics, facts } = made;
         let seconds = begun.elapsed().as_secs_f64();
         let record =
-            Record { ingredients: ingredients.clone(), run: self.id.clone(), seconds, kind, digest, summary, metrics, facts, promises };
+            CacheEntry { ingredients: ingredients.clone(), run: self.id.clone(), seconds, kind, digest, summary, metrics, facts, promises };
         let end = match moved {
             None => {
                 self.store.commit(&record)?;
                 self.lend(step, &record);
                 if ingredients.fingerprint() != declared.fingerprint() {
                     // What the file says has been done as far as it could be, and is not to be tried again each time.
-                    let mut record = Record { ingredients: declared.clone(), ..record.clone() };
+                    let mut record = CacheEntry { ingredients: declared.clone(), ..record.clone() };
                     record.facts.insert("recovered".to_owned(), now.changes.clone().into());
                     self.store.commit(&record)?;
                     self.warn(
@@ -278,20 +286,20 @@ impl Run<'_> {
                         format!("the result is that of {}; write that into the file to make it last", now.changes.join(", then ")),
                     );
                 }
-                End::Done
+                AttemptEnd::Done
             }
             Some(path) => {
                 self.warn(step, format!("`{path}` changed while the stage ran: its result is used now, but the stage will run again"));
-                End::SourceMoved { path }
+                AttemptEnd::SourceMoved { path }
             }
         };
         self.show(step, digest);
-        Ok(Tried::Kept(self.store.artifact(&record, &step.name), end))
+        Ok(AttemptOutcome::Kept(self.store.artifact(&record, &step.name), end))
     }
 
-    fn failed(&self, step: &Step, error: &Error) -> Ending {
+    fn failed(&self, step: &Step, error: &Error) -> StepOutcome {
         self.emitter.emit(Event::StageFailed { stage: step.name.clone(), message: error.message.clone(), advice: error.advice.clone() });
-        Ending::Failed { message: error.message.clone(), exit: error.exit }
+        StepOutcome::Failed { message: error.message.clone(), exit: error.exit }
     }
 
     fn warn(&self, step: &Step, message: String) {
@@ -306,7 +314,7 @@ impl Run<'_> {
     }
 
     /// Takes the result of a step from the shared cache, if it is only there.
-    fn borrow(&self, step: &Step, ingredients: &Ingredients) {
+    fn borrow(&self, step: &Step, ingredients: &FingerprintInputs) {
         if !self.store.shares() || self.force.contains(&step.name) {
             return;
         }
@@ -318,52 +326,52 @@ impl Run<'_> {
     }
 
     /// Puts the result of a step into the shared cache, where there is one.
-    fn lend(&self, step: &Step, record: &Record) {
+    fn lend(&self, step: &Step, record: &CacheEntry) {
         if let Err(error) = self.store.lend(record) {
             self.warn(step, format!("the result was not shared: {}", error.message));
         }
     }
 
     /// Notes that a result which was there is what this step stands at now: it may be another pipeline's, or an older one come back.
-    fn recall(&self, step: &Step, ingredients: &Ingredients) {
+    fn recall(&self, step: &Step, ingredients: &FingerprintInputs) {
         let last = self.store.last(&self.pipeline.name, &step.name);
-        if last.is_none_or(|last| last.tried.end != End::Done || last.done.as_ref() != Some(ingredients)) {
-            self.remember(step, ingredients, End::Done);
+        if last.is_none_or(|last| last.tried.end != AttemptEnd::Done || last.done.as_ref() != Some(ingredients)) {
+            self.remember(step, ingredients, AttemptEnd::Done);
         }
     }
 
-    fn remember(&self, step: &Step, ingredients: &Ingredients, end: End) {
+    fn remember(&self, step: &Step, ingredients: &FingerprintInputs, end: AttemptEnd) {
         if let Err(error) = self.write_last(step, ingredients, end) {
             self.warn(step, format!("how it ended could not be noted: {}", error.message));
         }
     }
 
-    fn write_last(&self, step: &Step, ingredients: &Ingredients, end: End) -> Result<()> {
-        let done = (end == End::Done).then(|| ingredients.clone());
-        let tried = Try { run: self.id.clone(), fingerprint: ingredients.fingerprint(), end };
+    fn write_last(&self, step: &Step, ingredients: &FingerprintInputs, end: AttemptEnd) -> Result<()> {
+        let done = (end == AttemptEnd::Done).then(|| ingredients.clone());
+        let tried = AttemptRecord { run: self.id.clone(), fingerprint: ingredients.fingerprint(), end };
         self.store.remember(&self.pipeline.name, &step.name, tried, done)
     }
 }
 
 /// Which result a step stands at.
-fn kept(ingredients: &Ingredients, artifact: &Artifact) -> Kept {
-    Kept { fingerprint: ingredients.fingerprint().to_string(), digest: artifact.digest.to_string() }
+fn kept(ingredients: &FingerprintInputs, artifact: &Artifact) -> ResultRef {
+    ResultRef { fingerprint: ingredients.fingerprint().to_string(), digest: artifact.digest.to_string() }
 }
 
 /// By whom a try is made, and with what.
-struct Work<'a> {
+struct ExecContext<'a> {
     executor: &'a dyn Executor,
-    cards: Vec<Card>,
+    cards: Vec<Gpu>,
     amounts: BTreeMap<String, f64>,
 }
 
 /// What became of a try that did not fail.
-enum Tried {
-    Kept(Artifact, End),
+enum AttemptOutcome {
+    Kept(Artifact, AttemptEnd),
     Parked { have: u64, need: u64, message: String },
 }
 
-impl Ending {
+impl StepOutcome {
     /// Why what hangs on this step cannot run, if so.
     fn blocks(&self, name: &str) -> Option<String> {
         Some(match self {
@@ -378,7 +386,7 @@ impl Ending {
 }
 
 /// The exit code of a run: an interruption before a failure, a failure before a gate, a gate before a parked step.
-fn exit<'a>(endings: impl Iterator<Item = &'a Ending>) -> Exit {
+fn exit<'a>(endings: impl Iterator<Item = &'a StepOutcome>) -> Exit {
     let rank = |exit: Exit| match exit {
         Exit::Interrupted => 4,
         Exit::Gate => 2,
@@ -389,13 +397,13 @@ fn exit<'a>(endings: impl Iterator<Item = &'a Ending>) -> Exit {
     let mut worst = Exit::Done;
     for ending in endings {
         let exit = match ending {
-            Ending::Fresh | Ending::Done => Exit::Done,
-            Ending::Skipped { interrupted: true, .. } => Exit::Interrupted,
-            Ending::Skipped { .. } => Exit::Done,
-            Ending::Parked => Exit::Parked,
-            Ending::Gate { .. } => Exit::Gate,
-            Ending::Failed { exit, .. } => *exit,
-            Ending::Interrupted => Exit::Interrupted,
+            StepOutcome::Fresh | StepOutcome::Done => Exit::Done,
+            StepOutcome::Skipped { interrupted: true, .. } => Exit::Interrupted,
+            StepOutcome::Skipped { .. } => Exit::Done,
+            StepOutcome::Parked => Exit::Parked,
+            StepOutcome::Gate { .. } => Exit::Gate,
+            StepOutcome::Failed { exit, .. } => *exit,
+            StepOutcome::Interrupted => Exit::Interrupted,
         };
         if rank(exit) > rank(worst) {
             worst = exit;

@@ -5,8 +5,8 @@
 use super::gpu;
 use crate::cache::fingerprint::Fingerprint;
 use crate::error::{Error, Exit, Result};
-use crate::graph::{CPU, GPU, Machines, Place, Step};
-use crate::scheduler::gpu::Card;
+use crate::graph::{CPU, ExecutorKind, GPU, MachineResources, Step};
+use crate::scheduler::gpu::Gpu;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// The resources of a machine. Runs in one process that go on side by side, as those of a sweep, share one.
 #[derive(Debug)]
-pub struct Pool {
+pub struct ResourcePool {
     total: BTreeMap<String, u64>,
     state: Mutex<State>,
     changed: Condvar,
@@ -24,7 +24,7 @@ pub struct Pool {
 struct State {
     free: BTreeMap<String, u64>,
     /// Cards, each with what is free of it; none where there is only a number to count.
-    cards: Vec<(Card, u64)>,
+    cards: Vec<(Gpu, u64)>,
     /// Results under way.
     making: BTreeSet<Fingerprint>,
     /// Raised whenever something is given back.
@@ -33,26 +33,26 @@ struct State {
 
 /// What one try takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Need(BTreeMap<String, u64>);
+pub(super) struct ResourceAmounts(BTreeMap<String, u64>);
 
 /// What one try has; given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
-    pool: Arc<Pool>,
-    need: Need,
+pub(super) struct Lease {
+    pool: Arc<ResourcePool>,
+    need: ResourceAmounts,
     taken: Vec<(usize, u64)>,
     fingerprint: Fingerprint,
     /// The cards among it.
-    pub(super) cards: Vec<Card>,
+    pub(super) cards: Vec<Gpu>,
 }
 
 /// How many stages run at once, by where they do.
 const JOBS: &str = "stages at once";
 const SLURM: &str = "jobs at Slurm";
 
-impl Pool {
+impl ResourcePool {
     /// What this machine has, as far as `machines` does not say otherwise; at most `jobs` stages run at once.
-    pub fn new(machines: &Machines, jobs: Option<usize>) -> Self {
+    pub fn new(machines: &MachineResources, jobs: Option<usize>) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let mut total: BTreeMap<String, u64> =
             machines.capacities.iter().map(|(name, amount)| (name.clone(), thousandths(*amount))).collect();
@@ -72,20 +72,20 @@ impl Pool {
     }
 
     /// Whether no step at all can run here for want of these, whatever it needs besides.
-    pub(super) fn is_full(lack: &Lack) -> bool {
+    pub(super) fn is_full(lack: &Shortage) -> bool {
         lack.contains(JOBS)
     }
 
     /// What a step takes, or why it can never run here.
-    pub(super) fn need(&self, step: &Step, on: Place) -> Result<Need> {
+    pub(super) fn need(&self, step: &Step, on: ExecutorKind) -> Result<ResourceAmounts> {
         let mut need: BTreeMap<String, u64> = BTreeMap::new();
         for (name, amount) in amounts(step) {
             // What a job needs elsewhere is counted there; names of the file's own are counted here, wherever it runs.
-            if on == Place::Local || ![CPU, GPU].contains(&name.as_str()) {
+            if on == ExecutorKind::Local || ![CPU, GPU].contains(&name.as_str()) {
                 need.insert(name, thousandths(amount));
             }
         }
-        need.insert(if on == Place::Local { JOBS } else { SLURM }.to_owned(), WHOLE);
+        need.insert(if on == ExecutorKind::Local { JOBS } else { SLURM }.to_owned(), WHOLE);
         for (name, wanted) in &mut need {
             let there = self.total.get(name).copied().unwrap_or(0);
             // Whoever asks for more cores than there are gets them all.
@@ -100,13 +100,13 @@ impl Pool {
                 )));
             }
         }
-        Ok(Need(need))
+        Ok(ResourceAmounts(need))
     }
 
     /// Takes what a try needs, or says what of it is not free.
-    pub(super) fn take(self: &Arc<Self>, need: &Need, fingerprint: Fingerprint) -> Result<Permit, Lack> {
+    pub(super) fn take(self: &Arc<Self>, need: &ResourceAmounts, fingerprint: Fingerprint) -> Result<Lease, Shortage> {
         let mut state = self.state();
-        let mut lack: Lack = need
+        let mut lack: Shortage = need
             .0
             .iter()
             .filter(|(name, wanted)| state.free.get(*name).is_none_or(|free| free < wanted))
@@ -132,7 +132,7 @@ impl Pool {
         }
         state.making.insert(fingerprint);
         let cards = taken.iter().map(|(place, _)| state.cards[*place].0.clone()).collect();
-        Ok(Permit { pool: Arc::clone(self), need: need.clone(), taken, fingerprint, cards })
+        Ok(Lease { pool: Arc::clone(self), need: need.clone(), taken, fingerprint, cards })
     }
 
     /// The number that is raised whenever something happens.
@@ -158,7 +158,7 @@ impl Pool {
 }
 
 /// Names of what is not free.
-pub(super) type Lack = BTreeSet<String>;
+pub(super) type Shortage = BTreeSet<String>;
 
 const WHOLE: u64 = 1000;
 
@@ -178,14 +178,14 @@ impl State {
     }
 }
 
-impl Need {
+impl ResourceAmounts {
     /// Whether it is in want of something that others wait for.
-    pub(super) fn wants(&self, lack: &Lack) -> bool {
+    pub(super) fn wants(&self, lack: &Shortage) -> bool {
         self.0.iter().any(|(name, wanted)| *wanted > 0 && lack.contains(name))
     }
 }
 
-impl Drop for Permit {
+impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.pool.state();
         for (name, amount) in &self.need.0 {

@@ -5,18 +5,18 @@
 //! company change no result: what a step makes depends on its fingerprint alone.
 
 use super::attempt::Attempt;
-use super::resources::{Lack, Need, Permit, Pool, amounts};
-use super::worker_pool::Crew;
-use super::{Ending, Run, Tried, Work, kept};
+use super::resources::{Lease, ResourceAmounts, ResourcePool, Shortage, amounts};
+use super::worker_pool::WorkerPool;
+use super::{AttemptOutcome, ExecContext, PipelineRun, StepOutcome, kept};
 use crate::artifact::Artifact;
-use crate::cache::fingerprint::Ingredients;
-use crate::cache::store::End;
+use crate::cache::fingerprint::FingerprintInputs;
+use crate::cache::store::AttemptEnd;
 use crate::error::{Error, Exit};
 use crate::events::Event;
-use crate::executor::slurm::Slurm;
-use crate::executor::{Executor, Local, Remote};
-use crate::graph::{Pipeline, Place, Step};
-use crate::plan::{Judge, Verdict, unmet, why};
+use crate::executor::slurm::SlurmBackend;
+use crate::executor::{Executor, LocalExecutor, RemoteExecutor};
+use crate::graph::{ExecutorKind, Pipeline, Step};
+use crate::plan::{Freshness, FreshnessCheck, unmet, why};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -28,30 +28,30 @@ use std::time::{Duration, Instant};
 
 /// How a run makes use of the machine.
 #[derive(Clone, Debug, Default)]
-pub struct Scheduling {
+pub struct SchedulerOptions {
     /// How many stages run at once; as many as there are cores if it is left out.
     pub jobs: Option<usize>,
     /// Begin nothing more once a step has failed. Otherwise whatever does not hang on it goes on.
     pub fail_fast: bool,
     /// Where stages run whose `resources` do not say.
-    pub on: Option<Place>,
+    pub on: Option<ExecutorKind>,
     /// The program a job runs, if not this one.
     pub program: Option<PathBuf>,
     /// What runs that go on side by side share; a run alone needs none.
-    pub pool: Option<Arc<Pool>>,
+    pub pool: Option<Arc<ResourcePool>>,
 }
 
 /// What a run needs only if something in it has to be done.
 #[derive(Default)]
-pub(super) struct Means {
-    pool: OnceLock<Arc<Pool>>,
-    slurm: OnceLock<Remote<Slurm>>,
+pub(super) struct LazyResources {
+    pool: OnceLock<Arc<ResourcePool>>,
+    slurm: OnceLock<RemoteExecutor<SlurmBackend>>,
     sources: OnceLock<Arc<BTreeMap<String, Vec<PathBuf>>>>,
     /// Held while a person is asked: one question at a time.
     pub(super) asking: Mutex<()>,
 }
 
-impl Means {
+impl LazyResources {
     /// See [`crate::stage::Context::sources`].
     pub(super) fn sources(&self, pipeline: &Pipeline) -> Arc<BTreeMap<String, Vec<PathBuf>>> {
         let all = || Arc::new(pipeline.steps.iter().map(|step| (step.name.clone(), step.stage.sources())).collect());
@@ -63,8 +63,8 @@ impl Means {
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// A run under way.
-struct Course<'r, 'a> {
-    run: &'r Run<'a>,
+struct RunState<'r, 'a> {
+    run: &'r PipelineRun<'a>,
     /// How many steps each still waits for.
     missing: Vec<usize>,
     /// The steps that wait for each.
@@ -72,7 +72,7 @@ struct Course<'r, 'a> {
     /// Steps whose turn has come.
     due: BTreeSet<usize>,
     /// Steps that have to run.
-    stale: BTreeMap<usize, Stale>,
+    stale: BTreeMap<usize, StaleStep>,
     /// How often it was looked for what can be started.
     rounds: u64,
     running: usize,
@@ -80,17 +80,17 @@ struct Course<'r, 'a> {
     all_local: bool,
     done: BTreeMap<String, Artifact>,
     blocked: BTreeMap<String, String>,
-    endings: Vec<Option<Ending>>,
+    endings: Vec<Option<StepOutcome>>,
     halted: Option<String>,
 }
 
 /// A step that has to run.
-struct Stale {
-    declared: Ingredients,
+struct StaleStep {
+    declared: FingerprintInputs,
     why: String,
     inputs: BTreeMap<String, Artifact>,
     attempt: Attempt,
-    need: Need,
+    need: ResourceAmounts,
     /// When it may.
     from: Option<Instant>,
     /// The round in which it was judged: in a later one its sources may be others.
@@ -98,21 +98,21 @@ struct Stale {
 }
 
 /// A try for whichever thread is free.
-type Task = (usize, Stale, Permit);
+type WorkerTask = (usize, StaleStep, Lease);
 
 /// What a thread tells of a try.
-enum Told {
+enum WorkerMessage {
     Done(Box<Artifact>),
-    Ended(Ending),
-    Again(Box<Stale>),
+    Ended(StepOutcome),
+    Again(Box<StaleStep>),
 }
 
-impl Run<'_> {
+impl PipelineRun<'_> {
     /// Takes every step, and tells how each ended, in the order of the pipeline.
-    pub(super) fn course(&self) -> Vec<(String, Ending)> {
+    pub(super) fn course(&self) -> Vec<(String, StepOutcome)> {
         let steps = &self.pipeline.steps;
         let place: BTreeMap<&str, usize> = steps.iter().enumerate().map(|(place, step)| (step.name.as_str(), place)).collect();
-        let mut course = Course {
+        let mut course = RunState {
             run: self,
             missing: vec![0; steps.len()],
             waiting: vec![Vec::new(); steps.len()],
@@ -120,7 +120,7 @@ impl Run<'_> {
             stale: BTreeMap::new(),
             rounds: 0,
             running: 0,
-            all_local: steps.iter().all(|step| self.place(step) == Place::Local),
+            all_local: steps.iter().all(|step| self.place(step) == ExecutorKind::Local),
             done: BTreeMap::new(),
             blocked: BTreeMap::new(),
             endings: steps.iter().map(|_| None).collect(),
@@ -137,26 +137,29 @@ impl Run<'_> {
         }
         thread::scope(|scope| course.go(scope));
         let endings = course.endings.into_iter().zip(steps);
-        endings.map(|(ending, step)| (step.name.clone(), ending.unwrap_or(Ending::Interrupted))).collect()
+        endings.map(|(ending, step)| (step.name.clone(), ending.unwrap_or(StepOutcome::Interrupted))).collect()
     }
 
     /// What the machine has; looked at when the first step has to run.
-    pub(super) fn pool(&self) -> &Arc<Pool> {
-        let own = || Arc::new(Pool::new(&self.pipeline.machines, self.scheduling.jobs));
+    pub(super) fn pool(&self) -> &Arc<ResourcePool> {
+        let own = || Arc::new(ResourcePool::new(&self.pipeline.machines, self.scheduling.jobs));
         self.means.pool.get_or_init(|| self.scheduling.pool.clone().unwrap_or_else(own))
     }
 
-    fn place(&self, step: &Step) -> Place {
-        step.resources.on.or(self.scheduling.on).unwrap_or(Place::Local)
+    fn place(&self, step: &Step) -> ExecutorKind {
+        step.resources.on.or(self.scheduling.on).unwrap_or(ExecutorKind::Local)
     }
 
     /// Whoever does the work of a step.
     pub(super) fn executor(&self, step: &Step) -> &dyn Executor {
         match self.place(step) {
-            Place::Local => &Local,
-            Place::Slurm => self.means.slurm.get_or_init(|| {
+            ExecutorKind::Local => &LocalExecutor,
+            ExecutorKind::Slurm => self.means.slurm.get_or_init(|| {
                 let program = self.scheduling.program.clone().or_else(|| std::env::current_exe().ok());
-                Remote(Slurm::new(self.pipeline.machines.slurm.clone(), &program.unwrap_or_else(|| PathBuf::from("voxpipe"))))
+                RemoteExecutor(SlurmBackend::new(
+                    self.pipeline.machines.slurm.clone(),
+                    &program.unwrap_or_else(|| PathBuf::from("voxpipe")),
+                ))
             }),
         }
     }
@@ -166,17 +169,17 @@ impl Run<'_> {
     }
 }
 
-impl<'r> Course<'r, '_> {
+impl<'r> RunState<'r, '_> {
     fn go<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
     where
         'r: 'scope,
     {
         let (run, (sender, told)) = (self.run, channel());
-        let crew = Crew::new(scope, move |(index, stale, permit): Task| {
+        let crew = WorkerPool::new(scope, move |(index, stale, permit): WorkerTask| {
             let step = &run.pipeline.steps[index];
             let (told, permit) = catch_unwind(AssertUnwindSafe(|| run.one_try(step, stale, permit))).unwrap_or_else(|_| {
                 let error = Error::new("the runner panicked").advice("this is a bug in voxpipe; please report it");
-                (Told::Ended(run.failed(step, &error)), None)
+                (WorkerMessage::Ended(run.failed(step, &error)), None)
             });
             // Only gone when nobody waits any more.
             let _ = sender.send((index, told, permit));
@@ -196,9 +199,9 @@ impl<'r> Course<'r, '_> {
                 room.extend(permit);
                 self.running -= 1;
                 match told {
-                    Told::Done(artifact) => self.made(index, *artifact, Ending::Done),
-                    Told::Ended(ending) => self.end(index, ending),
-                    Told::Again(stale) => _ = self.stale.insert(index, *stale),
+                    WorkerMessage::Done(artifact) => self.made(index, *artifact, StepOutcome::Done),
+                    WorkerMessage::Ended(ending) => self.end(index, ending),
+                    WorkerMessage::Again(stale) => _ = self.stale.insert(index, *stale),
                 }
             }
             // What has become due comes first: it may stand before what waits.
@@ -235,7 +238,7 @@ impl<'r> Course<'r, '_> {
         let _span = tracing::debug_span!("visit", stage = step.name).entered();
         let inputs: BTreeMap<String, Artifact> =
             step.from.values().flatten().filter_map(|name| Some((name.clone(), self.done.get(name)?.clone()))).collect();
-        let judge = Judge { pipeline: run.pipeline, store: run.store, force: &run.force };
+        let judge = FreshnessCheck { pipeline: run.pipeline, store: run.store, force: &run.force };
         let judged = judge.ingredients(step, &inputs).and_then(|ingredients| {
             run.borrow(step, &ingredients);
             Ok((judge.verdict(step, &ingredients)?, ingredients))
@@ -245,7 +248,7 @@ impl<'r> Course<'r, '_> {
                 let ending = run.failed(step, &error);
                 self.end(index, ending);
             }
-            Ok((Verdict::Fresh(artifact), ingredients)) => {
+            Ok((Freshness::Fresh(artifact), ingredients)) => {
                 tracing::debug!(target: "voxpipe", fingerprint = %ingredients.fingerprint(), "judged fresh");
                 run.recall(step, &ingredients);
                 run.emitter.emit(Event::StageFresh {
@@ -254,9 +257,9 @@ impl<'r> Course<'r, '_> {
                     kept: kept(&ingredients, &artifact),
                 });
                 run.show(step, artifact.digest);
-                self.made(index, *artifact, Ending::Fresh);
+                self.made(index, *artifact, StepOutcome::Fresh);
             }
-            Ok((Verdict::Stale(reasons), declared)) => {
+            Ok((Freshness::Stale(reasons), declared)) => {
                 tracing::debug!(target: "voxpipe", fingerprint = %declared.fingerprint(), "judged stale");
                 if let Some(because) = step.after.iter().find_map(|name| self.blocked.get(name)).cloned() {
                     return self.skip(index, because, false);
@@ -273,21 +276,21 @@ impl<'r> Course<'r, '_> {
                 };
                 let attempt = Attempt::first(&declared);
                 let why = why::sentence(&reasons);
-                self.stale.insert(index, Stale { declared, why, inputs, attempt, need, from: None, judged: self.rounds });
+                self.stale.insert(index, StaleStep { declared, why, inputs, attempt, need, from: None, judged: self.rounds });
             }
         }
     }
 
     /// Starts what there is room for.
-    fn start(&mut self, crew: &Crew<'_, '_, Task>) {
+    fn start(&mut self, crew: &WorkerPool<'_, '_, WorkerTask>) {
         let run = self.run;
-        let mut lack = Lack::new();
+        let mut lack = Shortage::new();
         let mut next = 0;
         self.rounds += 1;
         while let Some(index) = self.stale.range(next..).next().map(|(index, _)| *index) {
             next = index + 1;
             // Nothing fits any more: those that wait need not be asked one by one. Who stops has to be told.
-            if self.all_local && Pool::is_full(&lack) && !run.stopping() && self.halted.is_none() {
+            if self.all_local && ResourcePool::is_full(&lack) && !run.stopping() && self.halted.is_none() {
                 return;
             }
             let step = &run.pipeline.steps[index];
@@ -296,9 +299,9 @@ impl<'r> Course<'r, '_> {
             if run.stopping() && tried {
                 let declared = stale.declared.clone();
                 self.stale.remove(&index);
-                run.remember(step, &declared, End::Interrupted);
+                run.remember(step, &declared, AttemptEnd::Interrupted);
                 run.emitter.emit(Event::StageInterrupted { stage: step.name.clone() });
-                self.end(index, Ending::Interrupted);
+                self.end(index, StepOutcome::Interrupted);
                 continue;
             }
             let halted = self.halted.clone().filter(|_| !tried);
@@ -341,11 +344,11 @@ impl<'r> Course<'r, '_> {
     fn skip(&mut self, index: usize, because: String, interrupted: bool) {
         let stage = self.run.pipeline.steps[index].name.clone();
         self.run.emitter.emit(Event::StageSkipped { stage, because: because.clone() });
-        self.end(index, Ending::Skipped { because, interrupted });
+        self.end(index, StepOutcome::Skipped { because, interrupted });
     }
 
     /// A step has a result: it counts if it passes the gates.
-    fn made(&mut self, index: usize, artifact: Artifact, ending: Ending) {
+    fn made(&mut self, index: usize, artifact: Artifact, ending: StepOutcome) {
         let step = &self.run.pipeline.steps[index];
         let unmet = unmet(&step.require, &artifact);
         if unmet.is_empty() {
@@ -354,15 +357,15 @@ impl<'r> Course<'r, '_> {
         }
         let message = unmet.join("; ");
         self.run.emitter.emit(Event::GateFailed { stage: step.name.clone(), message: message.clone() });
-        self.end(index, Ending::Gate { message });
+        self.end(index, StepOutcome::Gate { message });
     }
 
-    fn end(&mut self, index: usize, ending: Ending) {
+    fn end(&mut self, index: usize, ending: StepOutcome) {
         let name = &self.run.pipeline.steps[index].name;
         if let Some(because) = ending.blocks(name) {
             self.blocked.insert(name.clone(), because);
         }
-        if self.run.scheduling.fail_fast && matches!(ending, Ending::Failed { .. }) {
+        if self.run.scheduling.fail_fast && matches!(ending, StepOutcome::Failed { .. }) {
             self.halted.get_or_insert(format!("`{name}` failed, and nothing more is begun"));
         }
         self.endings[index] = Some(ending);
@@ -375,10 +378,10 @@ impl<'r> Course<'r, '_> {
     }
 }
 
-impl Run<'_> {
+impl PipelineRun<'_> {
     /// Tries a step once, and decides what follows; its room goes back with that.
-    fn one_try(&self, step: &Step, stale: Stale, permit: Permit) -> (Told, Option<Permit>) {
-        let Stale { declared, why, inputs, attempt: now, need, .. } = stale;
+    fn one_try(&self, step: &Step, stale: StaleStep, permit: Lease) -> (WorkerMessage, Option<Lease>) {
+        let StaleStep { declared, why, inputs, attempt: now, need, .. } = stale;
         let begun = Instant::now();
         let (kind, stage) = (step.stage.kind().to_owned(), step.name.clone());
         self.emitter.emit(Event::StageStarted { stage, kind, why: why.clone(), attempt: now.number });
@@ -387,10 +390,10 @@ impl Run<'_> {
             self.emitter.emit(Event::Note { stage: step.name.clone(), message: format!("has GPU {ids}") });
         }
         let amounts = step.resources.amounts.as_ref().map(|_| amounts(step)).unwrap_or_default();
-        let work = Work { executor: self.executor(step), cards: permit.cards.clone(), amounts };
+        let work = ExecContext { executor: self.executor(step), cards: permit.cards.clone(), amounts };
         let tried = self.attempt(step, &now, &inputs, &declared, &work);
         let error = match tried {
-            Ok(Tried::Kept(artifact, end)) => {
+            Ok(AttemptOutcome::Kept(artifact, end)) => {
                 self.remember(step, &declared, end);
                 self.store.save_index_now_and_then();
                 self.emitter.emit(Event::StageFinished {
@@ -400,12 +403,12 @@ impl Run<'_> {
                     metrics: artifact.metrics.clone(),
                     kept: kept(&declared, &artifact),
                 });
-                return (Told::Done(Box::new(artifact)), Some(permit));
+                return (WorkerMessage::Done(Box::new(artifact)), Some(permit));
             }
-            Ok(Tried::Parked { have, need, message }) => {
-                self.remember(step, &declared, End::Parked { have, need, message: message.clone() });
+            Ok(AttemptOutcome::Parked { have, need, message }) => {
+                self.remember(step, &declared, AttemptEnd::Parked { have, need, message: message.clone() });
                 self.emitter.emit(Event::StageParked { stage: step.name.clone(), have, need, message });
-                return (Told::Ended(Ending::Parked), Some(permit));
+                return (WorkerMessage::Ended(StepOutcome::Parked), Some(permit));
             }
             Err(error) => error,
         };
@@ -415,21 +418,21 @@ impl Run<'_> {
             if error.exit != Exit::Interrupted || !self.stopping() {
                 self.warn(step, error.message);
             }
-            self.remember(step, &declared, End::Interrupted);
+            self.remember(step, &declared, AttemptEnd::Interrupted);
             self.emitter.emit(Event::StageInterrupted { stage: step.name.clone() });
-            return (Told::Ended(Ending::Interrupted), permit);
+            return (WorkerMessage::Ended(StepOutcome::Interrupted), permit);
         }
         let told = match self.next(step, &now, &inputs, &error) {
             Some(attempt) => {
                 let wait = attempt.wait;
                 let from = wait.map(|wait| Instant::now() + wait);
-                Told::Again(Box::new(Stale { declared, why, inputs, attempt, need, from, judged: 0 }))
+                WorkerMessage::Again(Box::new(StaleStep { declared, why, inputs, attempt, need, from, judged: 0 }))
             }
             None => {
-                self.remember(step, &declared, End::Failed { message: error.message.clone() });
-                Told::Ended(match self.is_asked(&error) {
+                self.remember(step, &declared, AttemptEnd::Failed { message: error.message.clone() });
+                WorkerMessage::Ended(match self.is_asked(&error) {
                     // Said before the question.
-                    true => Ending::Failed { message: error.message, exit: error.exit },
+                    true => StepOutcome::Failed { message: error.message, exit: error.exit },
                     false => self.failed(step, &error),
                 })
             }

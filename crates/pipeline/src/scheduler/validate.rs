@@ -1,7 +1,7 @@
 //! Whether what a stage left is what it promises, looked at before it counts.
 
 use crate::artifact::ArtifactKind;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::fs::{self, File};

@@ -5,14 +5,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 
 /// As many threads as there were ever tasks at once; they end when this is dropped and the tasks are done.
-pub(super) struct Crew<'scope, 'env, T> {
+pub(super) struct WorkerPool<'scope, 'env, T> {
     scope: &'scope Scope<'scope, 'env>,
     work: Arc<dyn Fn(T) + Send + Sync + 'scope>,
-    desk: Arc<Desk<T>>,
+    desk: Arc<WorkerQueue<T>>,
 }
 
 /// Where tasks lie until a thread takes them.
-struct Desk<T> {
+struct WorkerQueue<T> {
     state: Mutex<State<T>>,
     bell: Condvar,
 }
@@ -24,11 +24,11 @@ struct State<T> {
     closed: bool,
 }
 
-impl<'scope, 'env, T: Send + 'scope> Crew<'scope, 'env, T> {
+impl<'scope, 'env, T: Send + 'scope> WorkerPool<'scope, 'env, T> {
     /// Threads that do `work`, which does not panic.
     pub(super) fn new(scope: &'scope Scope<'scope, 'env>, work: impl Fn(T) + Send + Sync + 'scope) -> Self {
         let state = State { tasks: VecDeque::new(), idle: 0, closed: false };
-        Self { scope, work: Arc::new(work), desk: Arc::new(Desk { state: Mutex::new(state), bell: Condvar::new() }) }
+        Self { scope, work: Arc::new(work), desk: Arc::new(WorkerQueue { state: Mutex::new(state), bell: Condvar::new() }) }
     }
 
     /// Hands a task to a thread that is free, or to a new one.
@@ -49,7 +49,7 @@ impl<'scope, 'env, T: Send + 'scope> Crew<'scope, 'env, T> {
     }
 }
 
-impl<T> Desk<T> {
+impl<T> WorkerQueue<T> {
     /// The next task; none when there will be no more.
     fn next(&self) -> Option<T> {
         let mut state = self.lock();
@@ -71,7 +71,7 @@ impl<T> Desk<T> {
     }
 }
 
-impl<T> Drop for Crew<'_, '_, T> {
+impl<T> Drop for WorkerPool<'_, '_, T> {
     fn drop(&mut self) {
         self.desk.lock().closed = true;
         self.desk.bell.notify_all();
@@ -92,7 +92,7 @@ mod tests {
             // Each row of three goes on only when all three are at it.
             let (together, done) = (Barrier::new(3), channel());
             let (together, tell, seen) = (Arc::new(together), done.0, &seen);
-            let crew = Crew::new(scope, move |task: usize| {
+            let crew = WorkerPool::new(scope, move |task: usize| {
                 together.wait();
                 seen.lock().unwrap().push((task, thread::current().id()));
                 let _ = tell.send(());

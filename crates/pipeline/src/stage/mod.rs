@@ -5,16 +5,16 @@
 
 mod overrides;
 
-pub use overrides::{Changes, told};
+pub use overrides::{SettingOverrides, told};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::error::{Error, Failure, Result};
 use crate::events::{Emitter, Event};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::schema;
-use crate::manifest::schema::Shape;
-use crate::process::liveness_lock::Leash;
-use crate::scheduler::gpu::Card;
+use crate::manifest::schema::SchemaShape;
+use crate::process::liveness_lock::LivenessLock;
+use crate::scheduler::gpu::Gpu;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,7 +45,7 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     fn output(&self) -> ArtifactKind;
 
     /// Complaints about settings that have the right type but cannot work, found without touching a file.
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         Vec::new()
     }
 
@@ -128,12 +128,12 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     }
 
     /// What may help after a failure, the best first: settings to change, each with half a sentence on what that does.
-    fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
+    fn remedies(&self, _failure: Failure) -> Vec<SuggestedSettings> {
         Vec::new()
     }
 
-    /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`Outcome::Done`].
-    fn run(&self, cx: &Context) -> Result<Outcome>;
+    /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`StageOutcome::Done`].
+    fn run(&self, cx: &Context) -> Result<StageOutcome>;
 }
 
 /// An input a stage takes.
@@ -162,7 +162,7 @@ pub enum Arity {
 
 /// Something wrong with a setting, placed by the path of its key inside `with`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complaint {
+pub struct SettingError {
     /// The keys that lead to the value, `["split", "test"]`; empty for the whole table.
     pub path: Vec<String>,
     /// What is wrong.
@@ -171,7 +171,7 @@ pub struct Complaint {
     pub hint: Option<String>,
 }
 
-impl Complaint {
+impl SettingError {
     /// A complaint about the value at `path`, a dotted path such as `split.test`.
     pub fn new(path: &str, message: impl Into<String>) -> Self {
         Self { path: path.split('.').filter(|key| !key.is_empty()).map(str::to_owned).collect(), message: message.into(), hint: None }
@@ -186,9 +186,9 @@ impl Complaint {
 
 /// How a stage ended when nothing went wrong.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum StageOutcome {
     /// The result is in `cx.out`.
-    Done(Made),
+    Done(StageResult),
     /// A person has to do something first; running again looks again.
     Parked {
         /// How much is there.
@@ -202,16 +202,16 @@ pub enum Outcome {
 
 /// Settings that may help after a failure.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Remedy {
+pub struct SuggestedSettings {
     /// What to change.
-    pub set: Changes,
+    pub set: SettingOverrides,
     /// What that does, half a sentence.
     pub about: &'static str,
 }
 
 /// What a stage says of what it made.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Made {
+pub struct StageResult {
     /// One sentence.
     pub summary: String,
     /// Numbers worth comparing and gating on.
@@ -220,7 +220,7 @@ pub struct Made {
     pub facts: BTreeMap<String, Value>,
 }
 
-impl Made {
+impl StageResult {
     /// Something made, described in one sentence.
     pub fn new(summary: impl Into<String>) -> Self {
         Self { summary: summary.into(), ..Self::default() }
@@ -264,9 +264,9 @@ pub struct Context {
     /// may be gone at any time.
     pub cache: PathBuf,
     /// The cards it was given for itself; none where nobody counts them.
-    pub cards: Vec<Card>,
+    pub cards: Vec<Gpu>,
     /// What the programs it starts hold on to, so that they are found should this run be killed; none where something else sees to that.
-    pub leash: Option<Arc<Leash>>,
+    pub leash: Option<Arc<LivenessLock>>,
     /// Where events go.
     pub emitter: Emitter,
     /// Set when the run should stop soon; long stages look at it and leave with [`crate::error::Exit::Interrupted`].
@@ -326,7 +326,7 @@ pub trait AnyStage: Send + Sync {
     /// See [`Stage::output`].
     fn output(&self) -> ArtifactKind;
     /// See [`Stage::check`].
-    fn check(&self) -> Vec<Complaint>;
+    fn check(&self) -> Vec<SettingError>;
     /// See [`Stage::sources`].
     fn sources(&self) -> Vec<PathBuf>;
     /// See [`Stage::reads`].
@@ -356,7 +356,7 @@ pub trait AnyStage: Send + Sync {
         None
     }
     /// See [`Stage::run`].
-    fn run(&self, cx: &Context) -> Result<Outcome>;
+    fn run(&self, cx: &Context) -> Result<StageOutcome>;
     /// See [`Stage::fills_machine`].
     fn fills_machine(&self) -> bool {
         false
@@ -374,7 +374,7 @@ pub trait AnyStage: Send + Sync {
         Ok(None)
     }
     /// See [`Stage::remedies`].
-    fn remedies(&self, _failure: Failure) -> Vec<Remedy> {
+    fn remedies(&self, _failure: Failure) -> Vec<SuggestedSettings> {
         Vec::new()
     }
     /// The settings, defaults filled in.
@@ -384,7 +384,7 @@ pub trait AnyStage: Send + Sync {
     /// See [`Stage::pin`].
     fn pin(&mut self, _pin: &mut ResolveRevision<'_>) {}
     /// The same stage with other settings.
-    fn changed(&self, _changes: &Changes) -> Result<Box<dyn AnyStage>> {
+    fn changed(&self, _changes: &SettingOverrides) -> Result<Box<dyn AnyStage>> {
         Err(Error::new(format!("the settings of `{}` cannot be changed", self.kind())))
     }
 }
@@ -402,7 +402,7 @@ impl<S: Stage> AnyStage for S {
     fn output(&self) -> ArtifactKind {
         Stage::output(self)
     }
-    fn check(&self) -> Vec<Complaint> {
+    fn check(&self) -> Vec<SettingError> {
         Stage::check(self)
     }
     fn sources(&self) -> Vec<PathBuf> {
@@ -435,7 +435,7 @@ impl<S: Stage> AnyStage for S {
     fn advises(&self, given: &[&str]) -> Option<(String, String)> {
         Stage::advises(self, given)
     }
-    fn run(&self, cx: &Context) -> Result<Outcome> {
+    fn run(&self, cx: &Context) -> Result<StageOutcome> {
         Stage::run(self, cx)
     }
     fn fills_machine(&self) -> bool {
@@ -450,7 +450,7 @@ impl<S: Stage> AnyStage for S {
     fn preflight(&self, given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
         Stage::preflight(self, given, stop)
     }
-    fn remedies(&self, failure: Failure) -> Vec<Remedy> {
+    fn remedies(&self, failure: Failure) -> Vec<SuggestedSettings> {
         Stage::remedies(self, failure)
     }
     fn settings(&self) -> Value {
@@ -459,13 +459,13 @@ impl<S: Stage> AnyStage for S {
     fn pin(&mut self, pin: &mut ResolveRevision<'_>) {
         Stage::pin(self, pin);
     }
-    fn changed(&self, changes: &Changes) -> Result<Box<dyn AnyStage>> {
+    fn changed(&self, changes: &SettingOverrides) -> Result<Box<dyn AnyStage>> {
         Ok(Box::new(overrides::changed(self, changes)?))
     }
 }
 
 /// A kind of work before it has settings: how a pipeline reads a stage of that kind.
-pub trait Entry: Sync {
+pub trait StageFactory: Sync {
     /// See [`Stage::KIND`].
     fn kind(&self) -> &'static str;
     /// See [`Stage::ABOUT`].
@@ -483,14 +483,14 @@ pub trait Entry: Sync {
 }
 
 /// The entry of a kind of work.
-pub struct Of<S>(PhantomData<fn() -> S>);
+pub struct FactoryOf<S>(PhantomData<fn() -> S>);
 
-impl<S: Stage> Of<S> {
+impl<S: Stage> FactoryOf<S> {
     /// For [`STAGES`].
     pub const NEW: Self = Self(PhantomData);
 }
 
-impl<S: Stage> Entry for Of<S> {
+impl<S: Stage> StageFactory for FactoryOf<S> {
     fn kind(&self) -> &'static str {
         S::KIND
     }
@@ -514,7 +514,7 @@ impl<S: Stage> Entry for Of<S> {
     fn parse(&self, mut with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>> {
         let span = with.span();
         let shape = schema::of::<S>();
-        let found = Shape::new(&shape.0, &shape.1).check(&mut with, "with");
+        let found = SchemaShape::new(&shape.0, &shape.1).check(&mut with, "with");
         if !found.is_empty() {
             // What was taken out would be missed now; that is no further mistake.
             return Err(found);

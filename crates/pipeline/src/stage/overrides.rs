@@ -6,10 +6,10 @@ use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 
 /// New values by setting, a dotted path: a value, or `"/2"` and `"*2"` for half and twice the old number.
-pub type Changes = BTreeMap<String, Value>;
+pub type SettingOverrides = BTreeMap<String, Value>;
 
 /// The same stage with other settings.
-pub(super) fn changed<S: Stage>(stage: &S, changes: &Changes) -> Result<S> {
+pub(super) fn changed<S: Stage>(stage: &S, changes: &SettingOverrides) -> Result<S> {
     let unfit = |message: String| Error::new(message).exit(Exit::Usage);
     let mut settings = serde_json::to_value(stage)?;
     for (path, change) in changes {
@@ -56,7 +56,7 @@ fn value(old: &Value, change: &Value) -> Result<Value, String> {
 
 /// Changes as one would write them, `batch_size = 1, gradient_accumulation = 8`, in the values that `settings` have now.
 #[must_use]
-pub fn told(changes: &Changes, settings: &Value) -> String {
+pub fn told(changes: &SettingOverrides, settings: &Value) -> String {
     let now = |path: &str| path.split('.').try_fold(settings, |place, key| place.get(key));
     let one = |(path, change): (&String, &Value)| format!("{path} = {}", now(path).unwrap_or(change));
     changes.iter().map(one).collect::<Vec<_>>().join(", ")

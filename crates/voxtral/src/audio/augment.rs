@@ -31,7 +31,7 @@ pub struct Augmentation {
 
 /// What happens to one clip at one time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Drawn {
+pub struct ClipAugmentation {
     key: [u8; 32],
     /// In per cent; 100 leaves it as it is.
     speed: u32,
@@ -41,7 +41,7 @@ pub struct Drawn {
 
 impl Augmentation {
     /// What happens to a clip in a pass over the data; nothing in some.
-    pub fn draw(&self, seed: u64, clip: &str, epoch: u64) -> Option<Drawn> {
+    pub fn draw(&self, seed: u64, clip: &str, epoch: u64) -> Option<ClipAugmentation> {
         let mut hasher = blake3::Hasher::new_derive_key("voxpipe 2026 augmentation of clips");
         hasher.update(&seed.to_le_bytes()).update(&epoch.to_le_bytes()).update(clip.as_bytes());
         let key = *hasher.finalize().as_bytes();
@@ -51,12 +51,12 @@ impl Augmentation {
         // Each from a generator of its own: what one draws does not depend on what else is asked for.
         let drawn = |range: Option<[f64; 2]>, what: &str| range.map(|[low, high]| generator(&key, what).random_range(low..=high.max(low)));
         let speed = drawn(self.speed, "speed").map_or(100, |speed| (100.0 * speed).round().clamp(50.0, 200.0) as u32);
-        Some(Drawn { key, speed, gain_db: drawn(self.gain_db, "gain"), noise_snr_db: drawn(self.noise_snr_db, "noise") })
+        Some(ClipAugmentation { key, speed, gain_db: drawn(self.gain_db, "gain"), noise_snr_db: drawn(self.noise_snr_db, "noise") })
     }
 
     /// Hides parts of a spectrogram, of a clip of so many samples. What is hidden becomes what silence is in this recording, the lowest
     /// value it has: the model knows it from every pause and from the padding, which a mean over the bands is nowhere.
-    pub fn mask(&self, drawn: &Drawn, features: &mut Features, samples: usize) {
+    pub fn mask(&self, drawn: &ClipAugmentation, features: &mut Features, samples: usize) {
         let silence = features.data.iter().copied().fold(f32::INFINITY, f32::min);
         let (mels, frames) = (features.mels, features.frames);
         let sounding = samples.div_ceil(HOP).min(features.chunks * frames);
@@ -80,7 +80,7 @@ impl Augmentation {
     }
 }
 
-impl Drawn {
+impl ClipAugmentation {
     /// How many samples there are afterwards.
     pub fn length(&self, samples: usize) -> usize {
         if self.speed == 100 { samples } else { resampled_length(samples, self.rate()).max(1) }
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn draws_stay_in_their_ranges_and_reach_both_ends() {
-        let drawn: Vec<Drawn> = (0..300).map(|epoch| all().draw(1, "a.wav", epoch).unwrap()).collect();
+        let drawn: Vec<ClipAugmentation> = (0..300).map(|epoch| all().draw(1, "a.wav", epoch).unwrap()).collect();
         let speeds: Vec<u32> = drawn.iter().map(|drawn| drawn.speed).collect();
         assert_eq!((speeds.iter().min(), speeds.iter().max()), (Some(&90), Some(&110)));
         let gains = || drawn.iter().map(|drawn| drawn.gain_db.unwrap());
@@ -179,23 +179,23 @@ mod tests {
     #[test]
     fn each_change_is_what_it_is_called() {
         let key = [3; 32];
-        let as_it_is = Drawn { key, speed: 100, gain_db: None, noise_snr_db: None };
+        let as_it_is = ClipAugmentation { key, speed: 100, gain_db: None, noise_snr_db: None };
         assert_eq!(as_it_is.apply(tone(0.3)).unwrap(), tone(0.3));
         for speed in [50, 90, 97, 110, 200] {
-            let drawn = Drawn { speed, ..as_it_is.clone() };
+            let drawn = ClipAugmentation { speed, ..as_it_is.clone() };
             let found = drawn.apply(tone(1.0)).unwrap();
             assert_eq!(found.len(), drawn.length(16_000));
             assert!((found.len() as f64 - 1_600_000.0 / f64::from(speed)).abs() <= 1.0, "{speed}: {}", found.len());
         }
         let power = |samples: &[f32]| samples.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>() / samples.len() as f64;
-        let louder = Drawn { gain_db: Some(6.0), ..as_it_is.clone() }.apply(tone(0.3)).unwrap();
+        let louder = ClipAugmentation { gain_db: Some(6.0), ..as_it_is.clone() }.apply(tone(0.3)).unwrap();
         assert!((10.0 * (power(&louder) / power(&tone(0.3))).log10() - 6.0).abs() < 0.01);
-        let limited = Drawn { gain_db: Some(40.0), ..as_it_is.clone() }.apply(tone(0.3)).unwrap();
+        let limited = ClipAugmentation { gain_db: Some(40.0), ..as_it_is.clone() }.apply(tone(0.3)).unwrap();
         assert!(limited.iter().all(|sample| sample.abs() <= 1.0) && limited.iter().any(|sample| sample.abs() > 0.999));
-        let noisy = Drawn { noise_snr_db: Some(20.0), ..as_it_is.clone() }.apply(tone(2.0)).unwrap();
+        let noisy = ClipAugmentation { noise_snr_db: Some(20.0), ..as_it_is.clone() }.apply(tone(2.0)).unwrap();
         let noise: Vec<f32> = noisy.iter().zip(tone(2.0)).map(|(noisy, clean)| noisy - clean).collect();
         assert!((10.0 * (power(&tone(2.0)) / power(&noise)).log10() - 20.0).abs() < 0.2);
-        let silent = Drawn { noise_snr_db: Some(20.0), ..as_it_is }.apply(vec![0.0; 100]).unwrap();
+        let silent = ClipAugmentation { noise_snr_db: Some(20.0), ..as_it_is }.apply(vec![0.0; 100]).unwrap();
         assert!(silent.iter().all(|sample| *sample == 0.0), "silence stays silence");
     }
 

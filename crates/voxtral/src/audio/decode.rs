@@ -17,7 +17,7 @@ use symphonia::core::formats::{FormatReader, Track, TrackType};
 use symphonia::core::io::{MediaSource, MediaSourceStream};
 
 use super::resample::{LOUDEST, RATES};
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 
 /// Longest recording that is taken in; a clip of a dataset is a thousand times shorter.
 const LONGEST_HOURS: u64 = 4;
@@ -26,7 +26,7 @@ const MOST_SAMPLES: u64 = 1 << 30;
 
 /// The sound of a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Decoded {
+pub struct DecodedAudio {
     /// The mean of all channels, nominally within ±1.
     pub samples: Vec<f32>,
     /// Samples a second.
@@ -36,13 +36,13 @@ pub struct Decoded {
 }
 
 /// Decodes WAV, FLAC, MP3, OGG (Vorbis) and M4A (AAC, ALAC), whatever the file's name says.
-pub fn decode(path: &Path) -> Result<Decoded> {
+pub fn decode(path: &Path) -> Result<DecodedAudio> {
     let (file, size) = opened(path)?;
     decode_source(path, file, size)
 }
 
 /// The same for a file that is in memory already; `name` stands in errors.
-pub fn decode_bytes(name: &Path, bytes: Vec<u8>) -> Result<Decoded> {
+pub fn decode_bytes(name: &Path, bytes: Vec<u8>) -> Result<DecodedAudio> {
     if bytes.is_empty() {
         return Err(damaged(name, "is empty (0 bytes)").advice(AGAIN));
     }
@@ -50,13 +50,13 @@ pub fn decode_bytes(name: &Path, bytes: Vec<u8>) -> Result<Decoded> {
     decode_source(name, Cursor::new(bytes), size)
 }
 
-fn decode_source<S: MediaSource + UnwindSafe + 'static>(path: &Path, source: S, size: u64) -> Result<Decoded> {
+fn decode_source<S: MediaSource + UnwindSafe + 'static>(path: &Path, source: S, size: u64) -> Result<DecodedAudio> {
     // The decoders mean well, but some arithmetic of theirs overflows on absurd headers, which is a panic in a debug build.
     catch_unwind(|| decode_trusting(path, source, size))
         .unwrap_or_else(|_| Err(damaged(path, "is damaged: its numbers make no sense to the decoder").advice(AGAIN)))
 }
 
-fn decode_trusting<S: MediaSource + 'static>(path: &Path, mut file: S, size: u64) -> Result<Decoded> {
+fn decode_trusting<S: MediaSource + 'static>(path: &Path, mut file: S, size: u64) -> Result<DecodedAudio> {
     let reading = || format!("cannot read {}", path.display());
     let mp3_counts_frames = mp3_counts_frames(&mut file).doing(reading)?;
     let promised = mp4_size(&mut file).doing(reading)?;
@@ -93,7 +93,7 @@ fn decode_trusting<S: MediaSource + 'static>(path: &Path, mut file: S, size: u64
     if sound.samples.is_empty() {
         return Err(damaged(path, "holds 0 samples").advice("leave this file out, or record it again"));
     }
-    Ok(Decoded { samples: sound.samples, rate: sound.rate, channels: sound.channels })
+    Ok(DecodedAudio { samples: sound.samples, rate: sound.rate, channels: sound.channels })
 }
 
 /// Opens a file that is worth looking into; also returns its size.

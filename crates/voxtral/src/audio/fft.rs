@@ -28,12 +28,12 @@ const COLUMNS: usize = 25;
 
 /// One number of each frame.
 #[derive(Clone, Copy)]
-struct Lanes([f64; LANES]);
+struct FftLanes([f64; LANES]);
 
 #[derive(Clone, Copy)]
 struct Complex {
-    re: Lanes,
-    im: Lanes,
+    re: FftLanes,
+    im: FftLanes,
 }
 
 /// The tables of the transform, in the order in which they are used.
@@ -106,7 +106,7 @@ impl Spectrum {
                 }
             }
         }
-        let sample = |row: usize, frame: usize, window: f64| Lanes(each(0.0, |lane| f64::from(across[row][frame + lane]) * window));
+        let sample = |row: usize, frame: usize, window: f64| FftLanes(each(0.0, |lane| f64::from(across[row][frame + lane]) * window));
         for (column, points) in self.points.iter().enumerate() {
             let values = dft8(each(Complex::ZERO, |row| {
                 let Point { row, frame, window } = points[row];
@@ -188,12 +188,12 @@ fn dft5([a, b, c, d, e]: [Complex; 5]) -> [Complex; 5] {
 }
 
 impl Complex {
-    const ZERO: Self = Self { re: Lanes([0.0; LANES]), im: Lanes([0.0; LANES]) };
+    const ZERO: Self = Self { re: FftLanes([0.0; LANES]), im: FftLanes([0.0; LANES]) };
 
     /// Times -i.
     #[inline(always)]
     fn turned(self) -> Self {
-        Self { re: self.im, im: Lanes([0.0; LANES]) - self.re }
+        Self { re: self.im, im: FftLanes([0.0; LANES]) - self.re }
     }
 
     #[inline(always)]
@@ -234,7 +234,7 @@ impl Mul<(f64, f64)> for Complex {
     }
 }
 
-impl Add for Lanes {
+impl Add for FftLanes {
     type Output = Self;
 
     #[inline(always)]
@@ -243,7 +243,7 @@ impl Add for Lanes {
     }
 }
 
-impl Sub for Lanes {
+impl Sub for FftLanes {
     type Output = Self;
 
     #[inline(always)]
@@ -252,7 +252,7 @@ impl Sub for Lanes {
     }
 }
 
-impl Mul<f64> for Lanes {
+impl Mul<f64> for FftLanes {
     type Output = Self;
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! reflected by half a window at both ends, cut into Hann windows of 400 samples every 160, Fourier-transformed to a power
 //! spectrum, gathered into mel bands (Slaney's scale and normalisation, 0 to 8 kHz), and the logarithm taken. Values more
 //! than eight decades under the loudest one of the recording are raised to that floor; then (x + 4) / 4. A stream has no loudest
-//! value until it ends: there the ceiling is a constant ([`Ceiling::Fixed`]).
+//! value until it ends: there the ceiling is a constant ([`MelCeiling::Fixed`]).
 //!
 //! The transform is computed in double precision, so that it is nearer to the definition than any single-precision reference is; what
 //! follows it (sums of positive numbers, a logarithm) loses nothing in single. Eight frames are worked on side by side, in whatever
@@ -28,12 +28,12 @@ const SILENCE: f32 = -10.0;
 pub struct LogMel {
     spectrum: Spectrum,
     bands: Vec<Band>,
-    ceiling: Ceiling,
+    ceiling: MelCeiling,
 }
 
 /// What the floor lies eight decades under.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Ceiling {
+pub enum MelCeiling {
     /// The loudest value of the recording.
     #[default]
     Recording,
@@ -64,11 +64,11 @@ struct Band {
 impl LogMel {
     /// A spectrogram of so many mel bands; the published models have 128.
     pub fn new(mels: usize) -> Self {
-        Self { spectrum: Spectrum::new(), bands: bands(mels), ceiling: Ceiling::Recording }
+        Self { spectrum: Spectrum::new(), bands: bands(mels), ceiling: MelCeiling::Recording }
     }
 
     /// The same with another ceiling.
-    pub fn with_ceiling(self, ceiling: Ceiling) -> Self {
+    pub fn with_ceiling(self, ceiling: MelCeiling) -> Self {
         Self { ceiling, ..self }
     }
 
@@ -92,8 +92,8 @@ impl LogMel {
         }
 
         let ceiling = match self.ceiling {
-            Ceiling::Recording => loudest(&data),
-            Ceiling::Fixed(ceiling) => ceiling,
+            MelCeiling::Recording => loudest(&data),
+            MelCeiling::Fixed(ceiling) => ceiling,
         };
         let floor = ceiling - 8.0;
         for value in &mut data {
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_fixed_ceiling_holds_whatever_is_heard() {
-        let log_mel = LogMel::new(128).with_ceiling(Ceiling::Fixed(1.5));
+        let log_mel = LogMel::new(128).with_ceiling(MelCeiling::Fixed(1.5));
         let silent = log_mel.features(&[0.0; 16_000], 100).unwrap();
         assert!(silent.data.iter().all(|value| *value == (1.5 - 8.0 + 4.0) / 4.0));
         // Above the floor it changes nothing; this sine's own ceiling is 1.94.

@@ -14,8 +14,8 @@ pub mod resample;
 pub mod segmentation;
 pub mod wav;
 
-pub use decode::{Decoded, decode, decode_bytes};
-pub use log_mel::{Ceiling, Features, LogMel};
+pub use decode::{DecodedAudio, decode, decode_bytes};
+pub use log_mel::{Features, LogMel, MelCeiling};
 pub use resample::resample;
 pub use wav::{load, load_stream, read_wav16k, write_wav16k};
 

@@ -12,7 +12,7 @@ const CLIPPED: f32 = 32_766.0 / 32_768.0;
 
 /// A take in numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Quality {
+pub struct ClipQuality {
     /// How long it is.
     pub seconds: f64,
     /// The loudest sample.
@@ -30,7 +30,7 @@ pub struct Quality {
     /// Letters of the sentence for each second of speech.
     pub chars_per_second: f64,
     /// What to do with it.
-    pub verdict: Verdict,
+    pub verdict: QualityVerdict,
     /// Why, in words; empty if all is well.
     pub reasons: Vec<String>,
 }
@@ -38,7 +38,7 @@ pub struct Quality {
 /// Whether a take will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum QualityVerdict {
     /// As it should be.
     Ok,
     /// It can be used; another may be better.
@@ -47,7 +47,7 @@ pub enum Verdict {
     Reject,
 }
 
-impl Quality {
+impl ClipQuality {
     /// Measures 16 kHz samples of somebody who read this text.
     pub fn of(samples: &[f32], text: &str) -> Self {
         let seconds = samples.len() as f64 / f64::from(SAMPLE_RATE);
@@ -73,7 +73,7 @@ impl Quality {
             lead_silence: hundredths(lead.min(seconds)),
             trail_silence: hundredths(trail.min(seconds)),
             chars_per_second: hundredths(letters / (seconds - lead - trail).max(0.1)),
-            verdict: Verdict::Ok,
+            verdict: QualityVerdict::Ok,
             reasons: Vec::new(),
         };
         quality.judge(samples.len());
@@ -81,7 +81,7 @@ impl Quality {
     }
 
     fn judge(&mut self, samples: usize) {
-        use Verdict::{Reject, Warn};
+        use QualityVerdict::{Reject, Warn};
         let clipped = self.clipped as f64 / samples.max(1) as f64;
         let silent = self.peak_dbfs < -45.0 || self.rms_dbfs < -60.0;
         let rules = [
@@ -141,26 +141,26 @@ mod tests {
     #[test]
     fn takes_are_judged_and_the_reason_is_said() {
         let text = "The baker lights the oven.";
-        let rows: [(Vec<f32>, Verdict, &str); 9] = [
-            (take(0.2, 0.0005, 2.5, 0.3), Verdict::Ok, ""),
-            (take(0.0, 0.0, 2.0, 0.3), Verdict::Reject, "silent"),
-            (take(0.0, 0.001, 2.0, 0.3), Verdict::Reject, "silent"),
-            (take(0.2, 0.0005, 0.2, 0.0), Verdict::Reject, "too short"),
-            (take(0.2, 0.0005, 31.0, 0.3), Verdict::Reject, "too long"),
-            (take(3.0, 0.0005, 2.5, 0.3), Verdict::Reject, "far too loud"),
-            (take(0.012, 0.0001, 2.5, 0.3), Verdict::Warn, "very quiet"),
-            (take(0.1, 0.05, 2.5, 0.6), Verdict::Warn, "noisy"),
-            (take(0.2, 0.0005, 1.2, 0.3), Verdict::Warn, "very fast"),
+        let rows: [(Vec<f32>, QualityVerdict, &str); 9] = [
+            (take(0.2, 0.0005, 2.5, 0.3), QualityVerdict::Ok, ""),
+            (take(0.0, 0.0, 2.0, 0.3), QualityVerdict::Reject, "silent"),
+            (take(0.0, 0.001, 2.0, 0.3), QualityVerdict::Reject, "silent"),
+            (take(0.2, 0.0005, 0.2, 0.0), QualityVerdict::Reject, "too short"),
+            (take(0.2, 0.0005, 31.0, 0.3), QualityVerdict::Reject, "too long"),
+            (take(3.0, 0.0005, 2.5, 0.3), QualityVerdict::Reject, "far too loud"),
+            (take(0.012, 0.0001, 2.5, 0.3), QualityVerdict::Warn, "very quiet"),
+            (take(0.1, 0.05, 2.5, 0.6), QualityVerdict::Warn, "noisy"),
+            (take(0.2, 0.0005, 1.2, 0.3), QualityVerdict::Warn, "very fast"),
         ];
         for (samples, verdict, reason) in rows {
-            let quality = Quality::of(&samples, text);
+            let quality = ClipQuality::of(&samples, text);
             assert_eq!(quality.verdict, verdict, "{quality:?}");
             assert!(quality.reasons.iter().any(|found| found.contains(reason)) || reason.is_empty(), "{reason}: {quality:?}");
-            assert_eq!(quality.reasons.is_empty(), verdict == Verdict::Ok);
+            assert_eq!(quality.reasons.is_empty(), verdict == QualityVerdict::Ok);
         }
-        let quality = Quality::of(&take(0.2, 0.0005, 2.5, 0.3), text);
+        let quality = ClipQuality::of(&take(0.2, 0.0005, 2.5, 0.3), text);
         assert!((quality.lead_silence - 0.3).abs() < 0.05 && (quality.trail_silence - 0.3).abs() < 0.05, "{quality:?}");
         assert!((quality.chars_per_second - 21.0 / 1.9).abs() < 0.5, "{quality:?}");
-        assert_eq!(Quality::of(&[], text).verdict, Verdict::Reject);
+        assert_eq!(ClipQuality::of(&[], text).verdict, QualityVerdict::Reject);
     }
 }

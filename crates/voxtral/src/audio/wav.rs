@@ -9,7 +9,7 @@ use std::path::Path;
 use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
 
 use super::decode::{damaged, opened};
-use super::{Decoded, SAMPLE_RATE, decode, decode_bytes, resample};
+use super::{DecodedAudio, SAMPLE_RATE, decode, decode_bytes, resample};
 use crate::error::{Error, Result};
 
 const SPEC: WavSpec = WavSpec { channels: 1, sample_rate: SAMPLE_RATE, bits_per_sample: 16, sample_format: SampleFormat::Int };
@@ -53,7 +53,7 @@ fn settle(bytes: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-fn at_16k(path: &Path, decoded: Decoded) -> Result<Vec<f32>> {
+fn at_16k(path: &Path, decoded: DecodedAudio) -> Result<Vec<f32>> {
     let samples = resample(decoded.samples, decoded.rate).map_err(|error| error.context(path.display()))?;
     if samples.is_empty() {
         return Err(damaged(path, "holds less than one sample of sound"));

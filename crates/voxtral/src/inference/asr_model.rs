@@ -1,34 +1,34 @@
 //! Any model that can write down what it hears, whichever its folder turns out to hold.
 
-use super::transcriber::{Heard, Limit, Recognizer, Start, Utterance};
+use super::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
 use crate::error::{Error, Exit, Result};
 use crate::model::precision::Precision;
-use crate::realtime::transcriber::RealtimeRecognizer;
+use crate::realtime::transcriber::RealtimeTranscriber;
 use crate::realtime::{MODEL_NAME, config};
-use crate::weights::Loaded;
+use crate::weights::LoadReport;
 use burn::tensor::Device;
 use std::path::Path;
 
 /// A recogniser.
 #[derive(Debug)]
-pub enum Listener {
+pub enum AnyTranscriber {
     /// Voxtral Mini or Small: hears recordings.
-    Recordings(Box<Recognizer>),
+    Recordings(Box<Transcriber>),
     /// Voxtral Realtime: hears streams, and recordings as streams.
-    Realtime(Box<RealtimeRecognizer>),
+    Realtime(Box<RealtimeTranscriber>),
 }
 
-impl Listener {
+impl AnyTranscriber {
     /// Opens a model folder as on the Hub.
-    pub fn open(folder: &Path, start: Start, precision: Precision, device: &Device) -> Result<Self> {
+    pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
         Ok(match config::is_realtime(folder) {
-            true => Self::Realtime(Box::new(RealtimeRecognizer::open(folder, start, precision, device)?)),
-            false => Self::Recordings(Box::new(Recognizer::open(folder, start, precision, device)?)),
+            true => Self::Realtime(Box::new(RealtimeTranscriber::open(folder, start, precision, device)?)),
+            false => Self::Recordings(Box::new(Transcriber::open(folder, start, precision, device)?)),
         })
     }
 
     /// How its matrices are kept, and what a person should know.
-    pub fn loaded(&self) -> &Loaded {
+    pub fn loaded(&self) -> &LoadReport {
         match self {
             Self::Recordings(recognizer) => &recognizer.loaded,
             Self::Realtime(recognizer) => &recognizer.loaded,
@@ -45,8 +45,13 @@ impl Listener {
         }
     }
 
-    /// Transcribes clips and hands each transcript out as soon as it is known; see [`Recognizer::transcribe_each`].
-    pub fn transcribe_each(&self, utterances: &[Utterance], limit: Limit, say: &mut dyn FnMut(Heard) -> Result<()>) -> Result<()> {
+    /// Transcribes clips and hands each transcript out as soon as it is known; see [`Transcriber::transcribe_each`].
+    pub fn transcribe_each(
+        &self,
+        utterances: &[Utterance],
+        limit: TokenLimit,
+        say: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
+    ) -> Result<()> {
         match self {
             Self::Recordings(recognizer) => recognizer.transcribe_each(utterances, limit, say),
             Self::Realtime(recognizer) => recognizer.transcribe_each(utterances, limit, say),

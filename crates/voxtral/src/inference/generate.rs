@@ -4,13 +4,13 @@
 //! and a row that has ended leaves the batch once a good part of it has, so that short clips do not wait for long ones.
 
 use crate::error::{Error, Result};
-use crate::model::kv_cache::Cache;
-use crate::model::{Tokens, Voxtral};
+use crate::model::kv_cache::DecoderCache;
+use crate::model::{TokenBatch, Voxtral};
 use burn::tensor::Tensor;
 
 /// A row to continue.
 #[derive(Clone, Debug)]
-pub struct Prompt {
+pub struct DecoderPrompt {
     /// What the model reads.
     pub ids: Vec<u32>,
     /// At most this many tokens are written, `</s>` included.
@@ -19,7 +19,7 @@ pub struct Prompt {
 
 /// Ids with a meaning of their own.
 #[derive(Clone, Copy, Debug)]
-pub struct Special {
+pub struct SpecialTokens {
     /// `</s>`: ends a row and is not part of it.
     pub end: u32,
     /// `<pad>`: fills rows up.
@@ -28,7 +28,7 @@ pub struct Special {
 
 /// What the model wrote in one row.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Written {
+pub struct Generated {
     /// The new ids, without `</s>`.
     pub tokens: Vec<u32>,
     /// The natural logarithm of the probability the model gave each of them.
@@ -39,17 +39,17 @@ pub struct Written {
 
 /// What is said while rows are written.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum GenerationEvent {
     /// Every row has one more token.
     Token,
     /// The row of this prompt has ended.
-    Ended(usize, Written),
+    Ended(usize, Generated),
 }
 
 /// A row in the making.
 struct Row {
     prompt: usize,
-    written: Written,
+    written: Generated,
     ended: bool,
 }
 
@@ -59,24 +59,24 @@ struct Row {
 /// audio `[audio tokens of all prompts in order, text width]`
 pub fn greedy(
     model: &Voxtral,
-    prompts: &[Prompt],
+    prompts: &[DecoderPrompt],
     audio: Tensor<2>,
-    special: Special,
-    say: &mut dyn FnMut(Step) -> Result<()>,
+    special: SpecialTokens,
+    say: &mut dyn FnMut(GenerationEvent) -> Result<()>,
 ) -> Result<()> {
     if prompts.iter().any(|prompt| prompt.limit == 0 || prompt.ids.is_empty()) {
         return Err(Error::new("cannot write 0 tokens, or continue an empty prompt").advice("allow at least 1 token"));
     }
     let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
-    let (mut tokens, pads) = Tokens::left_padded(&ids, special.pad);
-    let mut rows: Vec<Row> = (0..prompts.len()).map(|prompt| Row { prompt, written: Written::default(), ended: false }).collect();
+    let (mut tokens, pads) = TokenBatch::left_padded(&ids, special.pad);
+    let mut rows: Vec<Row> = (0..prompts.len()).map(|prompt| Row { prompt, written: Generated::default(), ended: false }).collect();
     let decoder = &model.language_model.model;
-    let mut cache = Cache::new(decoder.layers.len(), pads);
+    let mut cache = DecoderCache::new(decoder.layers.len(), pads);
     let mut audio = Some(audio);
     while !rows.is_empty() {
         let hidden = decoder.forward_cached(model.embed(&tokens, audio.take())?, &mut cache);
         let chosen = likeliest(model, hidden)?;
-        say(Step::Token)?;
+        say(GenerationEvent::Token)?;
         for (row, (id, log_probability)) in rows.iter_mut().zip(&chosen).filter(|(row, _)| !row.ended) {
             row.written.finished = *id == special.end;
             if !row.written.finished {
@@ -85,7 +85,7 @@ pub fn greedy(
             }
             row.ended = row.written.finished || row.written.tokens.len() >= prompts[row.prompt].limit;
             if row.ended {
-                say(Step::Ended(row.prompt, std::mem::take(&mut row.written)))?;
+                say(GenerationEvent::Ended(row.prompt, std::mem::take(&mut row.written)))?;
             }
         }
         let mut next: Vec<u32> = rows.iter().zip(chosen).map(|(row, (id, _))| if row.ended { special.pad } else { id }).collect();
@@ -96,7 +96,7 @@ pub fn greedy(
             cache.keep(&left);
             rows.retain(|row| !row.ended);
         }
-        tokens = Tokens { rows: next.len(), ids: next, length: 1 };
+        tokens = TokenBatch { rows: next.len(), ids: next, length: 1 };
     }
     Ok(())
 }

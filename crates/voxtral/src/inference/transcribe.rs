@@ -1,9 +1,9 @@
 //! From clips to transcripts: batches of like length, audio a few chunks at a time, greedy decoding.
 
 use super::batching;
-use super::batching::{Budget, Size};
-use super::generate::{Prompt, Step, Written, greedy};
-use super::transcriber::Recognizer;
+use super::batching::{BatchBudget, ClipSize};
+use super::generate::{DecoderPrompt, Generated, GenerationEvent, greedy};
+use super::transcriber::Transcriber;
 use crate::audio::{Features, SAMPLE_RATE};
 use crate::error::{Error, Result};
 use burn::tensor::{Tensor, TensorData};
@@ -23,7 +23,7 @@ pub struct Utterance<'a> {
 
 /// How long a transcript may get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Limit {
+pub enum TokenLimit {
     /// So many tokens, `</s>` included.
     Tokens(usize),
     /// 64 and 16 for each second of audio: several times what the fastest speaker says.
@@ -46,14 +46,14 @@ pub struct Transcript {
 
 /// What is said while clips are transcribed.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Heard {
+pub enum TranscribeEvent {
     /// A little more is done: some chunks of audio, or a token.
     More,
     /// The transcript of the utterance with this index.
     Clip(usize, Transcript),
 }
 
-impl Limit {
+impl TokenLimit {
     /// The limit for a clip of so many samples, in tokens.
     pub fn tokens(self, samples: usize) -> usize {
         match self {
@@ -63,13 +63,13 @@ impl Limit {
     }
 }
 
-impl Recognizer {
+impl Transcriber {
     /// Transcribes clips; `progress` hears how many are done.
-    pub fn transcribe(&self, utterances: &[Utterance], limit: Limit, progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
+    pub fn transcribe(&self, utterances: &[Utterance], limit: TokenLimit, progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
         let mut transcripts = vec![None; utterances.len()];
         let mut done = 0;
         self.transcribe_each(utterances, limit, &mut |heard| {
-            if let Heard::Clip(index, transcript) = heard {
+            if let TranscribeEvent::Clip(index, transcript) = heard {
                 transcripts[index] = Some(transcript);
                 done += 1;
                 progress(done);
@@ -81,40 +81,45 @@ impl Recognizer {
 
     /// Transcribes clips and hands each transcript out as soon as it is known; their order is not that of the utterances. An error that
     /// `say` returns ends the work, between two tokens at the latest.
-    pub fn transcribe_each(&self, utterances: &[Utterance], limit: Limit, say: &mut dyn FnMut(Heard) -> Result<()>) -> Result<()> {
-        if limit == Limit::Tokens(0) {
+    pub fn transcribe_each(
+        &self,
+        utterances: &[Utterance],
+        limit: TokenLimit,
+        say: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
+    ) -> Result<()> {
+        if limit == TokenLimit::Tokens(0) {
             return Err(Error::new("a transcript of at most 0 tokens says nothing").advice("allow at least 1 token"));
         }
         let prompt = |(index, utterance): (usize, &Utterance)| {
             let ids = self.prompt(utterance.language, self.chunks(utterance.samples.len()));
             let ids = ids.map_err(|error| error.context(format!("clip {} of {}", index + 1, utterances.len())))?;
-            Ok(Prompt { ids, limit: limit.tokens(utterance.samples.len()) })
+            Ok(DecoderPrompt { ids, limit: limit.tokens(utterance.samples.len()) })
         };
         let prompts = utterances.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?;
-        let size = |(prompt, utterance): (&Prompt, &Utterance)| Size {
+        let size = |(prompt, utterance): (&DecoderPrompt, &Utterance)| ClipSize {
             prompt: prompt.ids.len(),
             samples: utterance.samples.len(),
             // Who allows a thousand tokens for a word does not expect them.
-            limit: prompt.limit.min(Limit::Auto.tokens(utterance.samples.len())),
+            limit: prompt.limit.min(TokenLimit::Auto.tokens(utterance.samples.len())),
         };
-        let sizes: Vec<Size> = prompts.iter().zip(utterances).map(size).collect();
-        for batch in batching::plan(&sizes, Budget::default(), &self.config) {
+        let sizes: Vec<ClipSize> = prompts.iter().zip(utterances).map(size).collect();
+        for batch in batching::plan(&sizes, BatchBudget::default(), &self.config) {
             let samples: Vec<&[f32]> = batch.iter().map(|index| utterances[*index].samples).collect();
             let audio = match &self.memory {
                 Some(memory) => self.ears(memory).hear_all(&samples)?,
                 None => {
                     let features = samples.par_iter().map(|samples| self.features(samples)).collect::<Result<Vec<_>>>()?;
-                    self.embed_audio(&features, &mut || say(Heard::More))?
+                    self.embed_audio(&features, &mut || say(TranscribeEvent::More))?
                 }
             };
-            say(Heard::More)?;
-            let prompts: Vec<Prompt> = batch.iter().map(|index| prompts[*index].clone()).collect();
+            say(TranscribeEvent::More)?;
+            let prompts: Vec<DecoderPrompt> = batch.iter().map(|index| prompts[*index].clone()).collect();
             greedy(&self.model, &prompts, audio, self.special(), &mut |step| match step {
-                Step::Token => say(Heard::More),
-                Step::Ended(row, written) => {
+                GenerationEvent::Token => say(TranscribeEvent::More),
+                GenerationEvent::Ended(row, written) => {
                     // Nothing that damaged weights said leaves.
                     self.loaded.audit.passed()?;
-                    say(Heard::Clip(batch[row], self.transcript(written)))
+                    say(TranscribeEvent::Clip(batch[row], self.transcript(written)))
                 }
             })?;
         }
@@ -137,8 +142,8 @@ impl Recognizer {
         Ok(Tensor::cat(rows, 0))
     }
 
-    fn transcript(&self, written: Written) -> Transcript {
-        let Written { tokens, log_probabilities, finished } = written;
+    fn transcript(&self, written: Generated) -> Transcript {
+        let Generated { tokens, log_probabilities, finished } = written;
         Transcript { text: self.tokenizer.decode(&tokens).trim().to_owned(), tokens, log_probabilities, finished }
     }
 }
@@ -149,8 +154,8 @@ mod tests {
 
     #[test]
     fn the_automatic_limit_grows_with_the_clip() {
-        assert_eq!(Limit::Auto.tokens(16_000 * 30), 64 + 16 * 30);
-        assert_eq!(Limit::Auto.tokens(1), 65);
-        assert_eq!(Limit::Tokens(7).tokens(1 << 30), 7);
+        assert_eq!(TokenLimit::Auto.tokens(16_000 * 30), 64 + 16 * 30);
+        assert_eq!(TokenLimit::Auto.tokens(1), 65);
+        assert_eq!(TokenLimit::Tokens(7).tokens(1 << 30), 7);
     }
 }

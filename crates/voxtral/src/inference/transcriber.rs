@@ -1,26 +1,26 @@
 //! A model with all it needs to turn samples into text: tokenizer, features, prompt, decoding.
 
-use super::encoder_cache::Memory;
-pub use super::generate::Special;
-pub use super::transcribe::{Heard, Limit, Transcript, Utterance};
+use super::encoder_cache::FeatureCache;
+pub use super::generate::SpecialTokens;
+pub use super::transcribe::{TokenLimit, TranscribeEvent, Transcript, Utterance};
 use crate::audio::log_mel::HOP;
 use crate::audio::{Features, LogMel};
 use crate::error::{Error, Result};
 use crate::lora;
-use crate::lora::Part;
+use crate::lora::ModelPart;
 use crate::model::Voxtral;
-use crate::model::config::{Config, preprocessor};
+use crate::model::config::{VoxtralConfig, preprocessor};
 use crate::model::precision::Precision;
 use crate::tokenizer::{Tokenizer, prompt};
-use crate::weights::{Loaded, Weights};
+use crate::weights::{LoadReport, WeightLoader};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::path::Path;
 
 /// A speech recogniser.
 #[derive(Debug)]
-pub struct Recognizer {
+pub struct Transcriber {
     /// The dimensions.
-    pub config: Config,
+    pub config: VoxtralConfig,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
     /// The network.
@@ -28,24 +28,24 @@ pub struct Recognizer {
     /// Where it lives.
     pub device: Device,
     /// How the matrices are kept, and whether the files behind them can be trusted.
-    pub loaded: Loaded,
+    pub loaded: LoadReport,
     /// Makes the spectrograms it hears.
     pub mel: LogMel,
     /// Where it keeps what its audio tower and projector make of clips, if anywhere.
-    pub memory: Option<Memory>,
-    special: Special,
+    pub memory: Option<FeatureCache>,
+    special: SpecialTokens,
 }
 
 /// Where the weights come from.
 #[derive(Clone, Copy, Debug)]
-pub enum Start {
+pub enum WeightsFrom {
     /// The safetensors files of the folder.
     Checkpoint,
     /// This seed; the folder holds only the config and the tokenizer.
     Random(u64),
 }
 
-impl Start {
+impl WeightsFrom {
     /// What decides which weights a folder with this digest gives.
     #[must_use]
     pub fn identity(self, digest: &str) -> String {
@@ -53,10 +53,10 @@ impl Start {
     }
 }
 
-impl Recognizer {
+impl Transcriber {
     /// Opens a model folder as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
-    pub fn open(folder: &Path, start: Start, precision: Precision, device: &Device) -> Result<Self> {
-        let config = Config::read(folder)?;
+    pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
+        let config = VoxtralConfig::read(folder)?;
         preprocessor::check(folder, &config)?;
         let tokenizer = Tokenizer::read(&folder.join("tekken.json"))?;
         let (known, audio) = (config.text_config.vocab_size, tokenizer.special("[AUDIO]")?);
@@ -70,8 +70,8 @@ impl Recognizer {
             .advice("config.json and tekken.json do not belong together"));
         }
         let mut weights = match start {
-            Start::Checkpoint => Weights::open(folder, precision, device)?,
-            Start::Random(seed) => Weights::random(seed, device).precision(precision),
+            WeightsFrom::Checkpoint => WeightLoader::open(folder, precision, device)?,
+            WeightsFrom::Random(seed) => WeightLoader::random(seed, device).precision(precision),
         };
         let model = Voxtral::load(&config, &mut weights);
         let loaded = weights.finish()?;
@@ -79,7 +79,7 @@ impl Recognizer {
             Some(id) => Ok(id),
             None => tokenizer.special(token),
         };
-        let special = Special { end: id("eos_token_id", "</s>")?, pad: id("pad_token_id", "<pad>")? };
+        let special = SpecialTokens { end: id("eos_token_id", "</s>")?, pad: id("pad_token_id", "<pad>")? };
         let mel = LogMel::new(config.audio_config.num_mel_bins);
         Ok(Self { config, tokenizer, model, device: device.clone(), loaded, mel, memory: None, special })
     }
@@ -87,14 +87,14 @@ impl Recognizer {
     /// Puts the adapter of a folder on the model. One that changes what the model hears ends its memory.
     pub fn adapt(&mut self, adapter: &Path) -> Result<()> {
         lora::load(&mut self.model, adapter)?;
-        if self.model.linears().iter().any(|(name, layer)| layer.lora.is_some() && Part::of(name) != Part::Text) {
+        if self.model.linears().iter().any(|(name, layer)| layer.lora.is_some() && ModelPart::of(name) != ModelPart::Text) {
             self.memory = None;
         }
         Ok(())
     }
 
     /// The ids with a meaning of their own.
-    pub fn special(&self) -> Special {
+    pub fn special(&self) -> SpecialTokens {
         self.special
     }
 

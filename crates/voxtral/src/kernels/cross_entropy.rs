@@ -2,7 +2,7 @@
 //! memory, of which Mini-3B would need 0.5 MB for every target, several times over.
 
 use super::cpu::versions;
-use super::gemm::Matrix;
+use super::gemm::MatrixView;
 use super::softmax::{LANES, exp, total};
 use super::{bf16_gemm, buffer, gemm, parallel};
 use half::bf16;
@@ -12,14 +12,14 @@ const BLOCK: usize = 4096;
 
 /// The weight of the head, `[vocabulary, width]`, as it is kept.
 #[derive(Clone, Copy, Debug)]
-pub enum Head<'a> {
+pub enum LmHead<'a> {
     /// 32-bit floats.
     Floats(&'a [f32]),
     /// Brain floats.
     Brain(&'a [bf16]),
 }
 
-impl<'a> Head<'a> {
+impl<'a> LmHead<'a> {
     fn vocabulary(self, width: usize) -> usize {
         let numbers = match self {
             Self::Floats(weight) => weight.len(),
@@ -67,7 +67,7 @@ impl<'a> Head<'a> {
 /// # Shapes
 /// x `[rows, width]`, a target for each row, below the vocabulary's size
 #[must_use]
-pub fn forward(x: &[f32], head: Head, targets: &[u32], width: usize) -> (f32, Vec<f32>) {
+pub fn forward(x: &[f32], head: LmHead, targets: &[u32], width: usize) -> (f32, Vec<f32>) {
     let (rows, vocabulary) = (targets.len(), head.vocabulary(width));
     assert!(x.len() == rows * width && targets.iter().all(|target| (*target as usize) < vocabulary));
     // For each row of a part: its greatest score, the sum of exponentials beside it, and the target's score if it is there.
@@ -100,7 +100,7 @@ pub fn forward(x: &[f32], head: Head, targets: &[u32], width: usize) -> (f32, Ve
 #[must_use]
 pub fn backward(
     x: &[f32],
-    head: Head,
+    head: LmHead,
     targets: &[u32],
     logarithms: &[f32],
     gradient: f32,
@@ -122,7 +122,7 @@ pub fn backward(
             }
         }
         if let Some(space) = space {
-            let (scores, x) = (Matrix::new(&scores, rows, tokens), Matrix::new(x, rows, width));
+            let (scores, x) = (MatrixView::new(&scores, rows, tokens), MatrixView::new(x, rows, width));
             gemm::multiply(space, width, false, scores.transposed(), x, 1.0);
         }
         part.back(&scores, width)
@@ -175,8 +175,8 @@ mod tests {
         let (width, vocabulary, targets) = (3, 2 * BLOCK + 5, [0, BLOCK as u32, 2 * BLOCK as u32 + 4]);
         let x: Vec<f32> = (0..9).map(|i| (i as f32 - 4.0) / 3.0).collect();
         let weight: Vec<f32> = (0..vocabulary * width).map(|i| ((i * 7919) % 1000) as f32 / 400.0 - 1.25).collect();
-        let (loss, logarithms) = forward(&x, Head::Floats(&weight), &targets, width);
-        let (dx, dhead) = backward(&x, Head::Floats(&weight), &targets, &logarithms, 0.5, width, true);
+        let (loss, logarithms) = forward(&x, LmHead::Floats(&weight), &targets, width);
+        let (dx, dhead) = backward(&x, LmHead::Floats(&weight), &targets, &logarithms, 0.5, width, true);
         let dhead = dhead.unwrap();
 
         let (mut expected, mut expected_dx, mut expected_dhead) = (0.0, [0.0; 9], vec![0.0; weight.len()]);
@@ -197,6 +197,6 @@ mod tests {
         let close = |found: &[f32], expected: &[f64]| found.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6);
         assert!(close(&dx, &expected_dx), "{dx:?} instead of {expected_dx:?}");
         assert!(close(&dhead, &expected_dhead));
-        assert!(backward(&x, Head::Floats(&weight), &targets, &logarithms, 0.5, width, false) == (dx, None));
+        assert!(backward(&x, LmHead::Floats(&weight), &targets, &logarithms, 0.5, width, false) == (dx, None));
     }
 }

@@ -4,7 +4,7 @@ use super::{cpu, gemv, packed_gemm, parallel};
 
 /// A matrix that lies in a slice.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
+pub struct MatrixView<'a> {
     /// Where it lies, from its first number on.
     pub data: &'a [f32],
     /// Rows.
@@ -17,7 +17,7 @@ pub struct Matrix<'a> {
     pub column_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> MatrixView<'a> {
     /// One row after the other.
     #[must_use]
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
@@ -52,7 +52,7 @@ impl<'a> Matrix<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit each other or their slices: `ops` has looked at them before.
-pub fn multiply(y: &mut [f32], stride: usize, add: bool, a: Matrix, b: Matrix, scale: f32) {
+pub fn multiply(y: &mut [f32], stride: usize, add: bool, a: MatrixView, b: MatrixView, scale: f32) {
     let (rows, columns, depth) = (a.rows, b.columns, a.columns);
     if rows == 0 || columns == 0 {
         return;
@@ -91,7 +91,7 @@ pub fn multiply(y: &mut [f32], stride: usize, add: bool, a: Matrix, b: Matrix, s
 const ROWS: usize = 512;
 
 /// a b, or a b on top of `y`, with tasks for rows.
-fn multiply_by_rows(y: &mut [f32], add: bool, a: Matrix, b: Matrix) {
+fn multiply_by_rows(y: &mut [f32], add: bool, a: MatrixView, b: MatrixView) {
     let width = b.columns;
     if width == 0 {
         return;
@@ -120,8 +120,8 @@ pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize, outputs: u
         return packed_gemm::linear(x, weight, bias, inputs, outputs);
     }
     let mut y = with_bias(rows, outputs, bias);
-    let weight = Matrix::new(weight, outputs, inputs);
-    multiply_by_rows(&mut y, !bias.is_empty(), Matrix::new(x, rows, inputs), weight.transposed());
+    let weight = MatrixView::new(weight, outputs, inputs);
+    multiply_by_rows(&mut y, !bias.is_empty(), MatrixView::new(x, rows, inputs), weight.transposed());
     y
 }
 
@@ -133,7 +133,7 @@ pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize, outputs: u
 pub fn linear_input_gradient(gradient: &[f32], weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = gradient.len().checked_div(outputs).unwrap_or(0);
     let mut dx = vec![0.0; rows * inputs];
-    multiply_by_rows(&mut dx, false, Matrix::new(gradient, rows, outputs), Matrix::new(weight, outputs, inputs));
+    multiply_by_rows(&mut dx, false, MatrixView::new(gradient, rows, outputs), MatrixView::new(weight, outputs, inputs));
     dx
 }
 
@@ -145,7 +145,7 @@ pub fn linear_input_gradient(gradient: &[f32], weight: &[f32], inputs: usize, ou
 pub fn linear_weight_gradient(gradient: &[f32], x: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len().checked_div(inputs).unwrap_or(0);
     let mut dw = vec![0.0; outputs * inputs];
-    multiply_by_rows(&mut dw, false, Matrix::new(gradient, rows, outputs).transposed(), Matrix::new(x, rows, inputs));
+    multiply_by_rows(&mut dw, false, MatrixView::new(gradient, rows, outputs).transposed(), MatrixView::new(x, rows, inputs));
     dw
 }
 

@@ -1,7 +1,7 @@
 //! y = x wᵀ + b for a few rows: a token at a time, every weight is used once or a few times, and reading them is all the work.
 
 use super::cpu::{fused, versions};
-use super::simd::{Kind, Lanes, Work};
+use super::simd::{Simd, SimdLevel, SimdOp};
 use super::softmax::{LANES, total};
 use super::{parallel, simd};
 use half::bf16;
@@ -16,14 +16,14 @@ pub const SOME: usize = 32;
 const PART: usize = 1 << 16;
 
 /// A number as weights are kept.
-pub trait Kept: Copy + Send + Sync {
+pub trait StoredWeight: Copy + Send + Sync {
     /// Nothing.
     const ZERO: Self;
 
     /// Whether the widest products are of pairs.
     const PAIRS: bool;
 
-    /// Unit i of a row, as `lanes` multiplies them: a number, or where [`Kept::PAIRS`] two as the bits of one.
+    /// Unit i of a row, as `lanes` multiplies them: a number, or where [`StoredWeight::PAIRS`] two as the bits of one.
     fn unit(row: &[Self], i: usize) -> f32;
 
     /// The same as a 32-bit float.
@@ -33,7 +33,7 @@ pub trait Kept: Copy + Send + Sync {
     fn products(x: &[f32], weight: &[Self], inputs: usize, y: &mut [f32]);
 }
 
-impl Kept for f32 {
+impl StoredWeight for f32 {
     const ZERO: Self = 0.0;
     const PAIRS: bool = false;
 
@@ -52,7 +52,7 @@ impl Kept for f32 {
     }
 }
 
-impl Kept for bf16 {
+impl StoredWeight for bf16 {
     const ZERO: Self = bf16::ZERO;
     const PAIRS: bool = true;
 
@@ -73,7 +73,7 @@ impl Kept for bf16 {
 }
 
 fn products_of_floats(x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32]) {
-    simd::run(Kind::best(false), Floats { x, weight, inputs, y });
+    simd::run(SimdLevel::best(false), Floats { x, weight, inputs, y });
 }
 
 /// The products of rows of 32-bit floats, in vectors of the processor's own.
@@ -84,11 +84,11 @@ struct Floats<'a> {
     y: &'a mut [f32],
 }
 
-impl Work for Floats<'_> {
+impl SimdOp for Floats<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+    fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) {
         let Self { x, weight, inputs, y } = self;
         let rows = x.len() / inputs;
         let mut first = 0;
@@ -106,7 +106,7 @@ impl Work for Floats<'_> {
 
 /// Σ x w for `M` rows of x, which it returns, and all rows of weights.
 #[inline(always)]
-fn float_rows<L: Lanes, const M: usize>(lanes: L, x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32], stride: usize) -> usize {
+fn float_rows<L: Simd, const M: usize>(lanes: L, x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32], stride: usize) -> usize {
     let outputs = weight.len() / inputs;
     let mut output = 0;
     while output < outputs {
@@ -125,7 +125,7 @@ fn float_rows<L: Lanes, const M: usize>(lanes: L, x: &[f32], weight: &[f32], inp
 /// row's result not on the company it is in.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "rows stand for the same thing in several arrays")]
-fn float_dots<L: Lanes, const M: usize, const R: usize>(
+fn float_dots<L: Simd, const M: usize, const R: usize>(
     lanes: L,
     x: &[f32],
     weight: &[f32],
@@ -179,7 +179,7 @@ versions! {
 /// # Shapes
 /// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
 #[must_use]
-pub fn linear<W: Kept>(x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+pub fn linear<W: StoredWeight>(x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len().checked_div(inputs).unwrap_or(0);
     assert_eq!(x.len(), rows * inputs);
     by_columns(rows, weight, bias, inputs, outputs, |weight, y| W::products(x, weight, inputs, y))
@@ -187,7 +187,7 @@ pub fn linear<W: Kept>(x: &[f32], weight: &[W], bias: &[f32], inputs: usize, out
 
 /// The frame of such products, which reads every weight once: `part` gets the weights of some outputs and fills `[outputs, rows]`, y on
 /// its side.
-pub(super) fn by_columns<W: Kept>(
+pub(super) fn by_columns<W: StoredWeight>(
     rows: usize,
     weight: &[W],
     bias: &[f32],
@@ -220,7 +220,7 @@ fn transpose(x: &[f32], columns: usize) -> Vec<f32> {
 const SUMS: usize = 4;
 
 #[inline(always)]
-fn products<const FUSED: bool, W: Kept>(x: &[f32], weight: &[W], inputs: usize, y: &mut [f32]) {
+fn products<const FUSED: bool, W: StoredWeight>(x: &[f32], weight: &[W], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
     // One row of weights after the other: memory is then read in one stream, which is what it is fastest at.
     for (y, weight) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(inputs)) {
@@ -244,7 +244,7 @@ fn put<const M: usize>(y: &mut [f32], found: [f32; M]) -> usize {
 
 /// Σ x w for `M` rows. The sum is taken in the same order whatever `M` is, so that a row's result does not depend on the company it is in.
 #[inline(always)]
-fn dots<const FUSED: bool, const M: usize, W: Kept>(x: &[f32], weight: &[W]) -> [f32; M] {
+fn dots<const FUSED: bool, const M: usize, W: StoredWeight>(x: &[f32], weight: &[W]) -> [f32; M] {
     let inputs = weight.len();
     let x: [_; M] = std::array::from_fn(|m| x[m * inputs..(m + 1) * inputs].as_chunks::<LANES>());
     let (w, rest) = weight.as_chunks::<LANES>();
@@ -269,7 +269,7 @@ fn dots<const FUSED: bool, const M: usize, W: Kept>(x: &[f32], weight: &[W]) -> 
 
 /// Adds the products of one vector of weights.
 #[inline(always)]
-fn add_products<const FUSED: bool, const M: usize, W: Kept>(sums: &mut [[f32; LANES]; M], x: [[f32; LANES]; M], w: [W; LANES]) {
+fn add_products<const FUSED: bool, const M: usize, W: StoredWeight>(sums: &mut [[f32; LANES]; M], x: [[f32; LANES]; M], w: [W; LANES]) {
     let wide = w.map(W::wide);
     for m in 0..M {
         for lane in 0..LANES {
@@ -280,7 +280,7 @@ fn add_products<const FUSED: bool, const M: usize, W: Kept>(sums: &mut [[f32; LA
 
 /// The last numbers of a row, with zeros after them.
 #[inline(always)]
-fn padded<W: Kept>(rest: &[W]) -> [W; LANES] {
+fn padded<W: StoredWeight>(rest: &[W]) -> [W; LANES] {
     let mut lanes = [W::ZERO; LANES];
     for (lane, rest) in lanes.iter_mut().zip(rest) {
         *lane = *rest;

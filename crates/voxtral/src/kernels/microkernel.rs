@@ -2,8 +2,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "row and vector stand for the same thing in several arrays")]
 
-use super::gemv::Kept;
-use super::simd::Lanes;
+use super::gemv::StoredWeight;
+use super::simd::Simd;
 
 /// One operand of a tile, read a unit at a time: row r's unit d is number `r × row + d × step`.
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ pub(super) struct Panel<'a> {
 
 /// The sums of `R` rows and `V` vectors with the products of `depth` units on top.
 #[inline(always)]
-pub(super) fn add_products<L: Lanes, const R: usize, const V: usize>(
+pub(super) fn add_products<L: Simd, const R: usize, const V: usize>(
     lanes: L,
     mut sums: [[L::Vector; V]; R],
     rows: Rows,
@@ -54,13 +54,13 @@ pub(super) fn add_products<L: Lanes, const R: usize, const V: usize>(
 
 /// Sums that are nothing yet.
 #[inline(always)]
-pub(super) fn nothing<L: Lanes, const R: usize, const V: usize>(lanes: L) -> [[L::Vector; V]; R] {
+pub(super) fn nothing<L: Simd, const R: usize, const V: usize>(lanes: L) -> [[L::Vector; V]; R] {
     [[lanes.splat(0.0); V]; R]
 }
 
 /// The sums that lie in rows of a slice, `stride` apart, each row times its factor.
 #[inline(always)]
-pub(super) fn load<L: Lanes, const R: usize, const V: usize>(
+pub(super) fn load<L: Simd, const R: usize, const V: usize>(
     lanes: L,
     from: &[f32],
     stride: usize,
@@ -78,7 +78,7 @@ pub(super) fn load<L: Lanes, const R: usize, const V: usize>(
 
 /// Writes sums into rows of a slice, `stride` apart.
 #[inline(always)]
-pub(super) fn store<L: Lanes, const R: usize, const V: usize>(lanes: L, sums: [[L::Vector; V]; R], to: &mut [f32], stride: usize) {
+pub(super) fn store<L: Simd, const R: usize, const V: usize>(lanes: L, sums: [[L::Vector; V]; R], to: &mut [f32], stride: usize) {
     for r in 0..R {
         for v in 0..V {
             lanes.store(sums[r][v], &mut to[r * stride + v * L::COUNT..]);
@@ -89,7 +89,7 @@ pub(super) fn store<L: Lanes, const R: usize, const V: usize>(lanes: L, sums: [[
 /// Rows side by side, `panel` of them: unit u of row r becomes number `u × panel + r`. Rows are `inputs` numbers and have `units` units;
 /// of those that do not exist what is there is kept.
 #[inline(always)]
-pub(super) fn side_by_side<L: Lanes, W: Kept>(lanes: L, rows: &[W], inputs: usize, units: usize, panel: usize, to: &mut [f32]) {
+pub(super) fn side_by_side<L: Simd, W: StoredWeight>(lanes: L, rows: &[W], inputs: usize, units: usize, panel: usize, to: &mut [f32]) {
     let count = rows.len() / inputs;
     assert!(count <= panel && to.len() >= units * panel && inputs >= units * size_of::<f32>() / size_of::<W>());
     for row in (0..count).step_by(L::COUNT) {
@@ -118,7 +118,7 @@ pub(super) fn side_by_side<L: Lanes, W: Kept>(lanes: L, rows: &[W], inputs: usiz
 
 /// A row of floats, scaled, as units with zeros behind them up to the end of `to`, which has whole vectors.
 #[inline(always)]
-pub(super) fn narrow<L: Lanes>(lanes: L, row: &[f32], scale: f32, to: &mut [f32]) {
+pub(super) fn narrow<L: Simd>(lanes: L, row: &[f32], scale: f32, to: &mut [f32]) {
     let scale = lanes.splat(scale);
     let part = |start: usize| {
         let from = row.get(start..).unwrap_or_default();

@@ -10,7 +10,7 @@ const ROWS: usize = 64;
 
 /// Which normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Norm {
+pub enum NormKind {
     /// (x - mean) / √(variance + ε)
     Layer,
     /// x / √(mean square + ε)
@@ -19,7 +19,7 @@ pub enum Norm {
 
 /// What [`backward`] finds.
 #[derive(Clone, Debug)]
-pub struct Gradients {
+pub struct NormGradients {
     /// Of the rows.
     pub x: Vec<f32>,
     /// Of the weights.
@@ -30,7 +30,7 @@ pub struct Gradients {
 
 /// Normalises rows as wide as `weight`; an empty `bias` is none.
 #[must_use]
-pub fn forward(norm: Norm, x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
+pub fn forward(norm: NormKind, x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
     let width = weight.len();
     let mut y = room(x.len());
     if width > 0 {
@@ -42,7 +42,7 @@ pub fn forward(norm: Norm, x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32
 
 /// The gradients of what [`forward`] was given, from that of its result.
 #[must_use]
-pub fn backward(norm: Norm, x: &[f32], weight: &[f32], epsilon: f32, gradient: &[f32]) -> Gradients {
+pub fn backward(norm: NormKind, x: &[f32], weight: &[f32], epsilon: f32, gradient: &[f32]) -> NormGradients {
     assert_eq!(x.len(), gradient.len());
     let width = weight.len();
     let mut dx = room(x.len());
@@ -60,7 +60,7 @@ pub fn backward(norm: Norm, x: &[f32], weight: &[f32], epsilon: f32, gradient: &
             dbias.iter_mut().zip(b).for_each(|(sum, b)| *sum += b);
         }
     }
-    Gradients { x: dx, weight: dweight, bias: dbias }
+    NormGradients { x: dx, weight: dweight, bias: dbias }
 }
 
 /// Σ f(i) over a row, in lanes; what is left over comes last.
@@ -78,15 +78,15 @@ fn sum(length: usize, add: impl Fn(usize, f32) -> f32) -> f32 {
 
 /// What is taken from each number of a row, and what it is then multiplied with.
 #[inline(always)]
-fn shift_and_scale<const FUSED: bool>(norm: Norm, x: &[f32], epsilon: f32) -> (f32, f32) {
+fn shift_and_scale<const FUSED: bool>(norm: NormKind, x: &[f32], epsilon: f32) -> (f32, f32) {
     let width = x.len() as f32;
-    let mean = if norm == Norm::Layer { sum(x.len(), |i, sum| sum + x[i]) / width } else { 0.0 };
+    let mean = if norm == NormKind::Layer { sum(x.len(), |i, sum| sum + x[i]) / width } else { 0.0 };
     let square = sum(x.len(), |i, sum| fused::<FUSED>(x[i] - mean, x[i] - mean, sum)) / width;
     (mean, 1.0 / (square + epsilon).sqrt())
 }
 
 versions! {
-    fn forward_part(norm: Norm, x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32]) {
+    fn forward_part(norm: NormKind, x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32]) {
         for (x, y) in x.chunks_exact(weight.len()).zip(y.chunks_exact_mut(weight.len())) {
             let (shift, scale) = shift_and_scale::<FUSED>(norm, x, epsilon);
             if bias.is_empty() {
@@ -104,14 +104,14 @@ versions! {
 
 versions! {
     fn backward_part(
-        norm: Norm, x: &[f32], weight: &[f32], epsilon: f32, gradient: &[f32], dx: &mut [f32], dweight: &mut [f32], dbias: &mut [f32],
+        norm: NormKind, x: &[f32], weight: &[f32], epsilon: f32, gradient: &[f32], dx: &mut [f32], dweight: &mut [f32], dbias: &mut [f32],
     ) {
         let width = weight.len();
         for ((x, g), dx) in x.chunks_exact(width).zip(gradient.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
             let (shift, scale) = shift_and_scale::<FUSED>(norm, x, epsilon);
             // With n = (x - shift) · scale: dx = scale · (w g - mean(w g) - n · mean(w g n)); RMS norm has no shift and no first mean.
             let along = sum(width, |i, sum| fused::<FUSED>(weight[i] * g[i], (x[i] - shift) * scale, sum)) / width as f32;
-            let mean = if norm == Norm::Layer { sum(width, |i, sum| fused::<FUSED>(weight[i], g[i], sum)) / width as f32 } else { 0.0 };
+            let mean = if norm == NormKind::Layer { sum(width, |i, sum| fused::<FUSED>(weight[i], g[i], sum)) / width as f32 } else { 0.0 };
             for i in 0..width {
                 let normal = (x[i] - shift) * scale;
                 dx[i] = scale * (weight[i] * g[i] - mean - normal * along);
@@ -132,11 +132,11 @@ mod tests {
         (0..count).map(|i| ((i * step) % 997) as f32 / 300.0 - 1.5).collect()
     }
 
-    fn plain(norm: Norm, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+    fn plain(norm: NormKind, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
         let width = weight.len();
         let mut y = Vec::new();
         for row in x.chunks(width) {
-            let mean = if norm == Norm::Layer { row.iter().sum::<f64>() / width as f64 } else { 0.0 };
+            let mean = if norm == NormKind::Layer { row.iter().sum::<f64>() / width as f64 } else { 0.0 };
             let square = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
             y.extend(row.iter().zip(weight).zip(bias).map(|((x, w), b)| (x - mean) / (square + 1e-5).sqrt() * w + b));
         }
@@ -151,8 +151,8 @@ mod tests {
     fn both_norms_and_their_gradients_are_exact() {
         let rows = ROWS + 3;
         let (x, weight, bias, g) = (numbers(rows * WIDTH, 7), numbers(WIDTH, 11), numbers(WIDTH, 13), numbers(rows * WIDTH, 17));
-        for norm in [Norm::Layer, Norm::Rms] {
-            let bias = if norm == Norm::Layer { bias.clone() } else { Vec::new() };
+        for norm in [NormKind::Layer, NormKind::Rms] {
+            let bias = if norm == NormKind::Layer { bias.clone() } else { Vec::new() };
             let shift = if bias.is_empty() { vec![0.0; WIDTH] } else { doubles(&bias) };
             let exact = plain(norm, &doubles(&x), &doubles(&weight), &shift);
             for (found, exact) in forward(norm, &x, &weight, &bias, 1e-5).iter().zip(exact) {

@@ -1,8 +1,8 @@
 //! y = x wᵀ + b for many rows, in tiles: weights are laid out in panels once, and all rows pass by them.
 
-use super::gemv::Kept;
+use super::gemv::StoredWeight;
 use super::microkernel::{Panel, Rows};
-use super::simd::{Kind, Lanes, Work};
+use super::simd::{Simd, SimdLevel, SimdOp};
 use super::{microkernel, parallel, simd};
 
 /// Units after which sums go to memory: a panel of so many, and as many of some rows, stay close to the processor.
@@ -20,18 +20,18 @@ const BLOCK: usize = 1 << 19;
 /// # Shapes
 /// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
 #[must_use]
-pub(super) fn linear<W: Kept>(x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+pub(super) fn linear<W: StoredWeight>(x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len().checked_div(inputs).unwrap_or(0);
     assert!(x.len() == rows * inputs && weight.len() == outputs * inputs && (bias.is_empty() || bias.len() == outputs));
     let mut y = super::buffer::room(rows * outputs);
     if y.is_empty() || inputs == 0 {
         return y;
     }
-    linear_by(Kind::best(W::PAIRS), &mut y, x, weight, bias, inputs, outputs);
+    linear_by(SimdLevel::best(W::PAIRS), &mut y, x, weight, bias, inputs, outputs);
     y
 }
 
-fn linear_by<W: Kept>(kind: Kind, y: &mut [f32], x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) {
+fn linear_by<W: StoredWeight>(kind: SimdLevel, y: &mut [f32], x: &[f32], weight: &[W], bias: &[f32], inputs: usize, outputs: usize) {
     let units = if W::PAIRS { inputs / 2 } else { inputs };
     let panel = simd::run(kind, PanelWidth);
     let block = (BLOCK / units).max(1).next_multiple_of(panel).min(outputs.next_multiple_of(panel));
@@ -52,10 +52,10 @@ fn linear_by<W: Kept>(kind: Kind, y: &mut [f32], x: &[f32], weight: &[W], bias: 
 /// Outputs in a panel.
 struct PanelWidth;
 
-impl Work for PanelWidth {
+impl SimdOp for PanelWidth {
     type Output = usize;
     #[inline(always)]
-    fn run<L: Lanes, const R: usize, const V: usize>(self, _: L) -> usize {
+    fn run<L: Simd, const R: usize, const V: usize>(self, _: L) -> usize {
         V * L::COUNT
     }
 }
@@ -68,10 +68,10 @@ struct LayOut<'a, W> {
     to: &'a mut [f32],
 }
 
-impl<W: Kept> Work for LayOut<'_, W> {
+impl<W: StoredWeight> SimdOp for LayOut<'_, W> {
     type Output = ();
     #[inline(always)]
-    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+    fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) {
         microkernel::side_by_side(lanes, self.weight, self.inputs, self.units, V * L::COUNT, self.to);
     }
 }
@@ -88,11 +88,11 @@ struct Part<'a> {
     y: &'a mut [f32],
 }
 
-impl Work for Part<'_> {
+impl SimdOp for Part<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+    fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) {
         let Self { x, panels, bias, inputs, outputs, first, here, y } = self;
         let units = if L::PAIRS { inputs / 2 } else { inputs };
         let narrow = if L::PAIRS { narrowed(lanes, x) } else { Vec::new() };
@@ -123,7 +123,7 @@ impl Work for Part<'_> {
 /// start. Says how many rows that are.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
-fn add<L: Lanes, const R: usize, const V: usize>(
+fn add<L: Simd, const R: usize, const V: usize>(
     lanes: L,
     rows: Rows,
     panel: Panel,
@@ -163,7 +163,7 @@ fn add<L: Lanes, const R: usize, const V: usize>(
 
 /// Floats as units of pairs, an even number of them.
 #[inline(always)]
-fn narrowed<L: Lanes>(lanes: L, x: &[f32]) -> Vec<f32> {
+fn narrowed<L: Simd>(lanes: L, x: &[f32]) -> Vec<f32> {
     let mut units = vec![0.0; (x.len() / 2).next_multiple_of(L::COUNT)];
     microkernel::narrow(lanes, x, 1.0, &mut units);
     units
@@ -183,7 +183,7 @@ mod tests {
                 linear_by(kind, &mut y, &x, &weight, &bias, inputs, outputs);
                 y
             };
-            for kind in Kind::all().into_iter().filter(|kind| !kind.is_rounding()) {
+            for kind in SimdLevel::all().into_iter().filter(|kind| !kind.is_rounding()) {
                 for (i, found) in by(kind).iter().enumerate() {
                     let (row, output) = (i / outputs, i % outputs);
                     let pairs = x[row * inputs..][..inputs].iter().zip(&weight[output * inputs..][..inputs]);

@@ -24,14 +24,14 @@ const PART: usize = 1 << 16;
 
 /// How many bits a weight has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bits {
+pub enum QuantType {
     /// Scale times -127 to 127.
     Eight,
     /// Least value plus scale times 0 to 15.
     Four,
 }
 
-impl Bits {
+impl QuantType {
     /// Bytes of a block: its brain floats, then its weights.
     #[must_use]
     pub const fn block(self) -> usize {
@@ -51,12 +51,12 @@ impl Bits {
 /// A row of weights, all of them finite, as bytes.
 ///
 /// # Panics
-/// If `to` is not as long as [`Bits::row`] says.
-pub fn quantise(row: &[f32], bits: Bits, to: &mut [u8]) {
+/// If `to` is not as long as [`QuantType::row`] says.
+pub fn quantise(row: &[f32], bits: QuantType, to: &mut [u8]) {
     assert_eq!(to.len(), bits.row(row.len()));
     for (weights, to) in row.chunks(BLOCK).zip(to.chunks_exact_mut(bits.block())) {
         match bits {
-            Bits::Eight => {
+            QuantType::Eight => {
                 let greatest = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
                 let scale = above(greatest / 127.0);
                 to[..2].copy_from_slice(&scale.to_le_bytes());
@@ -65,7 +65,7 @@ pub fn quantise(row: &[f32], bits: Bits, to: &mut [u8]) {
                     *to = ((w * inverse).round() as i8) as u8;
                 }
             }
-            Bits::Four => {
+            QuantType::Four => {
                 let (least, most) = weights.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), w| (a.min(*w), b.max(*w)));
                 // Rounded down, so that nothing lies below it.
                 let least = -above(-least).to_f32();
@@ -95,17 +95,17 @@ fn above(x: f32) -> bf16 {
 
 /// The weights of a block, zeros behind them if the row ends earlier.
 #[inline(always)]
-fn widen<const FUSED: bool>(block: &[u8], bits: Bits) -> [f32; BLOCK] {
+fn widen<const FUSED: bool>(block: &[u8], bits: QuantType) -> [f32; BLOCK] {
     let float = |at: usize| bf16::from_le_bytes([block[at], block[at + 1]]).to_f32();
     let mut weights = [0.0; BLOCK];
     match bits {
-        Bits::Eight => {
+        QuantType::Eight => {
             let scale = float(0);
             for (weight, byte) in weights.iter_mut().zip(&block[2..2 + BLOCK]) {
                 *weight = f32::from(*byte as i8) * scale;
             }
         }
-        Bits::Four => {
+        QuantType::Four => {
             let (scale, least) = (float(0), float(2));
             let (low, high) = weights.split_at_mut(BLOCK / 2);
             for ((low, high), byte) in low.iter_mut().zip(high).zip(&block[4..4 + BLOCK / 2]) {
@@ -119,7 +119,7 @@ fn widen<const FUSED: bool>(block: &[u8], bits: Bits) -> [f32; BLOCK] {
 
 versions! {
     /// Rows of weights as 32-bit floats.
-    fn widen_rows(packed: &[u8], inputs: usize, bits: Bits, to: &mut [f32]) {
+    fn widen_rows(packed: &[u8], inputs: usize, bits: QuantType, to: &mut [f32]) {
         for (packed, to) in packed.chunks_exact(bits.row(inputs)).zip(to.chunks_exact_mut(inputs)) {
             for (block, to) in packed.chunks_exact(bits.block()).zip(to.chunks_mut(BLOCK)) {
                 to.copy_from_slice(&widen::<FUSED>(block, bits)[..to.len()]);
@@ -130,7 +130,7 @@ versions! {
 
 /// The weights as 32-bit floats, `[outputs, inputs]`.
 #[must_use]
-pub fn widened(packed: &[u8], inputs: usize, bits: Bits) -> Vec<f32> {
+pub fn widened(packed: &[u8], inputs: usize, bits: QuantType) -> Vec<f32> {
     let outputs = packed.len().checked_div(bits.row(inputs)).unwrap_or(0);
     let mut wide = vec![0.0; outputs * inputs];
     let some = (PART / bits.row(inputs).max(1)).max(1);
@@ -149,7 +149,7 @@ fn wide_work(weights: usize) -> usize {
 /// # Shapes
 /// x `[rows, inputs]`, packed `[outputs, bytes of a row]`, bias `[outputs]` → `[rows, outputs]`
 #[must_use]
-pub fn linear(x: &[f32], packed: &[u8], bias: &[f32], inputs: usize, bits: Bits) -> Vec<f32> {
+pub fn linear(x: &[f32], packed: &[u8], bias: &[f32], inputs: usize, bits: QuantType) -> Vec<f32> {
     let rows = x.len().checked_div(inputs).unwrap_or(0);
     let outputs = packed.len().checked_div(bits.row(inputs)).unwrap_or(0);
     assert!(x.len() == rows * inputs && packed.len() == outputs * bits.row(inputs) && (bias.is_empty() || bias.len() == outputs));
@@ -182,7 +182,7 @@ pub fn linear(x: &[f32], packed: &[u8], bias: &[f32], inputs: usize, bits: Bits)
 }
 
 /// A few rows: every byte of the weights is read once.
-fn few(x: &[f32], packed: &[u8], inputs: usize, bits: Bits, rows: usize, y: &mut [f32]) {
+fn few(x: &[f32], packed: &[u8], inputs: usize, bits: QuantType, rows: usize, y: &mut [f32]) {
     // Whole blocks of x, zeros at the end: what a short last block of weights holds there does not count.
     let wide = inputs.next_multiple_of(BLOCK);
     let mut padded = vec![0.0; rows * wide];
@@ -203,7 +203,7 @@ fn few(x: &[f32], packed: &[u8], inputs: usize, bits: Bits, rows: usize, y: &mut
 
 versions! {
     /// Σ x w for rows of x, each of whole blocks, and rows of weights: `[outputs, rows]`.
-    fn dots(x: &[f32], packed: &[u8], whole: usize, bits: Bits, rows: usize, y: &mut [f32]) {
+    fn dots(x: &[f32], packed: &[u8], whole: usize, bits: QuantType, rows: usize, y: &mut [f32]) {
         for (packed, y) in packed.chunks_exact(bits.row(whole)).zip(y.chunks_exact_mut(rows)) {
             let mut row = 0;
             while row < rows {
@@ -226,7 +226,7 @@ fn put<const M: usize>(sums: [f32; M], y: &mut [f32]) -> usize {
 
 /// Σ x w for `M` rows; the order of a row's sum does not depend on `M`.
 #[inline(always)]
-fn dot<const FUSED: bool, const M: usize>(x: &[f32], packed: &[u8], wide: usize, bits: Bits) -> [f32; M] {
+fn dot<const FUSED: bool, const M: usize>(x: &[f32], packed: &[u8], wide: usize, bits: QuantType) -> [f32; M] {
     let mut sums = [[[0.0; LANES]; 2]; M];
     for (number, block) in packed.chunks_exact(bits.block()).enumerate() {
         let weights = widen::<FUSED>(block, bits);
@@ -247,7 +247,7 @@ fn dot<const FUSED: bool, const M: usize>(x: &[f32], packed: &[u8], wide: usize,
 /// # Shapes
 /// gradient `[rows, outputs]`, packed `[outputs, bytes of a row]` → `[rows, inputs]`
 #[must_use]
-pub fn linear_input_gradient(gradient: &[f32], packed: &[u8], inputs: usize, bits: Bits) -> Vec<f32> {
+pub fn linear_input_gradient(gradient: &[f32], packed: &[u8], inputs: usize, bits: QuantType) -> Vec<f32> {
     let outputs = packed.len().checked_div(bits.row(inputs)).unwrap_or(0);
     let rows = gradient.len().checked_div(outputs).unwrap_or(0);
     assert!(gradient.len() == rows * outputs && packed.len() == outputs * bits.row(inputs));
@@ -278,7 +278,7 @@ mod tests {
         (0..count).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0 + if i % 41 == 0 { 2.0 } else { 0.0 }).collect()
     }
 
-    fn packed(weights: &[f32], inputs: usize, bits: Bits) -> Vec<u8> {
+    fn packed(weights: &[f32], inputs: usize, bits: QuantType) -> Vec<u8> {
         let mut packed = vec![0; weights.len() / inputs * bits.row(inputs)];
         for (row, to) in weights.chunks_exact(inputs).zip(packed.chunks_exact_mut(bits.row(inputs))) {
             quantise(row, bits, to);
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_weight_is_off_by_half_a_step_at_most() {
-        for (bits, steps) in [(Bits::Eight, 254.0), (Bits::Four, 15.0)] {
+        for (bits, steps) in [(QuantType::Eight, 254.0), (QuantType::Four, 15.0)] {
             for inputs in [1, 31, 32, 33, 100] {
                 let row = weights(inputs);
                 let found = widened(&packed(&row, inputs, bits), inputs, bits);
@@ -296,7 +296,7 @@ mod tests {
                     let most = block.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
                     let least = block.iter().fold(f32::INFINITY, |a, b| a.min(*b));
                     // The range that is cut into steps, and a little more because its ends are brain floats.
-                    let range = if bits == Bits::Eight { 2.0 * most.max(-least) } else { most - least + 0.01 * least.abs() };
+                    let range = if bits == QuantType::Eight { 2.0 * most.max(-least) } else { most - least + 0.01 * least.abs() };
                     for (weight, found) in block.iter().zip(found) {
                         let off = (weight - found).abs();
                         assert!(off <= 0.505 * range * 1.01 / steps + 1e-7, "{bits:?}: {weight} became {found}");
@@ -305,7 +305,7 @@ mod tests {
             }
         }
         // Nothing but zeros, and numbers of any size.
-        for bits in [Bits::Eight, Bits::Four] {
+        for bits in [QuantType::Eight, QuantType::Four] {
             assert_eq!(widened(&packed(&[0.0; 40], 40, bits), 40, bits), [0.0; 40]);
             for size in [1e-30f32, 1e30] {
                 let found = widened(&packed(&[size, -size], 2, bits), 2, bits);
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_the_widened_weights() {
-        for bits in [Bits::Eight, Bits::Four] {
+        for bits in [QuantType::Eight, QuantType::Four] {
             for (rows, inputs, outputs) in [(1, 33, 3), (3, 64, 5), (8, 100, 7), (9, 100, 70), (20, 40, 64), (5, 2000, 600)] {
                 let (x, bias) = (weights(rows * inputs), weights(outputs));
                 let packed = packed(&weights(outputs * inputs), inputs, bits);

@@ -4,8 +4,8 @@
 //! here; every other key that is set to something is refused by name, because leaving it aside would compute something else.
 
 use super::scale;
-use super::targets::{Pattern, Targets};
-use crate::error::{Doing, Error, Result};
+use super::targets::{LayerPattern, TargetModules};
+use crate::error::{Error, Result, ResultExt};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -51,12 +51,12 @@ pub(super) struct AdapterConfig {
     r: usize,
     alpha: f64,
     rslora: bool,
-    targets: Targets,
-    excluded: Option<Targets>,
-    ranks: Vec<(Pattern, usize)>,
-    alphas: Vec<(Pattern, f64)>,
+    targets: TargetModules,
+    excluded: Option<TargetModules>,
+    ranks: Vec<(LayerPattern, usize)>,
+    alphas: Vec<(LayerPattern, f64)>,
     numbers: Option<Vec<usize>>,
-    before_numbers: Vec<Pattern>,
+    before_numbers: Vec<LayerPattern>,
 }
 
 /// The file as it is.
@@ -126,11 +126,11 @@ impl AdapterConfig {
         let Some(targets) = raw.target_modules else {
             return Err(Error::new("`target_modules` does not say which layers are adapted"));
         };
-        let targets = Targets::try_from(targets).map_err(|error| error.context("`target_modules`"))?;
+        let targets = TargetModules::try_from(targets).map_err(|error| error.context("`target_modules`"))?;
         targets.refuse_tables()?;
         let excluded = match raw.exclude_modules {
             Some(Texts::Many(names)) if names.is_empty() => None,
-            other => other.map(Targets::try_from).transpose().map_err(|error| error.context("`exclude_modules`"))?,
+            other => other.map(TargetModules::try_from).transpose().map_err(|error| error.context("`exclude_modules`"))?,
         };
         let ranks = raw.rank_pattern.map(InOrder::patterns).transpose()?.unwrap_or_default();
         let alphas = raw.alpha_pattern.map(InOrder::patterns).transpose()?.unwrap_or_default();
@@ -149,7 +149,7 @@ impl AdapterConfig {
         };
         // Without a word before the number, any will do.
         let before = if before.iter().all(String::is_empty) { vec![r"[^.]*".to_owned()] } else { before };
-        if numbers.is_some() && !matches!(targets, Targets::Names(_)) {
+        if numbers.is_some() && !matches!(targets, TargetModules::Names(_)) {
             return Err(Error::new("`layers_to_transform` goes with a list in `target_modules`, not with a pattern"));
         }
         Ok(Self {
@@ -164,7 +164,7 @@ impl AdapterConfig {
             ranks,
             alphas,
             numbers,
-            before_numbers: before.iter().map(|text| Pattern::before_number(text)).collect::<Result<_>>()?,
+            before_numbers: before.iter().map(|text| LayerPattern::before_number(text)).collect::<Result<_>>()?,
         })
     }
 
@@ -198,7 +198,7 @@ impl AdapterConfig {
     }
 }
 
-fn first_match<T: Copy>(patterns: &[(Pattern, T)], layer: &str) -> Result<Option<T>> {
+fn first_match<T: Copy>(patterns: &[(LayerPattern, T)], layer: &str) -> Result<Option<T>> {
     for (pattern, value) in patterns {
         if pattern.matches(layer)? {
             return Ok(Some(*value));
@@ -237,7 +237,7 @@ impl Raw {
     }
 }
 
-impl TryFrom<Texts> for Targets {
+impl TryFrom<Texts> for TargetModules {
     type Error = Error;
     fn try_from(texts: Texts) -> Result<Self> {
         match texts {
@@ -251,8 +251,8 @@ impl TryFrom<Texts> for Targets {
 struct InOrder<T>(Vec<(String, T)>);
 
 impl<T> InOrder<T> {
-    fn patterns(self) -> Result<Vec<(Pattern, T)>> {
-        self.0.into_iter().map(|(key, value)| Ok((Pattern::ending(&key)?, value))).collect()
+    fn patterns(self) -> Result<Vec<(LayerPattern, T)>> {
+        self.0.into_iter().map(|(key, value)| Ok((LayerPattern::ending(&key)?, value))).collect()
     }
 }
 

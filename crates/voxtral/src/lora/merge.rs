@@ -3,12 +3,12 @@
 //! The model is only built to know which tensor is which; its values stay in the files. The result is a full model's folder in
 //! transformers' form, whatever form the base has.
 
-use super::Lora;
-use crate::error::{Doing, Error, Result};
+use super::LoraLayer;
+use crate::error::{Error, Result, ResultExt};
 use crate::model::Voxtral;
-use crate::model::config::Config;
+use crate::model::config::VoxtralConfig;
 use crate::model::precision::Precision;
-use crate::weights::{Checkpoint, Outgoing, Weights, floats, model_dir};
+use crate::weights::{PendingTensor, SafetensorsCheckpoint, WeightLoader, floats, model_dir};
 use crate::{lora, weights};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
@@ -24,7 +24,7 @@ use std::str::FromStr;
 /// How the values of a merged model are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stored {
+pub enum MergeDtype {
     /// Each tensor as the base stores it.
     #[default]
     AsBase,
@@ -36,7 +36,7 @@ pub enum Stored {
 
 /// What was merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Merged {
+pub struct MergeReport {
     /// Linear layers that were changed.
     pub layers: usize,
     /// Tensors written.
@@ -45,19 +45,19 @@ pub struct Merged {
 
 /// Merges the adapter in `adapter` into the model in `base` and writes the folder of a full model into the empty folder `out`, in
 /// files of up to `max_shard` bytes.
-pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: Stored, max_shard: u64) -> Result<Merged> {
+pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: MergeDtype, max_shard: u64) -> Result<MergeReport> {
     let device = Device::flex();
-    let config = Config::read(base)?;
-    let mut source = Weights::open(base, Precision::Auto, &device)?;
+    let config = VoxtralConfig::read(base)?;
+    let mut source = WeightLoader::open(base, Precision::Auto, &device)?;
     let mut model = Voxtral::load(&config, &mut source);
     drop(source.finish()?);
     let shapes = weights::shapes(&model);
     lora::load(&mut model, adapter)?;
-    let mut adapters: BTreeMap<String, Lora> =
+    let mut adapters: BTreeMap<String, LoraLayer> =
         model.linears().into_iter().filter_map(|(name, layer)| Some((format!("{name}.weight"), layer.lora.clone()?))).collect();
     drop(model);
 
-    let checkpoint = Checkpoint::of(base)?;
+    let checkpoint = SafetensorsCheckpoint::of(base)?;
     let (checkpoint, device, layers, count) = (&checkpoint, &device, adapters.len(), shapes.len());
     let tensors = shapes.into_iter().map(|(name, shape)| {
         let kept = stored.keeps(&name, checkpoint.dtype(&name));
@@ -71,7 +71,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: Stored, max_shard:
                 }
             }
         };
-        (name, Outgoing::new(&shape, kept, values))
+        (name, PendingTensor::new(&shape, kept, values))
     });
     weights::write_outgoing(tensors.collect(), out, max_shard)?;
     let dtype = match stored.keeps("language_model.lm_head.weight", checkpoint.dtype("language_model.lm_head.weight")) {
@@ -82,10 +82,10 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: Stored, max_shard:
     model_dir::companions(base, out, dtype)?;
     facts(adapter, out)?;
     model_dir::copy(adapter, out, "loss.jsonl")?;
-    Ok(Merged { layers, tensors: count })
+    Ok(MergeReport { layers, tensors: count })
 }
 
-impl Stored {
+impl MergeDtype {
     fn keeps(self, name: &str, base: Option<Dtype>) -> Dtype {
         match self {
             Self::AsBase => base.unwrap_or(Dtype::F32),
@@ -95,7 +95,7 @@ impl Stored {
     }
 }
 
-impl FromStr for Stored {
+impl FromStr for MergeDtype {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -14,15 +14,15 @@ mod peft;
 mod targets;
 
 pub use peft::{base_of, is_adapter, is_adapter_file, load, save};
-pub use targets::{Part, Pattern, Targets};
+pub use targets::{LayerPattern, ModelPart, TargetModules};
 
 use super::model::Voxtral;
-use super::model::dropout::Dropout;
+use super::model::dropout::SeededDropout;
 use super::model::linear::Linear;
-use super::weights::{Init, Weights};
+use super::weights::{Initializer, WeightLoader};
 use crate::error::{Error, Result};
 use crate::kernels::ops;
-use crate::kernels::ops::Factors;
+use crate::kernels::ops::MatmulPrecision;
 use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor};
 use std::collections::BTreeMap;
@@ -31,29 +31,29 @@ use std::sync::Arc;
 
 /// The adapter of one linear layer.
 #[derive(Module, Debug)]
-pub struct Lora {
+pub struct LoraLayer {
     /// A, `[r, in]`.
     pub a: Param<Tensor<2>>,
     /// B, `[out, r]`; zero at first, so that training starts at the base model.
     pub b: Param<Tensor<2>>,
     /// What makes it a DoRA adapter.
-    pub dora: Option<Dora>,
+    pub dora: Option<DoraLayer>,
     scale: f64,
     dropout: f64,
     #[module(skip)]
-    masks: Dropout,
+    masks: SeededDropout,
 }
 
 /// The lengths of a weight's rows: as learned, and as they are.
 #[derive(Module, Debug)]
-pub struct Dora {
+pub struct DoraLayer {
     /// m, `[out]`: the length each row of the adapted weight is given; that of the base's row at first.
     pub magnitude: Param<Tensor<1>>,
     /// n, `[out]`: the length of each row of W + s B A as it was when last measured.
     norm: Tensor<1>,
 }
 
-impl Lora {
+impl LoraLayer {
     /// The layer's output with its adapter. `base(x, bias)` multiplies by the frozen weight and adds the bias, if any.
     ///
     /// # Shapes
@@ -99,7 +99,7 @@ impl Lora {
 
     /// s (x Aᵀ) Bᵀ.
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(ops::linear(x, self.a.val(), None, Factors::Floats), self.b.val(), None, Factors::Floats) * self.scale
+        ops::linear(ops::linear(x, self.a.val(), None, MatmulPrecision::Floats), self.b.val(), None, MatmulPrecision::Floats) * self.scale
     }
 
     /// W + s B A in `f32`, outside of any gradient.
@@ -114,7 +114,7 @@ impl Lora {
     }
 }
 
-impl Dora {
+impl DoraLayer {
     /// m / n, ready to be multiplied with outputs.
     fn factor<const D: usize>(&self) -> Tensor<D> {
         (self.magnitude.val() / self.norm.clone()).unsqueeze()
@@ -128,7 +128,7 @@ fn row_lengths(weight: Tensor<2>) -> Tensor<1> {
 
 /// Which layers get an adapter, and of what kind and size.
 #[derive(Clone, Debug)]
-pub struct Adapters {
+pub struct LoraConfig {
     /// Rank.
     pub r: usize,
     /// The update is scaled by alpha / r, or alpha / √r with `rslora`.
@@ -136,7 +136,7 @@ pub struct Adapters {
     /// Share of the adapter's inputs dropped while training.
     pub dropout: f64,
     /// Which layers are meant, of the text model and, if `audio_tower` says so, of the audio tower.
-    pub targets: Targets,
+    pub targets: TargetModules,
     /// Whether layers of the audio tower get adapters too.
     pub audio_tower: bool,
     /// Whether both layers of the projector get adapters too; `targets` need not name them.
@@ -149,19 +149,19 @@ pub struct Adapters {
 
 /// Where adapters were put.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placed {
+pub struct AdaptedLayers {
     /// The layers that got one.
     pub adapted: Vec<String>,
     /// Layers that the targets name too, in parts of the model that stay as they are.
     pub kept_out: Vec<String>,
 }
 
-impl Adapters {
-    fn part(&self, part: Part) -> bool {
+impl LoraConfig {
+    fn part(&self, part: ModelPart) -> bool {
         match part {
-            Part::Text => true,
-            Part::AudioTower => self.audio_tower,
-            Part::Projector => self.projector,
+            ModelPart::Text => true,
+            ModelPart::AudioTower => self.audio_tower,
+            ModelPart::Projector => self.projector,
         }
     }
 
@@ -175,28 +175,28 @@ fn scale(alpha: f64, r: usize, rslora: bool) -> f64 {
 }
 
 /// Gives a model fresh adapters, A drawn from a seed and B zero. Every target must end up with an adapter somewhere.
-pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> Result<Placed> {
+pub fn add(model: &mut Voxtral, adapters: &LoraConfig, source: &mut WeightLoader) -> Result<AdaptedLayers> {
     adapters.targets.refuse_tables()?;
-    let mut placed = Placed::default();
+    let mut placed = AdaptedLayers::default();
     for (name, layer) in model.linears() {
-        let part = Part::of(&name);
+        let part = ModelPart::of(&name);
         let meant = adapters.targets.names(&name)?;
-        if !adapters.part(part) || !(meant || part == Part::Projector) {
+        if !adapters.part(part) || !(meant || part == ModelPart::Projector) {
             placed.kept_out.extend(meant.then_some(name));
             continue;
         }
         let [outputs, inputs] = layer.sides();
-        let mut lora = Lora {
-            a: source.take(&format!("{name}.lora.a"), [adapters.r, inputs], Init::Uniform(1.0 / (inputs as f32).sqrt())),
-            b: source.take(&format!("{name}.lora.b"), [outputs, adapters.r], Init::Zeros),
+        let mut lora = LoraLayer {
+            a: source.take(&format!("{name}.lora.a"), [adapters.r, inputs], Initializer::Uniform(1.0 / (inputs as f32).sqrt())),
+            b: source.take(&format!("{name}.lora.b"), [outputs, adapters.r], Initializer::Zeros),
             dora: None,
             scale: adapters.scale(),
             dropout: adapters.dropout,
-            masks: Dropout::default(),
+            masks: SeededDropout::default(),
         };
         if adapters.dora {
             let norm = lengths(&name, lora.sum(layer.dense()))?;
-            lora.dora = Some(Dora { magnitude: Param::from_tensor(norm.clone()).set_require_grad(false), norm });
+            lora.dora = Some(DoraLayer { magnitude: Param::from_tensor(norm.clone()).set_require_grad(false), norm });
         }
         layer.lora = Some(lora);
         placed.adapted.push(name);
@@ -204,7 +204,7 @@ pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> Re
     if let Some(target) = adapters.targets.idle(&placed.adapted)? {
         let error = Error::new(format!("target `{target}` names no layer that could get an adapter"));
         return Err(match adapters.targets.first_of(&target, &placed.kept_out)? {
-            Some(layer) => error.advice(format!("`{layer}` and its like are in the {}, which gets none", Part::of(&layer))),
+            Some(layer) => error.advice(format!("`{layer}` and its like are in the {}, which gets none", ModelPart::of(&layer))),
             None => error.advice(format!("layers are called like `{}`", targets::EXAMPLE)),
         });
     }
@@ -212,10 +212,10 @@ pub fn add(model: &mut Voxtral, adapters: &Adapters, source: &mut Weights) -> Re
 }
 
 /// Replaces the fresh adapters of a model by those of a folder, which have to be of the same kind, size and scale on the same layers.
-pub fn go_on_from(model: &mut Voxtral, adapters: &Adapters, folder: &Path) -> Result<()> {
+pub fn go_on_from(model: &mut Voxtral, adapters: &LoraConfig, folder: &Path) -> Result<()> {
     type Kind = ([usize; 2], bool, f64);
     fn kinds(model: &mut Voxtral) -> BTreeMap<String, Kind> {
-        let kind = |lora: &Lora| (lora.a.dims(), lora.dora.is_some(), lora.scale);
+        let kind = |lora: &LoraLayer| (lora.a.dims(), lora.dora.is_some(), lora.scale);
         model.linears().into_iter().filter_map(|(name, layer)| layer.lora.as_ref().map(|lora| (name, kind(lora)))).collect()
     }
     let wanted = kinds(model);
@@ -280,8 +280,8 @@ impl Voxtral {
             rows.iter().zip(chunks).flat_map(|(row, chunks)| (0..*chunks).map(move |chunk| row | (chunk as u64) << 32)).collect();
         for (name, layer) in self.linears() {
             if let Some(lora) = &mut layer.lora {
-                let blocks = if Part::of(&name) == Part::Text { &rows } else { &pieces };
-                lora.masks = Dropout::new(seed, &name, blocks.clone());
+                let blocks = if ModelPart::of(&name) == ModelPart::Text { &rows } else { &pieces };
+                lora.masks = SeededDropout::new(seed, &name, blocks.clone());
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Adapter folders, `adapter_config.json` and `adapter_model.safetensors`, as PEFT and transformers read and write them.
 
 use super::config::{AdapterConfig, CONFIG};
-use super::targets::Part;
-use super::{Adapters, Dora, Lora, lengths, targets};
-use crate::error::{Doing, Error, Result};
+use super::targets::ModelPart;
+use super::{DoraLayer, LoraConfig, LoraLayer, lengths, targets};
+use crate::error::{Error, Result, ResultExt};
 use crate::model::Voxtral;
-use crate::model::dropout::Dropout;
+use crate::model::dropout::SeededDropout;
 use crate::model::linear::Linear;
 use crate::weights;
 use burn::module::Param;
@@ -99,26 +99,26 @@ fn read(path: &Path) -> Result<BTreeMap<String, Tensors>> {
 }
 
 /// The adapter of a layer, once its tensors are known to fit.
-fn fit(name: &str, layer: &Linear, mut tensors: Tensors, config: &AdapterConfig) -> Result<Lora> {
+fn fit(name: &str, layer: &Linear, mut tensors: Tensors, config: &AdapterConfig) -> Result<LoraLayer> {
     let magnitude = tensors.remove(&Role::Magnitude);
     let (Some(a), Some(b)) = (tensors.remove(&Role::A), tensors.remove(&Role::B)) else {
         return Err(Error::new(format!("`{name}` has only one of lora_A and lora_B")));
     };
     let ([outputs, inputs], r) = (layer.sides(), config.rank(name)?);
     let device = layer.weight.val().device();
-    let mut lora = Lora {
+    let mut lora = LoraLayer {
         a: param(&format!("{name}.lora_A"), a, [r, inputs], &device)?,
         b: param(&format!("{name}.lora_B"), b, [outputs, r], &device)?,
         dora: None,
         scale: config.scale(name)?,
         dropout: config.dropout,
-        masks: Dropout::default(),
+        masks: SeededDropout::default(),
     };
     lora.dora = match (config.dora, magnitude) {
         (false, None) => None,
         (true, Some(magnitude)) => {
             let magnitude = param(&format!("{name}.lora_magnitude_vector"), magnitude, [outputs], &device)?;
-            Some(Dora { magnitude, norm: lengths(name, lora.sum(layer.dense()))? })
+            Some(DoraLayer { magnitude, norm: lengths(name, lora.sum(layer.dense()))? })
         }
         (true, None) => {
             return Err(Error::new(format!("`{name}` has no lora_magnitude_vector, although {CONFIG} says `use_dora`")));
@@ -143,7 +143,7 @@ fn param<const D: usize>(name: &str, data: TensorData, shape: [usize; D], device
 /// Layers: the style of checkpoints of 2507 (`base_model.model.language_model.model.layers…`) loads everywhere as long as only the text
 /// model is adapted; with audio tower or projector only the newer style is read by transformers 5. Magnitudes: PEFT writes them without
 /// `.weight` and reads both; transformers alone reads only those with it.
-pub fn save(model: &Voxtral, adapters: &Adapters, base: &str, folder: &Path) -> Result<()> {
+pub fn save(model: &Voxtral, adapters: &LoraConfig, base: &str, folder: &Path) -> Result<()> {
     let (mut adapted, mut all) = (Vec::new(), Vec::new());
     // A copy shares the tensors; walking over the layers asks for one that may be changed.
     for (name, layer) in model.clone().linears() {
@@ -152,7 +152,7 @@ pub fn save(model: &Voxtral, adapters: &Adapters, base: &str, folder: &Path) -> 
         }
         all.push(name);
     }
-    let text_only = adapted.iter().all(|layer| Part::of(layer) == Part::Text);
+    let text_only = adapted.iter().all(|layer| ModelPart::of(layer) == ModelPart::Text);
     let tensors = weights::tensors(model, |name| name.contains(".lora."))
         .into_iter()
         .filter_map(|(name, data)| {

@@ -15,25 +15,25 @@ const TABLES: &[&str] = &["language_model.lm_head", "language_model.model.embed_
 
 /// Some layers.
 #[derive(Clone, Debug)]
-pub enum Targets {
+pub enum TargetModules {
     /// Those whose name ends in one of these: `q_proj`, `self_attn.q_proj`, `layers.0.self_attn.q_proj`.
     Names(Vec<String>),
     /// Those whose whole name matches.
-    Pattern(Pattern),
+    Pattern(LayerPattern),
     /// Every linear layer but the head.
     AllLinear,
 }
 
 /// A regular expression for whole names.
 #[derive(Clone, Debug)]
-pub struct Pattern {
+pub struct LayerPattern {
     text: String,
     regex: Regex,
 }
 
 /// A part of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum ModelPart {
     /// The language model.
     Text,
     /// The encoder.
@@ -42,10 +42,10 @@ pub enum Part {
     Projector,
 }
 
-impl Targets {
+impl TargetModules {
     /// PEFT's reading of a single text: a pattern, or the word `all-linear`.
     pub fn text(text: &str) -> Result<Self> {
-        if text == "all-linear" { Ok(Self::AllLinear) } else { Ok(Self::Pattern(Pattern::whole(text)?)) }
+        if text == "all-linear" { Ok(Self::AllLinear) } else { Ok(Self::Pattern(LayerPattern::whole(text)?)) }
     }
 
     /// Whether a layer, called as on the Hub, is meant.
@@ -98,7 +98,7 @@ impl Targets {
     }
 }
 
-impl fmt::Display for Targets {
+impl fmt::Display for TargetModules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Names(names) => f.write_str(&names.join(", ")),
@@ -108,7 +108,7 @@ impl fmt::Display for Targets {
     }
 }
 
-impl Pattern {
+impl LayerPattern {
     /// A pattern for a whole name, as Python's `re.fullmatch` takes it.
     pub fn whole(text: &str) -> Result<Self> {
         Self::new(text, format!(r"\A(?:{text})\z"))
@@ -157,7 +157,7 @@ impl Pattern {
     }
 }
 
-impl Part {
+impl ModelPart {
     /// The part a layer belongs to.
     pub fn of(layer: &str) -> Self {
         if layer.starts_with("audio_tower.") {
@@ -179,7 +179,7 @@ impl Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for ModelPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Text => "text model",
@@ -232,7 +232,7 @@ pub(super) fn exactly(layers: &[String], all: &[String]) -> String {
 /// Layers of the same name, or several names, and the numbers of the blocks they are in.
 #[derive(PartialEq)]
 struct Kind {
-    part: Part,
+    part: ModelPart,
     names: Vec<String>,
     numbers: Vec<String>,
 }
@@ -240,7 +240,7 @@ struct Kind {
 fn kinds(layers: &[String]) -> Vec<Kind> {
     let mut kinds: Vec<Kind> = Vec::new();
     for layer in layers {
-        let (part, name) = (Part::of(layer), layer.rsplit('.').next().unwrap_or(layer));
+        let (part, name) = (ModelPart::of(layer), layer.rsplit('.').next().unwrap_or(layer));
         let number = layer.split('.').find(|piece| piece.bytes().all(|byte| byte.is_ascii_digit())).map(str::to_owned);
         match kinds.iter_mut().find(|kind| kind.part == part && kind.names == [name]) {
             Some(kind) => kind.numbers.extend(number),

@@ -1,6 +1,6 @@
 //! Word and character error rates: how far a transcript is from what was said.
 //!
-//! Both texts go through a named [`Normalisation`], are cut into words or characters and aligned. The alignment with the fewest errors is
+//! Both texts go through a named [`TextNormalization`], are cut into words or characters and aligned. The alignment with the fewest errors is
 //! taken, and among those the one with the most hits, so that the counts do not depend on how the search goes. A corpus is scored as the
 //! sum of all errors over the sum of all reference words: long clips weigh more than short ones.
 //!
@@ -18,7 +18,7 @@ use unicode_normalization::char::is_combining_mark;
 
 /// The score of a set of clips, as it is written to `scores.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Score {
+pub struct ErrorRates {
     /// Word error rate: 0.1 is one error in ten words. It may exceed 1.
     pub wer: f64,
     /// Character error rate.
@@ -33,36 +33,36 @@ pub struct Score {
 
 /// What has been counted so far over some clips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct ErrorCounts {
     /// How many clips.
     pub clips: usize,
     /// The alignment of the words.
-    pub words: Edits,
+    pub words: EditCounts,
     /// The alignment of the characters; a run of spaces counts as one.
-    pub characters: Edits,
+    pub characters: EditCounts,
 }
 
-impl Tally {
+impl ErrorCounts {
     /// Compares one transcript with what was said.
-    pub fn of(reference: &str, hypothesis: &str, normalisation: Normalisation) -> Self {
+    pub fn of(reference: &str, hypothesis: &str, normalisation: TextNormalization) -> Self {
         let (reference, hypothesis) = (normalisation.apply(reference), normalisation.apply(hypothesis));
         let words = |text: &str| -> Vec<String> { text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect() };
         let characters = |text: &str| -> Vec<char> { text.chars().collect() };
         Self {
             clips: 1,
-            words: Edits::between(&words(&reference), &words(&hypothesis)),
-            characters: Edits::between(&characters(&reference), &characters(&hypothesis)),
+            words: EditCounts::between(&words(&reference), &words(&hypothesis)),
+            characters: EditCounts::between(&characters(&reference), &characters(&hypothesis)),
         }
     }
 
     /// The rates and counts to show.
-    pub fn score(&self) -> Score {
-        let Edits { substitutions, insertions, deletions, .. } = self.words;
-        Score { wer: self.words.rate(), cer: self.characters.rate(), substitutions, insertions, deletions }
+    pub fn score(&self) -> ErrorRates {
+        let EditCounts { substitutions, insertions, deletions, .. } = self.words;
+        ErrorRates { wer: self.words.rate(), cer: self.characters.rate(), substitutions, insertions, deletions }
     }
 }
 
-impl Add for Tally {
+impl Add for ErrorCounts {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -70,13 +70,13 @@ impl Add for Tally {
     }
 }
 
-impl AddAssign for Tally {
+impl AddAssign for ErrorCounts {
     fn add_assign(&mut self, other: Self) {
         *self = *self + other;
     }
 }
 
-impl std::iter::Sum for Tally {
+impl std::iter::Sum for ErrorCounts {
     fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
         tallies.fold(Self::default(), Add::add)
     }
@@ -84,7 +84,7 @@ impl std::iter::Sum for Tally {
 
 /// What is made equal before two texts are compared. The name goes with every score: rates under different names cannot be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Normalisation {
+pub enum TextNormalization {
     /// Only spaces and Unicode's ways to write the same character (NFC): case and punctuation count.
     #[serde(rename = "none")]
     None,
@@ -95,7 +95,7 @@ pub enum Normalisation {
     Basic,
 }
 
-impl Normalisation {
+impl TextNormalization {
     /// The name written beside a score; it changes whenever the rules do.
     pub fn name(self) -> &'static str {
         match self {
@@ -141,7 +141,7 @@ fn is_invisible(c: char) -> bool {
 
 /// How one sequence becomes another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Edits {
+pub struct EditCounts {
     /// Items that are the same.
     pub hits: usize,
     /// Items that were replaced.
@@ -152,7 +152,7 @@ pub struct Edits {
     pub deletions: usize,
 }
 
-impl Edits {
+impl EditCounts {
     /// Counts the edits of the best alignment, in memory for two rows only: clips of minutes have thousands of characters.
     pub fn between<T: PartialEq>(reference: &[T], hypothesis: &[T]) -> Self {
         let mut row: Vec<Self> = (0..=hypothesis.len()).map(|insertions| Self { insertions, ..Self::default() }).collect();
@@ -200,7 +200,7 @@ impl Edits {
     }
 }
 
-fn best(diagonal: Edits, deletion: Edits, insertion: Edits) -> Edits {
+fn best(diagonal: EditCounts, deletion: EditCounts, insertion: EditCounts) -> EditCounts {
     let mut best = diagonal;
     for other in [deletion, insertion] {
         if other.cost() < best.cost() {
@@ -210,7 +210,7 @@ fn best(diagonal: Edits, deletion: Edits, insertion: Edits) -> Edits {
     best
 }
 
-impl Add for Edits {
+impl Add for EditCounts {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -225,7 +225,7 @@ impl Add for Edits {
 
 /// One place of an alignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Aligned<T> {
+pub enum AlignedPair<T> {
     /// Said and written.
     Hit(T),
     /// Said the first, written the second.
@@ -236,16 +236,16 @@ pub enum Aligned<T> {
     Deletion(T),
 }
 
-/// The best alignment itself, for showing what went wrong; its counts are those of [`Edits::between`].
-pub fn align<T: PartialEq + Clone>(reference: &[T], hypothesis: &[T]) -> Vec<Aligned<T>> {
+/// The best alignment itself, for showing what went wrong; its counts are those of [`EditCounts::between`].
+pub fn align<T: PartialEq + Clone>(reference: &[T], hypothesis: &[T]) -> Vec<AlignedPair<T>> {
     let width = hypothesis.len() + 1;
-    let mut table = vec![Edits::default(); (reference.len() + 1) * width];
+    let mut table = vec![EditCounts::default(); (reference.len() + 1) * width];
     for i in 0..=reference.len() {
         for j in 0..width {
             let at = |i: usize, j: usize| table[i * width + j];
             table[i * width + j] = match (i, j) {
-                (0, _) => Edits { insertions: j, ..Edits::default() },
-                (_, 0) => Edits { deletions: i, ..Edits::default() },
+                (0, _) => EditCounts { insertions: j, ..EditCounts::default() },
+                (_, 0) => EditCounts { deletions: i, ..EditCounts::default() },
                 _ => {
                     let mut diagonal = at(i - 1, j - 1);
                     let (mut above, mut left) = (at(i - 1, j), at(i, j - 1));
@@ -265,19 +265,20 @@ pub fn align<T: PartialEq + Clone>(reference: &[T], hypothesis: &[T]) -> Vec<Ali
     let mut steps = Vec::with_capacity(i.max(j));
     while i > 0 || j > 0 {
         let here = table[i * width + j];
-        let came_from = |i: usize, j: usize, step: Edits| table[i * width + j] + step == here;
-        let one = Edits::default();
-        if i > 0 && j > 0 && reference[i - 1] == hypothesis[j - 1] && came_from(i - 1, j - 1, Edits { hits: 1, ..one }) {
-            steps.push(Aligned::Hit(reference[i - 1].clone()));
+        let came_from = |i: usize, j: usize, step: EditCounts| table[i * width + j] + step == here;
+        let one = EditCounts::default();
+        if i > 0 && j > 0 && reference[i - 1] == hypothesis[j - 1] && came_from(i - 1, j - 1, EditCounts { hits: 1, ..one }) {
+            steps.push(AlignedPair::Hit(reference[i - 1].clone()));
             (i, j) = (i - 1, j - 1);
-        } else if i > 0 && j > 0 && reference[i - 1] != hypothesis[j - 1] && came_from(i - 1, j - 1, Edits { substitutions: 1, ..one }) {
-            steps.push(Aligned::Substitution(reference[i - 1].clone(), hypothesis[j - 1].clone()));
+        } else if i > 0 && j > 0 && reference[i - 1] != hypothesis[j - 1] && came_from(i - 1, j - 1, EditCounts { substitutions: 1, ..one })
+        {
+            steps.push(AlignedPair::Substitution(reference[i - 1].clone(), hypothesis[j - 1].clone()));
             (i, j) = (i - 1, j - 1);
-        } else if i > 0 && came_from(i - 1, j, Edits { deletions: 1, ..one }) {
-            steps.push(Aligned::Deletion(reference[i - 1].clone()));
+        } else if i > 0 && came_from(i - 1, j, EditCounts { deletions: 1, ..one }) {
+            steps.push(AlignedPair::Deletion(reference[i - 1].clone()));
             i -= 1;
         } else {
-            steps.push(Aligned::Insertion(hypothesis[j - 1].clone()));
+            steps.push(AlignedPair::Insertion(hypothesis[j - 1].clone()));
             j -= 1;
         }
     }
@@ -289,8 +290,8 @@ pub fn align<T: PartialEq + Clone>(reference: &[T], hypothesis: &[T]) -> Vec<Ali
 mod tests {
     use super::*;
 
-    fn words(reference: &str, hypothesis: &str) -> Edits {
-        Tally::of(reference, hypothesis, Normalisation::None).words
+    fn words(reference: &str, hypothesis: &str) -> EditCounts {
+        ErrorCounts::of(reference, hypothesis, TextNormalization::None).words
     }
 
     #[test]
@@ -312,7 +313,7 @@ mod tests {
             let [hits, substitutions, insertions, deletions] = counts;
             assert_eq!(
                 words(reference, hypothesis),
-                Edits { hits, substitutions, insertions, deletions },
+                EditCounts { hits, substitutions, insertions, deletions },
                 "{reference:?} / {hypothesis:?}"
             );
         }
@@ -330,7 +331,7 @@ mod tests {
             ("hello", "", 1.0, 1.0),
             ("caf\u{e9}", "cafe\u{301}", 0.0, 0.0),
         ] {
-            let score = Tally::of(reference, hypothesis, Normalisation::None).score();
+            let score = ErrorCounts::of(reference, hypothesis, TextNormalization::None).score();
             assert_eq!((score.wer, score.cer), (wer, cer), "{reference:?} / {hypothesis:?}");
         }
     }
@@ -338,10 +339,10 @@ mod tests {
     #[test]
     fn a_corpus_is_the_sum_of_its_clips() {
         let pairs = [("one two three four", "one two three four"), ("five", "six"), ("", "um")];
-        let total: Tally = pairs.iter().map(|(a, b)| Tally::of(a, b, Normalisation::None)).sum();
+        let total: ErrorCounts = pairs.iter().map(|(a, b)| ErrorCounts::of(a, b, TextNormalization::None)).sum();
         assert_eq!((total.clips, total.words.reference()), (3, 5));
-        assert_eq!(total.score(), Score { wer: 2.0 / 5.0, cer: 5.0 / 22.0, substitutions: 1, insertions: 1, deletions: 0 });
-        assert_eq!(Tally::default().score().wer, 0.0);
+        assert_eq!(total.score(), ErrorRates { wer: 2.0 / 5.0, cer: 5.0 / 22.0, substitutions: 1, insertions: 1, deletions: 0 });
+        assert_eq!(ErrorCounts::default().score().wer, 0.0);
     }
 
     #[test]
@@ -362,19 +363,19 @@ mod tests {
             ("  \n\t ", ""),
             ("...", ""),
         ] {
-            assert_eq!(Normalisation::Basic.apply(text), normal, "{text:?}");
-            assert_eq!(Normalisation::Basic.apply(normal), normal, "it should be stable: {normal:?}");
+            assert_eq!(TextNormalization::Basic.apply(text), normal, "{text:?}");
+            assert_eq!(TextNormalization::Basic.apply(normal), normal, "it should be stable: {normal:?}");
         }
-        assert_eq!(Tally::of("Please, press ONE.", "please press one", Normalisation::Basic).words.errors(), 0);
-        assert_eq!(Tally::of("Please, press ONE.", "please press one", Normalisation::None).words.errors(), 2);
+        assert_eq!(ErrorCounts::of("Please, press ONE.", "please press one", TextNormalization::Basic).words.errors(), 0);
+        assert_eq!(ErrorCounts::of("Please, press ONE.", "please press one", TextNormalization::None).words.errors(), 2);
     }
 
     #[test]
     fn names_are_what_is_serialised() {
-        for normalisation in [Normalisation::None, Normalisation::Basic] {
+        for normalisation in [TextNormalization::None, TextNormalization::Basic] {
             assert_eq!(serde_json::to_value(normalisation).unwrap(), normalisation.name());
         }
-        let score = Tally::of("a b", "a c", Normalisation::Basic).score();
+        let score = ErrorCounts::of("a b", "a c", TextNormalization::Basic).score();
         assert_eq!(
             serde_json::to_value(score).unwrap(),
             serde_json::json!({"wer": 0.5, "cer": 1.0 / 3.0, "substitutions": 1, "insertions": 0, "deletions": 0})
@@ -383,7 +384,7 @@ mod tests {
 
     #[test]
     fn an_alignment_shows_what_went_wrong() {
-        use Aligned::*;
+        use AlignedPair::*;
         let split = |text: &'static str| text.split(' ').collect::<Vec<_>>();
         assert_eq!(
             align(&split("press one for tea now"), &split("please press two for now")),

@@ -1,6 +1,6 @@
 //! Scaled dot-product attention over heads, and who may see whom.
 
-pub use crate::kernels::ops::{Mask, attend};
+pub use crate::kernels::ops::{AttentionMask, attend};
 use burn::tensor::Tensor;
 
 /// Splits `[batch, length, heads × width]` into `[batch, heads, length, width]`.

@@ -1,12 +1,12 @@
 //! The text model: a Llama decoder that continues a prompt in which audio rows stand among token embeddings.
 
-use super::attention::{Mask, attend, merge_heads, split_heads};
+use super::attention::{AttentionMask, attend, merge_heads, split_heads};
 use super::config::TextConfig;
-use super::kv_cache::{Cache, KvCache};
+use super::kv_cache::{DecoderCache, KvCache};
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use crate::kernels::ops::{rotate, silu_mul};
-use crate::weights::{Init, Weights};
+use crate::weights::{Initializer, WeightLoader};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -20,7 +20,7 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    pub(crate) fn load(config: &TextConfig, weights: &mut Weights) -> Self {
+    pub(crate) fn load(config: &TextConfig, weights: &mut WeightLoader) -> Self {
         Self {
             model: Decoder::load(config, weights, "language_model.model"),
             lm_head: Linear::head(weights, "language_model.lm_head", config.hidden_size, config.vocab_size),
@@ -42,11 +42,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+    fn load(config: &TextConfig, weights: &mut WeightLoader, name: &str) -> Self {
         let shape = [config.vocab_size, config.hidden_size];
         Self {
             embed_tokens: Embedding {
-                weight: weights.matrix(&format!("{name}.embed_tokens.weight"), shape, Init::Normal(config.initializer_range)),
+                weight: weights.matrix(&format!("{name}.embed_tokens.weight"), shape, Initializer::Normal(config.initializer_range)),
             },
             layers: (0..config.num_hidden_layers).map(|i| DecoderLayer::load(config, weights, &format!("{name}.layers.{i}"))).collect(),
             norm: RmsNorm::load(weights, &format!("{name}.norm"), config.hidden_size, config.rms_norm_eps),
@@ -66,8 +66,8 @@ impl Decoder {
     }
 
     /// The angles of the first positions of rows.
-    pub fn rotary(&self, length: usize, device: &Device) -> Rotary {
-        Rotary::new(0..length, &[], self.head_width, self.theta, device)
+    pub fn rotary(&self, length: usize, device: &Device) -> RotaryEmbedding {
+        RotaryEmbedding::new(0..length, &[], self.head_width, self.theta, device)
     }
 
     /// What the last of the positions that follow those in the cache becomes; positions count from the end of a row's padding. Of the
@@ -75,9 +75,9 @@ impl Decoder {
     ///
     /// # Shapes
     /// `[batch, length, width]` → `[batch, 1, width]`
-    pub fn forward_cached(&self, x: Tensor<3>, cache: &mut Cache) -> Tensor<3> {
+    pub fn forward_cached(&self, x: Tensor<3>, cache: &mut DecoderCache) -> Tensor<3> {
         let places = cache.advance(x.dims()[1]);
-        let rotary = Rotary::new(places, cache.pads(), self.head_width, self.theta, &x.device());
+        let rotary = RotaryEmbedding::new(places, cache.pads(), self.head_width, self.theta, &x.device());
         let mask = cache.mask();
         let last = self.layers.len().saturating_sub(1);
         let layers = self.layers.iter().zip(&mut cache.layers).enumerate();
@@ -128,9 +128,10 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
-        let norm =
-            |weights: &mut Weights, part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), config.hidden_size, config.rms_norm_eps);
+    fn load(config: &TextConfig, weights: &mut WeightLoader, name: &str) -> Self {
+        let norm = |weights: &mut WeightLoader, part: &str| {
+            RmsNorm::load(weights, &format!("{name}.{part}"), config.hidden_size, config.rms_norm_eps)
+        };
         Self {
             self_attn: DecoderAttention::load(config, weights, &format!("{name}.self_attn")),
             mlp: Mlp::load(config, weights, &format!("{name}.mlp")),
@@ -143,11 +144,18 @@ impl DecoderLayer {
     ///
     /// # Shapes
     /// `[batch, length, width]` → the same
-    pub fn read(&self, x: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
-        self.forward(x, rotary, Mask::Causal, None, Wanted::All)
+    pub fn read(&self, x: Tensor<3>, rotary: &RotaryEmbedding) -> Tensor<3> {
+        self.forward(x, rotary, AttentionMask::Causal, None, Wanted::All)
     }
 
-    fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>, wanted: Wanted) -> Tensor<3> {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rotary: &RotaryEmbedding,
+        mask: AttentionMask,
+        cache: Option<&mut KvCache>,
+        wanted: Wanted,
+    ) -> Tensor<3> {
         let x = wanted.of(x.clone()) + self.self_attn.forward(self.input_layernorm.forward(x), rotary, mask, cache, wanted);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
@@ -169,7 +177,7 @@ pub struct DecoderAttention {
 }
 
 impl DecoderAttention {
-    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+    fn load(config: &TextConfig, weights: &mut WeightLoader, name: &str) -> Self {
         let (width, heads, key_heads) = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads);
         let mut linear = |part: &str, inputs, outputs| Linear::load(weights, &format!("{name}.{part}"), inputs, outputs, false);
         Self {
@@ -182,7 +190,14 @@ impl DecoderAttention {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, rotary: &Rotary, mask: Mask, cache: Option<&mut KvCache>, wanted: Wanted) -> Tensor<3> {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rotary: &RotaryEmbedding,
+        mask: AttentionMask,
+        cache: Option<&mut KvCache>,
+        wanted: Wanted,
+    ) -> Tensor<3> {
         let q = rotary.turn_last(split_heads(self.q_proj.forward(wanted.of(x.clone())), self.heads));
         let k = rotary.turn(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
         let v = split_heads(self.v_proj.forward(x), self.key_heads);
@@ -206,7 +221,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+    fn load(config: &TextConfig, weights: &mut WeightLoader, name: &str) -> Self {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let mut linear = |part: &str, inputs, outputs| Linear::load(weights, &format!("{name}.{part}"), inputs, outputs, false);
         Self {
@@ -223,12 +238,12 @@ impl Mlp {
 
 /// Rotary position embedding in the half-split convention: component i turns with component i + width / 2.
 #[derive(Debug)]
-pub struct Rotary {
+pub struct RotaryEmbedding {
     cos: Tensor<4>,
     sin: Tensor<4>,
 }
 
-impl Rotary {
+impl RotaryEmbedding {
     /// The angles of places in rows that are padded by `pads` on the left (an empty list: none is).
     fn new(places: std::ops::Range<usize>, pads: &[usize], width: usize, theta: f64, device: &Device) -> Self {
         // Frequencies and angles in f32, as the reference computes them.

@@ -15,13 +15,13 @@ const PART: usize = 1 << 16;
 
 /// The masks of one layer for one batch.
 #[derive(Clone, Debug, Default)]
-pub struct Dropout {
+pub struct SeededDropout {
     key: [u8; 32],
     /// What the parts of a batch, of equal size, are known by; empty stands for a single one.
     blocks: Arc<[u64]>,
 }
 
-impl Dropout {
+impl SeededDropout {
     /// The masks that belong to a seed and a layer, for a batch that consists of these blocks.
     pub fn new(seed: u64, layer: &str, blocks: Arc<[u64]>) -> Self {
         let mut hasher = blake3::Hasher::new();
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     fn draw(seed: u64, layer: &str, blocks: &[u64], shape: [usize; 2]) -> Vec<f32> {
-        Dropout::new(seed, layer, blocks.into()).mask(0.25, shape, &Device::flex()).into_data().try_to_vec::<f32>().unwrap()
+        SeededDropout::new(seed, layer, blocks.into()).mask(0.25, shape, &Device::flex()).into_data().try_to_vec::<f32>().unwrap()
     }
 
     #[test]

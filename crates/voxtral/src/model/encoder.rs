@@ -1,11 +1,11 @@
 //! The audio tower: Whisper's encoder. Log-mel spectrogram in, one row for every 20 ms out.
 
-use super::attention::{Mask, attend, merge_heads, split_heads};
+use super::attention::{AttentionMask, attend, merge_heads, split_heads};
 use super::config::AudioConfig;
 use super::linear::Linear;
 use super::norm::LayerNorm;
 use crate::kernels::ops::gelu;
-use crate::weights::{Init, Weights};
+use crate::weights::{Initializer, WeightLoader};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::module::conv1d;
@@ -13,27 +13,31 @@ use burn::tensor::ops::ConvOptions;
 
 /// Two convolutions, positions, layers, a last norm.
 #[derive(Module, Debug)]
-pub struct AudioTower {
+pub struct AudioEncoder {
     /// Width 3, stride 1.
-    pub conv1: Conv,
+    pub conv1: EncoderConv,
     /// Width 3, stride 2: halves the frame rate.
-    pub conv2: Conv,
+    pub conv2: EncoderConv,
     /// Fixed sines and cosines; never trained.
-    pub embed_positions: Positions,
+    pub embed_positions: PositionTable,
     /// The transformer.
     pub layers: Vec<EncoderLayer>,
     /// After the last layer.
     pub layer_norm: LayerNorm,
 }
 
-impl AudioTower {
-    pub(crate) fn load(config: &AudioConfig, weights: &mut Weights) -> Self {
+impl AudioEncoder {
+    pub(crate) fn load(config: &AudioConfig, weights: &mut WeightLoader) -> Self {
         let (name, width) = ("audio_tower", config.hidden_size);
         Self {
-            conv1: Conv::load(weights, &format!("{name}.conv1"), config.num_mel_bins, width),
-            conv2: Conv::load(weights, &format!("{name}.conv2"), width, width),
-            embed_positions: Positions {
-                weight: weights.take(&format!("{name}.embed_positions.weight"), [config.max_source_positions, width], Init::Sinusoids),
+            conv1: EncoderConv::load(weights, &format!("{name}.conv1"), config.num_mel_bins, width),
+            conv2: EncoderConv::load(weights, &format!("{name}.conv2"), width, width),
+            embed_positions: PositionTable {
+                weight: weights.take(
+                    &format!("{name}.embed_positions.weight"),
+                    [config.max_source_positions, width],
+                    Initializer::Sinusoids,
+                ),
             },
             layers: (0..config.num_hidden_layers).map(|i| EncoderLayer::load(config, weights, &format!("{name}.layers.{i}"))).collect(),
             layer_norm: LayerNorm::load(weights, &format!("{name}.layer_norm"), width),
@@ -62,18 +66,18 @@ impl AudioTower {
 
 /// A convolution along time with width 3 and one frame of padding on both sides.
 #[derive(Module, Debug)]
-pub struct Conv {
+pub struct EncoderConv {
     /// `[out, in, 3]`.
     pub weight: Param<Tensor<3>>,
     /// `[out]`.
     pub bias: Param<Tensor<1>>,
 }
 
-impl Conv {
-    fn load(weights: &mut Weights, name: &str, inputs: usize, outputs: usize) -> Self {
+impl EncoderConv {
+    fn load(weights: &mut WeightLoader, name: &str, inputs: usize, outputs: usize) -> Self {
         Self {
-            weight: weights.take(&format!("{name}.weight"), [outputs, inputs, 3], Init::Normal(1.0 / (3.0 * inputs as f32).sqrt())),
-            bias: weights.take(&format!("{name}.bias"), [outputs], Init::Zeros),
+            weight: weights.take(&format!("{name}.weight"), [outputs, inputs, 3], Initializer::Normal(1.0 / (3.0 * inputs as f32).sqrt())),
+            bias: weights.take(&format!("{name}.bias"), [outputs], Initializer::Zeros),
         }
     }
 
@@ -84,7 +88,7 @@ impl Conv {
 
 /// A table of positions.
 #[derive(Module, Debug)]
-pub struct Positions {
+pub struct PositionTable {
     /// `[positions, width]`.
     pub weight: Param<Tensor<2>>,
 }
@@ -105,7 +109,7 @@ pub struct EncoderLayer {
 }
 
 impl EncoderLayer {
-    fn load(config: &AudioConfig, weights: &mut Weights, name: &str) -> Self {
+    fn load(config: &AudioConfig, weights: &mut WeightLoader, name: &str) -> Self {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         Self {
             self_attn: EncoderAttention::load(weights, &format!("{name}.self_attn"), width, config.num_attention_heads),
@@ -139,7 +143,7 @@ pub struct EncoderAttention {
 }
 
 impl EncoderAttention {
-    fn load(weights: &mut Weights, name: &str, width: usize, heads: usize) -> Self {
+    fn load(weights: &mut WeightLoader, name: &str, width: usize, heads: usize) -> Self {
         let mut linear = |part: &str, bias| Linear::load(weights, &format!("{name}.{part}"), width, width, bias);
         Self {
             q_proj: linear("q_proj", true),
@@ -154,6 +158,6 @@ impl EncoderAttention {
         let q = split_heads(self.q_proj.forward(x.clone()), self.heads);
         let k = split_heads(self.k_proj.forward(x.clone()), self.heads);
         let v = split_heads(self.v_proj.forward(x), self.heads);
-        self.out_proj.forward(merge_heads(attend(q, k, v, Mask::None, self.q_proj.factors())))
+        self.out_proj.forward(merge_heads(attend(q, k, v, AttentionMask::None, self.q_proj.factors())))
     }
 }

@@ -3,21 +3,21 @@
 //! The buffers have room to spare, and a token's keys and values are written into it; what attention gets to see are views. So a token
 //! costs a copy of its own row, not of all before it.
 
-use super::attention::Mask;
+use super::attention::AttentionMask;
 use super::int_tensor;
 use burn::tensor::Tensor;
 use std::ops::Range;
 
 /// The memory of a batch of rows: one [`KvCache`] a layer.
 #[derive(Debug)]
-pub struct Cache {
+pub struct DecoderCache {
     /// One a layer.
     pub layers: Vec<KvCache>,
     pads: Vec<usize>,
     length: usize,
 }
 
-impl Cache {
+impl DecoderCache {
     /// An empty memory for rows that will be padded on the left by so much each; an empty list for none.
     pub fn new(layers: usize, pads: Vec<usize>) -> Self {
         Self { layers: (0..layers).map(|_| KvCache::default()).collect(), pads, length: 0 }
@@ -36,8 +36,8 @@ impl Cache {
     }
 
     /// Who sees whom.
-    pub fn mask(&self) -> Mask {
-        if self.pads().is_empty() { Mask::Causal } else { Mask::LeftPadded(self.pads.clone()) }
+    pub fn mask(&self) -> AttentionMask {
+        if self.pads().is_empty() { AttentionMask::Causal } else { AttentionMask::LeftPadded(self.pads.clone()) }
     }
 
     /// Forgets all rows but these, and padding that all of them have.
@@ -155,12 +155,12 @@ mod tests {
 
     #[test]
     fn rows_leave_with_the_padding_they_alone_needed() {
-        let mut cache = Cache::new(1, vec![3, 1]);
+        let mut cache = DecoderCache::new(1, vec![3, 1]);
         assert_eq!(cache.advance(5), 0..5);
         drop(cache.layers[0].append(new(&[0.0, 1.0, 2.0, 3.0, 4.0]), new(&[0.0; 5])));
-        assert_eq!(cache.mask(), Mask::LeftPadded(vec![3, 1]));
+        assert_eq!(cache.mask(), AttentionMask::LeftPadded(vec![3, 1]));
         cache.keep(&[1]);
-        assert_eq!((cache.mask(), cache.layers[0].length()), (Mask::Causal, 4));
+        assert_eq!((cache.mask(), cache.layers[0].length()), (AttentionMask::Causal, 4));
         assert_eq!(cache.advance(1), 4..5);
         let one = Tensor::<4>::from_data(TensorData::new(vec![9.0_f32], [1, 1, 1, 1]), &Device::flex());
         let (keys, _) = cache.layers[0].append(one.clone(), one);

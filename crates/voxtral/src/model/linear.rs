@@ -1,9 +1,9 @@
 //! y = x Wᵀ + b, with room for a low-rank adapter.
 
-use crate::kernels::ops::{Bits, Factors};
+use crate::kernels::ops::{MatmulPrecision, QuantType};
 use crate::kernels::{ops, quantized};
-use crate::lora::Lora;
-use crate::weights::{Init, Weights};
+use crate::lora::LoraLayer;
+use crate::weights::{Initializer, WeightLoader};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 
@@ -15,7 +15,7 @@ pub struct Linear {
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
     /// A low-rank update learned beside a frozen weight.
-    pub lora: Option<Lora>,
+    pub lora: Option<LoraLayer>,
     /// Whether a weight of 32-bit floats is rounded to brain floats for products; it stays as exact as it is.
     pub rounded: bool,
     /// How many bits each weight has, if it is quantised; 0 if not.
@@ -24,11 +24,11 @@ pub struct Linear {
 }
 
 impl Linear {
-    pub(crate) fn load(weights: &mut Weights, name: &str, inputs: usize, outputs: usize, bias: bool) -> Self {
+    pub(crate) fn load(weights: &mut WeightLoader, name: &str, inputs: usize, outputs: usize, bias: bool) -> Self {
         Self {
-            weight: weights.linear(&format!("{name}.weight"), [outputs, inputs], Init::Normal(1.0 / (inputs as f32).sqrt())),
+            weight: weights.linear(&format!("{name}.weight"), [outputs, inputs], Initializer::Normal(1.0 / (inputs as f32).sqrt())),
             bits: weights.bits(),
-            bias: bias.then(|| weights.take(&format!("{name}.bias"), [outputs], Init::Zeros)),
+            bias: bias.then(|| weights.take(&format!("{name}.bias"), [outputs], Initializer::Zeros)),
             lora: None,
             rounded: false,
             inputs,
@@ -42,8 +42,8 @@ impl Linear {
     }
 
     /// The head, whose weight is never quantised: every token's score hangs on it, and it is read once for each.
-    pub(crate) fn head(weights: &mut Weights, name: &str, inputs: usize, outputs: usize) -> Self {
-        Self::of(weights.matrix(&format!("{name}.weight"), [outputs, inputs], Init::Normal(1.0 / (inputs as f32).sqrt())))
+    pub(crate) fn head(weights: &mut WeightLoader, name: &str, inputs: usize, outputs: usize) -> Self {
+        Self::of(weights.matrix(&format!("{name}.weight"), [outputs, inputs], Initializer::Normal(1.0 / (inputs as f32).sqrt())))
     }
 
     /// Outputs and inputs.
@@ -66,10 +66,10 @@ impl Linear {
         (outputs * inputs).saturating_sub(self.weight.shape().num_elements())
     }
 
-    fn quantised(&self) -> Option<Bits> {
+    fn quantised(&self) -> Option<QuantType> {
         match self.bits {
-            8 => Some(Bits::Eight),
-            4 => Some(Bits::Four),
+            8 => Some(QuantType::Eight),
+            4 => Some(QuantType::Four),
             _ => None,
         }
     }
@@ -93,8 +93,8 @@ impl Linear {
     }
 
     /// What products with this weight are made of.
-    pub fn factors(&self) -> Factors {
-        if self.rounded || self.weight.val().dtype() == DType::BF16 { Factors::BrainFloats } else { Factors::Floats }
+    pub fn factors(&self) -> MatmulPrecision {
+        if self.rounded || self.weight.val().dtype() == DType::BF16 { MatmulPrecision::BrainFloats } else { MatmulPrecision::Floats }
     }
 
     /// The frozen part alone.

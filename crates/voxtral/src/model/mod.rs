@@ -21,19 +21,19 @@ pub mod projector;
 pub mod visitor;
 
 use crate::error::{Error, Result};
-use crate::weights::Weights;
+use crate::weights::WeightLoader;
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use config::Config;
+use config::VoxtralConfig;
 use decoder::LanguageModel;
-use encoder::AudioTower;
+use encoder::AudioEncoder;
 use projector::Projector;
 
 /// The whole model.
 #[derive(Module, Debug)]
 pub struct Voxtral {
     /// Listens.
-    pub audio_tower: AudioTower,
+    pub audio_tower: AudioEncoder,
     /// Translates rows of audio into rows of text-model width.
     pub multi_modal_projector: Projector,
     /// Writes.
@@ -43,7 +43,7 @@ pub struct Voxtral {
 
 /// Token ids of a batch, rows padded to one length.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tokens {
+pub struct TokenBatch {
     /// Row by row, `rows × length` ids.
     pub ids: Vec<u32>,
     /// Rows.
@@ -52,7 +52,7 @@ pub struct Tokens {
     pub length: usize,
 }
 
-impl Tokens {
+impl TokenBatch {
     /// Rows side by side, short ones filled up on the left, where a continuation leaves them aligned; and by how much each was.
     pub fn left_padded(rows: &[&[u32]], pad: u32) -> (Self, Vec<usize>) {
         let length = rows.iter().map(|row| row.len()).max().unwrap_or(0);
@@ -64,9 +64,9 @@ impl Tokens {
 
 impl Voxtral {
     /// Builds the model from a checkpoint or a seed; whatever does not fit is an error of `weights.finish()`, which the caller makes.
-    pub fn load(config: &Config, weights: &mut Weights) -> Self {
+    pub fn load(config: &VoxtralConfig, weights: &mut WeightLoader) -> Self {
         Self {
-            audio_tower: AudioTower::load(&config.audio_config, weights),
+            audio_tower: AudioEncoder::load(&config.audio_config, weights),
             multi_modal_projector: Projector::load(config, weights),
             language_model: LanguageModel::load(&config.text_config, weights),
             audio_token: config.audio_token_id as usize,
@@ -77,7 +77,7 @@ impl Voxtral {
     ///
     /// # Shapes
     /// tokens `[batch, length]`, features `[chunks, mels, frames]` → `[batch, length, vocabulary]`
-    pub fn forward(&self, tokens: &Tokens, features: Tensor<3>) -> Result<Tensor<3>> {
+    pub fn forward(&self, tokens: &TokenBatch, features: Tensor<3>) -> Result<Tensor<3>> {
         let audio = self.embed_audio(features);
         let embeddings = self.embed(tokens, Some(audio))?;
         Ok(self.language_model.lm_head.forward(self.language_model.model.forward(embeddings)))
@@ -93,7 +93,7 @@ impl Voxtral {
     ///
     /// # Shapes
     /// tokens `[batch, length]`, audio `[audio tokens, text width]` → `[batch, length, text width]`
-    pub fn embed(&self, tokens: &Tokens, audio: Option<Tensor<2>>) -> Result<Tensor<3>> {
+    pub fn embed(&self, tokens: &TokenBatch, audio: Option<Tensor<2>>) -> Result<Tensor<3>> {
         let table = self.language_model.model.embed_tokens.weight.val();
         let [vocabulary, width] = table.dims();
         if let Some(id) = tokens.ids.iter().find(|id| **id as usize >= vocabulary) {

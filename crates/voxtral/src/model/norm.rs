@@ -1,7 +1,7 @@
 //! The two normalisations: layer norm in the audio tower, RMS norm in the text model.
 
 use crate::kernels::ops;
-use crate::weights::{Init, Weights};
+use crate::weights::{Initializer, WeightLoader};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
@@ -15,10 +15,10 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    pub(crate) fn load(weights: &mut Weights, name: &str, width: usize) -> Self {
+    pub(crate) fn load(weights: &mut WeightLoader, name: &str, width: usize) -> Self {
         Self {
-            weight: weights.take(&format!("{name}.weight"), [width], Init::Ones),
-            bias: weights.take(&format!("{name}.bias"), [width], Init::Zeros),
+            weight: weights.take(&format!("{name}.weight"), [width], Initializer::Ones),
+            bias: weights.take(&format!("{name}.bias"), [width], Initializer::Zeros),
         }
     }
 
@@ -38,8 +38,8 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    pub(crate) fn load(weights: &mut Weights, name: &str, width: usize, epsilon: f64) -> Self {
-        Self { weight: weights.take(&format!("{name}.weight"), [width], Init::Ones), epsilon }
+    pub(crate) fn load(weights: &mut WeightLoader, name: &str, width: usize, epsilon: f64) -> Self {
+        Self { weight: weights.take(&format!("{name}.weight"), [width], Initializer::Ones), epsilon }
     }
 
     /// # Shapes

@@ -1,6 +1,6 @@
 //! How exactly frozen matrices are kept in memory: a choice between size and the last bits.
 
-use crate::kernels::quantized::{BLOCK, Bits};
+use crate::kernels::quantized::{BLOCK, QuantType};
 use burn::tensor::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,10 +40,10 @@ impl Precision {
     }
 
     /// How many bits the weights of linear layers have, if they are quantised.
-    pub fn bits(self) -> Option<Bits> {
+    pub fn bits(self) -> Option<QuantType> {
         match self {
-            Self::Q8 => Some(Bits::Eight),
-            Self::Q4 => Some(Bits::Four),
+            Self::Q8 => Some(QuantType::Eight),
+            Self::Q4 => Some(QuantType::Four),
             Self::Auto | Self::F32 | Self::Bf16 => None,
         }
     }
@@ -53,8 +53,8 @@ impl Precision {
         match self {
             Self::Auto | Self::F32 => 4.0,
             Self::Bf16 => 2.0,
-            Self::Q8 => Bits::Eight.block() as f64 / BLOCK as f64,
-            Self::Q4 => Bits::Four.block() as f64 / BLOCK as f64,
+            Self::Q8 => QuantType::Eight.block() as f64 / BLOCK as f64,
+            Self::Q4 => QuantType::Four.block() as f64 / BLOCK as f64,
         }
     }
 

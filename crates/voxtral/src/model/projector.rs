@@ -1,9 +1,9 @@
 //! The adapter between the two worlds: four encoder frames side by side become one row as wide as a text embedding.
 
-use super::config::Config;
+use super::config::VoxtralConfig;
 use super::linear::Linear;
 use crate::kernels::ops::gelu;
-use crate::weights::Weights;
+use crate::weights::WeightLoader;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -18,12 +18,12 @@ pub struct Projector {
 }
 
 impl Projector {
-    pub(crate) fn load(config: &Config, weights: &mut Weights) -> Self {
+    pub(crate) fn load(config: &VoxtralConfig, weights: &mut WeightLoader) -> Self {
         Self::of(config.audio_config.intermediate_size, config.text_config.hidden_size, weights)
     }
 
     /// One that makes rows of `stacked` values `width` wide.
-    pub(crate) fn of(stacked: usize, width: usize, weights: &mut Weights) -> Self {
+    pub(crate) fn of(stacked: usize, width: usize, weights: &mut WeightLoader) -> Self {
         Self {
             linear_1: Linear::load(weights, "multi_modal_projector.linear_1", stacked, width, false),
             linear_2: Linear::load(weights, "multi_modal_projector.linear_2", width, width, false),

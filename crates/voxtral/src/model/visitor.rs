@@ -4,24 +4,24 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
 /// Something that looks at parameters.
-pub trait Look {
+pub trait NamedVisitor {
     /// Looks at one.
     fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>);
 }
 
 /// Something that changes parameters.
-pub trait Change {
+pub trait NamedMapper {
     /// Changes one.
     fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>>;
 }
 
 /// Shows every parameter.
-pub fn look<M: Module>(model: &M, eyes: &mut impl Look) {
+pub fn look<M: Module>(model: &M, eyes: &mut impl NamedVisitor) {
     model.visit(&mut Walk { path: Vec::new(), with: eyes });
 }
 
 /// Passes every parameter through a change.
-pub fn change<M: Module>(model: M, hands: &mut impl Change) -> M {
+pub fn change<M: Module>(model: M, hands: &mut impl NamedMapper) -> M {
     model.map(&mut Walk { path: Vec::new(), with: hands })
 }
 
@@ -30,7 +30,7 @@ struct Walk<'a, W> {
     with: &'a mut W,
 }
 
-impl<W: Look> ModuleVisitor for Walk<'_, W> {
+impl<W: NamedVisitor> ModuleVisitor for Walk<'_, W> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -42,7 +42,7 @@ impl<W: Look> ModuleVisitor for Walk<'_, W> {
     }
 }
 
-impl<W: Change> ModuleMapper for Walk<'_, W> {
+impl<W: NamedMapper> ModuleMapper for Walk<'_, W> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }

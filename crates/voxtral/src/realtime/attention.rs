@@ -5,14 +5,14 @@
 
 use crate::model::attention::{merge_heads, split_heads};
 use crate::model::linear::Linear;
-use crate::weights::Weights;
+use crate::weights::WeightLoader;
 use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// The sizes of an attention.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heads {
+pub(super) struct WindowHeads {
     /// Width of the model.
     pub(super) width: usize,
     /// Query heads.
@@ -27,7 +27,7 @@ pub(super) struct Heads {
 
 /// Grouped-query attention.
 #[derive(Module, Debug)]
-pub struct Attention {
+pub struct SlidingWindowAttention {
     /// Queries.
     pub q_proj: Linear,
     /// Keys.
@@ -40,9 +40,9 @@ pub struct Attention {
     key_heads: usize,
 }
 
-impl Attention {
-    pub(super) fn load(sizes: Heads, weights: &mut Weights, name: &str) -> Self {
-        let Heads { width, heads, key_heads, head_width, biased } = sizes;
+impl SlidingWindowAttention {
+    pub(super) fn load(sizes: WindowHeads, weights: &mut WeightLoader, name: &str) -> Self {
+        let WindowHeads { width, heads, key_heads, head_width, biased } = sizes;
         let mut linear = |part: &str, inputs, outputs, bias| Linear::load(weights, &format!("{name}.{part}"), inputs, outputs, bias);
         Self {
             q_proj: linear("q_proj", width, heads * head_width, biased),
@@ -56,7 +56,7 @@ impl Attention {
 
     /// # Shapes
     /// `[1, block, width]` → the same
-    pub(super) fn forward(&self, x: Tensor<3>, block: &Block, cache: &mut Window) -> Tensor<3> {
+    pub(super) fn forward(&self, x: Tensor<3>, block: &PositionBlock, cache: &mut WindowCache) -> Tensor<3> {
         let q = block.turn(split_heads(self.q_proj.forward(x.clone()), self.heads));
         let k = block.turn(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
         let (k, v) = cache.append(k, split_heads(self.v_proj.forward(x), self.key_heads));
@@ -82,13 +82,13 @@ fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, bias: Option<Tensor<4>>) -> 
 
 /// What all layers share about a block of positions: the turns of its heads, and who sees whom.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(super) struct PositionBlock {
     cos: Tensor<4>,
     sin: Tensor<4>,
     bias: Option<Tensor<4>>,
 }
 
-impl Block {
+impl PositionBlock {
     /// The positions `start .. start + length` of a stream whose layers remember what `window` lets them.
     pub(super) fn new(start: usize, length: usize, window: usize, head_width: usize, theta: f64, device: &Device) -> Self {
         let half = head_width / 2;
@@ -126,14 +126,14 @@ impl Block {
 /// They lie in a buffer with some room behind them. When it is full, what the window still holds moves into a fresh one; so a position
 /// costs a copy of its own row most of the time, and the buffer stays within a window and a quarter.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct WindowCache {
     buffers: Option<(Tensor<4>, Tensor<4>)>,
     start: usize,
     end: usize,
     window: usize,
 }
 
-impl Window {
+impl WindowCache {
     /// An empty one, from which a position sees `window` positions, itself included.
     pub(super) fn new(window: usize) -> Self {
         Self { buffers: None, start: 0, end: 0, window }
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_window_holds_the_last_positions_and_no_more() {
-        let mut window = Window::new(5);
+        let mut window = WindowCache::new(5);
         for position in 0..200 {
             let (keys, values) = window.append(row(position), row(position + 1000));
             let read = |x: Tensor<4>| x.into_data().try_to_vec::<f32>().unwrap();
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_position_sees_its_window_and_nothing_later() {
-        let block = Block::new(10, 3, 4, 2, 1e4, &Device::flex());
+        let block = PositionBlock::new(10, 3, 4, 2, 1e4, &Device::flex());
         let bias = block.bias.unwrap().into_data().try_to_vec::<f32>().unwrap();
         let seen: Vec<Vec<bool>> = bias.chunks(6).map(|row| row.iter().map(|b| *b == 0.0).collect()).collect();
         // Three positions are kept; position 10 is the fourth column.
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn angles_stay_exact_after_hours() {
         // Ten hours at 50 frames a second: the turn from one position to the next is still that of the first two.
-        let far = Block::new(1_800_000, 2, 4, 2, 1e4, &Device::flex());
+        let far = PositionBlock::new(1_800_000, 2, 4, 2, 1e4, &Device::flex());
         let read = |x: Tensor<4>| x.into_data().try_to_vec::<f32>().unwrap();
         let (cos, sin) = (read(far.cos), read(far.sin));
         let between = f64::from(cos[0]) * f64::from(cos[2]) + f64::from(sin[0]) * f64::from(sin[2]);

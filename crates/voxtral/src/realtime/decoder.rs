@@ -3,31 +3,31 @@
 //!
 //! It knows how far its text may lag behind the sound: the delay, as sines and cosines, becomes a scale in every layer.
 
-use super::attention::{Attention, Block, Heads, Window};
-use super::config::TextConfig;
-use super::mlp::Gated;
+use super::attention::{PositionBlock, SlidingWindowAttention, WindowCache, WindowHeads};
+use super::config::RealtimeTextConfig;
+use super::mlp::SwiGluMlp;
 use crate::model::decoder::Embedding;
 use crate::model::linear::Linear;
 use crate::model::norm::RmsNorm;
-use crate::weights::{Init, Weights};
+use crate::weights::{Initializer, WeightLoader};
 use burn::module::Module;
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor, TensorData};
 
 /// The decoder, under the name the Hub's files give it.
 #[derive(Module, Debug)]
-pub struct LanguageModel {
+pub struct RealtimeLanguageModel {
     /// All of it: the head shares the embedding's weights.
-    pub model: Decoder,
+    pub model: RealtimeDecoder,
 }
 
 /// Embedding, layers and the last norm.
 #[derive(Module, Debug)]
-pub struct Decoder {
+pub struct RealtimeDecoder {
     /// One row a token; also the head.
     pub embed_tokens: Embedding,
     /// The transformer.
-    pub layers: Vec<DecoderLayer>,
+    pub layers: Vec<RealtimeDecoderLayer>,
     /// After the last layer.
     pub norm: RmsNorm,
     head_width: usize,
@@ -37,18 +37,20 @@ pub struct Decoder {
 
 /// What the decoder remembers of what it read, and the scales of its delay.
 #[derive(Debug)]
-pub struct Read {
-    layers: Vec<Window>,
+pub struct DecoderState {
+    layers: Vec<WindowCache>,
     scales: Vec<Tensor<3>>,
     steps: usize,
 }
 
-impl Decoder {
-    pub(super) fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+impl RealtimeDecoder {
+    pub(super) fn load(config: &RealtimeTextConfig, weights: &mut WeightLoader, name: &str) -> Self {
         let shape = [config.vocab_size, config.hidden_size];
         Self {
-            embed_tokens: Embedding { weight: weights.matrix(&format!("{name}.embed_tokens.weight"), shape, Init::Normal(0.02)) },
-            layers: (0..config.num_hidden_layers).map(|i| DecoderLayer::load(config, weights, &format!("{name}.layers.{i}"))).collect(),
+            embed_tokens: Embedding { weight: weights.matrix(&format!("{name}.embed_tokens.weight"), shape, Initializer::Normal(0.02)) },
+            layers: (0..config.num_hidden_layers)
+                .map(|i| RealtimeDecoderLayer::load(config, weights, &format!("{name}.layers.{i}")))
+                .collect(),
             norm: RmsNorm::load(weights, &format!("{name}.norm"), config.hidden_size, config.rms_norm_eps),
             head_width: config.head_dim,
             window: config.sliding_window.unwrap_or(usize::MAX / 2),
@@ -57,10 +59,10 @@ impl Decoder {
     }
 
     /// The memory of a stream that has not begun and whose text lags `delay` steps behind.
-    pub fn unread(&self, delay: usize, device: &Device) -> Read {
+    pub fn unread(&self, delay: usize, device: &Device) -> DecoderState {
         let time = time_embedding(delay, self.embed_tokens.weight.val().dims()[1], device);
-        Read {
-            layers: self.layers.iter().map(|_| Window::new(self.window)).collect(),
+        DecoderState {
+            layers: self.layers.iter().map(|_| WindowCache::new(self.window)).collect(),
             scales: self.layers.iter().map(|layer| layer.ada_rms_norm.scale(time.clone())).collect(),
             steps: 0,
         }
@@ -70,9 +72,9 @@ impl Decoder {
     ///
     /// # Shapes
     /// `[1, steps, width]` → the same
-    pub fn forward(&self, x: Tensor<3>, read: &mut Read) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, read: &mut DecoderState) -> Tensor<3> {
         let length = x.dims()[1];
-        let block = Block::new(read.steps, length, self.window, self.head_width, self.theta, &x.device());
+        let block = PositionBlock::new(read.steps, length, self.window, self.head_width, self.theta, &x.device());
         read.steps += length;
         let memory = read.layers.iter_mut().zip(&read.scales);
         let x = self.layers.iter().zip(memory).fold(x, |x, (layer, (window, scale))| layer.forward(x, scale, &block, window));
@@ -90,11 +92,11 @@ impl Decoder {
 
 /// Attention and a gated feed-forward block, each behind a norm and added to what came in; the second norm is scaled by the delay.
 #[derive(Module, Debug)]
-pub struct DecoderLayer {
+pub struct RealtimeDecoderLayer {
     /// Every position sees a window of those before it.
-    pub self_attn: Attention,
+    pub self_attn: SlidingWindowAttention,
     /// The feed-forward block.
-    pub mlp: Gated,
+    pub mlp: SwiGluMlp,
     /// Before the attention.
     pub input_layernorm: RmsNorm,
     /// Before the feed-forward block.
@@ -103,27 +105,27 @@ pub struct DecoderLayer {
     pub ada_rms_norm: AdaptiveScale,
 }
 
-impl DecoderLayer {
-    fn load(config: &TextConfig, weights: &mut Weights, name: &str) -> Self {
+impl RealtimeDecoderLayer {
+    fn load(config: &RealtimeTextConfig, weights: &mut WeightLoader, name: &str) -> Self {
         let width = config.hidden_size;
-        let sizes = Heads {
+        let sizes = WindowHeads {
             width,
             heads: config.num_attention_heads,
             key_heads: config.num_key_value_heads,
             head_width: config.head_dim,
             biased: false,
         };
-        let norm = |weights: &mut Weights, part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), width, config.rms_norm_eps);
+        let norm = |weights: &mut WeightLoader, part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), width, config.rms_norm_eps);
         Self {
-            self_attn: Attention::load(sizes, weights, &format!("{name}.self_attn")),
-            mlp: Gated::load(width, config.intermediate_size, false, weights, &format!("{name}.mlp")),
+            self_attn: SlidingWindowAttention::load(sizes, weights, &format!("{name}.self_attn")),
+            mlp: SwiGluMlp::load(width, config.intermediate_size, false, weights, &format!("{name}.mlp")),
             input_layernorm: norm(weights, "input_layernorm"),
             post_attention_layernorm: norm(weights, "post_attention_layernorm"),
             ada_rms_norm: AdaptiveScale::load(width, config.ada_rms_norm_dim, weights, &format!("{name}.ada_rms_norm")),
         }
     }
 
-    fn forward(&self, x: Tensor<3>, scale: &Tensor<3>, block: &Block, window: &mut Window) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, scale: &Tensor<3>, block: &PositionBlock, window: &mut WindowCache) -> Tensor<3> {
         let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), block, window);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x) * scale.clone())
     }
@@ -139,7 +141,7 @@ pub struct AdaptiveScale {
 }
 
 impl AdaptiveScale {
-    fn load(width: usize, inner: usize, weights: &mut Weights, name: &str) -> Self {
+    fn load(width: usize, inner: usize, weights: &mut WeightLoader, name: &str) -> Self {
         Self {
             linear1: Linear::load(weights, &format!("{name}.linear1"), width, inner, false),
             linear2: Linear::load(weights, &format!("{name}.linear2"), inner, width, false),

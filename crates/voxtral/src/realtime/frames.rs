@@ -5,7 +5,7 @@
 
 use super::CEILING;
 use crate::audio::log_mel::{HOP, WINDOW};
-use crate::audio::{Ceiling, LogMel};
+use crate::audio::{LogMel, MelCeiling};
 use crate::error::{Error, Result};
 
 /// Frames more than are asked for, at either end: those see the mirrors of the piece they are computed from.
@@ -15,17 +15,17 @@ const AHEAD: usize = WINDOW / 2;
 
 /// Samples on their way to being frames.
 #[derive(Debug)]
-pub struct Frames {
+pub struct MelFrameStream {
     mel: LogMel,
     mels: usize,
     /// Begins `MARGIN` frames before the next one.
     samples: Vec<f32>,
 }
 
-impl Frames {
+impl MelFrameStream {
     /// A stream of so many mel bands that begins after silence.
     pub fn new(mel: LogMel, mels: usize) -> Self {
-        Self { mel: mel.with_ceiling(Ceiling::Fixed(CEILING)), mels, samples: vec![0.0; MARGIN * HOP] }
+        Self { mel: mel.with_ceiling(MelCeiling::Fixed(CEILING)), mels, samples: vec![0.0; MARGIN * HOP] }
     }
 
     /// Adds samples.
@@ -73,11 +73,11 @@ mod tests {
         let (before, frames) = (1280, 80);
         let padded: Vec<f32> =
             std::iter::repeat_n(0.0, before).chain(sound.iter().copied()).chain(std::iter::repeat_n(0.0, 3520)).collect();
-        let whole = mel.clone().with_ceiling(Ceiling::Fixed(CEILING)).features(&padded, frames).unwrap();
+        let whole = mel.clone().with_ceiling(MelCeiling::Fixed(CEILING)).features(&padded, frames).unwrap();
         for piece in [1usize, 7, 159, 160, 1280, 20_000] {
-            let mut stream = Frames::new(mel.clone(), 20);
+            let mut stream = MelFrameStream::new(mel.clone(), 20);
             let mut found = vec![Vec::new(); 20];
-            let collect = |stream: &mut Frames, found: &mut Vec<Vec<f32>>| {
+            let collect = |stream: &mut MelFrameStream, found: &mut Vec<Vec<f32>>| {
                 let ready = stream.ready().min(frames - found[0].len());
                 if ready > 0 {
                     let taken = stream.take(ready).unwrap();

@@ -1,14 +1,14 @@
 //! The gated feed-forward block of both halves.
 
 use crate::model::linear::Linear;
-use crate::weights::Weights;
+use crate::weights::WeightLoader;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
 /// down(silu(gate x) · up x)
 #[derive(Module, Debug)]
-pub struct Gated {
+pub struct SwiGluMlp {
     /// Through silu, decides what passes.
     pub gate_proj: Linear,
     /// What may pass.
@@ -17,8 +17,8 @@ pub struct Gated {
     pub down_proj: Linear,
 }
 
-impl Gated {
-    pub(super) fn load(width: usize, inner: usize, biased: bool, weights: &mut Weights, name: &str) -> Self {
+impl SwiGluMlp {
+    pub(super) fn load(width: usize, inner: usize, biased: bool, weights: &mut WeightLoader, name: &str) -> Self {
         let mut linear = |part: &str, inputs, outputs, bias| Linear::load(weights, &format!("{name}.{part}"), inputs, outputs, bias);
         Self {
             gate_proj: linear("gate_proj", width, inner, false),

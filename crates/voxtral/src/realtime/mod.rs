@@ -21,12 +21,12 @@ pub mod stream;
 pub mod transcriber;
 
 use super::model::projector::Projector;
-use super::weights::Weights;
+use super::weights::WeightLoader;
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use config::{Config, FRAMES_EACH};
-use decoder::{Decoder, LanguageModel, Read};
-use encoder::{AudioTower, Heard};
+use config::{FRAMES_EACH, RealtimeConfig};
+use decoder::{DecoderState, RealtimeDecoder, RealtimeLanguageModel};
+use encoder::{CausalAudioEncoder, EncoderState};
 
 /// What people call the model.
 pub const MODEL_NAME: &str = "Voxtral Realtime";
@@ -35,39 +35,39 @@ pub const CEILING: f32 = 1.5;
 
 /// The whole model.
 #[derive(Module, Debug)]
-pub struct Realtime {
+pub struct RealtimeModel {
     /// Listens.
-    pub audio_tower: AudioTower,
+    pub audio_tower: CausalAudioEncoder,
     /// Translates rows of audio into rows of text-model width.
     pub multi_modal_projector: Projector,
     /// Writes.
-    pub language_model: LanguageModel,
+    pub language_model: RealtimeLanguageModel,
     /// Spectrogram frames of one step.
     step_frames: usize,
 }
 
 /// What the model remembers of a stream.
 #[derive(Debug)]
-pub struct Memory {
-    heard: Heard,
-    read: Read,
+pub struct RealtimeState {
+    heard: EncoderState,
+    read: DecoderState,
 }
 
-impl Realtime {
+impl RealtimeModel {
     /// Builds the model from a checkpoint or a seed; whatever does not fit is an error of `weights.finish()`, which the caller makes.
-    pub fn load(config: &Config, weights: &mut Weights) -> Self {
+    pub fn load(config: &RealtimeConfig, weights: &mut WeightLoader) -> Self {
         let stacked = config.audio_config.hidden_size * config.downsample_factor;
         Self {
-            audio_tower: AudioTower::load(&config.audio_config, weights),
+            audio_tower: CausalAudioEncoder::load(&config.audio_config, weights),
             multi_modal_projector: Projector::of(stacked, config.text_config.hidden_size, weights),
-            language_model: LanguageModel { model: Decoder::load(&config.text_config, weights, "language_model.model") },
+            language_model: RealtimeLanguageModel { model: RealtimeDecoder::load(&config.text_config, weights, "language_model.model") },
             step_frames: FRAMES_EACH * config.downsample_factor,
         }
     }
 
     /// The memory of a stream that has not begun, whose text lags `delay` steps behind the sound.
-    pub fn memory(&self, delay: usize, device: &Device) -> Memory {
-        Memory { heard: self.audio_tower.silent(device), read: self.language_model.model.unread(delay, device) }
+    pub fn memory(&self, delay: usize, device: &Device) -> RealtimeState {
+        RealtimeState { heard: self.audio_tower.silent(device), read: self.language_model.model.unread(delay, device) }
     }
 
     /// Spectrogram frames of one step.
@@ -79,7 +79,7 @@ impl Realtime {
     ///
     /// # Shapes
     /// `[1, mels, steps × step frames]` → `[1, steps, text width]`
-    pub fn hear(&self, frames: Tensor<3>, memory: &mut Memory) -> Tensor<3> {
+    pub fn hear(&self, frames: Tensor<3>, memory: &mut RealtimeState) -> Tensor<3> {
         let rows = self.multi_modal_projector.forward(self.audio_tower.forward(frames, &mut memory.heard));
         rows.unsqueeze()
     }
@@ -87,8 +87,8 @@ impl Realtime {
     /// Reads a token and a row of audio for each step and scores what comes next; the ids are within the vocabulary.
     ///
     /// # Shapes
-    /// ids `[steps]`, audio `[1, steps, text width]` → `[1, steps, text width]`, which [`Decoder::head`] makes scores of
-    pub fn read(&self, ids: &[u32], audio: Tensor<3>, memory: &mut Memory) -> Tensor<3> {
+    /// ids `[steps]`, audio `[1, steps, text width]` → `[1, steps, text width]`, which [`RealtimeDecoder::head`] makes scores of
+    pub fn read(&self, ids: &[u32], audio: Tensor<3>, memory: &mut RealtimeState) -> Tensor<3> {
         let decoder = &self.language_model.model;
         let ids = super::model::int_tensor(ids.iter().map(|id| i64::from(*id)), &audio.device());
         let tokens: Tensor<2> = decoder.embed_tokens.weight.val().select(0, ids).cast(DType::F32);

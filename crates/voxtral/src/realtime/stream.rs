@@ -2,9 +2,9 @@
 //!
 //! A whole recording is a stream that comes in one piece; there is no second way to decode one.
 
-use super::Memory;
-use super::frames::Frames;
-use super::transcriber::RealtimeRecognizer;
+use super::RealtimeState;
+use super::frames::MelFrameStream;
+use super::transcriber::RealtimeTranscriber;
 use crate::audio::log_mel::HOP;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -17,10 +17,10 @@ const LONGEST_WORD: usize = 10;
 
 /// Something being said.
 #[derive(Debug)]
-pub struct Stream<'a> {
-    recognizer: &'a RealtimeRecognizer,
-    frames: Frames,
-    memory: Memory,
+pub struct TranscriptionStream<'a> {
+    recognizer: &'a RealtimeTranscriber,
+    frames: MelFrameStream,
+    memory: RealtimeState,
     /// Rows of audio that wait until there are as many as the prompt is long.
     waiting: Vec<Tensor<3>>,
     /// What is read next: the prompt, and after it the token written last.
@@ -32,7 +32,7 @@ pub struct Stream<'a> {
 
 /// What was written since the last time.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Delta {
+pub struct TextDelta {
     /// The text; whole characters.
     pub text: String,
     /// A token for every 80 ms, `</s>` and those without text included.
@@ -41,7 +41,7 @@ pub struct Delta {
     pub log_probabilities: Vec<f32>,
 }
 
-impl Delta {
+impl TextDelta {
     /// Appends what was written after it.
     pub fn extend(&mut self, later: Self) {
         self.text.push_str(&later.text);
@@ -50,9 +50,9 @@ impl Delta {
     }
 }
 
-impl<'a> Stream<'a> {
+impl<'a> TranscriptionStream<'a> {
     /// A stream that begins now.
-    pub fn new(recognizer: &'a RealtimeRecognizer) -> Self {
+    pub fn new(recognizer: &'a RealtimeTranscriber) -> Self {
         let mut frames = recognizer.frames();
         frames.push_silence(recognizer.left() * recognizer.step_samples());
         let memory = recognizer.model.memory(recognizer.delay(), &recognizer.device);
@@ -61,12 +61,12 @@ impl<'a> Stream<'a> {
     }
 
     /// Hears 16 kHz mono samples, any number of them, and writes what they let it write.
-    pub fn push(&mut self, samples: &[f32]) -> Result<Delta> {
+    pub fn push(&mut self, samples: &[f32]) -> Result<TextDelta> {
         if let Some(place) = samples.iter().position(|sample| !sample.is_finite()) {
             return Err(Error::new(format!("sample {} of the stream is not a number", self.samples + place)));
         }
         self.samples += samples.len();
-        let mut delta = Delta::default();
+        let mut delta = TextDelta::default();
         // In pieces, so that the memory of a long recording is not that of its spectrogram.
         for piece in samples.chunks(STEPS_AT_ONCE * self.recognizer.step_samples()) {
             self.frames.push(piece);
@@ -81,7 +81,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Ends the stream: hears silence until the last word must have been written.
-    pub fn finish(mut self) -> Result<Delta> {
+    pub fn finish(mut self) -> Result<TextDelta> {
         let step = self.recognizer.step_samples();
         let rest = (step - self.samples % step) % step;
         // The reference writes no token after the last step, so that step is not heard.
@@ -95,8 +95,8 @@ impl<'a> Stream<'a> {
     }
 
     /// Hears all whole steps that are there.
-    fn advance(&mut self) -> Result<Delta> {
-        let mut delta = Delta::default();
+    fn advance(&mut self) -> Result<TextDelta> {
+        let mut delta = TextDelta::default();
         let model = &self.recognizer.model;
         let (step, mels) = (model.step_frames(), self.recognizer.config.audio_config.num_mel_bins);
         while !self.ended && self.frames.ready() >= step {
@@ -118,7 +118,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Reads the next tokens with their sound and writes the likeliest one after them.
-    fn write(&mut self, audio: Tensor<3>, delta: &mut Delta) -> Result<()> {
+    fn write(&mut self, audio: Tensor<3>, delta: &mut TextDelta) -> Result<()> {
         let model = &self.recognizer.model;
         let hidden = model.read(&self.next, audio, &mut self.memory);
         let [_, steps, width] = hidden.dims();

@@ -1,17 +1,17 @@
 //! A Realtime model with all it needs to turn samples into text.
 
-use super::config::{Config, Listening, MAX_DELAY};
-use super::frames::Frames;
-use super::stream::{Delta, Stream};
-use super::{MODEL_NAME, Realtime};
+use super::config::{MAX_DELAY, RealtimeConfig, StreamPadding};
+use super::frames::MelFrameStream;
+use super::stream::{TextDelta, TranscriptionStream};
+use super::{MODEL_NAME, RealtimeModel};
 use crate::audio::log_mel::HOP;
 use crate::audio::{LogMel, SAMPLE_RATE};
 use crate::error::{Error, Exit, Result};
-use crate::inference::transcriber::{Heard, Limit, Start, Transcript, Utterance};
+use crate::inference::transcriber::{TokenLimit, TranscribeEvent, Transcript, Utterance, WeightsFrom};
 use crate::model::precision::Precision;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::prompt::{BOS, EOS};
-use crate::weights::{Loaded, Weights};
+use crate::weights::{LoadReport, WeightLoader};
 use burn::tensor::Device;
 use std::path::Path;
 
@@ -20,17 +20,17 @@ pub const STREAMING_PAD: &str = "[STREAMING_PAD]";
 
 /// A speech recogniser that can listen to a stream.
 #[derive(Debug)]
-pub struct RealtimeRecognizer {
+pub struct RealtimeTranscriber {
     /// The dimensions.
-    pub config: Config,
+    pub config: RealtimeConfig,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
     /// The network.
-    pub model: Realtime,
+    pub model: RealtimeModel,
     /// Where it lives.
     pub device: Device,
     /// How the matrices are kept, and whether the files behind them can be trusted.
-    pub loaded: Loaded,
+    pub loaded: LoadReport,
     mel: LogMel,
     delay: usize,
     left: usize,
@@ -39,13 +39,13 @@ pub struct RealtimeRecognizer {
     end: u32,
 }
 
-impl RealtimeRecognizer {
+impl RealtimeTranscriber {
     /// Opens a model folder as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
-    pub fn open(folder: &Path, start: Start, precision: Precision, device: &Device) -> Result<Self> {
-        let config = Config::read(folder)?;
+    pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
+        let config = RealtimeConfig::read(folder)?;
         let tekken = folder.join("tekken.json");
         let tokenizer = Tokenizer::read(&tekken)?;
-        let listening = Listening::read(&tekken)?;
+        let listening = StreamPadding::read(&tekken)?;
         let known = config.text_config.vocab_size;
         let id = |token: &str| {
             let id = tokenizer.special(token)?;
@@ -64,10 +64,10 @@ impl RealtimeRecognizer {
         }
         let (begin, pad, end) = (id(BOS)?, id(STREAMING_PAD)?, id(EOS)?);
         let mut weights = match start {
-            Start::Checkpoint => Weights::open(folder, precision, device)?,
-            Start::Random(seed) => Weights::random(seed, device).precision(precision),
+            WeightsFrom::Checkpoint => WeightLoader::open(folder, precision, device)?,
+            WeightsFrom::Random(seed) => WeightLoader::random(seed, device).precision(precision),
         };
-        let model = Realtime::load(&config, &mut weights);
+        let model = RealtimeModel::load(&config, &mut weights);
         let loaded = weights.finish()?;
         let mel = LogMel::new(config.audio_config.num_mel_bins);
         let delay = listening.delay.unwrap_or(config.default_num_delay_tokens);
@@ -90,15 +90,15 @@ impl RealtimeRecognizer {
     }
 
     /// Begins to listen.
-    pub fn stream(&self) -> Stream<'_> {
-        Stream::new(self)
+    pub fn stream(&self) -> TranscriptionStream<'_> {
+        TranscriptionStream::new(self)
     }
 
     /// Transcribes clips, one after the other; `progress` hears how many are done.
     pub fn transcribe(&self, utterances: &[Utterance], progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
         let mut transcripts = Vec::with_capacity(utterances.len());
-        self.transcribe_each(utterances, Limit::Auto, &mut |heard| {
-            if let Heard::Clip(_, transcript) = heard {
+        self.transcribe_each(utterances, TokenLimit::Auto, &mut |heard| {
+            if let TranscribeEvent::Clip(_, transcript) = heard {
                 transcripts.push(transcript);
                 progress(transcripts.len());
             }
@@ -112,8 +112,13 @@ impl RealtimeRecognizer {
     ///
     /// The model finds out by itself what language is spoken and writes a token for every 80 ms; who names a language or a number of
     /// tokens is told so.
-    pub fn transcribe_each(&self, utterances: &[Utterance], limit: Limit, say: &mut dyn FnMut(Heard) -> Result<()>) -> Result<()> {
-        if limit != Limit::Auto {
+    pub fn transcribe_each(
+        &self,
+        utterances: &[Utterance],
+        limit: TokenLimit,
+        say: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
+    ) -> Result<()> {
+        if limit != TokenLimit::Auto {
             return Err(Error::new(format!("{MODEL_NAME} writes a token for every 80 ms and cannot be told how many"))
                 .advice("leave the number of tokens out"));
         }
@@ -126,16 +131,16 @@ impl RealtimeRecognizer {
                 .advice("leave out recordings without samples"));
         }
         for (index, utterance) in utterances.iter().enumerate() {
-            let (mut stream, mut heard) = (self.stream(), Delta::default());
+            let (mut stream, mut heard) = (self.stream(), TextDelta::default());
             for piece in utterance.samples.chunks(SAMPLE_RATE as usize) {
                 heard.extend(stream.push(piece)?);
-                say(Heard::More)?;
+                say(TranscribeEvent::More)?;
             }
             heard.extend(stream.finish()?);
-            let Delta { text, tokens, log_probabilities } = heard;
+            let TextDelta { text, tokens, log_probabilities } = heard;
             // Only the end of its recording ever cuts a transcript.
             let transcript = Transcript { text: text.trim().to_owned(), tokens, log_probabilities, finished: true };
-            say(Heard::Clip(index, transcript))?;
+            say(TranscribeEvent::Clip(index, transcript))?;
         }
         Ok(())
     }
@@ -150,8 +155,8 @@ impl RealtimeRecognizer {
         std::iter::once(self.begin).chain(std::iter::repeat_n(self.pad, self.left + self.delay)).collect()
     }
 
-    pub(super) fn frames(&self) -> Frames {
-        Frames::new(self.mel.clone(), self.config.audio_config.num_mel_bins)
+    pub(super) fn frames(&self) -> MelFrameStream {
+        MelFrameStream::new(self.mel.clone(), self.config.audio_config.num_mel_bins)
     }
 
     pub(super) fn left(&self) -> usize {

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::hash::{BuildHasher, RandomState};
 
 /// Pieces by rank, and ranks by piece.
-pub(super) struct Pieces {
+pub(super) struct Vocabulary {
     bytes: Vec<u8>,
     /// Where the piece of each rank ends in `bytes`.
     ends: Vec<usize>,
@@ -18,7 +18,7 @@ pub(super) struct Pieces {
     seed: u64,
 }
 
-impl Pieces {
+impl Vocabulary {
     /// Room for so many pieces.
     pub(super) fn with_capacity(count: usize) -> Self {
         let table = vec![0; (2 * count).next_power_of_two().max(2)];
@@ -140,8 +140,8 @@ const JOINED: usize = usize::MAX;
 mod tests {
     use super::*;
 
-    fn pieces(words: &[&str]) -> Pieces {
-        let mut pieces = Pieces::with_capacity(0);
+    fn pieces(words: &[&str]) -> Vocabulary {
+        let mut pieces = Vocabulary::with_capacity(0);
         for byte in 0..=255 {
             pieces.push(&[byte]).unwrap();
         }

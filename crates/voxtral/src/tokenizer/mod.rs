@@ -9,11 +9,11 @@ mod bpe;
 mod pretokenizer;
 pub mod prompt;
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bpe::Pieces;
-use pretokenizer::Splitter;
+use bpe::Vocabulary;
+use pretokenizer::Pretokenizer;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ use std::{fmt, fs};
 /// The vocabulary of one model.
 pub struct Tokenizer {
     path: PathBuf,
-    splitter: Splitter,
-    pieces: Pieces,
+    splitter: Pretokenizer,
+    pieces: Vocabulary,
     /// The special tokens that have a name, by it.
     specials: BTreeMap<String, u32>,
     special_count: u32,
@@ -50,7 +50,7 @@ impl Tokenizer {
         let specials = special_tokens(&file).map_err(wrong)?;
         let pieces = pieces(&file).map_err(wrong)?;
         let splitter =
-            Splitter::new(&file.config.pattern).map_err(|error| wrong(format!("config.pattern is not a usable pattern: {error}")))?;
+            Pretokenizer::new(&file.config.pattern).map_err(|error| wrong(format!("config.pattern is not a usable pattern: {error}")))?;
         Ok(Self { path: path.to_owned(), splitter, pieces, specials, special_count: file.config.default_num_special_tokens })
     }
 
@@ -192,7 +192,7 @@ fn special_tokens(file: &File<'_>) -> Result<BTreeMap<String, u32>, String> {
 }
 
 /// The byte pieces that are in use: files carry more entries than the model has ids for.
-fn pieces(file: &File<'_>) -> Result<Pieces, String> {
+fn pieces(file: &File<'_>) -> Result<Vocabulary, String> {
     let Config { default_vocab_size: all, default_num_special_tokens: special, .. } = file.config;
     let used = all.saturating_sub(special) as usize;
     if used < 256 {
@@ -204,7 +204,7 @@ fn pieces(file: &File<'_>) -> Result<Pieces, String> {
             file.vocab.len()
         ));
     }
-    let mut pieces = Pieces::with_capacity(used);
+    let mut pieces = Vocabulary::with_capacity(used);
     let mut bytes = Vec::new();
     for (index, entry) in file.vocab[..used].iter().enumerate() {
         let rank = entry.rank;

@@ -18,14 +18,14 @@ const LARGEST: usize = 2 << 20;
 const FARTHEST: usize = 100_000;
 
 /// A pattern, ready to use from any number of threads.
-pub(super) enum Splitter {
+pub(super) enum Pretokenizer {
     /// Mistral's.
     Tekken,
     /// Another one.
     Pattern(Box<Regex>),
 }
 
-impl Splitter {
+impl Pretokenizer {
     /// Prepares a pattern, or says what is wrong with it.
     pub(super) fn new(pattern: &str) -> Result<Self, String> {
         if pattern == TEKKEN {
@@ -165,7 +165,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    fn parts(splitter: &Splitter, text: &str) -> Vec<String> {
+    fn parts(splitter: &Pretokenizer, text: &str) -> Vec<String> {
         let mut parts = Vec::new();
         splitter.each(text, |part| parts.push(part.to_owned()));
         parts
@@ -173,10 +173,10 @@ mod tests {
 
     #[test]
     fn by_hand_it_is_split_as_by_the_pattern() {
-        let by_hand = Splitter::new(TEKKEN).unwrap();
+        let by_hand = Pretokenizer::new(TEKKEN).unwrap();
         // The same with an alternative that never matches, which makes it a stranger.
-        let pattern = Splitter::new(&format!("{TEKKEN}|(?!)")).unwrap();
-        assert!(matches!((&by_hand, &pattern), (Splitter::Tekken, Splitter::Pattern(_))));
+        let pattern = Pretokenizer::new(&format!("{TEKKEN}|(?!)")).unwrap();
+        assert!(matches!((&by_hand, &pattern), (Pretokenizer::Tekken, Pretokenizer::Pattern(_))));
         assert_eq!(parts(&by_hand, "two  spaces \n \n x\t"), ["two", " ", " spaces", " \n \n", " x", "\t"]);
         // A few of every kind, and of the kinds that are two at once.
         let alphabet: Vec<char> =
@@ -195,11 +195,11 @@ mod tests {
 
     #[test]
     fn any_pattern_comes_to_an_end() {
-        let of = |pattern: &str, text: &str| parts(&Splitter::new(pattern).unwrap(), text);
+        let of = |pattern: &str, text: &str| parts(&Pretokenizer::new(pattern).unwrap(), text);
         assert_eq!(of("x*", "axxé").concat(), "xx");
         assert_eq!(of("b", "abcb"), ["b", "b"]);
         assert_eq!(of(r"(a|aa|a)+(?=b)\1", &"a".repeat(100)), ["a".repeat(100)], "tried back too often");
-        assert!(Splitter::new("(").is_err());
-        assert!(Splitter::new(r"(?:\p{L}{1000}){1000}").is_err(), "too large");
+        assert!(Pretokenizer::new("(").is_err());
+        assert!(Pretokenizer::new(r"(?:\p{L}{1000}){1000}").is_err(), "too large");
     }
 }

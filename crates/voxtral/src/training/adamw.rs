@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::visitor;
-use crate::model::visitor::{Change, Look};
+use crate::model::visitor::{NamedMapper, NamedVisitor};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rayon::prelude::*;
@@ -16,16 +16,16 @@ const PART: usize = 1 << 20;
 
 /// Gradients by parameter name, flattened, summed over the shards of a step.
 #[derive(Debug, Default)]
-pub struct Gradient(BTreeMap<String, Tensor<1>>);
+pub struct GradientMap(BTreeMap<String, Tensor<1>>);
 
-impl Gradient {
+impl GradientMap {
     /// Adds what a backward pass left for the trainable parameters of a model.
     pub fn add<M: Module>(&mut self, model: &M, mut gradients: Gradients) {
         struct Collect<'a> {
             gradients: &'a mut Gradients,
             found: BTreeMap<String, Tensor<1>>,
         }
-        impl Look for Collect<'_> {
+        impl NamedVisitor for Collect<'_> {
             fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
                 let value = param.val();
                 if !value.is_require_grad() {
@@ -79,7 +79,7 @@ impl Gradient {
         self.0.par_iter().map(|(_, gradient)| length(gradient)).collect::<Vec<f64>>().into_iter().sum::<f64>().sqrt()
     }
 
-    /// Shortens all gradients together to a length of at most `limit`, which [`Gradient::norm`] had measured.
+    /// Shortens all gradients together to a length of at most `limit`, which [`GradientMap::norm`] had measured.
     pub fn clip(&mut self, norm: f64, limit: f64) {
         let factor = limit / (norm + 1e-6);
         if factor < 1.0 {
@@ -90,7 +90,7 @@ impl Gradient {
 
 /// AdamW's constants; the defaults are PyTorch's.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Constants {
+pub struct AdamWConfig {
     /// Decay rate of the running mean.
     pub beta1: f64,
     /// Decay rate of the running mean square.
@@ -101,7 +101,7 @@ pub struct Constants {
     pub weight_decay: f64,
 }
 
-impl Default for Constants {
+impl Default for AdamWConfig {
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
     }
@@ -110,21 +110,21 @@ impl Default for Constants {
 /// AdamW: a running mean and a running mean square of each gradient decide the step of each weight.
 #[derive(Debug)]
 pub struct AdamW {
-    constants: Constants,
+    constants: AdamWConfig,
     steps: u64,
     state: BTreeMap<String, (Tensor<1>, Tensor<1>)>,
 }
 
 impl AdamW {
     /// An optimizer that has seen nothing yet.
-    pub fn new(constants: Constants) -> Self {
+    pub fn new(constants: AdamWConfig) -> Self {
         Self { constants, steps: 0, state: BTreeMap::new() }
     }
 
     /// Moves every parameter that has a gradient.
-    pub fn step<M: Module>(&mut self, model: M, gradient: Gradient, learning_rate: f64) -> M {
-        struct Weights<'a>(&'a Gradient, BTreeMap<String, Tensor<1>>);
-        impl Look for Weights<'_> {
+    pub fn step<M: Module>(&mut self, model: M, gradient: GradientMap, learning_rate: f64) -> M {
+        struct Weights<'a>(&'a GradientMap, BTreeMap<String, Tensor<1>>);
+        impl NamedVisitor for Weights<'_> {
             fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
                 if self.0.0.contains_key(name) {
                     let value = param.val();
@@ -134,7 +134,7 @@ impl AdamW {
             }
         }
         struct Replace(BTreeMap<String, Tensor<1>>);
-        impl Change for Replace {
+        impl NamedMapper for Replace {
             fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 match self.0.remove(name) {
                     Some(moved) => param.map(|value| moved.reshape(value.dims())),
@@ -170,7 +170,7 @@ impl AdamW {
         state: Option<(Tensor<1>, Tensor<1>)>,
         learning_rate: f64,
     ) -> (Tensor<1>, (Tensor<1>, Tensor<1>)) {
-        let Constants { beta1, beta2, epsilon, weight_decay } = self.constants;
+        let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.constants;
         let (mean, square) = match state {
             Some((mean, square)) => (mean * beta1 + gradient.clone() * (1.0 - beta1), square * beta2 + gradient.square() * (1.0 - beta2)),
             None => (gradient.clone() * (1.0 - beta1), gradient.square() * (1.0 - beta2)),
@@ -202,7 +202,7 @@ impl AdamW {
         device: &Device,
     ) -> Result<()> {
         struct Sizes<'a>(&'a dyn Fn(&str) -> bool, Vec<(String, usize)>);
-        impl Look for Sizes<'_> {
+        impl NamedVisitor for Sizes<'_> {
             fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
                 if (self.0)(name) {
                     self.1.push((name.to_owned(), param.shape().num_elements()));

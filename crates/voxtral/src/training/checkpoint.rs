@@ -7,8 +7,8 @@
 //! Beside them, `best-000350` has the weights of the best model so far. It is written before the first checkpoint that speaks of it, and
 //! stays as long as any checkpoint does.
 
-use super::{Best, Judgement, LossRow};
-use crate::error::{Doing, Error, Result};
+use super::{BestModel, EvalResult, LossRow};
+use crate::error::{Error, Result, ResultExt};
 use crate::weights::{read_tensors, write_tensors};
 use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
@@ -27,28 +27,28 @@ const DRAFT: &str = ".tmp";
 
 /// What a checkpoint holds.
 #[derive(Debug, Default)]
-pub struct Checkpoint {
+pub struct TrainingCheckpoint {
     /// The trained tensors by name.
     pub weights: BTreeMap<String, TensorData>,
     /// The optimizer's tensors by name.
     pub optimizer: BTreeMap<String, TensorData>,
     /// The rest.
-    pub state: State,
+    pub state: TrainingState,
 }
 
 /// Where the run stands. Sampling and dropout depend on the seed and the step only, so they need no state of their own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct TrainingState {
     /// Optimizer steps made.
     pub step: u64,
     /// The losses so far.
     pub losses: Vec<LossRow>,
     /// What was thought of the model so far.
     #[serde(default)]
-    pub judgements: Vec<Judgement>,
+    pub judgements: Vec<EvalResult>,
     /// The best model so far.
     #[serde(default)]
-    pub best: Option<Best>,
+    pub best: Option<BestModel>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl Entry {
     }
 }
 
-impl Checkpoint {
+impl TrainingCheckpoint {
     /// Writes the checkpoint durably into `folder` and removes old ones but for `kept` in all.
     pub fn write(&self, folder: &Path, kept: usize) -> Result<()> {
         let state = serde_json::to_vec(&self.state)?;
@@ -122,7 +122,7 @@ pub fn read_best(folder: &Path, step: u64) -> Result<BTreeMap<String, TensorData
     })
 }
 
-fn read_state(path: &Path) -> Result<State> {
+fn read_state(path: &Path) -> Result<TrainingState> {
     Ok(serde_json::from_slice(&fs::read(path.join(STATE))?)?)
 }
 

@@ -3,7 +3,7 @@
 use crate::audio::Features;
 use crate::error::{Error, Failure, Result};
 use crate::inference::transcriber::stack;
-use crate::model::{Tokens, Voxtral};
+use crate::model::{TokenBatch, Voxtral};
 use burn::tensor::{Device, Tensor};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// What a clip sounds like to the first part of the model that is trained.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "it is handed over once, and a box would be one more thing to open")]
-pub enum Sound {
+pub enum ExampleAudio {
     /// Its log-mel spectrogram, for an audio tower or a projector that learns.
     Features(Arc<Features>),
     /// What a frozen audio tower and projector made of it, `[audio tokens, text width]`.
@@ -19,7 +19,7 @@ pub enum Sound {
 }
 
 /// Gives a clip's sound: from memory, from disk, or computed each time.
-pub type Listen = Arc<dyn Fn() -> Result<Sound> + Send + Sync>;
+pub type LoadAudio = Arc<dyn Fn() -> Result<ExampleAudio> + Send + Sync>;
 
 /// A clip as the model sees it: its sound, and the prompt followed by the transcript and `</s>`.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub struct Example {
     /// What the clip is called in messages.
     pub name: String,
     /// What it sounds like.
-    pub sound: Listen,
+    pub sound: LoadAudio,
     /// How many chunks of audio it has.
     pub chunks: usize,
     /// Prompt, transcript, `</s>`.
@@ -35,11 +35,11 @@ pub struct Example {
     /// How many of the ids are prompt, which is read but not scored.
     pub prompt: usize,
     /// Makes the example as it is in a pass over the data, where it is another in each.
-    pub anew: Option<Anew>,
+    pub anew: Option<ExampleOfEpoch>,
 }
 
 /// Gives an example of a pass, counted from 0.
-pub type Anew = Arc<dyn Fn(u64) -> Result<Example> + Send + Sync>;
+pub type ExampleOfEpoch = Arc<dyn Fn(u64) -> Result<Example> + Send + Sync>;
 
 impl Example {
     /// The example as it is in a pass.
@@ -56,14 +56,14 @@ impl Example {
 
 /// The sound of all rows of a batch, in order.
 #[derive(Debug)]
-pub enum Audio {
+pub enum BatchAudio {
     /// `[chunks, mels, frames]`
     Features(Tensor<3>),
     /// `[audio tokens, text width]`
     Rows(Tensor<2>),
 }
 
-impl Audio {
+impl BatchAudio {
     /// What the text model reads.
     ///
     /// # Shapes
@@ -80,9 +80,9 @@ impl Audio {
 #[derive(Debug)]
 pub struct Batch {
     /// `[rows, length]`, shorter rows padded on the right: a causal model never looks there, so no mask is needed.
-    pub tokens: Tokens,
+    pub tokens: TokenBatch,
     /// What they sound like.
-    pub audio: Audio,
+    pub audio: BatchAudio,
     /// How many chunks each row has.
     pub chunks: Vec<usize>,
     /// Where in `rows × length` a target is predicted, which is one position before it stands.
@@ -95,7 +95,7 @@ impl Batch {
     /// Joins examples; `pad` fills short rows.
     pub fn new(examples: &[&Example], pad: u32, device: &Device) -> Result<Self> {
         let length = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
-        let mut tokens = Tokens { ids: Vec::with_capacity(examples.len() * length), rows: examples.len(), length };
+        let mut tokens = TokenBatch { ids: Vec::with_capacity(examples.len() * length), rows: examples.len(), length };
         let (mut positions, mut labels) = (Vec::new(), Vec::new());
         for (row, example) in examples.iter().enumerate() {
             tokens.ids.extend(example.ids.iter().copied().chain(std::iter::repeat(pad)).take(length));
@@ -109,17 +109,17 @@ impl Batch {
     }
 }
 
-fn audio(examples: &[&Example], device: &Device) -> Result<Audio> {
+fn audio(examples: &[&Example], device: &Device) -> Result<BatchAudio> {
     let (mut features, mut rows) = (Vec::new(), Vec::new());
     for example in examples {
         match (example.sound)().map_err(|error| error.context(&example.name).failure(Failure::BadSample))? {
-            Sound::Features(found) => features.push(found),
-            Sound::Rows(found) => rows.push(found),
+            ExampleAudio::Features(found) => features.push(found),
+            ExampleAudio::Rows(found) => rows.push(found),
         }
     }
     match (features.is_empty(), rows.is_empty()) {
-        (false, true) => Ok(Audio::Features(stack(features.iter().map(Arc::as_ref), device))),
-        (true, false) => Ok(Audio::Rows(Tensor::cat(rows, 0))),
+        (false, true) => Ok(BatchAudio::Features(stack(features.iter().map(Arc::as_ref), device))),
+        (true, false) => Ok(BatchAudio::Rows(Tensor::cat(rows, 0))),
         _ => Err(Error::new("a batch needs clips, all of them heard in one way")),
     }
 }

@@ -1,7 +1,7 @@
 //! What a run is told: how long, in what steps, at what rate.
 
 use super::adamw;
-use super::sampler::Order;
+use super::sampler::ShuffleOrder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// How the learning rate changes over a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Schedule {
+pub enum LrScheduler {
     /// Falls in a straight line to zero after the last step.
     #[default]
     Linear,
@@ -21,13 +21,13 @@ pub enum Schedule {
 
 /// What the loop needs to know.
 #[derive(Clone, Debug)]
-pub struct Recipe {
+pub struct TrainingConfig {
     /// The highest learning rate.
     pub learning_rate: f64,
     /// Steps over which the rate rises from zero.
     pub warmup_steps: u64,
     /// What the rate does afterwards.
-    pub schedule: Schedule,
+    pub schedule: LrScheduler,
     /// Passes over the examples; may be a fraction.
     pub epochs: f64,
     /// Steps in all, whatever `epochs` says.
@@ -39,22 +39,22 @@ pub struct Recipe {
     /// Keep only what goes into each layer, and compute the rest again when the gradient comes back: less memory, more time.
     pub recompute: bool,
     /// The optimizer's constants.
-    pub adamw: adamw::Constants,
+    pub adamw: adamw::AdamWConfig,
     /// Longest allowed gradient, over all parameters; 0 for no limit.
     pub max_grad_norm: f64,
     /// In which order each pass visits the examples.
-    pub order: Order,
+    pub order: ShuffleOrder,
     /// Seed of dropout.
     pub seed: u64,
     /// Fills short rows.
     pub pad: u32,
     /// What is kept to go on from.
-    pub checkpoints: Option<Checkpoints>,
+    pub checkpoints: Option<CheckpointConfig>,
 }
 
 /// Where checkpoints go, and how many.
 #[derive(Clone, Debug)]
-pub struct Checkpoints {
+pub struct CheckpointConfig {
     /// The folder.
     pub folder: PathBuf,
     /// After how many steps each.
@@ -63,7 +63,7 @@ pub struct Checkpoints {
     pub kept: usize,
 }
 
-impl Recipe {
+impl TrainingConfig {
     /// Optimizer steps in one pass over `examples`.
     pub fn steps_per_epoch(&self, examples: usize) -> u64 {
         examples.div_ceil(self.batch_size * self.gradient_accumulation) as u64
@@ -86,9 +86,9 @@ impl Recipe {
         let left = (steps.saturating_sub(step)) as f64 / steps.saturating_sub(self.warmup_steps).max(1) as f64;
         self.learning_rate
             * match self.schedule {
-                Schedule::Linear => left,
-                Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - left)).cos()),
-                Schedule::Constant => 1.0,
+                LrScheduler::Linear => left,
+                LrScheduler::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - left)).cos()),
+                LrScheduler::Constant => 1.0,
             }
     }
 
@@ -105,18 +105,18 @@ mod tests {
     use super::*;
     use crate::training::sampler::Shuffle;
 
-    fn recipe() -> Recipe {
-        Recipe {
+    fn recipe() -> TrainingConfig {
+        TrainingConfig {
             learning_rate: 1.0,
             warmup_steps: 0,
-            schedule: Schedule::Linear,
+            schedule: LrScheduler::Linear,
             epochs: 3.0,
             max_steps: None,
-            order: Order { shuffle: Shuffle::Seeded, seed: 7 },
+            order: ShuffleOrder { shuffle: Shuffle::Seeded, seed: 7 },
             batch_size: 2,
             gradient_accumulation: 2,
             recompute: false,
-            adamw: adamw::Constants::default(),
+            adamw: adamw::AdamWConfig::default(),
             max_grad_norm: 1.0,
             seed: 7,
             pad: 0,
@@ -128,11 +128,11 @@ mod tests {
     fn learning_rates() {
         let linear = recipe();
         assert_eq!((linear.rate(0, 4), linear.rate(3, 4)), (1.0, 0.25));
-        let warm = Recipe { warmup_steps: 2, ..recipe() };
+        let warm = TrainingConfig { warmup_steps: 2, ..recipe() };
         assert_eq!([0, 1, 2, 3, 5].map(|step| warm.rate(step, 6)), [0.0, 0.5, 1.0, 0.75, 0.25]);
-        let cosine = Recipe { schedule: Schedule::Cosine, ..recipe() };
+        let cosine = TrainingConfig { schedule: LrScheduler::Cosine, ..recipe() };
         assert!((cosine.rate(2, 4) - 0.5).abs() < 1e-12);
-        assert_eq!(Recipe { schedule: Schedule::Constant, ..recipe() }.rate(3, 4), 1.0);
+        assert_eq!(TrainingConfig { schedule: LrScheduler::Constant, ..recipe() }.rate(3, 4), 1.0);
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
             assert_eq!(seen, (0..10).collect::<Vec<_>>());
         }
         assert_ne!(epoch(0), epoch(1));
-        assert_eq!(Recipe { epochs: 0.1, ..recipe.clone() }.steps(10), 1);
-        assert_eq!(Recipe { max_steps: Some(20), ..recipe }.steps(10), 20);
+        assert_eq!(TrainingConfig { epochs: 0.1, ..recipe.clone() }.steps(10), 1);
+        assert_eq!(TrainingConfig { max_steps: Some(20), ..recipe }.steps(10), 20);
     }
 }

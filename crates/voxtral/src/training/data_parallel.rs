@@ -5,10 +5,10 @@
 //! order of the rows, so the sum does not depend on how many cores there are, and a row's dropout depends on the step and its place
 //! alone, however the step is cut.
 
-use super::adamw::Gradient;
+use super::adamw::GradientMap;
 use super::collate::{Batch, Example};
 use super::gradient_checkpointing::Chain;
-use super::{Recipe, Trained, loss_sum, mark_trained};
+use super::{TrainableFilter, TrainingConfig, loss_sum, mark_trained};
 use crate::error::Result;
 use crate::model::Voxtral;
 use burn::tensor::Device;
@@ -21,11 +21,11 @@ type Row<'a> = (usize, &'a Example);
 pub(super) fn loss_and_gradient(
     model: &Voxtral,
     examples: &[&Example],
-    recipe: &Recipe,
-    trained: &Trained,
+    recipe: &TrainingConfig,
+    trained: &TrainableFilter,
     device: &Device,
     step: u64,
-) -> Result<(f64, Gradient)> {
+) -> Result<(f64, GradientMap)> {
     let targets: usize = examples.iter().map(|example| example.targets()).sum();
     let mut rows: Vec<Row> = examples.iter().copied().enumerate().collect();
     let on_processor = *device == Device::flex();
@@ -37,9 +37,9 @@ pub(super) fn loss_and_gradient(
     let at_once = if on_processor { recipe.batch_size.clamp(1, rayon::current_num_threads()) } else { 1 };
     let shards: Vec<&[Row]> = rows.chunks(size).collect();
     let seed = recipe.seed.rotate_left(40).wrapping_add(step.rotate_left(20));
-    let (mut loss, mut gradient) = (0.0, Gradient::default());
+    let (mut loss, mut gradient) = (0.0, GradientMap::default());
     for wave in shards.chunks(at_once) {
-        let shares: Vec<Result<(f64, Gradient)>> =
+        let shares: Vec<Result<(f64, GradientMap)>> =
             wave.par_iter().map(|rows| share(model, rows, targets, seed, recipe, trained, device)).collect();
         for share in shares {
             let (part, parts) = share?;
@@ -56,10 +56,10 @@ fn share(
     rows: &[Row],
     targets: usize,
     seed: u64,
-    recipe: &Recipe,
-    trained: &Trained,
+    recipe: &TrainingConfig,
+    trained: &TrainableFilter,
     device: &Device,
-) -> Result<(f64, Gradient)> {
+) -> Result<(f64, GradientMap)> {
     let (places, examples): (Vec<usize>, Vec<&Example>) = rows.iter().copied().unzip();
     let batch = Batch::new(&examples, recipe.pad, device)?;
     // Leaves of its own make the shard's graph independent of the others'.
@@ -70,7 +70,7 @@ fn share(
     }
     let loss = loss_sum(&model, &batch)? / targets as f64;
     let value = f64::from(loss.clone().into_scalar::<f32>());
-    let mut gradient = Gradient::default();
+    let mut gradient = GradientMap::default();
     gradient.add(&model, loss.backward());
     Ok((value, gradient))
 }

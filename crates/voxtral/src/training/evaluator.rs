@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Looks at a model and says how good it is.
-pub struct Judge<'a> {
+pub struct Validation<'a> {
     /// After so many steps each, and after the last.
     pub every: u64,
     /// What it finds, by name; lower is better.
@@ -25,7 +25,7 @@ pub struct Judge<'a> {
 
 /// What a look found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Judgement {
+pub struct EvalResult {
     /// After which step.
     pub step: u64,
     /// After how many passes over the data.
@@ -37,7 +37,7 @@ pub struct Judgement {
 
 /// The best model so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
+pub struct BestModel {
     /// After which step.
     pub step: u64,
     /// Its metric.

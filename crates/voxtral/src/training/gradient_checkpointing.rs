@@ -4,12 +4,12 @@
 //! The model is taken as a chain of links with one tensor between them. Masks of dropout depend on the row and the layer, not on how
 //! often they are drawn, and sums are taken in the same order: the gradient is the same to the bit.
 
-use super::adamw::Gradient;
-use super::collate::{Audio, Batch};
+use super::adamw::GradientMap;
+use super::collate::{Batch, BatchAudio};
 use super::loss_of;
 use crate::error::{Error, Result};
-use crate::model::decoder::Rotary;
-use crate::model::visitor::Look;
+use crate::model::decoder::RotaryEmbedding;
+use crate::model::visitor::NamedVisitor;
 use crate::model::{Voxtral, visitor};
 use burn::module::Param;
 use burn::tensor::Tensor;
@@ -57,7 +57,7 @@ pub(super) struct Chain<'a> {
 
 impl Chain<'_> {
     /// What the batch adds to the step's loss and gradient.
-    pub(super) fn loss_and_gradient(&self) -> Result<(f64, Gradient)> {
+    pub(super) fn loss_and_gradient(&self) -> Result<(f64, GradientMap)> {
         let (first, decoder) = (self.first_trained(), &self.model.language_model.model);
         let rotary = decoder.rotary(self.batch.tokens.length, &decoder.embed_tokens.weight.device());
         // Forwards: what goes into each link is kept as far down as a gradient has to come back.
@@ -70,7 +70,7 @@ impl Chain<'_> {
             x = Some(y);
         }
         let Some(hidden) = leaf(x) else { return Err(Error::new("the text model has no layers")) };
-        let mut gradient = Gradient::default();
+        let mut gradient = GradientMap::default();
         let loss = loss_of(self.model, decoder.norm.forward(hidden.clone()), self.batch) / self.targets as f64;
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let mut gradients = loss.backward();
@@ -91,7 +91,7 @@ impl Chain<'_> {
     /// The links from the one that reads the batch to the last layer.
     fn links(&self) -> Vec<Link> {
         let mut links = Vec::new();
-        if matches!(self.batch.audio, Audio::Features(_)) {
+        if matches!(self.batch.audio, BatchAudio::Features(_)) {
             links.push(Link::Sound);
             links.extend((0..self.model.audio_tower.layers.len()).map(Link::Hear));
         }
@@ -103,7 +103,7 @@ impl Chain<'_> {
     /// The first link with something to learn.
     fn first_trained(&self) -> Option<Link> {
         struct First(Option<Link>);
-        impl Look for First {
+        impl NamedVisitor for First {
             fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
                 if param.val().is_require_grad() {
                     let link = Link::of(name);
@@ -117,7 +117,7 @@ impl Chain<'_> {
     }
 
     /// Runs one link. The first of all reads the batch and needs no `x`.
-    fn pass(&self, link: Link, x: Option<Tensor<3>>, rotary: &Rotary) -> Result<Tensor<3>> {
+    fn pass(&self, link: Link, x: Option<Tensor<3>>, rotary: &RotaryEmbedding) -> Result<Tensor<3>> {
         let (tower, decoder) = (&self.model.audio_tower, &self.model.language_model.model);
         match (link, x) {
             (Link::Hear(layer), Some(x)) => Ok(tower.layers[layer].forward(x)),
@@ -127,8 +127,8 @@ impl Chain<'_> {
                 self.model.embed(&self.batch.tokens, Some(rows))
             }
             (_, _) => match &self.batch.audio {
-                Audio::Features(features) => Ok(tower.begin(features.clone())),
-                Audio::Rows(rows) => self.model.embed(&self.batch.tokens, Some(rows.clone())),
+                BatchAudio::Features(features) => Ok(tower.begin(features.clone())),
+                BatchAudio::Rows(rows) => self.model.embed(&self.batch.tokens, Some(rows.clone())),
             },
         }
     }

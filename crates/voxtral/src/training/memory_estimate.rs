@@ -4,11 +4,11 @@
 //! an upper bound. Peaks of whole processes on two cores, 80 M parameters in f32, clips of 30 s (estimate, measured, in MiB): adapters, one row
 //! at once 444 and 418, two 580 and 397; everything trained, one row 2500 and 2503, two 3191 and 2874.
 
-use crate::model::config::Config;
+use crate::model::config::VoxtralConfig;
 
 /// What decides how much is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub struct StepShape {
     /// Tokens of the longest row.
     pub length: usize,
     /// Chunks of audio in the longest row.
@@ -31,9 +31,9 @@ const FLOAT: u64 = 4;
 /// that sum clipped, and what is being written.
 const SETS: u64 = 5;
 
-impl Shape {
+impl StepShape {
     /// Bytes that a row adds while it is computed.
-    pub fn row(&self, config: &Config) -> u64 {
+    pub fn row(&self, config: &VoxtralConfig) -> u64 {
         let (text, audio) = (&config.text_config, &config.audio_config);
         let wide = |size: usize| size as u64;
         let (width, inner) = (wide(text.hidden_size), wide(text.intermediate_size));
@@ -53,13 +53,13 @@ impl Shape {
     }
 
     /// Bytes of a step with so many rows at once: the model, what `SETS` says, and what each row adds with its gradients.
-    pub fn step(&self, config: &Config, rows: usize) -> u64 {
+    pub fn step(&self, config: &VoxtralConfig, rows: usize) -> u64 {
         let rows = rows as u64;
         self.model + FLOAT * self.trained * (SETS + rows) + rows * self.row(config)
     }
 
     /// The most rows, of those that divide `batch` and are no more than `most`, whose step fits in so many bytes.
-    pub fn rows_that_fit(&self, config: &Config, batch: usize, most: usize, bytes: u64) -> Option<usize> {
+    pub fn rows_that_fit(&self, config: &VoxtralConfig, batch: usize, most: usize, bytes: u64) -> Option<usize> {
         (1..=batch.min(most)).rev().filter(|rows| batch.is_multiple_of(*rows)).find(|rows| self.step(config, *rows) <= bytes)
     }
 }
@@ -74,14 +74,14 @@ mod tests {
     use super::*;
 
     /// Mini-3B with adapters on the attention of the text model, half a minute of audio.
-    fn mini(recompute: bool) -> (Shape, Config) {
+    fn mini(recompute: bool) -> (StepShape, VoxtralConfig) {
         let config = serde_json::json!({
             "audio_config": {"num_mel_bins": 128, "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 20, "intermediate_size": 5120, "max_source_positions": 1500},
             "text_config": {"vocab_size": 131072, "hidden_size": 3072, "num_hidden_layers": 30, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192},
             "audio_token_id": 24,
         });
         let shape =
-            Shape { length: 447, chunks: 1, tower: false, feed_forward: false, recompute, model: 9_350_000_000, trained: 5_406_720 };
+            StepShape { length: 447, chunks: 1, tower: false, feed_forward: false, recompute, model: 9_350_000_000, trained: 5_406_720 };
         (shape, serde_json::from_value(config).unwrap())
     }
 

@@ -14,22 +14,22 @@ pub mod memory_estimate;
 pub mod sampler;
 
 use crate::error::{Error, Exit, Failure, Result};
-use crate::model::visitor::Change;
+use crate::model::visitor::NamedMapper;
 use crate::model::{Voxtral, int_tensor, visitor};
 use crate::weights::floats;
 use adamw::AdamW;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use checkpoint::{Checkpoint, State};
+use checkpoint::{TrainingCheckpoint, TrainingState};
 use collate::{Batch, Example};
-pub use config::{Checkpoints, Recipe, Schedule};
-pub use evaluator::{Best, Judge, Judgement, mean_loss};
+pub use config::{CheckpointConfig, LrScheduler, TrainingConfig};
+pub use evaluator::{BestModel, EvalResult, Validation, mean_loss};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Says by name which parameters are trained.
-pub type Trained<'a> = dyn Fn(&str) -> bool + Sync + 'a;
+pub type TrainableFilter<'a> = dyn Fn(&str) -> bool + Sync + 'a;
 
 /// One line of the loss journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,53 +47,53 @@ pub struct LossRow {
 }
 
 /// What the loop says while it runs.
-pub enum Said<'a> {
+pub enum TrainingEvent<'a> {
     /// A step is done, of so many.
     Step(&'a LossRow, u64),
     /// Held-out clips were looked at.
-    Judged(&'a Judgement),
+    Judged(&'a EvalResult),
     /// The run goes on from what a checkpoint holds.
-    Resumed(&'a State),
+    Resumed(&'a TrainingState),
     /// Something worth reading.
     Warning(String),
 }
 
 /// Everything a training needs beside its model.
-pub struct Training<'a> {
+pub struct Trainer<'a> {
     /// What is learned from.
     pub examples: &'a [Example],
     /// How.
-    pub recipe: &'a Recipe,
+    pub recipe: &'a TrainingConfig,
     /// Which parameters.
-    pub trained: &'a Trained<'a>,
+    pub trained: &'a TrainableFilter<'a>,
     /// Where.
     pub device: &'a Device,
     /// Set when the run should stop soon; it then ends with exit code 75, after a checkpoint.
     pub stop: &'a AtomicBool,
     /// Hears how it goes.
-    pub say: &'a mut dyn FnMut(Said),
+    pub say: &'a mut dyn FnMut(TrainingEvent),
     /// Looks at the model now and then.
-    pub judge: Option<Judge<'a>>,
+    pub judge: Option<Validation<'a>>,
 }
 
 /// What a training made.
 #[derive(Debug)]
-pub struct Done {
+pub struct TrainingOutput {
     /// The model, as it was after the last step or at its best.
     pub model: Voxtral,
     /// A row for each step.
     pub losses: Vec<LossRow>,
     /// What was thought of it on the way.
-    pub judgements: Vec<Judgement>,
+    pub judgements: Vec<EvalResult>,
     /// The step the model is from.
     pub kept: u64,
     /// Whether it ended early because it no longer got better.
     pub gave_up: bool,
 }
 
-impl Training<'_> {
+impl Trainer<'_> {
     /// Trains a model.
-    pub fn run(mut self, model: Voxtral) -> Result<Done> {
+    pub fn run(mut self, model: Voxtral) -> Result<TrainingOutput> {
         let steps = self.recipe.steps(self.examples.len());
         let (mut model, mut adamw, mut state) = self.start(model)?;
         model.measure();
@@ -106,7 +106,8 @@ impl Training<'_> {
                 && (stopping || judged || state.step.is_multiple_of(checkpoints.every))
             {
                 let weights = crate::weights::tensors(&model, self.trained);
-                Checkpoint { weights, optimizer: adamw.save(), state: state.clone() }.write(&checkpoints.folder, checkpoints.kept)?;
+                TrainingCheckpoint { weights, optimizer: adamw.save(), state: state.clone() }
+                    .write(&checkpoints.folder, checkpoints.kept)?;
             }
             if stopping {
                 return Err(Error::new(format!("stopped after step {} of {steps}, which is saved", state.step))
@@ -130,16 +131,16 @@ impl Training<'_> {
             model.measure();
             kept = best.step;
         }
-        Ok(Done { model: model.no_grad(), losses: state.losses, judgements: state.judgements, kept, gave_up })
+        Ok(TrainingOutput { model: model.no_grad(), losses: state.losses, judgements: state.judgements, kept, gave_up })
     }
 
     /// The model, the optimizer and where the run stands: at its beginning, or at the newest checkpoint.
-    fn start(&mut self, model: Voxtral) -> Result<(Voxtral, AdamW, State)> {
+    fn start(&mut self, model: Voxtral) -> Result<(Voxtral, AdamW, TrainingState)> {
         let (mut model, mut adamw) = (model.no_grad(), AdamW::new(self.recipe.adamw));
-        let Some(checkpoints) = &self.recipe.checkpoints else { return Ok((model, adamw, State::default())) };
+        let Some(checkpoints) = &self.recipe.checkpoints else { return Ok((model, adamw, TrainingState::default())) };
         let folder = &checkpoints.folder;
-        let Some(found) = Checkpoint::newest(folder, |warning| (self.say)(Said::Warning(warning))) else {
-            return Ok((model, adamw, State::default()));
+        let Some(found) = TrainingCheckpoint::newest(folder, |warning| (self.say)(TrainingEvent::Warning(warning))) else {
+            return Ok((model, adamw, TrainingState::default()));
         };
         let unfit = |error: Error| {
             let place = folder.join(format!("step-{:06}", found.state.step));
@@ -147,12 +148,12 @@ impl Training<'_> {
         };
         model = put_back(model, found.weights, self.trained).map_err(unfit)?;
         adamw.restore(&model, found.state.step, found.optimizer, self.trained, self.device).map_err(unfit)?;
-        (self.say)(Said::Resumed(&found.state));
+        (self.say)(TrainingEvent::Resumed(&found.state));
         Ok((model, adamw, found.state))
     }
 
     /// One step of the optimizer.
-    fn step(&mut self, model: Voxtral, adamw: &mut AdamW, state: &mut State, steps: u64) -> Result<Voxtral> {
+    fn step(&mut self, model: Voxtral, adamw: &mut AdamW, state: &mut TrainingState, steps: u64) -> Result<Voxtral> {
         let Self { examples, recipe, trained, device, .. } = *self;
         let epoch = state.step / recipe.steps_per_epoch(examples.len());
         let chosen = recipe.examples(state.step, examples.len()).into_iter().map(|index| examples[index].in_epoch(epoch));
@@ -179,10 +180,10 @@ impl Training<'_> {
         state.step += 1;
         let epoch = state.step as f64 / recipe.steps_per_epoch(examples.len()) as f64;
         let row = LossRow { step: state.step, epoch, loss, learning_rate, grad_norm: norm };
-        (self.say)(Said::Step(&row, steps));
+        (self.say)(TrainingEvent::Step(&row, steps));
         if let Some(usual) = spike(&state.losses, loss) {
             let clips: Vec<&str> = chosen.iter().map(|example| example.name.as_str()).collect();
-            (self.say)(Said::Warning(format!(
+            (self.say)(TrainingEvent::Warning(format!(
                 "the loss of step {} is {loss:.3} after {usual:.3}; its clips: {}",
                 state.step,
                 clips.join(", ")
@@ -193,19 +194,19 @@ impl Training<'_> {
     }
 
     /// Looks at the model if it is time to, and keeps it if it is the best so far. Says whether it looked.
-    fn judge(&mut self, model: &Voxtral, state: &mut State, steps: u64) -> Result<bool> {
+    fn judge(&mut self, model: &Voxtral, state: &mut TrainingState, steps: u64) -> Result<bool> {
         let Some(judge) = &mut self.judge else { return Ok(false) };
         if !(state.step.is_multiple_of(judge.every) || state.step == steps) {
             return Ok(false);
         }
         let metrics = (judge.look)(model)?;
         let epoch = state.losses.last().map_or(0.0, |row| row.epoch);
-        let judgement = Judgement { step: state.step, epoch, metrics };
-        (self.say)(Said::Judged(&judgement));
+        let judgement = EvalResult { step: state.step, epoch, metrics };
+        (self.say)(TrainingEvent::Judged(&judgement));
         if let Some(value) = judgement.metrics.get(&judge.metric).copied()
             && state.best.as_ref().is_none_or(|best| value < best.value)
         {
-            state.best = Some(Best { step: state.step, value });
+            state.best = Some(BestModel { step: state.step, value });
             // What the last step leaves is at hand anyway.
             if let Some(checkpoints) = self.recipe.checkpoints.as_ref().filter(|_| judge.keep_best && state.step < steps) {
                 checkpoint::write_best(&checkpoints.folder, state.step, &crate::weights::tensors(model, self.trained))?;
@@ -216,7 +217,7 @@ impl Training<'_> {
     }
 
     /// Whether the model has not got better for too long.
-    fn has_given_up(&self, state: &State) -> bool {
+    fn has_given_up(&self, state: &TrainingState) -> bool {
         let patience = self.judge.as_ref().and_then(|judge| judge.patience);
         let best = state.best.as_ref().map_or(0, |best| best.step);
         let since = state.judgements.iter().filter(|judgement| judgement.step > best).count() as u64;
@@ -268,9 +269,9 @@ fn loss_of(model: &Voxtral, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
 }
 
 /// Makes exactly the wanted parameters trainable.
-pub fn mark_trained(model: Voxtral, trained: &Trained) -> Voxtral {
-    struct Mark<'a>(&'a Trained<'a>);
-    impl Change for Mark<'_> {
+pub fn mark_trained(model: Voxtral, trained: &TrainableFilter) -> Voxtral {
+    struct Mark<'a>(&'a TrainableFilter<'a>);
+    impl NamedMapper for Mark<'_> {
         fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let wanted = (self.0)(name);
             param.map(|value| if wanted { Tensor::from_inner(value.inner()) } else { value }).set_require_grad(wanted)
@@ -280,13 +281,13 @@ pub fn mark_trained(model: Voxtral, trained: &Trained) -> Voxtral {
 }
 
 /// Replaces the trained parameters by those of a checkpoint, which must hold each of them and nothing else.
-fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>, trained: &Trained) -> Result<Voxtral> {
+fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>, trained: &TrainableFilter) -> Result<Voxtral> {
     struct PutBack<'a> {
         weights: BTreeMap<String, TensorData>,
-        trained: &'a Trained<'a>,
+        trained: &'a TrainableFilter<'a>,
         complaint: Option<String>,
     }
-    impl Change for PutBack<'_> {
+    impl NamedMapper for PutBack<'_> {
         fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (found, shape) = (self.weights.remove(name), param.dims());
             let fits = found.as_ref().is_some_and(|data| data.shape().to_vec() == shape);

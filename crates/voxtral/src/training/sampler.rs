@@ -23,14 +23,14 @@ pub enum Shuffle {
 
 /// A shuffle with its seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct ShuffleOrder {
     /// How.
     pub shuffle: Shuffle,
     /// From what; `torch` uses its lower 32 bits.
     pub seed: u64,
 }
 
-impl Order {
+impl ShuffleOrder {
     /// The indices of `count` examples in the order of a pass, counted from 0: each once.
     pub fn of_epoch(&self, epoch: u64, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn torch_is_as_torch_shuffles() {
         // torch.randperm(n, generator=torch.Generator().manual_seed(42 + epoch)).tolist()
-        let order = |epoch, count| Order { shuffle: Shuffle::Torch, seed: 42 }.of_epoch(epoch, count);
+        let order = |epoch, count| ShuffleOrder { shuffle: Shuffle::Torch, seed: 42 }.of_epoch(epoch, count);
         assert_eq!(order(0, 10), [2, 6, 1, 8, 4, 5, 0, 9, 3, 7]);
         assert_eq!(order(1, 10), [8, 4, 9, 0, 5, 1, 6, 7, 2, 3]);
         assert_eq!(order(2, 10), [2, 6, 3, 8, 7, 9, 1, 4, 5, 0]);
@@ -71,6 +71,6 @@ mod tests {
 
     #[test]
     fn not_at_all_leaves_everything_where_it_is() {
-        assert_eq!(Order { shuffle: Shuffle::None, seed: 1 }.of_epoch(3, 4), [0, 1, 2, 3]);
+        assert_eq!(ShuffleOrder { shuffle: Shuffle::None, seed: 1 }.of_epoch(3, 4), [0, 1, 2, 3]);
     }
 }

@@ -5,9 +5,9 @@
 //! is known before a byte of it is, so nothing is allocated for a tensor the files do not hold in the shape that is asked for.
 
 use super::values::Values;
-use super::{Init, init, names};
-use crate::error::{Doing, Error, Result};
-use crate::model::config::Config;
+use super::{Initializer, init, names};
+use crate::error::{Error, Result, ResultExt};
+use crate::model::config::VoxtralConfig;
 use crate::realtime;
 use burn::tensor::{DType, TensorData};
 use memmap2::Mmap;
@@ -30,7 +30,7 @@ const POSITIONS: &str = "audio_tower.embed_positions.weight";
 
 /// In which form the weights of a folder lie there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum CheckpointFormat {
     /// As transformers writes them.
     HuggingFace,
     /// As Mistral publishes them.
@@ -39,9 +39,9 @@ pub enum Form {
 
 /// Where the weights of a folder are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct WeightFiles {
     /// Their form.
-    pub form: Form,
+    pub form: CheckpointFormat,
     /// The files, in order.
     pub files: Vec<PathBuf>,
     /// Which tensor the index says is in which of the files; empty without an index.
@@ -52,10 +52,10 @@ pub struct Place {
 
 /// The tensors of some files by our names.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub struct SafetensorsCheckpoint {
     shards: Vec<Shard>,
     pub(super) tensors: BTreeMap<String, Stored>,
-    form: Form,
+    form: CheckpointFormat,
     /// To bring interleaved rows into order.
     heads: HeadWidths,
     /// What a person should know.
@@ -89,13 +89,13 @@ pub(super) struct Stored {
     pub(super) interleaved: bool,
 }
 
-impl Place {
+impl WeightFiles {
     /// Finds the weights of a folder.
     pub fn of(folder: &Path) -> Result<Self> {
         let consolidated = consolidated(folder)?;
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
         let transformers = if single.exists() {
-            Some(Self { form: Form::HuggingFace, files: vec![single], placed: BTreeMap::new(), note: None })
+            Some(Self { form: CheckpointFormat::HuggingFace, files: vec![single], placed: BTreeMap::new(), note: None })
         } else if index.exists() {
             let place = from_index(folder, &index)?;
             let missing: Vec<&PathBuf> = place.files.iter().filter(|file| !file.exists()).collect();
@@ -121,7 +121,7 @@ impl Place {
                 let note = format!("`{}` holds the weights twice; transformers' form is read, not Mistral's", folder.display());
                 Ok(Self { note: Some(note), ..place })
             }
-            (None, false) => Ok(Self { form: Form::Mistral, files: consolidated, placed: BTreeMap::new(), note: None }),
+            (None, false) => Ok(Self { form: CheckpointFormat::Mistral, files: consolidated, placed: BTreeMap::new(), note: None }),
             (None, true) => Err(Error::new(format!(
                 "`{}` holds no weights: neither {SINGLE}, nor {INDEX}, nor {CONSOLIDATED}.safetensors",
                 folder.display()
@@ -131,11 +131,11 @@ impl Place {
     }
 }
 
-impl Checkpoint {
+impl SafetensorsCheckpoint {
     /// Finds the weights of a folder and reads the headers of their files.
     pub fn of(folder: &Path) -> Result<Self> {
-        let place = Place::of(folder)?;
-        let heads = if place.form == Form::Mistral { HeadWidths::read(folder)? } else { HeadWidths::default() };
+        let place = WeightFiles::of(folder)?;
+        let heads = if place.form == CheckpointFormat::Mistral { HeadWidths::read(folder)? } else { HeadWidths::default() };
         let mut found = Self { shards: Vec::new(), tensors: BTreeMap::new(), form: place.form, heads, note: place.note };
         for path in &place.files {
             found.add(path)?;
@@ -166,8 +166,8 @@ impl Checkpoint {
     pub(super) fn read(&self, name: &str, shape: &[usize], wanted: DType, borrow: bool) -> Result<Values, String> {
         let Some(stored) = self.tensors.get(name) else {
             // Mistral does not store the fixed table of positions.
-            if self.form == Form::Mistral && name == POSITIONS {
-                let table = init::initial(0, name, shape, Init::Sinusoids);
+            if self.form == CheckpointFormat::Mistral && name == POSITIONS {
+                let table = init::initial(0, name, shape, Initializer::Sinusoids);
                 return Ok(Values { data: TensorData::new(table, shape.to_vec()), borrowed: None });
             }
             return Err(format!("tensor `{name}` {shape:?} is missing"));
@@ -215,11 +215,11 @@ impl Checkpoint {
 impl HeadWidths {
     fn read(folder: &Path) -> Result<Self> {
         if realtime::config::is_realtime(folder) {
-            let config = realtime::config::Config::read(folder)?;
+            let config = realtime::config::RealtimeConfig::read(folder)?;
             return Ok(Self { audio: config.audio_config.head_dim, text: config.text_config.head_dim });
         }
         // Those of the older audio towers do not turn.
-        Ok(Self { audio: 0, text: Config::read(folder)?.text_config.head_dim })
+        Ok(Self { audio: 0, text: VoxtralConfig::read(folder)?.text_config.head_dim })
     }
 
     fn of(self, name: &str) -> usize {
@@ -310,7 +310,7 @@ impl<'de> Deserialize<'de> for WeightMap {
     }
 }
 
-fn from_index(folder: &Path, index: &Path) -> Result<Place> {
+fn from_index(folder: &Path, index: &Path) -> Result<WeightFiles> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: WeightMap,
@@ -330,7 +330,7 @@ fn from_index(folder: &Path, index: &Path) -> Result<Place> {
     }
     let files = files.into_iter().map(|file| folder.join(file)).collect();
     let placed = map.iter().map(|(name, file)| (name.clone(), folder.join(file))).collect();
-    Ok(Place { form: Form::HuggingFace, files, placed, note: None })
+    Ok(WeightFiles { form: CheckpointFormat::HuggingFace, files, placed, note: None })
 }
 
 fn map_file(path: &Path, file: &File) -> Result<Mmap> {

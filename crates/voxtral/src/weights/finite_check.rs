@@ -15,7 +15,7 @@ const LITTLE: usize = 64 << 20;
 
 /// The outcome of looking at everything that was borrowed, when it is there. Whoever drops it unasked ends the looking.
 #[derive(Debug)]
-pub struct Audit {
+pub struct FiniteCheck {
     state: Mutex<State>,
     stop: Arc<AtomicBool>,
 }
@@ -26,7 +26,7 @@ enum State {
     Done(Result<()>),
 }
 
-impl Audit {
+impl FiniteCheck {
     /// Begins to look; what little there is has been looked at when this returns, and what is wrong with it is the error.
     pub(super) fn begin(borrowed: Vec<Borrowed>) -> Result<Self, Vec<String>> {
         Self::begin_above(LITTLE, borrowed)
@@ -65,7 +65,7 @@ impl Audit {
     }
 }
 
-impl Drop for Audit {
+impl Drop for FiniteCheck {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -87,13 +87,13 @@ mod tests {
     #[test]
     fn much_is_looked_at_by_the_time_it_is_asked_for_and_stays_wrong() {
         let (good, bad) = (borrowed("good", &[1.0; 100]), borrowed("bad", &[1.0, f32::NAN]));
-        let audit = Audit::begin_above(0, vec![good.clone()]).unwrap();
+        let audit = FiniteCheck::begin_above(0, vec![good.clone()]).unwrap();
         assert!(audit.passed().is_ok() && audit.passed().is_ok());
-        let audit = Audit::begin_above(0, vec![good, bad.clone()]).unwrap();
+        let audit = FiniteCheck::begin_above(0, vec![good, bad.clone()]).unwrap();
         for _ in 0..2 {
             let message = audit.passed().unwrap_err().message;
             assert!(message.contains("x.safetensors: tensor `bad` holds NaN at element 1"), "{message}");
         }
-        assert_eq!(Audit::begin(vec![bad]).unwrap_err().len(), 1, "little is looked at on the spot");
+        assert_eq!(FiniteCheck::begin(vec![bad]).unwrap_err().len(), 1, "little is looked at on the spot");
     }
 }

@@ -1,21 +1,21 @@
 //! Fresh tensors: each depends on the seed and its own name only.
 
-use super::Init;
+use super::Initializer;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// The first values of a tensor.
-pub(super) fn initial(seed: u64, name: &str, shape: &[usize], init: Init) -> Vec<f32> {
+pub(super) fn initial(seed: u64, name: &str, shape: &[usize], init: Initializer) -> Vec<f32> {
     let count = shape.iter().product();
     match init {
-        Init::Zeros => vec![0.0; count],
-        Init::Ones => vec![1.0; count],
-        Init::Sinusoids => sinusoids(shape),
-        Init::Uniform(bound) => {
+        Initializer::Zeros => vec![0.0; count],
+        Initializer::Ones => vec![1.0; count],
+        Initializer::Sinusoids => sinusoids(shape),
+        Initializer::Uniform(bound) => {
             let mut rng = generator(seed, name);
             (0..count).map(|_| (2.0 * rng.random::<f32>() - 1.0) * bound).collect()
         }
-        Init::Normal(deviation) => {
+        Initializer::Normal(deviation) => {
             let mut rng = generator(seed, name);
             // Box and Muller's transform, written out so that the numbers never depend on a library's choice.
             (0..count)

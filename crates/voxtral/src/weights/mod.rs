@@ -1,7 +1,7 @@
 //! Where tensors come from and go to: safetensors files in any layout, or a seed; and to files.
 //!
 //! The fields of our blocks carry the names of the Hub's tensors, so a tensor's name is its path through the model
-//! (`audio_tower.layers.0.self_attn.q_proj.weight`). [`Weights`] hands tensors out by that path and remembers every complaint,
+//! (`audio_tower.layers.0.self_attn.q_proj.weight`). [`WeightLoader`] hands tensors out by that path and remembers every complaint,
 //! so that one error names all that is missing, mis-shaped, not finite or left over.
 //!
 //! Big matrices that are wanted as they are stored are views of the mapped file: they cost nothing until they are used, and nothing
@@ -16,15 +16,15 @@ mod names;
 mod values;
 mod write;
 
-pub use checkpoint::{Checkpoint, Form, INDEX, Place, SINGLE};
-pub use finite_check::Audit;
+pub use checkpoint::{CheckpointFormat, INDEX, SINGLE, SafetensorsCheckpoint, WeightFiles};
+pub use finite_check::FiniteCheck;
 pub use names::{known, mistral, newer};
-pub use write::{MAX_SHARD, Outgoing, save, shapes, tensors, write_outgoing, write_tensors};
+pub use write::{MAX_SHARD, PendingTensor, save, shapes, tensors, write_outgoing, write_tensors};
 
 use super::model::precision::Precision;
 use crate::error::{Error, Exit, Result};
 use crate::kernels::quantized;
-use crate::kernels::quantized::Bits;
+use crate::kernels::quantized::QuantType;
 use burn::module::{Param, ParamId};
 use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
 use checkpoint::{Shard, Stored};
@@ -38,7 +38,7 @@ use values::Borrowed;
 
 /// How a tensor starts when it comes from a seed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Init {
+pub enum Initializer {
     /// All zero.
     Zeros,
     /// All one.
@@ -52,7 +52,7 @@ pub enum Init {
 }
 
 /// A source of tensors that hands them out by name.
-pub struct Weights {
+pub struct WeightLoader {
     source: Source,
     device: Device,
     precision: Precision,
@@ -64,35 +64,35 @@ pub struct Weights {
 }
 
 enum Source {
-    Files(Checkpoint),
+    Files(SafetensorsCheckpoint),
     Seed(u64),
 }
 
 /// What loading came to.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadReport {
     /// How the matrices are kept; never [`Precision::Auto`].
     pub precision: Precision,
     /// Says whether what was borrowed from the files can be trusted; to be asked before a result leaves.
-    pub audit: Audit,
+    pub audit: FiniteCheck,
     /// What a person should know.
     pub note: Option<String>,
 }
 
-impl Weights {
+impl WeightLoader {
     /// Random weights; each tensor depends on the seed and its own name only.
     pub fn random(seed: u64, device: &Device) -> Self {
         Self::new(Source::Seed(seed), Precision::F32, device)
     }
 
-    /// The weights in a model folder, in whichever form they lie there; see [`Place::of`].
+    /// The weights in a model folder, in whichever form they lie there; see [`WeightFiles::of`].
     pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         if precision.bits().is_some() && *device != Device::flex() {
             return Err(Error::new(format!("matrices of precision `{precision}` can be used on the processor only"))
                 .exit(Exit::Usage)
                 .advice("write `device = \"cpu\"`, or `precision = \"bf16\"`"));
         }
-        Ok(Self::new(Source::Files(Checkpoint::of(folder)?), precision, device))
+        Ok(Self::new(Source::Files(SafetensorsCheckpoint::of(folder)?), precision, device))
     }
 
     fn new(source: Source, precision: Precision, device: &Device) -> Self {
@@ -110,8 +110,8 @@ impl Weights {
     /// How many bits the weights of linear layers have, if they are quantised; 0 if not.
     pub(super) fn bits(&self) -> usize {
         match self.precision.bits() {
-            Some(Bits::Eight) => 8,
-            Some(Bits::Four) => 4,
+            Some(QuantType::Eight) => 8,
+            Some(QuantType::Four) => 4,
             None => 0,
         }
     }
@@ -122,8 +122,8 @@ impl Weights {
     }
 
     /// The matrix called `name`, in the precision asked for and borrowed from the file where that holds it so. A problem is remembered
-    /// as by [`Weights::take`].
-    pub fn matrix(&mut self, name: &str, shape: [usize; 2], init: Init) -> Param<Tensor<2>> {
+    /// as by [`WeightLoader::take`].
+    pub fn matrix(&mut self, name: &str, shape: [usize; 2], init: Initializer) -> Param<Tensor<2>> {
         let stored = match &self.source {
             Source::Files(checkpoint) => checkpoint.dtype(name),
             Source::Seed(_) => None,
@@ -133,9 +133,9 @@ impl Weights {
         self.hand_out(name, shape, init, wanted, true)
     }
 
-    /// The matrix of a linear layer, as [`Weights::matrix`] gives it or, if the precision says so, of few bits: then its shape is
+    /// The matrix of a linear layer, as [`WeightLoader::matrix`] gives it or, if the precision says so, of few bits: then its shape is
     /// `[outputs, bytes of a row / 2]`, and what its numbers are called they are not.
-    pub fn linear(&mut self, name: &str, shape: [usize; 2], init: Init) -> Param<Tensor<2>> {
+    pub fn linear(&mut self, name: &str, shape: [usize; 2], init: Initializer) -> Param<Tensor<2>> {
         let Some(bits) = self.precision.bits() else { return self.matrix(name, shape, init) };
         self.used.insert(name.to_owned());
         let packed = self.data(name, &shape, init, DType::F32, false).and_then(|data| {
@@ -153,13 +153,20 @@ impl Weights {
         Param::initialized(id(name), Tensor::from_data(data, (&self.device, DType::BF16))).set_require_grad(false)
     }
 
-    /// The tensor called `name` in 32-bit floats. A problem is remembered for [`Weights::finish`] and a single zero returned in its
+    /// The tensor called `name` in 32-bit floats. A problem is remembered for [`WeightLoader::finish`] and a single zero returned in its
     /// place, whatever size was asked for.
-    pub fn take<const D: usize>(&mut self, name: &str, shape: [usize; D], init: Init) -> Param<Tensor<D>> {
+    pub fn take<const D: usize>(&mut self, name: &str, shape: [usize; D], init: Initializer) -> Param<Tensor<D>> {
         self.hand_out(name, shape, init, DType::F32, false)
     }
 
-    fn hand_out<const D: usize>(&mut self, name: &str, shape: [usize; D], init: Init, wanted: DType, borrow: bool) -> Param<Tensor<D>> {
+    fn hand_out<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        init: Initializer,
+        wanted: DType,
+        borrow: bool,
+    ) -> Param<Tensor<D>> {
         self.used.insert(name.to_owned());
         let data = match self.data(name, &shape, init, wanted, borrow) {
             Ok(data) => data,
@@ -173,7 +180,7 @@ impl Weights {
         Param::initialized(id(name), if dtype == wanted { tensor } else { tensor.cast(wanted) }).set_require_grad(false)
     }
 
-    fn data(&mut self, name: &str, shape: &[usize], init: Init, wanted: DType, borrow: bool) -> Result<TensorData, String> {
+    fn data(&mut self, name: &str, shape: &[usize], init: Initializer, wanted: DType, borrow: bool) -> Result<TensorData, String> {
         match &self.source {
             Source::Seed(seed) => Ok(TensorData::new(initial(*seed, name, shape, init), shape.to_vec())),
             // A table that no file holds is made only for a model that fits so far: its width is that of others.
@@ -189,7 +196,7 @@ impl Weights {
     }
 
     /// Ends the loading: how it went, or an error that names every tensor that was missing, wrong, or that nobody asked for.
-    pub fn finish(mut self) -> Result<Loaded> {
+    pub fn finish(mut self) -> Result<LoadReport> {
         let precision = match (self.precision.bits(), self.halved) {
             (Some(_), _) => self.precision,
             (None, true) => Precision::Bf16,
@@ -203,8 +210,8 @@ impl Weights {
                 self.complaints.add(format!("{path}: tensor `{name}` belongs to no part of the model"));
             }
         }
-        let audit = match Audit::begin(self.borrowed) {
-            Ok(audit) if self.complaints.count == 0 => return Ok(Loaded { precision, audit, note }),
+        let audit = match FiniteCheck::begin(self.borrowed) {
+            Ok(audit) if self.complaints.count == 0 => return Ok(LoadReport { precision, audit, note }),
             Ok(_) => Vec::new(),
             Err(wrong) => wrong,
         };

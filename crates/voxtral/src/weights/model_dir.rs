@@ -1,8 +1,8 @@
 //! A model's folder: which of its files count, what they are together, and which go along to a model made of it.
 
-use super::Place;
-use crate::error::{Doing, Error, Result};
-use crate::model::config::Config;
+use super::WeightFiles;
+use crate::error::{Error, Result, ResultExt};
+use crate::model::config::VoxtralConfig;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::new(format!("`{}` has no tekken.json, so it is no model's folder", folder.display())));
     }
     // A folder to start from a seed with has none.
-    if let Ok(place) = Place::of(folder) {
+    if let Ok(place) = WeightFiles::of(folder) {
         files.extend(place.files);
     }
     files.sort();
@@ -43,7 +43,7 @@ pub fn digest(folder: &Path) -> Result<String> {
 /// Writes what a model made of `base` needs beside its weights: its config saying `dtype` (`float32`, `bfloat16`), and copies of the rest.
 /// Where the base has only Mistral's `params.json`, the files of transformers are made from it.
 pub fn companions(base: &Path, out: &Path, dtype: &str) -> Result<()> {
-    let config = Config::read(base)?;
+    let config = VoxtralConfig::read(base)?;
     let path = base.join("config.json");
     let mut settings = if path.exists() {
         let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;

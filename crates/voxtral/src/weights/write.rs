@@ -5,9 +5,9 @@
 //! files beside an index, as transformers writes and reads it.
 
 use super::checkpoint::{INDEX, SINGLE};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::model::visitor;
-use crate::model::visitor::Look;
+use crate::model::visitor::NamedVisitor;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use half::{bf16, f16};
@@ -23,13 +23,13 @@ use std::path::Path;
 pub const MAX_SHARD: u64 = 5_000_000_000;
 
 /// A tensor on its way to a file: what the header says of it, and its values when their turn comes.
-pub struct Outgoing<'a> {
+pub struct PendingTensor<'a> {
     shape: Vec<usize>,
     dtype: Dtype,
     values: Box<dyn FnOnce() -> Result<TensorData> + 'a>,
 }
 
-impl<'a> Outgoing<'a> {
+impl<'a> PendingTensor<'a> {
     /// A tensor to be written as `dtype` (F32, BF16 or F16), whatever its values come as.
     pub fn new(shape: &[usize], dtype: Dtype, values: impl FnOnce() -> Result<TensorData> + 'a) -> Self {
         Self { shape: shape.to_vec(), dtype, values: Box::new(values) }
@@ -44,13 +44,13 @@ impl<'a> Outgoing<'a> {
 /// Writes a model to `model.safetensors` in a folder, or to shards of up to `max_shard` bytes with an index, under the names of the Hub
 /// and in the types the tensors have.
 pub fn save<M: Module>(model: &M, folder: &Path, max_shard: u64) -> Result<()> {
-    struct Collect(Vec<(String, Outgoing<'static>)>);
-    impl Look for Collect {
+    struct Collect(Vec<(String, PendingTensor<'static>)>);
+    impl NamedVisitor for Collect {
         fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             let tensor = param.val().inner();
             let dtype = if tensor.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 };
             let shape = tensor.dims();
-            self.0.push((name.to_owned(), Outgoing::new(&shape, dtype, move || Ok(tensor.into_data()))));
+            self.0.push((name.to_owned(), PendingTensor::new(&shape, dtype, move || Ok(tensor.into_data()))));
         }
     }
     let mut collect = Collect(Vec::new());
@@ -61,7 +61,7 @@ pub fn save<M: Module>(model: &M, folder: &Path, max_shard: u64) -> Result<()> {
 /// The names and shapes of a model's tensors, in the model's order.
 pub fn shapes<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
     struct Collect(Vec<(String, Vec<usize>)>);
-    impl Look for Collect {
+    impl NamedVisitor for Collect {
         fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             self.0.push((name.to_owned(), param.shape().to_vec()));
         }
@@ -77,7 +77,7 @@ pub fn tensors<M: Module>(model: &M, wanted: impl Fn(&str) -> bool) -> BTreeMap<
         wanted: F,
         found: BTreeMap<String, TensorData>,
     }
-    impl<F: Fn(&str) -> bool> Look for Collect<F> {
+    impl<F: Fn(&str) -> bool> NamedVisitor for Collect<F> {
         fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             if (self.wanted)(name) {
                 self.found.insert(name.to_owned(), param.val().inner().into_data());
@@ -90,7 +90,7 @@ pub fn tensors<M: Module>(model: &M, wanted: impl Fn(&str) -> bool) -> BTreeMap<
 }
 
 /// Writes tensors into a model's folder, in one file or several; the order decides which go together.
-pub fn write_outgoing(tensors: Vec<(String, Outgoing)>, folder: &Path, max_shard: u64) -> Result<()> {
+pub fn write_outgoing(tensors: Vec<(String, PendingTensor)>, folder: &Path, max_shard: u64) -> Result<()> {
     let (mut shards, mut filled, mut total) = (vec![Vec::new()], 0, 0);
     for (name, tensor) in tensors {
         let size = tensor.size();
@@ -133,10 +133,10 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Res
     stream(path, lines, &mut |name, _| Ok(Cow::Borrowed(tensors.get(name).map_or(&[], |data| data.as_bytes()))))
 }
 
-fn write(path: &Path, tensors: Vec<(String, Outgoing)>) -> Result<()> {
+fn write(path: &Path, tensors: Vec<(String, PendingTensor)>) -> Result<()> {
     let names: Vec<(String, Dtype, Vec<usize>)> = tensors.iter().map(|(name, t)| (name.clone(), t.dtype, t.shape.clone())).collect();
     let header = names.iter().map(|(name, dtype, shape)| (name.as_str(), *dtype, shape.clone())).collect();
-    let mut values: BTreeMap<String, Outgoing> = tensors.into_iter().collect();
+    let mut values: BTreeMap<String, PendingTensor> = tensors.into_iter().collect();
     stream(path, header, &mut |name, dtype| {
         let tensor = values.remove(name).ok_or_else(|| Error::new(format!("tensor `{name}` is there twice")))?;
         let data = (tensor.values)()?;

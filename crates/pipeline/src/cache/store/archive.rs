@@ -12,12 +12,12 @@
 //! The same run makes the same bytes. When an archive is read nothing in it is believed: only these names are taken, only plain files,
 //! no larger than listed, and everything is hashed before any of it counts.
 
-use super::files::Safety;
+use super::files::Durability;
 use super::remote::stays_inside;
-use super::{Record, Store, Workspace, files};
-use crate::cache::content::Tree;
+use super::{CacheEntry, Store, Workspace, files};
+use crate::cache::content::FileTree;
 use crate::cache::fingerprint::Fingerprint;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ const LEVEL: i32 = 3;
 
 /// What is in an archive.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct About {
+pub struct ArchiveManifest {
     v: u32,
     /// The run.
     pub run: String,
@@ -50,7 +50,7 @@ pub struct About {
 
 /// What became of an archive.
 #[derive(Debug)]
-pub struct Imported {
+pub struct ImportedRun {
     /// The run's id here: its own, or another if that was taken.
     pub run: String,
     /// The run's id where it comes from.
@@ -65,10 +65,10 @@ impl Store {
         &self,
         run: &str,
         manifest: Option<&[u8]>,
-        records: &BTreeMap<Fingerprint, Record>,
+        records: &BTreeMap<Fingerprint, CacheEntry>,
         results: bool,
         to: &Path,
-    ) -> Result<About> {
+    ) -> Result<ArchiveManifest> {
         for record in records.values() {
             if let Some(problem) = self.problem(record.digest).filter(|_| results) {
                 return Err(Error::new(format!("run {run} cannot be exported whole, {problem}: {}", record.summary))
@@ -76,7 +76,7 @@ impl Store {
             }
         }
         let digests: BTreeSet<Digest> = records.values().map(|record| record.digest).collect();
-        let about = About {
+        let about = ArchiveManifest {
             v: VERSION,
             run: run.to_owned(),
             fingerprints: records.keys().copied().collect(),
@@ -101,9 +101,9 @@ impl Store {
     fn pack(
         &self,
         tar: &mut Builder<impl Write>,
-        about: &About,
+        about: &ArchiveManifest,
         manifest: Option<&[u8]>,
-        records: &BTreeMap<Fingerprint, Record>,
+        records: &BTreeMap<Fingerprint, CacheEntry>,
         digests: &BTreeSet<Digest>,
     ) -> Result<()> {
         put(tar, ABOUT, 0o644, &serde_json::to_vec(about)?)?;
@@ -112,7 +112,7 @@ impl Store {
         if let Some(manifest) = manifest {
             put(tar, "provenance.json", 0o644, manifest)?;
         }
-        let trees: BTreeMap<Digest, Tree> = digests.iter().filter_map(|digest| Some((*digest, self.tree(*digest)?))).collect();
+        let trees: BTreeMap<Digest, FileTree> = digests.iter().filter_map(|digest| Some((*digest, self.tree(*digest)?))).collect();
         for (digest, tree) in &trees {
             put(tar, &format!("trees/{digest}.json"), 0o644, &serde_json::to_vec(tree)?)?;
         }
@@ -133,7 +133,7 @@ impl Store {
     }
 
     /// Reads a run out of an archive. Nothing of it counts before all of it was held against its digests.
-    pub fn import(&self, from: &Path) -> Result<Imported> {
+    pub fn import(&self, from: &Path) -> Result<ImportedRun> {
         let space = Workspace { out: self.dir.join("work").join("import"), scratch: self.dir.join("work").join("import") };
         files::remove_folder(&space.out)?;
         let imported = self.unpack(from, &space.out).map_err(|error| {
@@ -144,10 +144,10 @@ impl Store {
         imported
     }
 
-    fn unpack(&self, from: &Path, space: &Path) -> Result<Imported> {
+    fn unpack(&self, from: &Path, space: &Path) -> Result<ImportedRun> {
         let file = File::open(from).map_err(|error| Error::from(error).exit(Exit::Usage))?;
         let mut archive = Archive::new(zstd::Decoder::new(BufReader::new(file))?);
-        let mut incoming = Incoming::new(space);
+        let mut incoming = ArchiveReader::new(space);
         for entry in archive.entries().map_err(damaged)? {
             let mut entry = entry.map_err(damaged)?;
             let name = String::from_utf8(entry.path_bytes().into_owned())
@@ -163,8 +163,8 @@ impl Store {
     }
 
     /// Takes over what was found whole.
-    fn admit(&self, incoming: Incoming) -> Result<Imported> {
-        let Incoming { about, log, manifest, keys, trees, folder, .. } = incoming;
+    fn admit(&self, incoming: ArchiveReader) -> Result<ImportedRun> {
+        let ArchiveReader { about, log, manifest, keys, trees, folder, .. } = incoming;
         let Some(about) = about else { return Err(Error::new("it is not the export of a run")) };
         let new: Vec<Digest> = about.results.iter().copied().filter(|digest| self.problem(*digest).is_some()).collect();
         for digest in &new {
@@ -179,7 +179,7 @@ impl Store {
             }
         }
         for (digest, tree) in &trees {
-            files::replace(&self.listing(*digest), &serde_json::to_vec(tree)?, Safety::Durable)?;
+            files::replace(&self.listing(*digest), &serde_json::to_vec(tree)?, Durability::Durable)?;
         }
         for (fingerprint, record) in &keys {
             // What was made here stays what is taken here, should it be other bytes.
@@ -189,17 +189,17 @@ impl Store {
             if self.keeps(record.digest) {
                 self.commit(record)?;
             } else {
-                files::replace(&self.key(*fingerprint), &serde_json::to_vec(record)?, Safety::Durable)?;
+                files::replace(&self.key(*fingerprint), &serde_json::to_vec(record)?, Durability::Durable)?;
             }
         }
         // On the disk before the run is: who sees the run finds what it speaks of.
         self.flush()?;
         let run = self.admit_run(&about.run, &log)?;
-        files::replace(&self.log(&run), &log, Safety::Durable)?;
+        files::replace(&self.log(&run), &log, Durability::Durable)?;
         if let Some(manifest) = manifest {
             self.keep_provenance(&run, &manifest)?;
         }
-        Ok(Imported { run, was: about.run, results: [about.results.len(), new.len()] })
+        Ok(ImportedRun { run, was: about.run, results: [about.results.len(), new.len()] })
     }
 
     /// The id a run gets here: its own, unless another run has it.
@@ -219,17 +219,17 @@ impl Store {
 }
 
 /// What was read of an archive so far.
-struct Incoming {
-    about: Option<About>,
+struct ArchiveReader {
+    about: Option<ArchiveManifest>,
     log: Vec<u8>,
     manifest: Option<Vec<u8>>,
-    trees: BTreeMap<Digest, Tree>,
-    keys: BTreeMap<Fingerprint, Record>,
+    trees: BTreeMap<Digest, FileTree>,
+    keys: BTreeMap<Fingerprint, CacheEntry>,
     names: BTreeSet<String>,
     folder: PathBuf,
 }
 
-impl Incoming {
+impl ArchiveReader {
     fn new(folder: &Path) -> Self {
         Self {
             about: None,
@@ -247,7 +247,7 @@ impl Incoming {
             if name != ABOUT {
                 return Err(Error::new("it is not the export of a run").advice("`voxpipe export RUN FILE` makes one"));
             }
-            let about: About = json(name, size, bytes)?;
+            let about: ArchiveManifest = json(name, size, bytes)?;
             if about.v > VERSION {
                 return Err(Error::new(format!("it has version {}, this program knows {VERSION}", about.v)).advice("use a newer voxpipe"));
             }
@@ -265,7 +265,7 @@ impl Incoming {
             None if name == "provenance.json" => self.manifest = Some(small(name, size, bytes)?),
             Some(("trees", rest)) => {
                 let digest = named(name, rest.strip_suffix(".json"))?;
-                let tree: Tree = json(name, size, bytes)?;
+                let tree: FileTree = json(name, size, bytes)?;
                 if tree.digest() != digest || !tree.0.keys().all(|name| stays_inside(name)) {
                     return Err(refused(name, "is not what its digest says"));
                 }
@@ -273,7 +273,7 @@ impl Incoming {
             }
             Some(("keys", rest)) => {
                 let fingerprint = Fingerprint(named(name, rest.strip_suffix(".json"))?);
-                let record: Record = json(name, size, bytes)?;
+                let record: CacheEntry = json(name, size, bytes)?;
                 if record.ingredients.fingerprint() != fingerprint {
                     return Err(refused(name, "is not what its fingerprint says"));
                 }

@@ -1,14 +1,14 @@
 //! Writes that are whole or not there, and folders made safe to keep.
 
 use super::disk;
-use crate::error::{Doing, Result};
+use crate::error::{Result, ResultExt};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 /// How much a write has to survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Safety {
+pub(super) enum Durability {
     /// Power loss: it is on the disk when this returns.
     Durable,
     /// The end of this process; losing it costs some time, never a result.
@@ -16,14 +16,14 @@ pub(super) enum Safety {
 }
 
 /// Puts `bytes` at `path` in one step.
-pub(super) fn replace(path: &Path, bytes: &[u8], safety: Safety) -> Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8], safety: Durability) -> Result<()> {
     let writing = || format!("cannot write `{}`", path.display());
-    let unfinished = Unfinished::write(path, bytes)?;
-    if safety == Safety::Durable {
+    let unfinished = UnfinishedFile::write(path, bytes)?;
+    if safety == Durability::Durable {
         disk::sync(&unfinished.from).doing(writing)?;
     }
     unfinished.place()?;
-    if safety == Safety::Durable {
+    if safety == Durability::Durable {
         sync(path.parent().unwrap_or(Path::new(".")))?;
     }
     Ok(())
@@ -41,7 +41,7 @@ pub(super) fn new_link(path: &Path, target: &Path) -> Result<bool> {
 
 /// Points the link at `path` to `target` in one step.
 pub(super) fn replace_link(path: &Path, target: &Path) -> Result<()> {
-    let unfinished = Unfinished::of(path);
+    let unfinished = UnfinishedFile::of(path);
     let linking = || format!("cannot link `{}`", path.display());
     disk::remove_file(&unfinished.from).doing(linking)?;
     disk::link(target, &unfinished.from).doing(linking)?;
@@ -49,13 +49,13 @@ pub(super) fn replace_link(path: &Path, target: &Path) -> Result<()> {
 }
 
 /// A file under a temporary name, removed unless it gets the name it is meant to have.
-pub(super) struct Unfinished {
+pub(super) struct UnfinishedFile {
     pub(super) from: PathBuf,
     to: PathBuf,
     placed: bool,
 }
 
-impl Unfinished {
+impl UnfinishedFile {
     fn of(to: &Path) -> Self {
         let name = format!(".tmp-{}-{}", std::process::id(), to.file_name().unwrap_or_default().to_string_lossy());
         Self { from: to.with_file_name(name), to: to.to_owned(), placed: false }
@@ -78,7 +78,7 @@ impl Unfinished {
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         if !self.placed {
             let _ = disk::remove_file(&self.from);

@@ -2,12 +2,12 @@
 //!
 //! Records (`keys/`, `trees/`) and logs stay: they are small, and every question about the past is answered from them.
 
-use super::files::Safety;
-use super::{Last, Record, Store, files, names};
-use crate::cache::content::{Content, Links};
+use super::files::Durability;
+use super::{CacheEntry, StageHistory, Store, files, names};
+use crate::cache::content::{Content, SymlinkPolicy};
 use crate::cache::fingerprint::Fingerprint;
-use crate::cache::stat_cache::StatIndex;
-use crate::error::{Doing, Error, Result};
+use crate::cache::stat_cache::StatCache;
+use crate::error::{Error, Result, ResultExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +18,7 @@ use voxpipe_io::digest::Digest;
 
 /// A file that stages would compute again.
 #[derive(Debug)]
-pub struct CacheFile {
+pub struct CachedFile {
     path: PathBuf,
     /// How large it is.
     pub bytes: u64,
@@ -33,14 +33,14 @@ impl Store {
     }
 
     /// Every record there is, whether its result is still kept or not.
-    pub fn records(&self) -> Result<BTreeMap<Fingerprint, Record>> {
+    pub fn records(&self) -> Result<BTreeMap<Fingerprint, CacheEntry>> {
         let names = names(&self.dir.join("keys"))?;
         let fingerprints = names.iter().filter_map(|name| digest(name.strip_suffix(".json")?).map(Fingerprint));
         Ok(fingerprints.filter_map(|fingerprint| Some((fingerprint, self.record(fingerprint)?))).collect())
     }
 
     /// What is remembered of every step of every pipeline.
-    pub fn lasts(&self) -> Result<Vec<Arc<Last>>> {
+    pub fn lasts(&self) -> Result<Vec<Arc<StageHistory>>> {
         let folder = self.dir.join("last");
         let logs = names(&folder)?.into_iter().filter(|name| name.ends_with(".jsonl"));
         Ok(logs.flat_map(|name| self.lasts.all(&folder.join(name), self.lock.is_some())).collect())
@@ -59,11 +59,11 @@ impl Store {
     }
 
     /// The files that stages would compute again, the one used longest ago first.
-    pub fn cache_files(&self) -> Vec<CacheFile> {
+    pub fn cache_files(&self) -> Vec<CachedFile> {
         let mut files = Vec::new();
         walk(&self.cache(), &mut |path, meta| {
             let used = [meta.accessed(), meta.modified()].into_iter().flatten().max().unwrap_or(UNIX_EPOCH);
-            files.push(CacheFile { path, bytes: meta.len(), used });
+            files.push(CachedFile { path, bytes: meta.len(), used });
         });
         files.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
         files
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// Removes a file that stages would compute again.
-    pub fn remove_cached(&self, file: &CacheFile) -> Result<()> {
+    pub fn remove_cached(&self, file: &CachedFile) -> Result<()> {
         self.writing()?;
         fs::remove_file(&file.path).doing(|| format!("cannot remove `{}`", file.path.display()))
     }
@@ -121,7 +121,7 @@ impl Store {
     /// Reads every byte of a result, whatever is known of its files, and says what is wrong with it, if anything.
     pub fn verify(&self, digest: Digest) -> Option<String> {
         let listed = self.tree(digest);
-        match (Content::read(&self.result(digest), &StatIndex::default(), Links::Refuse), listed) {
+        match (Content::read(&self.result(digest), &StatCache::default(), SymlinkPolicy::Refuse), listed) {
             (Ok(Content::Folder(found)), _) if found.digest() == digest => None,
             (Ok(Content::Folder(found)), Some(listed)) => Some(listed.changes(&found).sentence()),
             (Ok(Content::Folder(_)), None) => Some("its files are not those it is named after".to_owned()),
@@ -148,7 +148,7 @@ impl Store {
     /// Keeps the results of a run until it is unpinned.
     pub fn pin(&self, run: &str) -> Result<()> {
         self.writing()?;
-        files::replace(&self.dir.join("pins").join(run), b"", Safety::Durable)
+        files::replace(&self.dir.join("pins").join(run), b"", Durability::Durable)
     }
 
     /// Lets the results of a run go again. Whether it was pinned.

@@ -4,13 +4,13 @@
 //! in a group: results with their lists of files, and records under temporary names; then the records' names. Until the
 //! last of these a stage is as if it had not run.
 
-use super::files::Unfinished;
-use super::history::Lasts;
-use super::{Record, disk, files};
-use crate::cache::content::Tree;
+use super::files::UnfinishedFile;
+use super::history::HistoryLog;
+use super::{CacheEntry, disk, files};
+use crate::cache::content::FileTree;
 use crate::cache::fingerprint::Fingerprint;
-use crate::cache::stat_cache::StatIndex;
-use crate::error::{Doing, Error, Result};
+use crate::cache::stat_cache::StatCache;
+use crate::error::{Error, Result, ResultExt};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -23,22 +23,22 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Results that wait for the disk, and the thread that waits with them.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(super) struct GroupCommit {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A record with what has to be on the disk before it, and what follows.
 #[derive(Debug)]
-pub(super) struct Commit {
+pub(super) struct PendingCommit {
     /// Where the record goes.
     pub(super) key: PathBuf,
     /// The record.
-    pub(super) record: Record,
+    pub(super) record: CacheEntry,
     /// Where its result is.
     pub(super) result: PathBuf,
     /// What is in it.
-    pub(super) tree: Option<Tree>,
+    pub(super) tree: Option<FileTree>,
     /// The list of its files.
     pub(super) listing: PathBuf,
     /// What remains of the work, to be removed.
@@ -55,9 +55,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: BTreeMap<Fingerprint, Commit>,
+    waiting: BTreeMap<Fingerprint, PendingCommit>,
     /// Everything that was added and did not fail to be written: reading it again would give the same.
-    records: BTreeMap<Fingerprint, Record>,
+    records: BTreeMap<Fingerprint, CacheEntry>,
     since: Option<Instant>,
     hurry: bool,
     writing: bool,
@@ -65,9 +65,9 @@ struct State {
     failed: Option<Error>,
 }
 
-impl Group {
+impl GroupCommit {
     /// Adds a record; what is learnt of its files goes into `index` when they are on the disk.
-    pub(super) fn add(&self, fingerprint: Fingerprint, commit: Commit, index: &Arc<StatIndex>, lasts: &Arc<Lasts>) {
+    pub(super) fn add(&self, fingerprint: Fingerprint, commit: PendingCommit, index: &Arc<StatCache>, lasts: &Arc<HistoryLog>) {
         let first = {
             let mut state = self.shared.lock();
             state.records.insert(fingerprint, commit.record.clone());
@@ -88,7 +88,7 @@ impl Group {
     }
 
     /// A record that was added.
-    pub(super) fn record(&self, fingerprint: Fingerprint) -> Option<Record> {
+    pub(super) fn record(&self, fingerprint: Fingerprint) -> Option<CacheEntry> {
         self.shared.lock().records.get(&fingerprint).cloned()
     }
 
@@ -135,7 +135,7 @@ impl Shared {
     }
 
     /// The thread: one group after the other.
-    fn write(&self, index: &StatIndex, lasts: &Lasts) {
+    fn write(&self, index: &StatCache, lasts: &HistoryLog) {
         let mut state = self.lock();
         loop {
             match state.since {
@@ -163,10 +163,10 @@ impl Shared {
     }
 }
 
-fn write(group: &BTreeMap<Fingerprint, Commit>, index: &StatIndex, lasts: &Lasts) -> Result<()> {
+fn write(group: &BTreeMap<Fingerprint, PendingCommit>, index: &StatCache, lasts: &HistoryLog) -> Result<()> {
     let mut paths = Vec::new();
     // Many stages may have made the same.
-    let results: BTreeMap<&PathBuf, &Commit> = group.values().map(|commit| (&commit.result, commit)).collect();
+    let results: BTreeMap<&PathBuf, &PendingCommit> = group.values().map(|commit| (&commit.result, commit)).collect();
     for commit in results.values() {
         let (files, folders) = files::below(&commit.result)?;
         paths.extend(files);
@@ -174,13 +174,13 @@ fn write(group: &BTreeMap<Fingerprint, Commit>, index: &StatIndex, lasts: &Lasts
         paths.push(commit.listing.clone());
     }
     let folder_of = |path: &PathBuf| path.parent().map(PathBuf::from).unwrap_or_default();
-    let folders = |of: fn(&Commit) -> &PathBuf| group.values().map(|commit| folder_of(of(commit))).collect::<Vec<_>>();
+    let folders = |of: fn(&PendingCommit) -> &PathBuf| group.values().map(|commit| folder_of(of(commit))).collect::<Vec<_>>();
     let mut above = [folders(|commit| &commit.result), folders(|commit| &commit.listing)].concat();
     above.sort();
     above.dedup();
     paths.extend(above);
     // Nobody sees a record before it has its name, so it can go to the disk together with what it speaks of.
-    let records = group.values().map(|commit| Unfinished::write(&commit.key, &serde_json::to_vec(&commit.record)?));
+    let records = group.values().map(|commit| UnfinishedFile::write(&commit.key, &serde_json::to_vec(&commit.record)?));
     let records = records.collect::<Result<Vec<_>>>()?;
     paths.extend(records.iter().map(|record| record.from.clone()));
     files::sync_all(&paths)?;
@@ -192,7 +192,7 @@ fn write(group: &BTreeMap<Fingerprint, Commit>, index: &StatIndex, lasts: &Lasts
             index.learn_settled(&meta, leaf.digest);
         }
     }
-    records.into_iter().try_for_each(Unfinished::place)?;
+    records.into_iter().try_for_each(UnfinishedFile::place)?;
     let mut keys = folders(|commit| &commit.key);
     keys.dedup();
     keys.iter().try_for_each(|keys| files::sync(keys))?;

@@ -4,11 +4,11 @@
 //! line takes a fraction of the time that a file for each step does. A line that was cut off is passed over. A log that holds much
 //! more than what counts is written anew when it is read for a run.
 
-use super::files::Safety;
-use super::{End, Last, Store, Try, disk, file_name, files};
-use crate::cache::file_stat::Stamp;
-use crate::cache::fingerprint::Ingredients;
-use crate::error::{Doing, Result};
+use super::files::Durability;
+use super::{AttemptEnd, AttemptRecord, StageHistory, Store, disk, file_name, files};
+use crate::cache::file_stat::StatKey;
+use crate::cache::fingerprint::FingerprintInputs;
+use crate::error::{Result, ResultExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -18,23 +18,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The logs that were read so far, by their paths.
 #[derive(Debug, Default)]
-pub(super) struct Lasts(Mutex<BTreeMap<PathBuf, Log>>);
+pub(super) struct HistoryLog(Mutex<BTreeMap<PathBuf, Log>>);
 
 #[derive(Debug, Default)]
 struct Log {
-    steps: BTreeMap<String, Arc<Last>>,
+    steps: BTreeMap<String, Arc<StageHistory>>,
     /// What the file was when it was read.
-    read: Option<Stamp>,
+    read: Option<StatKey>,
 }
 
 /// A line of the log.
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct HistoryLine {
     stage: String,
-    tried: Try,
+    tried: AttemptRecord,
     /// What went into the result, if this try kept one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    done: Option<Ingredients>,
+    done: Option<FingerprintInputs>,
 }
 
 /// A log may hold this much more than what counts, in bytes and as a factor, before it is written anew.
@@ -42,17 +42,17 @@ const SPARE: (usize, usize) = (64 << 10, 3);
 
 impl Store {
     /// What is remembered of a step.
-    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Arc<Last>> {
+    pub fn last(&self, pipeline: &str, stage: &str) -> Option<Arc<StageHistory>> {
         let path = self.lasts_path(pipeline);
         self.watch(&path);
         self.lasts.of(&path, stage, self.lock.is_some())
     }
 
     /// Remembers how a try at a step went, and what went into the result if it kept one.
-    pub fn remember(&self, pipeline: &str, stage: &str, tried: Try, done: Option<Ingredients>) -> Result<()> {
+    pub fn remember(&self, pipeline: &str, stage: &str, tried: AttemptRecord, done: Option<FingerprintInputs>) -> Result<()> {
         let (path, fingerprint) = (self.lasts_path(pipeline), tried.fingerprint);
         // That it is done must not be known before the record is.
-        let later = tried.end == End::Done;
+        let later = tried.end == AttemptEnd::Done;
         let line = self.lasts.note(&path, stage, tried, done)?;
         let now = if later { self.group.after(fingerprint, path, line) } else { Some((path, line)) };
         now.map_or(Ok(()), |(path, line)| self.lasts.write(&path, [&line[..]]))
@@ -63,20 +63,20 @@ impl Store {
     }
 }
 
-impl Lasts {
+impl HistoryLog {
     /// What the log at `path` says of a step. `ours` if nobody but this process writes it: then it is read once.
-    pub(super) fn of(&self, path: &Path, stage: &str, ours: bool) -> Option<Arc<Last>> {
+    pub(super) fn of(&self, path: &Path, stage: &str, ours: bool) -> Option<Arc<StageHistory>> {
         self.log(path, ours, |log| log.steps.get(stage).cloned())
     }
 
     /// What the log at `path` says of every step.
-    pub(super) fn all(&self, path: &Path, ours: bool) -> Vec<Arc<Last>> {
+    pub(super) fn all(&self, path: &Path, ours: bool) -> Vec<Arc<StageHistory>> {
         self.log(path, ours, |log| log.steps.values().cloned().collect())
     }
 
-    /// Takes note of a try, and gives the line that [`Lasts::write`] puts into the log.
-    pub(super) fn note(&self, path: &Path, stage: &str, tried: Try, done: Option<Ingredients>) -> Result<Vec<u8>> {
-        let line = Line { stage: stage.to_owned(), tried, done };
+    /// Takes note of a try, and gives the line that [`HistoryLog::write`] puts into the log.
+    pub(super) fn note(&self, path: &Path, stage: &str, tried: AttemptRecord, done: Option<FingerprintInputs>) -> Result<Vec<u8>> {
+        let line = HistoryLine { stage: stage.to_owned(), tried, done };
         let bytes = serde_json::to_vec(&line)?;
         self.log(path, true, |log| log.take(line));
         Ok(bytes)
@@ -100,7 +100,7 @@ impl Lasts {
     fn log<T>(&self, path: &Path, ours: bool, ask: impl FnOnce(&mut Log) -> T) -> T {
         let mut logs = self.lock();
         // While nothing is known of it, or somebody else may have written to it.
-        let known = logs.get(path).is_some_and(|log| ours || log.read == Stamp::at(path));
+        let known = logs.get(path).is_some_and(|log| ours || log.read == StatKey::at(path));
         if !known {
             logs.insert(path.to_owned(), Log::read(path, ours));
         }
@@ -114,7 +114,7 @@ impl Lasts {
 
 impl Log {
     fn read(path: &Path, ours: bool) -> Self {
-        let mut log = Self { steps: BTreeMap::new(), read: Stamp::at(path) };
+        let mut log = Self { steps: BTreeMap::new(), read: StatKey::at(path) };
         let bytes = fs::read(path).unwrap_or_default();
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             if let Ok(line) = serde_json::from_slice(line) {
@@ -125,16 +125,16 @@ impl Log {
             let short = log.short();
             if bytes.len() > SPARE.0 + SPARE.1 * short.len() {
                 // All of a pipeline's memory is in it, and without this it can be read as it is.
-                let _ = files::replace(path, &short, Safety::Durable);
+                let _ = files::replace(path, &short, Durability::Durable);
             }
         }
         log
     }
 
-    fn take(&mut self, line: Line) {
-        let Line { stage, tried, done } = line;
+    fn take(&mut self, line: HistoryLine) {
+        let HistoryLine { stage, tried, done } = line;
         match self.steps.entry(stage) {
-            Entry::Vacant(place) => _ = place.insert(Arc::new(Last { tried, done })),
+            Entry::Vacant(place) => _ = place.insert(Arc::new(StageHistory { tried, done })),
             Entry::Occupied(mut place) => {
                 // Changed where it is: what went into a result may be a long list.
                 let last = Arc::make_mut(place.get_mut());
@@ -147,7 +147,7 @@ impl Log {
     /// What counts, as lines.
     fn short(&self) -> Vec<u8> {
         let lines = self.steps.iter().filter_map(|(stage, last)| {
-            let line = Line { stage: stage.clone(), tried: last.tried.clone(), done: last.done.clone() };
+            let line = HistoryLine { stage: stage.clone(), tried: last.tried.clone(), done: last.done.clone() };
             Some([serde_json::to_vec(&line).ok()?, vec![b'\n']].concat())
         });
         lines.flatten().collect()
@@ -157,15 +157,15 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::fingerprint::{Fingerprint, Known};
+    use crate::cache::fingerprint::{Fingerprint, LazyFingerprint};
     use voxpipe_io::digest::Digest;
 
-    fn tried(run: &str, end: End) -> Try {
-        Try { run: run.to_owned(), fingerprint: Fingerprint(Digest::of(run.as_bytes())), end }
+    fn tried(run: &str, end: AttemptEnd) -> AttemptRecord {
+        AttemptRecord { run: run.to_owned(), fingerprint: Fingerprint(Digest::of(run.as_bytes())), end }
     }
 
-    fn ingredients(seed: u64) -> Ingredients {
-        Ingredients {
+    fn ingredients(seed: u64) -> FingerprintInputs {
+        FingerprintInputs {
             kind: "command".into(),
             version: 1,
             settings: serde_json::json!({ "run": ["true"] }),
@@ -174,7 +174,7 @@ mod tests {
             seed,
             numerics: None,
             pipeline: None,
-            known: Known::default(),
+            known: LazyFingerprint::default(),
         }
     }
 
@@ -182,17 +182,17 @@ mod tests {
     fn the_newest_try_and_the_newest_result_are_remembered() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("last/p.jsonl");
-        let lasts = Lasts::default();
-        let add = |stage: &str, run: &str, end: End, done| {
+        let lasts = HistoryLog::default();
+        let add = |stage: &str, run: &str, end: AttemptEnd, done| {
             let line = lasts.note(&path, stage, tried(run, end), done).unwrap();
             lasts.write(&path, [&line[..]]).unwrap();
         };
         assert!(lasts.of(&path, "a", true).is_none());
-        add("a", "1", End::Done, Some(ingredients(1)));
-        add("b", "1", End::Begun, None);
-        add("a", "2", End::Failed { message: "no".into() }, None);
-        let expected = Last { tried: tried("2", End::Failed { message: "no".into() }), done: Some(ingredients(1)) };
-        for (who, reader) in [("who wrote it", &lasts), ("who comes later", &Lasts::default())] {
+        add("a", "1", AttemptEnd::Done, Some(ingredients(1)));
+        add("b", "1", AttemptEnd::Begun, None);
+        add("a", "2", AttemptEnd::Failed { message: "no".into() }, None);
+        let expected = StageHistory { tried: tried("2", AttemptEnd::Failed { message: "no".into() }), done: Some(ingredients(1)) };
+        for (who, reader) in [("who wrote it", &lasts), ("who comes later", &HistoryLog::default())] {
             assert_eq!(*reader.of(&path, "a", true).unwrap(), expected, "{who}");
             assert_eq!(reader.of(&path, "b", true).unwrap().done, None, "{who}");
             assert_eq!(reader.all(&path, true).len(), 2, "{who}");
@@ -203,22 +203,22 @@ mod tests {
     fn a_line_that_was_cut_off_costs_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.jsonl");
-        let line = |run: &str| Lasts::default().note(&path, run, tried(run, End::Begun), None).unwrap();
-        let lasts = Lasts::default();
+        let line = |run: &str| HistoryLog::default().note(&path, run, tried(run, AttemptEnd::Begun), None).unwrap();
+        let lasts = HistoryLog::default();
         lasts.write(&path, [&line("1")[..], &line("2")[..4]]).unwrap();
         fs::write(&path, fs::read(&path).unwrap().trim_ascii_end()).unwrap();
         lasts.write(&path, [&line("3")[..]]).unwrap();
-        let stages = |lasts: &Lasts| ["1", "2", "3"].map(|stage| lasts.of(&path, stage, true).is_some());
-        assert_eq!(stages(&Lasts::default()), [true, false, true]);
+        let stages = |lasts: &HistoryLog| ["1", "2", "3"].map(|stage| lasts.of(&path, stage, true).is_some());
+        assert_eq!(stages(&HistoryLog::default()), [true, false, true]);
     }
 
     #[test]
     fn whoever_only_looks_sees_what_others_write() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.jsonl");
-        let (writer, reader) = (Lasts::default(), Lasts::default());
+        let (writer, reader) = (HistoryLog::default(), HistoryLog::default());
         for run in ["1", "2", "3"] {
-            let line = writer.note(&path, "a", tried(run, End::Begun), None).unwrap();
+            let line = writer.note(&path, "a", tried(run, AttemptEnd::Begun), None).unwrap();
             writer.write(&path, [&line[..]]).unwrap();
             assert_eq!(reader.of(&path, "a", false).unwrap().tried.run, run);
         }
@@ -230,15 +230,16 @@ mod tests {
         let path = dir.path().join("p.jsonl");
         let mut longest = 0;
         for run in 0..30 {
-            let lasts = Lasts::default();
+            let lasts = HistoryLog::default();
             for stage in 0..50 {
-                let line = lasts.note(&path, &format!("s{stage}"), tried(&run.to_string(), End::Done), Some(ingredients(run))).unwrap();
+                let line =
+                    lasts.note(&path, &format!("s{stage}"), tried(&run.to_string(), AttemptEnd::Done), Some(ingredients(run))).unwrap();
                 lasts.write(&path, [&line[..]]).unwrap();
             }
             longest = longest.max(fs::metadata(&path).unwrap().len());
         }
         let counts: usize = Log::read(&path, false).short().len();
         assert!(longest as usize <= SPARE.0 + (SPARE.1 + 1) * counts, "{longest} bytes, of which {counts} count");
-        assert!(Lasts::default().all(&path, false).iter().all(|last| last.tried.run == "29" && last.done == Some(ingredients(29))));
+        assert!(HistoryLog::default().all(&path, false).iter().all(|last| last.tried.run == "29" && last.done == Some(ingredients(29))));
     }
 }

@@ -1,17 +1,17 @@
 //! One run at a time in a project: the kernel holds the lock, so it ends with the process that has it, however that ends.
 
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 /// The lock, held as long as this lives. The file itself is never removed: two processes could then lock two different files.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(super) struct ProjectLock {
     file: File,
 }
 
-impl Lock {
+impl ProjectLock {
     /// Takes the lock, or says who has it.
     pub(super) fn take(path: &Path, command: &str) -> Result<Self> {
         let locking = || format!("cannot lock `{}`", path.display());
@@ -27,7 +27,7 @@ impl Lock {
     }
 }
 
-impl Drop for Lock {
+impl Drop for ProjectLock {
     fn drop(&mut self) {
         // Closing the file would not do: a program that is being started has a copy of it for a moment, which would hold the lock.
         let _ = self.file.unlock();

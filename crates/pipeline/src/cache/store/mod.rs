@@ -33,23 +33,23 @@ mod lock;
 mod remote;
 mod runs;
 
-pub use archive::{About, Imported};
-pub use gc::CacheFile;
+pub use archive::{ArchiveManifest, ImportedRun};
+pub use gc::CachedFile;
 
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::cache::content::{Content, Links, STATE_FOLDER, Tree};
-use crate::cache::file_stat::Stamp;
-use crate::cache::fingerprint::{Fingerprint, Ingredients};
-use crate::cache::stat_cache::StatIndex;
-use crate::error::{Doing, Error, Exit, Result};
+use crate::cache::content::{Content, FileTree, STATE_FOLDER, SymlinkPolicy};
+use crate::cache::file_stat::StatKey;
+use crate::cache::fingerprint::{Fingerprint, FingerprintInputs};
+use crate::cache::stat_cache::StatCache;
+use crate::error::{Error, Exit, Result, ResultExt};
 use crate::events::metrics_log;
 use crate::process::liveness_lock;
-use crate::process::liveness_lock::Leash;
-use files::Safety;
-use group_commit::{Commit, Group};
-use history::Lasts;
-use lock::Lock;
-use remote::Shared;
+use crate::process::liveness_lock::LivenessLock;
+use files::Durability;
+use group_commit::{GroupCommit, PendingCommit};
+use history::HistoryLog;
+use lock::ProjectLock;
+use remote::SharedCache;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -67,10 +67,10 @@ const FORMAT: &str = "1";
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
-    index: Arc<StatIndex>,
+    index: Arc<StatCache>,
     /// What is not on the disk yet.
-    group: Group,
-    lasts: Arc<Lasts>,
+    group: GroupCommit,
+    lasts: Arc<HistoryLog>,
     /// One result is taken in at a time: two may be equal.
     keeping: Mutex<()>,
     /// One link is replaced at a time: runs of a sweep may have the same.
@@ -80,19 +80,19 @@ pub struct Store {
     /// What was left running by an earlier run and ended by this one.
     orphans: Option<String>,
     /// What the programs of this run hold on to.
-    leash: Option<Arc<Leash>>,
+    leash: Option<Arc<LivenessLock>>,
     /// When what is known of files was kept last.
     saved: Mutex<Option<Instant>>,
     /// Given back last.
-    lock: Option<Lock>,
-    shared: Option<Shared>,
+    lock: Option<ProjectLock>,
+    shared: Option<SharedCache>,
 }
 
 /// The record that a result exists.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct CacheEntry {
     /// What the result was made from.
-    pub ingredients: Ingredients,
+    pub ingredients: FingerprintInputs,
     /// The run that made it.
     pub run: String,
     /// How long that took.
@@ -113,28 +113,28 @@ pub struct Record {
 
 /// What is remembered of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Last {
+pub struct StageHistory {
     /// The newest try.
-    pub tried: Try,
+    pub tried: AttemptRecord,
     /// What went into the newest result that was kept.
-    pub done: Option<Ingredients>,
+    pub done: Option<FingerprintInputs>,
 }
 
 /// One try at a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Try {
+pub struct AttemptRecord {
     /// The run it belonged to.
     pub run: String,
     /// What it was to be made from.
     pub fingerprint: Fingerprint,
     /// How it ended.
-    pub end: End,
+    pub end: AttemptEnd,
 }
 
 /// How a try ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "end", rename_all = "kebab-case")]
-pub enum End {
+pub enum AttemptEnd {
     /// It did not, or nobody lived to tell.
     Begun,
     /// A result was kept.
@@ -186,15 +186,15 @@ impl Store {
                 .exit(Exit::Usage)
                 .advice("use the version of voxpipe that wrote it, or move the folder away to start over"));
         }
-        let index = fs::read(dir.join("stat.idx")).map(|bytes| StatIndex::load(&bytes)).unwrap_or_default();
+        let index = fs::read(dir.join("stat.idx")).map(|bytes| StatCache::load(&bytes)).unwrap_or_default();
         Ok(Self::at(dir, Arc::new(index)))
     }
 
-    fn at(dir: PathBuf, index: Arc<StatIndex>) -> Self {
+    fn at(dir: PathBuf, index: Arc<StatCache>) -> Self {
         Self {
             dir,
             index,
-            group: Group::default(),
+            group: GroupCommit::default(),
             lasts: Arc::default(),
             keeping: Mutex::default(),
             linking: Mutex::default(),
@@ -212,17 +212,17 @@ impl Store {
         let dir = state_folder(root);
         let making = || format!("cannot keep state in `{}`", dir.display());
         disk::make_folder(&dir).doing(making)?;
-        let lock = Lock::take(&dir.join("lock"), command)?;
+        let lock = ProjectLock::take(&dir.join("lock"), command)?;
         let mut store = Self::look(root)?;
         store.lock = Some(lock);
         let greeting = [
-            (".gitignore", "*\n", Safety::Whole),
+            (".gitignore", "*\n", Durability::Whole),
             (
                 "CACHEDIR.TAG",
                 "Signature: 8a477f597d28d172789f06886806bc55\n# Results and checkpoints of voxpipe; they can be made again.\n",
-                Safety::Whole,
+                Durability::Whole,
             ),
-            ("format", FORMAT, Safety::Durable),
+            ("format", FORMAT, Durability::Durable),
         ];
         for (name, text, safety) in greeting {
             if fs::read_to_string(dir.join(name)).unwrap_or_default().trim().is_empty() {
@@ -233,7 +233,7 @@ impl Store {
             disk::make_folder(&dir.join(folder)).doing(making)?;
         }
         store.orphans = liveness_lock::gather_in(&dir)?;
-        store.leash = Some(Arc::new(Leash::take(&dir)?));
+        store.leash = Some(Arc::new(LivenessLock::take(&dir)?));
         store.tidy()?;
         Ok(store)
     }
@@ -241,7 +241,7 @@ impl Store {
     /// Takes the lock of a project for a run that has nothing to do, and looks at nothing else.
     pub fn enter(root: &Path, command: &str) -> Result<Self> {
         let dir = state_folder(root);
-        let lock = Lock::take(&dir.join("lock"), command)?;
+        let lock = ProjectLock::take(&dir.join("lock"), command)?;
         let mut store = Self::at(dir, Arc::default());
         store.lock = Some(lock);
         Ok(store)
@@ -253,7 +253,7 @@ impl Store {
     }
 
     /// What the programs of a run hold on to.
-    pub fn leash(&self) -> Option<Arc<Leash>> {
+    pub fn leash(&self) -> Option<Arc<LivenessLock>> {
         self.leash.clone()
     }
 
@@ -265,7 +265,7 @@ impl Store {
     /// Keeps a memo. Losing it costs time only, so it is not an error.
     pub fn save_memo(&self, name: &str, bytes: &[u8]) {
         if self.lock.is_some() {
-            let _ = files::replace(&self.dir.join("memo").join(name), bytes, Safety::Whole);
+            let _ = files::replace(&self.dir.join("memo").join(name), bytes, Durability::Whole);
         }
     }
 
@@ -281,7 +281,7 @@ impl Store {
     }
 
     /// What is known of files.
-    pub fn index(&self) -> &StatIndex {
+    pub fn index(&self) -> &StatCache {
         &self.index
     }
 
@@ -311,18 +311,18 @@ impl Store {
     }
 
     /// The record of a result, if there is one. A damaged record is none.
-    pub fn record(&self, fingerprint: Fingerprint) -> Option<Record> {
+    pub fn record(&self, fingerprint: Fingerprint) -> Option<CacheEntry> {
         let key = self.key(fingerprint);
         if let Some(record) = self.group.record(fingerprint) {
             self.watch(&key);
             return Some(record);
         }
-        let record: Record = self.parse(&key)?;
+        let record: CacheEntry = self.parse(&key)?;
         (record.ingredients.fingerprint() == fingerprint).then_some(record)
     }
 
     /// The result a record speaks of, as stage `stage` of a pipeline sees it.
-    pub fn artifact(&self, record: &Record, stage: &str) -> Artifact {
+    pub fn artifact(&self, record: &CacheEntry, stage: &str) -> Artifact {
         Artifact {
             kind: record.kind,
             path: self.result(record.digest),
@@ -337,7 +337,7 @@ impl Store {
     /// What is wrong with a kept result, if anything. Reads only files that changed since they were kept.
     pub fn problem(&self, digest: Digest) -> Option<String> {
         let Some(listed) = self.tree(digest) else { return Some("the list of files of its result is gone".to_owned()) };
-        match Content::read(&self.result(digest), &self.index, Links::Refuse) {
+        match Content::read(&self.result(digest), &self.index, SymlinkPolicy::Refuse) {
             Ok(Content::Folder(found)) if found == listed => None,
             Ok(Content::Folder(found)) => Some(format!("its kept result was damaged: {}", listed.changes(&found).sentence())),
             Ok(_) => Some("its kept result is gone".to_owned()),
@@ -346,16 +346,16 @@ impl Store {
     }
 
     /// The stamps of what is in a kept result, folders included; none where it cannot be looked at.
-    pub fn stamps(&self, digest: Digest) -> Option<Vec<Option<Stamp>>> {
+    pub fn stamps(&self, digest: Digest) -> Option<Vec<Option<StatKey>>> {
         let (files, folders) = files::below(&self.result(digest)).ok()?;
         let mut paths = [files, folders].concat();
         paths.sort();
-        Some(paths.iter().map(|path| Stamp::at(path)).collect())
+        Some(paths.iter().map(|path| StatKey::at(path)).collect())
     }
 
     /// The files of a kept result.
-    pub fn tree(&self, digest: Digest) -> Option<Tree> {
-        let tree: Tree = self.parse(&self.listing(digest))?;
+    pub fn tree(&self, digest: Digest) -> Option<FileTree> {
+        let tree: FileTree = self.parse(&self.listing(digest))?;
         (tree.digest() == digest).then_some(tree)
     }
 
@@ -411,7 +411,7 @@ impl Store {
     /// Takes what a stage made into the store, without recording it: gives its digest.
     pub fn keep(&self, space: &Workspace) -> Result<Digest> {
         files::seal(&space.out)?;
-        let tree = Tree::read(&space.out, &self.index, Links::Refuse)?;
+        let tree = FileTree::read(&space.out, &self.index, SymlinkPolicy::Refuse)?;
         let digest = tree.digest();
         let place = self.result(digest);
         let _one_at_a_time = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
@@ -424,18 +424,18 @@ impl Store {
         } else {
             files::remove_folder(&place)?;
             disk::rename(&space.out, &place).doing(|| format!("cannot keep `{}`", place.display()))?;
-            files::replace(&self.listing(digest), &serde_json::to_vec(&tree)?, Safety::Whole)?;
+            files::replace(&self.listing(digest), &serde_json::to_vec(&tree)?, Durability::Whole)?;
         }
         Ok(digest)
     }
 
     /// Records a result that was kept: from here on it counts, for this run at once, and for later ones when it is on the disk. A
     /// stage that took long is on the disk when this returns; short ones wait a moment for each other.
-    pub fn commit(&self, record: &Record) -> Result<()> {
+    pub fn commit(&self, record: &CacheEntry) -> Result<()> {
         let fingerprint = record.ingredients.fingerprint();
         let work = self.dir.join("work").join(fingerprint.to_string());
         let dear = record.seconds >= SHORT || fs::read_dir(work.join("scratch")).is_ok_and(|mut files| files.next().is_some());
-        let commit = Commit {
+        let commit = PendingCommit {
             key: self.key(fingerprint),
             record: record.clone(),
             result: self.result(record.digest),
@@ -485,7 +485,7 @@ impl Store {
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         *saved = Some(Instant::now());
         if let Some(bytes) = self.lock.as_ref().and_then(|_| self.index.to_save()) {
-            let _ = files::replace(&self.dir.join("stat.idx"), &bytes, Safety::Whole);
+            let _ = files::replace(&self.dir.join("stat.idx"), &bytes, Durability::Whole);
         }
     }
 

@@ -4,11 +4,11 @@
 //! there: a result that is not what its name says is refused. Which result belongs to a fingerprint is believed to whoever may write
 //! to the folder.
 
-use super::files::Safety;
-use super::{Record, Store, files, parse};
-use crate::cache::content::Tree;
+use super::files::Durability;
+use super::{CacheEntry, Store, files, parse};
+use crate::cache::content::FileTree;
 use crate::cache::fingerprint::Fingerprint;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -18,7 +18,7 @@ use voxpipe_io::digest::Digest;
 
 /// The shared folder of a project.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedCache {
     dir: PathBuf,
     read_only: bool,
     /// What was no good when it was to be taken.
@@ -32,7 +32,7 @@ impl Store {
     /// The same state, with a folder to share results in, which has to be there.
     #[must_use]
     pub fn sharing(mut self, folder: &Path, read_only: bool) -> Self {
-        self.shared = Some(Shared { dir: folder.join(LAYOUT), read_only, refused: Mutex::default() });
+        self.shared = Some(SharedCache { dir: folder.join(LAYOUT), read_only, refused: Mutex::default() });
         self
     }
 
@@ -47,12 +47,12 @@ impl Store {
     }
 
     /// The record of a result that could be taken from the shared folder.
-    pub fn lent(&self, fingerprint: Fingerprint) -> Option<Record> {
+    pub fn lent(&self, fingerprint: Fingerprint) -> Option<CacheEntry> {
         let shared = self.shared.as_ref()?;
         if shared.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(&fingerprint) {
             return None;
         }
-        let record: Record = parse(&shared.dir.join("keys").join(format!("{fingerprint}.json")))?;
+        let record: CacheEntry = parse(&shared.dir.join("keys").join(format!("{fingerprint}.json")))?;
         let whole = record.ingredients.fingerprint() == fingerprint && shared.tree(record.digest).is_some();
         (whole && shared.result(record.digest).is_dir()).then_some(record)
     }
@@ -71,7 +71,7 @@ impl Store {
         taken.map(|()| true)
     }
 
-    fn take(&self, shared: &Shared, fingerprint: Fingerprint, record: &Record) -> Result<()> {
+    fn take(&self, shared: &SharedCache, fingerprint: Fingerprint, record: &CacheEntry) -> Result<()> {
         let from = shared.result(record.digest);
         if !self.keeps(record.digest) {
             let tree = shared.tree(record.digest).unwrap_or_default();
@@ -94,7 +94,7 @@ impl Store {
     }
 
     /// Puts a result into the shared folder, unless it may only be read from.
-    pub fn lend(&self, record: &Record) -> Result<()> {
+    pub fn lend(&self, record: &CacheEntry) -> Result<()> {
         let Some(shared) = self.shared.as_ref().filter(|shared| !shared.read_only) else { return Ok(()) };
         let Some(tree) = self.tree(record.digest) else { return Ok(()) };
         let place = shared.result(record.digest);
@@ -116,13 +116,13 @@ impl Store {
             copied?;
             files::sync(&shared.dir.join("store"))?;
         }
-        files::replace(&shared.listing(record.digest), &serde_json::to_vec(&tree)?, Safety::Durable)?;
+        files::replace(&shared.listing(record.digest), &serde_json::to_vec(&tree)?, Durability::Durable)?;
         let key = shared.dir.join("keys").join(format!("{}.json", record.ingredients.fingerprint()));
-        files::replace(&key, &serde_json::to_vec(record)?, Safety::Durable)
+        files::replace(&key, &serde_json::to_vec(record)?, Durability::Durable)
     }
 }
 
-impl Shared {
+impl SharedCache {
     fn result(&self, digest: Digest) -> PathBuf {
         self.dir.join("store").join(digest.to_string())
     }
@@ -132,8 +132,8 @@ impl Shared {
     }
 
     /// The files of a result; others may have written the list, so no name in it may lead elsewhere.
-    fn tree(&self, digest: Digest) -> Option<Tree> {
-        let tree: Tree = parse(&self.listing(digest))?;
+    fn tree(&self, digest: Digest) -> Option<FileTree> {
+        let tree: FileTree = parse(&self.listing(digest))?;
         (tree.digest() == digest && tree.0.keys().all(|name| stays_inside(name))).then_some(tree)
     }
 }
@@ -146,7 +146,7 @@ pub(super) fn stays_inside(name: &str) -> bool {
         && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-fn copy(tree: &Tree, from: &Path, to: &Path) -> Result<()> {
+fn copy(tree: &FileTree, from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).doing(|| format!("cannot make `{}`", to.display()))?;
     for name in tree.0.keys() {
         let (from, to) = (from.join(name), to.join(name));

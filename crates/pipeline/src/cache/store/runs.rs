@@ -1,8 +1,8 @@
 //! What a run leaves beside its log.
 
-use super::files::Safety;
+use super::files::Durability;
 use super::{Store, files};
-use crate::error::{Doing, Result};
+use crate::error::{Result, ResultExt};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ impl Store {
 
     /// Keeps the manifest of a run.
     pub fn keep_provenance(&self, run: &str, bytes: &[u8]) -> Result<()> {
-        files::replace(&self.manifest(run), bytes, Safety::Whole)
+        files::replace(&self.manifest(run), bytes, Durability::Whole)
     }
 
     fn manifest(&self, run: &str) -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! Anybody may delete these files at any time. A file that is not what was written is not used.
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::kernels::{bf16_gemm, cpu};
 use burn::tensor::TensorData;
 use half::bf16;
@@ -24,13 +24,13 @@ const DRAFT: &str = ".draft-";
 
 /// What one model heard.
 #[derive(Clone, Debug)]
-pub struct Memory {
+pub struct FeatureCache {
     folder: Option<PathBuf>,
     halved: bool,
     trouble: Arc<Mutex<Option<String>>>,
 }
 
-impl Memory {
+impl FeatureCache {
     /// The memory of a model in a folder below `cache`. `model` names its weights, how exactly they are kept and what computes with
     /// them; with `halved` numbers are rounded to brain floats, as befits a model that computes in them.
     #[must_use]

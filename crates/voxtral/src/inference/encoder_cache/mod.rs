@@ -6,33 +6,33 @@
 
 mod feature_cache;
 
-pub use feature_cache::Memory;
+pub use feature_cache::FeatureCache;
 
 use super::transcribe::CHUNKS_AT_ONCE;
-use super::transcriber::Recognizer;
+use super::transcriber::Transcriber;
 use crate::audio::LogMel;
 use crate::error::{Error, Result};
-use crate::model::encoder::AudioTower;
+use crate::model::encoder::AudioEncoder;
 use crate::model::projector::Projector;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 /// A frozen audio tower and projector.
 #[derive(Clone, Debug)]
-pub struct Ears {
-    tower: AudioTower,
+pub struct FrozenEncoder {
+    tower: AudioEncoder,
     projector: Projector,
     mel: LogMel,
     frames: usize,
     device: Device,
-    memory: Memory,
+    memory: FeatureCache,
 }
 
-impl Recognizer {
+impl Transcriber {
     /// The ears of this model as they are now, with a memory.
     #[must_use]
-    pub fn ears(&self, memory: &Memory) -> Ears {
-        Ears {
+    pub fn ears(&self, memory: &FeatureCache) -> FrozenEncoder {
+        FrozenEncoder {
             tower: self.model.audio_tower.clone(),
             projector: self.model.multi_modal_projector.clone(),
             mel: self.mel.clone(),
@@ -43,14 +43,14 @@ impl Recognizer {
     }
 }
 
-impl Ears {
+impl FrozenEncoder {
     /// What the text model reads of a clip, 16 kHz mono. The same clip gives the same numbers whether it was remembered or not, and
     /// whatever is heard beside it.
     ///
     /// # Shapes
     /// → `[audio tokens, text width]`
     pub fn hear(&self, samples: &[f32]) -> Result<Tensor<2>> {
-        let clip = Memory::name(samples);
+        let clip = FeatureCache::name(samples);
         if let Some(rows) = self.memory.recall(&clip) {
             return Ok(Tensor::from_data(rows, &self.device));
         }

@@ -3,24 +3,24 @@
 //! A key head with the query heads that share it is one task, which owns the sums over their queries.
 
 use super::packed::{Sizes, as_depth, as_panels};
-use super::{Heads, Mask, Shape};
-use crate::kernels::gemm::Matrix;
+use super::{AttentionHeads, AttentionMask, AttentionShape};
+use crate::kernels::gemm::MatrixView;
 use crate::kernels::microkernel;
 use crate::kernels::microkernel::{Panel, Rows};
-use crate::kernels::simd::{Lanes, Work};
+use crate::kernels::simd::{Simd, SimdOp};
 use crate::kernels::softmax::{softmax, softmax_backward};
 
 /// Rows whose scores are in memory at a time. A multiple of every tile's rows.
 const SOME: usize = 24;
 
 /// What a key head and its query heads are given, and where their gradients go.
-pub(super) struct Part<'a> {
-    pub(super) q: Heads<'a>,
-    pub(super) k: Heads<'a>,
-    pub(super) v: Heads<'a>,
-    pub(super) gradient: Heads<'a>,
-    pub(super) shape: Shape,
-    pub(super) mask: &'a Mask,
+pub(super) struct BackwardPart<'a> {
+    pub(super) q: AttentionHeads<'a>,
+    pub(super) k: AttentionHeads<'a>,
+    pub(super) v: AttentionHeads<'a>,
+    pub(super) gradient: AttentionHeads<'a>,
+    pub(super) shape: AttentionShape,
+    pub(super) mask: &'a AttentionMask,
     pub(super) batch: usize,
     pub(super) key_head: usize,
     pub(super) dq: &'a mut [f32],
@@ -28,13 +28,13 @@ pub(super) struct Part<'a> {
     pub(super) dv: &'a mut [f32],
 }
 
-impl Work for Part<'_> {
+impl SimdOp for BackwardPart<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+    fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) {
         let Self { q, k, v, gradient, shape, mask, batch, key_head, dq, dk, dv } = self;
-        let Shape { heads, key_heads, queries, keys, width, .. } = shape;
+        let AttentionShape { heads, key_heads, queries, keys, width, .. } = shape;
         let seen = shape.seen_by_any(mask, batch, 0..queries);
         if seen.is_empty() {
             return;
@@ -100,7 +100,7 @@ impl Work for Part<'_> {
 
 /// Rows scaled and in whole vectors, with zeros up to the end of `to`.
 #[inline(always)]
-fn lay_out_rows<L: Lanes>(lanes: L, rows: Matrix, scale: f32, padded: usize, to: &mut [f32]) {
+fn lay_out_rows<L: Simd>(lanes: L, rows: MatrixView, scale: f32, padded: usize, to: &mut [f32]) {
     for (i, to) in to.chunks_exact_mut(padded).enumerate() {
         if i < rows.rows { microkernel::narrow(lanes, rows.row(i), scale, to) } else { to.fill(0.0) }
     }
@@ -109,7 +109,7 @@ fn lay_out_rows<L: Lanes>(lanes: L, rows: Matrix, scale: f32, padded: usize, to:
 /// The products of some rows with the first `most` keys or values, whole panels of them.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
-fn against<L: Lanes, const R: usize, const V: usize>(
+fn against<L: Simd, const R: usize, const V: usize>(
     lanes: L,
     sizes: Sizes,
     rows: &[f32],
@@ -131,7 +131,7 @@ fn against<L: Lanes, const R: usize, const V: usize>(
 
 /// Adds the products of `R` rows with as many rows as `depth` to rows of sums; all are `padded` wide.
 #[inline(always)]
-fn add<L: Lanes, const R: usize, const V: usize>(lanes: L, sums: &mut [f32], padded: usize, rows: Rows, by: &[f32], depth: usize) {
+fn add<L: Simd, const R: usize, const V: usize>(lanes: L, sums: &mut [f32], padded: usize, rows: Rows, by: &[f32], depth: usize) {
     let mut column = 0;
     while column + V * L::COUNT <= padded {
         let panel = Panel { data: &by[column..], step: padded };

@@ -1,12 +1,20 @@
 //! Attention of a few queries, as in decoding, where reading keys and values is the work.
 
-use super::{Heads, Mask, Shape};
-use crate::kernels::gemv::Kept;
+use super::{AttentionHeads, AttentionMask, AttentionShape};
+use crate::kernels::gemv::StoredWeight;
 use crate::kernels::softmax::{add_scaled, softmax};
 
 /// Keys and values are read once for all heads that share them.
-pub(super) fn few(q: Heads, k: Heads, v: Heads, shape: Shape, mask: &Mask, batch: usize, out: &mut [f32]) {
-    let Shape { heads, key_heads, queries, width, .. } = shape;
+pub(super) fn few(
+    q: AttentionHeads,
+    k: AttentionHeads,
+    v: AttentionHeads,
+    shape: AttentionShape,
+    mask: &AttentionMask,
+    batch: usize,
+    out: &mut [f32],
+) {
+    let AttentionShape { heads, key_heads, queries, width, .. } = shape;
     let group = heads / key_heads;
     let seen = shape.seen_by_any(mask, batch, 0..queries);
     if seen.is_empty() {

@@ -4,21 +4,21 @@
 //! weighted values on top of what earlier blocks gave, which is scaled down when a greater score comes up. A row's sums are taken in an
 //! order that depends on its first key alone, so it does not matter which rows are computed beside it.
 
-use super::packed::{Head, KEYS, Packed, Sizes};
-use super::{Heads, Mask, Shape};
+use super::packed::{KEYS, Packed, PackedHead, Sizes};
+use super::{AttentionHeads, AttentionMask, AttentionShape};
 use crate::kernels::microkernel;
 use crate::kernels::microkernel::{Panel, Rows};
-use crate::kernels::simd::{Lanes, Work};
+use crate::kernels::simd::{Simd, SimdOp};
 
 /// Rows whose scores against a block of keys are in memory at a time: 18 KiB. A multiple of every tile's rows.
 const SOME: usize = 24;
 
 /// The rows `first..` of all heads of a row of the batch, as many as `out` has room for.
-pub(super) struct Part<'a> {
-    pub(super) q: Heads<'a>,
+pub(super) struct ForwardPart<'a> {
+    pub(super) q: AttentionHeads<'a>,
     pub(super) packed: &'a Packed,
-    pub(super) shape: Shape,
-    pub(super) mask: &'a Mask,
+    pub(super) shape: AttentionShape,
+    pub(super) mask: &'a AttentionMask,
     pub(super) batch: usize,
     pub(super) first: usize,
     pub(super) out: &'a mut [f32],
@@ -38,13 +38,13 @@ struct State {
     scores: Vec<f32>,
 }
 
-impl Work for Part<'_> {
+impl SimdOp for ForwardPart<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+    fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) {
         let Self { q, packed, shape, mask, batch, first, out } = self;
-        let Shape { heads, key_heads, width, .. } = shape;
+        let AttentionShape { heads, key_heads, width, .. } = shape;
         let count = out.len() / (heads * width);
         let seen = shape.seen_by_any(mask, batch, first..first + count);
         let sizes = Sizes::of::<L, V>(width);
@@ -98,9 +98,9 @@ impl Work for Part<'_> {
 /// What the rows from `start` on make of the keys from `from` on, of which each row sees `visible`, the last of `here` most.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
-fn add_keys<L: Lanes, const R: usize, const V: usize>(
+fn add_keys<L: Simd, const R: usize, const V: usize>(
     lanes: L,
-    head: Head,
+    head: PackedHead,
     sizes: Sizes,
     state: &mut State,
     start: usize,
@@ -145,14 +145,14 @@ fn add_keys<L: Lanes, const R: usize, const V: usize>(
 
 /// Scales what was mixed so far and adds more values by their weights.
 #[inline(always)]
-fn mix<L: Lanes, const R: usize, const V: usize>(lanes: L, mixed: &mut [f32], factors: &[f32], weights: Rows, values: Panel, depth: usize) {
+fn mix<L: Simd, const R: usize, const V: usize>(lanes: L, mixed: &mut [f32], factors: &[f32], weights: Rows, values: Panel, depth: usize) {
     let sums = microkernel::load::<L, R, V>(lanes, mixed, values.step, Some(factors));
     microkernel::store::<L, R, V>(lanes, microkernel::add_products::<L, R, V>(lanes, sums, weights, values, depth), mixed, values.step);
 }
 
 /// Turns a row of scores into weights relative to the greatest so far, as units, and says by what earlier weights are to be scaled.
 #[inline(always)]
-fn weigh<L: Lanes>(lanes: L, scores: &mut [f32], visible: usize, greatest: &mut f32, sums: &mut [f32]) -> f32 {
+fn weigh<L: Simd>(lanes: L, scores: &mut [f32], visible: usize, greatest: &mut f32, sums: &mut [f32]) -> f32 {
     if visible == 0 {
         scores.fill(0.0);
         return 1.0;
@@ -187,7 +187,7 @@ fn weigh<L: Lanes>(lanes: L, scores: &mut [f32], visible: usize, greatest: &mut 
 
 /// Makes weights from number `visible` on exactly zero.
 #[inline(always)]
-fn hide<L: Lanes>(weights: &mut [f32], visible: usize) {
+fn hide<L: Simd>(weights: &mut [f32], visible: usize) {
     if !L::PAIRS {
         weights[visible..].fill(0.0);
         return;

@@ -1,8 +1,8 @@
 //! Keys and values as tiles read them.
 
-use super::{Heads, Mask, Shape};
-use crate::kernels::gemm::Matrix;
-use crate::kernels::simd::{Kind, Lanes, Work, run};
+use super::{AttentionHeads, AttentionMask, AttentionShape};
+use crate::kernels::gemm::MatrixView;
+use crate::kernels::simd::{Simd, SimdLevel, SimdOp, run};
 use crate::kernels::{microkernel, parallel};
 
 /// Keys that are looked at between two changes of what was summed up so far. A multiple of every panel, and of two vectors.
@@ -17,7 +17,7 @@ pub(super) struct Packed {
 
 /// Those of one head, from the first key on that anybody sees.
 #[derive(Clone, Copy)]
-pub(super) struct Head<'a> {
+pub(super) struct PackedHead<'a> {
     /// Panels of [`Sizes::panel`] keys, each `[units of a row, keys]`; keys that do not exist are zero.
     pub(super) keys: &'a [f32],
     /// `[units of keys, width in whole vectors]`.
@@ -37,7 +37,7 @@ pub(super) struct Sizes {
 
 impl Sizes {
     #[inline(always)]
-    pub(super) fn of<L: Lanes, const V: usize>(width: usize) -> Self {
+    pub(super) fn of<L: Simd, const V: usize>(width: usize) -> Self {
         Self { units: if L::PAIRS { width.div_ceil(2) } else { width }, padded: width.next_multiple_of(L::COUNT), panel: V * L::COUNT }
     }
 
@@ -49,26 +49,26 @@ impl Sizes {
 
     /// Floats that the packed values of a head take.
     #[inline(always)]
-    pub(super) fn of_values<L: Lanes>(&self, keys: usize) -> usize {
+    pub(super) fn of_values<L: Simd>(&self, keys: usize) -> usize {
         self.padded * if L::PAIRS { keys.div_ceil(2) } else { keys }
     }
 }
 
 /// How much room a head takes.
-struct Size(Shape);
+struct Size(AttentionShape);
 
-impl Work for Size {
+impl SimdOp for Size {
     type Output = usize;
     #[inline(always)]
-    fn run<L: Lanes, const R: usize, const V: usize>(self, _: L) -> usize {
+    fn run<L: Simd, const R: usize, const V: usize>(self, _: L) -> usize {
         let sizes = Sizes::of::<L, V>(self.0.width);
         sizes.of_keys(self.0.keys) + sizes.of_values::<L>(self.0.keys)
     }
 }
 
 impl Packed {
-    pub(super) fn new(kind: Kind, k: Heads, v: Heads, shape: Shape, mask: &Mask) -> Self {
-        let Shape { batch, key_heads, keys, width, .. } = shape;
+    pub(super) fn new(kind: SimdLevel, k: AttentionHeads, v: AttentionHeads, shape: AttentionShape, mask: &AttentionMask) -> Self {
+        let AttentionShape { batch, key_heads, keys, width, .. } = shape;
         let size = run(kind, Size(shape));
         let mut numbers = vec![0.0; batch * key_heads * size];
         parallel::each(batch * key_heads * keys * width, numbers.chunks_mut(size.max(1)).enumerate(), |(task, to)| {
@@ -80,27 +80,27 @@ impl Packed {
 
     /// A head of a row of the batch. The lanes must be of the kind they were packed for.
     #[inline(always)]
-    pub(super) fn head<L: Lanes, const V: usize>(&self, shape: Shape, batch: usize, head: usize) -> Head<'_> {
+    pub(super) fn head<L: Simd, const V: usize>(&self, shape: AttentionShape, batch: usize, head: usize) -> PackedHead<'_> {
         let start = (batch * self.key_heads + head) * self.size;
         let (keys, values) = self.numbers[start..start + self.size].split_at(Sizes::of::<L, V>(shape.width).of_keys(shape.keys));
-        Head { keys, values }
+        PackedHead { keys, values }
     }
 }
 
 struct Pack<'a> {
-    k: Heads<'a>,
-    v: Heads<'a>,
-    shape: Shape,
+    k: AttentionHeads<'a>,
+    v: AttentionHeads<'a>,
+    shape: AttentionShape,
     batch: usize,
     head: usize,
     first: usize,
     to: &'a mut [f32],
 }
 
-impl Work for Pack<'_> {
+impl SimdOp for Pack<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) {
+    fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) {
         let Self { k, v, shape, batch, head, first, to } = self;
         let sizes = Sizes::of::<L, V>(shape.width);
         let (keys, values) = to.split_at_mut(sizes.of_keys(shape.keys));
@@ -110,9 +110,9 @@ impl Work for Pack<'_> {
     }
 }
 
-/// Rows as panels, for sums over their width: see [`Head::keys`].
+/// Rows as panels, for sums over their width: see [`PackedHead::keys`].
 #[inline(always)]
-pub(super) fn as_panels<L: Lanes>(lanes: L, sizes: Sizes, rows: Matrix, to: &mut [f32]) {
+pub(super) fn as_panels<L: Simd>(lanes: L, sizes: Sizes, rows: MatrixView, to: &mut [f32]) {
     let stride = sizes.units.next_multiple_of(L::COUNT);
     let mut some = vec![0.0; sizes.panel * stride];
     for (block, panel) in to.chunks_exact_mut(sizes.panel * sizes.units).enumerate().take(rows.rows.div_ceil(sizes.panel)) {
@@ -126,9 +126,9 @@ pub(super) fn as_panels<L: Lanes>(lanes: L, sizes: Sizes, rows: Matrix, to: &mut
     }
 }
 
-/// Rows one after the other in whole vectors, for sums over them: see [`Head::values`].
+/// Rows one after the other in whole vectors, for sums over them: see [`PackedHead::values`].
 #[inline(always)]
-pub(super) fn as_depth<L: Lanes>(lanes: L, sizes: Sizes, rows: Matrix, to: &mut [f32]) {
+pub(super) fn as_depth<L: Simd>(lanes: L, sizes: Sizes, rows: MatrixView, to: &mut [f32]) {
     let (mut first, mut second) = (vec![0.0; sizes.padded], vec![0.0; sizes.padded]);
     let each = if L::PAIRS { 2 } else { 1 };
     for (unit, to) in to.chunks_exact_mut(sizes.padded).enumerate().take(rows.rows.div_ceil(each)) {

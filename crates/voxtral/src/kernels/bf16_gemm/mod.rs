@@ -4,8 +4,8 @@
 //! floats too, whatever the number of rows, so that a row's result does not depend on the company it is in. Everywhere else weights are
 //! widened a block at a time, and x stays as exact as it is.
 
-use super::gemm::{Matrix, multiply, with_bias};
-use super::gemv::Kept;
+use super::gemm::{MatrixView, multiply, with_bias};
+use super::gemv::StoredWeight;
 use super::{cpu, gemm, gemv, packed_gemm, parallel};
 use half::bf16;
 
@@ -50,8 +50,8 @@ pub fn linear(x: &[f32], weight: &[bf16], bias: &[f32], inputs: usize, outputs: 
         let rows = x.len() / inputs;
         for (block, weight) in weight.chunks(each * inputs).enumerate() {
             let wide = widened(weight);
-            let weight = Matrix::new(&wide, weight.len() / inputs, inputs);
-            multiply(&mut y[block * each..], outputs, true, Matrix::new(x, rows, inputs), weight.transposed(), 1.0);
+            let weight = MatrixView::new(&wide, weight.len() / inputs, inputs);
+            multiply(&mut y[block * each..], outputs, true, MatrixView::new(x, rows, inputs), weight.transposed(), 1.0);
         }
     });
     y
@@ -82,8 +82,8 @@ pub fn linear_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, o
         for (block, weight) in weight.chunks(each * inputs).enumerate() {
             let wide = widened(weight);
             let count = weight.len() / inputs;
-            let columns = Matrix { data: &g[block * each..], rows, columns: count, row_stride: outputs, column_stride: 1 };
-            multiply(dx, inputs, true, columns, Matrix::new(&wide, count, inputs), 1.0);
+            let columns = MatrixView { data: &g[block * each..], rows, columns: count, row_stride: outputs, column_stride: 1 };
+            multiply(dx, inputs, true, columns, MatrixView::new(&wide, count, inputs), 1.0);
         }
     });
     dx

@@ -4,9 +4,9 @@
 //! used only here and in the trait, which sees to it that they match.
 
 use super::Kernels;
-use crate::kernels::attention::{Factors, Mask};
-use crate::kernels::norm::Norm;
-use crate::kernels::quantized::Bits;
+use crate::kernels::attention::{AttentionMask, MatmulPrecision};
+use crate::kernels::norm::NormKind;
+use crate::kernels::quantized::QuantType;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -69,7 +69,7 @@ impl<B: Kernels> Backward<B, 2> for SiluMul {
 
 /// x and weight; a layer norm's third input is the bias.
 #[derive(Debug)]
-struct Normalise(Norm, f32);
+struct Normalise(NormKind, f32);
 
 impl<B: Kernels, const N: usize> Backward<B, N> for Normalise {
     type State = (FloatTensor<B>, FloatTensor<B>);
@@ -85,7 +85,7 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Normalise {
 
 /// x and weight, each kept if the other wants a gradient; a third input is the bias.
 #[derive(Debug)]
-struct Linear(Factors);
+struct Linear(MatmulPrecision);
 
 impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
     type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
@@ -106,9 +106,9 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
 
 /// The inputs of x, and what its weights are made of.
 #[derive(Debug)]
-struct Quantised(usize, Bits);
+struct QuantizedLinear(usize, QuantType);
 
-impl<B: Kernels> Backward<B, 1> for Quantised {
+impl<B: Kernels> Backward<B, 1> for QuantizedLinear {
     type State = FloatTensor<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -132,7 +132,7 @@ impl<B: Kernels> Backward<B, 1> for Rotate {
 }
 
 #[derive(Debug)]
-struct Attend(Mask);
+struct Attend(AttentionMask);
 
 impl<B: Kernels> Backward<B, 3> for Attend {
     type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
@@ -174,18 +174,18 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     }
 
     fn kernel_layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
-        let backward = Normalise(Norm::Layer, epsilon);
+        let backward = Normalise(NormKind::Layer, epsilon);
         let state = (x.primitive().clone(), weight.primitive().clone());
         operation!(backward, C, [x, weight, bias], state, B::kernel_layer_norm(x, weight, bias, epsilon))
     }
 
     fn kernel_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
-        let backward = Normalise(Norm::Rms, epsilon);
+        let backward = Normalise(NormKind::Rms, epsilon);
         let state = (x.primitive().clone(), weight.primitive().clone());
         operation!(backward, C, [x, weight], state, B::kernel_rms_norm(x, weight, epsilon))
     }
 
-    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self> {
         let state = (weight.is_tracked().then(|| x.primitive().clone()), x.is_tracked().then(|| weight.primitive().clone()));
         operation!(Linear(factors), C, [x, weight], state, B::kernel_linear(x, weight, factors))
     }
@@ -194,17 +194,17 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        factors: Factors,
+        factors: MatmulPrecision,
     ) -> FloatTensor<Self> {
         let state = (weight.is_tracked().then(|| x.primitive().clone()), x.is_tracked().then(|| weight.primitive().clone()));
         operation!(Linear(factors), C, [x, weight, bias], state, B::kernel_linear_with_bias(x, weight, bias, factors))
     }
 
-    fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: Bits) -> FloatTensor<Self> {
+    fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: QuantType) -> FloatTensor<Self> {
         // Bytes are no parameters: only x wants a gradient.
         let packed = packed.into_primitive();
         let inputs = x.primitive().shape().to_vec().last().copied().unwrap_or(0);
-        operation!(Quantised(inputs, bits), C, [x], packed.clone(), B::kernel_linear_quantised(x, packed, bits))
+        operation!(QuantizedLinear(inputs, bits), C, [x], packed.clone(), B::kernel_linear_quantised(x, packed, bits))
     }
 
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
@@ -213,7 +213,13 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         operation!(Rotate, C, [x], (cos.clone(), sin.clone()), B::kernel_rotate(x, cos, sin, back))
     }
 
-    fn kernel_attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask, factors: Factors) -> FloatTensor<Self> {
+    fn kernel_attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: AttentionMask,
+        factors: MatmulPrecision,
+    ) -> FloatTensor<Self> {
         let state = (q.primitive().clone(), k.primitive().clone(), v.primitive().clone());
         operation!(Attend(mask.clone()), C, [q, k, v], state, B::kernel_attend(q, k, v, mask, factors))
     }
@@ -249,18 +255,18 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         epsilon: f32,
-        norm: Norm,
+        norm: NormKind,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (x, weight, gradient) = (x.into_primitive(), weight.into_primitive(), gradient.into_primitive());
         let (dx, dweight, dbias) = B::kernel_norm_backward(x, weight, gradient, epsilon, norm);
         (constant::<B, C>(dx), constant::<B, C>(dweight), constant::<B, C>(dbias))
     }
 
-    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self> {
         constant::<B, C>(B::kernel_linear_input_gradient(gradient.into_primitive(), weight.into_primitive(), factors))
     }
 
-    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
+    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self> {
         constant::<B, C>(B::kernel_linear_weight_gradient(gradient.into_primitive(), x.into_primitive(), factors))
     }
 
@@ -268,7 +274,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         gradient: FloatTensor<Self>,
         packed: FloatTensor<Self>,
         inputs: usize,
-        bits: Bits,
+        bits: QuantType,
     ) -> FloatTensor<Self> {
         let (gradient, packed) = (gradient.into_primitive(), packed.into_primitive());
         constant::<B, C>(B::kernel_linear_quantised_input_gradient(gradient, packed, inputs, bits))
@@ -283,7 +289,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        mask: Mask,
+        mask: AttentionMask,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
         let (dq, dk, dv) = B::kernel_attend_backward(q, k, v, gradient.into_primitive(), mask);

@@ -1,10 +1,10 @@
 //! The kernels on tensors of the processor's backend: shapes and strides in, slices to the kernels, vectors back.
 
 use super::Kernels;
-use crate::kernels::attention::{Factors, Heads, Mask};
-use crate::kernels::cross_entropy::Head;
-use crate::kernels::norm::Norm;
-use crate::kernels::quantized::Bits;
+use crate::kernels::attention::{AttentionHeads, AttentionMask, MatmulPrecision};
+use crate::kernels::cross_entropy::LmHead;
+use crate::kernels::norm::NormKind;
+use crate::kernels::quantized::QuantType;
 use crate::kernels::{activation, attention, bf16_gemm, cross_entropy, gemm, norm, quantized, rope};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
@@ -47,12 +47,12 @@ fn sides(weight: &Float) -> (usize, usize) {
     (dims.first().copied().unwrap_or(0), dims.get(1).copied().unwrap_or(0))
 }
 
-fn linear(x: Float, weight: Float, bias: &[f32], factors: Factors) -> Float {
+fn linear(x: Float, weight: Float, bias: &[f32], factors: MatmulPrecision) -> Float {
     let (x, weight) = (packed(x), packed(weight));
     let (outputs, inputs) = sides(&weight);
     let y = match weight.dtype() {
         DType::BF16 => bf16_gemm::linear(numbers(&x), brain_numbers(&weight), bias, inputs, outputs),
-        _ if factors == Factors::BrainFloats => {
+        _ if factors == MatmulPrecision::BrainFloats => {
             bf16_gemm::linear(numbers(&x), &bf16_gemm::narrowed(numbers(&weight)), bias, inputs, outputs)
         }
         _ => gemm::linear(numbers(&x), numbers(&weight), bias, inputs, outputs),
@@ -72,17 +72,17 @@ fn in_rows(x: Float) -> Float {
 }
 
 /// Where the rows of a tensor `[batch, heads, length, width]` lie.
-fn heads(x: &Float) -> Heads<'_> {
+fn heads(x: &Float) -> AttentionHeads<'_> {
     let stride = |dimension: usize| x.layout().strides().get(dimension).copied().unwrap_or(0).unsigned_abs();
     let data = x.storage::<f32>().get(x.layout().start_offset()..).unwrap_or_default();
-    Heads { data, batch_stride: stride(0), head_stride: stride(1), row_stride: stride(2) }
+    AttentionHeads { data, batch_stride: stride(0), head_stride: stride(1), row_stride: stride(2) }
 }
 
-fn shape_of(q: &Float, k: &Float) -> attention::Shape {
+fn shape_of(q: &Float, k: &Float) -> attention::AttentionShape {
     let (q, k) = (q.shape().to_vec(), k.shape().to_vec());
     let dim = |dims: &[usize], i: usize| dims.get(i).copied().unwrap_or(1);
     let key_heads = dim(&k, 1).max(1);
-    attention::Shape { batch: dim(&q, 0), heads: dim(&q, 1), key_heads, queries: dim(&q, 2), keys: dim(&k, 2), width: dim(&q, 3) }
+    attention::AttentionShape { batch: dim(&q, 0), heads: dim(&q, 1), key_heads, queries: dim(&q, 2), keys: dim(&k, 2), width: dim(&q, 3) }
 }
 
 /// The bytes behind what is called brain floats.
@@ -90,10 +90,10 @@ fn bytes(packed: &Float) -> &[u8] {
     bytemuck::cast_slice(brain_numbers(packed))
 }
 
-fn head(weight: &Float) -> Head<'_> {
+fn head(weight: &Float) -> LmHead<'_> {
     match weight.dtype() {
-        DType::BF16 => Head::Brain(brain_numbers(weight)),
-        _ => Head::Floats(numbers(weight)),
+        DType::BF16 => LmHead::Brain(brain_numbers(weight)),
+        _ => LmHead::Floats(numbers(weight)),
     }
 }
 
@@ -121,35 +121,35 @@ impl Kernels for Flex {
 
     fn kernel_layer_norm(x: Float, weight: Float, bias: Float, epsilon: f32) -> Float {
         let (x, weight, bias) = (packed(x), packed(weight), packed(bias));
-        tensor(norm::forward(Norm::Layer, numbers(&x), numbers(&weight), numbers(&bias), epsilon), x.shape())
+        tensor(norm::forward(NormKind::Layer, numbers(&x), numbers(&weight), numbers(&bias), epsilon), x.shape())
     }
 
     fn kernel_rms_norm(x: Float, weight: Float, epsilon: f32) -> Float {
         let (x, weight) = (packed(x), packed(weight));
-        tensor(norm::forward(Norm::Rms, numbers(&x), numbers(&weight), &[], epsilon), x.shape())
+        tensor(norm::forward(NormKind::Rms, numbers(&x), numbers(&weight), &[], epsilon), x.shape())
     }
 
-    fn kernel_norm_backward(x: Float, weight: Float, gradient: Float, epsilon: f32, norm: Norm) -> (Float, Float, Float) {
+    fn kernel_norm_backward(x: Float, weight: Float, gradient: Float, epsilon: f32, norm: NormKind) -> (Float, Float, Float) {
         let (x, weight, gradient) = (packed(x), packed(weight), packed(gradient));
         let found = norm::backward(norm, numbers(&x), numbers(&weight), epsilon, numbers(&gradient));
         (tensor(found.x, x.shape()), tensor(found.weight, weight.shape()), tensor(found.bias, weight.shape()))
     }
 
-    fn kernel_linear(x: Float, weight: Float, factors: Factors) -> Float {
+    fn kernel_linear(x: Float, weight: Float, factors: MatmulPrecision) -> Float {
         linear(x, weight, &[], factors)
     }
 
-    fn kernel_linear_with_bias(x: Float, weight: Float, bias: Float, factors: Factors) -> Float {
+    fn kernel_linear_with_bias(x: Float, weight: Float, bias: Float, factors: MatmulPrecision) -> Float {
         let bias = packed(bias);
         linear(x, weight, numbers(&bias), factors)
     }
 
-    fn kernel_linear_input_gradient(gradient: Float, weight: Float, factors: Factors) -> Float {
+    fn kernel_linear_input_gradient(gradient: Float, weight: Float, factors: MatmulPrecision) -> Float {
         let (gradient, weight) = (packed(gradient), packed(weight));
         let (outputs, inputs) = sides(&weight);
         let dx = match weight.dtype() {
             DType::BF16 => bf16_gemm::linear_input_gradient(numbers(&gradient), brain_numbers(&weight), inputs, outputs),
-            _ if factors == Factors::BrainFloats => {
+            _ if factors == MatmulPrecision::BrainFloats => {
                 bf16_gemm::linear_input_gradient(numbers(&gradient), &bf16_gemm::narrowed(numbers(&weight)), inputs, outputs)
             }
             _ => gemm::linear_input_gradient(numbers(&gradient), numbers(&weight), inputs, outputs),
@@ -157,12 +157,12 @@ impl Kernels for Flex {
         tensor(dx, with_last(&gradient, inputs))
     }
 
-    fn kernel_linear_weight_gradient(gradient: Float, x: Float, factors: Factors) -> Float {
+    fn kernel_linear_weight_gradient(gradient: Float, x: Float, factors: MatmulPrecision) -> Float {
         let (gradient, x) = (packed(gradient), packed(x));
         let (outputs, inputs) = (last(&gradient), last(&x));
         let dw = match factors {
-            Factors::Floats => gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
-            Factors::BrainFloats => bf16_gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
+            MatmulPrecision::Floats => gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
+            MatmulPrecision::BrainFloats => bf16_gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
         };
         tensor(dw, Shape::from(vec![outputs, inputs]))
     }
@@ -173,13 +173,13 @@ impl Kernels for Flex {
         tensor(gemm::column_sums(numbers(&gradient), outputs), Shape::from(vec![outputs]))
     }
 
-    fn kernel_linear_quantised(x: Float, weight: Float, bits: Bits) -> Float {
+    fn kernel_linear_quantised(x: Float, weight: Float, bits: QuantType) -> Float {
         let (x, weight) = (packed(x), packed(weight));
         let y = quantized::linear(numbers(&x), bytes(&weight), &[], last(&x), bits);
         tensor(y, with_last(&x, sides(&weight).0))
     }
 
-    fn kernel_linear_quantised_input_gradient(gradient: Float, weight: Float, inputs: usize, bits: Bits) -> Float {
+    fn kernel_linear_quantised_input_gradient(gradient: Float, weight: Float, inputs: usize, bits: QuantType) -> Float {
         let (gradient, weight) = (packed(gradient), packed(weight));
         let dx = quantized::linear_input_gradient(numbers(&gradient), bytes(&weight), inputs, bits);
         tensor(dx, with_last(&gradient, inputs))
@@ -194,14 +194,14 @@ impl Kernels for Flex {
         tensor(turned, x.shape()).permute(&[0, 2, 1, 3])
     }
 
-    fn kernel_attend(q: Float, k: Float, v: Float, mask: Mask, factors: Factors) -> Float {
+    fn kernel_attend(q: Float, k: Float, v: Float, mask: AttentionMask, factors: MatmulPrecision) -> Float {
         let (q, k, v) = (in_rows(q), in_rows(k), in_rows(v));
         let shape = shape_of(&q, &k);
         let out = attention::forward(heads(&q), heads(&k), heads(&v), shape, &mask, factors);
         tensor(out, Shape::from(vec![shape.batch, shape.queries, shape.heads, shape.width])).permute(&[0, 2, 1, 3])
     }
 
-    fn kernel_attend_backward(q: Float, k: Float, v: Float, gradient: Float, mask: Mask) -> (Float, Float, Float) {
+    fn kernel_attend_backward(q: Float, k: Float, v: Float, gradient: Float, mask: AttentionMask) -> (Float, Float, Float) {
         let (q, k, v, gradient) = (in_rows(q), in_rows(k), in_rows(v), in_rows(gradient));
         let shape = shape_of(&q, &k);
         let (dq, dk, dv) = attention::backward(heads(&q), heads(&k), heads(&v), heads(&gradient), shape, &mask);

@@ -8,9 +8,9 @@ mod autograd;
 mod cpu;
 pub mod reference;
 
-pub use super::attention::{Factors, Mask};
-use super::norm::Norm;
-pub use super::quantized::Bits;
+pub use super::attention::{AttentionMask, MatmulPrecision};
+use super::norm::NormKind;
+pub use super::quantized::QuantType;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Device, Tensor};
@@ -69,7 +69,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
 /// # Shapes
 /// x `[…, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[…, outputs]`
 #[must_use]
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<D> {
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: MatmulPrecision) -> Tensor<D> {
     if !is_here(&x) {
         return reference::linear(x, weight, bias, factors);
     }
@@ -86,7 +86,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 /// # Shapes
 /// x `[…, inputs]`, packed `[outputs, bytes of a row / 2]`, bias `[outputs]` → `[…, outputs]`
 #[must_use]
-pub fn linear_quantised<const D: usize>(x: Tensor<D>, packed: Tensor<2>, bias: Option<Tensor<1>>, bits: Bits) -> Tensor<D> {
+pub fn linear_quantised<const D: usize>(x: Tensor<D>, packed: Tensor<2>, bias: Option<Tensor<1>>, bits: QuantType) -> Tensor<D> {
     let y = Tensor::from_dispatch(Dispatch::kernel_linear_quantised(x.into_dispatch(), packed.into_dispatch(), bits));
     match bias {
         Some(bias) => y + bias.unsqueeze(),
@@ -113,7 +113,7 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
 /// # Shapes
 /// q `[batch, heads, queries, width]`, k and v `[batch, key heads, keys, width]` → `[batch, heads, queries, width]`
 #[must_use]
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask, factors: Factors) -> Tensor<4> {
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask, factors: MatmulPrecision) -> Tensor<4> {
     if !is_here(&q) {
         return reference::attend(q, k, v, mask, factors);
     }
@@ -158,43 +158,49 @@ pub trait Kernels: Backend {
         weight: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         epsilon: f32,
-        norm: Norm,
+        norm: NormKind,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// [`linear`] without a bias.
-    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self>;
     /// [`linear`] with one.
     fn kernel_linear_with_bias(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        factors: Factors,
+        factors: MatmulPrecision,
     ) -> FloatTensor<Self>;
     /// The gradient of x.
-    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
+    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self>;
     /// The gradient of the weight.
-    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
+    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self>;
     /// The gradient of the bias.
     fn kernel_linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self>;
     /// [`linear_quantised`] without a bias.
-    fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: Bits) -> FloatTensor<Self>;
+    fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: QuantType) -> FloatTensor<Self>;
     /// The gradient of x, which has so many inputs.
     fn kernel_linear_quantised_input_gradient(
         gradient: FloatTensor<Self>,
         packed: FloatTensor<Self>,
         inputs: usize,
-        bits: Bits,
+        bits: QuantType,
     ) -> FloatTensor<Self>;
     /// [`rotate`], or back, which is its gradient.
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self>;
     /// [`attend`].
-    fn kernel_attend(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, mask: Mask, factors: Factors) -> FloatTensor<Self>;
+    fn kernel_attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        mask: AttentionMask,
+        factors: MatmulPrecision,
+    ) -> FloatTensor<Self>;
     /// The gradients of q, k and v.
     fn kernel_attend_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        mask: Mask,
+        mask: AttentionMask,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// [`cross_entropy`], and what its gradients need beside the inputs.
     fn kernel_entropy(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: Vec<u32>) -> (FloatTensor<Self>, FloatTensor<Self>);

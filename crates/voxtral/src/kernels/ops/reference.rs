@@ -1,6 +1,6 @@
 //! The operations made of burn's own: what a graphics card runs, and what tests hold the kernels against.
 
-use super::{Factors, Mask};
+use super::{AttentionMask, MatmulPrecision};
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Int, Tensor, TensorData, activation, module};
 
@@ -36,8 +36,8 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
 /// See [`super::linear`]. A product with a weight in brain floats is one of brain floats, as cards have units of their own for; it is
 /// rounded to them too.
 #[must_use]
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<D> {
-    if weight.dtype() == DType::F32 && factors == Factors::Floats {
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: MatmulPrecision) -> Tensor<D> {
+    if weight.dtype() == DType::F32 && factors == MatmulPrecision::Floats {
         return module::linear(x, weight.transpose(), bias);
     }
     let y = module::linear(x.cast(DType::BF16), weight.cast(DType::BF16).transpose(), None).cast(DType::F32);
@@ -52,7 +52,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 pub fn cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let places: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
     let places: Tensor<2, Int> = Tensor::from_data(TensorData::new(places, [targets.len(), 1]), &x.device());
-    activation::log_softmax(linear(x, weight, None, Factors::Floats), 1).gather(1, places).sum().neg()
+    activation::log_softmax(linear(x, weight, None, MatmulPrecision::Floats), 1).gather(1, places).sum().neg()
 }
 
 /// See [`super::rotate`].
@@ -65,25 +65,25 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
 
 /// See [`super::attend`].
 #[must_use]
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask, factors: Factors) -> Tensor<4> {
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask, factors: MatmulPrecision) -> Tensor<4> {
     let one = q.dims()[2] == 1;
     // One query is too little work to be worth rounding a whole cache for.
-    if factors == Factors::BrainFloats && !one {
+    if factors == MatmulPrecision::BrainFloats && !one {
         let narrow = |x: Tensor<4>| x.cast(DType::BF16);
         return attend_masked(narrow(q), narrow(k), narrow(v), mask).cast(DType::F32);
     }
     attend_masked(q, k, v, mask)
 }
 
-fn attend_masked(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Mask) -> Tensor<4> {
+fn attend_masked(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
     let one = q.dims()[2] == 1;
     match mask {
-        Mask::LeftPadded(pads) if pads.iter().all(|pad| *pad == 0) => attend_masked(q, k, v, Mask::Causal),
-        Mask::LeftPadded(pads) if one => attend_one(q, k, v, &pads),
-        Mask::None | Mask::Causal if one => attend_one(q, k, v, &[]),
-        Mask::None => attend_blocks(q, k, v, false),
-        Mask::Causal => attend_blocks(q, k, v, true),
-        Mask::LeftPadded(pads) => {
+        AttentionMask::LeftPadded(pads) if pads.iter().all(|pad| *pad == 0) => attend_masked(q, k, v, AttentionMask::Causal),
+        AttentionMask::LeftPadded(pads) if one => attend_one(q, k, v, &pads),
+        AttentionMask::None | AttentionMask::Causal if one => attend_one(q, k, v, &[]),
+        AttentionMask::None => attend_blocks(q, k, v, false),
+        AttentionMask::Causal => attend_blocks(q, k, v, true),
+        AttentionMask::LeftPadded(pads) => {
             let rows = pads.into_iter().enumerate().map(|(row, pad)| attend_row(&q, &k, &v, row, pad));
             Tensor::cat(rows.collect(), 0)
         }
@@ -165,15 +165,15 @@ mod tests {
     }
 
     /// The definition, number by number.
-    fn plain(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: &Mask) -> Vec<Option<Vec<f64>>> {
+    fn plain(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: &AttentionMask) -> Vec<Option<Vec<f64>>> {
         let values = |x: &Tensor<4>| x.clone().into_data().try_to_vec::<f32>().unwrap();
         let ([batch, heads, queries, width], [_, key_heads, keys, _]) = (q.dims(), k.dims());
         let (q, k, v) = (values(q), values(k), values(v));
         let mut rows = Vec::new();
         for row in 0..batch * heads * queries {
             let (b, h, i) = (row / heads / queries, row / queries % heads, row % queries);
-            let last = if *mask == Mask::None { keys } else { keys - queries + i + 1 };
-            let first = if let Mask::LeftPadded(pads) = mask { pads[b] } else { 0 };
+            let last = if *mask == AttentionMask::None { keys } else { keys - queries + i + 1 };
+            let first = if let AttentionMask::LeftPadded(pads) = mask { pads[b] } else { 0 };
             let start = |key: usize| ((b * key_heads + h / (heads / key_heads)) * keys + key) * width;
             let score = |key: usize| -> f64 {
                 (0..width).map(|w| f64::from(q[row * width + w]) * f64::from(k[start(key) + w])).sum::<f64>() / (width as f64).sqrt()
@@ -187,11 +187,11 @@ mod tests {
     }
 
     #[track_caller]
-    fn is_by_definition(q: [usize; 4], k: [usize; 4], mask: Mask) {
+    fn is_by_definition(q: [usize; 4], k: [usize; 4], mask: AttentionMask) {
         let (q, k, v) = (random(1, q), random(2, k), random(3, k));
         let expected = plain(&q, &k, &v, &mask);
         let width = q.dims()[3];
-        let found = attend(q, k, v, mask, Factors::Floats).into_data().try_to_vec::<f32>().unwrap();
+        let found = attend(q, k, v, mask, MatmulPrecision::Floats).into_data().try_to_vec::<f32>().unwrap();
         assert!(found.iter().all(|value| value.is_finite()));
         for (place, (found, expected)) in found.chunks(width).zip(expected).enumerate() {
             for (found, expected) in found.iter().zip(expected.into_iter().flatten()) {
@@ -202,7 +202,13 @@ mod tests {
 
     #[test]
     fn every_mask_is_as_defined() {
-        for mask in [Mask::None, Mask::Causal, Mask::LeftPadded(vec![0, 0]), Mask::LeftPadded(vec![2, 0]), Mask::LeftPadded(vec![1, 3])] {
+        for mask in [
+            AttentionMask::None,
+            AttentionMask::Causal,
+            AttentionMask::LeftPadded(vec![0, 0]),
+            AttentionMask::LeftPadded(vec![2, 0]),
+            AttentionMask::LeftPadded(vec![1, 3]),
+        ] {
             is_by_definition([2, 6, 5, 4], [2, 3, 5, 4], mask.clone());
             is_by_definition([2, 6, 2, 4], [2, 2, 5, 4], mask.clone());
             is_by_definition([2, 5, 1, 4], [2, 1, 7, 4], mask);

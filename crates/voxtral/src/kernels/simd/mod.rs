@@ -1,12 +1,12 @@
-//! Vectors of 32-bit floats as wide as the processor has them: a kernel of tiles is written once, for any [`Lanes`].
+//! Vectors of 32-bit floats as wide as the processor has them: a kernel of tiles is written once, for any [`Simd`].
 //!
-//! A value of a type with [`Lanes`] is the proof that the processor has its instructions, for [`run`] alone makes them. What a kernel
-//! multiplies is *units* of 32 bits: a float, or where [`Lanes::PAIRS`] a pair of brain floats, whose two products are added in 32 bits.
+//! A value of a type with [`Simd`] is the proof that the processor has its instructions, for [`run`] alone makes them. What a kernel
+//! multiplies is *units* of 32 bits: a float, or where [`Simd::PAIRS`] a pair of brain floats, whose two products are added in 32 bits.
 
 use super::cpu::fused;
 
 /// The vectors of a kind of processor.
-pub(super) trait Lanes: Copy + Send + Sync {
+pub(super) trait Simd: Copy + Send + Sync {
     /// So many floats; an array of them that lives in a register.
     type Vector: Copy;
     /// Floats in a vector.
@@ -16,10 +16,10 @@ pub(super) trait Lanes: Copy + Send + Sync {
 
     fn splat(self, x: f32) -> Self::Vector;
     /// # Safety
-    /// [`Lanes::COUNT`] floats can be read.
+    /// [`Simd::COUNT`] floats can be read.
     unsafe fn read(self, from: *const f32) -> Self::Vector;
     /// # Safety
-    /// [`Lanes::COUNT`] floats can be written.
+    /// [`Simd::COUNT`] floats can be written.
     unsafe fn write(self, x: Self::Vector, to: *mut f32);
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -87,14 +87,14 @@ pub(super) trait Lanes: Copy + Send + Sync {
 }
 
 /// Something to do with the widest vectors there are. `R` rows of `V` vectors are as many sums as its registers hold.
-pub(super) trait Work {
+pub(super) trait SimdOp {
     type Output;
-    fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) -> Self::Output;
+    fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) -> Self::Output;
 }
 
 /// Which vectors work is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SimdLevel {
     #[cfg(target_arch = "x86_64")]
     WidePairs,
     #[cfg(target_arch = "x86_64")]
@@ -104,7 +104,7 @@ pub(super) enum Kind {
     Plain,
 }
 
-impl Kind {
+impl SimdLevel {
     /// The best there is here; pairs of brain floats only if they may be.
     pub(super) fn best(pairs: bool) -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -153,57 +153,57 @@ impl Kind {
 ///
 /// # Panics
 /// If the processor lacks them.
-pub(super) fn run<W: Work>(kind: Kind, work: W) -> W::Output {
+pub(super) fn run<W: SimdOp>(kind: SimdLevel, work: W) -> W::Output {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-        fn wide_pairs<W: Work>(work: W) -> W::Output {
-            work.run::<_, 6, 4>(x86::Wide::<true>(()))
+        fn wide_pairs<W: SimdOp>(work: W) -> W::Output {
+            work.run::<_, 6, 4>(x86::Avx512::<true>(()))
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn wide<W: Work>(work: W) -> W::Output {
-            work.run::<_, 6, 4>(x86::Wide::<false>(()))
+        fn wide<W: SimdOp>(work: W) -> W::Output {
+            work.run::<_, 6, 4>(x86::Avx512::<false>(()))
         }
         #[target_feature(enable = "avx2,fma")]
-        fn middle<W: Work>(work: W) -> W::Output {
-            work.run::<_, 6, 2>(x86::Middle(()))
+        fn middle<W: SimdOp>(work: W) -> W::Output {
+            work.run::<_, 6, 2>(x86::Avx2(()))
         }
         // What the kind says is looked up again: it costs nothing, and makes these calls sound whoever made the kind.
         match kind {
-            Kind::WidePairs => {
+            SimdLevel::WidePairs => {
                 assert!(super::cpu::has_brain_products());
                 // SAFETY: the processor has just been asked for these features.
                 return unsafe { wide_pairs(work) };
             }
-            Kind::Wide => {
+            SimdLevel::Wide => {
                 assert!(super::cpu::has_wide_vectors());
                 // SAFETY: the processor has just been asked for these features.
                 return unsafe { wide(work) };
             }
-            Kind::Middle => {
+            SimdLevel::Middle => {
                 assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
                 // SAFETY: the processor has just been asked for these features.
                 return unsafe { middle(work) };
             }
-            Kind::Plain => {}
+            SimdLevel::Plain => {}
         }
     }
     let _ = kind;
-    work.run::<_, 6, 2>(Plain(()))
+    work.run::<_, 6, 2>(ScalarSimd(()))
 }
 
 /// Arrays of four: NEON's registers, and what every compiler can do without.
 #[derive(Clone, Copy)]
-pub(super) struct Plain(());
+pub(super) struct ScalarSimd(());
 
-impl Plain {
+impl ScalarSimd {
     #[inline(always)]
     fn each(a: [f32; 4], b: [f32; 4], f: impl Fn(f32, f32) -> f32) -> [f32; 4] {
         [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
     }
 }
 
-impl Lanes for Plain {
+impl Simd for ScalarSimd {
     type Vector = [f32; 4];
     const COUNT: usize = 4;
     const PAIRS: bool = false;
@@ -278,10 +278,10 @@ mod tests {
 
     struct Powers(f32);
 
-    impl Work for Powers {
+    impl SimdOp for Powers {
         type Output = f32;
         #[inline(always)]
-        fn run<L: Lanes, const R: usize, const V: usize>(self, lanes: L) -> f32 {
+        fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) -> f32 {
             let mut found = [0.0; 16];
             lanes.store(lanes.exp2(lanes.splat(self.0)), &mut found);
             found[0]
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn powers_of_two_are_close_everywhere() {
-        for kind in Kind::all() {
+        for kind in SimdLevel::all() {
             for i in -12_600..12_700 {
                 let x = i as f32 / 100.0;
                 let (found, exact) = (run(kind, Powers(x)), f64::from(x).exp2());

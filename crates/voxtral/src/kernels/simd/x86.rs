@@ -1,13 +1,13 @@
 //! The vectors of x86: AVX-512, with pairs of brain floats or without, and AVX2.
 
-use super::Lanes;
+use super::Simd;
 use std::arch::x86_64::*;
 
 /// AVX-512; with `PAIRS` also AVX-512 BF16.
 #[derive(Clone, Copy)]
-pub(super) struct Wide<const PAIRS: bool>(pub(super) ());
+pub(super) struct Avx512<const PAIRS: bool>(pub(super) ());
 
-impl<const P: bool> Lanes for Wide<P> {
+impl<const P: bool> Simd for Avx512<P> {
     type Vector = __m512;
     const COUNT: usize = 16;
     const PAIRS: bool = P;
@@ -122,9 +122,9 @@ fn transpose(rows: &mut [__m512; 16]) {
 
 /// AVX2 with fused multiplication and addition.
 #[derive(Clone, Copy)]
-pub(super) struct Middle(pub(super) ());
+pub(super) struct Avx2(pub(super) ());
 
-impl Lanes for Middle {
+impl Simd for Avx2 {
     type Vector = __m256;
     const COUNT: usize = 8;
     const PAIRS: bool = false;

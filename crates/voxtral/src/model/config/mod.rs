@@ -3,7 +3,7 @@
 pub mod params;
 pub mod preprocessor;
 
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The dimensions of a Voxtral model.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Config {
+pub struct VoxtralConfig {
     /// The audio tower.
     pub audio_config: AudioConfig,
     /// The text model.
@@ -143,7 +143,7 @@ impl TextConfig {
     }
 }
 
-impl Config {
+impl VoxtralConfig {
     /// Reads `config.json` in a model folder, or `params.json` where there is only that.
     pub fn read(folder: &Path) -> Result<Self> {
         if crate::realtime::config::is_realtime(folder) {
@@ -257,9 +257,9 @@ mod tests {
 
     #[test]
     fn both_spellings_and_the_defaults() {
-        let four: Config =
+        let four: VoxtralConfig =
             serde_json::from_str(r#"{"audio_config":{"head_dim":64},"text_config":{"rope_theta":1e6,"rope_scaling":null}}"#).unwrap();
-        let five: Config =
+        let five: VoxtralConfig =
             serde_json::from_str(r#"{"audio_config":{},"text_config":{"rope_parameters":{"rope_theta":1e6,"rope_type":"default"}}}"#)
                 .unwrap();
         assert_eq!((four.text_config.theta(), five.text_config.theta()), (1e6, 1e6));
@@ -269,9 +269,9 @@ mod tests {
 
     #[test]
     fn impossible_shapes_are_named() {
-        let bad: Config = serde_json::from_str(r#"{"audio_config":{},"text_config":{"num_key_value_heads":7}}"#).unwrap();
+        let bad: VoxtralConfig = serde_json::from_str(r#"{"audio_config":{},"text_config":{"num_key_value_heads":7}}"#).unwrap();
         assert!(bad.check().unwrap_err().contains("num_key_value_heads"));
-        let huge: Config = serde_json::from_str(r#"{"audio_config":{},"text_config":{"vocab_size":99999999999}}"#).unwrap();
+        let huge: VoxtralConfig = serde_json::from_str(r#"{"audio_config":{},"text_config":{"vocab_size":99999999999}}"#).unwrap();
         assert!(huge.check().unwrap_err().contains("vocab_size"));
     }
 }

@@ -1,8 +1,8 @@
-//! Mistral's `params.json` as a [`Config`].
+//! Mistral's `params.json` as a [`VoxtralConfig`].
 //!
 //! What decides the computation has to be there, under Mistral's names; what would mean another model is refused by name.
 
-use super::{AudioConfig, Config, TextConfig};
+use super::{AudioConfig, TextConfig, VoxtralConfig};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ struct Downsample {
 }
 
 /// Reads the text of a `params.json`; what is wrong is one sentence.
-pub(super) fn read(text: &str) -> Result<Config, String> {
+pub(super) fn read(text: &str) -> Result<VoxtralConfig, String> {
     let params: Params = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let Whisper { encoder_args: encoder, downsample_args } = params.multimodal.whisper_model_args;
     if encoder.causal || params.ada_rms_norm_t_cond || params.sliding_window.is_some() {
@@ -76,7 +76,7 @@ pub(super) fn read(text: &str) -> Result<Config, String> {
     if factor.checked_mul(encoder.dim) != Some(stacked) {
         return Err(format!("`downsample_factor` {factor} of frames {} wide does not make rows of `hidden_dim` {stacked}", encoder.dim));
     }
-    Ok(Config {
+    Ok(VoxtralConfig {
         audio_config: AudioConfig {
             num_mel_bins: encoder.audio_encoding_args.num_mel_bins,
             hidden_size: encoder.dim,

@@ -2,17 +2,17 @@
 //!
 //! The spectrogram is fixed (see [`crate::audio::log_mel`]); a folder that asks for another one would be heard wrongly, so it is refused.
 
-use super::Config;
+use super::VoxtralConfig;
 use crate::audio::SAMPLE_RATE;
 use crate::audio::log_mel::{HOP, WINDOW};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Holds `preprocessor_config.json`, or `processor_config.json` with its `feature_extractor`, against the config; a folder without
 /// either says nothing.
-pub fn check(folder: &Path, config: &Config) -> Result<()> {
+pub fn check(folder: &Path, config: &VoxtralConfig) -> Result<()> {
     let Some((path, settings)) = settings(folder)? else { return Ok(()) };
     let expected = written(config);
     for (key, value) in expected.as_object().into_iter().flatten().filter(|(key, _)| *key != "processor_class") {
@@ -30,7 +30,7 @@ pub fn check(folder: &Path, config: &Config) -> Result<()> {
 }
 
 /// The `preprocessor_config.json` of a model with this config.
-pub fn written(config: &Config) -> Value {
+pub fn written(config: &VoxtralConfig) -> Value {
     let frames = config.audio_config.chunk_frames();
     let samples = frames * HOP;
     let seconds = samples as f64 / f64::from(SAMPLE_RATE);
@@ -45,7 +45,7 @@ pub fn written(config: &Config) -> Value {
 }
 
 /// What `generation_config.json` says of a special token (`eos_token_id`, `pad_token_id`), if it says something.
-pub fn token(folder: &Path, key: &str, config: &Config) -> Result<Option<u32>> {
+pub fn token(folder: &Path, key: &str, config: &VoxtralConfig) -> Result<Option<u32>> {
     let path = folder.join("generation_config.json");
     let Some(settings) = read(&path)? else { return Ok(None) };
     let id = match &settings[key] {

@@ -3,7 +3,7 @@
 
 mod params;
 
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result, ResultExt};
 use crate::model::config::RopeParameters;
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,11 +19,11 @@ pub const MAX_DELAY: usize = 30;
 
 /// The dimensions of a Voxtral Realtime model.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Config {
+pub struct RealtimeConfig {
     /// The audio tower.
-    pub audio_config: AudioConfig,
+    pub audio_config: RealtimeAudioConfig,
     /// The text model.
-    pub text_config: TextConfig,
+    pub text_config: RealtimeTextConfig,
     /// Encoder frames that stand side by side in one row.
     #[serde(default = "downsample_factor")]
     pub downsample_factor: usize,
@@ -44,7 +44,7 @@ pub struct Config {
 /// The causal encoder. Missing fields are those of Voxtral-Mini-4B-Realtime.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct AudioConfig {
+pub struct RealtimeAudioConfig {
     /// Mel bins of the spectrogram.
     pub num_mel_bins: usize,
     /// Width.
@@ -76,7 +76,7 @@ pub struct AudioConfig {
 /// The decoder. Missing fields are those of Voxtral-Mini-4B-Realtime.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct TextConfig {
+pub struct RealtimeTextConfig {
     /// Tokens in the vocabulary.
     pub vocab_size: usize,
     /// Width.
@@ -105,7 +105,7 @@ pub struct TextConfig {
 
 /// How a recording is surrounded, in steps of 80 ms, as `tekken.json` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listening {
+pub struct StreamPadding {
     /// Steps of silence before the recording.
     pub left: usize,
     /// Steps between a sound and its text; none leaves it to the config.
@@ -132,7 +132,7 @@ fn gelu() -> String {
     "gelu".to_owned()
 }
 
-impl Default for AudioConfig {
+impl Default for RealtimeAudioConfig {
     fn default() -> Self {
         Self {
             num_mel_bins: 128,
@@ -150,7 +150,7 @@ impl Default for AudioConfig {
     }
 }
 
-impl Default for TextConfig {
+impl Default for RealtimeTextConfig {
     fn default() -> Self {
         Self {
             vocab_size: 131_072,
@@ -169,14 +169,14 @@ impl Default for TextConfig {
     }
 }
 
-impl AudioConfig {
+impl RealtimeAudioConfig {
     /// Base of the rotary angles.
     pub fn theta(&self) -> f64 {
         theta(self.rope_parameters.as_ref())
     }
 }
 
-impl TextConfig {
+impl RealtimeTextConfig {
     /// Base of the rotary angles.
     pub fn theta(&self) -> f64 {
         theta(self.rope_parameters.as_ref())
@@ -197,7 +197,7 @@ pub fn is_realtime(folder: &Path) -> bool {
     read(params::FILE).is_some_and(|params| params["ada_rms_norm_t_cond"] == true || encoder(&params))
 }
 
-impl Config {
+impl RealtimeConfig {
     /// Reads `config.json` in a model folder, or `params.json` where there is only that.
     pub fn read(folder: &Path) -> Result<Self> {
         let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
@@ -285,7 +285,7 @@ impl Config {
     }
 }
 
-fn from_json(text: &str) -> Result<Config, String> {
+fn from_json(text: &str) -> Result<RealtimeConfig, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if value["model_type"] != MODEL_TYPE {
         return Err(format!("the model type is {}, not \"{MODEL_TYPE}\"", value["model_type"]));
@@ -297,7 +297,7 @@ fn from_json(text: &str) -> Result<Config, String> {
     serde_json::from_value(value).map_err(|error| error.to_string())
 }
 
-impl Listening {
+impl StreamPadding {
     /// Reads the part of `tekken.json` that says how to listen; what it leaves out is as in the published file.
     pub fn read(path: &Path) -> Result<Self> {
         #[derive(Deserialize)]

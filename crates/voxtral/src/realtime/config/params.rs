@@ -1,6 +1,6 @@
 //! The same dimensions as Mistral writes them in `params.json`.
 
-use super::{AudioConfig, Config, TextConfig, default_num_delay_tokens, gelu};
+use super::{RealtimeAudioConfig, RealtimeConfig, RealtimeTextConfig, default_num_delay_tokens, gelu};
 use crate::model::config::RopeParameters;
 use serde::Deserialize;
 
@@ -60,15 +60,15 @@ struct Downsample {
 }
 
 /// Reads the text of a `params.json`; what is wrong is one sentence.
-pub(super) fn read(text: &str) -> Result<Config, String> {
+pub(super) fn read(text: &str) -> Result<RealtimeConfig, String> {
     let params: Params = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let Whisper { encoder_args: encoder, downsample_args } = params.multimodal.whisper_model_args;
     if let Some(ceiling) = encoder.audio_encoding_args.global_log_mel_max.filter(|ceiling| *ceiling != crate::realtime::CEILING) {
         return Err(format!("`global_log_mel_max` is {ceiling}; only {} is known", crate::realtime::CEILING));
     }
     let rope = |theta| Some(RopeParameters { rope_theta: Some(theta), rope_type: None });
-    Ok(Config {
-        audio_config: AudioConfig {
+    Ok(RealtimeConfig {
+        audio_config: RealtimeAudioConfig {
             num_mel_bins: encoder.audio_encoding_args.num_mel_bins,
             hidden_size: encoder.dim,
             num_hidden_layers: encoder.n_layers,
@@ -78,9 +78,9 @@ pub(super) fn read(text: &str) -> Result<Config, String> {
             sliding_window: encoder.sliding_window,
             rms_norm_eps: encoder.norm_eps,
             rope_parameters: rope(encoder.rope_theta),
-            ..AudioConfig::default()
+            ..RealtimeAudioConfig::default()
         },
-        text_config: TextConfig {
+        text_config: RealtimeTextConfig {
             vocab_size: params.vocab_size,
             hidden_size: params.dim,
             num_hidden_layers: params.n_layers,
@@ -92,7 +92,7 @@ pub(super) fn read(text: &str) -> Result<Config, String> {
             rms_norm_eps: params.norm_eps,
             rope_parameters: rope(params.rope_theta),
             ada_rms_norm_dim: params.ada_rms_norm_t_cond_dim,
-            ..TextConfig::default()
+            ..RealtimeTextConfig::default()
         },
         downsample_factor: downsample_args.downsample_factor,
         audio_length_per_tok: super::FRAMES_EACH.saturating_mul(downsample_args.downsample_factor),

@@ -57,7 +57,7 @@ const PARTS: &[Part] = &[
 
 /// A name found in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownTensor {
     /// What we call it.
     pub hub: String,
     /// Whether its rows have to be brought from interleaved rotary pairs into our order.
@@ -65,12 +65,12 @@ pub struct Known {
 }
 
 /// What a stored name means; none for a name of no layout.
-pub fn known(stored: &str) -> Option<Known> {
+pub fn known(stored: &str) -> Option<KnownTensor> {
     PARTS.iter().chain(realtime::PARTS).find_map(|part| {
         let found = |pattern: &str| renamed(stored, pattern, part.hub);
-        let direct = found(part.hub).or_else(|| found(part.newer)).map(|hub| Known { hub, interleaved: false });
+        let direct = found(part.hub).or_else(|| found(part.newer)).map(|hub| KnownTensor { hub, interleaved: false });
         let mistral = || part.mistral.iter().find_map(|pattern| found(pattern));
-        direct.or_else(|| mistral().map(|hub| Known { hub, interleaved: part.interleaved }))
+        direct.or_else(|| mistral().map(|hub| KnownTensor { hub, interleaved: part.interleaved }))
     })
 }
 
@@ -108,7 +108,7 @@ mod tests {
             "model.language_model.layers.17.self_attn.q_proj.weight",
             "layers.17.attention.wq.weight",
         );
-        let is = |name: &str, interleaved| assert_eq!(known(name), Some(Known { hub: hub.to_owned(), interleaved }), "{name}");
+        let is = |name: &str, interleaved| assert_eq!(known(name), Some(KnownTensor { hub: hub.to_owned(), interleaved }), "{name}");
         is(hub, false);
         is(newer_name, false);
         is(mistral_name, true);

@@ -27,12 +27,12 @@ pub(super) const PARTS: &[Part] = &[
 
 #[cfg(test)]
 mod tests {
-    use crate::weights::names::{Known, known};
+    use crate::weights::names::{KnownTensor, known};
 
     #[test]
     fn every_layout_leads_to_the_same_name() {
         let hub = "audio_tower.layers.3.self_attn.q_proj.bias";
-        let is = |name: &str, interleaved| assert_eq!(known(name), Some(Known { hub: hub.to_owned(), interleaved }), "{name}");
+        let is = |name: &str, interleaved| assert_eq!(known(name), Some(KnownTensor { hub: hub.to_owned(), interleaved }), "{name}");
         is(hub, false);
         is("model.audio_tower.layers.3.self_attn.q_proj.bias", false);
         is("mm_streams_embeddings.embedding_module.whisper_encoder.transformer.layers.3.attention.wq.bias", true);
