@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         .map_err(|_| Error::new("give a model's folder, a case, where to write, and a precision"))?;
     let precision: Precision = precision.parse().map_err(|message: String| Error::new(message))?;
     let path = Path::new(&case);
-    let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?).doing(|| path.display().to_string())?;
+    let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?).with_context(|| path.display().to_string())?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let recognizer = Transcriber::open(Path::new(&model), WeightsFrom::Checkpoint, precision, &device::choose("auto")?.device)?;
     let mut found = BTreeMap::new();

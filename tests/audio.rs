@@ -121,7 +121,7 @@ fn bad_files_are_refused_by_name() {
         let error = load(path).unwrap_err();
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(error.message.contains(name) && error.message.contains(what), "{name}: {error}");
-        assert!(error.message.contains("cannot open") || error.message.contains("folder") || error.advice.is_some(), "{name}: no advice");
+        assert!(error.message.contains("cannot open") || error.message.contains("folder") || error.hint.is_some(), "{name}: no advice");
     };
     says(&folder.path().join("missing.wav"), "cannot open");
     says(folder.path(), "is a folder");

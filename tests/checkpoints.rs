@@ -33,7 +33,7 @@ fn open(folder: &Path) -> Result<Transcriber, Error> {
 #[track_caller]
 fn complains(folder: &Path, words: &[&str]) {
     let error = open(folder).expect_err("it should not load");
-    let said = format!("{} = {}", error.message, error.advice.unwrap_or_default());
+    let said = format!("{} = {}", error.message, error.hint.unwrap_or_default());
     for word in words {
         assert!(said.contains(word), "no `{word}` in: {said}");
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
-use voxpipe::error::{Error, Exit};
+use voxpipe::error::{Error, ErrorKind};
 use voxtral::audio::read_wav16k;
 use voxtral::inference::generate::{DecoderPrompt, Generated, GenerationEvent, SpecialTokens, greedy};
 use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Transcript, Utterance, WeightsFrom, stack};
@@ -202,9 +202,9 @@ fn transcripts_are_handed_out_one_by_one_and_the_listener_may_stop() {
     let mut heard = 0;
     let stop = recognizer.transcribe_each(&utterances, TokenLimit::Tokens(3), &mut |what| {
         heard += usize::from(matches!(what, TranscribeEvent::Clip(..)));
-        if heard < 2 { Ok(()) } else { Err(Error::new("enough").exit(Exit::Interrupted)) }
+        if heard < 2 { Ok(()) } else { Err(Error::new("enough").kind(ErrorKind::Interrupted)) }
     });
-    assert_eq!((stop.unwrap_err().exit, heard), (Exit::Interrupted, 2));
+    assert_eq!((stop.unwrap_err().kind, heard), (voxtral::error::ErrorKind::Interrupted, 2));
     // Between two tokens there is an occasion, too.
     let stop = recognizer.transcribe_each(&utterances, TokenLimit::Tokens(1000), &mut |_| Err(Error::new("enough")));
     assert_eq!(stop.unwrap_err().message, "enough");

@@ -281,7 +281,7 @@ fn splits_configurations_and_columns_are_found_or_asked_for() {
     assert_eq!(clips(&bench.cx.out), expected(&[1]));
     let error = bench.error::<Import>(json!({"folder": "set", "columns": columns, "split": "dev"}));
     says(&error, &["there is no split `dev` in `set`"]);
-    assert_eq!(error.advice.as_deref(), Some("there is: train, test"));
+    assert_eq!(error.hint.as_deref(), Some("there is: train, test"));
 
     let several = ["de", "fr"].map(|config| (format!("{config}/train-0.parquet"), fixture("clips.parquet")));
     let (hub, sandbox) = (serve(BTreeMap::from(several)), Sandbox::new());

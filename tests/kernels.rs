@@ -111,9 +111,8 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
             let (y, dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), constant(), None, MatmulPrecision::Floats));
             assert_close(&format!("{what}, composed"), &y, &expected, 1e-2);
             assert_close(&format!("{what}, composed, gradient"), &dx[0], &expected_dx[0], 1e-2);
-            let (y, d) = both_ways(&given, |x| reference::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::BrainFloats));
-            let (expected, expected_d) =
-                both_ways(&given, |x| ops::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::BrainFloats));
+            let (y, d) = both_ways(&given, |x| reference::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::Bf16));
+            let (expected, expected_d) = both_ways(&given, |x| ops::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::Bf16));
             assert_close(&format!("{what}, of a master copy"), &y, &expected, 1e-2);
             for (d, expected) in d.iter().zip(&expected_d) {
                 assert_close(&format!("{what}, of a master copy, gradient"), d, expected, 1e-2);
@@ -181,7 +180,7 @@ fn cross_entropy_is_as_composed_and_needs_no_gradient_of_the_head() {
 fn the_gradient_of_a_rounded_weight_is_a_sum_of_products_of_brain_floats() {
     for (rows, inputs, outputs) in [(1, 3, 2), (5, 7, 40), (70, 33, 65), (131, 64, 48)] {
         let (g, x) = (numbers(rows * outputs, 1), numbers(rows * inputs, 2));
-        let rounded = |x: &f32| if cpu::has_brain_products() { bf16::from_f32(*x).to_f64() } else { f64::from(*x) };
+        let rounded = |x: &f32| if cpu::has_bf16_dot() { bf16::from_f32(*x).to_f64() } else { f64::from(*x) };
         let found = bf16_gemm::linear_weight_gradient(&g, &x, inputs, outputs);
         let expected: Vec<f32> = (0..outputs * inputs)
             .map(|i| (0..rows).map(|r| rounded(&g[r * outputs + i / inputs]) * rounded(&x[r * inputs + i % inputs])).sum::<f64>() as f32)
@@ -193,7 +192,7 @@ fn the_gradient_of_a_rounded_weight_is_a_sum_of_products_of_brain_floats() {
 #[test]
 fn a_rounded_weight_is_its_brain_floats_forwards_and_keeps_its_gradient() {
     let inputs = [random([70, 32], 1), random([24, 32], 2)];
-    let rounded = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), None, MatmulPrecision::BrainFloats);
+    let rounded = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), None, MatmulPrecision::Bf16);
     let (y, gradients) = both_ways(&inputs, rounded);
     let narrow = ops::linear(inputs[0].clone(), inputs[1].clone().cast(DType::BF16), None, MatmulPrecision::Floats);
     assert_eq!(y, values(narrow));
@@ -320,7 +319,7 @@ fn attention_composed_of_brain_floats_is_as_close_as_these() {
         let given = [random([2, 6, 40, 16], 1), random([2, 3, 40, 16], 2), random([2, 3, 40, 16], 3)];
         let seen = |y: Tensor<4>| y.narrow(2, 2, 38);
         let run = |factors| both_ways(&given, |x| seen(reference::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone(), factors)));
-        let ((y, d), (expected, expected_d)) = (run(MatmulPrecision::BrainFloats), run(MatmulPrecision::Floats));
+        let ((y, d), (expected, expected_d)) = (run(MatmulPrecision::Bf16), run(MatmulPrecision::Floats));
         assert!(y != expected, "{mask:?}: nothing was rounded");
         assert_close(&format!("{mask:?}"), &y, &expected, 2e-2);
         for (d, expected) in d.iter().zip(&expected_d) {
@@ -360,7 +359,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             bf16_gemm::linear(&[&x[..], &x].concat(), &brain_weights, &[], inputs, outputs),
             bf16_gemm::linear_input_gradient(&g, &brain_weights, inputs, outputs),
             attention::forward(query, key, key, shape, &AttentionMask::None, MatmulPrecision::Floats),
-            attention::forward(query, key, key, shape, &AttentionMask::Causal, MatmulPrecision::BrainFloats),
+            attention::forward(query, key, key, shape, &AttentionMask::Causal, MatmulPrecision::Bf16),
             dq,
             dk,
             dv,
@@ -404,7 +403,7 @@ fn attention_of_a_padded_row_is_that_of_the_row_alone() {
     let shape = AttentionShape { batch: 2, heads, key_heads: 1, queries: length, keys: length, width };
     let (q, k, v) = (numbers(2 * heads * length * width, 1), numbers(2 * length * width, 2), numbers(2 * length * width, 3));
     let alone = AttentionShape { batch: 1, queries: length - pad, keys: length - pad, ..shape };
-    for factors in [MatmulPrecision::Floats, MatmulPrecision::BrainFloats] {
+    for factors in [MatmulPrecision::Floats, MatmulPrecision::Bf16] {
         let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| AttentionHeads::new(x, heads, length, width));
         let both = attention::forward(query, key, value, shape, &AttentionMask::LeftPadded(vec![0, pad]), factors);
         // From the first position of the second row on that is no padding.
@@ -425,9 +424,9 @@ fn attention_in_brain_floats_is_as_exact_as_they_are() {
     let (q, k, v) = (numbers(heads * length * width, 1), numbers(length * width, 2), numbers(length * width, 3));
     let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| AttentionHeads::new(x, heads, length, width));
     for mask in [AttentionMask::None, AttentionMask::Causal] {
-        let [exact, found] = [MatmulPrecision::Floats, MatmulPrecision::BrainFloats]
-            .map(|factors| attention::forward(query, key, value, shape, &mask, factors));
-        assert_eq!(exact == found, !voxtral::kernels::cpu::has_brain_products(), "{mask:?}");
+        let [exact, found] =
+            [MatmulPrecision::Floats, MatmulPrecision::Bf16].map(|factors| attention::forward(query, key, value, shape, &mask, factors));
+        assert_eq!(exact == found, !voxtral::kernels::cpu::has_bf16_dot(), "{mask:?}");
         for (place, (found, exact)) in found.chunks(width).zip(exact.chunks(width)).enumerate() {
             // Rounding moves a number by up to 2⁻⁹ of it: two of a product, so a score by 2⁻⁸ of Σ |q k| / √width; a weight by twice
             // that; then weight and value once more.

@@ -7,6 +7,7 @@ mod spaces;
 mod whole;
 
 use crate::hub::peer::{BOB, FINE, Fault, Hub, READ, WRITE, What, sha256};
+use pipeline::exit::Exit;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use voxpipe::error::{Error, Exit};
+use voxpipe::error::{Error, ErrorKind};
 use voxpipe::hub::RepoType;
 use voxpipe::hub::client::HubClient;
 use voxpipe::hub::publish::{MARKER, Publication, Published, publish};
@@ -169,8 +170,8 @@ fn nothing_of_somebody_elses_is_replaced_unless_asked() {
     let refused = |bench: &Bench, words: &str| {
         let before = bench.hub.files("model", REPO);
         let error = bench.publish().unwrap_err();
-        assert!(error.message.contains(words) && error.exit == Exit::Environment, "{}", error.message);
-        assert!(error.advice.unwrap().contains("overwrite"));
+        assert!(error.message.contains(words) && error.kind == ErrorKind::Environment, "{}", error.message);
+        assert!(error.hint.unwrap().contains("overwrite"));
         assert!(bench.hub.files("model", REPO) == before && bench.sent("/").is_empty());
     };
     refused(&bench, "was not made by voxpipe; it has `README.md`");
@@ -200,9 +201,9 @@ fn fails(fault: Fault, exit: Exit, words: &[&str]) {
     bench.hub.break_with(fault);
     let error = bench.publish().expect_err(&shown);
     for word in words {
-        assert!(error.message.contains(word) || error.advice.as_deref().is_some_and(|advice| advice.contains(word)), "{shown}: {error:?}");
+        assert!(error.message.contains(word) || error.hint.as_deref().is_some_and(|hint| hint.contains(word)), "{shown}: {error:?}");
     }
-    assert!(error.exit == exit && !error.message.contains(WRITE), "{error:?}");
+    assert!(Exit::from(&error) == exit && !error.message.contains(WRITE), "{error:?}");
     assert!(bench.untouched(), "{shown}");
     bench.hub.mend();
     bench.is_published(&bench.publish().unwrap());
@@ -237,7 +238,7 @@ fn refusals_are_told_with_what_to_do() {
     fails(Fault::new("", "batch", What::CutHalf).always(), environment, &["broke off"]);
     fails(Fault::new("", "/whoami", What::RetryAfter(429, 100_000)).always(), environment, &["a pause of 100000 s"]);
     let nobody = Bench::new().publish_to("http://127.0.0.1:9").unwrap_err();
-    assert!(nobody.exit == environment && nobody.message.contains("`http://127.0.0.1:9` cannot be reached"), "{nobody:?}");
+    assert!(Exit::from(&nobody) == environment && nobody.message.contains("`http://127.0.0.1:9` cannot be reached"), "{nobody:?}");
     assert!(Bench::new().publish_to("no address").unwrap_err().message.contains("cannot be the Hub's address"));
 }
 
@@ -314,7 +315,7 @@ fn a_stop_ends_the_waiting() {
         });
         bench.publish().unwrap_err()
     });
-    assert!(error.exit == Exit::Interrupted && begun.elapsed() < Duration::from_secs(10), "{error:?}");
+    assert!(error.kind == ErrorKind::Interrupted && begun.elapsed() < Duration::from_secs(10), "{error:?}");
     assert!(bench.untouched());
 }
 
@@ -329,7 +330,7 @@ fn tokens_may_do_what_they_may() {
         let bench = Bench { token, ..Bench::new() };
         let error = bench.publish().unwrap_err();
         assert!(error.message.contains(words) && error.message.contains("from a test"), "{}", error.message);
-        assert!(!error.message.contains(token) && error.exit == Exit::Environment);
+        assert!(!error.message.contains(token) && error.kind == ErrorKind::Environment);
         assert!(!bench.hub.has("model", REPO));
     }
 }

@@ -98,7 +98,7 @@ fn is_as_transformers_computes_it(model: &RealtimeModel) {
     let encoder = model.audio_tower.forward(mel.clone(), &mut model.audio_tower.silent(&device));
     close("encoder", &values(encoder.narrow(1, 4 * steps - 12, 12)), &theirs["encoder"]);
     let mut memory = model.memory(recognizer.delay(), &device);
-    let rows = model.hear(mel, &mut memory);
+    let rows = model.encode(mel, &mut memory);
     close("projector", &values(rows.clone()), &theirs["projector"]);
 
     let tokens: Vec<u32> = serde_json::from_value(expected(&folder("realtime/tiny"))[0]["tokens"].clone()).unwrap();
@@ -180,7 +180,7 @@ fn what_cannot_be_heard_or_told_is_said() {
     let recognizer = tiny();
     let said = |samples: &[f32], language| {
         let error = recognizer.transcribe(&[Utterance { samples, language }], &mut |_| ()).unwrap_err();
-        format!("{} {}", error.message, error.advice.unwrap_or_default())
+        format!("{} {}", error.message, error.hint.unwrap_or_default())
     };
     assert!(said(&[], None).contains("no audio"));
     assert!(said(&[0.0; 100], Some("en")).contains("`en`"));
@@ -189,7 +189,7 @@ fn what_cannot_be_heard_or_told_is_said() {
     // The loader of the models that can be trained says why this one cannot.
     for name in ["realtime/tiny", "realtime/mistral"] {
         let error = VoxtralConfig::read(&folder(name)).unwrap_err();
-        assert!(error.message.contains("Voxtral Realtime") && error.advice.unwrap().contains("Voxtral-Mini-3B-2507"), "{}", error.message);
+        assert!(error.message.contains("Voxtral Realtime") && error.hint.unwrap().contains("Voxtral-Mini-3B-2507"), "{}", error.message);
     }
     assert!(!config::is_realtime(&folder("tiny")));
 }

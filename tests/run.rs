@@ -4,6 +4,7 @@ use crate::support::Sandbox;
 use pipeline::artifact::ArtifactKind;
 use pipeline::cache::store::Store;
 use pipeline::events::{Emitter, Event};
+use pipeline::exit::Exit;
 use pipeline::graph::{Comparison, MachineResources, MetricBound, Pipeline, ResourceRequest, RetryPolicy, Step};
 use pipeline::plan::{Plan, StepState};
 use pipeline::scheduler::{PipelineRun, RunReport};
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use voxpipe::error::{Error, Exit, Result};
+use voxpipe::error::{Error, Result};
 
 /// A stage that does what a test wants.
 struct Fake {
@@ -51,7 +52,7 @@ impl AnyStage for Fake {
     fn identity(&self) -> Value {
         self.settings.clone()
     }
-    fn promises(&self) -> Vec<PathBuf> {
+    fn external_outputs(&self) -> Vec<PathBuf> {
         self.promises.clone()
     }
     fn numerics(&self) -> Option<String> {
@@ -251,7 +252,7 @@ fn a_gate_on_a_number_that_is_not_there_is_not_met() {
 #[test]
 fn errors_keep_their_exit_codes() {
     let project = Project(Sandbox::new());
-    let pipeline = project.pipeline("p", vec![step("s", &[], fake(|_| Err(Error::new("no device").exit(Exit::Environment))))]);
+    let pipeline = project.pipeline("p", vec![step("s", &[], fake(|_| Err(Error::new("no device").environment())))]);
     assert_eq!(project.run(&pipeline).0.exit, Exit::Environment as u8);
 }
 

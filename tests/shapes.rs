@@ -247,7 +247,7 @@ fn every_reason_and_every_event_is_described() {
         Event::Warning { stage: stage(), message: text() },
         Event::StageFinished { stage: stage(), seconds: 1.0, summary: text(), metrics: BTreeMap::new(), kept: kept() },
         Event::StageParked { stage: stage(), have: 1, need: 2, message: text() },
-        Event::StageFailed { stage: stage(), message: text(), advice: None },
+        Event::StageFailed { stage: stage(), message: text(), hint: None },
         Event::GateFailed { stage: stage(), message: text() },
         Event::StageInterrupted { stage: stage() },
         Event::StageSkipped { stage: stage(), because: text() },

@@ -9,6 +9,7 @@ mod uploads;
 
 use pipeline::artifact::{Artifact, ArtifactKind};
 use pipeline::events::{Emitter, Event};
+use pipeline::exit::Exit;
 use pipeline::stage::{Context, Stage, StageOutcome, StageResult};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use voxpipe::error::{Error, Exit, Result};
+use voxpipe::error::{Error, Result};
 use voxpipe_io::digest::Digest;
 
 /// A project in a temporary folder with one stage about to run.
@@ -44,8 +45,8 @@ impl Bench {
             out: folder.path().join("out-0"),
             scratch: folder.path().join("scratch"),
             cache: folder.path().join("cache"),
-            cards: Vec::new(),
-            leash: None,
+            gpus: Vec::new(),
+            liveness: None,
             emitter: Emitter::new(move |event| heard.lock().unwrap().push(event)),
             stop: Arc::new(AtomicBool::new(false)),
         };
@@ -171,7 +172,7 @@ pub(crate) fn says(error: &Error, parts: &[&str]) {
     for part in parts {
         assert!(error.message.contains(part), "`{part}` is missing in: {}", error.message);
     }
-    assert!(error.advice.is_some(), "no advice with: {}", error.message);
+    assert!(error.hint.is_some(), "no advice with: {}", error.message);
 }
 
 /// A WAV file with a tone of its own, of any shape a recorder may give it.
@@ -199,5 +200,5 @@ fn the_bench_itself_is_sound() {
     bench.file("a/b.txt", "x");
     assert_eq!(tree(&bench.cx.root), BTreeMap::from([("a/b.txt".to_owned(), b"x".to_vec())]));
     assert_eq!(complaints::<voxpipe::stages::command::Command>(json!({"run": []}))[0].0, "run");
-    assert_eq!(Error::new("x").exit, Exit::Failed);
+    assert_eq!(Exit::from(&Error::new("x")), Exit::Failed);
 }

@@ -184,7 +184,7 @@ fn written(bytes: &[u8]) -> Result<Tokenizer, voxpipe::error::Error> {
 fn complains(result: Result<Tokenizer, voxpipe::error::Error>, about: &str) {
     let error = result.unwrap_err();
     assert!(error.message.contains("tekken.json") && error.message.contains(about), "{about:?} is not in: {error}");
-    assert!(error.advice.is_some(), "{error} comes without advice");
+    assert!(error.hint.is_some(), "{error} comes without advice");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn special_tokens_may_be_unlisted_up_to_version_seven() {
         let tokenizer = without(version).unwrap();
         assert_eq!((tokenizer.special("<pad>").unwrap(), tokenizer.special("<SPECIAL_99>").unwrap()), (11, 99));
         let error = tokenizer.special("[AUDIO]").unwrap_err();
-        assert!(error.message.ends_with("there is no special token `[AUDIO]`") && error.advice.is_some(), "{error}");
+        assert!(error.message.ends_with("there is no special token `[AUDIO]`") && error.hint.is_some(), "{error}");
     }
     complains(without("v11"), "special_tokens is missing; files of version v11 must list them");
 }

@@ -2,11 +2,12 @@
 
 use crate::voxtral::{Reference, recipe, tiny};
 use burn::tensor::{Device, TensorData};
+use pipeline::exit::Exit;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use voxpipe::error::{Error, Exit};
+use voxpipe::error::Error;
 use voxtral::lora;
 use voxtral::lora::LoraConfig;
 use voxtral::model::Voxtral;
@@ -36,7 +37,7 @@ fn train(recipe: &TrainingConfig, stop_at: u64) -> (Result<Vec<LossRow>, Exit>, 
             let adapter = tensors(&model, |name| name.contains(".lora."));
             (Ok(losses), adapter.into_values().flat_map(|data| data.as_bytes().to_vec()).collect(), said)
         }
-        Err(error) => (Err(error.exit), Vec::new(), said),
+        Err(error) => (Err(Exit::from(&error)), Vec::new(), said),
     }
 }
 
@@ -47,7 +48,7 @@ fn attempt(recipe: &TrainingConfig, stop_at: u64, said: &mut dyn FnMut(String)) 
     let examples = [reference.example(0), reference.example(1)];
     let mut say = |event: TrainingEvent| match event {
         TrainingEvent::Step(row, _) if row.step == stop_at => stop.store(true, Ordering::Relaxed),
-        TrainingEvent::Step(..) | TrainingEvent::Judged(_) => (),
+        TrainingEvent::Step(..) | TrainingEvent::Evaluated(_) => (),
         TrainingEvent::Resumed(state) => said(format!("resumed {}", state.step)),
         TrainingEvent::Warning(warning) => said(warning),
     };
@@ -114,7 +115,7 @@ fn a_checkpoint_that_does_not_fit_the_run_names_what_it_lacks() {
         checkpoint.write(other.path(), 2).unwrap();
         let error = attempt(&with_checkpoints(other.path()), 0, &mut |_| ()).unwrap_err();
         assert!(error.message.contains(&words) && error.message.contains("step-000005"), "{error}");
-        assert!(error.advice.unwrap().contains(other.path().to_str().unwrap()));
+        assert!(error.hint.unwrap().contains(other.path().to_str().unwrap()));
     }
 }
 
@@ -167,26 +168,26 @@ fn adapter_bytes(model: &Voxtral) -> Vec<u8> {
 fn the_best_model_is_kept_and_found_again() {
     let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
     let whole = judged(folders[0].path(), None, 0).unwrap();
-    assert_eq!((whole.kept, whole.gave_up, whole.losses.len(), whole.judgements.len()), (6, false, 24, 8));
+    assert_eq!((whole.kept, whole.stopped_early, whole.losses.len(), whole.evaluations.len()), (6, false, 24, 8));
     let impatient = judged(folders[1].path(), Some(2), 0).unwrap();
-    assert_eq!((impatient.kept, impatient.gave_up, impatient.losses.len(), impatient.judgements.len()), (6, true, 12, 4));
+    assert_eq!((impatient.kept, impatient.stopped_early, impatient.losses.len(), impatient.evaluations.len()), (6, true, 12, 4));
 
     // It is the model of that step: a run that is stopped there leaves the same in its checkpoint.
-    assert_eq!(judged(folders[2].path(), None, 6).unwrap_err().exit, Exit::Interrupted);
+    assert_eq!(judged(folders[2].path(), None, 6).unwrap_err().kind, voxtral::error::ErrorKind::Interrupted);
     let stopped = TrainingCheckpoint::newest(folders[2].path(), |skipped| panic!("{skipped}")).unwrap();
     let stopped: Vec<u8> = stopped.weights.into_values().flat_map(|data| data.as_bytes().to_vec()).collect();
     assert!(adapter_bytes(&whole.model) == stopped && adapter_bytes(&impatient.model) == stopped);
 
     // Cut off between two looks, it goes on and ends the same; and says so if the best was lost.
     let cut = folders[3].path();
-    assert_eq!(judged(cut, None, 14).unwrap_err().exit, Exit::Interrupted);
+    assert_eq!(judged(cut, None, 14).unwrap_err().kind, voxtral::error::ErrorKind::Interrupted);
     assert!(cut.join("best-000006").is_dir());
     let resumed = judged(cut, None, 0).unwrap();
-    assert_eq!((resumed.kept, &resumed.judgements), (6, &whole.judgements));
+    assert_eq!((resumed.kept, &resumed.evaluations), (6, &whole.evaluations));
     assert!(adapter_bytes(&resumed.model) == stopped);
     fs::write(cut.join("best-000006/weights.safetensors"), b"").unwrap();
     let error = judged(cut, None, 0).unwrap_err();
-    assert!(error.message.contains("best-000006") && error.advice.unwrap().contains("remove"), "{}", error.message);
+    assert!(error.message.contains("best-000006") && error.hint.unwrap().contains("remove"), "{}", error.message);
 }
 
 #[test]
@@ -234,7 +235,7 @@ fn a_full_training_in_brain_floats_stays_near_that_in_32_bits() {
     let run = |rounded: bool| {
         let mut model = tiny();
         if rounded {
-            model.compute_in_brain_floats();
+            model.compute_in_bf16();
         }
         let training = Trainer {
             examples: &examples,

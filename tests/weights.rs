@@ -44,8 +44,8 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 
 #[track_caller]
 fn says<T>(result: Result<T>, words: &[&str]) {
-    let Error { message, advice, .. } = result.err().expect("it should not work");
-    let said = format!("{message} = {}", advice.expect("advice"));
+    let Error { message, hint, .. } = result.err().expect("it should not work");
+    let said = format!("{message} = {}", hint.expect("advice"));
     for word in words {
         assert!(said.contains(word), "no `{word}` in: {said}");
     }

@@ -9,7 +9,7 @@ pub mod selftest;
 mod steps;
 mod work;
 
-use crate::error::{Error, Failure, Result, said};
+use crate::error::{Error, ErrorKind, Result, panic_message};
 use serde::Serialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -166,7 +166,7 @@ impl Benchmark<'_> {
 
     /// Waits until the device has done all it was told.
     fn settle(&self) -> Result<()> {
-        self.device.device.sync().map_err(|error| Error::new(format!("{}: {error:?}", self.device.name)).failure(Failure::LostDevice))
+        self.device.device.sync().map_err(|error| Error::new(format!("{}: {error:?}", self.device.name)).kind(ErrorKind::LostDevice))
     }
 
     /// How long a thing takes; whatever stops it becomes a note.
@@ -179,7 +179,7 @@ impl Benchmark<'_> {
         }));
         match rounds {
             Ok(seconds) => row.seconds = seconds?,
-            Err(panic) => row.note = said(panic.as_ref()).to_owned(),
+            Err(panic) => row.note = panic_message(panic.as_ref()).to_owned(),
         }
         Ok(row)
     }

@@ -14,7 +14,7 @@ pub(super) const TARGETS: usize = 64;
 
 /// A product with a weight, as the model's layers compute it.
 pub(super) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    let factors = if weight.dtype() == DType::BF16 { MatmulPrecision::BrainFloats } else { MatmulPrecision::Floats };
+    let factors = if weight.dtype() == DType::BF16 { MatmulPrecision::Bf16 } else { MatmulPrecision::Floats };
     ops::linear(x, weight, None, factors)
 }
 
@@ -55,7 +55,7 @@ pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut d
         let heads =
             heads.into_iter().chain([(text.num_attention_heads, text.num_key_value_heads, length, text.head_dim, AttentionMask::Causal)]);
         for (heads, shared, rows, width, mask) in heads {
-            for (name, factors) in [("f32", MatmulPrecision::Floats), ("bf16", MatmulPrecision::BrainFloats)] {
+            for (name, factors) in [("f32", MatmulPrecision::Floats), ("bf16", MatmulPrecision::Bf16)] {
                 let causal = mask == AttentionMask::Causal;
                 let given = [heads, shared, shared].map(|heads| random([batch, heads, rows, width], device));
                 let pairs = (batch * heads * rows * rows) as f64 / if causal { 2.0 } else { 1.0 };

@@ -8,13 +8,13 @@ use burn::tensor::{DType, Device, Distribution, Tensor};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Roofline {
     pub(super) floats: f64,
-    pub(super) brain_floats: f64,
+    pub(super) bf16_flops: f64,
 }
 
 impl Roofline {
     /// That of a matrix's type.
     pub(super) fn of(self, dtype: DType) -> f64 {
-        if dtype == DType::BF16 { self.brain_floats } else { self.floats }
+        if dtype == DType::BF16 { self.bf16_flops } else { self.floats }
     }
 }
 
@@ -47,8 +47,8 @@ pub(super) fn measure(bench: &Benchmark, tell: &mut dyn FnMut(BenchRow)) -> Resu
     };
     // On the processor, products of brain floats are this program's own.
     let floats = rate("f32", DType::F32)?;
-    let brain_floats = if bench.device.name == "cpu" { own_product(bench, width, tell)? } else { rate("bf16", DType::BF16)? };
-    Ok(Roofline { floats, brain_floats })
+    let bf16_flops = if bench.device.name == "cpu" { own_product(bench, width, tell)? } else { rate("bf16", DType::BF16)? };
+    Ok(Roofline { floats, bf16_flops })
 }
 
 fn own_product(bench: &Benchmark, side: usize, tell: &mut dyn FnMut(BenchRow)) -> Result<f64> {

@@ -2,7 +2,7 @@
 
 use super::steps::{Case, losses, scores};
 use super::{BenchSize, Benchmark};
-use crate::error::{Result, said};
+use crate::error::{Result, panic_message};
 use serde::Serialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ pub fn agree(device: &SelectedDevice) -> Result<Vec<SelfTestResult>> {
         let (difference, note) = match outcome {
             Ok(Ok(numbers)) => (Some(apart(&numbers, &expected)), String::new()),
             Ok(Err(error)) => (None, error.message),
-            Err(panic) => (None, said(panic.as_ref()).to_owned()),
+            Err(panic) => (None, panic_message(panic.as_ref()).to_owned()),
         };
         found.push(SelfTestResult { what, difference, allowed, seconds, note });
         Ok(())

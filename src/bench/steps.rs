@@ -3,7 +3,7 @@
 use super::operations::{AROUND, TARGETS};
 use super::roofline::{Roofline, random};
 use super::{BenchRow, Benchmark, OperationCount, median};
-use crate::error::{Error, Result, said};
+use crate::error::{Error, Result, panic_message};
 use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 use rand::{Rng, SeedableRng};
@@ -127,7 +127,7 @@ fn prepared(bench: &Benchmark, mut model: Voxtral, case: Case) -> Result<(Voxtra
         // What is trained is kept in 32 bits, and only multiplied in brain floats.
         drop(model);
         model = bench.load_as(Precision::F32)?.0;
-        model.compute_in_brain_floats();
+        model.compute_in_bf16();
     }
     if case != Case::Full {
         let everywhere = case == Case::Everywhere;
@@ -169,7 +169,7 @@ fn steps(bench: &Benchmark, model: Voxtral, case: Case, batch: usize) -> Result<
     }));
     match outcome {
         Ok(done) => done?,
-        Err(panic) => row.note = said(panic.as_ref()).to_owned(),
+        Err(panic) => row.note = panic_message(panic.as_ref()).to_owned(),
     }
     if let Some((first, steady)) = times.split_first_mut().filter(|(_, steady)| steady.len() > 1) {
         let half = steady.len() / 2;

@@ -4,7 +4,7 @@ use super::project::plural;
 use super::provenance::Provenance;
 use super::summary::{Summary, find};
 use super::{Project, note, print, print_json};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use clap::Args;
 use pipeline::cache::store::Store;
 use pipeline::manifest::byte_size;
@@ -53,15 +53,15 @@ impl Export {
         let run = find(&store, &self.run)?;
         if self.archive.exists() && !self.force {
             return Err(Error::new(format!("`{}` is there already", self.archive.display()))
-                .exit(Exit::Usage)
-                .advice("name another file, or say `--force` to replace it"));
+                .kind(ErrorKind::InvalidInput)
+                .hint("name another file, or say `--force` to replace it"));
         }
         let summary = Summary::of(&store, &run)?;
         let records = summary.stages.iter().filter_map(|stage| stage.record(&store));
         let records = records.map(|record| (record.ingredients.fingerprint(), record)).collect();
         let manifest = Provenance::find(&store, &run)?.map(|manifest| serde_json::to_vec(&manifest)).transpose()?;
         let about = store.export(&run, manifest.as_deref(), &records, !self.no_results, &self.archive)?;
-        let bytes = fs::metadata(&self.archive).doing(|| format!("cannot look at `{}`", self.archive.display()))?.len();
+        let bytes = fs::metadata(&self.archive).with_context(|| format!("cannot look at `{}`", self.archive.display()))?.len();
         if self.json {
             let (results, archive) = (about.results.len(), &self.archive);
             return print_json(

@@ -3,7 +3,7 @@
 use super::{note, print};
 use crate::bench;
 use crate::bench::{BenchPart, BenchRow, BenchSize, Benchmark as Measuring};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ enum NamedPart {
 
 impl Bench {
     pub(super) fn go(&self) -> Result<()> {
-        let wrong = |message: String, advice: &str| Err(Error::new(message).exit(Exit::Usage).advice(advice));
+        let wrong = |message: String, hint: &str| Err(Error::new(message).kind(ErrorKind::InvalidInput).hint(hint));
         if !matches!(self.precision, Precision::F32 | Precision::Bf16) {
             return wrong(format!("precision `{}` is not measured", self.precision), "write `f32` or `bf16`");
         }

@@ -2,7 +2,7 @@
 
 use super::{Project, print, print_json};
 use crate::bench::selftest::{SelfTestResult, agree};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Result};
 use crate::hub;
 use clap::Args;
 use serde_json::{Value, json};
@@ -52,15 +52,15 @@ impl Doctor {
         }
         if let Some(refused) = outside.iter().find(|stage| stage["well"] == false) {
             let said = |key: &str| refused[key].as_str().unwrap_or_default().to_owned();
-            let error = Error::new(format!("stage `{}`: {}", said("stage"), said("what"))).exit(Exit::Environment);
-            return Err(error.advice(said("advice")));
+            let error = Error::new(format!("stage `{}`: {}", said("stage"), said("what"))).environment();
+            return Err(error.hint(said("advice")));
         }
         if well {
             return Ok(());
         }
         Err(Error::new(format!("{} does not compute what the processor computes", chosen.name))
-            .exit(Exit::Environment)
-            .advice("use `device = \"cpu\"`, and report this with the lines above"))
+            .environment()
+            .hint("use `device = \"cpu\"`, and report this with the lines above"))
     }
 }
 
@@ -72,11 +72,11 @@ impl Doctor {
         let stop = AtomicBool::new(false);
         let asked = pipeline.steps.iter().filter(|step| step.stage.reaches_out());
         let told = asked.map(|step| {
-            let (well, what, advice) = match step.stage.preflight(&step.ports(), &stop) {
+            let (well, what, hint) = match step.stage.preflight(&step.ports(), &stop) {
                 Ok(found) => (true, found.unwrap_or_else(|| "not looked at: the network is not to be used".to_owned()), None),
-                Err(error) => (false, error.message, error.advice),
+                Err(error) => (false, error.message, error.hint),
             };
-            json!({ "stage": step.name, "well": well, "what": what, "advice": advice })
+            json!({ "stage": step.name, "well": well, "what": what, "advice": hint })
         });
         Ok(told.collect())
     }

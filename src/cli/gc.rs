@@ -2,12 +2,13 @@
 
 use super::summary::{Summary, find};
 use super::{Project, print, print_json};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use clap::{Args, Subcommand};
 use pipeline::artifact::ArtifactKind;
 use pipeline::cache::content::{Content, SymlinkPolicy};
 use pipeline::cache::fingerprint::Fingerprint;
 use pipeline::cache::store::{AttemptEnd, CacheEntry, Store};
+use pipeline::exit::Exit;
 use pipeline::manifest::byte_size;
 use serde::Serialize;
 use serde_json::json;
@@ -337,8 +338,8 @@ impl Look {
             store.pin(&run)?;
         } else if !store.unpin(&run)? {
             let pins = store.pins()?.into_iter().collect::<Vec<_>>().join(", ");
-            let advice = if pins.is_empty() { "no run is".to_owned() } else { format!("these are: {pins}") };
-            return Err(Error::new(format!("run {run} is not pinned")).exit(Exit::Usage).advice(advice));
+            let hint = if pins.is_empty() { "no run is".to_owned() } else { format!("these are: {pins}") };
+            return Err(Error::new(format!("run {run} is not pinned")).kind(ErrorKind::InvalidInput).hint(hint));
         }
         if self.json {
             return print_json(json!({ "run": run, "pinned": on }));

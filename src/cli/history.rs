@@ -2,11 +2,12 @@
 
 use super::summary::{Summary, find};
 use super::{Project, note, print, print_json};
-use crate::error::{Exit, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::report::terminal::duration;
 use clap::Args;
 use pipeline::cache::store::Store;
 use pipeline::events::{Event, jsonl};
+use pipeline::exit::Exit;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -45,12 +46,12 @@ impl Logs {
         let store = Store::look(&Project::of(self.file.clone()).root()?)?;
         let path = store.log(&find(&store, &self.run)?);
         let reading = || format!("cannot read `{}`", path.display());
-        let mut file = File::open(&path).doing(reading)?;
+        let mut file = File::open(&path).with_context(reading)?;
         let (mut read, mut quiet) = (0, 0);
         loop {
-            file.seek(SeekFrom::Start(read)).doing(reading)?;
+            file.seek(SeekFrom::Start(read)).with_context(reading)?;
             let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).doing(reading)?;
+            file.read_to_end(&mut bytes).with_context(reading)?;
             let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             read += whole as u64;
             let lines = jsonl::parse(&bytes[..whole]).map_err(|error| error.context(path.display()))?;
@@ -111,8 +112,8 @@ fn words(event: &Event) -> (Option<&str>, String) {
         Event::Warning { stage, message } => (Some(stage), format!("warning: {message}")),
         Event::StageFinished { stage, seconds, summary, .. } => (Some(stage), format!("done in {}: {summary}", duration(*seconds))),
         Event::StageParked { stage, have, need, message } => (Some(stage), format!("parked {have}/{need}: {message}")),
-        Event::StageFailed { stage, message, advice } => {
-            (Some(stage), format!("failed: {message}{}", advice.as_ref().map(|advice| format!("\n  = {advice}")).unwrap_or_default()))
+        Event::StageFailed { stage, message, hint } => {
+            (Some(stage), format!("failed: {message}{}", hint.as_ref().map(|hint| format!("\n  = {hint}")).unwrap_or_default()))
         }
         Event::GateFailed { stage, message } => (Some(stage), format!("gate not met: {message}")),
         Event::StageInterrupted { stage } => (Some(stage), "interrupted".to_owned()),

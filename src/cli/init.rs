@@ -4,7 +4,7 @@ use super::prompt::somebody_is_there;
 use super::{print, print_json};
 use crate::data::template;
 use crate::data::text::safe_name;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::stages::STAGES;
 use clap::{Args, ValueEnum};
 use pipeline::graph::Pipeline;
@@ -12,7 +12,7 @@ use pipeline::manifest::overrides::CommandLineOverrides;
 use serde::Serialize;
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{self, BufRead, ErrorKind, Write};
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
 const TEMPLATE: &str = include_str!("../../templates/pipeline.toml");
@@ -79,13 +79,13 @@ impl Init {
     /// Writes the file, and the schema that editors read beside it. Nothing that is there is overwritten.
     pub(super) fn go(self) -> Result<()> {
         let file = self.folder.join(FILE);
-        let exists = || Error::new(format!("`{}` is there already, and is not overwritten", file.display())).exit(Exit::Usage);
+        let exists = || Error::new(format!("`{}` is there already, and is not overwritten", file.display())).kind(ErrorKind::InvalidInput);
         if file.symlink_metadata().is_ok() {
-            return Err(exists().advice("choose another folder, or move the file away"));
+            return Err(exists().hint("choose another folder, or move the file away"));
         }
         let values = self.values()?;
         let text = filled(values, &file)?;
-        fs::create_dir_all(&self.folder).doing(|| format!("cannot make `{}`", self.folder.display())).map_err(environment)?;
+        fs::create_dir_all(&self.folder).with_context(|| format!("cannot make `{}`", self.folder.display())).map_err(environment)?;
         if !write_new(&file, &text)? {
             return Err(exists());
         }
@@ -116,7 +116,7 @@ impl Init {
         let language = or_ask(&self.language, "Which language is spoken (ISO 639-1 code)?", "en")?;
         let base = match (case, &self.base) {
             (Case::Hub, None) if !asks => {
-                return Err(Error::new("no model is named to go on from").exit(Exit::Usage).advice("add `--base OWNER/NAME`"));
+                return Err(Error::new("no model is named to go on from").kind(ErrorKind::InvalidInput).hint("add `--base OWNER/NAME`"));
             }
             (Case::Hub, None) => ask("Which model goes it on from (OWNER/NAME)?", BASE)?,
             (_, base) => base.clone().unwrap_or_else(|| BASE.to_owned()),
@@ -145,9 +145,9 @@ fn filled(mut values: Values, file: &Path) -> Result<String> {
     match mistakes(&text).into_iter().next() {
         None => Ok(text),
         Some(mistake) => {
-            let error = Error::new(mistake.message).exit(Exit::Usage);
+            let error = Error::new(mistake.message).kind(ErrorKind::InvalidInput);
             Err(match mistake.hint {
-                Some(hint) => error.advice(hint),
+                Some(hint) => error.hint(hint),
                 None => error,
             })
         }
@@ -158,14 +158,14 @@ fn filled(mut values: Values, file: &Path) -> Result<String> {
 fn write_new(path: &Path, text: &str) -> Result<bool> {
     let writing = || format!("cannot write `{}`", path.display());
     match File::create_new(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error).doing(writing).map_err(environment),
-        Ok(mut file) => file.write_all(text.as_bytes()).doing(writing).map_err(environment).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(writing).map_err(environment),
+        Ok(mut file) => file.write_all(text.as_bytes()).with_context(writing).map_err(environment).map(|()| true),
     }
 }
 
 fn environment(error: Error) -> Error {
-    error.exit(Exit::Environment)
+    error.environment()
 }
 
 fn ask_case() -> Result<Case> {
@@ -186,7 +186,7 @@ fn ask(question: &str, default: &str) -> Result<String> {
     write!(out, "{question} [{default}] ").and_then(|()| out.flush())?;
     let mut line = String::new();
     if io::stdin().lock().read_line(&mut line)? == 0 {
-        return Err(Error::new("the questions were not answered; nothing was written").exit(Exit::Usage));
+        return Err(Error::new("the questions were not answered; nothing was written").kind(ErrorKind::InvalidInput));
     }
     let answer = line.trim();
     Ok(if answer.is_empty() { default.to_owned() } else { answer.to_owned() })

@@ -1,7 +1,7 @@
 //! `voxpipe lock`: writes down which commit each repository of the Hub is.
 
 use super::{Project, print, print_json};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::hub::lockfile::Lockfile;
 use crate::hub::{Network, RepoRevision, RepoType};
@@ -109,8 +109,8 @@ impl Lock {
                     format!("there is {}", list(names.iter().copied()))
                 };
                 return Err(Error::new(format!("no repository and no stage that names one is called `{wanted}`"))
-                    .exit(Exit::Usage)
-                    .advice(did_you_mean(wanted, names.iter().copied()).unwrap_or(known)));
+                    .kind(ErrorKind::InvalidInput)
+                    .hint(did_you_mean(wanted, names.iter().copied()).unwrap_or(known)));
             }
             update.extend(meant.into_iter().cloned());
         }

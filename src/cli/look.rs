@@ -4,11 +4,12 @@ use super::project::plural;
 use super::run::known;
 use super::summary::{Summary, find};
 use super::{Project, print, print_json};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub::RepoRevision;
 use crate::report::terminal::duration;
 use pipeline::cache::content::ContentDiff;
 use pipeline::cache::store::{AttemptEnd, StageHistory, Store};
+use pipeline::exit::Exit;
 use pipeline::graph::Pipeline;
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::manifest::origin;
@@ -122,8 +123,8 @@ pub(super) fn check(project: &Project, json: bool, show_origin: bool) -> Result<
             let text = match path.to_str().and_then(RepoRevision::parse) {
                 Some(repository) => {
                     // A commit in the file, or one that the lock file put there.
-                    let advice = if repository.is_pinned() || revisions.contains(stage) { "" } else { "; `voxpipe lock` pins its commit" };
-                    format!("note: stage `{stage}` reads `{repository}`; there is no such folder, so it is a repository of the Hub{advice}")
+                    let hint = if repository.is_pinned() || revisions.contains(stage) { "" } else { "; `voxpipe lock` pins its commit" };
+                    format!("note: stage `{stage}` reads `{repository}`; there is no such folder, so it is a repository of the Hub{hint}")
                 }
                 None => format!("warning: stage `{stage}` reads `{}`, which is not there", path.display()),
             };
@@ -185,7 +186,7 @@ pub(super) fn why(project: &Project, stage: &str, vs: Option<&str>, json: bool) 
 fn versus(pipeline: &Pipeline, store: &Store, plan: &Plan, stage: &str, run: &str) -> Result<(String, Vec<Why>)> {
     let run = find(store, run)?;
     let summary = Summary::of(store, &run)?;
-    let lacking = |what: String| Error::new(what).exit(Exit::Usage).advice("`voxpipe show RUN` says how each stage ended");
+    let lacking = |what: String| Error::new(what).kind(ErrorKind::InvalidInput).hint("`voxpipe show RUN` says how each stage ended");
     let Some(then) = summary.stage(stage) else { return Err(lacking(format!("run {run} has no stage `{stage}`"))) };
     let Some(old) = then.record(store).map(|record| record.ingredients) else {
         return Err(lacking(format!("there is nothing to compare with: run {run} kept no result of `{stage}`, it was {}", then.result)));

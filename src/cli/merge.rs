@@ -1,7 +1,7 @@
 //! `voxpipe merge --model BASE --adapter DIR --out DIR`: an adapter becomes part of its base.
 
 use super::print;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use clap::Args;
 use std::fs;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(super) struct Merge {
 
 impl Merge {
     pub(super) fn go(&self) -> Result<()> {
-        let usage = |message: String, advice: &str| Err(Error::new(message).exit(Exit::Usage).advice(advice));
+        let usage = |message: String, hint: &str| Err(Error::new(message).kind(ErrorKind::InvalidInput).hint(hint));
         if !lora::is_adapter(&self.adapter) {
             return usage(format!("`{}` is not an adapter's folder", self.adapter.display()), "give the folder with adapter_config.json");
         }
@@ -40,7 +40,7 @@ impl Merge {
         let shown = self.out.display();
         let existed = self.out.exists();
         if existed {
-            let mut entries = fs::read_dir(&self.out).doing(|| format!("cannot read folder `{shown}`"))?;
+            let mut entries = fs::read_dir(&self.out).with_context(|| format!("cannot read folder `{shown}`"))?;
             if entries.next().is_some() {
                 return usage(format!("`{shown}` is not empty"), "give a folder that is not there yet");
             }
@@ -52,13 +52,13 @@ impl Merge {
         if draft.exists() {
             return usage(format!("`{}` is in the way, perhaps left by a merge that was cut off", draft.display()), "remove it");
         }
-        fs::create_dir_all(&draft).doing(|| format!("cannot create folder `{}`", draft.display()))?;
+        fs::create_dir_all(&draft).with_context(|| format!("cannot create folder `{}`", draft.display()))?;
         let merged = merge::merge(&self.model, &self.adapter, &draft, self.dtype, self.max_shard_size);
         let placed = merged.and_then(|merged| {
             if existed {
-                fs::remove_dir(&self.out).doing(|| format!("cannot replace `{shown}`"))?;
+                fs::remove_dir(&self.out).with_context(|| format!("cannot replace `{shown}`"))?;
             }
-            fs::rename(&draft, &self.out).doing(|| format!("cannot create `{shown}`"))?;
+            fs::rename(&draft, &self.out).with_context(|| format!("cannot create `{shown}`"))?;
             Ok(merged)
         });
         match placed {

@@ -1,8 +1,9 @@
 //! `voxpipe migrate`: brings a pipeline file up to the version of the format that this program reads.
 
 use super::{Project, print, print_json};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use clap::Args;
+use pipeline::exit::Exit;
 use pipeline::manifest::migration;
 use pipeline::manifest::migration::MigratedFile;
 use serde_json::json;
@@ -56,7 +57,7 @@ impl Migrate {
                 fs::set_permissions(&part, fs::metadata(path)?.permissions())?;
                 fs::rename(&part, path)
             };
-            write().doing(|| format!("cannot write `{}`", path.display())).map_err(|error: Error| error.exit(Exit::Environment))?;
+            write().with_context(|| format!("cannot write `{}`", path.display())).map_err(|error: Error| error.environment())?;
             lines.push_str(&format!("{}: is schema {} now\n", path.display(), pipeline::manifest::SCHEMA));
         }
         if self.json {

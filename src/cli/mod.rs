@@ -30,8 +30,9 @@ mod tracking;
 mod transcribe;
 mod worker;
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use pipeline::exit::Exit;
 use pipeline::graph::draw;
 use pipeline::process::reaper;
 use serde_json::Value;
@@ -248,14 +249,16 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Done as u8 });
         }
     };
-    reaper::arm("guard");
+    reaper::configure("guard");
     match cli.command.run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            if !error.message.is_empty() {
-                complain(&error);
+            // An error without a message: whoever read the output has gone, and nothing is wrong.
+            if error.message.is_empty() {
+                return ExitCode::from(Exit::Done as u8);
             }
-            ExitCode::from(error.exit as u8)
+            complain(&error);
+            ExitCode::from(Exit::from(&error) as u8)
         }
     }
 }
@@ -321,7 +324,7 @@ impl Command {
 fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new("").exit(Exit::Done)),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new("")),
         Err(error) => Err(Error::from(error).context("cannot write to standard output")),
         Ok(()) => Ok(()),
     }
@@ -345,8 +348,8 @@ fn note(message: &str) {
 
 fn complain(error: &Error) {
     let mut text = format!("error: {}\n", error.message);
-    if let Some(advice) = &error.advice {
-        text.push_str(&format!("  = {advice}\n"));
+    if let Some(hint) = &error.hint {
+        text.push_str(&format!("  = {hint}\n"));
     }
     let _ = io::stderr().write_all(text.as_bytes());
 }

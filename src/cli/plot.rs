@@ -1,7 +1,7 @@
 //! `voxpipe plot`: the curves of trainings, running or done.
 
 use super::{Project, print, print_json};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::plot;
 use crate::plot::{PlotCurve, PlotPanel};
 use clap::Args;
@@ -67,7 +67,7 @@ impl Plot {
         }
         let panels: Vec<PlotPanel> = panels(&trainings, &metrics);
         if let Some(path) = &self.svg {
-            return fs::write(path, plot::svg(&panels)).doing(|| format!("cannot write `{}`", path.display()));
+            return fs::write(path, plot::svg(&panels)).with_context(|| format!("cannot write `{}`", path.display()));
         }
         let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         print(&plot::terminal(&panels, self.width.unwrap_or_else(columns), colour))
@@ -91,20 +91,20 @@ impl Plot {
                 let of_run = of_run(&store, &runs, run)?;
                 if of_run.is_empty() {
                     return Err(Error::new(format!("run {run} measured nothing"))
-                        .exit(Exit::Usage)
-                        .advice("plot a stage instead, which shows its newest result"));
+                        .kind(ErrorKind::InvalidInput)
+                        .hint("plot a stage instead, which shows its newest result"));
                 }
                 found.extend(of_run);
             } else if stages.contains(of) {
                 found.push(of_stage(&store, &name, of)?.ok_or_else(|| {
                     Error::new(format!("stage `{of}` has no curve yet"))
-                        .exit(Exit::Usage)
-                        .advice("a `train` stage has one as soon as it took a step")
+                        .kind(ErrorKind::InvalidInput)
+                        .hint("a `train` stage has one as soon as it took a step")
                 })?);
             } else {
                 let known = stages.iter().chain(&runs).map(String::as_str);
-                let advice = did_you_mean(of, known.clone()).unwrap_or_else(|| format!("there are {}", list(known)));
-                return Err(Error::new(format!("no stage, run or file is called `{of}`")).exit(Exit::Usage).advice(advice));
+                let hint = did_you_mean(of, known.clone()).unwrap_or_else(|| format!("there are {}", list(known)));
+                return Err(Error::new(format!("no stage, run or file is called `{of}`")).kind(ErrorKind::InvalidInput).hint(hint));
             }
         }
         if self.of.is_empty() {
@@ -113,7 +113,7 @@ impl Plot {
             }
         }
         if found.is_empty() {
-            return Err(Error::new("there is no curve yet").exit(Exit::Usage).advice("start a training with `voxpipe run`"));
+            return Err(Error::new("there is no curve yet").kind(ErrorKind::InvalidInput).hint("start a training with `voxpipe run`"));
         }
         Ok(found)
     }
@@ -123,9 +123,8 @@ impl Plot {
         let known: BTreeSet<&str> =
             trainings.iter().flat_map(|training| &training.rows).flat_map(|row| row.values.keys()).map(String::as_str).collect();
         if let Some(unknown) = self.metric.iter().find(|metric| !known.contains(metric.as_str())) {
-            let advice =
-                did_you_mean(unknown, known.iter().copied()).unwrap_or_else(|| format!("there are {}", list(known.iter().copied())));
-            return Err(Error::new(format!("nothing is called `{unknown}` in these curves")).exit(Exit::Usage).advice(advice));
+            let hint = did_you_mean(unknown, known.iter().copied()).unwrap_or_else(|| format!("there are {}", list(known.iter().copied())));
+            return Err(Error::new(format!("nothing is called `{unknown}` in these curves")).kind(ErrorKind::InvalidInput).hint(hint));
         }
         if !self.metric.is_empty() {
             return Ok(self.metric.clone());

@@ -1,7 +1,7 @@
 //! From a file name and some flags to a pipeline.
 
 use super::{Changes, Project, include, note};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::lockfile::Lockfile;
 use crate::stages::STAGES;
 use pipeline::cache::store::Store;
@@ -60,8 +60,8 @@ impl Project {
             None => Ok(()),
             Some((stage, repository)) => {
                 Err(Error::new(format!("stage `{stage}` reads `{repository}`, which `{}` does not pin", file.display()))
-                    .exit(Exit::Usage)
-                    .advice("`voxpipe lock` writes down its commit; or name one in the pipeline"))
+                    .kind(ErrorKind::InvalidInput)
+                    .hint("`voxpipe lock` writes down its commit; or name one in the pipeline"))
             }
         }
     }
@@ -69,8 +69,8 @@ impl Project {
     /// The file with everything it includes.
     pub(super) fn sources(&self) -> Result<ManifestSources> {
         let reading = || format!("cannot read `{}`", self.file.display());
-        let text = fs::read_to_string(&self.file).doing(reading).map_err(|error| {
-            error.exit(Exit::Usage).advice("name the pipeline file after the command; without a name it is ./pipeline.toml")
+        let text = fs::read_to_string(&self.file).with_context(reading).map_err(|error| {
+            error.kind(ErrorKind::InvalidInput).hint("name the pipeline file after the command; without a name it is ./pipeline.toml")
         })?;
         Ok(ManifestSources::gather(&text, &self.file, &include::look))
     }
@@ -108,7 +108,7 @@ impl Project {
         let told = std::env::var_os("VOXPIPE_SHARED_CACHE");
         let folder = match &told {
             Some(folder) if folder.is_empty() => return Ok(store),
-            Some(folder) => std::env::current_dir().doing(|| "cannot find the current folder")?.join(folder),
+            Some(folder) => std::env::current_dir().with_context(|| "cannot find the current folder")?.join(folder),
             None => match &pipeline.cache.shared {
                 Some(folder) => pipeline.root.join(folder),
                 None => return Ok(store),
@@ -142,7 +142,8 @@ impl Project {
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         match pipeline {
             Some(pipeline) if errors == 0 => Ok(pipeline),
-            _ => Err(Error::new(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.file.display())).exit(Exit::Usage)),
+            _ => Err(Error::new(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.file.display()))
+                .kind(ErrorKind::InvalidInput)),
         }
     }
 

@@ -103,8 +103,10 @@ impl Provenance {
         let (file, root, included) = places(&project.file, &pipeline.root, others.iter().map(|(path, _)| *path))?;
         let included = included.into_iter().zip(others.iter().map(|(_, text)| (*text).to_owned())).collect();
         let lock = Lockfile::beside(&project.file);
-        let lock =
-            lock.is_file().then(|| std::fs::read_to_string(&lock).doing(|| format!("cannot read `{}`", lock.display()))).transpose()?;
+        let lock = lock
+            .is_file()
+            .then(|| std::fs::read_to_string(&lock).with_context(|| format!("cannot read `{}`", lock.display())))
+            .transpose()?;
         let env = sources
             .texts()
             .flat_map(|(_, text)| variables(text))
@@ -136,7 +138,7 @@ impl Provenance {
     pub(super) fn read(store: &Store, run: &str) -> Result<Self> {
         Self::find(store, run)?.ok_or_else(|| {
             Error::new(format!("run {run} has no manifest: it was killed, or is still going on"))
-                .advice("a run that has ended, however it ended, has one")
+                .hint("a run that has ended, however it ended, has one")
         })
     }
 
@@ -145,7 +147,7 @@ impl Provenance {
     pub(super) fn find(store: &Store, run: &str) -> Result<Option<Self>> {
         let read = |run: &str| -> Result<Option<Self>> {
             let Some(bytes) = store.provenance(run)? else { return Ok(None) };
-            serde_json::from_slice(&bytes).map(Some).doing(|| format!("the manifest of run {run} is damaged"))
+            serde_json::from_slice(&bytes).map(Some).with_context(|| format!("the manifest of run {run} is damaged"))
         };
         if let Some(own) = read(run)? {
             return Ok(Some(own));

@@ -3,7 +3,7 @@
 use super::provenance::{Listener, Provenance};
 use super::summary::Summary;
 use super::{Project, note, print_json, prompt, tracking};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
 use pipeline::cache::noop::{NoopEntry, NoopKey as Asked};
@@ -11,6 +11,7 @@ use pipeline::cache::store::Store;
 use pipeline::events::Event;
 use pipeline::events::jsonl::JsonLinesReporter;
 use pipeline::events::reporter::{Reporter, fan_out};
+use pipeline::exit::Exit;
 use pipeline::graph::{ExecutorKind, Pipeline};
 use pipeline::manifest::diagnostic::did_you_mean;
 use pipeline::manifest::include::ManifestSources;
@@ -60,7 +61,9 @@ impl Run {
         let (sources, pipeline) = self.project.with_sources()?;
         known(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
-            return Err(Error::new(format!("`{}`, the project's root, is not a folder", pipeline.root.display())).exit(Exit::Usage));
+            return Err(
+                Error::new(format!("`{}`, the project's root, is not a folder", pipeline.root.display())).kind(ErrorKind::InvalidInput)
+            );
         }
         let stop = listen()?;
         let store = Store::open(&pipeline.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
@@ -198,8 +201,8 @@ pub(super) fn known(pipeline: &Pipeline, stages: &[String]) -> Result<()> {
     match stages.iter().find(|stage| !names().any(|name| name == **stage)) {
         None => Ok(()),
         Some(stage) => {
-            let advice = did_you_mean(stage, names()).unwrap_or_else(|| format!("stages are: {}", names().collect::<Vec<_>>().join(", ")));
-            Err(Error::new(format!("no stage is called `{stage}`")).exit(Exit::Usage).advice(advice))
+            let hint = did_you_mean(stage, names()).unwrap_or_else(|| format!("stages are: {}", names().collect::<Vec<_>>().join(", ")));
+            Err(Error::new(format!("no stage is called `{stage}`")).kind(ErrorKind::InvalidInput).hint(hint))
         }
     }
 }
@@ -212,12 +215,12 @@ pub(super) fn listen() -> Result<StopSignal> {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&armed))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&armed)))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop.asked)))
-            .doing(|| "cannot listen for signals")?;
+            .with_context(|| "cannot listen for signals")?;
     }
     Ok(stop)
 }
 
 /// A state folder we cannot use is a matter of the machine.
 fn or_environment(error: Error) -> Error {
-    if error.exit == Exit::Failed { error.exit(Exit::Environment) } else { error }
+    if error.kind == ErrorKind::Other { error.environment() } else { error }
 }

@@ -5,8 +5,9 @@
 
 use super::print;
 use super::run::listen;
-use crate::error::{Error, Exit, Result, ResultExt};
-use std::io::{ErrorKind, Read};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use pipeline::exit::Exit;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use voxtral::audio;
@@ -30,8 +31,8 @@ pub(super) fn go(recognizer: &RealtimeTranscriber, path: &str) -> Result<u8> {
             match input.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => printer.hear(&source.add(buffer.get(..count).unwrap_or_default())?)?,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).doing(|| "cannot read standard input"),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).with_context(|| "cannot read standard input"),
             }
         }
         let rest = source.finish()?;
@@ -170,8 +171,8 @@ fn header(bytes: &[u8]) -> Result<Option<usize>> {
 
 fn refused(what: &str) -> Error {
     Error::new(format!("standard input {what}; a stream is 16 kHz, mono, 16 bits"))
-        .exit(Exit::Usage)
-        .advice("let `ffmpeg -i … -f s16le -ac 1 -ar 16000 -` write it, or give the name of a file")
+        .kind(ErrorKind::InvalidInput)
+        .hint("let `ffmpeg -i … -f s16le -ac 1 -ar 16000 -` write it, or give the name of a file")
 }
 
 #[cfg(test)]
@@ -220,7 +221,7 @@ mod tests {
             (b"fLaC and something more".to_vec(), "compressed"),
         ] {
             let error = heard(&bytes, 5).unwrap_err();
-            assert!(error.message.contains(word) && error.exit == Exit::Usage, "{error}");
+            assert!(error.message.contains(word) && error.kind == ErrorKind::InvalidInput, "{error}");
         }
     }
 }

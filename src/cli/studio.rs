@@ -3,7 +3,7 @@
 use super::run::listen;
 use super::transcribe::ModelArgs;
 use super::{note, print};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::studio;
 use crate::studio::ServerOptions;
 use crate::studio::inference::{InferenceService, TranscribeFn};
@@ -87,8 +87,8 @@ impl RecordArgs {
         let file = file(&self.file);
         if !file.is_file() {
             return Err(Error::new(format!("there is no `{}`", file.display()))
-                .exit(Exit::Usage)
-                .advice("`voxpipe init` or `voxpipe studio` makes one"));
+                .kind(ErrorKind::InvalidInput)
+                .hint("`voxpipe init` or `voxpipe studio` makes one"));
         }
         let project = Arc::new(studio::StudioProject::new(&file, models_of(&file))?);
         // Sentences there are after a first run, which then waits for the recordings.

@@ -1,6 +1,6 @@
 //! What the log of a run says in short; and runs found by their names.
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use pipeline::cache::fingerprint::Fingerprint;
 use pipeline::cache::store::{CacheEntry, Store};
 use pipeline::events::jsonl::EventLine;
@@ -123,10 +123,10 @@ pub(super) fn find(store: &Store, run: &str) -> Result<String> {
         id => runs.iter().find(|run| *run == id),
     };
     found.cloned().ok_or_else(|| match (runs.last(), run) {
-        (None, _) => Error::new("there is no run yet").exit(Exit::Usage).advice("start one with `voxpipe run`"),
-        (Some(_), "previous") => Error::new("there is only one run yet").exit(Exit::Usage).advice("`voxpipe runs` lists them"),
+        (None, _) => Error::new("there is no run yet").kind(ErrorKind::InvalidInput).hint("start one with `voxpipe run`"),
+        (Some(_), "previous") => Error::new("there is only one run yet").kind(ErrorKind::InvalidInput).hint("`voxpipe runs` lists them"),
         (Some(last), _) => Error::new(format!("no run is called `{run}`"))
-            .exit(Exit::Usage)
-            .advice(format!("`voxpipe runs` lists them; the newest is {last}")),
+            .kind(ErrorKind::InvalidInput)
+            .hint(format!("`voxpipe runs` lists them; the newest is {last}")),
     })
 }

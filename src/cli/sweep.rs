@@ -8,13 +8,14 @@ use super::project::plural;
 use super::provenance::Listener;
 use super::run::{On, keep, listen};
 use super::{Project, note, print, print_json, tracking};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::Args;
 use pipeline::cache::store::Store;
 use pipeline::events::Event;
 use pipeline::events::jsonl::JsonLinesReporter;
 use pipeline::events::reporter::{Reporter, fan_out};
+use pipeline::exit::Exit;
 use pipeline::graph::{ExecutorKind, Pipeline};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
@@ -111,7 +112,7 @@ impl Sweep {
             return Ok(Exit::Done as u8);
         }
         if !root.as_os_str().is_empty() && !root.is_dir() {
-            return Err(Error::new(format!("`{}`, the project's root, is not a folder", root.display())).exit(Exit::Usage));
+            return Err(Error::new(format!("`{}`, the project's root, is not a folder", root.display())).kind(ErrorKind::InvalidInput));
         }
         let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file.display()))?;
         if let Some(row) = rows.first() {
@@ -154,7 +155,7 @@ impl Sweep {
         let (sources, parsed) = self.project.parse()?;
         self.project.tell(&sources, &parsed.diagnostics);
         let mut told = parsed.diagnostics;
-        let usage = |message: String| Error::new(message).exit(Exit::Usage);
+        let usage = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
         let nothing = |errors: usize| usage(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.project.file.display()));
         let errors = told.iter().filter(|diagnostic| diagnostic.is_error()).count();
         if parsed.pipeline.is_none() {
@@ -162,11 +163,11 @@ impl Sweep {
         }
         let Some(matrix) = parsed.matrix else {
             return Err(usage(format!("`{}` has no [matrix]", self.project.file.display()))
-                .advice("say what to compare: axes = { epochs = [1, 3] } and best = { metric = \"scores.wer\" }"));
+                .hint("say what to compare: axes = { epochs = [1, 3] } and best = { metric = \"scores.wer\" }"));
         };
         if let Some((key, _)) = self.project.changes.set.iter().find(|(key, _)| matrix.axes.iter().any(|axis| axis.key == *key)) {
             return Err(usage(format!("`{key}` is an axis of the matrix, so --set cannot fix it"))
-                .advice("leave --set out, or run that one value with `voxpipe run --set`"));
+                .hint("leave --set out, or run that one value with `voxpipe run --set`"));
         }
         let mut rows = Vec::new();
         for combination in &matrix.combinations {
@@ -188,9 +189,9 @@ impl Sweep {
         if errors > 0 {
             return Err(nothing(errors));
         }
-        let outside = rows.first().and_then(|row| row.part.steps.iter().find(|step| !step.stage.promises().is_empty()));
+        let outside = rows.first().and_then(|row| row.part.steps.iter().find(|step| !step.stage.external_outputs().is_empty()));
         if let Some(step) = outside.filter(|_| matrix.combinations.len() > 1) {
-            return Err(usage(format!("every combination would write to the place that stage `{}` publishes to", step.name)).advice(
+            return Err(usage(format!("every combination would write to the place that stage `{}` publishes to", step.name)).hint(
                 "name the metric of a stage before it in `best = { metric = \"scores.wer\" }`: then only the best one is published",
             ));
         }

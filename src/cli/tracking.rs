@@ -3,7 +3,7 @@
 use super::project::plural;
 use super::summary::find;
 use super::{Project, note, print, print_json};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::hub::Network;
 use crate::report::trackio::{TrackioReporter, TrackioSettings, TrackioTarget, TrackioToken};
@@ -65,15 +65,13 @@ impl Sync {
             }
             (Some(other), _) => {
                 return Err(Error::new(format!("`{other}` is no address"))
-                    .exit(Exit::Usage)
-                    .advice("write `here`, or an address that begins with http:// or https://"));
+                    .kind(ErrorKind::InvalidInput)
+                    .hint("write `here`, or an address that begins with http:// or https://"));
             }
             (None, Some(tracking)) => tracking.to.clone(),
         };
         let Some(place) = place(&tracker)? else {
-            return Err(Error::new("HF_HUB_OFFLINE is set, and nothing is sent to a server then")
-                .exit(Exit::Environment)
-                .advice("unset it"));
+            return Err(Error::new("HF_HUB_OFFLINE is set, and nothing is sent to a server then").environment().hint("unset it"));
         };
         let runs = match (self.all, self.runs.as_slice()) {
             (true, _) => store.runs()?,

@@ -43,7 +43,7 @@ impl ClipRow {
                 } else {
                     return Ok(record);
                 };
-                Err(Error::new(format!("{}:{line}: `{missing}` is empty", path.display())).advice("fill it in or remove the line"))
+                Err(Error::new(format!("{}:{line}: `{missing}` is empty", path.display())).hint("fill it in or remove the line"))
             })
             .collect()
     }

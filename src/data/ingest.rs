@@ -2,7 +2,7 @@
 //!
 //! A file that cannot be used is no error here but a reason, to be listed; only a result that cannot be written is one.
 
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,13 +43,13 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         let doing = || format!("cannot read the folder `{}`", folder.display());
-        for entry in fs::read_dir(&folder).doing(doing)? {
-            let entry = entry.doing(doing)?;
+        for entry in fs::read_dir(&folder).with_context(doing)? {
+            let entry = entry.with_context(doing)?;
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
             // A link to a folder is not followed, so that no walk is endless.
-            if entry.file_type().doing(doing)?.is_dir() { folders.push(entry.path()) } else { found.push(entry.path()) }
+            if entry.file_type().with_context(doing)?.is_dir() { folders.push(entry.path()) } else { found.push(entry.path()) }
         }
     }
     found.sort();
@@ -73,7 +73,7 @@ pub fn take_in(
             if went_on(done.fetch_add(1, Ordering::Relaxed) + 1) {
                 Ok(taken)
             } else {
-                Err(Error::new("stopped while reading the recordings").exit(Exit::Interrupted).advice("run again to go on"))
+                Err(Error::new("stopped while reading the recordings").kind(ErrorKind::Interrupted).hint("run again to go on"))
             }
         })
         .collect()

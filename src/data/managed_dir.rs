@@ -5,7 +5,7 @@
 //! wrote.
 
 use crate::data::text::first_few;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,15 +41,15 @@ pub fn list(folder: &Path) -> Result<Vec<ManagedFile>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![(folder.to_owned(), String::new())];
     while let Some((folder, prefix)) = folders.pop() {
-        for entry in fs::read_dir(&folder).doing(|| format!("cannot read the folder `{}`", folder.display()))? {
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read the folder `{}`", folder.display()))? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_str().ok_or_else(|| {
                 Error::new(format!("the name `{}` in `{}` is not valid UTF-8", name.to_string_lossy(), folder.display()))
-                    .advice("rename the file")
+                    .hint("rename the file")
             })?;
             let (path, name) = (entry.path(), format!("{prefix}{name}"));
-            if fs::metadata(&path).doing(|| format!("cannot read `{}`", path.display()))?.is_dir() {
+            if fs::metadata(&path).with_context(|| format!("cannot read `{}`", path.display()))?.is_dir() {
                 folders.push((path, format!("{name}/")));
             } else {
                 files.insert(name.clone(), file(&path, name)?);
@@ -63,7 +63,7 @@ pub fn list(folder: &Path) -> Result<Vec<ManagedFile>> {
 fn file(path: &Path, name: String) -> Result<ManagedFile> {
     let doing = || format!("cannot read `{}`", path.display());
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(fs::File::open(path).doing(doing)?).doing(doing)?;
+    hasher.update_reader(fs::File::open(path).with_context(doing)?).with_context(doing)?;
     Ok(ManagedFile { path: name, size: hasher.count(), digest: Digest(*hasher.finalize().as_bytes()) })
 }
 
@@ -82,27 +82,27 @@ pub fn place(made: &BTreeMap<String, PathBuf>, target: &ManagedDir) -> Result<Ve
     };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::new(format!("`{shown}` is not a folder that can be replaced"))
-            .exit(Exit::Usage)
-            .advice("name a folder inside another"));
+            .kind(ErrorKind::InvalidInput)
+            .hint("name a folder inside another"));
     };
     let doing = || format!("cannot write the folder `{shown}`");
-    fs::create_dir_all(parent).map_err(environment).doing(doing)?;
+    fs::create_dir_all(parent).map_err(environment).with_context(doing)?;
     let part = PartialDir(parent.join(format!(".{}.voxpipe-part", name.to_string_lossy())));
-    part.clear().map_err(environment).doing(doing)?;
-    fs::create_dir(&part.0).map_err(environment).doing(doing)?;
+    part.clear().map_err(environment).with_context(doing)?;
+    fs::create_dir(&part.0).map_err(environment).with_context(doing)?;
     for (name, source) in made {
-        let source = fs::File::open(source).doing(|| format!("cannot read `{name}`"))?;
-        write(&part.0.join(name), source).map_err(environment).doing(doing)?;
+        let source = fs::File::open(source).with_context(|| format!("cannot read `{name}`"))?;
+        write(&part.0.join(name), source).map_err(environment).with_context(doing)?;
     }
-    write(&part.0.join(target.marker), serde_json::to_vec_pretty(&marker)?.as_slice()).map_err(environment).doing(doing)?;
+    write(&part.0.join(target.marker), serde_json::to_vec_pretty(&marker)?.as_slice()).map_err(environment).with_context(doing)?;
     let mut there = list(&part.0)?;
     there.retain(|file| file.path != target.marker);
     if there != marker.files {
         return Err(Error::new(format!("what was written to `{shown}` reads back differently"))
-            .exit(Exit::Environment)
-            .advice("check the disk and run again"));
+            .environment()
+            .hint("check the disk and run again"));
     }
-    swap(&part.0, &path, taken).map_err(environment).doing(doing)?;
+    swap(&part.0, &path, taken).map_err(environment).with_context(doing)?;
     sync(parent);
     Ok(there)
 }
@@ -133,15 +133,15 @@ fn standing(path: &Path, target: &ManagedDir) -> Result<Standing> {
         Err(error) => return Err(environment(error).context(format!("cannot look at `{shown}`"))),
         Ok(metadata) if !metadata.is_dir() => {
             return Err(Error::new(format!("`{shown}` exists and is not a folder"))
-                .exit(Exit::Environment)
-                .advice("choose another place, or move the file away"));
+                .environment()
+                .hint("choose another place, or move the file away"));
         }
         Ok(_) => {}
     }
     let foreign = || {
         Error::new(format!("the folder `{shown}` exists and was not made by voxpipe"))
-            .exit(Exit::Environment)
-            .advice("choose another folder, or move this one away; nothing in it was touched")
+            .environment()
+            .hint("choose another folder, or move this one away; nothing in it was touched")
     };
     let marker: Marker = match fs::read(path.join(target.marker)) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| foreign())?,
@@ -153,8 +153,8 @@ fn standing(path: &Path, target: &ManagedDir) -> Result<Standing> {
     let strange: Vec<&str> = files.iter().filter(|file| !marker.files.contains(file)).map(|file| file.path.as_str()).collect();
     if !strange.is_empty() && !target.overwrite {
         return Err(Error::new(format!("in `{shown}`, {} changed or came in after voxpipe wrote the folder", first_few(&strange, 3)))
-            .exit(Exit::Environment)
-            .advice("move these files away, choose another folder, or set `overwrite = true` to lose them"));
+            .environment()
+            .hint("move these files away, choose another folder, or set `overwrite = true` to lose them"));
     }
     Ok(Standing::Same(files))
 }
@@ -223,10 +223,10 @@ fn sync(folder: &Path) {
 
 /// Whatever keeps us from writing where the user wants it is for the user to change.
 fn environment(error: io::Error) -> Error {
-    let error = Error::from(error).exit(Exit::Environment);
-    match error.advice {
+    let error = Error::from(error).environment();
+    match error.hint {
         Some(_) => error,
-        None => error.advice("choose another folder, or see why this one cannot be written"),
+        None => error.hint("choose another folder, or see why this one cannot be written"),
     }
 }
 
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_for_the_user_to_change() {
         let error = environment(io::Error::from(io::ErrorKind::StorageFull));
-        assert_eq!(error.exit, Exit::Environment);
-        assert!(error.advice.is_some_and(|advice| advice.contains("space")));
+        assert_eq!(pipeline::exit::Exit::from(&error), pipeline::exit::Exit::Environment);
+        assert!(error.hint.is_some_and(|hint| hint.contains("space")));
     }
 }

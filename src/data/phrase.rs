@@ -28,12 +28,12 @@ impl PhraseRow {
                 let place = format!("{}:{line}", path.display());
                 for (key, value) in [("id", &phrase.id), ("text", &phrase.text)] {
                     if value.trim().is_empty() {
-                        return Err(Error::new(format!("{place}: `{key}` is empty")).advice("fill it in or remove the line"));
+                        return Err(Error::new(format!("{place}: `{key}` is empty")).hint("fill it in or remove the line"));
                     }
                 }
                 match seen.insert(phrase.id.clone(), line) {
                     Some(first) => Err(Error::new(format!("{place}: the id `{}` is already used on line {first}", phrase.id))
-                        .advice("every phrase needs an id of its own")),
+                        .hint("every phrase needs an id of its own")),
                     None => Ok(phrase),
                 }
             })

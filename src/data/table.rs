@@ -33,20 +33,20 @@ impl TableRow {
             return Ok(found);
         }
         if let Some(empty) = accepted.iter().find(|column| self.columns().any(|name| name == **column)) {
-            return Err(Error::new(format!("{place}: `{empty}` is empty")).advice("fill it in or remove the row"));
+            return Err(Error::new(format!("{place}: `{empty}` is empty")).hint("fill it in or remove the row"));
         }
         let columns = self.columns().collect::<Vec<_>>().join(", ");
         Err(Error::new(format!("{place}: `{}` is missing; the row has: {columns}", accepted[0]))
-            .advice(format!("name the column {}", accepted.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or "))))
+            .hint(format!("name the column {}", accepted.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or "))))
     }
 }
 
 /// Reads a table by its extension: `.csv`, `.tsv`, `.jsonl` (or `.ndjson`). `shown` is its name in messages.
 pub fn read(path: &Path, shown: &str) -> Result<Vec<TableRow>> {
-    let bytes = fs::read(path).doing(|| format!("cannot read `{shown}`"))?;
+    let bytes = fs::read(path).with_context(|| format!("cannot read `{shown}`"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::new(format!("{shown}:{line}: this is not UTF-8 text")).advice("save the file with the encoding UTF-8")
+        Error::new(format!("{shown}:{line}: this is not UTF-8 text")).hint("save the file with the encoding UTF-8")
     })?;
     let text = text.trim_start_matches('\u{feff}');
     match path.extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase().as_str() {
@@ -54,7 +54,7 @@ pub fn read(path: &Path, shown: &str) -> Result<Vec<TableRow>> {
         "tsv" => separated(text, b'\t', shown),
         "jsonl" | "ndjson" => objects(text, shown),
         other => Err(Error::new(format!("`{shown}` is no table voxpipe knows (.{other})"))
-            .advice("bring a .csv, .tsv or .jsonl file with a header or keys")),
+            .hint("bring a .csv, .tsv or .jsonl file with a header or keys")),
     }
 }
 
@@ -73,13 +73,13 @@ fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<TableRow>> {
         .map(|name| name.trim().to_lowercase())
         .collect();
     if let Some(name) = columns.iter().enumerate().find(|(index, name)| columns[..*index].contains(name)).map(|(_, name)| name) {
-        return Err(Error::new(format!("{}: the column `{name}` is there twice", place(1))).advice("give every column a name of its own"));
+        return Err(Error::new(format!("{}: the column `{name}` is there twice", place(1))).hint("give every column a name of its own"));
     }
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| {
             let line = error.position().map_or(1, csv::Position::line);
-            Error::new(format!("{}: {error}", place(line))).advice("correct the row")
+            Error::new(format!("{}: {error}", place(line))).hint("correct the row")
         })?;
         let line = record.position().map_or(1, csv::Position::line);
         if record.iter().all(|cell| cell.trim().is_empty()) {
@@ -87,11 +87,11 @@ fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<TableRow>> {
         }
         if record.len() != columns.len() {
             return Err(Error::new(format!("{}: the row has {} columns, the header has {}", place(line), record.len(), columns.len()))
-                .advice("put a text that contains the separator into double quotes, or correct the row"));
+                .hint("put a text that contains the separator into double quotes, or correct the row"));
         }
         if record.iter().any(|cell| cell.contains('\n')) {
             return Err(Error::new(format!("{}: a cell runs over several lines", place(line)))
-                .advice("a double quote is probably not closed: close it, or double it where it belongs to the text"));
+                .hint("a double quote is probably not closed: close it, or double it where it belongs to the text"));
         }
         let cells = columns.iter().cloned().zip(record.iter().map(str::to_owned)).collect();
         rows.push(TableRow { table: shown.to_owned(), line: line as usize, cells });
@@ -104,8 +104,7 @@ fn objects(text: &str, shown: &str) -> Result<Vec<TableRow>> {
     lines
         .map(|(index, line)| {
             let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
-                Error::new(format!("{shown}:{}: {error}", index + 1))
-                    .advice("each line must be one JSON object; correct or remove this one")
+                Error::new(format!("{shown}:{}: {error}", index + 1)).hint("each line must be one JSON object; correct or remove this one")
             })?;
             let mut cells = Vec::new();
             for (name, value) in object {

@@ -23,7 +23,7 @@ pub fn render(name: &str, template: &str, values: impl Serialize) -> Result<Stri
         let line = error.line().unwrap_or(1);
         let source = template.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim();
         let what = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
-        Error::new(format!("{name}:{line}: {what}, in `{source}`")).advice(match error.kind() {
+        Error::new(format!("{name}:{line}: {what}, in `{source}`")).hint(match error.kind() {
             ErrorKind::UndefinedError => "the value does not exist: ask for it with `{% if … is defined %}`, or take it out",
             _ => "correct the template",
         })

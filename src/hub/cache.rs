@@ -5,7 +5,7 @@
 
 use super::RepoRevision;
 use super::token::HubToken;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -103,14 +103,14 @@ pub(super) fn remember(cache: &Path, repository: &RepoRevision, commit: &str) ->
 pub(super) fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     static DRAFTS: AtomicU64 = AtomicU64::new(0);
     let writing = || format!("cannot write `{}`", path.display());
-    fs::create_dir_all(path.parent().unwrap_or(path)).doing(writing)?;
+    fs::create_dir_all(path.parent().unwrap_or(path)).with_context(writing)?;
     // Stages that run side by side may ask for the same: each has a draft of its own.
     let draft = path.with_added_extension(format!("{}-{}.part", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
     let written = fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
         let _ = fs::remove_file(&draft);
     }
-    written.doing(writing)
+    written.with_context(writing)
 }
 
 /// Whether a variable's value means yes, as the official client reads it.
@@ -129,9 +129,10 @@ pub(super) fn hugging_face_home() -> Result<PathBuf> {
     if let Some(folder) = variable("XDG_CACHE_HOME") {
         return Ok(PathBuf::from(folder).join("huggingface"));
     }
-    env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".cache/huggingface")).ok_or_else(|| {
-        Error::new("there is no home folder to find the cache of models in").exit(Exit::Environment).advice("set HF_HOME to a folder")
-    })
+    env::home_dir()
+        .filter(|home| !home.as_os_str().is_empty())
+        .map(|home| home.join(".cache/huggingface"))
+        .ok_or_else(|| Error::new("there is no home folder to find the cache of models in").environment().hint("set HF_HOME to a folder"))
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -2,7 +2,7 @@
 use super::token::HubToken;
 use super::wire::{Ask, Body, Method, OnProgress, Trouble, Wire};
 use super::{Network, RepoType, cache};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,8 +50,8 @@ impl HubClient {
     pub fn for_writing() -> Result<Self> {
         if Network::unless(false) == Network::Forbidden {
             return Err(Error::new("the Hub cannot be written to: the network is not to be used")
-                .exit(Exit::Environment)
-                .advice("go on without --offline and HF_HUB_OFFLINE, or publish to a folder: `target = \"published/NAME\"`"));
+                .environment()
+                .hint("go on without --offline and HF_HUB_OFFLINE, or publish to a folder: `target = \"published/NAME\"`"));
         }
         Self::new(&cache::endpoint(), HubToken::for_writing(), None)
     }
@@ -98,7 +98,7 @@ impl HubClient {
         let refused = |why: String| {
             let message =
                 format!("the token (from {source}, of `{}`, role {}) may not write to `{}`: {why}", user.name, user.role, place.id);
-            Error::new(message).exit(Exit::Environment).advice(format!(
+            Error::new(message).environment().hint(format!(
                 "make a token that may write there at {}/settings/tokens, and set HF_TOKEN to it; or change `repo`",
                 self.wire.endpoint
             ))
@@ -152,7 +152,7 @@ impl HubClient {
         match self.json(Method::GET, &format!("{}/revision/main", api(place)), None, voice) {
             Ok(info) => {
                 let sha = info["sha"].as_str().filter(|sha| super::is_commit(sha));
-                let missing = || Error::new(format!("the Hub does not say which commit `{}` is at", place.id)).exit(Exit::Environment);
+                let missing = || Error::new(format!("the Hub does not say which commit `{}` is at", place.id)).environment();
                 Ok(Some(sha.ok_or_else(missing)?.to_owned()))
             }
             Err(Trouble::Refused(404, ..)) => Ok(None),
@@ -209,8 +209,8 @@ pub(super) fn api(place: &RepoId) -> String {
 
 fn unreadable(what: &str, error: &serde_json::Error) -> Error {
     Error::new(format!("cannot {what}: what came is no JSON as expected: {error}"))
-        .exit(Exit::Environment)
-        .advice("check HF_ENDPOINT, and whether something between here and the Hub answers in its place")
+        .environment()
+        .hint("check HF_ENDPOINT, and whether something between here and the Hub answers in its place")
 }
 
 /// The address in `<…>; rel="next"`.

@@ -7,7 +7,7 @@
 //! The client runs in a thread of its own, so that whoever waits can stop waiting, and so that a server that falls silent is noticed.
 
 use super::{DownloadProgress, OnDownload, RepoRevision, cache};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::repository::{RepoTreeEntry, RepoTypeModel};
 use hf_hub::{HFClient, HFError, HFRepositorySync};
@@ -62,7 +62,7 @@ pub(super) fn fetch(cache: &Path, repository: &RepoRevision, say: &mut OnDownloa
             Err(RecvTimeoutError::Timeout) if moved.elapsed() < SILENCE => say(&last)?,
             Err(RecvTimeoutError::Timeout) => return Err(silent()),
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::new(format!("the download of `{repository}` broke off")).exit(Exit::Environment).advice("run again"));
+                return Err(Error::new(format!("the download of `{repository}` broke off")).environment().hint("run again"));
             }
         }
     }
@@ -79,7 +79,7 @@ pub(super) fn commit(cache: &Path, repository: &RepoRevision) -> Result<String> 
 
 fn silent() -> Error {
     let silent = format!("`{}` has sent nothing for {} s", cache::endpoint(), SILENCE.as_secs());
-    Error::new(silent).exit(Exit::Environment).advice("check the network, then run again: files that are here stay")
+    Error::new(silent).environment().hint("check the network, then run again: files that are here stay")
 }
 
 /// A download in the making.
@@ -102,8 +102,8 @@ impl Download {
         }
         let refused = |error: HFError| {
             Error::new(format!("`{endpoint}` cannot be the Hub's address: {error}"))
-                .exit(Exit::Environment)
-                .advice("set HF_ENDPOINT right, or not at all")
+                .environment()
+                .hint("set HF_ENDPOINT right, or not at all")
         };
         let hub = client.build_sync().map_err(refused)?.model(&repository.owner, &repository.name);
         Ok(Self { cache: cache.to_owned(), repository: repository.clone(), hub, endpoint, token, sender })
@@ -114,8 +114,8 @@ impl Download {
         let entries = self.hub.list_tree().revision(&commit).send().map_err(|error| self.explain(error, None))?;
         let wanted = wanted(&entries).map_err(|missing| {
             Error::new(format!("`{}` is no model or adapter we can read: it has no {missing}", self.repository))
-                .exit(Exit::Usage)
-                .advice("name a repository of a Voxtral model, or of a LoRA adapter for one")
+                .kind(ErrorKind::InvalidInput)
+                .hint("name a repository of a Voxtral model, or of a LoRA adapter for one")
         })?;
         let total = wanted.iter().map(|file| file.size).sum();
         let mut before = 0;
@@ -132,9 +132,9 @@ impl Download {
             return Ok(self.repository.revision.clone());
         }
         let info = self.hub.info().revision(&self.repository.revision).send().map_err(|error| self.explain(error, None))?;
-        info.sha.filter(|sha| super::is_commit(sha)).ok_or_else(|| {
-            Error::new(format!("`{}` does not say which commit `{}` is", self.endpoint, self.repository)).exit(Exit::Environment)
-        })
+        info.sha
+            .filter(|sha| super::is_commit(sha))
+            .ok_or_else(|| Error::new(format!("`{}` does not say which commit `{}` is", self.endpoint, self.repository)).environment())
     }
 
     /// One file, tried a few times.
@@ -165,18 +165,18 @@ impl Download {
     /// Throws a file away that has not the size it should have, and says so.
     fn keep_if_whole(&self, file: &Wanted, path: &Path) -> Result<Option<Error>> {
         let reading = || format!("cannot read `{}`", path.display());
-        let size = fs::metadata(path).doing(reading)?.len();
+        let size = fs::metadata(path).with_context(reading)?.len();
         if size == file.size {
             return Ok(None);
         }
         // The link and what it leads to: the blob would be taken as it is the next time.
-        let blob = fs::canonicalize(path).doing(reading)?;
-        fs::remove_file(path).doing(|| format!("cannot remove `{}`", path.display()))?;
+        let blob = fs::canonicalize(path).with_context(reading)?;
+        fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))?;
         if blob.exists() {
-            fs::remove_file(&blob).doing(|| format!("cannot remove `{}`", blob.display()))?;
+            fs::remove_file(&blob).with_context(|| format!("cannot remove `{}`", blob.display()))?;
         }
         let wrong = format!("{} of `{}` should have {} bytes, {size} came", file.path, self.repository, file.size);
-        Ok(Some(Error::new(wrong).exit(Exit::Environment).advice("run again: files that are whole stay")))
+        Ok(Some(Error::new(wrong).environment().hint("run again: files that are whole stay")))
     }
 
     /// What a failure means for the one who asked. The token is in no message, whatever the server says.
@@ -184,38 +184,38 @@ impl Download {
         let repository = &self.repository;
         let what = file.map_or_else(|| format!("`{repository}`"), |file| format!("{file} of `{repository}`"));
         let page = format!("{}/{}", self.endpoint, repository.id());
-        let environment = |message: String| Error::new(message).exit(Exit::Environment);
+        let environment = |message: String| Error::new(message).environment();
         let access = format!("open {page} and accept its conditions, then set HF_TOKEN to a token that may read it");
         let found = match &error {
             HFError::AuthRequired { .. } if self.token.is_none() => {
                 environment(format!("{what} is private or gated, or there is no such repository, and there is no token to ask with"))
-                    .advice(format!("check the name; if it is right, {access}"))
+                    .hint(format!("check the name; if it is right, {access}"))
             }
             HFError::AuthRequired { .. } => environment(format!("the Hub does not accept the token for {what}"))
-                .advice(format!("check that HF_TOKEN, or the file `hf auth login` wrote, is still valid; {access}")),
+                .hint(format!("check that HF_TOKEN, or the file `hf auth login` wrote, is still valid; {access}")),
             HFError::Forbidden { .. } => {
-                environment(format!("the token may not read {what}: the repository is gated or private")).advice(access)
+                environment(format!("the token may not read {what}: the repository is gated or private")).hint(access)
             }
             HFError::RepoNotFound { .. } | HFError::RevisionNotFound { .. } => {
                 let message =
                     format!("there is no folder and no repository `{}` with the revision `{}`", repository.id(), repository.revision);
-                Error::new(message).exit(Exit::Usage).advice(format!("check the name and the revision at {page}"))
+                Error::new(message).kind(ErrorKind::InvalidInput).hint(format!("check the name and the revision at {page}"))
             }
-            HFError::EntryNotFound { .. } => environment(format!("{what} is listed, but not there")).advice("run again"),
+            HFError::EntryNotFound { .. } => environment(format!("{what} is listed, but not there")).hint("run again"),
             HFError::RateLimited { .. } => environment(format!("the Hub asks for a pause before it gives {what}"))
-                .advice("wait some minutes, then run again; a token (HF_TOKEN) raises the limit"),
+                .hint("wait some minutes, then run again; a token (HF_TOKEN) raises the limit"),
             HFError::Io(io) => {
                 let failed = Error::from(std::io::Error::new(io.kind(), io.to_string()));
-                failed.context(format_args!("cannot store {what} in `{}`", self.cache.display())).exit(Exit::Environment)
+                failed.context(format_args!("cannot store {what} in `{}`", self.cache.display())).environment()
             }
             HFError::Request { source, .. } if source.is_connect() => environment(format!("`{}` cannot be reached", self.endpoint))
-                .advice("check the network and HF_ENDPOINT; or fetch the model elsewhere, and give its folder"),
-            HFError::Request { .. } => environment(format!("{what} broke off")).advice("run again: files that are whole stay"),
-            HFError::Http { context } => environment(format!("the Hub answers {} for {what}", context.status)).advice("run again later"),
+                .hint("check the network and HF_ENDPOINT; or fetch the model elsewhere, and give its folder"),
+            HFError::Request { .. } => environment(format!("{what} broke off")).hint("run again: files that are whole stay"),
+            HFError::Http { context } => environment(format!("the Hub answers {} for {what}", context.status)).hint("run again later"),
             other => environment(format!("{what} could not be fetched: {other}")),
         };
         match &self.token {
-            Some(token) => Error { message: found.message.replace(token.as_str(), "…"), ..found },
+            Some(token) => found.redacted(token),
             None => found,
         }
     }

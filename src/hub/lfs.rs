@@ -6,7 +6,7 @@
 use super::client::{HubClient, RepoId};
 use super::publish::LocalFile;
 use super::wire::{Ask, Body, Method, OnProgress, Trouble};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -104,8 +104,7 @@ impl HubClient {
         let told = self.json(Method::POST, &path, Some(asked), voice).map_err(|trouble| self.wire.explain(trouble, &what()))?;
         let objects = told["objects"].as_array().filter(|objects| objects.len() == files.len()).cloned();
         objects.ok_or_else(|| {
-            Error::new(format!("cannot {}: the server does not say what to do with each of {} files", what(), files.len()))
-                .exit(Exit::Environment)
+            Error::new(format!("cannot {}: the server does not say what to do with each of {} files", what(), files.len())).environment()
         })
     }
 
@@ -134,7 +133,7 @@ impl HubClient {
         if parts.to.len() as u64 != file.size.div_ceil(parts.size) {
             let wrong =
                 format!("{} has {} bytes, and the server asks for {} parts of {}", file.path, file.size, parts.to.len(), parts.size);
-            return Err(Trouble::Here(Error::new(wrong).exit(Exit::Environment)));
+            return Err(Trouble::Here(Error::new(wrong).environment()));
         }
         let mut sent = 0;
         for (number, url) in parts.to.clone().into_iter().enumerate().map(|(at, url)| (at + 1, url)) {
@@ -178,8 +177,8 @@ impl Parts {
     fn write(&self, path: &Path) -> Result<()> {
         let doing = || format!("cannot write `{}`", path.display());
         let part = path.with_extension("new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).doing(doing)?;
-        file.write_all(&serde_json::to_vec(self)?).doing(doing)?;
-        fs::rename(&part, path).doing(doing)
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).with_context(doing)?;
+        file.write_all(&serde_json::to_vec(self)?).with_context(doing)?;
+        fs::rename(&part, path).with_context(doing)
     }
 }

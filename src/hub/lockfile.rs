@@ -3,7 +3,7 @@
 //! The file lies beside the pipeline's and belongs under version control with it. What it pins is written into the settings of the stages,
 //! so the commit is part of what a result depends on, like one that is named in the pipeline itself.
 
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub;
 use crate::hub::RepoRevision;
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,9 @@ impl Lockfile {
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).doing(|| format!("cannot read `{}`", path.display())).map_err(|error| error.exit(Exit::Usage)),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot read `{}`", path.display())).map_err(|error| error.kind(ErrorKind::InvalidInput))
+            }
         }
     }
 
@@ -67,14 +69,14 @@ impl Lockfile {
             let line = before.matches('\n').count() + 1;
             let column = before.rfind('\n').map_or(before, |newline| &before[newline + 1..]).chars().count() + 1;
             Error::new(format!("{}:{line}:{column}: {message}", path.display()))
-                .exit(Exit::Usage)
-                .advice("`voxpipe lock` writes the file; remove it to have it written anew")
+                .kind(ErrorKind::InvalidInput)
+                .hint("`voxpipe lock` writes the file; remove it to have it written anew")
         };
         // The version first: of a newer file nothing else need be understood.
         let version = text.parse::<toml::Table>().ok().and_then(|table| table.get("version")?.as_integer());
         if let Some(version) = version.filter(|version| *version > VERSION as i64) {
             let message = format!("the lock file has version {version}, and this voxpipe knows {VERSION}");
-            return Err(wrong(text.find("version").unwrap_or(0), message).advice("use a newer voxpipe, the one it was written with"));
+            return Err(wrong(text.find("version").unwrap_or(0), message).hint("use a newer voxpipe, the one it was written with"));
         }
         let written: Written = toml::from_str(text)
             .map_err(|error| wrong(error.span().map_or(0, |span| span.start), error.message().lines().collect::<Vec<_>>().join(", ")))?;
@@ -141,7 +143,7 @@ impl Lockfile {
             file.sync_all()?;
             fs::rename(&part, path)
         };
-        write().doing(|| format!("cannot write `{}`", path.display())).map_err(|error| error.exit(Exit::Environment))
+        write().with_context(|| format!("cannot write `{}`", path.display())).map_err(|error| error.environment())
     }
 }
 
@@ -186,7 +188,7 @@ mod tests {
         ] {
             let error = Lockfile::parse(&text, Path::new("p.lock")).unwrap_err();
             assert!(error.message.contains(message), "{}", error.message);
-            assert_eq!(error.exit, Exit::Usage);
+            assert_eq!(error.kind, ErrorKind::InvalidInput);
         }
     }
 }

@@ -21,7 +21,7 @@ pub mod space;
 pub mod token;
 pub mod wire;
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use cache::Snapshot;
 use pipeline::stage::ResolveRevision;
 use schemars::JsonSchema;
@@ -201,8 +201,8 @@ pub fn model_folder(root: &Path, name: &str, revision: Option<&str>, network: Ne
         return match revision {
             None => Ok(folder),
             Some(_) => Err(Error::new(format!("`{name}` is a folder, which has no revisions"))
-                .exit(Exit::Usage)
-                .advice("leave the revision out, or name a repository")),
+                .kind(ErrorKind::InvalidInput)
+                .hint("leave the revision out, or name a repository")),
         };
     }
     let repository = repository(name, revision)?;
@@ -215,16 +215,16 @@ pub fn model_folder(root: &Path, name: &str, revision: Option<&str>, network: Ne
         if network == Network::Forbidden {
             let missing = missing.join(", ");
             return Err(Error::new(format!("`{repository}` is not in the cache `{}` (missing: {missing})", cache.display()))
-                .exit(Exit::Environment)
-                .advice("there is no such folder either, and the network is not to be used: go on without --offline and HF_HUB_OFFLINE"));
+                .environment()
+                .hint("there is no such folder either, and the network is not to be used: go on without --offline and HF_HUB_OFFLINE"));
         }
         download::fetch(&cache, &repository, say)?;
     }
     let found = Snapshot::find(&cache, &repository).filter(|snapshot| snapshot.missing().is_empty());
     found.map(|snapshot| snapshot.folder).ok_or_else(|| {
         Error::new(format!("`{repository}` was downloaded, and yet is not whole in the cache `{}`", cache.display()))
-            .exit(Exit::Environment)
-            .advice("another program may be clearing the cache; run again")
+            .environment()
+            .hint("another program may be clearing the cache; run again")
     })
 }
 
@@ -243,8 +243,8 @@ pub fn current_commit(repository: &RepoRevision, network: Network) -> Result<Str
     let found = Snapshot::find(&cache, repository);
     found.and_then(|snapshot| commit_of(&snapshot.folder).map(str::to_owned)).ok_or_else(|| {
         Error::new(format!("`{repository}` is not in the cache `{}`, and the network is not to be used", cache.display()))
-            .exit(Exit::Environment)
-            .advice("go on without --offline and HF_HUB_OFFLINE")
+            .environment()
+            .hint("go on without --offline and HF_HUB_OFFLINE")
     })
 }
 
@@ -279,14 +279,14 @@ pub fn pin_dataset(name: &str, revision: &mut Option<String>, pin: &mut ResolveR
 
 /// The data set of that name at a revision.
 pub fn dataset(name: &str, revision: Option<&str>) -> Result<RepoRevision> {
-    let wrong = |message: String| Error::new(message).exit(Exit::Usage);
+    let wrong = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
     let mut repository = RepoRevision::dataset(name).filter(|_| !name.contains('@')).ok_or_else(|| {
         wrong(format!("`{name}` is no name of a data set on the Hub"))
-            .advice("write it as `owner/name`, and a branch, tag or commit of it as `revision`")
+            .hint("write it as `owner/name`, and a branch, tag or commit of it as `revision`")
     })?;
     if let Some(revision) = revision {
         if !is_revision(revision) {
-            return Err(wrong(format!("`{revision}` cannot be a revision")).advice("give a branch, a tag or a commit"));
+            return Err(wrong(format!("`{revision}` cannot be a revision")).hint("give a branch, a tag or a commit"));
         }
         revision.clone_into(&mut repository.revision);
     }
@@ -300,17 +300,17 @@ pub fn commit_of(folder: &Path) -> Option<&str> {
 }
 
 fn repository(name: &str, revision: Option<&str>) -> Result<RepoRevision> {
-    let wrong = |message: String| Error::new(message).exit(Exit::Usage);
+    let wrong = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
     let Some(mut repository) = RepoRevision::parse(name).filter(|found| found.kind == RepoType::Model) else {
         return Err(wrong(format!("there is no model folder `{name}`"))
-            .advice("give a folder laid out as on the Hub, or the name of a repository like `mistralai/Voxtral-Mini-3B-2507`"));
+            .hint("give a folder laid out as on the Hub, or the name of a repository like `mistralai/Voxtral-Mini-3B-2507`"));
     };
     if let Some(revision) = revision {
         if name.contains('@') {
-            return Err(wrong(format!("`{name}` names a revision, and `{revision}` is another")).advice("keep one of them"));
+            return Err(wrong(format!("`{name}` names a revision, and `{revision}` is another")).hint("keep one of them"));
         }
         if !is_revision(revision) {
-            return Err(wrong(format!("`{revision}` cannot be a revision")).advice("give a branch, a tag or a commit"));
+            return Err(wrong(format!("`{revision}` cannot be a revision")).hint("give a branch, a tag or a commit"));
         }
         revision.clone_into(&mut repository.revision);
     }

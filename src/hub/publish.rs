@@ -7,7 +7,7 @@ use super::RepoType;
 use super::client::{HubClient, RemoteFile, RepoId, api};
 use super::wire::{Ask, Body, Method, OnProgress, Trouble};
 use crate::data::text::first_few;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -95,13 +95,13 @@ struct Marker {
 impl LocalFile {
     fn read(path: &str, from: &Path) -> Result<Self> {
         let doing = || format!("cannot read `{}`", from.display());
-        let mut file = fs::File::open(from).doing(doing)?;
-        let size = file.metadata().doing(doing)?.len();
+        let mut file = fs::File::open(from).with_context(doing)?;
+        let size = file.metadata().with_context(doing)?.len();
         let (mut whole, mut git) = (sha2::Sha256::new(), sha1::Sha1::new());
         git.update(format!("blob {size}\0"));
         let mut buffer = vec![0; 1 << 20];
         loop {
-            let count = file.read(&mut buffer).doing(doing)?;
+            let count = file.read(&mut buffer).with_context(doing)?;
             if count == 0 {
                 break;
             }
@@ -123,11 +123,11 @@ pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_
     let place = client.place(what.kind, what.repo, &user);
     client.may_write(&place, &user, voice)?;
     let work = what.scratch.join("hub");
-    fs::create_dir_all(&work).doing(|| format!("cannot make `{}`", work.display()))?;
+    fs::create_dir_all(&work).with_context(|| format!("cannot make `{}`", work.display()))?;
     let mut files = what.files.iter().map(|(path, from)| LocalFile::read(path, from)).collect::<Result<Vec<_>>>()?;
     let marker = Marker { made_by: "voxpipe".into(), pipeline: what.by[0].into(), stage: what.by[1].into(), files: files.clone() };
     let marker_path = work.join("marker.json");
-    fs::write(&marker_path, serde_json::to_vec_pretty(&marker)?).doing(|| format!("cannot write `{}`", marker_path.display()))?;
+    fs::write(&marker_path, serde_json::to_vec_pretty(&marker)?).with_context(|| format!("cannot write `{}`", marker_path.display()))?;
     files.push(LocalFile::read(MARKER, &marker_path)?);
 
     let mut head = client.head(&place, voice)?;
@@ -136,9 +136,7 @@ pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_
         head = client.head(&place, voice)?;
     }
     let head = head.ok_or_else(|| {
-        Error::new(format!("the repository `{}` was made, and yet is not there", place.id))
-            .exit(Exit::Environment)
-            .advice("run again in a moment")
+        Error::new(format!("the repository `{}` was made, and yet is not there", place.id)).environment().hint("run again in a moment")
     })?;
     let there = client.tree(&place, &head, voice)?;
     let job = Job { client, what, place: &place, files: &files, work: &work, voice };
@@ -156,8 +154,8 @@ pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_
     let wrong = job.wrong(&now);
     if !wrong.is_empty() {
         return Err(Error::new(format!("`{}` at {commit} does not hold what was published: {} differ", place.id, first_few(&wrong, 3)))
-            .exit(Exit::Environment)
-            .advice("run again: only what differs is sent"));
+            .environment()
+            .hint("run again: only what differs is sent"));
     }
     Ok(finished(commit, true, sent))
 }
@@ -187,8 +185,8 @@ impl Job<'_> {
         };
         let refuse = |message: String| {
             Error::new(message)
-                .exit(Exit::Environment)
-                .advice("choose another `repo`, or write `overwrite = true` to replace what is there; nothing in it was touched")
+                .environment()
+                .hint("choose another `repo`, or write `overwrite = true` to replace what is there; nothing in it was touched")
         };
         let ours = old.as_ref().filter(|old| old.pipeline == now.pipeline && old.stage == now.stage);
         if !self.what.overwrite && ours.is_none() {
@@ -222,7 +220,7 @@ impl Job<'_> {
         let (large, small) = self.sort(head, &missing)?;
         let sent = self.client.upload(self.place, &large, self.work, self.voice)?;
         let body = self.work.join("commit.ndjson");
-        self.write(&body, head, &large, &small, gone).doing(|| format!("cannot write `{}`", body.display()))?;
+        self.write(&body, head, &large, &small, gone).with_context(|| format!("cannot write `{}`", body.display()))?;
         let commit = self.commit(head, &body)?;
         let _ = fs::remove_file(body);
         Ok((commit, sent))
@@ -237,7 +235,7 @@ impl Job<'_> {
             for file in chunk {
                 let mut sample = Vec::new();
                 let open = fs::File::open(&file.from).and_then(|from| from.take(SAMPLE as u64).read_to_end(&mut sample));
-                open.doing(|| format!("cannot read `{}`", file.from.display()))?;
+                open.with_context(|| format!("cannot read `{}`", file.from.display()))?;
                 asked.push(json!({ "path": file.path, "size": file.size, "sample": STANDARD.encode(sample) }));
             }
             let path = format!("{}/preupload/{head}", api(self.place));
@@ -247,9 +245,8 @@ impl Job<'_> {
                 modes.insert(file["path"].as_str().unwrap_or_default().to_owned(), file["uploadMode"] == "lfs");
             }
         }
-        let silent = |file: &LocalFile| {
-            Error::new(format!("cannot {}: the Hub does not say how to send {}", what(), file.path)).exit(Exit::Environment)
-        };
+        let silent =
+            |file: &LocalFile| Error::new(format!("cannot {}: the Hub does not say how to send {}", what(), file.path)).environment();
         let (mut large, mut small) = (Vec::new(), Vec::new());
         for file in files {
             if *modes.get(&file.path).ok_or_else(|| silent(file))? { large.push(*file) } else { small.push(*file) }

@@ -6,7 +6,7 @@ use super::client::{HubClient, RepoId, api};
 use super::publish::{Publication, Published, publish};
 use super::token::HubToken;
 use super::wire::{Ask, Body, Method, OnProgress, Trouble};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -91,11 +91,11 @@ impl Job<'_> {
         }
         let refuse = |why: &str| {
             let message = format!("the model `{model}` is private, so its Space needs a token that may read it{why}");
-            let advice = format!(
+            let hint = format!(
                 "make one that may only read at {}/settings/tokens, and set HF_READ_TOKEN to it; or make the model public",
                 self.client.endpoint()
             );
-            Err(Error::new(message).exit(Exit::Environment).advice(advice))
+            Err(Error::new(message).environment().hint(hint))
         };
         let Some(token) = HubToken::to_share() else { return refuse("") };
         let theirs = HubClient::new(self.client.endpoint(), Some(token.clone()), Some(self.client.wire.patience))?.whoami(self.voice)?;
@@ -113,7 +113,7 @@ impl Job<'_> {
         let asked = Some(json!({ "flavor": hardware }));
         match self.client.json(Method::POST, &format!("{}/hardware", api(self.place)), asked, self.voice) {
             Ok(_) => Ok(()),
-            Err(trouble @ Trouble::Refused(402, ..)) => Err(self.client.wire.explain(trouble, &what()).advice(format!(
+            Err(trouble @ Trouble::Refused(402, ..)) => Err(self.client.wire.explain(trouble, &what()).hint(format!(
                 "the files are there. Add a way to pay at {}/settings/billing, or choose hardware that is free to you, or `sdk = \"static\"`",
                 self.client.endpoint()
             ))),
@@ -144,8 +144,8 @@ impl Job<'_> {
                 "BUILD_ERROR" | "CONFIG_ERROR" | "RUNTIME_ERROR" | "NO_APP_FILE" => return Err(self.failed(stage, &runtime)),
                 "PAUSED" | "STOPPED" | "DELETING" => {
                     return Err(Error::new(format!("the Space `{}` is {stage}", self.place.id))
-                        .exit(Exit::Environment)
-                        .advice(format!("its files are there; start it at {}", self.client.page(self.place))));
+                        .environment()
+                        .hint(format!("its files are there; start it at {}", self.client.page(self.place))));
                 }
                 // It wakes up when somebody looks at it.
                 "SLEEPING" if ours => return Ok(stage.to_owned()),
@@ -153,7 +153,7 @@ impl Job<'_> {
             }
             if begun.elapsed() >= patience {
                 let message = format!("the Space `{}` does not run after {} s; it is {stage}", self.place.id, patience.as_secs());
-                return Err(Error::new(message).exit(Exit::Environment).advice(format!(
+                return Err(Error::new(message).environment().hint(format!(
                     "its files are there: look at {}, raise `wait_seconds`, or run again to go on waiting",
                     self.client.page(self.place)
                 )));
@@ -175,9 +175,7 @@ impl Job<'_> {
         for line in self.log(which) {
             message = format!("{message}\n  | {line}");
         }
-        Error::new(message)
-            .exit(Exit::Environment)
-            .advice(format!("look at {}; when it is mended, run again", self.client.page(self.place)))
+        Error::new(message).environment().hint(format!("look at {}; when it is mended, run again", self.client.page(self.place)))
     }
 
     /// The last lines of a log: server-sent events with one line each. What cannot be had is left out.

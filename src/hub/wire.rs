@@ -4,7 +4,7 @@
 //! the run is stopped. Files are streamed from the disk.
 
 use super::token::HubToken;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 pub(super) use reqwest::Method;
 use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
@@ -88,15 +88,16 @@ pub(super) enum Trouble {
 impl Wire {
     /// The way to the Hub at this address. Waits `patience` before the second try of a request, and twice that before each further one.
     pub fn new(endpoint: &str, token: Option<HubToken>, patience: Option<Duration>) -> Result<Self> {
-        let environment = |message: String| Error::new(message).exit(Exit::Environment);
+        let environment = |message: String| Error::new(message).environment();
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         if !reqwest::Url::parse(&endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
-            return Err(environment(format!("`{endpoint}` cannot be the Hub's address")).advice("set HF_ENDPOINT right, or not at all"));
+            return Err(environment(format!("`{endpoint}` cannot be the Hub's address")).hint("set HF_ENDPOINT right, or not at all"));
         }
         let agent = concat!("voxpipe/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder().user_agent(agent).connect_timeout(Duration::from_secs(30)).build();
         let http = http.map_err(|error| environment(format!("no HTTPS on this machine: {error}")))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing(|| "cannot begin to use the network")?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().with_context(|| "cannot begin to use the network")?;
         Ok(Self { endpoint, token, http, runtime, patience: patience.unwrap_or(PATIENCE) })
     }
 
@@ -181,22 +182,21 @@ impl Wire {
 
     /// What trouble means for the one who asked; `what` is what was to be done: `write to alice/voice`.
     pub(super) fn explain(&self, trouble: Trouble, what: &str) -> Error {
-        let environment = |message: String| Error::new(message).exit(Exit::Environment);
+        let environment = |message: String| Error::new(message).environment();
         let endpoint = &self.endpoint;
         let (status, words, pause) = match trouble {
             Trouble::Here(error) => return error,
             Trouble::Stopped => {
                 return Error::new(format!("stopped before it could {what}"))
-                    .exit(Exit::Interrupted)
-                    .advice("run again: it goes on from there");
+                    .kind(ErrorKind::Interrupted)
+                    .hint("run again: it goes on from there");
             }
             Trouble::Unreachable(why) => {
                 return environment(format!("cannot {what}: `{endpoint}` cannot be reached ({why})"))
-                    .advice("check the network and HF_ENDPOINT, then run again: what was uploaded stays");
+                    .hint("check the network and HF_ENDPOINT, then run again: what was uploaded stays");
             }
             Trouble::Broken(why) => {
-                return environment(format!("cannot {what}: the connection broke off ({why})"))
-                    .advice("run again: what was uploaded stays");
+                return environment(format!("cannot {what}: the connection broke off ({why})")).hint("run again: what was uploaded stays");
             }
             Trouble::Refused(status, words, pause) => (status, words, pause),
         };
@@ -205,25 +205,26 @@ impl Wire {
             self.token.as_ref().map_or_else(|| "there is no token".to_owned(), |token| format!("the token is from {}", token.source));
         let settings = format!("make one that may write at {endpoint}/settings/tokens, and set HF_TOKEN or HF_WRITE_TOKEN to it");
         match status {
-            401 if self.token.is_none() => environment(format!("cannot {what}: that needs a token, and there is none")).advice(settings),
-            401 => environment(format!("cannot {what}: the Hub does not accept the token; {token}{said}")).advice(settings),
+            401 if self.token.is_none() => environment(format!("cannot {what}: that needs a token, and there is none")).hint(settings),
+            401 => environment(format!("cannot {what}: the Hub does not accept the token; {token}{said}")).hint(settings),
             402 => environment(format!("cannot {what}: the Hub wants to be paid for that{said}"))
-                .advice(format!("choose what is free (`sdk = \"static\"` for a Space), or see {endpoint}/pricing")),
-            403 => environment(format!("cannot {what}: not allowed; {token}{said}")).advice(settings),
+                .hint(format!("choose what is free (`sdk = \"static\"` for a Space), or see {endpoint}/pricing")),
+            403 => environment(format!("cannot {what}: not allowed; {token}{said}")).hint(settings),
             404 => environment(format!("cannot {what}: there is no such repository, or the token may not see it; {token}{said}"))
-                .advice(format!("check the name at {endpoint}")),
-            409 => environment(format!("cannot {what}: it is there already, or somebody else is changing it{said}")).advice("run again"),
+                .hint(format!("check the name at {endpoint}")),
+            409 => environment(format!("cannot {what}: it is there already, or somebody else is changing it{said}")).hint("run again"),
             412 => environment(format!("cannot {what}: somebody else has changed the repository meanwhile{said}"))
-                .advice("run again to publish on top of that"),
+                .hint("run again to publish on top of that"),
             429 => {
                 let when = pause.map_or_else(|| "some minutes".to_owned(), |pause| format!("{} s", pause.as_secs()));
-                environment(format!("cannot {what}: the Hub asks for a pause of {when}")).advice("run again later: what was uploaded stays")
+                environment(format!("cannot {what}: the Hub asks for a pause of {when}")).hint("run again later: what was uploaded stays")
             }
             500..=599 => {
-                environment(format!("cannot {what}: the Hub answers {status}{said}")).advice("run again later: what was uploaded stays")
+                environment(format!("cannot {what}: the Hub answers {status}{said}")).hint("run again later: what was uploaded stays")
             }
-            _ => environment(format!("cannot {what}: the Hub answers {status}{said}"))
-                .advice("run again; if it stays so, look at the message"),
+            _ => {
+                environment(format!("cannot {what}: the Hub answers {status}{said}")).hint("run again; if it stays so, look at the message")
+            }
         }
     }
 }
@@ -237,8 +238,8 @@ async fn filled(request: RequestBuilder, body: &Body<'_>) -> Result<RequestBuild
         }
         Body::File(path, range, kind) => {
             let reading = || format!("cannot read `{}`", path.display());
-            let mut file = tokio::fs::File::open(path).await.doing(reading)?;
-            file.seek(std::io::SeekFrom::Start(range.start)).await.doing(reading)?;
+            let mut file = tokio::fs::File::open(path).await.with_context(reading)?;
+            file.seek(std::io::SeekFrom::Start(range.start)).await.with_context(reading)?;
             let size = range.end - range.start;
             let stream = ReaderStream::with_capacity(file.take(size), 256 << 10);
             // Stores of large files take no body of unknown length.
@@ -289,6 +290,6 @@ mod tests {
         let refused = wire.refusal(403, &HeaderMap::new(), br#"{"error":"hf_secret may not"}"#);
         let told = wire.explain(refused, "write");
         assert!(told.message.contains("may not") && !told.message.contains("hf_secret"), "{}", told.message);
-        assert_eq!(told.exit, Exit::Environment);
+        assert_eq!(told.kind, ErrorKind::Environment);
     }
 }

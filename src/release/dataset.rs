@@ -62,10 +62,11 @@ impl DatasetRelease<'_> {
             let split = record.rest.get("split").and_then(Value::as_str).unwrap_or("train").to_owned();
             if split.is_empty() || !split.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
                 return Err(Error::new(format!("`{}` is in the split `{split}`, which cannot be a folder", record.audio_path))
-                    .advice("name splits with letters, digits and `_`"));
+                    .hint("name splits with letters, digits and `_`"));
             }
             let sound = self.artifact.path.join(&record.audio_path);
-            let bytes = fs::read(&sound).doing(|| format!("cannot read `{}` of stage `{}`", record.audio_path, self.artifact.stage))?;
+            let bytes =
+                fs::read(&sound).with_context(|| format!("cannot read `{}` of stage `{}`", record.audio_path, self.artifact.stage))?;
             let ending = sound.extension().and_then(|ending| ending.to_str()).unwrap_or("wav").to_lowercase();
             let name = format!("{}.{ending}", &Digest::of(&bytes).to_string()[..NAME_DIGITS]);
             let path = format!("data/{split}/{name}");
@@ -74,7 +75,7 @@ impl DatasetRelease<'_> {
                 inside.entry(split.clone()).or_default().push(row);
             }
             if files.insert(path.clone(), sound).is_some() {
-                return Err(Error::new(format!("`{}` is in the dataset twice", record.audio_path)).advice("leave one of them out"));
+                return Err(Error::new(format!("`{}` is in the dataset twice", record.audio_path)).hint("leave one of them out"));
             }
             let facts = facts(record);
             let with = |key: &str, place: &str| {
@@ -107,7 +108,7 @@ impl DatasetRelease<'_> {
         }
         let card = folder.join("README.md");
         let text = template::render("templates/dataset_card.md", CARD, self.told(&records, &rows)?)?;
-        fs::write(&card, text).doing(|| "cannot write the card of the dataset")?;
+        fs::write(&card, text).with_context(|| "cannot write the card of the dataset")?;
         files.insert("README.md".to_owned(), card);
         Ok(Release { repository: RepoType::Dataset, kind: "dataset", files, left_out: Vec::new() })
     }
@@ -118,7 +119,7 @@ impl DatasetRelease<'_> {
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
         let report = self.artifact.path.join("report.json");
         let report: Value = if report.exists() {
-            let text = fs::read_to_string(&report).doing(|| "cannot read `report.json` of the dataset")?;
+            let text = fs::read_to_string(&report).with_context(|| "cannot read `report.json` of the dataset")?;
             serde_json::from_str(&text).map_err(|error| Error::new(format!("`report.json` of stage `{}`: {error}", self.artifact.stage)))?
         } else {
             Value::Null

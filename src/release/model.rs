@@ -50,12 +50,11 @@ fn complete(files: &BTreeMap<String, PathBuf>) -> Result<&'static str> {
     }
     for name in &needed {
         let path = files.get(name.as_str()).ok_or_else(|| {
-            Error::new(format!("the {kind} has no `{name}`, so nobody could load it"))
-                .advice("see what the stage named in `from.model` made")
+            Error::new(format!("the {kind} has no `{name}`, so nobody could load it")).hint("see what the stage named in `from.model` made")
         })?;
-        let bad = |what: String| Error::new(format!("`{name}` of the {kind}: {what}")).advice("run the stage that made it again");
+        let bad = |what: String| Error::new(format!("`{name}` of the {kind}: {what}")).hint("run the stage that made it again");
         if name.ends_with(".json") {
-            let text = fs::read_to_string(path).doing(|| format!("cannot read `{name}`"))?;
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read `{name}`"))?;
             serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| bad(error.to_string()))?;
         } else {
             whole(path).map_err(|error| bad(error.message))?;
@@ -72,9 +71,9 @@ fn shards(files: &BTreeMap<String, PathBuf>) -> Result<BTreeSet<String>> {
     }
     let name = weights::INDEX;
     let Some(path) = files.get(name) else { return Ok(BTreeSet::new()) };
-    let text = fs::read_to_string(path).doing(|| format!("cannot read `{name}`"))?;
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{name}`"))?;
     let index: Index = serde_json::from_str(&text)
-        .map_err(|error| Error::new(format!("`{name}` of the model: {error}")).advice("run the stage that made it again"))?;
+        .map_err(|error| Error::new(format!("`{name}` of the model: {error}")).hint("run the stage that made it again"))?;
     Ok(index.weight_map.into_values().collect())
 }
 

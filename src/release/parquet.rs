@@ -59,7 +59,7 @@ fn cut(rows: &[Row], bytes: u64, most: usize) -> Vec<&[Row]> {
 
 fn shard_to(path: &Path, rows: &[Row]) -> Result<()> {
     let doing = || format!("cannot write `{}`", path.display());
-    let file = fs::File::create(path).doing(doing)?;
+    let file = fs::File::create(path).with_context(doing)?;
     let wrong = |error: ParquetError| Error::new(format!("{}: {error}", doing()));
     let texts: String = TEXTS.iter().map(|name| format!("optional binary {name} (UTF8); ")).collect();
     let schema = format!(
@@ -92,7 +92,7 @@ fn group_to<W: Write + Send>(writer: &mut SerializedFileWriter<W>, rows: &[Row],
         column.close()
     };
     let sounds = rows.iter().map(|row| {
-        let read = fs::read(&row.sound.0).doing(|| format!("cannot read `{}`", row.sound.0.display()));
+        let read = fs::read(&row.sound.0).with_context(|| format!("cannot read `{}`", row.sound.0.display()));
         read.map(|bytes| Some(ByteArray::from(bytes)))
     });
     bytes(sounds.collect::<Result<_>>()?, 2).map_err(wrong)?;

@@ -38,7 +38,7 @@ impl ReleaseProvenance<'_> {
         });
         for (name, bytes) in [("provenance.json", serde_json::to_vec_pretty(&written)?), ("pipeline.toml", text.into_bytes())] {
             let path = folder.join(name);
-            fs::write(&path, bytes).doing(|| format!("cannot write `{}`", path.display()))?;
+            fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
             release.files.insert(name.to_owned(), path);
         }
         Ok(())

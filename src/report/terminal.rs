@@ -1,9 +1,10 @@
 //! For people: live progress on a terminal, plain lines elsewhere, and a table at the end.
 
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pipeline::events::Event;
 use pipeline::events::reporter::Reporter;
+use pipeline::exit::Exit;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -177,11 +178,11 @@ impl Reporter for TerminalReporter {
                 self.row(stage, "parked", format!("{have}/{need}  {message}"));
                 self.line(stage, "parked", &format!("{have}/{need}  {message}"));
             }
-            Event::StageFailed { stage, message, advice } => {
+            Event::StageFailed { stage, message, hint } => {
                 self.row(stage, "failed", message.lines().next().unwrap_or_default().to_owned());
                 self.say(&format!("{}: stage `{stage}`: {message}", self.colour("error", "error")));
-                if let Some(advice) = advice {
-                    self.say(&format!("  = {advice}"));
+                if let Some(hint) = hint {
+                    self.say(&format!("  = {hint}"));
                 }
             }
             Event::GateFailed { stage, message } => {

@@ -5,7 +5,7 @@
 //! tried, so that a project, or its base, may be moved.
 
 use super::context::SpeechContext;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use pipeline::artifact::Artifact;
 use pipeline::stage::Context;
 use serde::Deserialize;
@@ -51,7 +51,7 @@ impl BaseModel {
 /// The base of `model`; `with` is the stage's own setting, and the port `base` counts more.
 pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Result<BaseModel> {
     let path = model.path.join("training.json");
-    let text = fs::read_to_string(&path).doing(|| format!("cannot read `training.json` of stage `{}`", model.stage))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read `training.json` of stage `{}`", model.stage))?;
     let training: Training =
         serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
     let Named { name, init, digest, revision } = training.base;
@@ -62,15 +62,15 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
         (None, None) => None,
     };
     if let Some((path, shown)) = asked {
-        if model_dir::digest(&path).map_err(|error| error.exit(Exit::Environment))? == digest {
+        if model_dir::digest(&path).map_err(|error| error.environment())? == digest {
             return Ok(BaseModel { path, start, digest });
         }
         return Err(Error::new(format!(
             "{shown} is not the base that stage `{}` was trained on, `{name}`: their files differ",
             model.stage
         ))
-        .exit(Exit::Environment)
-        .advice("name the folder as it was then, or train again on this one"));
+        .environment()
+        .hint("name the folder as it was then, or train again on this one"));
     }
     let named = cx.path(&name);
     let others = cx.sources.values().flatten().map(|source| cx.path(source));
@@ -96,6 +96,6 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
         format!("the base model `{name}` of stage `{}` is not at `{}`", model.stage, named.display())
     };
     Err(Error::new(message)
-        .exit(Exit::Environment)
-        .advice("name its folder in `with = { base = \"FOLDER\" }`, or, where another stage made it, in `from = { base = \"STAGE\" }`"))
+        .environment()
+        .hint("name its folder in `with = { base = \"FOLDER\" }`, or, where another stage made it, in `from = { base = \"STAGE\" }`"))
 }

@@ -125,7 +125,7 @@ impl Stage for Card {
         let (name, source) = match &self.template {
             Some(file) => {
                 let name = file.display().to_string();
-                let source = fs::read_to_string(cx.path(file)).doing(|| format!("cannot read `{name}`"))?;
+                let source = fs::read_to_string(cx.path(file)).with_context(|| format!("cannot read `{name}`"))?;
                 (name, source)
             }
             None => ("templates/model_card.md".to_owned(), TEMPLATE.to_owned()),
@@ -134,7 +134,7 @@ impl Stage for Card {
         if !text.starts_with("---\n") {
             cx.warn(format!("{name}: the card has no front matter, so the Hub will not know what it is about"));
         }
-        fs::write(cx.out.join("README.md"), text).doing(|| "cannot write the card")?;
+        fs::write(cx.out.join("README.md"), text).with_context(|| "cannot write the card")?;
 
         let what = match &scores {
             Some(scores) => format!("card of `{title}`, WER {:.1} % on {} clips", scores.tuned.wer * 100.0, scores.clips),
@@ -285,9 +285,9 @@ impl Data {
 
 fn read<T: DeserializeOwned>(artifact: &Artifact, name: &str) -> Result<T> {
     let shown = format!("`{name}` of stage `{}`", artifact.stage);
-    let text = fs::read_to_string(artifact.path.join(Path::new(name))).doing(|| format!("cannot read {shown}"))?;
+    let text = fs::read_to_string(artifact.path.join(Path::new(name))).with_context(|| format!("cannot read {shown}"))?;
     serde_json::from_str(&text)
-        .map_err(|error| Error::new(format!("{shown}: {error}")).advice("run that stage again, or correct what it writes"))
+        .map_err(|error| Error::new(format!("{shown}: {error}")).hint("run that stage again, or correct what it writes"))
 }
 
 /// What kind of LoRA the settings say it is, when it is not the plain one.

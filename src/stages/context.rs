@@ -2,7 +2,7 @@
 
 use super::base_model::{self, BaseModel};
 use super::feature_cache;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{self, Network};
 use pipeline::artifact::Artifact;
 use pipeline::stage::Context;
@@ -33,7 +33,7 @@ pub trait SpeechContext {
 impl SpeechContext for Context {
     fn device(&self, wanted: &str) -> Result<SelectedDevice> {
         // `auto` and `cuda` mean the first of the GPUs that were given to this stage.
-        match self.cards.first().filter(|_| wanted == "cuda" || wanted == "auto" && device::class(wanted) == "cuda") {
+        match self.gpus.first().filter(|_| wanted == "cuda" || wanted == "auto" && device::class(wanted) == "cuda") {
             Some(card) => device::choose(&format!("cuda:{}", card.index))
                 .map(|chosen| SelectedDevice { reason: "given to this stage".to_owned(), ..chosen }),
             None => device::choose(wanted),
@@ -44,7 +44,7 @@ impl SpeechContext for Context {
         let mut said = None;
         hub::model_folder(&self.root, name, revision, Network::unless(false), &mut |fetching| {
             if self.stopping() {
-                return Err(Error::new(format!("stopped while `{name}` was downloaded")).exit(Exit::Interrupted).advice("run again"));
+                return Err(Error::new(format!("stopped while `{name}` was downloaded")).kind(ErrorKind::Interrupted).hint("run again"));
             }
             let (done, total) = (fetching.done >> 20, fetching.total >> 20);
             if total > 0 && said != Some(done) {

@@ -1,7 +1,7 @@
 //! `evaluate`: what the tuned model hears in clips it never saw, beside what the base model hears, as error rates.
 
 use crate::data::clip_row::ClipRow;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub;
 use crate::stages::context::SpeechContext;
 use pipeline::artifact::{Artifact, ArtifactKind};
@@ -148,7 +148,7 @@ impl Stage for Evaluate {
         let held_out = records(data, &self.split)?;
         if held_out.is_empty() {
             return Err(Error::new(format!("the split `{}` of stage `{}` holds no clips", self.split, data.stage))
-                .advice("give it a share in the dataset's `split`"));
+                .hint("give it a share in the dataset's `split`"));
         }
         let mut train = if self.train_clips > 0 { records(data, "train")? } else { Vec::new() };
         train.truncate(self.train_clips);
@@ -234,7 +234,8 @@ impl Stage for Evaluate {
         clips.extend(self.clips("train", &train, &on_train, None));
         jsonl::write(&cx.out.join("clips.jsonl"), &clips)?;
         let path = cx.out.join("scores.json");
-        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&scores)?)).doing(|| format!("cannot write `{}`", path.display()))?;
+        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&scores)?))
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
         Ok(StageOutcome::Done(self.made(held_out.len(), &tuned_score, base_score.as_ref(), train_score.as_ref())))
     }
 }
@@ -261,7 +262,7 @@ impl Evaluate {
             let limit = TokenLimit::Tokens(self.max_new_tokens);
             let heard = recognizer.transcribe_each(&utterances, limit, &mut |heard| {
                 if cx.stopping() {
-                    return Err(Error::new("stopped before all clips were transcribed").exit(Exit::Interrupted).advice("run again"));
+                    return Err(Error::new("stopped before all clips were transcribed").kind(ErrorKind::Interrupted).hint("run again"));
                 }
                 if let TranscribeEvent::Clip(index, transcript) = heard {
                     texts[index] = transcript.text;
@@ -273,8 +274,8 @@ impl Evaluate {
             if let Some(memory) = &recognizer.memory {
                 cx.tell_trouble(memory);
             }
-            heard.map_err(|error| match error.exit {
-                Exit::Interrupted => error,
+            heard.map_err(|error| match error.kind {
+                ErrorKind::Interrupted => error,
                 _ => error.context(named(part)),
             })?;
         }

@@ -1,6 +1,6 @@
 //! `target = "hub"` of a stage: the same files as in a folder, put into a repository by one commit.
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub::client::HubClient;
 use crate::hub::publish::{Publication, Published, publish};
 use crate::hub::space::{SpaceSettings, deploy};
@@ -82,7 +82,9 @@ pub(super) fn may_write(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result
 
 /// What is said where the settings name no repository.
 pub(super) fn no_repo() -> Error {
-    Error::new("there is no repository to publish to").exit(Exit::Usage).advice("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
+    Error::new("there is no repository to publish to")
+        .kind(ErrorKind::InvalidInput)
+        .hint("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
 }
 
 /// What is wrong with the name of a repository.

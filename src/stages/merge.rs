@@ -71,7 +71,7 @@ impl Stage for Merge {
         let adapter = cx.input("model")?;
         if !lora::is_adapter(&adapter.path) {
             return Err(Error::new(format!("stage `{}` made a full model: there is nothing to merge", adapter.stage))
-                .advice("leave this stage out, and name that one where this one was named"));
+                .hint("leave this stage out, and name that one where this one was named"));
         }
         let base = cx.base_of(adapter, self.base.as_deref())?;
         let most = merge::size(&self.max_shard_size).map_err(Error::new)?;

@@ -142,7 +142,7 @@ impl Stage for Publish {
         })
     }
 
-    fn promises(&self) -> Vec<PathBuf> {
+    fn external_outputs(&self) -> Vec<PathBuf> {
         if self.target == "hub" { Vec::new() } else { vec![self.target.clone().into()] }
     }
 
@@ -209,9 +209,9 @@ impl Publish {
     pub(super) fn release(&self, cx: &Context) -> Result<Release> {
         let folder = cx.scratch.join("release");
         if folder.exists() {
-            fs::remove_dir_all(&folder).doing(|| format!("cannot clear `{}`", folder.display()))?;
+            fs::remove_dir_all(&folder).with_context(|| format!("cannot clear `{}`", folder.display()))?;
         }
-        fs::create_dir_all(&folder).doing(|| format!("cannot make `{}`", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
         let (mut release, results) = if let Some(artifact) = cx.optional("dataset") {
             let about = DatasetInfo {
                 title: self.title.clone().unwrap_or_else(|| cx.pipeline.clone()),

@@ -77,7 +77,7 @@ impl Stage for Recordings {
                 self.min_clips,
                 count(phrases.len(), "phrase")
             ))
-            .advice("lower `min_clips`, or ask the `phrases` stage for more"));
+            .hint("lower `min_clips`, or ask the `phrases` stage for more"));
         }
         let folder = cx.path(&self.folder);
         let Sorted { takes, unmatched, other } = self.sort(&folder, &phrases)?;
@@ -189,8 +189,8 @@ impl Recordings {
         }
         let doing = || format!("cannot read the folder `{}`", self.folder.display());
         let mut names = Vec::new();
-        for entry in fs::read_dir(folder).doing(doing)? {
-            let name = entry.doing(doing)?.file_name().to_string_lossy().into_owned();
+        for entry in fs::read_dir(folder).with_context(doing)? {
+            let name = entry.with_context(doing)?.file_name().to_string_lossy().into_owned();
             if !name.starts_with('.') {
                 names.push(name);
             }

@@ -8,7 +8,7 @@ use crate::data::ingest::{AudioCandidate, IngestLimits, is_audio, rounded, take_
 use crate::data::phrase::PhraseRow;
 use crate::data::text::{count, first_few, normalised, unique_stems};
 use crate::data::{ingest, table};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use pipeline::artifact::ArtifactKind;
 use pipeline::manifest::one_or_many::OneOrMany;
 use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
@@ -198,13 +198,13 @@ impl Stage for Uploads {
         let names: Vec<String> = texts_without_file.iter().map(|text| format!("{} ({})", text.name, text.reason)).collect();
         say(names.len(), format!("{} without a file", count(names.len(), "text")), &names);
         if self.strict && !trouble.is_empty() {
-            let error = Error::new(trouble.join("; ")).advice("correct these, or set `strict = false` to go on without them");
+            let error = Error::new(trouble.join("; ")).hint("correct these, or set `strict = false` to go on without them");
             return Err(error.context("not everything fits, and `strict` is set"));
         }
         trouble.iter().for_each(|message| cx.warn(message));
         if records.is_empty() {
             return Err(Error::new(format!("none of {} became a clip; {}", files(sounds.len()), trouble.join("; ")))
-                .advice("see that the names in the transcripts are those of the files, and that the files play"));
+                .hint("see that the names in the transcripts are those of the files, and that the files play"));
         }
 
         let seconds = rounded(records.iter().filter_map(|record| record.duration).sum());
@@ -295,13 +295,13 @@ impl Uploads {
                 let pattern = format!("{}/{entry}", glob::Pattern::escape(&cx.root.to_string_lossy()));
                 let pattern = if Path::new(entry).is_absolute() { entry.clone() } else { pattern };
                 let matches = glob::glob(&pattern).map_err(|error| {
-                    Error::new(format!("`{entry}` is not a pattern: {error}")).exit(Exit::Usage).advice("write `*` for any name")
+                    Error::new(format!("`{entry}` is not a pattern: {error}")).kind(ErrorKind::InvalidInput).hint("write `*` for any name")
                 })?;
                 let before =
                     matches.map(|path| path.map_err(|error| Error::from(std::io::Error::from(error)))).collect::<Result<Vec<_>>>()?;
                 let sounds: Vec<PathBuf> = before.into_iter().filter(|path| path.is_file() && is_audio(path)).collect();
                 if sounds.is_empty() {
-                    return Err(Error::new(format!("no sound file fits `{entry}`")).advice("correct the pattern in `audio`"));
+                    return Err(Error::new(format!("no sound file fits `{entry}`")).hint("correct the pattern in `audio`"));
                 }
                 sounds.into_iter().for_each(&mut add);
             } else if path.is_dir() {
@@ -310,12 +310,12 @@ impl Uploads {
                 add(path);
             } else {
                 return Err(Error::new(format!("`{entry}`, named in `audio`, is not there"))
-                    .advice("correct the path; it starts at the project's root"));
+                    .hint("correct the path; it starts at the project's root"));
             }
         }
         if found.is_empty() {
             return Err(Error::new(format!("there is no sound file in {}", first_few(self.audio.as_slice(), 3)))
-                .advice("put WAV, FLAC, MP3, OGG or M4A files there, or correct `audio`"));
+                .hint("put WAV, FLAC, MP3, OGG or M4A files there, or correct `audio`"));
         }
         Ok(found.into_iter().map(|(path, shown)| Sound { path, shown }).collect())
     }
@@ -334,10 +334,10 @@ impl Uploads {
                 continue;
             }
             let shown = slashed(&Path::new(&sound.shown).with_extension("txt"));
-            let text = fs::read_to_string(&file).doing(|| format!("cannot read `{shown}`"))?;
+            let text = fs::read_to_string(&file).with_context(|| format!("cannot read `{shown}`"))?;
             let text = text.trim_start_matches('\u{feff}').split_whitespace().collect::<Vec<_>>().join(" ");
             if text.is_empty() {
-                return Err(Error::new(format!("{shown}:1: the text is empty")).advice("write what is said, or remove the clip"));
+                return Err(Error::new(format!("{shown}:1: the text is empty")).hint("write what is said, or remove the clip"));
             }
             paired.clips.push(Clip { sound, text, language: None, speaker: None });
         }
@@ -371,7 +371,7 @@ impl Uploads {
             let language = first(LANGUAGE);
             if let Some(language) = language.as_deref().filter(|language| !is_language(language)) {
                 return Err(Error::new(format!("{place}: `{language}` is not a two-letter language code"))
-                    .advice("write an ISO 639-1 code such as `en`, or leave it empty"));
+                    .hint("write an ISO 639-1 code such as `en`, or leave it empty"));
             }
             let known =
                 |column: &&str| *column == file_column || *column == text_column || LANGUAGE.contains(column) || SPEAKER.contains(column);
@@ -380,7 +380,7 @@ impl Uploads {
                 Ok(found) => {
                     if let Some((line, _)) = taken.get(&found) {
                         return Err(
-                            Error::new(format!("{place}: `{name}` already has a text on line {line}")).advice("keep one row for each file")
+                            Error::new(format!("{place}: `{name}` already has a text on line {line}")).hint("keep one row for each file")
                         );
                     }
                     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

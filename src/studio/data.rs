@@ -121,9 +121,9 @@ async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> Ap
             drop(edits.insert(clip, edit.into()))
         }
         let path = project.root.join(&file);
-        let scratch = tempfile::NamedTempFile::new().doing(|| "cannot write the correction")?;
+        let scratch = tempfile::NamedTempFile::new().with_context(|| "cannot write the correction")?;
         jsonl::write(scratch.path(), &edits.values().collect::<Vec<_>>())?;
-        replace(&path, &fs::read(scratch.path()).doing(|| "cannot write the correction")?)?;
+        replace(&path, &fs::read(scratch.path()).with_context(|| "cannot write the correction")?)?;
         if project.setting(&stage, "edits").is_none() {
             let mut document = project.document()?.ok_or_else(|| ApiError::missing("there is no pipeline yet"))?;
             super::settings::set(&mut document, &format!("stage.{stage}.with.edits"), &value!(file))?;

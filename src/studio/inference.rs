@@ -1,7 +1,7 @@
 //! Speech written down while somebody waits: models are opened once, each in a thread of its own, and asked in turn.
 
 use super::{ApiError, ApiResult, json};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Multipart, Path, Query, State};
@@ -53,7 +53,7 @@ impl InferenceService {
     /// Writes down what is said.
     async fn ask(&self, model: &str, samples: Vec<f32>, language: Option<String>) -> Result<String> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        let gone = || Error::new("the model ended without an answer").exit(Exit::Failed);
+        let gone = || Error::new("the model ended without an answer").kind(ErrorKind::Other);
         self.worker(model).send(InferenceRequest { samples, language, answer }).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }

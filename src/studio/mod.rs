@@ -74,8 +74,8 @@ impl ApiError {
 
 impl From<crate::error::Error> for ApiError {
     fn from(error: crate::error::Error) -> Self {
-        let advice = error.advice.map(|advice| format!(" ({advice})")).unwrap_or_default();
-        Self(axum::http::StatusCode::INTERNAL_SERVER_ERROR, format!("{}{advice}", error.message))
+        let hint = error.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+        Self(axum::http::StatusCode::INTERNAL_SERVER_ERROR, format!("{}{hint}", error.message))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::ApiError;
 use super::inference::InferenceService;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use pipeline::cache::store::Store;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -44,9 +44,9 @@ pub(super) struct Started {
 impl StudioProject {
     /// The project of a pipeline file, which need not be there yet.
     pub fn new(file: &Path, speech: Arc<InferenceService>) -> Result<Self> {
-        let file = std::path::absolute(file).doing(|| "cannot find the folder")?;
+        let file = std::path::absolute(file).with_context(|| "cannot find the folder")?;
         let root = file.parent().map(Path::to_owned).unwrap_or_default();
-        let program = std::env::current_exe().doing(|| "cannot find this program")?;
+        let program = std::env::current_exe().with_context(|| "cannot find this program")?;
         let (run, measured, writing) = (Mutex::default(), Mutex::default(), Mutex::default());
         Ok(Self { root, file, program, speech, run, measured, writing })
     }
@@ -54,10 +54,10 @@ impl StudioProject {
     /// Loads the sentences, if they are not there: a run does that, and then waits for recordings.
     pub fn prepare(&self) -> Result<()> {
         if self.latest("phrases").is_none() {
-            let ran = self.command(&["run", self.name()]).output().doing(|| "cannot start voxpipe")?;
+            let ran = self.command(&["run", self.name()]).output().with_context(|| "cannot start voxpipe")?;
             if self.latest("phrases").is_none() {
                 let words = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
-                return Err(Error::new(format!("the sentences cannot be loaded:\n{words}")).exit(Exit::Environment));
+                return Err(Error::new(format!("the sentences cannot be loaded:\n{words}")).environment());
             }
         }
         Ok(())
@@ -72,7 +72,7 @@ impl StudioProject {
 
     /// What the program prints; an error in its own words if it fails.
     pub(super) fn ask(&self, arguments: &[&str]) -> Result<String, ApiError> {
-        let ran = self.command(arguments).output().doing(|| "cannot start voxpipe")?;
+        let ran = self.command(arguments).output().with_context(|| "cannot start voxpipe")?;
         if ran.status.success() {
             return Ok(String::from_utf8_lossy(&ran.stdout).into_owned());
         }
@@ -82,7 +82,7 @@ impl StudioProject {
 
     /// What the program prints as JSON, whatever its exit code.
     pub(super) fn told(&self, arguments: &[&str]) -> Result<Value, ApiError> {
-        let ran = self.command(arguments).output().doing(|| "cannot start voxpipe")?;
+        let ran = self.command(arguments).output().with_context(|| "cannot start voxpipe")?;
         serde_json::from_slice(&ran.stdout).map_err(|_| ApiError::conflict(String::from_utf8_lossy(&ran.stderr).trim().to_owned()))
     }
 
@@ -142,12 +142,15 @@ impl StudioProject {
 /// Writes a file so that it is there whole or not at all, also after the power fails.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let writing = || format!("cannot write `{}`", path.display());
-    let folder = path.parent().ok_or_else(|| Error::new(writing()).exit(Exit::Environment))?;
-    fs::create_dir_all(folder).doing(writing)?;
-    let mut file =
-        tempfile::Builder::new().prefix(".part-").permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder).doing(writing)?;
-    std::io::Write::write_all(&mut file, bytes).doing(writing)?;
-    file.as_file().sync_all().doing(writing)?;
-    file.persist(path).map_err(|error| error.error).doing(writing)?;
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).doing(writing)
+    let folder = path.parent().ok_or_else(|| Error::new(writing()).environment())?;
+    fs::create_dir_all(folder).with_context(writing)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".part-")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .with_context(writing)?;
+    std::io::Write::write_all(&mut file, bytes).with_context(writing)?;
+    file.as_file().sync_all().with_context(writing)?;
+    file.persist(path).map_err(|error| error.error).with_context(writing)?;
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).with_context(writing)
 }

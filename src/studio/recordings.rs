@@ -106,7 +106,7 @@ async fn choose(State(project): Shared, Path(name): Path<String>) -> ApiResult {
         let folder = project.recordings();
         let newest = numbers(&folder, &phrase.id).into_iter().max().unwrap_or(0);
         let to = folder.join(format!("{}.{}.wav", phrase.id, newest + 1));
-        fs::rename(folder.join(&name), to).doing(|| "cannot make that take the newest")?;
+        fs::rename(folder.join(&name), to).with_context(|| "cannot make that take the newest")?;
         json(project.takes(&phrase)?)
     })
     .await
@@ -118,9 +118,9 @@ async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
         let phrase = project.phrase_of(&name)?;
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (from, aside) = (project.recordings().join(&name), project.recordings().join(".removed"));
-        fs::create_dir_all(&aside).doing(|| "cannot make the folder for takes that are put aside")?;
+        fs::create_dir_all(&aside).with_context(|| "cannot make the folder for takes that are put aside")?;
         let free = (1..).map(|number| aside.join(format!("{number}-{name}"))).find(|path| !path.exists());
-        fs::rename(from, free.unwrap_or_else(|| aside.join(&name))).doing(|| "cannot put that take aside")?;
+        fs::rename(from, free.unwrap_or_else(|| aside.join(&name))).with_context(|| "cannot put that take aside")?;
         json(project.takes(&phrase)?)
     })
     .await
@@ -133,9 +133,9 @@ async fn report(State(project): Shared, Path(id): Path<String>, axum::Json(said)
         let reason: String = said["reason"].as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).take(WORDS).collect();
         let folder = project.recordings();
         let noting = || "cannot write down the report";
-        fs::create_dir_all(&folder).doing(noting)?;
-        let mut file = fs::File::options().create(true).append(true).open(folder.join(".reports.jsonl")).doing(noting)?;
-        writeln!(file, "{}", value!({ "id": phrase.id, "text": phrase.text, "reason": reason })).doing(noting)?;
+        fs::create_dir_all(&folder).with_context(noting)?;
+        let mut file = fs::File::options().create(true).append(true).open(folder.join(".reports.jsonl")).with_context(noting)?;
+        writeln!(file, "{}", value!({ "id": phrase.id, "text": phrase.text, "reason": reason })).with_context(noting)?;
         Ok(StatusCode::NO_CONTENT.into_response())
     })
     .await

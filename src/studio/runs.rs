@@ -120,7 +120,7 @@ async fn stop(State(project): Shared) -> ApiResult {
         let runner = Store::look(&project.root)?.runner().ok_or_else(|| ApiError::conflict("no run is going on"))?;
         rustix::process::kill_process(runner, rustix::process::Signal::INT)
             .map_err(std::io::Error::from)
-            .doing(|| "cannot stop the run")?;
+            .with_context(|| "cannot stop the run")?;
         json(value!({ "stopping": true }))
     })
     .await
@@ -137,14 +137,14 @@ impl StudioProject {
         }
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         let beginning = || "cannot begin the run";
-        let said = tempfile::NamedTempFile::new().doing(beginning)?;
+        let said = tempfile::NamedTempFile::new().with_context(beginning)?;
         let mut command = self.command(&["run", self.name()]);
         command.args(wanted.force.iter().flat_map(|stage| ["--force", stage]));
         command.args(wanted.set.iter().flat_map(|set| ["--set", set]));
-        command.stdout(Stdio::null()).stderr(said.reopen().doing(beginning)?);
+        command.stdout(Stdio::null()).stderr(said.reopen().with_context(beginning)?);
         // A key pressed in the terminal of the studio, or its end, is not meant for the run.
         command.process_group(0);
-        let child = command.spawn().doing(beginning)?;
+        let child = command.spawn().with_context(beginning)?;
         self.speech.forget();
         *run = Some(Started { child, said });
         Ok(())
@@ -234,7 +234,7 @@ struct Curve {
 /// The curves of trainings, also of one that is running.
 async fn curves(State(project): Shared, Query(curve): Query<Curve>) -> ApiResult {
     aside(move || {
-        let file = tempfile::Builder::new().suffix(".svg").tempfile().doing(|| "cannot draw")?;
+        let file = tempfile::Builder::new().suffix(".svg").tempfile().with_context(|| "cannot draw")?;
         let path = file.path().display().to_string();
         let mut arguments = vec!["plot", "--svg", &path];
         for (flag, value) in [("--metric", &curve.metric), ("", &curve.run), ("", &curve.other)] {
@@ -243,7 +243,7 @@ async fn curves(State(project): Shared, Query(curve): Query<Curve>) -> ApiResult
             }
         }
         project.ask(&arguments)?;
-        Ok(picture(fs::read_to_string(&path).doing(|| "cannot read what was drawn")?))
+        Ok(picture(fs::read_to_string(&path).with_context(|| "cannot read what was drawn")?))
     })
     .await
 }

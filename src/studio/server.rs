@@ -1,7 +1,7 @@
 //! The server itself: it listens, has the guard look at every request, and ends when it is told to.
 
 use super::security::{RequestGuard, watch};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
@@ -39,13 +39,13 @@ pub struct ServerOptions {
 
 /// Serves until `stop` is set. `say` hears the address to open.
 pub fn serve(router: Router, listening: ServerOptions, stop: &Arc<AtomicBool>, say: impl FnOnce(&str) -> Result<()>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing(|| "cannot begin to serve")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().with_context(|| "cannot begin to serve")?;
     runtime.block_on(async {
         let (host, port) = (listening.host, listening.port);
         let listener = TcpListener::bind(SocketAddr::new(host, port)).await.map_err(|error| {
-            Error::new(format!("cannot listen on {host}:{port}: {error}")).exit(Exit::Environment).advice("name another with `--port`")
+            Error::new(format!("cannot listen on {host}:{port}: {error}")).environment().hint("name another with `--port`")
         })?;
-        let port = listener.local_addr().doing(|| "cannot find the port")?.port();
+        let port = listener.local_addr().with_context(|| "cannot find the port")?.port();
         let token = if host.is_loopback() || listening.public { None } else { Some(secret()?) };
         let shown = if host.is_unspecified() { "localhost".to_owned() } else { host.to_string() };
         let shown = if host.is_ipv6() && !host.is_unspecified() { format!("[{shown}]") } else { shown };
@@ -66,7 +66,7 @@ pub fn serve(router: Router, listening: ServerOptions, stop: &Arc<AtomicBool>, s
         };
         // Pages that listen for events never hang up by themselves.
         tokio::select! {
-            served = serving => served.doing(|| "cannot go on serving"),
+            served = serving => served.with_context(|| "cannot go on serving"),
             () = late => Ok(()),
         }
     })?;
@@ -77,7 +77,9 @@ pub fn serve(router: Router, listening: ServerOptions, stop: &Arc<AtomicBool>, s
 /// 128 bits that nobody guesses.
 fn secret() -> Result<String> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).doing(|| "this machine gives no random bytes")?;
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .with_context(|| "this machine gives no random bytes")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

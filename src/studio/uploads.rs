@@ -82,8 +82,8 @@ async fn take_in(State(project): Shared, Path(name): Path<String>, request: Requ
     }
     let folder = project.uploads();
     let writing = || format!("cannot write `{name}`");
-    fs::create_dir_all(&folder).doing(writing)?;
-    let mut file = tempfile::Builder::new().prefix(".part-").tempfile_in(&folder).doing(writing)?;
+    fs::create_dir_all(&folder).with_context(writing)?;
+    let mut file = tempfile::Builder::new().prefix(".part-").tempfile_in(&folder).with_context(writing)?;
     let mut pieces = request.into_body().into_data_stream();
     let mut size = 0;
     while let Some(piece) = pieces.next().await {
@@ -92,10 +92,10 @@ async fn take_in(State(project): Shared, Path(name): Path<String>, request: Requ
         if size > LARGEST {
             return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, format!("`{name}` is larger than 4 GiB")));
         }
-        file.write_all(&piece).doing(writing)?;
+        file.write_all(&piece).with_context(writing)?;
     }
-    file.as_file().sync_all().doing(writing)?;
-    file.persist(folder.join(&path)).map_err(|error| error.error).doing(writing)?;
+    file.as_file().sync_all().with_context(writing)?;
+    file.persist(folder.join(&path)).map_err(|error| error.error).with_context(writing)?;
     json(value!({ "name": name, "size": size }))
 }
 
@@ -104,7 +104,7 @@ async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
         let folder = project.uploads();
         let aside = folder.join(".removed");
-        fs::create_dir_all(&aside).doing(|| "cannot make the folder for what is put aside")?;
+        fs::create_dir_all(&aside).with_context(|| "cannot make the folder for what is put aside")?;
         fs::rename(folder.join(plain(&name)?), aside.join(&name)).map_err(|_| ApiError::missing("there is no such file"))?;
         json(value!({}))
     })

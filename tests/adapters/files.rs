@@ -48,7 +48,7 @@ fn copy(name: &str) -> tempfile::TempDir {
 #[track_caller]
 fn refused(folder: &Path, words: &[&str]) {
     let error = lora::load(&mut tiny(), folder).expect_err("it should not load");
-    let said = format!("{} = {}", error.message, error.advice.unwrap_or_default());
+    let said = format!("{} = {}", error.message, error.hint.unwrap_or_default());
     for word in words {
         assert!(said.contains(word), "no `{word}` in: {said}");
     }
@@ -101,7 +101,7 @@ fn a_pattern_is_written_as_exactly_the_layers_it_meant() {
 fn targets_that_end_up_nowhere_are_an_error() {
     let error = |adapters: &LoraConfig| {
         let error = lora::add(&mut tiny(), adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap_err();
-        format!("{} = {}", error.message, error.advice.unwrap_or_default())
+        format!("{} = {}", error.message, error.hint.unwrap_or_default())
     };
     let said = error(&adapters(&["q_proj", "fc1"]));
     assert!(

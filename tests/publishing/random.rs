@@ -38,7 +38,7 @@ fn a_hundred_faulty_publications_end_published_or_can_be_resumed() {
             }
             Err(error) => {
                 resumed += 1;
-                assert!(error.exit == Exit::Environment && !error.message.is_empty(), "{seed}: {error:?} after {told:?}");
+                assert!(error.kind == ErrorKind::Environment && !error.message.is_empty(), "{seed}: {error:?} after {told:?}");
                 // All of it by one commit, or nothing.
                 if !bench.untouched() {
                     let mut there = bench.hub.files("model", REPO);

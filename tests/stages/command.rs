@@ -3,6 +3,7 @@
 use super::*;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use voxpipe::error::ErrorKind;
 use voxpipe::stages::command::Command;
 
 fn shell(script: &str) -> Value {
@@ -43,12 +44,12 @@ fn a_failure_names_its_exit_code_and_quotes_the_last_lines() {
     let mut bench = Bench::new();
     let error = bench.error::<Command>(shell("for i in $(seq 30); do echo line $i; done; exit 3"));
     says(&error, &["`sh` ended with exit code 3; its last 20 lines:\n  line 11\n", "\n  line 30"]);
-    assert_eq!(error.exit, Exit::Failed);
+    assert_eq!(error.kind, ErrorKind::Other);
     let error = bench.error::<Command>(shell("kill -9 $$"));
     says(&error, &["`sh` was killed by signal 9; it printed nothing"]);
     let error = bench.error::<Command>(json!({"run": ["no-such-program-here"]}));
     says(&error, &["cannot start `no-such-program-here`"]);
-    assert_eq!(error.exit, Exit::Environment);
+    assert_eq!(error.kind, ErrorKind::Environment);
 }
 
 #[test]
@@ -97,7 +98,7 @@ fn stopping_ends_the_program_and_all_it_started() {
     let started = Instant::now();
     thread_after(Duration::from_millis(300), move || stop.store(true, Ordering::Relaxed));
     let error = bench.error::<Command>(shell("sleep 60 & echo $!; wait"));
-    assert_eq!(error.exit, Exit::Interrupted);
+    assert_eq!(error.kind, ErrorKind::Interrupted);
     assert!(started.elapsed() < Duration::from_secs(10));
     let heard = bench.heard();
     let pid = heard.trim().strip_prefix("note: ").unwrap();
@@ -118,7 +119,7 @@ fn nothing_a_finished_program_left_running_survives() {
 fn an_environment_variable_that_is_asked_for_must_be_there() {
     let error = Bench::new().error::<Command>(json!({"run": ["true"], "env": ["VOXPIPE_NO_SUCH_TOKEN"]}));
     says(&error, &["`VOXPIPE_NO_SUCH_TOKEN`", "is not set"]);
-    assert_eq!(error.exit, Exit::Environment);
+    assert_eq!(error.kind, ErrorKind::Environment);
 }
 
 fn thread_after(wait: Duration, then: impl FnOnce() + Send + 'static) {

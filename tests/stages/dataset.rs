@@ -121,7 +121,7 @@ fn nothing_usable_and_too_few_sentences_are_errors() {
 fn the_users_folder_is_filled_and_respected() {
     let mut bench = twenty();
     let with = json!({"folder": "datasets/mine"});
-    assert_eq!(stage::<Dataset>(with.clone()).promises(), [PathBuf::from("datasets/mine")]);
+    assert_eq!(stage::<Dataset>(with.clone()).external_outputs(), [PathBuf::from("datasets/mine")]);
     bench.made::<Dataset>(with.clone());
     let mut placed = tree(&bench.cx.root.join("datasets/mine"));
     assert!(placed.remove(".voxpipe-dataset").is_some());
@@ -136,7 +136,7 @@ fn the_users_folder_is_filled_and_respected() {
     bench.cx.seed += 1;
     let error = bench.error::<Dataset>(with);
     says(&error, &["in `datasets/mine`, `notes.txt` changed or came in after"]);
-    assert_eq!((error.exit, tree(&bench.cx.root)), (Exit::Environment, before));
+    assert_eq!((Exit::from(&error), tree(&bench.cx.root)), (Exit::Environment, before));
 
     bench.file("theirs/data.jsonl", "");
     let error = bench.error::<Dataset>(json!({"folder": "theirs"}));

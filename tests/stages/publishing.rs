@@ -1,6 +1,7 @@
 //! `card`, `publish` and `demo`: what is said of a model, where it goes, and the page that shows it.
 
 use super::*;
+use voxpipe::error::ErrorKind;
 use voxpipe::stages::card::Card;
 use voxpipe::stages::demo::Demo;
 use voxpipe::stages::publish::Publish;
@@ -181,7 +182,7 @@ fn carded(method: &str) -> (Bench, PathBuf) {
 fn a_folder_is_published_as_a_model_repository() {
     let (mut bench, folder) = carded("lora");
     let with = json!({"repo": "ana/voice", "target": "published/voice"});
-    assert_eq!(stage::<Publish>(with.clone()).promises(), [PathBuf::from("published/voice")]);
+    assert_eq!(stage::<Publish>(with.clone()).external_outputs(), [PathBuf::from("published/voice")]);
     bench.made::<Publish>(with.clone());
     let there = tree(&bench.cx.root.join("published/voice"));
     let names: Vec<_> = there.keys().map(String::as_str).collect();
@@ -214,7 +215,7 @@ fn a_folder_is_published_as_a_model_repository() {
     let before = tree(&bench.cx.root);
     let error = bench.error::<Publish>(with.clone());
     says(&error, &["in `published/voice`, `README.md` changed"]);
-    assert_eq!((error.exit, tree(&bench.cx.root)), (Exit::Environment, before));
+    assert_eq!((Exit::from(&error), tree(&bench.cx.root)), (Exit::Environment, before));
     bench.made::<Publish>(json!({"target": "published/voice", "overwrite": true}));
     assert_ne!(fs::read_to_string(bench.cx.root.join("published/voice/README.md")).unwrap(), "my words");
 }
@@ -234,7 +235,7 @@ fn what_stands_in_the_way_is_left_alone() {
     ] {
         let error = bench.error::<Publish>(json!({"target": target, "overwrite": true}));
         says(&error, &[message]);
-        assert_eq!(error.exit, Exit::Environment, "{target}");
+        assert_eq!(Exit::from(&error), Exit::Environment, "{target}");
         assert_eq!(tree(&bench.cx.root), before, "{target}");
         assert!(tree(&bench.cx.out).is_empty());
     }
@@ -272,7 +273,7 @@ fn a_full_disk_leaves_nothing_half_written() {
     assert!(std::process::Command::new("umount").arg(&disk).status().unwrap().success());
     let error = error.unwrap_err();
     says(&error, &["cannot write the folder", "No space left"]);
-    assert_eq!(error.exit, Exit::Environment);
+    assert_eq!(error.kind, ErrorKind::Environment);
     assert!(left.is_empty(), "{:?}", left.keys());
 }
 

@@ -1,137 +1,131 @@
-//! The one error of the program: what stopped us, what to do about it, and which exit code it becomes.
+//! The error type of the workspace: what kind of failure it is, what happened, which file it concerns, and what to do next.
 //!
-//! A message is a lowercase sentence that names the file, the line or the tensor; the advice says what to do next.
+//! A message is a lowercase sentence that names the file, the line or the tensor; the hint says what to do next.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::any::Any;
-use std::{fmt, io};
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Shorthand used all over the crate.
+/// Shorthand for results with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// How the program ends. The numbers are part of the interface: scripts rely on them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// Everything asked for was done.
-    Done = 0,
-    /// A stage failed.
-    Failed = 1,
-    /// The file or the command line is wrong.
-    Usage = 2,
-    /// Another run holds the lock.
-    Locked = 3,
-    /// The environment lacks something: disk space, a permission, a device, a program.
-    Environment = 4,
-    /// The run waits for a person.
-    Parked = 10,
-    /// A stage took longer than its `timeout`.
-    TimedOut = 11,
-    /// A `require` gate was not met.
-    Gate = 12,
-    /// `repro` made other bytes than the run it repeated.
-    Differs = 13,
-    /// `plan --exit-code`: a run would have something to do.
-    Pending = 14,
-    /// Interrupted by a signal; running again goes on from here.
-    Interrupted = 75,
-}
-
-/// A way for a stage to fail, as far as something else may be tried after it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Failure {
-    /// The stage ended with an error.
+/// What kind of failure an [`Error`] is, for code that reacts to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// None of the kinds below.
     #[default]
-    Crash,
-    /// The memory of the machine or of its GPU did not suffice.
+    Other,
+    /// A file, a setting or an argument is wrong, and trying again cannot help.
+    InvalidInput,
+    /// The environment lacks something: a permission, a device, a program, a network.
+    Environment,
+    /// Somebody else holds a lock.
+    Locked,
+    /// Asked to stop; running again continues.
+    Interrupted,
+    /// The memory of the machine or of its GPU was not enough.
     OutOfMemory,
-    /// The stage took longer than its `timeout`.
+    /// A time limit passed.
     Timeout,
-    /// The stage said nothing for as long as its `stall`.
+    /// No sign of progress for too long.
     Stalled,
-    /// The loss, a gradient or a weight became infinite or no number.
+    /// The loss, a gradient or a weight became infinite or NaN.
     Diverged,
     /// The disk is full.
     DiskFull,
-    /// The GPU or its driver gave up.
+    /// The GPU or its driver failed.
     LostDevice,
     /// A clip cannot be used.
     BadSample,
 }
 
-impl Failure {
-    /// As it is written in `pipeline.toml`.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Crash => "crash",
-            Self::OutOfMemory => "out-of-memory",
-            Self::Timeout => "timeout",
-            Self::Stalled => "stalled",
-            Self::Diverged => "diverged",
-            Self::DiskFull => "disk-full",
-            Self::LostDevice => "lost-device",
-            Self::BadSample => "bad-sample",
-        }
-    }
-
-    /// What a panic's message speaks of: burn panics where a device fails.
+impl ErrorKind {
+    /// The kind that a panic's message suggests: burn panics where a device fails.
     #[must_use]
     pub fn of_panic(message: &str) -> Self {
         let message = message.to_lowercase();
-        let speaks_of = |words: &[&str]| words.iter().any(|word| message.contains(word));
-        if speaks_of(&["out of memory", "out_of_memory", "outofmemory", "memory allocation of"]) {
+        let contains = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        if contains(&["out of memory", "out_of_memory", "outofmemory", "memory allocation of"]) {
             Self::OutOfMemory
-        } else if speaks_of(&["cuda_error", "device lost", "device is lost", "cudaerror", "driver error"]) {
+        } else if contains(&["cuda_error", "device lost", "device is lost", "cudaerror", "driver error"]) {
             Self::LostDevice
         } else {
-            Self::Crash
+            Self::Other
         }
+    }
+
+    /// Whether it says more than that the environment is at fault.
+    fn is_specific(self) -> bool {
+        !matches!(self, Self::Other | Self::InvalidInput | Self::Environment)
     }
 }
 
-/// What stopped us.
+/// An error with its kind, a message, and a hint.
 #[derive(Clone, Debug)]
 pub struct Error {
-    /// The exit code this error becomes when nobody handles it.
-    pub exit: Exit,
-    /// What kind of failure it is of a stage.
-    pub failure: Failure,
+    /// What kind of failure it is.
+    pub kind: ErrorKind,
     /// What happened and where, in one sentence.
     pub message: String,
     /// What the reader can do about it.
-    pub advice: Option<String>,
+    pub hint: Option<String>,
+    /// The file or folder it concerns, where there is one.
+    pub path: Option<PathBuf>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
-    /// An error that ends a stage; see [`Error::exit`] for the other kinds.
+    /// An error of no particular kind; see [`Error::kind`].
     pub fn new(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Failed, failure: Failure::default(), message: message.into(), advice: None }
+        Self { kind: ErrorKind::default(), message: message.into(), hint: None, path: None, source: None }
     }
 
-    /// The same error with another exit code.
-    pub fn exit(mut self, exit: Exit) -> Self {
-        self.exit = exit;
+    /// The same error as one of another kind.
+    #[must_use]
+    pub fn kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
         self
     }
 
-    /// The same error as a failure of another kind.
-    pub fn failure(mut self, failure: Failure) -> Self {
-        self.failure = failure;
+    /// The same error as one of the environment, unless its kind says more already: a full disk stays one.
+    #[must_use]
+    pub fn environment(mut self) -> Self {
+        if !self.kind.is_specific() {
+            self.kind = ErrorKind::Environment;
+        }
         self
     }
 
     /// Adds what the reader can do about it.
-    pub fn advice(mut self, advice: impl Into<String>) -> Self {
-        self.advice = Some(advice.into());
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
         self
     }
 
-    /// Puts what we were doing, or where, in front of the message: `doing: message`.
-    pub fn context(mut self, doing: impl fmt::Display) -> Self {
-        self.message = format!("{doing}: {}", self.message);
+    /// Names the file or folder it concerns; the message does so too.
+    #[must_use]
+    pub fn at(mut self, path: impl AsRef<Path>) -> Self {
+        self.path = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// The same error without a secret: the message says `…` in its place, and the source, which may hold it too, is dropped.
+    #[must_use]
+    pub fn redacted(mut self, secret: &str) -> Self {
+        self.message = self.message.replace(secret, "…");
+        self.hint = self.hint.map(|hint| hint.replace(secret, "…"));
+        self.source = None;
+        self
+    }
+
+    /// Puts what we were doing, or where, in front of the message: `what: message`.
+    #[must_use]
+    pub fn context(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
         self
     }
 }
@@ -142,50 +136,50 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
 
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        let advice = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("free some space, then run again: what was finished is kept"),
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-                Some("choose a folder you may write to, or change its permissions")
+        let (kind, hint) = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                (ErrorKind::DiskFull, Some("free some space, then run again: what was finished is kept"))
             }
-            _ => None,
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                (ErrorKind::Environment, Some("choose a folder you may write to, or change its permissions"))
+            }
+            io::ErrorKind::OutOfMemory => (ErrorKind::OutOfMemory, None),
+            _ => (ErrorKind::Other, None),
         };
-        let failure = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::DiskFull,
-            io::ErrorKind::OutOfMemory => Failure::OutOfMemory,
-            _ => Failure::Crash,
-        };
-        let new = Self::new(error.to_string()).failure(failure);
-        match advice {
-            Some(advice) => new.exit(Exit::Environment).advice(advice),
-            None => new,
-        }
+        let message = error.to_string();
+        Self { kind, message, hint: hint.map(str::to_owned), path: None, source: Some(Arc::new(error)) }
     }
 }
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
-        Self::new(error.to_string())
+        let message = error.to_string();
+        Self { source: Some(Arc::new(error)), ..Self::new(message) }
     }
 }
 
-/// Says what we were doing when something failed.
+/// Says what was being done when something failed.
 pub trait ResultExt<T> {
-    /// Puts `doing()` in front of the error's message.
-    fn doing<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T>;
+    /// Puts `what()` in front of the error's message.
+    fn with_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
 }
 
 impl<T, E: Into<Error>> ResultExt<T> for std::result::Result<T, E> {
-    fn doing<D: fmt::Display>(self, doing: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|error| error.into().context(doing()))
+    fn with_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|error| error.into().context(what()))
     }
 }
 
-/// What a panic said.
-pub fn said(payload: &(dyn Any + Send)) -> &str {
+/// The message of a panic.
+pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
     text.unwrap_or("no message")
 }
@@ -197,30 +191,23 @@ mod tests {
     #[test]
     fn panics_of_devices_are_told_apart() {
         let cases = [
-            ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", Failure::OutOfMemory),
-            ("memory allocation of 17179869184 bytes failed", Failure::OutOfMemory),
-            ("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered", Failure::LostDevice),
-            ("index out of bounds: the len is 3 but the index is 4", Failure::Crash),
+            ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", ErrorKind::OutOfMemory),
+            ("memory allocation of 17179869184 bytes failed", ErrorKind::OutOfMemory),
+            ("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered", ErrorKind::LostDevice),
+            ("index out of bounds: the len is 3 but the index is 4", ErrorKind::Other),
         ];
-        for (message, failure) in cases {
-            assert_eq!(Failure::of_panic(message), failure, "{message}");
+        for (message, kind) in cases {
+            assert_eq!(ErrorKind::of_panic(message), kind, "{message}");
         }
-        let full = Error::from(io::Error::from(io::ErrorKind::StorageFull));
-        assert_eq!((full.failure, full.exit), (Failure::DiskFull, Exit::Environment));
     }
 
     #[test]
-    fn failures_are_called_as_they_are_written() {
-        for failure in [
-            Failure::Crash,
-            Failure::OutOfMemory,
-            Failure::Timeout,
-            Failure::Stalled,
-            Failure::Diverged,
-            Failure::DiskFull,
-            Failure::LostDevice,
-        ] {
-            assert_eq!(serde_json::to_value(failure).unwrap(), failure.word());
-        }
+    fn io_errors_keep_their_source_and_a_full_disk_stays_one() {
+        let full = Error::from(io::Error::from(io::ErrorKind::StorageFull)).environment();
+        assert_eq!(full.kind, ErrorKind::DiskFull);
+        assert!(full.hint.is_some() && full.source().is_some_and(|source| source.is::<io::Error>()));
+        assert_eq!(Error::new("no such device").environment().kind, ErrorKind::Environment);
+        let json: Error = serde_json::from_str::<u32>("x").unwrap_err().into();
+        assert!(json.message.contains("line 1") && json.source().is_some());
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Reads every object of a JSONL file with its line number. Empty lines are allowed; anything else that is not a `T` is an error.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
-    let text = fs::read_to_string(path).doing(|| format!("cannot read `{}`", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     text.trim_start_matches('\u{feff}')
         .lines()
         .enumerate()
@@ -17,7 +17,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
         .map(|(index, line)| {
             let value = serde_json::from_str(line).map_err(|error| {
                 Error::new(format!("{}:{}: {error}", path.display(), index + 1))
-                    .advice("each line must be one JSON object; correct or remove this one")
+                    .hint("each line must be one JSON object; correct or remove this one")
             })?;
             Ok((index + 1, value))
         })
@@ -31,6 +31,6 @@ pub fn write<'a, T: Serialize + 'a>(path: &Path, rows: impl IntoIterator<Item = 
         serde_json::to_writer(&mut bytes, row)?;
         bytes.push(b'\n');
     }
-    let mut file = fs::File::create(path).doing(|| format!("cannot write `{}`", path.display()))?;
-    file.write_all(&bytes).doing(|| format!("cannot write `{}`", path.display()))
+    let mut file = fs::File::create(path).with_context(|| format!("cannot write `{}`", path.display()))?;
+    file.write_all(&bytes).with_context(|| format!("cannot write `{}`", path.display()))
 }

@@ -4,6 +4,7 @@ pub mod artifact;
 pub mod cache;
 pub mod events;
 pub mod executor;
+pub mod exit;
 pub mod graph;
 pub mod manifest;
 pub mod plan;

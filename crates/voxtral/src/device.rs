@@ -1,6 +1,6 @@
 //! Which device computes, chosen at run time. The only file that asks which kinds of cards were compiled in.
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use burn::tensor::Device;
 #[cfg(any(feature = "cuda", feature = "rocm", feature = "wgpu"))]
 use burn::tensor::DeviceType;
@@ -106,7 +106,7 @@ pub fn choose(wanted: &str) -> Result<SelectedDevice> {
         });
     }
     let Some((kind, index)) = card_named(wanted) else {
-        return Err(Error::new(format!("no device is called `{wanted}`")).exit(Exit::Usage).advice(format!("write {NAMES}")));
+        return Err(Error::new(format!("no device is called `{wanted}`")).kind(ErrorKind::InvalidInput).hint(format!("write {NAMES}")));
     };
     let found = cards(kind);
     let count = found.len();
@@ -118,9 +118,7 @@ pub fn choose(wanted: &str) -> Result<SelectedDevice> {
                 0 => format!("no {} or no driver for it was found", kind.card),
                 _ => format!("the cards found are {0}:0 to {0}:{1}", kind.name, count - 1),
             };
-            Err(Error::new(format!("device `{wanted}` cannot be used: {why}"))
-                .exit(Exit::Environment)
-                .advice("write `device = \"auto\"` or `\"cpu\"`"))
+            Err(Error::new(format!("device `{wanted}` cannot be used: {why}")).environment().hint("write `device = \"auto\"` or `\"cpu\"`"))
         }
     }
 }

@@ -9,7 +9,7 @@ use super::provenance::Provenance;
 use super::run::listen;
 use super::summary::find;
 use super::{Project, note, print, print_json};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::lockfile::Lockfile;
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::Args;
@@ -19,6 +19,7 @@ use pipeline::cache::stat_cache::StatCache;
 use pipeline::cache::store::{CacheEntry, Store};
 use pipeline::events::Event;
 use pipeline::events::reporter::{Reporter, fan_out};
+use pipeline::exit::Exit;
 use pipeline::graph::{Pipeline, Step};
 use pipeline::plan::why::Why;
 use pipeline::plan::{absolute, why};
@@ -95,8 +96,8 @@ impl Repro {
         }
         if known.is_empty() {
             return Err(Error::new(format!("there is nothing to compare with: run {id} kept no result"))
-                .exit(Exit::Usage)
-                .advice("name a run that has done something; `voxpipe runs` lists them"));
+                .kind(ErrorKind::InvalidInput)
+                .hint("name a run that has done something; `voxpipe runs` lists them"));
         }
         let place = absolute(&store.place_to_repeat(&id)?)?;
         let answer = self.repeat(&store, &provenance, &known, &place, rows);
@@ -151,12 +152,12 @@ impl Repro {
                 }
                 Ok(())
             })
-            .doing(|| format!("cannot fill `{}`", place.display()))?;
+            .with_context(|| format!("cannot fill `{}`", place.display()))?;
         let mut pipeline = pipeline(provenance, &file)?;
         if fs::canonicalize(&pipeline.root).ok() != fs::canonicalize(&root).ok() {
             return Err(Error::new(format!("the run had its root at `{}`, and nowhere else can it be repeated", pipeline.root.display()))
-                .exit(Exit::Usage)
-                .advice("write `[pipeline] root` relative to the file"));
+                .kind(ErrorKind::InvalidInput)
+                .hint("write `[pipeline] root` relative to the file"));
         }
         let moved: Vec<Row> = known.iter().filter_map(|known| bring(store, known, provenance, &root).transpose()).collect::<Result<_>>()?;
         if !moved.is_empty() {
@@ -203,12 +204,12 @@ fn pipeline(provenance: &Provenance, file: &Path) -> Result<Pipeline> {
         let first = parsed.diagnostics.iter().find(|diagnostic| diagnostic.is_error());
         let why = first.map_or_else(String::new, |diagnostic| format!(": {}", diagnostic.message));
         let names = provenance.env.iter().cloned().collect::<Vec<_>>().join(", ");
-        let advice = if names.is_empty() {
+        let hint = if names.is_empty() {
             format!("repeat it with voxpipe {}", provenance.voxpipe)
         } else {
             format!("the file uses environment variables, which have to be as they were: {names}")
         };
-        Error::new(format!("the pipeline of run {} cannot be read any more{why}", provenance.run)).exit(Exit::Usage).advice(advice)
+        Error::new(format!("the pipeline of run {} cannot be read any more{why}", provenance.run)).kind(ErrorKind::InvalidInput).hint(hint)
     })
 }
 
@@ -298,7 +299,7 @@ fn ended(ending: Option<&StepOutcome>) -> String {
 
 /// Where a step would write outside of the fresh place.
 fn outside(step: &Step) -> Option<PathBuf> {
-    step.stage.promises().into_iter().find(|path| path.is_absolute() || path.components().any(|part| part == Component::ParentDir))
+    step.stage.external_outputs().into_iter().find(|path| path.is_absolute() || path.components().any(|part| part == Component::ParentDir))
 }
 
 /// How many folders up a relative path leads.
@@ -322,7 +323,7 @@ fn bring(store: &Store, known: &Known, provenance: &Provenance, fresh: &Path) ->
             }
             Content::Folder(FileTree(files)) => {
                 if let Some(to) = &to {
-                    fs::create_dir_all(to).doing(|| format!("cannot make `{}`", to.display()))?;
+                    fs::create_dir_all(to).with_context(|| format!("cannot make `{}`", to.display()))?;
                 }
                 for (name, leaf) in files {
                     if let Err(how) = copy(&from.join(name), to.as_ref().map(|to| to.join(name)).as_deref(), leaf, store.index())? {
@@ -366,11 +367,11 @@ fn copy(from: &Path, to: Option<&Path>, leaf: &FileContent, index: &StatCache) -
     }
     let Some(to) = to.filter(|to| !to.exists()) else { return Ok(Ok(())) };
     let copying = || format!("cannot copy `{}`", from.display());
-    to.parent().map_or(Ok(()), fs::create_dir_all).doing(copying)?;
+    to.parent().map_or(Ok(()), fs::create_dir_all).with_context(copying)?;
     if leaf.size >= LARGE {
-        std::os::unix::fs::symlink(absolute(from)?, to).doing(copying)?;
+        std::os::unix::fs::symlink(absolute(from)?, to).with_context(copying)?;
     } else {
-        fs::copy(from, to).doing(copying)?;
+        fs::copy(from, to).with_context(copying)?;
     }
     Ok(Ok(()))
 }

@@ -2,10 +2,11 @@
 
 use super::{Repro, Row, run};
 use crate::cli::{Changes, Project, note};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::read::RepoReader;
 use crate::hub::{Network, RepoRevision};
 use pipeline::cache::store::Store;
+use pipeline::exit::Exit;
 use pipeline::graph::Pipeline;
 use pipeline::plan::absolute;
 use serde::Deserialize;
@@ -35,14 +36,14 @@ impl Repro {
     pub(super) fn published(&self, name: &str) -> Result<u8> {
         let repository = RepoRevision::parse(name).ok_or_else(|| {
             Error::new(format!("`{SCHEME}{name}` is no repository"))
-                .exit(Exit::Usage)
-                .advice("write hf://OWNER/NAME or hf://datasets/OWNER/NAME")
+                .kind(ErrorKind::InvalidInput)
+                .hint("write hf://OWNER/NAME or hf://datasets/OWNER/NAME")
         })?;
         let reader = RepoReader::open(&repository, Network::unless(false), &|| false)?;
         let text = read(&reader, "pipeline.toml")?;
         let bad = |name: &str, why: String| {
             let message = format!("{name} of `{}` {why}", reader.name());
-            Error::new(message).exit(Exit::Usage).advice("it was changed by hand, or published by a later version of voxpipe")
+            Error::new(message).kind(ErrorKind::InvalidInput).hint("it was changed by hand, or published by a later version of voxpipe")
         };
         let told: Told = json(&read(&reader, "provenance.json")?).map_err(|why| bad("provenance.json", why))?;
         if told.v != 1 {
@@ -64,7 +65,7 @@ impl Repro {
 
 fn repeat(here: &Path, place: &Path, text: &[u8], told: &Told) -> Result<(Exit, Vec<Row>)> {
     let file = place.join("pipeline.toml");
-    fs::write(&file, text).doing(|| format!("cannot write `{}`", file.display()))?;
+    fs::write(&file, text).with_context(|| format!("cannot write `{}`", file.display()))?;
     let pipeline = Project { file, changes: Changes::default() }.pipeline()?;
     bring(&pipeline, here, place)?;
     let (report, fresh, made) = run(&pipeline, &[])?;
@@ -90,13 +91,13 @@ fn bring(pipeline: &Pipeline, here: &Path, place: &Path) -> Result<()> {
             let (from, to) = (here.join(&source), place.join(&source));
             if !inside || !from.exists() {
                 let message = format!("the stage `{}` reads `{}`, which is not in this folder", step.name, source.display());
-                let advice = "what was published names no place on its maker's machine: put the same files here under that name";
-                return Err(Error::new(message).exit(Exit::Usage).advice(advice));
+                let hint = "what was published names no place on its maker's machine: put the same files here under that name";
+                return Err(Error::new(message).kind(ErrorKind::InvalidInput).hint(hint));
             }
             if !to.exists() {
                 let linking = || format!("cannot make `{}`", to.display());
-                to.parent().map_or(Ok(()), fs::create_dir_all).doing(linking)?;
-                std::os::unix::fs::symlink(&from, &to).doing(linking)?;
+                to.parent().map_or(Ok(()), fs::create_dir_all).with_context(linking)?;
+                std::os::unix::fs::symlink(&from, &to).with_context(linking)?;
             }
         }
     }
@@ -108,8 +109,8 @@ fn read(reader: &RepoReader<'_>, name: &str) -> Result<Vec<u8>> {
     let found = reader.list("", false)?.unwrap_or_default().into_iter().find(|entry| entry.path == name && entry.size <= LARGEST);
     let entry = found.ok_or_else(|| {
         Error::new(format!("`{}` has no {name}, so it does not say how it was made", reader.name()))
-            .exit(Exit::Usage)
-            .advice("only what voxpipe published can be repeated")
+            .kind(ErrorKind::InvalidInput)
+            .hint("only what voxpipe published can be repeated")
     })?;
     reader.part(name, 0, entry.size)
 }

@@ -1,7 +1,7 @@
 //! What to transcribe: files, folders, patterns and standard input, as a list in a fixed order.
 
 use crate::cli::project::plural;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -59,11 +59,11 @@ impl Inputs {
         for input in &mut self.list {
             if let Source::Stream(bytes) = &mut input.source {
                 let bytes = bytes.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-                io::stdin().lock().take(LONGEST_STREAM + 1).read_to_end(bytes).doing(|| "cannot read standard input")?;
+                io::stdin().lock().take(LONGEST_STREAM + 1).read_to_end(bytes).with_context(|| "cannot read standard input")?;
                 if bytes.len() as u64 > LONGEST_STREAM {
                     return Err(Error::new(format!("standard input is longer than {LONGEST_STREAM} bytes"))
-                        .exit(Exit::Usage)
-                        .advice("write it to a file and give its name"));
+                        .kind(ErrorKind::InvalidInput)
+                        .hint("write it to a file and give its name"));
                 }
             }
         }
@@ -79,7 +79,9 @@ pub(super) fn gather(paths: &[String]) -> Result<Inputs> {
         let path = Path::new(text);
         if text == "-" {
             if list.iter().any(|input: &Input| matches!(input.source, Source::Stream(_))) {
-                return Err(Error::new("standard input can be read only once").exit(Exit::Usage).advice("leave the second `-` out"));
+                return Err(Error::new("standard input can be read only once")
+                    .kind(ErrorKind::InvalidInput)
+                    .hint("leave the second `-` out"));
             }
             let (name, below) = (PathBuf::from("-"), PathBuf::from("stdin"));
             list.push(Input { name, below, source: Source::Stream(Mutex::default()), length: AtomicUsize::new(0) });
@@ -96,8 +98,8 @@ pub(super) fn gather(paths: &[String]) -> Result<Inputs> {
     }
     if list.is_empty() {
         return Err(Error::new("there is no audio file to transcribe")
-            .exit(Exit::Usage)
-            .advice(format!("names of audio files end in {}", AUDIO.join(", "))));
+            .kind(ErrorKind::InvalidInput)
+            .hint(format!("names of audio files end in {}", AUDIO.join(", "))));
     }
     Ok(Inputs { list, several })
 }
@@ -108,12 +110,12 @@ fn folder(root: &Path) -> Result<Vec<Input>> {
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
         let reading = || format!("cannot read folder `{}`", folder.display());
-        for entry in fs::read_dir(&folder).doing(reading)? {
-            let entry = entry.doing(reading)?;
+        for entry in fs::read_dir(&folder).with_context(reading)? {
+            let entry = entry.with_context(reading)?;
             let path = entry.path();
             let audio = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
             // A link to a folder is not followed: it may lead back here.
-            if entry.file_type().doing(reading)?.is_dir() {
+            if entry.file_type().with_context(reading)?.is_dir() {
                 folders.push(path);
             } else if audio.is_some_and(|extension| AUDIO.contains(&extension.as_str())) && path.is_file() {
                 files.insert(path);
@@ -136,9 +138,9 @@ fn folder(root: &Path) -> Result<Vec<Input>> {
 
 /// The files that a pattern fits, by name.
 fn pattern(text: &str) -> Result<Vec<Input>> {
-    let wrong = |message: String| Error::new(message).exit(Exit::Usage);
+    let wrong = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
     let found =
-        glob::glob(text).map_err(|error| wrong(format!("`{text}` is no pattern: {error}")).advice("patterns are like `clips/**/*.wav`"))?;
+        glob::glob(text).map_err(|error| wrong(format!("`{text}` is no pattern: {error}")).hint("patterns are like `clips/**/*.wav`"))?;
     let mut files = BTreeSet::new();
     for path in found {
         let path = path.map_err(|error| wrong(format!("`{text}`: {error}")))?;
@@ -147,7 +149,7 @@ fn pattern(text: &str) -> Result<Vec<Input>> {
         }
     }
     if files.is_empty() {
-        return Err(wrong(format!("no file fits the pattern `{text}`")).advice("check its spelling; `**` stands for folders at any depth"));
+        return Err(wrong(format!("no file fits the pattern `{text}`")).hint("check its spelling; `**` stands for folders at any depth"));
     }
     Ok(files.into_iter().map(|path| (path.clone(), file_name(&path))).map(|(path, below)| Input::file(path, below)).collect())
 }

@@ -13,10 +13,11 @@ pub(super) use model::ModelArgs;
 
 use super::run::listen;
 use super::{complain, stream};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 use input::Inputs;
 use output::{Clip, Format, Output, Segment};
+use pipeline::exit::Exit;
 use progress::Progress;
 use reader::{Group, Loaded};
 use std::ops::Range;
@@ -109,10 +110,10 @@ impl Transcribe {
     /// Transcribes, and gives the exit code.
     pub(super) fn go(&self) -> Result<u8> {
         if let Some(language) = &self.language {
-            prompt::check_language(language).map_err(|error| error.exit(Exit::Usage))?;
+            prompt::check_language(language).map_err(|error| error.kind(ErrorKind::InvalidInput))?;
         }
         if self.stream && self.paths.len() > 1 {
-            return Err(Error::new("`--stream` hears one file, or standard input").exit(Exit::Usage).advice("name only one"));
+            return Err(Error::new("`--stream` hears one file, or standard input").kind(ErrorKind::InvalidInput).hint("name only one"));
         }
         if self.stream {
             return self.go_streaming();
@@ -145,8 +146,8 @@ impl Transcribe {
         match (self.listener()?, self.paths.first()) {
             (AnyTranscriber::Realtime(recognizer), Some(path)) => stream::go(&recognizer, path),
             _ => Err(Error::new(format!("`--stream` needs {MODEL_NAME}; this model hears whole recordings"))
-                .exit(Exit::Usage)
-                .advice("leave `--stream` out, or give the folder of Voxtral-Mini-4B-Realtime-2602 as `--model`")),
+                .kind(ErrorKind::InvalidInput)
+                .hint("leave `--stream` out, or give the folder of Voxtral-Mini-4B-Realtime-2602 as `--model`")),
         }
     }
 
@@ -156,7 +157,7 @@ impl Transcribe {
             (listener, None) => Ok(listener),
             (AnyTranscriber::Realtime(recognizer), Some(steps)) => Ok(AnyTranscriber::Realtime(Box::new(recognizer.with_delay(steps)?))),
             (AnyTranscriber::Recordings(_), Some(_)) => {
-                Err(Error::new(format!("`--delay` needs {MODEL_NAME}")).exit(Exit::Usage).advice("leave `--delay` out"))
+                Err(Error::new(format!("`--delay` needs {MODEL_NAME}")).kind(ErrorKind::InvalidInput).hint("leave `--delay` out"))
             }
         }
     }
@@ -259,7 +260,7 @@ impl Work<'_> {
     }
 
     fn interrupted(&self) -> Error {
-        Error::new(format!("interrupted: {} of {} files are done", self.past, self.inputs.list.len())).exit(Exit::Interrupted)
+        Error::new(format!("interrupted: {} of {} files are done", self.past, self.inputs.list.len())).kind(ErrorKind::Interrupted)
     }
 }
 

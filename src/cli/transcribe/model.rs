@@ -1,7 +1,7 @@
 //! Which model hears, and how it is opened: a folder or a repository, with or without adapters.
 
 use crate::cli::download_progress::Fetch;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::hub::Network;
 use clap::Args;
@@ -67,7 +67,7 @@ impl ModelArgs {
         if lora::is_adapter(&model) {
             self.base_of(&model)?;
         } else if !model.join("config.json").exists() && !model.join("params.json").exists() {
-            return Err(Error::new(format!("`{}` is no model: it has no config.json", self.model)).exit(Exit::Usage));
+            return Err(Error::new(format!("`{}` is no model: it has no config.json", self.model)).kind(ErrorKind::InvalidInput));
         }
         self.adapter().map(drop)
     }
@@ -92,14 +92,14 @@ impl ModelArgs {
         match &self.base {
             None => Ok(model),
             Some(base) => Err(Error::new(format!("`--base {base}` is of no use: `{}` is a full model, not an adapter", self.model))
-                .exit(Exit::Usage)
-                .advice("leave `--base` out, or give an adapter as `--model`")),
+                .kind(ErrorKind::InvalidInput)
+                .hint("leave `--base` out, or give an adapter as `--model`")),
         }
     }
 
     /// The folder of an adapter's base model: the one that was asked for, or the one that it names.
     fn base_of(&self, adapter: &Path) -> Result<PathBuf> {
-        let usage = |message: String, advice: &str| Error::new(message).exit(Exit::Usage).advice(advice);
+        let usage = |message: String, hint: &str| Error::new(message).kind(ErrorKind::InvalidInput).hint(hint);
         if self.adapter.is_some() {
             return Err(usage(format!("`--model {}` is itself an adapter", self.model), "give the base model as `--model`"));
         }
@@ -118,7 +118,7 @@ impl ModelArgs {
         let found = self.folder(base, None).map_err(|error| match &self.base {
             None => error
                 .context(format_args!("the base model that the adapter `{}` names", self.model))
-                .advice("give the base model with `--base`"),
+                .hint("give the base model with `--base`"),
             Some(_) => error,
         })?;
         if lora::is_adapter(&found) {
@@ -134,8 +134,8 @@ impl ModelArgs {
             return Ok(Some(folder));
         }
         Err(Error::new(format!("`--adapter {name}` is no adapter: it has no adapter_config.json"))
-            .exit(Exit::Usage)
-            .advice("give a full model as `--model`"))
+            .kind(ErrorKind::InvalidInput)
+            .hint("give a full model as `--model`"))
     }
 
     fn folder(&self, name: &str, revision: Option<&str>) -> Result<PathBuf> {

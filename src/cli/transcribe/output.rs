@@ -5,7 +5,7 @@ use super::input::{Input, Inputs, Source};
 use crate::cli::print;
 use crate::data::subtitles;
 use crate::data::subtitles::SubtitleCue;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,7 +94,7 @@ impl Output {
         if out.is_none() && !beside {
             return Ok(output);
         }
-        let usage = |message: String| Error::new(message).exit(Exit::Usage);
+        let usage = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
         let mut taken: BTreeMap<PathBuf, &Path> = BTreeMap::new();
         for input in &inputs.list {
             let path = match (out, &input.source) {
@@ -102,19 +102,19 @@ impl Output {
                 (None, Source::File) => input.name.clone(),
                 (None, Source::Stream(_)) => {
                     return Err(
-                        usage("there is no place beside standard input for its subtitles".to_owned()).advice("name a folder with `--out`")
+                        usage("there is no place beside standard input for its subtitles".to_owned()).hint("name a folder with `--out`")
                     );
                 }
             };
             let path = path.with_extension(format.extension());
             if path == input.name {
                 return Err(
-                    usage(format!("`{}` would be written over by its own transcript", path.display())).advice("name a folder with `--out`")
+                    usage(format!("`{}` would be written over by its own transcript", path.display())).hint("name a folder with `--out`")
                 );
             }
             if let Some(other) = taken.insert(path.clone(), &input.name) {
                 let both = format!("`{}` and `{}`", other.display(), input.name.display());
-                return Err(usage(format!("{both} would both be written to `{}`", path.display())).advice("give them in two commands"));
+                return Err(usage(format!("{both} would both be written to `{}`", path.display())).hint("give them in two commands"));
             }
             output.files.push(path);
         }
@@ -123,7 +123,7 @@ impl Output {
             Some(first) if !force => {
                 let more = if there.len() > 1 { format!(", and {} more,", there.len() - 1) } else { String::new() };
                 Err(usage(format!("`{}`{more} is there already", first.display()))
-                    .advice("`--force` writes over it; `--out DIR` writes elsewhere"))
+                    .hint("`--force` writes over it; `--out DIR` writes elsewhere"))
             }
             _ => Ok(output),
         }
@@ -135,17 +135,17 @@ impl Output {
         let Some(path) = self.files.get(index) else { return print(&text) };
         let writing = || format!("cannot write `{}`", path.display());
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).doing(writing)?;
+            fs::create_dir_all(folder).with_context(writing)?;
         }
         let part = path.with_added_extension("part");
-        fs::write(&part, text).doing(writing)?;
+        fs::write(&part, text).with_context(writing)?;
         if self.force {
-            return fs::rename(&part, path).doing(writing);
+            return fs::rename(&part, path).with_context(writing);
         }
         // A link fails where something is by now, which a rename would replace.
         let linked = fs::hard_link(&part, path);
-        fs::remove_file(&part).doing(writing)?;
-        linked.doing(writing)
+        fs::remove_file(&part).with_context(writing)?;
+        linked.with_context(writing)
     }
 
     fn render(&self, clip: &Clip) -> Result<String> {

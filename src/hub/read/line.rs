@@ -2,7 +2,7 @@
 //!
 //! The token goes to the Hub's own address and to no other: redirects lead to stores elsewhere, and are followed by hand, without it.
 
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::token::HubToken;
 use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -78,15 +78,13 @@ impl Answer {
 impl<'a> Line<'a> {
     pub(super) fn new(endpoint: &str, token: Option<HubToken>, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
         let endpoint = Url::parse(endpoint).ok().filter(|url| url.has_host()).ok_or_else(|| {
-            Error::new(format!("`{endpoint}` cannot be the Hub's address"))
-                .exit(Exit::Environment)
-                .advice("set HF_ENDPOINT right, or not at all")
+            Error::new(format!("`{endpoint}` cannot be the Hub's address")).environment().hint("set HF_ENDPOINT right, or not at all")
         })?;
         let agent = concat!("voxpipe/", env!("CARGO_PKG_VERSION"));
         let client =
             Client::builder().user_agent(agent).redirect(Policy::none()).connect_timeout(SILENCE / 4).read_timeout(SILENCE).build();
-        let client = client.map_err(|error| Error::new(format!("there is no way to the network: {error}")).exit(Exit::Environment))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing(|| "cannot speak to a server")?;
+        let client = client.map_err(|error| Error::new(format!("there is no way to the network: {error}")).environment())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().with_context(|| "cannot speak to a server")?;
         Ok(Self { endpoint, token, client, runtime, stopped })
     }
 
@@ -141,7 +139,7 @@ impl<'a> Line<'a> {
             let (status, headers) = (response.status(), response.headers().clone());
             if status.is_redirection() {
                 let to = headers.get(LOCATION).and_then(|to| address.join(to.to_str().ok()?).ok());
-                address = to.ok_or_else(|| Error::new(format!("`{address}` leads nowhere")).exit(Exit::Environment))?;
+                address = to.ok_or_else(|| Error::new(format!("`{address}` leads nowhere")).environment())?;
                 continue;
             }
             if !status.is_success() {
@@ -149,7 +147,7 @@ impl<'a> Line<'a> {
             }
             return self.receive(response, rest, body, what).await.map(|()| headers);
         }
-        Err(Error::new(format!("{what} is sent from one place to the next without end")).exit(Exit::Environment).into())
+        Err(Error::new(format!("{what} is sent from one place to the next without end")).environment().into())
     }
 
     async fn receive(&self, mut response: reqwest::Response, part: Option<Part>, body: &mut Vec<u8>, what: &str) -> Result<(), Trouble> {
@@ -164,8 +162,8 @@ impl<'a> Line<'a> {
             let begins = if response.status() == StatusCode::PARTIAL_CONTENT { begins } else { Some(0) };
             if begins != Some(part.from) {
                 return Err(Error::new(format!("the server does not give a part of {what}"))
-                    .exit(Exit::Environment)
-                    .advice("name a Hub that does in HF_ENDPOINT")
+                    .environment()
+                    .hint("name a Hub that does in HF_ENDPOINT")
                     .into());
             }
         }
@@ -181,7 +179,7 @@ impl<'a> Line<'a> {
         match part {
             Some(_) if (body.len() as u64) < most => {
                 let broke = format!("{what} broke off");
-                Err(Trouble::Passing(Error::new(broke).exit(Exit::Environment).advice("run again: what was read stays"), None))
+                Err(Trouble::Passing(Error::new(broke).environment().hint("run again: what was read stays"), None))
             }
             None if body.len() as u64 == LONGEST_ANSWER => Err(Error::new(format!("{what} is too long to be an answer")).into()),
             _ => Ok(()),
@@ -213,32 +211,32 @@ impl<'a> Line<'a> {
 
     fn unreached(&self, error: &reqwest::Error, address: &Url, what: &str) -> Trouble {
         let place = address.origin().ascii_serialization();
-        let (message, advice) = if error.is_connect() {
+        let (message, hint) = if error.is_connect() {
             (format!("`{place}` cannot be reached"), "check the network and HF_ENDPOINT, then run again")
         } else if error.is_timeout() {
             (format!("`{place}` has sent nothing of {what} for {} s", SILENCE.as_secs()), "check the network, then run again")
         } else {
             (format!("{what} broke off"), "run again: what was read stays")
         };
-        Trouble::Passing(Error::new(message).exit(Exit::Environment).advice(advice), None)
+        Trouble::Passing(Error::new(message).environment().hint(hint), None)
     }
 
     /// What a status means for the one who asked.
     fn refused(&self, status: StatusCode, headers: &HeaderMap, address: &Url, what: &str) -> Trouble {
         let code = headers.get("X-Error-Code").and_then(|code| code.to_str().ok()).unwrap_or_default();
-        let environment = |message: String| Error::new(message).exit(Exit::Environment);
+        let environment = |message: String| Error::new(message).environment();
         let access = "open its page on the Hub and accept its conditions, then set HF_TOKEN to a token that may read it";
         let ours = address.origin() == self.endpoint.origin();
         match status.as_u16() {
             401 if self.token.is_none() || !ours => {
                 environment(format!("{what} is private or gated, or there is no such repository, and there is no token to ask with"))
-                    .advice(format!("check the name; if it is right, {access}"))
+                    .hint(format!("check the name; if it is right, {access}"))
                     .into()
             }
             401 => environment(format!("the Hub does not accept the token for {what}"))
-                .advice(format!("check that HF_TOKEN, or the file `hf auth login` wrote, is still valid; {access}"))
+                .hint(format!("check that HF_TOKEN, or the file `hf auth login` wrote, is still valid; {access}"))
                 .into(),
-            403 => environment(format!("the token may not read {what}: it is gated or private")).advice(access).into(),
+            403 => environment(format!("the token may not read {what}: it is gated or private")).hint(access).into(),
             404 => {
                 let missing = match code {
                     "RevisionNotFound" => "the repository has no such revision",
@@ -246,21 +244,21 @@ impl<'a> Line<'a> {
                     _ => "there is no such repository",
                 };
                 Error::new(format!("{what} is not there: {missing}"))
-                    .exit(Exit::Usage)
-                    .advice("check the name of the repository and its revision")
+                    .kind(ErrorKind::InvalidInput)
+                    .hint("check the name of the repository and its revision")
                     .into()
             }
             429 => {
                 let asked = pause(headers);
                 let error = environment(format!("the Hub asks for a pause before it gives {what}"));
-                Trouble::Passing(error.advice("wait some minutes, then run again; a token (HF_TOKEN) raises the limit"), asked)
+                Trouble::Passing(error.hint("wait some minutes, then run again; a token (HF_TOKEN) raises the limit"), asked)
             }
             500..600 | 408 => {
                 let error = environment(format!("`{}` answers {} for {what}", address.origin().ascii_serialization(), status.as_u16()));
-                Trouble::Passing(error.advice("run again later: what was read stays"), pause(headers))
+                Trouble::Passing(error.hint("run again later: what was read stays"), pause(headers))
             }
             other => environment(format!("`{}` answers {other} for {what}", address.origin().ascii_serialization()))
-                .advice("check HF_ENDPOINT")
+                .hint("check HF_ENDPOINT")
                 .into(),
         }
     }
@@ -268,7 +266,7 @@ impl<'a> Line<'a> {
     /// The token is in no message, whatever the server says.
     fn hidden(&self, error: Error) -> Error {
         match &self.token {
-            Some(token) => Error { message: error.message.replace(token.secret(), "…"), ..error },
+            Some(token) => error.redacted(token.secret()),
             None => error,
         }
     }
@@ -279,7 +277,7 @@ fn response_address(response: &reqwest::Response) -> Url {
 }
 
 fn stopped() -> Error {
-    Error::new("stopped while reading from the Hub").exit(Exit::Interrupted).advice("run again to go on: what was read stays")
+    Error::new("stopped while reading from the Hub").kind(ErrorKind::Interrupted).hint("run again to go on: what was read stays")
 }
 
 /// How long the server wants to be left alone: `Retry-After`, or the reset (`t=`) of `RateLimit`.

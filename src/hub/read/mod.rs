@@ -7,7 +7,7 @@ mod line;
 
 use super::token::HubToken;
 use super::{Network, RepoRevision, RepoType, cache};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use line::{Answer, Line};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -95,7 +95,7 @@ impl<'a> RepoReader<'a> {
         let what = if folder.is_empty() { "the list of its files".to_owned() } else { format!("the list of `{folder}`") };
         let name = format!("lists/{}.json", key(&format!("{folder} {deep}")));
         let found = self.kept(&name, || Ok(serde_json::to_vec(&self.listed(folder, deep)?)?), &what)?;
-        serde_json::from_slice(&found).doing(|| format!("{what} of `{}` is damaged: remove `{}`", self.name(), self.home.display()))
+        serde_json::from_slice(&found).with_context(|| format!("{what} of `{}` is damaged: remove `{}`", self.name(), self.home.display()))
     }
 
     /// So many bytes of a file from a place on; they must be there.
@@ -110,7 +110,7 @@ impl<'a> RepoReader<'a> {
         if part.len() as u64 != length {
             let name = self.home.join(self.commit()).join(name);
             return Err(
-                Error::new(format!("`{}` has {} bytes and not {length}", name.display(), part.len())).advice("remove it, and run again")
+                Error::new(format!("`{}` has {} bytes and not {length}", name.display(), part.len())).hint("remove it, and run again")
             );
         }
         Ok(part)
@@ -129,7 +129,7 @@ impl<'a> RepoReader<'a> {
             || {
                 let answer = self.line()?.get(&address, &what)?;
                 let rows: Value =
-                    serde_json::from_slice(&answer.body).doing(|| format!("`{server}` does not answer with JSON for {what}"))?;
+                    serde_json::from_slice(&answer.body).with_context(|| format!("`{server}` does not answer with JSON for {what}"))?;
                 Ok(serde_json::to_vec(&(rows, answer.header("X-Revision")))?)
             },
             &what,
@@ -156,9 +156,10 @@ impl<'a> RepoReader<'a> {
         }
         let answer = self.info(&self.repository.revision)?;
         let info: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let commit = info["sha"].as_str().filter(|sha| super::is_commit(sha)).ok_or_else(|| {
-            Error::new(format!("`{}` does not say which commit `{}` is", self.endpoint, self.repository)).exit(Exit::Environment)
-        })?;
+        let commit = info["sha"]
+            .as_str()
+            .filter(|sha| super::is_commit(sha))
+            .ok_or_else(|| Error::new(format!("`{}` does not say which commit `{}` is", self.endpoint, self.repository)).environment())?;
         cache::keep(&self.home.join("refs").join(&self.repository.revision), commit.as_bytes())?;
         cache::keep(&self.home.join(commit).join("info.json"), &answer.body)?;
         Ok(commit.to_owned())
@@ -179,14 +180,16 @@ impl<'a> RepoReader<'a> {
             let Some(address) = next else { break };
             // A page may only lead to another of the same list.
             if !address.starts_with(&self.endpoint) {
-                return Err(Error::new(format!("`{}` sends its list on to `{address}`", self.endpoint)).exit(Exit::Environment));
+                return Err(Error::new(format!("`{}` sends its list on to `{address}`", self.endpoint)).environment());
             }
             let answer = match self.line()?.get(&address, &format!("the list of files of {}", self.shown())) {
-                Err(error) if error.exit == Exit::Usage && error.message.ends_with("no such file or folder") => return Ok(None),
+                Err(error) if error.kind == ErrorKind::InvalidInput && error.message.ends_with("no such file or folder") => {
+                    return Ok(None);
+                }
                 answered => answered?,
             };
             let page: Vec<Value> = serde_json::from_slice(&answer.body)
-                .map_err(|error| Error::new(format!("`{address}` is no list of files: {error}")).exit(Exit::Environment))?;
+                .map_err(|error| Error::new(format!("`{address}` is no list of files: {error}")).environment())?;
             found.extend(page.iter().filter_map(entry));
             next = answer.next();
         }
@@ -227,8 +230,8 @@ impl<'a> RepoReader<'a> {
 
     fn forbidden(&self, what: &str) -> Error {
         Error::new(format!("{what}: not in the cache `{}` for {}", self.home.display(), self.shown()))
-            .exit(Exit::Environment)
-            .advice("the network is not to be used: go on without --offline and HF_HUB_OFFLINE")
+            .environment()
+            .hint("the network is not to be used: go on without --offline and HF_HUB_OFFLINE")
     }
 }
 

@@ -30,9 +30,9 @@ impl FileSink {
             return Err(Error::new(format!("`{run}` cannot be the name of a folder")));
         }
         let copying = || format!("cannot copy `{}` to `{}`", from.display(), place.display());
-        fs::create_dir_all(place.parent().unwrap_or(&self.folder)).doing(copying)?;
+        fs::create_dir_all(place.parent().unwrap_or(&self.folder)).with_context(copying)?;
         // Read and written: a copy would be read-only, as results are.
-        fs::read(from).and_then(|bytes| fs::write(&place, bytes)).doing(copying)
+        fs::read(from).and_then(|bytes| fs::write(&place, bytes)).with_context(copying)
     }
 }
 
@@ -56,10 +56,10 @@ impl Transport for FileSink {
         let path = folder.join(format!("{:08}.jsonl", self.count));
         let writing = || format!("cannot write `{}`", path.display());
         // The dashboard removes the folder when it has emptied it.
-        fs::create_dir_all(&folder).doing(writing)?;
+        fs::create_dir_all(&folder).with_context(writing)?;
         let aside = path.with_extension("tmp");
-        fs::write(&aside, lines).doing(writing)?;
-        fs::rename(&aside, &path).doing(writing)?;
+        fs::write(&aside, lines).with_context(writing)?;
+        fs::rename(&aside, &path).with_context(writing)?;
         self.count += 1;
         Ok(parcels.len())
     }

@@ -10,7 +10,7 @@ mod server;
 mod system;
 mod uploader;
 
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use pipeline::events::metrics_log::MetricsRow;
 use pipeline::events::reporter::Reporter;
 use pipeline::events::{Event, WorstClip, metrics_log};
@@ -110,8 +110,8 @@ impl TrackioReporter {
         }
         let trouble = self.courier.trouble().map_or_else(String::new, |trouble| format!(": {trouble}"));
         Err(Error::new(format!("{left} of {sent} records did not get to Trackio{trouble}"))
-            .exit(Exit::Environment)
-            .advice("do it again later: what is there already is not sent twice"))
+            .environment()
+            .hint("do it again later: what is there already is not sent twice"))
     }
 
     fn time(&self) -> String {

@@ -41,7 +41,7 @@ impl Server {
             let agent = concat!("voxpipe/", env!("CARGO_PKG_VERSION"));
             let client = Client::builder().user_agent(agent).timeout(TIMEOUT).connect_timeout(TIMEOUT / 2).build();
             let client = client.map_err(|error| Error::new(format!("there is no way to the network: {error}")))?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing(|| "cannot speak to a server")?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().with_context(|| "cannot speak to a server")?;
             self.line = Some((client, runtime));
         }
         if !self.greeted {
@@ -53,12 +53,10 @@ impl Server {
                         "`{}` speaks version {other} of Trackio's interface, and we speak {API}",
                         self.address
                     ))
-                    .advice("use a voxpipe made for it, or another version of Trackio there"));
+                    .hint("use a voxpipe made for it, or another version of Trackio there"));
                 }
                 None => {
-                    return Err(
-                        Error::new(format!("`{}` does not say that it is Trackio", self.address)).advice("check `tracking.trackio`")
-                    );
+                    return Err(Error::new(format!("`{}` does not say that it is Trackio", self.address)).hint("check `tracking.trackio`"));
                 }
             }
         }
@@ -89,20 +87,20 @@ impl Server {
             } else {
                 "broke off"
             };
-            Error::new(format!("`{}` {why}", self.address)).advice("check the address and the network")
+            Error::new(format!("`{}` {why}", self.address)).hint("check the address and the network")
         })?;
         let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         if status.is_success() && value.get("error").is_none_or(Value::is_null) {
             return Ok(value);
         }
         let said = value.get("error").and_then(Value::as_str).unwrap_or_default();
-        let advice = if self.is_space() {
+        let hint = if self.is_space() {
             "set HF_TOKEN to a token that may write there"
         } else {
             "set TRACKIO_WRITE_TOKEN to the server's write token"
         };
         let said: String = hidden(said.trim_end_matches('.').to_owned()).chars().take(200).collect();
-        Err(Error::new(format!("`{}` answers {}: {said}", self.address, status.as_u16()).trim_end_matches(": ").to_owned()).advice(advice))
+        Err(Error::new(format!("`{}` answers {}: {said}", self.address, status.as_u16()).trim_end_matches(": ").to_owned()).hint(hint))
     }
 
     fn post(&self, what: &str, key: &str, entries: &[Value]) -> Result<()> {
@@ -113,7 +111,7 @@ impl Server {
     }
 
     fn upload(&self, from: &Path, project: &str, run: &str, step: u64, name: &str) -> Result<()> {
-        let bytes = fs::read(from).doing(|| format!("cannot read `{}`", from.display()))?;
+        let bytes = fs::read(from).with_context(|| format!("cannot read `{}`", from.display()))?;
         let edge = format!("voxpipe-{}", blake3::hash(&bytes).to_hex());
         let plain: String =
             name.chars().map(|letter| if letter.is_control() || matches!(letter, '"' | '\\') { '_' } else { letter }).collect();

@@ -198,8 +198,8 @@ impl Round {
                     }
                     self.due = Instant::now() + (BEAT * 2_u32.saturating_pow(self.failures.min(8))).min(PATIENCE);
                     if !std::mem::replace(&mut self.told, true) {
-                        let advice = error.advice.map(|advice| format!(": {advice}")).unwrap_or_default();
-                        let message = format!("Trackio: {}{advice}; it is tried again now and then, and the run goes on", error.message);
+                        let hint = error.hint.map(|hint| format!(": {hint}")).unwrap_or_default();
+                        let message = format!("Trackio: {}{hint}; it is tried again now and then, and the run goes on", error.message);
                         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).push(message);
                     }
                     return false;

@@ -69,7 +69,7 @@ impl Group {
             ear.drain(&mut |line| voice.tell(line));
         }
         self.watched.end();
-        self.child.wait().doing(|| "cannot learn how the program ended")
+        self.child.wait().with_context(|| "cannot learn how the program ended")
     }
 
     /// Waits until the program prints something or ends, or for a moment.

@@ -50,8 +50,8 @@ impl Ear {
     pub(super) fn new(pipe: impl Into<OwnedFd>, source: Source) -> Result<Self> {
         let pipe: OwnedFd = pipe.into();
         let listening = || "cannot listen to the program";
-        let flags = fcntl_getfl(&pipe).map_err(io::Error::from).doing(listening)?;
-        fcntl_setfl(&pipe, flags | OFlags::NONBLOCK).map_err(io::Error::from).doing(listening)?;
+        let flags = fcntl_getfl(&pipe).map_err(io::Error::from).with_context(listening)?;
+        fcntl_setfl(&pipe, flags | OFlags::NONBLOCK).map_err(io::Error::from).with_context(listening)?;
         Ok(Self { pipe: Some(pipe.into()), splitter: Splitter { source, line: Vec::new(), lost: 0 } })
     }
 

@@ -12,7 +12,7 @@ mod promised;
 mod secrets;
 mod template;
 
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use events::Voice;
 use group::Group;
 use pipeline::artifact::ArtifactKind;
@@ -132,21 +132,21 @@ impl Stage for Command {
     }
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
-        let root = std::path::absolute(&cx.root).doing(|| "cannot find the project's folder")?;
+        let root = std::path::absolute(&cx.root).with_context(|| "cannot find the project's folder")?;
         let arguments =
             self.run.iter().map(|argument| Template::parse(argument).map_err(Error::new)?.fill(cx)).collect::<Result<Vec<_>>>()?;
         let (program, arguments) = arguments.split_first().ok_or_else(|| Error::new("no program is named in `run`"))?;
         let secrets = Secrets::of(std::env::vars_os(), &self.env);
         if let Some(name) = self.env.iter().find(|name| std::env::var_os(name).is_none()) {
             return Err(Error::new(format!("the environment variable `{name}`, which `env` asks for, is not set"))
-                .exit(Exit::Environment)
-                .advice(format!("set `{name}` before running, or take it out of `env`")));
+                .environment()
+                .hint(format!("set `{name}` before running, or take it out of `env`")));
         }
 
         if let Some(tool) = self.tools.iter().find(|tool| found(tool).is_none_or(|path| !root.join(path).is_file())) {
             return Err(Error::new(format!("the program `{tool}`, which `tools` names, is not there"))
-                .exit(Exit::Environment)
-                .advice(format!("install `{tool}`, or take it out of `tools`")));
+                .environment()
+                .hint(format!("install `{tool}`, or take it out of `tools`")));
         }
 
         let mut command = std::process::Command::new(resolve(&root, program));
@@ -154,30 +154,32 @@ impl Stage for Command {
         for name in &secrets.withheld {
             command.env_remove(name);
         }
-        if !cx.cards.is_empty() {
-            command.env(gpu::VISIBLE, cx.cards.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(","));
+        if !cx.gpus.is_empty() {
+            command.env(gpu::VISIBLE, cx.gpus.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(","));
         }
         for (name, value) in &self.variables {
             command.env(name, Template::parse(value).map_err(Error::new)?.fill(cx)?);
         }
-        reaper::stand_by();
-        if let Some(leash) = &cx.leash {
-            leash.hand_on()?;
+        reaper::start_reaper();
+        if let Some(liveness) = &cx.liveness {
+            liveness.inherit()?;
         }
         let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;
         let mut voice = Voice::new(cx, secrets);
         let status = Group::new(child)?.finish(cx, &mut voice)?;
         if cx.stopping() && !status.success() {
-            return Err(Error::new(format!("`{}` was stopped", self.run[0])).exit(Exit::Interrupted).advice("run again to start it anew"));
+            return Err(Error::new(format!("`{}` was stopped", self.run[0]))
+                .kind(ErrorKind::Interrupted)
+                .hint("run again to start it anew"));
         }
         if !status.success() {
             return Err(failed(&self.run[0], status, &voice.tail));
         }
         let found = promised::check(self.output, &cx.out).map_err(|error| {
-            let advice = error.advice.clone().unwrap_or_else(|| format!("make the program write its {} there", self.output));
+            let hint = error.hint.clone().unwrap_or_else(|| format!("make the program write its {} there", self.output));
             error
                 .context(format!("`{}` ended well, but its result is not what `output = \"{}\"` promises", self.run[0], self.output))
-                .advice(advice)
+                .hint(hint)
         })?;
         let mut made = StageResult::new(format!("`{}` made {found}", self.run[0]));
         made.metrics = voice.metrics;
@@ -206,12 +208,12 @@ fn is_variable(name: &str) -> bool {
 }
 
 fn not_started(program: &str, error: io::Error) -> Error {
-    let advice = match error.kind() {
+    let hint = match error.kind() {
         io::ErrorKind::NotFound => "install it, or write its path in `run`; a path with a slash starts at the project's root",
         io::ErrorKind::PermissionDenied => "make the file executable (`chmod +x`), or start it through its interpreter",
         _ => "see whether it starts by hand",
     };
-    Error::new(format!("cannot start `{program}`: {error}")).exit(Exit::Environment).advice(advice)
+    Error::new(format!("cannot start `{program}`: {error}")).environment().hint(hint)
 }
 
 fn failed(program: &str, status: ExitStatus, tail: &VecDeque<String>) -> Error {
@@ -224,13 +226,13 @@ fn failed(program: &str, status: ExitStatus, tail: &VecDeque<String>) -> Error {
         0 => "; it printed nothing".to_owned(),
         lines => format!("; its last {lines} lines:\n{}", tail.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")),
     };
-    let advice = match status.code() {
+    let hint = match status.code() {
         Some(127) => "a program or script it calls was not found",
         Some(126) => "something it calls may not be executed",
         None => "it may have run out of memory, or somebody ended it",
         Some(_) => "correct the program or its arguments and run again",
     };
-    Error::new(format!("`{program}` {how}{last}")).advice(advice)
+    Error::new(format!("`{program}` {how}{last}")).hint(hint)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use voxpipe_io::jsonl;
 pub(super) fn check(kind: ArtifactKind, folder: &Path) -> Result<String> {
     let object = |name: &str| -> Result<Map<String, Value>> {
         let path = present(folder, name)?;
-        serde_json::from_str(&fs::read_to_string(&path)?).doing(|| path.display().to_string())
+        serde_json::from_str(&fs::read_to_string(&path)?).with_context(|| path.display().to_string())
     };
     let records = |name: &str| -> Result<usize> {
         let path = present(folder, name)?;

@@ -1,6 +1,6 @@
 //! An argument of a command with its `${…}`, and the folders they stand for.
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use pipeline::stage::Context;
 use std::ffi::OsString;
 use std::path::Path;
@@ -67,10 +67,8 @@ fn input<'a>(cx: &'a Context, name: &str) -> Result<&'a Path> {
         [one] => return Ok(&one.path),
         [] => {}
         several => {
-            return Err(Error::new(format!("{named} stands for {} folders", several.len())).advice(format!(
-                "write `${{from.{name}.0}}` to `${{from.{name}.{}}}`, each in an argument of its own",
-                several.len() - 1
-            )));
+            return Err(Error::new(format!("{named} stands for {} folders", several.len()))
+                .hint(format!("write `${{from.{name}.0}}` to `${{from.{name}.{}}}`, each in an argument of its own", several.len() - 1)));
         }
     }
     if let Some((port, Ok(index))) = name.rsplit_once('.').map(|(port, index)| (port, index.parse::<usize>()))
@@ -79,6 +77,6 @@ fn input<'a>(cx: &'a Context, name: &str) -> Result<&'a Path> {
         return Ok(&artifact.path);
     }
     let ports = cx.inputs.iter().map(|(port, artifacts)| format!("{port} ({})", artifacts.len())).collect::<Vec<_>>();
-    let advice = if ports.is_empty() { "add it to `from`".to_owned() } else { format!("`from` has: {}", ports.join(", ")) };
-    Err(Error::new(format!("{named} stands for nothing")).exit(Exit::Usage).advice(advice))
+    let hint = if ports.is_empty() { "add it to `from`".to_owned() } else { format!("`from` has: {}", ports.join(", ")) };
+    Err(Error::new(format!("{named} stands for nothing")).kind(ErrorKind::InvalidInput).hint(hint))
 }

@@ -1,6 +1,6 @@
 //! Corrections that a person made after listening: another text, or that a clip is not to be used.
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path, shown: &Path) -> Result<BTreeMap<String, Edit>> 
     for (line, edit) in rows {
         if edit.text.as_deref().is_some_and(|text| text.trim().is_empty()) {
             let message = format!("{}:{line}: the text of `{}` is empty", shown.display(), edit.clip);
-            return Err(Error::new(message).exit(Exit::Usage).advice("write what is said, or `\"exclude\": true`"));
+            return Err(Error::new(message).kind(ErrorKind::InvalidInput).hint("write what is said, or `\"exclude\": true`"));
         }
         edits.insert(edit.clip.clone(), edit);
     }

@@ -10,7 +10,7 @@ use crate::data::ingest::rounded;
 use crate::data::managed_dir;
 use crate::data::managed_dir::ManagedDir;
 use crate::data::text::{count, first_few, normalised, unique_stems};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use pipeline::artifact::ArtifactKind;
 use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use rayon::prelude::*;
@@ -122,7 +122,7 @@ impl Stage for Dataset {
         self.edits.iter().cloned().collect()
     }
 
-    fn promises(&self) -> Vec<PathBuf> {
+    fn external_outputs(&self) -> Vec<PathBuf> {
         self.folder.iter().cloned().collect()
     }
 
@@ -160,7 +160,7 @@ impl Stage for Dataset {
         }
         if kept.is_empty() {
             return Err(Error::new(format!("none of {} can be used: {}", count(clips.len(), "clip"), first_few(&list(&rejected), 3)))
-                .advice("record them again, or change the limits in `with`"));
+                .hint("record them again, or change the limits in `with`"));
         }
         if !odd.is_empty() {
             cx.warn(format!("worth listening to: {}", first_few(&list(&odd), 5)));
@@ -181,8 +181,8 @@ impl Stage for Dataset {
             record.text = record.text.trim().to_owned();
             record.duration = Some(rounded(sound.seconds));
             record.rest.insert("split".to_owned(), (*split).into());
-            let bytes = fs::read(&clip.path).doing(|| format!("cannot read {}", clip.shown))?;
-            fs::write(cx.out.join(&record.audio_path), bytes).doing(|| format!("cannot write `{}`", record.audio_path))?;
+            let bytes = fs::read(&clip.path).with_context(|| format!("cannot read {}", clip.shown))?;
+            fs::write(cx.out.join(&record.audio_path), bytes).with_context(|| format!("cannot write `{}`", record.audio_path))?;
             records.push(record);
         }
         jsonl::write(&cx.out.join("data.jsonl"), &records)?;
@@ -337,15 +337,16 @@ impl Dataset {
             {
                 let key = format!("{}/{}", input.stage, record.audio_path);
                 if !Path::new(&record.audio_path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-                    return Err(Error::new(format!("{key} leads out of the folder of its stage"))
-                        .advice("write `audio_path` relative, without `..`"));
+                    return Err(
+                        Error::new(format!("{key} leads out of the folder of its stage")).hint("write `audio_path` relative, without `..`")
+                    );
                 }
                 let shown = if inputs.len() > 1 { key.clone() } else { record.audio_path.clone() };
                 clips.push(Clip { path: input.path.join(&record.audio_path), record, key, shown });
             }
         }
         if clips.is_empty() {
-            return Err(Error::new("there is not one clip to make a dataset of").advice("see what the stages named in `from` made"));
+            return Err(Error::new("there is not one clip to make a dataset of").hint("see what the stages named in `from` made"));
         }
         Ok(clips)
     }
@@ -357,7 +358,7 @@ impl Dataset {
             .par_iter()
             .map(|clip| {
                 if cx.stopping() {
-                    return Err(Error::new("stopped while listening to the clips").exit(Exit::Interrupted).advice("run again to go on"));
+                    return Err(Error::new("stopped while listening to the clips").kind(ErrorKind::Interrupted).hint("run again to go on"));
                 }
                 let sound = audio::read_wav16k(&clip.path)
                     .map_err(|error| error.message.replace(&clip.path.display().to_string(), "").trim().to_owned())
@@ -400,14 +401,16 @@ impl Dataset {
                 count(sentences.len(), "different sentence"),
                 count(wanted.len(), "split")
             ))
-            .advice("bring more clips, or ask for fewer splits"));
+            .hint("bring more clips, or ask for fewer splits"));
         }
         let different = sentences.len();
         let mut open: Vec<(Digest, Vec<usize>)> =
             sentences.into_iter().map(|(sentence, members)| (Digest::of(format!("{seed}/{sentence}").as_bytes()), members)).collect();
         open.sort();
         let Some((largest, others)) = wanted.split_last() else {
-            return Err(Error::new("no split has a share").exit(Exit::Usage).advice("write `split = { train = 0.9, test = 0.1 }`"));
+            return Err(Error::new("no split has a share")
+                .kind(ErrorKind::InvalidInput)
+                .hint("write `split = { train = 0.9, test = 0.1 }`"));
         };
         let mut splits = vec![largest.0; texts.len()];
         for (turn, (name, share)) in others.iter().enumerate() {
@@ -430,7 +433,7 @@ impl Dataset {
                 let fewest = left.iter().enumerate().min_by_key(|(_, (_, members))| members.len()).map(|(index, _)| index);
                 let Some(fewest) = fewest else {
                     return Err(Error::new(format!("{} leave nothing for `{name}`", count(different, "different sentence")))
-                        .advice("bring more clips"));
+                        .hint("bring more clips"));
                 };
                 left.remove(fewest).1.iter().for_each(|index| splits[*index] = name);
             }

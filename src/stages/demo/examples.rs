@@ -19,11 +19,11 @@ pub(super) fn add_sounds(scores: &mut Value, data: &Artifact, out: &Path) -> Res
             let Some(path) = clip["audio_path"].as_str().map(str::to_owned) else { continue };
             if !known.contains(path.as_str()) {
                 return Err(Error::new(format!("the scored clip `{path}` is not in the dataset of stage `{}`", data.stage))
-                    .advice("give the demo the dataset that was evaluated, or leave `data` out"));
+                    .hint("give the demo the dataset that was evaluated, or leave `data` out"));
             }
-            fs::create_dir_all(&folder).doing(|| "cannot make the folder of the sounds")?;
+            fs::create_dir_all(&folder).with_context(|| "cannot make the folder of the sounds")?;
             let name = format!("{list}-{}.wav", at + 1);
-            fs::copy(data.path.join(&path), folder.join(&name)).doing(|| format!("cannot copy the sound `{path}`"))?;
+            fs::copy(data.path.join(&path), folder.join(&name)).with_context(|| format!("cannot copy the sound `{path}`"))?;
             clip["sound"] = json!(name);
         }
     }

@@ -9,7 +9,7 @@ use super::hub_publish::{PublishRequest, bad_repo, may_write, send_space};
 use crate::data::managed_dir;
 use crate::data::managed_dir::ManagedDir;
 use crate::data::template::render;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::RepoType;
 use crate::hub::space::SpaceSettings;
 use pipeline::artifact::ArtifactKind;
@@ -133,7 +133,7 @@ impl Stage for Demo {
         complaints
     }
 
-    fn promises(&self) -> Vec<PathBuf> {
+    fn external_outputs(&self) -> Vec<PathBuf> {
         self.target.iter().filter(|target| *target != HUB).map(PathBuf::from).collect()
     }
 
@@ -158,16 +158,15 @@ impl Stage for Demo {
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let artifact = cx.input("published")?;
         let shown = format!("`published.json` of stage `{}`", artifact.stage);
-        let text = fs::read_to_string(artifact.path.join("published.json")).doing(|| format!("cannot read {shown}"))?;
+        let text = fs::read_to_string(artifact.path.join("published.json")).with_context(|| format!("cannot read {shown}"))?;
         let published: Value =
-            serde_json::from_str(&text).map_err(|error| Error::new(format!("{shown}: {error}")).advice("run that stage again"))?;
+            serde_json::from_str(&text).map_err(|error| Error::new(format!("{shown}: {error}")).hint("run that stage again"))?;
         let card = published.get("card").filter(|card| card.is_object()).ok_or_else(|| {
-            Error::new(format!("{shown} says nothing about its model under `card`"))
-                .advice("publish it with a card made by the `card` stage")
+            Error::new(format!("{shown} says nothing about its model under `card`")).hint("publish it with a card made by the `card` stage")
         })?;
         let required = |name: &str| {
             card.get(name).filter(|value| !value.is_null()).ok_or_else(|| {
-                Error::new(format!("{shown}: `card.{name}` is missing")).advice("publish it with a card made by the `card` stage")
+                Error::new(format!("{shown}: `card.{name}` is missing")).hint("publish it with a card made by the `card` stage")
             })
         };
         let title = match &self.title {
@@ -194,7 +193,7 @@ impl Stage for Demo {
         if let Some(data) = cx.optional("data") {
             examples::add_sounds(&mut values["scores"], data, &cx.out)?;
         }
-        let write = |name: &str, text: String| fs::write(cx.out.join(name), text).doing(|| format!("cannot write `{name}`"));
+        let write = |name: &str, text: String| fs::write(cx.out.join(name), text).with_context(|| format!("cannot write `{name}`"));
         write("README.md", render("templates/demo/README.md", README, &values)?)?;
         // For whoever makes the Space: what it needs beside its files. The Hub itself does not read it.
         let variables = json!({
@@ -215,20 +214,20 @@ impl Stage for Demo {
             Sdk::Docker => {
                 let model = model_id.ok_or_else(|| {
                     Error::new("the model has no id on the Hub, so a container could not load it")
-                        .exit(Exit::Usage)
-                        .advice("publish it with `repo = \"owner/name\"`, or write `sdk = \"static\"`")
+                        .kind(ErrorKind::InvalidInput)
+                        .hint("publish it with `repo = \"owner/name\"`, or write `sdk = \"static\"`")
                 })?;
                 if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
                     return Err(Error::new("a container needs this program for Linux on x86-64, and this is another")
-                        .exit(Exit::Environment)
-                        .advice("run this stage there, or write `sdk = \"gradio\"`"));
+                        .environment()
+                        .hint("run this stage there, or write `sdk = \"gradio\"`"));
                 }
                 let revision = published.get("revision").and_then(Value::as_str).map_or_else(String::new, |commit| format!("@{commit}"));
                 let base = if values["method"] == "lora" { values["base_model"].clone() } else { Value::Null };
                 let told = json!({ "model": format!("{model}{revision}"), "base": base });
                 write("Dockerfile", render("templates/demo/Dockerfile", DOCKERFILE, &told)?)?;
-                let program = std::env::current_exe().doing(|| "cannot find this program")?;
-                fs::copy(program, cx.out.join("voxpipe")).doing(|| "cannot copy this program")?;
+                let program = std::env::current_exe().with_context(|| "cannot find this program")?;
+                fs::copy(program, cx.out.join("voxpipe")).with_context(|| "cannot copy this program")?;
             }
             Sdk::Gradio => {
                 let facts = ["title", "model_id", "method", "base_model", "languages"].map(|name| (name.to_owned(), values[name].clone()));
@@ -238,8 +237,8 @@ impl Stage for Demo {
                 if model_id.is_none() {
                     if self.reaches_out() {
                         return Err(Error::new("the model is not on the Hub, so a Space there could not load it")
-                            .exit(Exit::Environment)
-                            .advice("publish it there: `target = \"hub\"` in the stage that publishes it; or write `sdk = \"static\"`"));
+                            .environment()
+                            .hint("publish it there: `target = \"hub\"` in the stage that publishes it; or write `sdk = \"static\"`"));
                     }
                     cx.warn("the model has no id on the Hub yet: set the variable `HF_MODEL_ID` of the Space to `owner/name`");
                 }
@@ -274,7 +273,7 @@ impl Demo {
         model: Option<&str>,
     ) -> Result<StageOutcome> {
         let repo = self.repo.clone().or_else(|| model.map(|model| format!("{model}-demo"))).ok_or_else(|| {
-            Error::new("the Space has no name").exit(Exit::Usage).advice("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
+            Error::new("the Space has no name").kind(ErrorKind::InvalidInput).hint("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
         })?;
         let variables = space["variables"].as_object().into_iter().flatten();
         let variables = variables.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
@@ -290,7 +289,7 @@ impl Demo {
         space["repo"] = json!(sent.repo);
         space["revision"] = json!(sent.revision);
         space["url"] = json!(sent.url);
-        fs::write(cx.out.join(SPACE), serde_json::to_string_pretty(&space)?).doing(|| format!("cannot write `{SPACE}`"))?;
+        fs::write(cx.out.join(SPACE), serde_json::to_string_pretty(&space)?).with_context(|| format!("cannot write `{SPACE}`"))?;
         let how = stage.map_or_else(|| "not waited for".to_owned(), |stage| stage.to_lowercase());
         let made = StageResult::new(format!("{summary}, at {} ({how})", sent.url));
         Ok(StageOutcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))

@@ -12,7 +12,7 @@ use crate::data::clip_row::ClipRow;
 use crate::data::ingest;
 use crate::data::ingest::{AudioCandidate, IngestLimits, rounded};
 use crate::data::text::{count, first_few, safe_name};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::hub::Network;
 use crate::hub::read::RepoReader;
@@ -159,9 +159,9 @@ impl Stage for Import {
             }
             (Some(repo), None) => {
                 if let Err(error) = hub::dataset(repo, None) {
-                    wrong("repo", error.message, error.advice.unwrap_or_default());
+                    wrong("repo", error.message, error.hint.unwrap_or_default());
                 } else if let Err(error) = hub::dataset(repo, self.revision.as_deref()) {
-                    wrong("revision", error.message, error.advice.unwrap_or_default());
+                    wrong("revision", error.message, error.hint.unwrap_or_default());
                 }
             }
             _ => {}
@@ -172,7 +172,7 @@ impl Stage for Import {
             }
         }
         if let Some(Err(error)) = self.language.as_deref().map(check_language) {
-            wrong("language", error.message, error.advice.unwrap_or_default());
+            wrong("language", error.message, error.hint.unwrap_or_default());
         }
         if self.count == Some(0) {
             wrong("count", "no clips are asked for".into(), "write a number above 0, or take it out for all".into());
@@ -208,7 +208,9 @@ impl Stage for Import {
                 Place::hub(RepoReader::open(&repository, Network::unless(false), &stopped)?)?
             }
             (None, Some(folder)) => Place::folder(&cx.path(folder), &folder.display().to_string())?,
-            (None, None) => return Err(Error::new("nothing is named to import").exit(Exit::Usage).advice("add `repo` or `folder`")),
+            (None, None) => {
+                return Err(Error::new("nothing is named to import").kind(ErrorKind::InvalidInput).hint("add `repo` or `folder`"));
+            }
         };
         let audio = match &self.audio {
             Some(folder) => Some(Place::folder(&cx.path(folder), &folder.display().to_string())?),
@@ -272,7 +274,7 @@ impl Taking<'_> {
     /// Takes a row in, or says why not; answers whether more are wanted.
     fn offer(&mut self, table: &str, row: Row) -> Result<bool> {
         if self.cx.stopping() {
-            return Err(Error::new("stopped while importing").exit(Exit::Interrupted).advice("run again to go on"));
+            return Err(Error::new("stopped while importing").kind(ErrorKind::Interrupted).hint("run again to go on"));
         }
         self.seen += 1;
         match self.unfit(&row) {
@@ -379,14 +381,14 @@ impl Taking<'_> {
         if !reasons.is_empty() {
             let message = format!("{} cannot be used: {}", count(reasons.len(), "row"), first_few(&reasons, 5));
             if import.strict {
-                return Err(Error::new(message).advice("correct these, or set `strict = false` to go on without them"));
+                return Err(Error::new(message).hint("correct these, or set `strict = false` to go on without them"));
             }
             cx.warn(message);
         }
         if self.records.is_empty() {
             let why = if reasons.is_empty() { "its tables have no rows".to_owned() } else { first_few(&reasons, 3) };
             return Err(Error::new(format!("none of {} of `{}` became a clip; {why}", count(self.seen, "row"), self.place.name))
-                .advice("see what the columns are called (`columns`), and whether `language`, `min_words` and `max_seconds` leave any"));
+                .hint("see what the columns are called (`columns`), and whether `language`, `min_words` and `max_seconds` leave any"));
         }
         if let Some(wanted) = import.count.filter(|wanted| *wanted > self.records.len()) {
             cx.note(format!("{wanted} asked for, {} found: all are taken", self.records.len()));

@@ -49,7 +49,7 @@ pub(super) fn read(
     each: &mut dyn FnMut(u64, Cells) -> Result<bool>,
 ) -> Result<()> {
     let damaged = |error: &dyn std::fmt::Display| {
-        Error::new(format!("`{shown}` cannot be read as Parquet: {error}")).advice("get the file anew, or leave it out with `files`")
+        Error::new(format!("`{shown}` cannot be read as Parquet: {error}")).hint("get the file anew, or leave it out with `files`")
     };
     thread::scope(|scope| {
         // No room between: the thread waits until its word is heard.
@@ -65,7 +65,7 @@ pub(super) fn read(
         let joined = thread.join();
         match (served, joined) {
             (Err(error), _) => Err(error),
-            (Ok(_), Err(panic)) => Err(damaged(&crate::error::said(&*panic))),
+            (Ok(_), Err(panic)) => Err(damaged(&crate::error::panic_message(&*panic))),
             (Ok(Some(Err(error))), _) => Err(damaged(&error)),
             (Ok(_), _) => Ok(()),
         }

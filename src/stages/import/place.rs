@@ -25,7 +25,7 @@ impl<'a> Place<'a> {
     /// A folder; `name` is what the user calls it.
     pub(super) fn folder(path: &Path, name: &str) -> Result<Self> {
         if !path.is_dir() {
-            return Err(Error::new(format!("there is no folder `{name}`")).advice("correct the path; it starts at the project's root"));
+            return Err(Error::new(format!("there is no folder `{name}`")).hint("correct the path; it starts at the project's root"));
         }
         let mut files = BTreeMap::new();
         for file in ingest::files(path)? {
@@ -78,7 +78,7 @@ impl<'a> Place<'a> {
         match &self.whence {
             Whence::Folder(folder) => Ok(folder.join(path)),
             Whence::Hub(reader) => {
-                fs::write(into, reader.part(path, 0, self.size(path))?).doing(|| format!("cannot write `{}`", into.display()))?;
+                fs::write(into, reader.part(path, 0, self.size(path))?).with_context(|| format!("cannot write `{}`", into.display()))?;
                 Ok(into.to_owned())
             }
         }
@@ -95,7 +95,7 @@ impl<'a> Place<'a> {
                     file.seek(SeekFrom::Start(from))?;
                     file.read_exact(&mut bytes)
                 };
-                read().doing(|| format!("cannot read `{}/{path}`", self.name))?;
+                read().with_context(|| format!("cannot read `{}/{path}`", self.name))?;
                 Ok(bytes)
             }
         }
@@ -107,7 +107,7 @@ const SPLITS: &[&str] = &["train", "validation", "valid", "val", "dev", "test", 
 
 /// Which tables hold the rows: those of the form that tells most, of the split and the configuration that are meant.
 pub(super) fn tables(place: &Place, patterns: &[String], config: Option<&str>, split: Option<&str>) -> Result<Vec<String>> {
-    let wrong = |message: String, advice: String| Err(Error::new(format!("{message} in `{}`", place.name)).advice(advice));
+    let wrong = |message: String, hint: String| Err(Error::new(format!("{message} in `{}`", place.name)).hint(hint));
     let all: Vec<&str> = place.paths().collect();
     let of = |is: &dyn Fn(&str) -> bool| -> Vec<&str> { all.iter().copied().filter(|path| is(path)).collect() };
     let file = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
@@ -125,8 +125,8 @@ pub(super) fn tables(place: &Place, patterns: &[String], config: Option<&str>, s
         of(&|path| patterns.iter().any(|pattern| pattern.matches(path)))
     };
     if found.is_empty() {
-        let advice = "it needs a metadata.csv or metadata.jsonl, Parquet files, or a manifest of JSON lines; name them with `files`";
-        return wrong(format!("there is no table of clips among {} files", all.len()), advice.to_owned());
+        let hint = "it needs a metadata.csv or metadata.jsonl, Parquet files, or a manifest of JSON lines; name them with `files`";
+        return wrong(format!("there is no table of clips among {} files", all.len()), hint.to_owned());
     }
     let parts = |path: &str| -> BTreeSet<String> { path.split(['/', '-', '_', '.']).map(str::to_owned).collect() };
     if let Some(config) = config {

@@ -54,7 +54,7 @@ pub(super) fn each_row(
         for table in tables {
             if place.size(table) > WHOLE {
                 return Err(Error::new(format!("`{table}` of `{}` is too large to choose from all its rows", place.name))
-                    .advice("leave `pick` out to take the first, or name a smaller table with `files`"));
+                    .hint("leave `pick` out to take the first, or name a smaller table with `files`"));
             }
             all.extend(whole(place, table, columns, scratch)?.into_iter().map(|row| (table, row)));
         }
@@ -110,7 +110,7 @@ fn streamed(place: &Place, table: &str, columns: &Columns, each: &mut dyn FnMut(
         for line in rest.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
             number += 1;
             let row: Map<String, Value> = serde_json::from_slice(line).map_err(|error| {
-                Error::new(format!("{}/{table}, row {number}: {error}", place.name)).advice("each line must be one JSON object")
+                Error::new(format!("{}/{table}, row {number}: {error}", place.name)).hint("each line must be one JSON object")
             })?;
             let text = |(name, value): (String, Value)| match value {
                 Value::Null => None,

@@ -5,7 +5,7 @@
 use super::filters::FilterStats;
 use super::{Choice, Phrases, granary};
 use crate::data::text::count;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::hub::Network;
 use crate::hub::read::RepoReader;
@@ -25,7 +25,7 @@ const PAGES: usize = 40;
 impl Phrases {
     /// Reads pages in a seeded order until there are as many fit sentences as `wanted`.
     pub(super) fn rows(&self, cx: &Context, sieve: &mut FilterStats, wanted: usize) -> Result<Choice> {
-        let needed = |name: &str| Error::new(format!("`source = \"rows\"` needs `{name}`")).exit(Exit::Usage).advice("add it");
+        let needed = |name: &str| Error::new(format!("`source = \"rows\"` needs `{name}`")).kind(ErrorKind::InvalidInput).hint("add it");
         let repository = hub::dataset(self.repo.as_deref().ok_or_else(|| needed("repo"))?, self.revision.as_deref())?;
         let config = self.config.as_deref().unwrap_or("default");
         let split = self.split.as_deref().unwrap_or("train");
@@ -40,8 +40,8 @@ impl Phrases {
                     repository.id(),
                     reader.commit()
                 ))
-                .exit(Exit::Environment)
-                .advice("wait until it has the newest one, or pin the one it has with `revision`")),
+                .environment()
+                .hint("wait until it has the newest one, or pin the one it has with `revision`")),
                 _ => Ok(page),
             }
         };
@@ -74,7 +74,7 @@ impl Phrases {
         }
         if rows == 0 {
             return Err(Error::new(format!("`{server}` has no rows of `{}` (`{config}`, `{split}`)", reader.name()))
-                .advice("check `config` and `split` on the page of the data set"));
+                .hint("check `config` and `split` on the page of the data set"));
         }
         let licence = reader.licence()?;
         let about = json!({ "repository": repository.id(), "commit": reader.commit(), "licence": licence, "config": config, "split": split, "rows_read": rows, "rows": total });

@@ -25,7 +25,7 @@ impl Phrases {
         let source = |line: usize| format!("{shown}, line {line}");
         let extension = path.extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase();
         if extension == "txt" {
-            let text = fs::read_to_string(path).doing(|| format!("cannot read `{shown}`"))?;
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
             return Ok(self.lines(&text, source));
         }
         let rows = table::read(path, &shown.to_string())?;
@@ -38,11 +38,11 @@ impl Phrases {
             if let Some(id) = id {
                 if crate::data::text::safe_name(id) != id {
                     return Err(Error::new(format!("{place}: the id `{id}` cannot be a file name"))
-                        .advice("use only letters, digits, `-`, `_` and `.` in ids"));
+                        .hint("use only letters, digits, `-`, `_` and `.` in ids"));
                 }
                 if let Some(first) = ids.insert(id.to_lowercase(), row.line) {
                     return Err(Error::new(format!("{place}: the id `{id}` is already used on line {first}"))
-                        .advice("give every sentence its own id"));
+                        .hint("give every sentence its own id"));
                 }
             }
             phrases.push(self.phrase(id, index, text, source(row.line)));
@@ -50,7 +50,7 @@ impl Phrases {
         let missing = rows.iter().find(|row| row.get("id").is_none());
         if let (false, Some(row)) = (ids.is_empty(), missing) {
             return Err(Error::new(format!("{shown}:{}: `id` is missing, but other rows have one", row.line))
-                .advice("give every sentence an id, or none"));
+                .hint("give every sentence an id, or none"));
         }
         Ok(phrases)
     }

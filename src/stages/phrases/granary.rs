@@ -6,7 +6,7 @@
 use super::filters::{FilterStats, Found};
 use super::{Choice, Phrases};
 use crate::data::text::count;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::hub::Network;
 use crate::hub::read::{RepoEntry, RepoReader};
@@ -124,7 +124,7 @@ impl Phrases {
     /// The manifests of the language, by corpus.
     fn corpora(&self, reader: &RepoReader) -> Result<Vec<Corpus>> {
         let language = &self.language;
-        let missing = |message: String, advice: String| Err(Error::new(message).exit(Exit::Usage).advice(advice));
+        let missing = |message: String, hint: String| Err(Error::new(message).kind(ErrorKind::InvalidInput).hint(hint));
         let Some(files) = reader.list(language, true)? else {
             let folders = reader.list("", false)?.unwrap_or_default();
             let known: Vec<&str> =

@@ -13,7 +13,7 @@ pub use filters::Filters;
 
 use crate::data::phrase::PhraseRow;
 use crate::data::text::{count, first_few, normalised};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use filters::{FilterStats, Found};
 use pipeline::artifact::ArtifactKind;
@@ -137,7 +137,7 @@ impl Stage for Phrases {
             };
             complaints.push(SettingError::new("language", format!("there is no embedded pack for `{}`", self.language)).hint(hint));
         } else if let Err(error) = check_language(&self.language) {
-            let hint = meant.map(|code| format!("did you mean `{code}`?")).or(error.advice).unwrap_or_default();
+            let hint = meant.map(|code| format!("did you mean `{code}`?")).or(error.hint).unwrap_or_default();
             complaints.push(SettingError::new("language", error.message).hint(hint));
         }
         match (&self.file, self.source) {
@@ -204,11 +204,11 @@ impl Phrases {
         if let (true, Some(repo)) = (hub, &self.repo)
             && let Err(error) = hub::dataset(repo, None)
         {
-            complaints.push(SettingError::new("repo", error.message).hint(error.advice.unwrap_or_default()));
+            complaints.push(SettingError::new("repo", error.message).hint(error.hint.unwrap_or_default()));
         } else if let (true, Some(repo)) = (hub, self.repository())
             && let Err(error) = hub::dataset(repo, self.revision.as_deref())
         {
-            complaints.push(SettingError::new("revision", error.message).hint(error.advice.unwrap_or_default()));
+            complaints.push(SettingError::new("revision", error.message).hint(error.hint.unwrap_or_default()));
         }
     }
 
@@ -226,13 +226,13 @@ impl Phrases {
         let found = match &self.file {
             Some(file) => self.read(&cx.path(file), file)?,
             None if self.source == Source::File => {
-                return Err(Error::new("`source = \"file\"` needs a `file`").exit(Exit::Usage).advice("add `file = \"…\"`"));
+                return Err(Error::new("`source = \"file\"` needs a `file`").kind(ErrorKind::InvalidInput).hint("add `file = \"…\"`"));
             }
             None => {
                 let pack = languages::pack(&self.language).ok_or_else(|| {
                     Error::new(format!("there is no embedded pack for `{}`", self.language))
-                        .exit(Exit::Usage)
-                        .advice("use `source = \"file\"`")
+                        .kind(ErrorKind::InvalidInput)
+                        .hint("use `source = \"file\"`")
                 })?;
                 let source = format!("embedded pack {}, version {}", self.language, pack.version);
                 self.lines(pack.text, |_| source.clone())
@@ -245,7 +245,7 @@ impl Phrases {
         }
         let place = self.file.as_deref().unwrap_or(Path::new("the pack")).display().to_string();
         if phrases.is_empty() {
-            return Err(Error::new(format!("{place}: there is no sentence in it")).advice("write at least one sentence"));
+            return Err(Error::new(format!("{place}: there is no sentence in it")).hint("write at least one sentence"));
         }
         let mut report = json!({
             "language": self.language,
@@ -339,7 +339,7 @@ impl Phrases {
 
 fn nothing_left(place: &str, sieve: &FilterStats) -> Error {
     Error::new(format!("{place}: no sentence is left by the filters ({})", sieve.reasons()))
-        .advice("set some of `filters` less strictly, or use another `source`")
+        .hint("set some of `filters` less strictly, or use another `source`")
 }
 
 /// The phrases without those whose text was there before; and these, each with the id of the first.

@@ -1,7 +1,7 @@
 //! Which model is trained upon, and what it is called where others read it.
 
 use super::{Init, Train};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::stages::context::SpeechContext;
 use pipeline::artifact::Artifact;
@@ -15,15 +15,15 @@ impl Train {
     pub(super) fn base_folder(&self, cx: &Context) -> Result<(String, PathBuf)> {
         match (&self.base, cx.optional("base")) {
             (Some(_), Some(_)) => {
-                Err(Error::new("both `with.base` and `from.base` name a base model").exit(Exit::Usage).advice("keep one of them"))
+                Err(Error::new("both `with.base` and `from.base` name a base model").kind(ErrorKind::InvalidInput).hint("keep one of them"))
             }
             (None, None) => Err(Error::new("no base model is named")
-                .exit(Exit::Usage)
-                .advice("write `base = \"FOLDER\"` in `with`, or `base = \"STAGE\"` in `from`")),
+                .kind(ErrorKind::InvalidInput)
+                .hint("write `base = \"FOLDER\"` in `with`, or `base = \"STAGE\"` in `from`")),
             (None, Some(Artifact { stage, path, .. })) if !lora::is_adapter(path) => Ok((format!("stage:{stage}"), path.clone())),
             (None, Some(Artifact { stage, .. })) => {
                 Err(Error::new(format!("stage `{stage}` made an adapter, which cannot be trained upon"))
-                    .advice("give a stage with `method = \"full\"` as `from.base`"))
+                    .hint("give a stage with `method = \"full\"` as `from.base`"))
             }
             (Some(name), None) => {
                 let folder = cx.model(name, self.revision.as_deref()).map_err(|error| error.context("base model"))?;

@@ -1,7 +1,7 @@
 //! How many clips a step takes, and how many of them at once.
 
 use super::{MOST, SettingError};
-use crate::error::{Error, Failure, Result};
+use crate::error::{Error, ErrorKind, Result};
 use schemars::JsonSchema;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -103,8 +103,8 @@ impl Batches {
                 None => {
                     let need = gib(shape.step(config, 1) - shape.model);
                     Err(Error::new(format!("one clip at a time takes about {need:.1} GiB beside the model, and {:.1} are free", gib(free)))
-                        .failure(Failure::OutOfMemory)
-                        .advice("write `recompute = true`, `precision = \"bf16\"` or shorter clips; or a number as `batch_size` to try all the same"))
+                        .kind(ErrorKind::OutOfMemory)
+                        .hint("write `recompute = true`, `precision = \"bf16\"` or shorter clips; or a number as `batch_size` to try all the same"))
                 }
             };
         };

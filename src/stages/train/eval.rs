@@ -100,7 +100,7 @@ impl Eval {
         records.truncate(self.clips.unwrap_or(usize::MAX));
         if records.is_empty() {
             return Err(Error::new(format!("`eval`: the dataset's split `{}` holds no clips", self.split))
-                .advice(format!("give it a share in the dataset's `split`, such as `{} = 0.1`", self.split)));
+                .hint(format!("give it a share in the dataset's `split`, such as `{} = 0.1`", self.split)));
         }
         Ok(records)
     }

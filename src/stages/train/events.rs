@@ -29,7 +29,7 @@ impl<'a> Voice<'a> {
                 cx.progress(row.step, steps, "steps", format!("epoch {:.1}, loss {:.3}", row.epoch, row.loss));
                 self.measured(of_step(row));
             }
-            TrainingEvent::Judged(judgement) => {
+            TrainingEvent::Evaluated(judgement) => {
                 self.begin(None);
                 let said: Vec<String> = judgement.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
                 cx.note(format!("step {}: {}", judgement.step, said.join(", ")));
@@ -49,7 +49,7 @@ impl<'a> Voice<'a> {
             return;
         }
         let mut rows: Vec<MetricsRow> = state.iter().flat_map(|state| &state.losses).map(of_step).collect();
-        rows.extend(state.iter().flat_map(|state| &state.judgements).map(of_look));
+        rows.extend(state.iter().flat_map(|state| &state.evaluations).map(of_look));
         // Stable: a step's loss comes before what was thought of the model it left.
         rows.sort_by_key(|row| row.step);
         match MetricsLog::open(&self.cx.scratch.join(FILE), &self.cx.pipeline, &self.cx.stage, rows) {

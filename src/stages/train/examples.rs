@@ -47,7 +47,7 @@ pub(super) fn examples(
         ids.extend(text);
         ids.push(recognizer.special().end);
         let sound: LoadAudio = if let Some(ears) = ears.clone() {
-            Arc::new(move || Ok(ExampleAudio::Rows(ears.hear(&read_wav16k(&path)?)?)))
+            Arc::new(move || Ok(ExampleAudio::Rows(ears.encode(&read_wav16k(&path)?)?)))
         } else if fits {
             let ready = Arc::new(mel.features(&samples, frames)?);
             Arc::new(move || Ok(ExampleAudio::Features(ready.clone())))

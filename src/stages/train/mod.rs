@@ -12,7 +12,7 @@ mod examples;
 use super::is_hub_id;
 use crate::data::clip_row::ClipRow;
 use crate::data::ingest::rounded;
-use crate::error::{Error, Failure, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::hub;
 use crate::hub::RepoRevision;
 use crate::stages::context::SpeechContext;
@@ -21,6 +21,7 @@ use burn::tensor::Device;
 use events::Voice;
 use examples::Tokenized;
 use pipeline::artifact::ArtifactKind;
+use pipeline::stage::Failure;
 use pipeline::stage::{Arity, Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult, SuggestedSettings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -385,7 +386,7 @@ impl Stage for Train {
         let rounds = self.method == Method::Full && self.precision == Precision::Bf16;
         let precision = if rounds { Precision::Bf16 } else { recognizer.loaded.precision };
         if rounds {
-            recognizer.model.compute_in_brain_floats();
+            recognizer.model.compute_in_bf16();
         }
         let model = recognizer.model.clone();
         let mut look =
@@ -412,8 +413,8 @@ impl Stage for Train {
             say: &mut |said| voice.say(said),
             judge,
         };
-        let TrainingOutput { model, losses, judgements, kept, gave_up } = training.run(model)?;
-        if gave_up {
+        let TrainingOutput { model, losses, evaluations, kept, stopped_early } = training.run(model)?;
+        if stopped_early {
             cx.note(format!("ended after {} of {steps} steps: it no longer got better", losses.len()));
         }
         if kept != losses.len() as u64 {
@@ -437,7 +438,7 @@ impl Stage for Train {
         }
         jsonl::write(&cx.out.join("loss.jsonl"), &losses)?;
         if self.eval.is_some() {
-            jsonl::write(&cx.out.join("eval.jsonl"), &judgements)?;
+            jsonl::write(&cx.out.join("eval.jsonl"), &evaluations)?;
         }
 
         let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
@@ -462,13 +463,14 @@ impl Stage for Train {
             "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
             "first_loss": first, "final_loss": last, "device": chosen.name, "precision": precision, "languages": languages, "seed": cx.seed,
         });
-        let judged = judgements.iter().find(|judgement| judgement.step == kept).map(|judgement| &judgement.metrics);
+        let judged = evaluations.iter().find(|judgement| judgement.step == kept).map(|judgement| &judgement.metrics);
         if let Some(metrics) = judged {
             facts["kept_step"] = json!(kept);
             facts["eval"] = json!(metrics);
         }
         let path = cx.out.join("training.json");
-        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).doing(|| format!("cannot write `{}`", path.display()))?;
+        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?))
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
         let mut made = StageResult::new(format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), examples.len()))
             .metric("first_loss", first)
             .metric("final_loss", last)
@@ -565,7 +567,7 @@ impl Train {
             cx.warn(format!("left out: {clip}"));
         }
         if used.is_empty() {
-            return Err(Error::new("there is no clip to train on").advice("raise max_text_tokens, or give the dataset more clips"));
+            return Err(Error::new("there is no clip to train on").hint("raise max_text_tokens, or give the dataset more clips"));
         }
         Ok((used, left_out))
     }

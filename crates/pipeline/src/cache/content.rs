@@ -3,7 +3,7 @@
 //! Neither clock, owner nor place enters: two folders with the same names and bytes are the same [`FileTree`].
 
 use crate::cache::stat_cache::StatCache;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ impl Content {
                 index.saw(path, None);
                 return Ok(Self::Missing);
             }
-            Err(error) => return Err(error).doing(|| format!("cannot look at `{}`", path.display())),
+            Err(error) => return Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
         };
         if meta.is_dir() {
             return FileTree::read_some(path, index, links, counts).map(Self::Folder);
@@ -185,7 +185,7 @@ fn regular(name: String, path: PathBuf, meta: Metadata) -> Result<Found> {
     }
     // Reading a pipe or a device could wait for ever.
     Err(Error::new(format!("`{}` is neither a file nor a folder", path.display()))
-        .advice("move it elsewhere: only files and folders can be hashed"))
+        .hint("move it elsewhere: only files and folders can be hashed"))
 }
 
 impl SymlinkPolicy {
@@ -193,13 +193,13 @@ impl SymlinkPolicy {
     fn look(self, entry: &fs::DirEntry) -> Result<Option<Metadata>> {
         let looking = || format!("cannot look at `{}`", entry.path().display());
         // Anything but a link is looked up in the open folder, which takes half as long as by its path.
-        if !entry.file_type().doing(looking)?.is_symlink() {
-            return entry.metadata().map(Some).doing(looking);
+        if !entry.file_type().with_context(looking)?.is_symlink() {
+            return entry.metadata().map(Some).with_context(looking);
         }
         match (self, fs::metadata(entry.path())) {
             (SymlinkPolicy::Refuse, _) => Ok(None),
             (SymlinkPolicy::Follow, Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            (SymlinkPolicy::Follow, meta) => meta.map(Some).doing(looking),
+            (SymlinkPolicy::Follow, meta) => meta.map(Some).with_context(looking),
         }
     }
 }
@@ -215,16 +215,16 @@ impl Walk<'_> {
     fn through(&self, folder: &Path, prefix: &str, above: &mut Vec<(u64, u64)>, files: &mut Vec<Found>) -> Result<()> {
         let looking = || format!("cannot read folder `{}`", folder.display());
         // Before its names are read: a name that comes or goes meanwhile gives the folder another stamp.
-        let here = fs::metadata(folder).doing(looking)?;
+        let here = fs::metadata(folder).with_context(looking)?;
         self.index.saw(folder, Some(&here));
         let here = (here.dev(), here.ino());
         if above.contains(&here) {
-            return Err(Error::new(format!("`{}` is a link to a folder that contains it", folder.display())).advice("remove the link"));
+            return Err(Error::new(format!("`{}` is a link to a folder that contains it", folder.display())).hint("remove the link"));
         }
         above.push(here);
         let ours = |entry: &io::Result<fs::DirEntry>| entry.as_ref().is_ok_and(|entry| entry.file_name() == STATE_FOLDER);
-        let entries = fs::read_dir(folder).doing(looking)?.filter(|entry| !ours(entry));
-        let entries = entries.collect::<io::Result<Vec<_>>>().doing(looking)?;
+        let entries = fs::read_dir(folder).with_context(looking)?.filter(|entry| !ours(entry));
+        let entries = entries.collect::<io::Result<Vec<_>>>().with_context(looking)?;
         let links = self.links;
         let look = |entry| -> Result<_> { Ok((links.look(&entry)?, entry)) };
         let looked: Vec<_> = if entries.len() > WORTH_THREADS.1 {
@@ -235,15 +235,15 @@ impl Walk<'_> {
         for (meta, entry) in looked {
             let (path, file_name) = (entry.path(), entry.file_name());
             let Some(file_name) = file_name.to_str() else {
-                return Err(Error::new(format!("the name of `{}` is not UTF-8", path.display())).advice("rename it"));
+                return Err(Error::new(format!("the name of `{}` is not UTF-8", path.display())).hint("rename it"));
             };
             let name = format!("{prefix}{file_name}");
             let Some(meta) = meta else {
                 return Err(match self.links {
                     SymlinkPolicy::Refuse => Error::new(format!("`{name}` in the result is a symbolic link"))
-                        .advice("copy the file: a result has to stand on its own"),
+                        .hint("copy the file: a result has to stand on its own"),
                     SymlinkPolicy::Follow => {
-                        Error::new(format!("`{}` is a link to nothing", path.display())).advice("remove the link or bring its target back")
+                        Error::new(format!("`{}` is a link to nothing", path.display())).hint("remove the link or bring its target back")
                     }
                 });
             };
@@ -293,15 +293,15 @@ const SMALL: u64 = 16 << 10;
 fn hash_file(path: &Path, length: u64) -> Result<Digest> {
     let reading = || format!("cannot read `{}`", path.display());
     // A file nobody lets us read is a matter of the machine, whatever stage asked.
-    let file = fs::File::open(path).doing(reading).map_err(|error| error.exit(Exit::Environment))?;
+    let file = fs::File::open(path).with_context(reading).map_err(|error| error.environment())?;
     // Some file systems call files empty that are not: these are read piece by piece.
     if (1..=SMALL).contains(&length) {
         let mut bytes = Vec::with_capacity(length as usize);
-        (&file).read_to_end(&mut bytes).doing(reading)?;
+        (&file).read_to_end(&mut bytes).with_context(reading)?;
         return Ok(Digest::of(&bytes));
     }
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(file).doing(reading)?;
+    hasher.update_reader(file).with_context(reading)?;
     Ok(Digest(*hasher.finalize().as_bytes()))
 }
 

@@ -65,7 +65,7 @@ pub struct JsonLinesReporter<W: Write> {
 impl JsonLinesReporter<File> {
     /// Writes to a file, which is made anew.
     pub fn create(path: &Path, run: &str) -> Result<Self> {
-        let to = File::create(path).doing(|| format!("cannot write `{}`", path.display()))?;
+        let to = File::create(path).with_context(|| format!("cannot write `{}`", path.display()))?;
         Ok(Self::new(to, path.display().to_string(), run))
     }
 }
@@ -108,7 +108,7 @@ impl<W: Write + Send> Reporter for JsonLinesReporter<W> {
         match self.to.write_all(lines.as_bytes()).and_then(|()| self.to.flush()) {
             // A reader that went away is no fault of ours, and nothing to speak of.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new("")),
-            written => written.doing(|| format!("cannot write events to `{}`", self.name)),
+            written => written.with_context(|| format!("cannot write events to `{}`", self.name)),
         }
     }
 }
@@ -116,7 +116,7 @@ impl<W: Write + Send> Reporter for JsonLinesReporter<W> {
 /// Reads a log. A last line without its end is one a killed run did not finish: it is left out. Events of a newer version that we
 /// do not know are left out as well; a damaged line is an error.
 pub fn read(path: &Path) -> Result<Vec<EventLine>> {
-    let bytes = fs::read(path).doing(|| format!("cannot read `{}`", path.display()))?;
+    let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     parse(&bytes[..whole]).map_err(|error| error.context(path.display()))
 }
@@ -128,7 +128,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<EventLine>> {
         match EventLine::read(line) {
             Ok(line) => lines.extend(line),
             Err(error) => {
-                return Err(Error::new(format!("line {}: {error}", number + 1)).advice("remove the line; the others are readable"));
+                return Err(Error::new(format!("line {}: {error}", number + 1)).hint("remove the line; the others are readable"));
             }
         }
     }

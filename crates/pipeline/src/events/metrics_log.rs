@@ -85,9 +85,9 @@ impl MetricsLog {
         }
         let writing = || format!("cannot write `{}`", path.display());
         let aside = path.with_extension("tmp");
-        fs::write(&aside, bytes).doing(writing)?;
-        fs::rename(&aside, path).doing(writing)?;
-        let file = OpenOptions::new().append(true).open(path).doing(writing)?;
+        fs::write(&aside, bytes).with_context(writing)?;
+        fs::rename(&aside, path).with_context(writing)?;
+        let file = OpenOptions::new().append(true).open(path).with_context(writing)?;
         Ok(Self { head, path: path.to_owned(), file })
     }
 
@@ -100,16 +100,16 @@ impl MetricsLog {
     pub fn write(&mut self, row: MetricsRow) -> Result<()> {
         let mut bytes = serde_json::to_vec(&MetricsRow { time: Some(now()), ..row })?;
         bytes.push(b'\n');
-        self.file.write_all(&bytes).doing(|| format!("cannot write `{}`", self.path.display()))
+        self.file.write_all(&bytes).with_context(|| format!("cannot write `{}`", self.path.display()))
     }
 }
 
 /// Reads a journal. A last line without its end is one that a killed run did not finish, or that is being written: it is left out.
 pub fn read(path: &Path) -> Result<(MetricsLogHeader, Vec<MetricsRow>)> {
-    let text = fs::read_to_string(path).doing(|| format!("cannot read `{}`", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let wrong = |number: usize, error: serde_json::Error| {
-        Error::new(format!("{}:{number}: {error}", path.display())).advice("remove this line; the others can be read")
+        Error::new(format!("{}:{number}: {error}", path.display())).hint("remove this line; the others can be read")
     };
     let mut lines = whole.lines().enumerate();
     let Some((_, head)) = lines.next() else { return Err(Error::new(format!("`{}` is empty", path.display()))) };

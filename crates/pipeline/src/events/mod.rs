@@ -138,7 +138,8 @@ pub enum Event {
         /// What happened.
         message: String,
         /// What to do.
-        advice: Option<String>,
+        #[serde(rename = "advice")]
+        hint: Option<String>,
     },
     /// A stage's result is kept, but a `require` gate was not met: what hangs on it does not run.
     GateFailed {

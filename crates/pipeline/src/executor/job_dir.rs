@@ -13,11 +13,13 @@
 
 use super::{Watchdog, WatchdogLimits};
 use crate::artifact::Artifact;
-use crate::error::{Error, Exit, Failure, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::events::jsonl::JsonLinesReporter;
 use crate::events::reporter::{Reporter, fan_out};
 use crate::events::{Emitter, jsonl};
+use crate::exit::Exit;
 use crate::process::liveness_lock::JOB;
+use crate::stage::Failure;
 use crate::stage::{AnyStage, Context, StageFactory, StageOutcome, StageResult};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -94,7 +96,8 @@ pub enum JobOutcome {
         /// What happened.
         message: String,
         /// What to do.
-        advice: Option<String>,
+        #[serde(rename = "advice")]
+        hint: Option<String>,
         /// The exit code that becomes.
         exit: u8,
         /// What kind of failure it is.
@@ -131,12 +134,12 @@ impl JobDir {
     pub fn make(&self, task: &JobTask) -> Result<()> {
         self.remove()?;
         let making = || format!("cannot make the job's folder `{}`", self.0.display());
-        fs::create_dir_all(self.out()).doing(making)?;
-        fs::write(self.told(), "").doing(making)?;
+        fs::create_dir_all(self.out()).with_context(making)?;
+        fs::write(self.told(), "").with_context(making)?;
         // Written last: a folder without it is none.
         let (path, aside) = (self.0.join("task.json"), self.0.join(".task.json"));
-        fs::write(&aside, serde_json::to_vec_pretty(task)?).doing(making)?;
-        fs::rename(aside, path).doing(making)
+        fs::write(&aside, serde_json::to_vec_pretty(task)?).with_context(making)?;
+        fs::rename(aside, path).with_context(making)
     }
 
     /// The task, if the folder is whole.
@@ -147,7 +150,9 @@ impl JobDir {
     /// Notes what the job is called where it runs.
     pub fn note(&self, id: &str) -> Result<()> {
         let (path, aside) = (self.0.join("id"), self.0.join(".id"));
-        fs::write(&aside, id).and_then(|()| fs::rename(aside, path)).doing(|| format!("cannot note job {id} in `{}`", self.0.display()))
+        fs::write(&aside, id)
+            .and_then(|()| fs::rename(aside, path))
+            .with_context(|| format!("cannot note job {id} in `{}`", self.0.display()))
     }
 
     /// What the job is called where it runs, if that was noted.
@@ -167,8 +172,8 @@ impl JobDir {
     pub fn hand_over(&self, out: &Path) -> Result<()> {
         let moving = || format!("cannot take the result from `{}`", self.out().display());
         match fs::remove_dir(out) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing(moving),
-            _ => fs::rename(self.out(), out).doing(moving),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(moving),
+            _ => fs::rename(self.out(), out).with_context(moving),
         }
     }
 
@@ -179,15 +184,15 @@ impl JobDir {
         }
         let id = self.id().map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
         Err(Error::new(format!("{id}, submitted by an earlier run for this stage, may still go on"))
-            .exit(Exit::Locked)
-            .advice(format!("run the stage there once more, or cancel the job and remove `{}`", self.0.display())))
+            .kind(ErrorKind::Locked)
+            .hint(format!("run the stage there once more, or cancel the job and remove `{}`", self.0.display())))
     }
 
     /// Removes the folder, if it is there.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).doing(|| format!("cannot remove the job's folder `{}`", self.0.display()))
+                Err(error).with_context(|| format!("cannot remove the job's folder `{}`", self.0.display()))
             }
             _ => Ok(()),
         }
@@ -200,7 +205,10 @@ impl JobOutcome {
         match outcome.clone() {
             Ok(StageOutcome::Done(StageResult { summary, metrics, facts })) => Self::Done { summary, metrics, facts },
             Ok(StageOutcome::Parked { have, need, message }) => Self::Parked { have, need, message },
-            Err(Error { message, advice, exit, failure }) => Self::Failed { message, advice, exit: exit as u8, failure },
+            Err(error) => {
+                let (exit, failure) = (Exit::from(&error) as u8, error.kind.into());
+                Self::Failed { message: error.message, hint: error.hint, exit, failure }
+            }
         }
     }
 
@@ -209,10 +217,16 @@ impl JobOutcome {
         match self {
             Self::Done { summary, metrics, facts } => Ok(StageOutcome::Done(StageResult { summary, metrics, facts })),
             Self::Parked { have, need, message } => Ok(StageOutcome::Parked { have, need, message }),
-            Self::Failed { message, advice, exit, failure } => {
-                let known = [Exit::Usage, Exit::Environment, Exit::TimedOut, Exit::Interrupted];
-                let exit = known.into_iter().find(|known| *known as u8 == exit).unwrap_or(Exit::Failed);
-                Err(Error { exit, failure, message, advice })
+            Self::Failed { message, hint, exit, failure } => {
+                let known = [ErrorKind::InvalidInput, ErrorKind::Environment, ErrorKind::Timeout, ErrorKind::Interrupted];
+                // The failure says more than the exit code, except where it only says that there was one.
+                let kind = match failure {
+                    Failure::Crash => known.into_iter().find(|kind| Exit::from(*kind) as u8 == exit).unwrap_or_default(),
+                    failure => failure.kind(),
+                };
+                let mut error = Error::new(message).kind(kind);
+                error.hint = hint;
+                Err(error)
             }
         }
     }
@@ -235,8 +249,8 @@ impl JobFollower {
     pub fn tell(&mut self, emitter: &Emitter) -> Result<Option<JobOutcome>> {
         let reading = || format!("cannot read `{}`", self.path.display());
         let mut bytes = Vec::new();
-        let mut file = File::open(&self.path).doing(reading)?;
-        file.seek(SeekFrom::Start(self.read)).and_then(|_| file.read_to_end(&mut bytes)).doing(reading)?;
+        let mut file = File::open(&self.path).with_context(reading)?;
+        file.seek(SeekFrom::Start(self.read)).and_then(|_| file.read_to_end(&mut bytes)).with_context(reading)?;
         let mut ended = None;
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = bytes.drain(..=end).collect();
@@ -257,12 +271,12 @@ impl JobFollower {
 pub fn carry_out(folder: &JobDir, registry: &[&dyn StageFactory], asked: Arc<AtomicBool>) -> Result<()> {
     let task = folder.task().ok_or_else(|| {
         Error::new(format!("`{}` is not the folder of a job", folder.0.display()))
-            .exit(Exit::Usage)
-            .advice("this command is started by `voxpipe run` where a stage runs elsewhere")
+            .kind(ErrorKind::InvalidInput)
+            .hint("this command is started by `voxpipe run` where a stage runs elsewhere")
     })?;
     let told = folder.told();
     let writing = || format!("cannot write `{}`", told.display());
-    let open = || File::options().append(true).open(&told).doing(writing);
+    let open = || File::options().append(true).open(&told).with_context(writing);
     let log: Box<dyn Reporter> = Box::new(JsonLinesReporter::new(open()?, told.display().to_string(), &task.run));
     let clock = Watchdog::new(WatchdogLimits { timeout: task.timeout, stall: task.stall }, asked);
     let emitter = clock.listen(fan_out(vec![log]));
@@ -278,25 +292,25 @@ pub fn carry_out(folder: &JobDir, registry: &[&dyn StageFactory], asked: Arc<Ato
             out: folder.out(),
             scratch: task.scratch,
             cache: task.cache,
-            cards: Vec::new(),
-            leash: None,
+            gpus: Vec::new(),
+            liveness: None,
             emitter,
             stop: clock.stop(),
         };
-        clock.mind(|| stage.run(&cx))
+        clock.watch(|| stage.run(&cx))
     });
     let mut line = serde_json::to_vec(&JobOutcome::of(&outcome))?;
     line.push(b'\n');
     let mut file = open()?;
-    file.write_all(&line).and_then(|()| file.sync_all()).doing(writing)
+    file.write_all(&line).and_then(|()| file.sync_all()).with_context(writing)
 }
 
 /// The stage of a task, if this program would make of it what the submitting one recorded.
 fn stage(task: &JobTask, registry: &[&dyn StageFactory]) -> Result<Box<dyn AnyStage>> {
     let other = |what: String| {
         Error::new(format!("the voxpipe on this node is not the one that submitted the job: {what}"))
-            .exit(Exit::Environment)
-            .advice("let `program` in `[slurm]` name the same version")
+            .environment()
+            .hint("let `program` in `[slurm]` name the same version")
     };
     let entry = registry.iter().find(|entry| entry.kind() == task.kind).ok_or_else(|| other(format!("it knows no `{}`", task.kind)))?;
     if entry.version() != task.version {
@@ -307,8 +321,8 @@ fn stage(task: &JobTask, registry: &[&dyn StageFactory]) -> Result<Box<dyn AnySt
     if here != task.numerics {
         let name = |numerics: &Option<String>| numerics.clone().unwrap_or_else(|| "none".to_owned());
         return Err(Error::new(format!("this node would compute in {}, and the run was planned in {}", name(&here), name(&task.numerics)))
-            .exit(Exit::Environment)
-            .advice(
+            .environment()
+            .hint(
                 "write the device into the stage's settings, `device = \"cuda\"` or `\"cpu\"`: `auto` means another one on each machine",
             ));
     }

@@ -47,6 +47,6 @@ pub struct LocalExecutor;
 impl Executor for LocalExecutor {
     fn execute(&self, job: &StageJob<'_>) -> Result<StageOutcome> {
         job_dir::JobDir::of(job.cx).settle()?;
-        job.clock.mind(|| job.stage.run(job.cx))
+        job.clock.watch(|| job.stage.run(job.cx))
     }
 }

@@ -2,7 +2,9 @@
 
 use super::job_dir::{JobDir, JobFollower, JobOutcome, JobTask};
 use super::{Executor, StageJob};
-use crate::error::{Error, Exit, Failure, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exit::Exit;
+use crate::stage::Failure;
 use crate::stage::{Context, StageOutcome};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -70,7 +72,7 @@ pub struct JobEnd {
     /// What kind of failure that is.
     pub failure: Failure,
     /// What to do.
-    pub advice: Option<&'static str>,
+    pub hint: Option<&'static str>,
 }
 
 /// How a job is ended.
@@ -171,9 +173,8 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
             return Ok(None);
         }
         let site = self.0.name();
-        let unknown = |error: Error| {
-            error.context(format!("cannot learn from {site} whether the job of an earlier run still goes on")).exit(Exit::Environment)
-        };
+        let unknown =
+            |error: Error| error.context(format!("cannot learn from {site} whether the job of an earlier run still goes on")).environment();
         let noted = folder.id();
         let Some(id) = noted.map_or_else(|| self.0.find(name).map_err(unknown), |id| Ok(Some(id)))? else { return Ok(None) };
         let _ = self.0.fetch(&id, &folder.0);
@@ -246,7 +247,7 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
                         let message = format!("{site} job {id} was cancelled but does not end");
                         cx.warn(&message);
                         return End::Alive(
-                            Error::new(message).exit(Exit::Interrupted).advice("see that it does: a later run would wait for it"),
+                            Error::new(message).kind(ErrorKind::Interrupted).hint("see that it does: a later run would wait for it"),
                         );
                     }
                     Some(_) => {}
@@ -290,7 +291,7 @@ fn bracketed(text: &str) -> String {
 fn stopped_there(site: &str, id: &str) -> JobOutcome {
     JobOutcome::Failed {
         message: format!("{site} job {id} was stopped from outside: its time there was over, or somebody cancelled it"),
-        advice: Some(
+        hint: Some(
             "run again to go on from its last checkpoint; `retry = { times = 5, on = [\"timeout\"] }` does that by itself".to_owned(),
         ),
         exit: Exit::TimedOut as u8,
@@ -299,7 +300,7 @@ fn stopped_there(site: &str, id: &str) -> JobOutcome {
 }
 
 fn interrupted(site: &str, id: &str) -> Error {
-    Error::new(format!("{site} job {id} was cancelled")).exit(Exit::Interrupted).advice("run again to start it anew")
+    Error::new(format!("{site} job {id} was cancelled")).kind(ErrorKind::Interrupted).hint("run again to start it anew")
 }
 
 /// The job ended without a last word.
@@ -309,7 +310,6 @@ fn lost(site: &str, id: &str, fate: &JobEnd, folder: &JobDir) -> Error {
         0 => "; it printed nothing".to_owned(),
         count => format!("; its last {count} lines:\n{}", lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")),
     };
-    let exit = if fate.failure == Failure::Timeout { Exit::TimedOut } else { Exit::Failed };
-    let error = Error::new(format!("{site} job {id} ended without a result: {}{last}", fate.words)).exit(exit).failure(fate.failure);
-    error.advice(fate.advice.unwrap_or("correct what its last lines say and run again"))
+    let error = Error::new(format!("{site} job {id} ended without a result: {}{last}", fate.words)).kind(fate.failure.kind());
+    error.hint(fate.hint.unwrap_or("correct what its last lines say and run again"))
 }

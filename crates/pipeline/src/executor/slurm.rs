@@ -5,9 +5,10 @@
 
 use super::job_dir::JobDir;
 use super::{CancelMode, ClusterBackend, JobEnd, JobSpec, JobStatus};
-use crate::error::{Error, Exit, Failure, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::graph::{CPU, GPU, SlurmSettings as Settings};
 use crate::secrets::is_secret;
+use crate::stage::Failure;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -66,7 +67,7 @@ impl SlurmBackend {
             JobStatus::Ended(JobEnd {
                 words: "Slurm no longer knows it".to_owned(),
                 failure: Failure::Crash,
-                advice: Some("see `sacct` and the node's log, and run again"),
+                hint: Some("see `sacct` and the node's log, and run again"),
             })
         };
         let Ok(output) = start("sacct", &["--noheader", "--parsable2", "--allocations", "--format=State,NodeList", "--jobs", id]) else {
@@ -87,7 +88,7 @@ impl ClusterBackend for SlurmBackend {
 
     fn submit(&self, order: &JobSpec<'_>) -> Result<String> {
         let script = order.folder.join("job.sh");
-        fs::write(&script, self.script(order.folder)).doing(|| format!("cannot write `{}`", script.display()))?;
+        fs::write(&script, self.script(order.folder)).with_context(|| format!("cannot write `{}`", script.display()))?;
         let mut command = Command::new("sbatch");
         command.args(["--parsable", "--no-requeue", "--open-mode=append", "--signal=B:TERM@60", "--export=ALL"]);
         command.arg(format!("--job-name={}", order.name)).arg(format!("--chdir={}", order.root.display()));
@@ -108,12 +109,12 @@ impl ClusterBackend for SlurmBackend {
         }
         let output = finish("sbatch", &mut command)?;
         if !output.status.success() {
-            return Err(complaint("sbatch", &output).advice("see `args` in `[slurm]` and `resources` of the stage"));
+            return Err(complaint("sbatch", &output).hint("see `args` in `[slurm]` and `resources` of the stage"));
         }
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let id = said.lines().last().and_then(|line| line.split(';').next()).map(str::trim).unwrap_or_default();
         if id.is_empty() || !id.chars().all(|digit| digit.is_ascii_digit()) {
-            return Err(Error::new(format!("`sbatch` did not say the job's number, but: {}", said.trim())).exit(Exit::Environment));
+            return Err(Error::new(format!("`sbatch` did not say the job's number, but: {}", said.trim())).environment());
         }
         Ok(id.to_owned())
     }
@@ -155,7 +156,7 @@ impl ClusterBackend for SlurmBackend {
         if output.status.success() || ended {
             Ok(())
         } else {
-            Err(complaint("scancel", &output).advice(format!("cancel it by hand: scancel {id}")))
+            Err(complaint("scancel", &output).hint(format!("cancel it by hand: scancel {id}")))
         }
     }
 
@@ -173,7 +174,7 @@ fn row(line: &str) -> Option<(String, JobStatus)> {
 }
 
 fn sight(state: &str, reason: &str, nodes: &str) -> JobStatus {
-    let ended = |failure, advice| JobStatus::Ended(JobEnd { words: format!("it ended as {state}"), failure, advice });
+    let ended = |failure, hint| JobStatus::Ended(JobEnd { words: format!("it ended as {state}"), failure, hint });
     // `sacct` says CANCELLED by 1000.
     match state.split_whitespace().next().unwrap_or_default() {
         "PENDING" | "CONFIGURING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED" | "RESV_DEL_HOLD" | "SPECIAL_EXIT" => {
@@ -196,11 +197,11 @@ fn start(program: &str, arguments: &[&str]) -> Result<Output> {
 
 fn finish(program: &str, command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().map_err(|error| {
-        let advice = match error.kind() {
+        let hint = match error.kind() {
             io::ErrorKind::NotFound => "run this on a machine with Slurm's client programs, or the stage here: `on = \"local\"`",
             _ => "see whether it starts by hand",
         };
-        Error::new(format!("cannot start `{program}`: {error}")).exit(Exit::Environment).advice(advice)
+        Error::new(format!("cannot start `{program}`: {error}")).environment().hint(hint)
     })
 }
 
@@ -208,7 +209,7 @@ fn complaint(program: &str, output: &Output) -> Error {
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     let said = if said.is_empty() { output.status.to_string() } else { said };
-    Error::new(format!("`{program}` says: {said}")).exit(Exit::Environment)
+    Error::new(format!("`{program}` says: {said}")).environment()
 }
 
 /// A word for the shell.

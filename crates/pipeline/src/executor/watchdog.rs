@@ -1,6 +1,6 @@
 //! An eye on a stage while it works: on the time it takes, on its silence, and on whoever asks it to stop.
 
-use crate::error::{Error, Exit, Failure, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::Emitter;
 use crate::stage::StageOutcome;
 use std::any::Any;
@@ -70,7 +70,7 @@ impl Watchdog {
     }
 
     /// Watches over some work. A panic in it becomes an error.
-    pub fn mind(&self, work: impl FnOnce() -> Result<StageOutcome>) -> Result<StageOutcome> {
+    pub fn watch(&self, work: impl FnOnce() -> Result<StageOutcome>) -> Result<StageOutcome> {
         let work = || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
         if self.limits == WatchdogLimits::default() {
             return work();
@@ -108,34 +108,31 @@ impl Watchdog {
     }
 
     fn told(&self, over: Expired) -> Error {
-        let (limit, failure) = match over {
-            Expired::Late => (self.limits.timeout, Failure::Timeout),
-            Expired::Silent => (self.limits.stall, Failure::Stalled),
+        let (limit, kind) = match over {
+            Expired::Late => (self.limits.timeout, ErrorKind::Timeout),
+            Expired::Silent => (self.limits.stall, ErrorKind::Stalled),
         };
         let limit = words(limit.unwrap_or_default());
         let (message, name) = match over {
             Expired::Late => (format!("it took longer than its timeout of {limit}"), "timeout"),
             Expired::Silent => (format!("it said nothing for {limit}, so it counts as stuck"), "stall"),
         };
-        Error::new(message)
-            .exit(Exit::TimedOut)
-            .failure(failure)
-            .advice(format!("run again to go on from its last checkpoint, or raise `{name}`"))
+        Error::new(message).kind(kind).hint(format!("run again to go on from its last checkpoint, or raise `{name}`"))
     }
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Error {
     let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
     let said = text.unwrap_or("no message");
-    let failure = Failure::of_panic(said);
-    match failure {
-        Failure::OutOfMemory => Error::new(format!("there is not enough memory: {said}"))
-            .advice("choose a smaller `batch_size` with more `gradient_accumulation`, or a smaller `precision`"),
-        Failure::LostDevice => Error::new(format!("the device gave up: {said}"))
-            .advice("run again to go on from the last checkpoint; if it happens again, look at the driver's log"),
-        _ => Error::new(format!("the stage panicked: {said}")).advice("this is a bug in voxpipe; please report it with the line above"),
+    let kind = ErrorKind::of_panic(said);
+    match kind {
+        ErrorKind::OutOfMemory => Error::new(format!("there is not enough memory: {said}"))
+            .hint("choose a smaller `batch_size` with more `gradient_accumulation`, or a smaller `precision`"),
+        ErrorKind::LostDevice => Error::new(format!("the device gave up: {said}"))
+            .hint("run again to go on from the last checkpoint; if it happens again, look at the driver's log"),
+        _ => Error::new(format!("the stage panicked: {said}")).hint("this is a bug in voxpipe; please report it with the line above"),
     }
-    .failure(failure)
+    .kind(kind)
 }
 
 /// A duration as one would write it.

@@ -1,6 +1,8 @@
 //! What happens after a step has failed.
 
-use crate::error::{Error, Exit, Failure};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::stage::Failure;
 use crate::stage::SettingOverrides;
 use std::time::Duration;
 
@@ -45,7 +47,7 @@ impl RetryPolicy {
 
     /// The changes to make after a failure, one after the other until one can be made.
     pub fn recoveries(&self, error: &Error) -> impl Iterator<Item = &SettingOverrides> {
-        let failure = error.failure;
+        let failure = Failure::from(error.kind);
         self.recover.iter().filter(move |recovery| recovery.on.is_none_or(|on| on == failure)).map(|recovery| &recovery.set)
     }
 
@@ -53,8 +55,8 @@ impl RetryPolicy {
     pub fn repeats(&self, error: &Error) -> bool {
         match self.on.is_empty() {
             // Without a list, what a person has to mend first is not tried again.
-            true => error.exit == Exit::Failed && self.times.is_some(),
-            false => self.on.contains(&error.failure),
+            true => Exit::from(error) == Exit::Failed && self.times.is_some(),
+            false => self.on.contains(&error.kind.into()),
         }
     }
 }

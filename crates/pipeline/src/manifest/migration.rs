@@ -4,7 +4,7 @@
 //! next one of it, by edits at places in the text, so that comments and layout stay. Steps follow each other until the version of today is
 //! reached. There has been one version so far, so there is no step yet; a file that names no version gets the line that does.
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::SCHEMA;
 use std::ops::Range;
 use toml::Spanned;
@@ -48,7 +48,7 @@ pub fn migrate(text: &str, states: bool) -> Result<MigratedFile> {
 fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<MigratedFile> {
     let written = version(text)?;
     let mut now = written.as_ref().map_or(1, |(version, _)| *version);
-    let wrong = |message: String, advice: &str| Error::new(message).exit(Exit::Usage).advice(advice);
+    let wrong = |message: String, hint: &str| Error::new(message).kind(ErrorKind::InvalidInput).hint(hint);
     if now > newest {
         return Err(wrong(
             format!("the file is written in schema {now}, and this voxpipe knows {newest} at most: it cannot be taken back"),
@@ -87,7 +87,7 @@ fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<Migr
 /// The version a text names, with its place.
 fn version(text: &str) -> Result<Option<(u64, Range<usize>)>> {
     let (tree, slips) = DeTable::parse_recoverable(text);
-    let usage = |message: String| Error::new(message).exit(Exit::Usage).advice("`voxpipe check` shows the place");
+    let usage = |message: String| Error::new(message).kind(ErrorKind::InvalidInput).hint("`voxpipe check` shows the place");
     if let Some(slip) = slips.first() {
         return Err(usage(format!("this is not TOML: {}", slip.message().lines().collect::<Vec<_>>().join(", "))));
     }
@@ -154,7 +154,7 @@ mod tests {
             ("schema = \n", "this is not TOML"),
         ] {
             let error = migrate(text, true).unwrap_err();
-            assert!(error.message.contains(message) && error.exit == Exit::Usage, "{}", error.message);
+            assert!(error.message.contains(message) && error.kind == ErrorKind::InvalidInput, "{}", error.message);
         }
     }
 

@@ -27,7 +27,7 @@ pub use cache::CacheTable;
 pub use resources::{ExecutorKind, ResourceNeeds, SlurmTable};
 pub use tracking::{TrackingTable, TrackioTable};
 
-use crate::error::Failure;
+use crate::stage::Failure;
 use crate::stage::StageFactory;
 use diagnostic::{Diagnostic, did_you_mean};
 use include::{ManifestSources, MergedToml};
@@ -285,12 +285,12 @@ fn foreign(schema: &Spanned<DeValue<'_>>) -> Option<Diagnostic> {
     let DeValue::Integer(written) = schema.get_ref() else { return None };
     let number = i128::from_str_radix(written.as_str(), written.radix()).unwrap_or(i128::MAX);
     let message = format!("this version of voxpipe reads schema {SCHEMA}, and the file says {number}");
-    let advice = match number.cmp(&i128::from(SCHEMA)) {
+    let hint = match number.cmp(&i128::from(SCHEMA)) {
         Ordering::Equal => return None,
         Ordering::Greater => "use a newer voxpipe, the one the file was written for".to_owned(),
         Ordering::Less => format!("`voxpipe migrate` makes it schema {SCHEMA}"),
     };
-    Some(Diagnostic::error(schema.span(), message).hint(advice))
+    Some(Diagnostic::error(schema.span(), message).hint(hint))
 }
 
 /// The JSON Schema of the whole file, in which the shape of `with` depends on `uses`.

@@ -304,7 +304,7 @@ impl FreshnessCheck<'_> {
 
 /// A path made absolute, where an empty one is the current folder.
 pub fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(Path::new(".").join(path)).doing(|| format!("cannot find `{}`", path.display()))
+    std::path::absolute(Path::new(".").join(path)).with_context(|| format!("cannot find `{}`", path.display()))
 }
 
 /// The gates an artifact does not pass, each in a sentence.

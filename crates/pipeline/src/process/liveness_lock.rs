@@ -3,7 +3,7 @@
 //! With the run that started it a program is ended ([`crate::process::reaper`]), but not what left the program's group. Whoever was left over could
 //! go on writing into a scratch folder that the next try works in.
 
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
@@ -25,19 +25,19 @@ impl LivenessLock {
     pub fn take(state: &Path) -> Result<Self> {
         let path = state.join(NAME);
         let locking = || format!("cannot lock `{}`", path.display());
-        let file = File::options().write(true).create(true).truncate(false).open(&path).doing(locking)?;
+        let file = File::options().write(true).create(true).truncate(false).open(&path).with_context(locking)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(Error::new(format!("a program of an earlier run still holds `{}`", path.display()))
-                .exit(Exit::Locked)
-                .advice("wait for it to end, or stop it, and run again")),
-            Err(TryLockError::Error(error)) => Err(error).doing(locking),
+                .kind(ErrorKind::Locked)
+                .hint("wait for it to end, or stop it, and run again")),
+            Err(TryLockError::Error(error)) => Err(error).with_context(locking),
         }
     }
 
     /// Lets every program that is started from now on hold it too.
-    pub fn hand_on(&self) -> Result<()> {
-        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::empty()).map_err(io::Error::from).doing(|| "cannot hand on a lock")
+    pub fn inherit(&self) -> Result<()> {
+        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::empty()).map_err(io::Error::from).with_context(|| "cannot hand on a lock")
     }
 }
 
@@ -45,7 +45,7 @@ impl LivenessLock {
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Ends what earlier runs have left running, and says what that was. The project's lock is held: whoever works here is left over.
-pub fn gather_in(state: &Path) -> Result<Option<String>> {
+pub fn reap_orphans(state: &Path) -> Result<Option<String>> {
     let path = state.join(NAME);
     let Ok(file) = File::open(&path) else { return Ok(None) };
     let begun = Instant::now();
@@ -55,8 +55,8 @@ pub fn gather_in(state: &Path) -> Result<Option<String>> {
         if begun.elapsed() > GRACE * 2 || holders.is_empty() && begun.elapsed() > GRACE {
             let who = if holders.is_empty() { "a program".to_owned() } else { list(&holders) };
             return Err(Error::new(format!("{who} of an earlier run still works in `{}`", state.display()))
-                .exit(Exit::Locked)
-                .advice("stop it and run again"));
+                .kind(ErrorKind::Locked)
+                .hint("stop it and run again"));
         }
         let signal = if begun.elapsed() > GRACE { Signal::KILL } else { Signal::TERM };
         if !holders.is_empty() && (ended.is_none() || signal == Signal::KILL) {

@@ -17,7 +17,7 @@ static PROGRAM: OnceLock<(PathBuf, &'static str)> = OnceLock::new();
 static GUARD: LazyLock<Option<Mutex<ChildStdin>>> = LazyLock::new(|| start().map(Mutex::new));
 
 /// Names the program that is a guard when it is started with `argument`; without this there is none.
-pub fn arm(argument: &'static str) {
+pub fn configure(argument: &'static str) {
     if let Ok(program) = std::env::current_exe() {
         let _ = PROGRAM.set((program, argument));
     }
@@ -28,7 +28,7 @@ pub fn arm(argument: &'static str) {
 pub struct ReapedGroup(Option<Pid>);
 
 /// Starts the guard, if there is none yet. What this process hands on to others from now on the guard does not get.
-pub fn stand_by() {
+pub fn start_reaper() {
     LazyLock::force(&GUARD);
 }
 

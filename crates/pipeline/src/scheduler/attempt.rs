@@ -3,7 +3,7 @@
 use super::PipelineRun;
 use crate::artifact::Artifact;
 use crate::cache::fingerprint::FingerprintInputs;
-use crate::error::{Error, Exit};
+use crate::error::{Error, ErrorKind};
 use crate::events::Event;
 use crate::executor::words;
 use crate::graph::Step;
@@ -106,8 +106,8 @@ impl PipelineRun<'_> {
     fn asked(&self, step: &Step, now: &Attempt, done: &BTreeMap<String, Artifact>, error: &Error) -> Option<Attempt> {
         let ask = self.ask.filter(|_| self.is_asked(error))?;
         let _asking = self.means.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        self.emitter.emit(Event::StageFailed { stage: step.name.clone(), message: error.message.clone(), advice: error.advice.clone() });
-        let remedies = now.step(step).stage.remedies(error.failure);
+        self.emitter.emit(Event::StageFailed { stage: step.name.clone(), message: error.message.clone(), hint: error.hint.clone() });
+        let remedies = now.step(step).stage.remedies(error.kind.into());
         let keeps_checkpoint = self.store.has_scratch(now.ingredients.fingerprint());
         let mut ways = Vec::new();
         for remedy in remedies {
@@ -138,7 +138,7 @@ impl PipelineRun<'_> {
 
     /// Whether a person is asked after a failure; what is wrong in the file has to be mended there.
     pub(super) fn is_asked(&self, error: &Error) -> bool {
-        self.ask.is_some() && error.exit != Exit::Usage
+        self.ask.is_some() && error.kind != ErrorKind::InvalidInput
     }
 
     /// The next try with other settings; nothing if they are what they were.

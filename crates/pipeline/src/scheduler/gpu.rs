@@ -12,7 +12,7 @@ pub struct Gpu {
 }
 
 /// The NVIDIA cards this program sees, found without starting a driver.
-pub fn visible_cards() -> Vec<Gpu> {
+pub fn visible_gpus() -> Vec<Gpu> {
     let numbered = |ids: Vec<String>| ids.into_iter().enumerate().map(|(index, id)| Gpu { index, id }).collect();
     if let Ok(visible) = std::env::var(VISIBLE) {
         // As CUDA reads it, what stands behind an entry that is none does not count.

@@ -18,9 +18,10 @@ use crate::artifact::Artifact;
 use crate::cache::content::{Content, SymlinkPolicy};
 use crate::cache::fingerprint::FingerprintInputs;
 use crate::cache::store::{AttemptEnd, AttemptRecord, CacheEntry, Store, Workspace};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Result};
 use crate::events::{Emitter, Event, ResultRef};
 use crate::executor::{Executor, StageJob, Watchdog, WatchdogLimits};
+use crate::exit::Exit;
 use crate::graph::{Pipeline, Step};
 use crate::plan::{FreshnessCheck, Plan, absolute};
 use crate::stage::{Context, StageOutcome, StageResult};
@@ -133,7 +134,7 @@ impl PipelineRun<'_> {
         let begun = Instant::now();
         let names: Vec<_> = self.pipeline.steps.iter().map(|step| step.name.clone()).collect();
         self.emitter.emit(Event::RunStarted { pipeline: self.pipeline.name.clone(), run: self.id.clone(), stages: names });
-        let mut stages = self.preflight().unwrap_or_else(|| self.course());
+        let mut stages = self.preflight().unwrap_or_else(|| self.run_state());
         self.settle(&mut stages);
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
@@ -167,12 +168,8 @@ impl PipelineRun<'_> {
         if let Err(error) = self.store.flush() {
             let error = error.context("not every result could be recorded");
             if let Some((stage, ending)) = stages.iter_mut().rev().find(|(_, ending)| matches!(ending, StepOutcome::Done)) {
-                self.emitter.emit(Event::StageFailed {
-                    stage: stage.clone(),
-                    message: error.message.clone(),
-                    advice: error.advice.clone(),
-                });
-                *ending = StepOutcome::Failed { message: error.message, exit: error.exit };
+                self.emitter.emit(Event::StageFailed { stage: stage.clone(), message: error.message.clone(), hint: error.hint.clone() });
+                *ending = StepOutcome::Failed { exit: Exit::from(&error), message: error.message };
             }
         }
         self.store.save_index();
@@ -212,8 +209,8 @@ impl PipelineRun<'_> {
             out: absolute(&space.out)?,
             scratch: absolute(&space.scratch)?,
             cache: absolute(&self.store.cache())?,
-            cards: work.cards.clone(),
-            leash: self.store.leash(),
+            gpus: work.gpus.clone(),
+            liveness: self.store.liveness(),
             emitter: clock.listen(self.emitter.clone()),
             stop: clock.stop(),
         };
@@ -230,7 +227,7 @@ impl PipelineRun<'_> {
                         && let Some(problem) = self.store.problem(input.digest)
                     {
                         return Err(Error::new(format!("the result of `{}` was changed while this stage read it: {problem}", input.stage))
-                            .advice("have the program write only into `${out}` and `${scratch}`; run again to make that result anew"));
+                            .hint("have the program write only into `${out}` and `${scratch}`; run again to make that result anew"));
                     }
                 }
                 self.commit(step, now, declared, &space, made, begun)
@@ -259,7 +256,7 @@ impl PipelineRun<'_> {
         validate::check(kind, &space.out)?;
         let digest = self.store.keep(space)?;
         let mut promises = BTreeMap::new();
-        for path in step.stage.promises() {
+        for path in step.stage.external_outputs() {
             let content = Content::read(&self.pipeline.root.join(&path), self.store.index(), SymlinkPolicy::Follow)?;
             if content == Content::Missing {
                 return Err(Error::new(format!("the stage ended well but `{}` is not there", path.display())));
@@ -298,8 +295,8 @@ impl PipelineRun<'_> {
     }
 
     fn failed(&self, step: &Step, error: &Error) -> StepOutcome {
-        self.emitter.emit(Event::StageFailed { stage: step.name.clone(), message: error.message.clone(), advice: error.advice.clone() });
-        StepOutcome::Failed { message: error.message.clone(), exit: error.exit }
+        self.emitter.emit(Event::StageFailed { stage: step.name.clone(), message: error.message.clone(), hint: error.hint.clone() });
+        StepOutcome::Failed { message: error.message.clone(), exit: Exit::from(error) }
     }
 
     fn warn(&self, step: &Step, message: String) {
@@ -361,7 +358,7 @@ fn kept(ingredients: &FingerprintInputs, artifact: &Artifact) -> ResultRef {
 /// By whom a try is made, and with what.
 struct ExecContext<'a> {
     executor: &'a dyn Executor,
-    cards: Vec<Gpu>,
+    gpus: Vec<Gpu>,
     amounts: BTreeMap<String, f64>,
 }
 

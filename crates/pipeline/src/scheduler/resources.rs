@@ -4,7 +4,7 @@
 
 use super::gpu;
 use crate::cache::fingerprint::Fingerprint;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Result};
 use crate::graph::{CPU, ExecutorKind, GPU, MachineResources, Step};
 use crate::scheduler::gpu::Gpu;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ pub struct ResourcePool {
 struct State {
     free: BTreeMap<String, u64>,
     /// Cards, each with what is free of it; none where there is only a number to count.
-    cards: Vec<(Gpu, u64)>,
+    gpus: Vec<(Gpu, u64)>,
     /// Results under way.
     making: BTreeSet<Fingerprint>,
     /// Raised whenever something is given back.
@@ -43,7 +43,7 @@ pub(super) struct Lease {
     taken: Vec<(usize, u64)>,
     fingerprint: Fingerprint,
     /// The cards among it.
-    pub(super) cards: Vec<Gpu>,
+    pub(super) gpus: Vec<Gpu>,
 }
 
 /// How many stages run at once, by where they do.
@@ -57,17 +57,17 @@ impl ResourcePool {
         let mut total: BTreeMap<String, u64> =
             machines.capacities.iter().map(|(name, amount)| (name.clone(), thousandths(*amount))).collect();
         total.entry(CPU.to_owned()).or_insert(thousandths(cores as f64));
-        let mut cards = gpu::visible_cards();
+        let mut visible = gpu::visible_gpus();
         // Without a card the processor does its work, and two trainings on one processor are no gain.
-        let gpus = *total.entry(GPU.to_owned()).or_insert(thousandths(cards.len().max(1) as f64));
-        cards.truncate((gpus / WHOLE) as usize);
-        if (cards.len() as u64) * WHOLE < gpus {
-            cards.clear();
+        let gpus = *total.entry(GPU.to_owned()).or_insert(thousandths(visible.len().max(1) as f64));
+        visible.truncate((gpus / WHOLE) as usize);
+        if (visible.len() as u64) * WHOLE < gpus {
+            visible.clear();
         }
         total.insert(JOBS.to_owned(), thousandths(jobs.unwrap_or(cores) as f64));
         total.insert(SLURM.to_owned(), thousandths(f64::from(machines.slurm.jobs)));
-        let cards = cards.into_iter().map(|card| (card, WHOLE)).collect();
-        let state = State { free: total.clone(), cards, making: BTreeSet::new(), turn: 0 };
+        let gpus = visible.into_iter().map(|gpu| (gpu, WHOLE)).collect();
+        let state = State { free: total.clone(), gpus, making: BTreeSet::new(), turn: 0 };
         Self { total, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -94,7 +94,7 @@ impl ResourcePool {
             }
             if *wanted > there {
                 let message = format!("it needs {} of `{name}`, and there is {}", told(*wanted), told(there));
-                return Err(Error::new(message).exit(Exit::Environment).advice(format!(
+                return Err(Error::new(message).environment().hint(format!(
                     "ask for less in its `resources`, or say that there is more: `[resources] {name} = {}`",
                     told(*wanted)
                 )));
@@ -113,7 +113,7 @@ impl ResourcePool {
             .map(|(name, _)| name.clone())
             .collect();
         let gpus = need.0.get(GPU).copied().unwrap_or(0);
-        let taken = if state.cards.is_empty() { Some(Vec::new()) } else { state.cards_for(gpus) };
+        let taken = if state.gpus.is_empty() { Some(Vec::new()) } else { state.cards_for(gpus) };
         if taken.is_none() {
             lack.insert(GPU.to_owned());
         }
@@ -128,11 +128,11 @@ impl ResourcePool {
         }
         let taken = taken.unwrap_or_default();
         for (place, amount) in &taken {
-            state.cards[*place].1 -= amount;
+            state.gpus[*place].1 -= amount;
         }
         state.making.insert(fingerprint);
-        let cards = taken.iter().map(|(place, _)| state.cards[*place].0.clone()).collect();
-        Ok(Lease { pool: Arc::clone(self), need: need.clone(), taken, fingerprint, cards })
+        let gpus = taken.iter().map(|(place, _)| state.gpus[*place].0.clone()).collect();
+        Ok(Lease { pool: Arc::clone(self), need: need.clone(), taken, fingerprint, gpus })
     }
 
     /// The number that is raised whenever something happens.
@@ -165,7 +165,7 @@ const WHOLE: u64 = 1000;
 impl State {
     /// The first cards that are free, or one with so much left of it.
     fn cards_for(&self, gpus: u64) -> Option<Vec<(usize, u64)>> {
-        let free = |wanted: u64| self.cards.iter().enumerate().filter(move |(_, (_, free))| *free >= wanted).map(|(place, _)| place);
+        let free = |wanted: u64| self.gpus.iter().enumerate().filter(move |(_, (_, free))| *free >= wanted).map(|(place, _)| place);
         if gpus == 0 {
             return Some(Vec::new());
         }
@@ -194,7 +194,7 @@ impl Drop for Lease {
             }
         }
         for (place, amount) in &self.taken {
-            state.cards[*place].1 += amount;
+            state.gpus[*place].1 += amount;
         }
         state.making.remove(&self.fingerprint);
         drop(state);

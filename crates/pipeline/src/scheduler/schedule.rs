@@ -11,10 +11,11 @@ use super::{AttemptOutcome, ExecContext, PipelineRun, StepOutcome, kept};
 use crate::artifact::Artifact;
 use crate::cache::fingerprint::FingerprintInputs;
 use crate::cache::store::AttemptEnd;
-use crate::error::{Error, Exit};
+use crate::error::{Error, ErrorKind};
 use crate::events::Event;
 use crate::executor::slurm::SlurmBackend;
 use crate::executor::{Executor, LocalExecutor, RemoteExecutor};
+use crate::exit::Exit;
 use crate::graph::{ExecutorKind, Pipeline, Step};
 use crate::plan::{Freshness, FreshnessCheck, unmet, why};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,10 +110,10 @@ enum WorkerMessage {
 
 impl PipelineRun<'_> {
     /// Takes every step, and tells how each ended, in the order of the pipeline.
-    pub(super) fn course(&self) -> Vec<(String, StepOutcome)> {
+    pub(super) fn run_state(&self) -> Vec<(String, StepOutcome)> {
         let steps = &self.pipeline.steps;
         let place: BTreeMap<&str, usize> = steps.iter().enumerate().map(|(place, step)| (step.name.as_str(), place)).collect();
-        let mut course = RunState {
+        let mut run_state = RunState {
             run: self,
             missing: vec![0; steps.len()],
             waiting: vec![Vec::new(); steps.len()],
@@ -128,15 +129,15 @@ impl PipelineRun<'_> {
         };
         for (index, step) in steps.iter().enumerate() {
             for needed in step.needs().into_iter().filter_map(|name| place.get(name)) {
-                course.missing[index] += 1;
-                course.waiting[*needed].push(index);
+                run_state.missing[index] += 1;
+                run_state.waiting[*needed].push(index);
             }
-            if course.missing[index] == 0 {
-                course.due.insert(index);
+            if run_state.missing[index] == 0 {
+                run_state.due.insert(index);
             }
         }
-        thread::scope(|scope| course.go(scope));
-        let endings = course.endings.into_iter().zip(steps);
+        thread::scope(|scope| run_state.go(scope));
+        let endings = run_state.endings.into_iter().zip(steps);
         endings.map(|(ending, step)| (step.name.clone(), ending.unwrap_or(StepOutcome::Interrupted))).collect()
     }
 
@@ -178,7 +179,7 @@ impl<'r> RunState<'r, '_> {
         let crew = WorkerPool::new(scope, move |(index, stale, permit): WorkerTask| {
             let step = &run.pipeline.steps[index];
             let (told, permit) = catch_unwind(AssertUnwindSafe(|| run.one_try(step, stale, permit))).unwrap_or_else(|_| {
-                let error = Error::new("the runner panicked").advice("this is a bug in voxpipe; please report it");
+                let error = Error::new("the runner panicked").hint("this is a bug in voxpipe; please report it");
                 (WorkerMessage::Ended(run.failed(step, &error)), None)
             });
             // Only gone when nobody waits any more.
@@ -385,12 +386,12 @@ impl PipelineRun<'_> {
         let begun = Instant::now();
         let (kind, stage) = (step.stage.kind().to_owned(), step.name.clone());
         self.emitter.emit(Event::StageStarted { stage, kind, why: why.clone(), attempt: now.number });
-        if !permit.cards.is_empty() {
-            let ids = permit.cards.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(", ");
+        if !permit.gpus.is_empty() {
+            let ids = permit.gpus.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(", ");
             self.emitter.emit(Event::Note { stage: step.name.clone(), message: format!("has GPU {ids}") });
         }
         let amounts = step.resources.amounts.as_ref().map(|_| amounts(step)).unwrap_or_default();
-        let work = ExecContext { executor: self.executor(step), cards: permit.cards.clone(), amounts };
+        let work = ExecContext { executor: self.executor(step), gpus: permit.gpus.clone(), amounts };
         let tried = self.attempt(step, &now, &inputs, &declared, &work);
         let error = match tried {
             Ok(AttemptOutcome::Kept(artifact, end)) => {
@@ -414,8 +415,8 @@ impl PipelineRun<'_> {
         };
         // A person may take their time, and others have the room meanwhile.
         let permit = Some(permit).filter(|_| !self.is_asked(&error));
-        if error.exit == Exit::Interrupted || self.stopping() {
-            if error.exit != Exit::Interrupted || !self.stopping() {
+        if error.kind == ErrorKind::Interrupted || self.stopping() {
+            if error.kind != ErrorKind::Interrupted || !self.stopping() {
                 self.warn(step, error.message);
             }
             self.remember(step, &declared, AttemptEnd::Interrupted);
@@ -432,7 +433,7 @@ impl PipelineRun<'_> {
                 self.remember(step, &declared, AttemptEnd::Failed { message: error.message.clone() });
                 WorkerMessage::Ended(match self.is_asked(&error) {
                     // Said before the question.
-                    true => StepOutcome::Failed { message: error.message, exit: error.exit },
+                    true => StepOutcome::Failed { exit: Exit::from(&error), message: error.message },
                     false => self.failed(step, &error),
                 })
             }

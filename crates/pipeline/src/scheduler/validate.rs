@@ -36,7 +36,8 @@ fn below(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let reading = || format!("cannot read folder `{}`", folder.display());
-    let mut files = fs::read_dir(folder).doing(reading)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>().doing(reading)?;
+    let mut files =
+        fs::read_dir(folder).with_context(reading)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>().with_context(reading)?;
     files.retain(|path| path.is_file());
     files.sort();
     Ok(files)
@@ -46,9 +47,9 @@ fn whole(path: &Path) -> Result<()> {
     let in_file = || path.display().to_string();
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("jsonl") => jsonl::read::<Map<_, _>>(path).map(drop),
-        Some("json") => serde_json::from_slice::<Value>(&fs::read(path).doing(in_file)?).map(drop).doing(in_file),
-        Some("safetensors") => safetensors(path).doing(in_file),
-        Some("wav") => wav(path).doing(in_file),
+        Some("json") => serde_json::from_slice::<Value>(&fs::read(path).with_context(in_file)?).map(drop).with_context(in_file),
+        Some("safetensors") => safetensors(path).with_context(in_file),
+        Some("wav") => wav(path).with_context(in_file),
         _ => Ok(()),
     }
 }
@@ -58,14 +59,14 @@ fn safetensors(path: &Path) -> Result<()> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut number = [0; 8];
-    file.read_exact(&mut number).doing(|| "the file is too short to be safetensors")?;
+    file.read_exact(&mut number).with_context(|| "the file is too short to be safetensors")?;
     let header = u64::from_le_bytes(number);
     if header > length.saturating_sub(8) {
         return Err(Error::new(format!("the header should take {header} bytes, and the file has {length}")));
     }
     let mut text = Vec::new();
     file.take(header).read_to_end(&mut text)?;
-    let tensors: Map<String, Value> = serde_json::from_slice(&text).doing(|| "the header cannot be read")?;
+    let tensors: Map<String, Value> = serde_json::from_slice(&text).with_context(|| "the header cannot be read")?;
     let ends = tensors.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64());
     let expected = 8 + header + ends.max().unwrap_or(0);
     if length == expected { Ok(()) } else { Err(Error::new(format!("the header speaks of {expected} bytes, and the file has {length}"))) }
@@ -76,7 +77,7 @@ fn wav(path: &Path) -> Result<()> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut head = [0; 12];
-    file.read_exact(&mut head).doing(|| "the file is too short to be WAV")?;
+    file.read_exact(&mut head).with_context(|| "the file is too short to be WAV")?;
     let [b'R', b'I', b'F', b'F', a, b, c, d, b'W', b'A', b'V', b'E'] = head else {
         return Err(Error::new("the file does not begin as WAV does"));
     };

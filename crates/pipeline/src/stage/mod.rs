@@ -3,12 +3,14 @@
 //! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, its doc comments
 //! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
 
+mod failure;
 mod overrides;
 
+pub use failure::Failure;
 pub use overrides::{SettingOverrides, told};
 
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::error::{Error, Failure, Result};
+use crate::error::{Error, Result};
 use crate::events::{Emitter, Event};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::schema;
@@ -73,7 +75,7 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
 
     /// Files and folders outside the store that the stage writes (a published folder); they are watched, and the stage runs
     /// again when they are gone or changed.
-    fn promises(&self) -> Vec<PathBuf> {
+    fn external_outputs(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 
@@ -264,9 +266,9 @@ pub struct Context {
     /// may be gone at any time.
     pub cache: PathBuf,
     /// The cards it was given for itself; none where nobody counts them.
-    pub cards: Vec<Gpu>,
+    pub gpus: Vec<Gpu>,
     /// What the programs it starts hold on to, so that they are found should this run be killed; none where something else sees to that.
-    pub leash: Option<Arc<LivenessLock>>,
+    pub liveness: Option<Arc<LivenessLock>>,
     /// Where events go.
     pub emitter: Emitter,
     /// Set when the run should stop soon; long stages look at it and leave with [`crate::error::Exit::Interrupted`].
@@ -337,8 +339,8 @@ pub trait AnyStage: Send + Sync {
     fn recipe(&self) -> Value {
         self.identity()
     }
-    /// See [`Stage::promises`].
-    fn promises(&self) -> Vec<PathBuf>;
+    /// See [`Stage::external_outputs`].
+    fn external_outputs(&self) -> Vec<PathBuf>;
     /// See [`Stage::numerics`].
     fn numerics(&self) -> Option<String>;
     /// See [`Stage::names_pipeline`].
@@ -417,8 +419,8 @@ impl<S: Stage> AnyStage for S {
     fn recipe(&self) -> Value {
         Stage::recipe(self)
     }
-    fn promises(&self) -> Vec<PathBuf> {
-        Stage::promises(self)
+    fn external_outputs(&self) -> Vec<PathBuf> {
+        Stage::external_outputs(self)
     }
     fn numerics(&self) -> Option<String> {
         Stage::numerics(self)

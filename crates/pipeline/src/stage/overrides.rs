@@ -1,7 +1,7 @@
 //! Settings changed after a failure: `recover = [{ on = "out-of-memory", set = { batch_size = "/2" } }]`.
 
 use super::Stage;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ pub type SettingOverrides = BTreeMap<String, Value>;
 
 /// The same stage with other settings.
 pub(super) fn changed<S: Stage>(stage: &S, changes: &SettingOverrides) -> Result<S> {
-    let unfit = |message: String| Error::new(message).exit(Exit::Usage);
+    let unfit = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
     let mut settings = serde_json::to_value(stage)?;
     for (path, change) in changes {
         let place = place(&mut settings, path).ok_or_else(|| unfit(format!("`{path}` is not a setting of `{}`", S::KIND)))?;

@@ -17,7 +17,7 @@ use symphonia::core::formats::{FormatReader, Track, TrackType};
 use symphonia::core::io::{MediaSource, MediaSourceStream};
 
 use super::resample::{LOUDEST, RATES};
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 
 /// Longest recording that is taken in; a clip of a dataset is a thousand times shorter.
 const LONGEST_HOURS: u64 = 4;
@@ -44,7 +44,7 @@ pub fn decode(path: &Path) -> Result<DecodedAudio> {
 /// The same for a file that is in memory already; `name` stands in errors.
 pub fn decode_bytes(name: &Path, bytes: Vec<u8>) -> Result<DecodedAudio> {
     if bytes.is_empty() {
-        return Err(damaged(name, "is empty (0 bytes)").advice(AGAIN));
+        return Err(damaged(name, "is empty (0 bytes)").hint(AGAIN));
     }
     let size = bytes.len() as u64;
     decode_source(name, Cursor::new(bytes), size)
@@ -53,15 +53,15 @@ pub fn decode_bytes(name: &Path, bytes: Vec<u8>) -> Result<DecodedAudio> {
 fn decode_source<S: MediaSource + UnwindSafe + 'static>(path: &Path, source: S, size: u64) -> Result<DecodedAudio> {
     // The decoders mean well, but some arithmetic of theirs overflows on absurd headers, which is a panic in a debug build.
     catch_unwind(|| decode_trusting(path, source, size))
-        .unwrap_or_else(|_| Err(damaged(path, "is damaged: its numbers make no sense to the decoder").advice(AGAIN)))
+        .unwrap_or_else(|_| Err(damaged(path, "is damaged: its numbers make no sense to the decoder").hint(AGAIN)))
 }
 
 fn decode_trusting<S: MediaSource + 'static>(path: &Path, mut file: S, size: u64) -> Result<DecodedAudio> {
     let reading = || format!("cannot read {}", path.display());
-    let mp3_counts_frames = mp3_counts_frames(&mut file).doing(reading)?;
-    let promised = mp4_size(&mut file).doing(reading)?;
+    let mp3_counts_frames = mp3_counts_frames(&mut file).with_context(reading)?;
+    let promised = mp4_size(&mut file).with_context(reading)?;
     if promised > size {
-        return Err(damaged(path, format!("is truncated: it promises {promised} bytes, {size} are there")).advice(AGAIN));
+        return Err(damaged(path, format!("is truncated: it promises {promised} bytes, {size} are there")).hint(AGAIN));
     }
 
     let stream = MediaSourceStream::new(Box::new(file), Default::default());
@@ -85,26 +85,26 @@ fn decode_trusting<S: MediaSource + 'static>(path: &Path, mut file: S, size: u64
     }
 
     if decoder.finalize().verify_ok == Some(false) {
-        return Err(damaged(path, "is damaged: its sound does not match its checksum").advice(AGAIN));
+        return Err(damaged(path, "is damaged: its sound does not match its checksum").hint(AGAIN));
     }
     if let Some(track) = format.tracks().iter().find(|track| track.id == id) {
         sound.hold_to(path, track, format.format_info().short_name, mp3.then_some(mp3_counts_frames))?;
     }
     if sound.samples.is_empty() {
-        return Err(damaged(path, "holds 0 samples").advice("leave this file out, or record it again"));
+        return Err(damaged(path, "holds 0 samples").hint("leave this file out, or record it again"));
     }
     Ok(DecodedAudio { samples: sound.samples, rate: sound.rate, channels: sound.channels })
 }
 
 /// Opens a file that is worth looking into; also returns its size.
 pub(super) fn opened(path: &Path) -> Result<(File, u64)> {
-    let file = File::open(path).doing(|| format!("cannot open {}", path.display()))?;
-    let about = file.metadata().doing(|| format!("cannot read {}", path.display()))?;
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let about = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
     if about.is_dir() {
         return Err(damaged(path, "is a folder, not an audio file"));
     }
     if about.len() == 0 {
-        return Err(damaged(path, "is empty (0 bytes)").advice(AGAIN));
+        return Err(damaged(path, "is empty (0 bytes)").hint(AGAIN));
     }
     Ok((file, about.len()))
 }
@@ -134,29 +134,29 @@ impl Mixdown {
         };
         if self.channels == 0 {
             if !RATES.contains(&rate) {
-                return Err(damaged(path, format!("claims {rate} samples a second")).advice(CONVERT));
+                return Err(damaged(path, format!("claims {rate} samples a second")).hint(CONVERT));
             }
             (self.rate, self.channels) = (rate, count);
         } else if (rate, count) != (self.rate, self.channels) {
             let from = format!("{} Hz and {} channels to {rate} Hz and {channels}", self.rate, self.channels);
-            return Err(damaged(path, format!("changes from {from} after {}", self.time())).advice(CONVERT));
+            return Err(damaged(path, format!("changes from {from} after {}", self.time())).hint(CONVERT));
         }
 
         for frame in self.interleaved.chunks_exact(channels) {
             let mean = frame.iter().sum::<f32>() / f32::from(count);
             if !mean.is_finite() {
-                return Err(damaged(path, format!("has a sample that is not a number ({mean}) at {}", self.time())).advice(AGAIN));
+                return Err(damaged(path, format!("has a sample that is not a number ({mean}) at {}", self.time())).hint(AGAIN));
             }
             if mean.abs() > LOUDEST {
                 let where_one_is_full = format!("has a sample of {mean:e} at {}, where 1 is full scale", self.time());
-                return Err(damaged(path, where_one_is_full).advice(AGAIN));
+                return Err(damaged(path, where_one_is_full).hint(AGAIN));
             }
             self.samples.push(mean);
         }
         let length = self.samples.len() as u64;
         if length > LONGEST_HOURS * 3600 * u64::from(rate) || length > MOST_SAMPLES {
             let limit = format!("is longer than {LONGEST_HOURS} hours or {MOST_SAMPLES} samples");
-            return Err(damaged(path, limit).advice("cut it into clips of at most half a minute, one for each line of the transcript"));
+            return Err(damaged(path, limit).hint("cut it into clips of at most half a minute, one for each line of the transcript"));
         }
         Ok(())
     }
@@ -184,7 +184,7 @@ impl Mixdown {
         let found = self.samples.len() as u128;
         if found + tolerance < promised {
             let missing = format!("is truncated: it promises {promised} samples, {found} are there");
-            return Err(damaged(path, missing).advice(AGAIN));
+            return Err(damaged(path, missing).hint(AGAIN));
         }
         if found == promised {
             self.samples.truncate(self.samples.len() - after);
@@ -202,19 +202,19 @@ impl Mixdown {
 /// The first track of sound, and who decodes it.
 fn decoder(path: &Path, format: &dyn FormatReader, mp3: bool) -> Result<(u32, Box<dyn AudioDecoder>)> {
     let Some(track) = format.default_track(TrackType::Audio) else {
-        return Err(damaged(path, "holds no sound that can be decoded").advice(CONVERT));
+        return Err(damaged(path, "holds no sound that can be decoded").hint(CONVERT));
     };
     let Some(params) = track.codec_params.as_ref().and_then(|params| params.audio()) else {
-        return Err(damaged(path, "does not say how its sound is encoded").advice(CONVERT));
+        return Err(damaged(path, "does not say how its sound is encoded").hint(CONVERT));
     };
     if params.codec == CODEC_ID_OPUS {
-        return Err(damaged(path, "is encoded with Opus, which cannot be decoded here").advice(CONVERT));
+        return Err(damaged(path, "is encoded with Opus, which cannot be decoded here").hint(CONVERT));
     }
     // An MP3's ends are cut in `Mixdown::hold_to`, where a guessed length is told from a promised one.
     let options = AudioDecoderOptions::default().verify(true).gapless(!mp3);
     let decoder = symphonia::default::get_codecs().make_audio_decoder(params, &options).map_err(|refusal| match refusal {
-        Refusal::Unsupported(what) => damaged(path, format!("has an encoding that cannot be decoded here ({what})")).advice(CONVERT),
-        other => damaged(path, format!("is damaged: {other}")).advice(AGAIN),
+        Refusal::Unsupported(what) => damaged(path, format!("has an encoding that cannot be decoded here ({what})")).hint(CONVERT),
+        other => damaged(path, format!("is damaged: {other}")).hint(AGAIN),
     })?;
     Ok((track.id, decoder))
 }
@@ -261,12 +261,12 @@ fn mp4_size<S: Read + Seek>(file: &mut S) -> std::io::Result<u64> {
 /// Why no reader took the file.
 fn not_audio(path: &Path, refusal: Refusal) -> Error {
     match refusal {
-        Refusal::Unsupported(_) => damaged(path, "is not audio of a known format (WAV, FLAC, MP3, OGG/Vorbis, M4A/AAC)").advice(CONVERT),
+        Refusal::Unsupported(_) => damaged(path, "is not audio of a known format (WAV, FLAC, MP3, OGG/Vorbis, M4A/AAC)").hint(CONVERT),
         Refusal::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            damaged(path, "is truncated: it ends within its header").advice(AGAIN)
+            damaged(path, "is truncated: it ends within its header").hint(AGAIN)
         }
         Refusal::IoError(error) => Error::from(error).context(format_args!("cannot read {}", path.display())),
-        other => damaged(path, format!("is damaged in its header: {other}")).advice(AGAIN),
+        other => damaged(path, format!("is damaged in its header: {other}")).hint(AGAIN),
     }
 }
 
@@ -275,15 +275,15 @@ fn broken(path: &Path, refusal: Refusal, sound: &Mixdown) -> Error {
     let time = sound.time();
     match refusal {
         Refusal::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            damaged(path, format!("is truncated: it ends after {time}, in the middle of its sound")).advice(AGAIN)
+            damaged(path, format!("is truncated: it ends after {time}, in the middle of its sound")).hint(AGAIN)
         }
         // The operating system failed, not the file.
         Refusal::IoError(error) if error.raw_os_error().is_some() => {
-            Error::from(error).context(format_args!("cannot read {}", path.display())).exit(Exit::Environment)
+            Error::from(error).context(format_args!("cannot read {}", path.display())).environment()
         }
         Refusal::ResetRequired => {
-            damaged(path, format!("holds several recordings in a row, a new one after {time}")).advice("split it, one recording a file")
+            damaged(path, format!("holds several recordings in a row, a new one after {time}")).hint("split it, one recording a file")
         }
-        other => damaged(path, format!("is damaged after {time}: {other}")).advice(AGAIN),
+        other => damaged(path, format!("is damaged after {time}: {other}")).hint(AGAIN),
     }
 }

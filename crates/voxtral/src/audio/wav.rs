@@ -65,12 +65,12 @@ fn at_16k(path: &Path, decoded: DecodedAudio) -> Result<Vec<f32>> {
 pub fn read_wav16k(path: &Path) -> Result<Vec<f32>> {
     let (file, size) = opened(path)?;
     let mut reader = WavReader::new(std::io::BufReader::new(file))
-        .map_err(|error| damaged(path, format!("is not a WAV file: {error}")).advice(CONVERT))?;
+        .map_err(|error| damaged(path, format!("is not a WAV file: {error}")).hint(CONVERT))?;
     let spec = reader.spec();
     if spec != SPEC {
         let WavSpec { channels, sample_rate, bits_per_sample, .. } = spec;
         let found = format!("{channels} channels, {sample_rate} Hz, {bits_per_sample} bits");
-        return Err(damaged(path, format!("is not a clip of a dataset (16 kHz, mono, 16 bits) but has {found}")).advice(CONVERT));
+        return Err(damaged(path, format!("is not a clip of a dataset (16 kHz, mono, 16 bits) but has {found}")).hint(CONVERT));
     }
     let promised = u64::from(reader.len());
     if promised == 0 {

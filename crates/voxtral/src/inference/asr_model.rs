@@ -1,7 +1,7 @@
 //! Any model that can write down what it hears, whichever its folder turns out to hold.
 
 use super::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::precision::Precision;
 use crate::realtime::transcriber::RealtimeTranscriber;
 use crate::realtime::{MODEL_NAME, config};
@@ -40,8 +40,8 @@ impl AnyTranscriber {
         match self {
             Self::Recordings(recognizer) => recognizer.adapt(adapter),
             Self::Realtime(_) => Err(Error::new(format!("{MODEL_NAME} takes no adapter, such as `{}`", adapter.display()))
-                .exit(Exit::Usage)
-                .advice("leave the adapter out, or give the base model that it was trained on")),
+                .kind(ErrorKind::InvalidInput)
+                .hint("leave the adapter out, or give the base model that it was trained on")),
         }
     }
 

@@ -65,7 +65,7 @@ pub fn greedy(
     say: &mut dyn FnMut(GenerationEvent) -> Result<()>,
 ) -> Result<()> {
     if prompts.iter().any(|prompt| prompt.limit == 0 || prompt.ids.is_empty()) {
-        return Err(Error::new("cannot write 0 tokens, or continue an empty prompt").advice("allow at least 1 token"));
+        return Err(Error::new("cannot write 0 tokens, or continue an empty prompt").hint("allow at least 1 token"));
     }
     let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
     let (mut tokens, pads) = TokenBatch::left_padded(&ids, special.pad);
@@ -75,7 +75,7 @@ pub fn greedy(
     let mut audio = Some(audio);
     while !rows.is_empty() {
         let hidden = decoder.forward_cached(model.embed(&tokens, audio.take())?, &mut cache);
-        let chosen = likeliest(model, hidden)?;
+        let chosen = argmax(model, hidden)?;
         say(GenerationEvent::Token)?;
         for (row, (id, log_probability)) in rows.iter_mut().zip(&chosen).filter(|(row, _)| !row.ended) {
             row.written.finished = *id == special.end;
@@ -105,7 +105,7 @@ pub fn greedy(
 ///
 /// # Shapes
 /// hidden `[rows, 1, width]`
-fn likeliest(model: &Voxtral, hidden: Tensor<3>) -> Result<Vec<(u32, f32)>> {
+fn argmax(model: &Voxtral, hidden: Tensor<3>) -> Result<Vec<(u32, f32)>> {
     let [rows, _, width] = hidden.dims();
     let scores = model.language_model.lm_head.forward(hidden.reshape([rows, width]));
     let (best, ids) = scores.clone().max_dim_with_indices(1);
@@ -116,7 +116,7 @@ fn likeliest(model: &Voxtral, hidden: Tensor<3>) -> Result<Vec<(u32, f32)>> {
     let row = |(id, sum): (i64, f32)| {
         let id = u32::try_from(id).ok().filter(|_| sum.is_finite());
         id.map(|id| (id, -sum.ln())).ok_or_else(|| {
-            Error::new("the model's scores are no numbers").advice("its weights do not fit its config, or its training diverged")
+            Error::new("the model's scores are no numbers").hint("its weights do not fit its config, or its training diverged")
         })
     };
     ids.into_iter().zip(sums).map(row).collect()

@@ -88,7 +88,7 @@ impl Transcriber {
         say: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
     ) -> Result<()> {
         if limit == TokenLimit::Tokens(0) {
-            return Err(Error::new("a transcript of at most 0 tokens says nothing").advice("allow at least 1 token"));
+            return Err(Error::new("a transcript of at most 0 tokens says nothing").hint("allow at least 1 token"));
         }
         let prompt = |(index, utterance): (usize, &Utterance)| {
             let ids = self.prompt(utterance.language, self.chunks(utterance.samples.len()));
@@ -106,7 +106,7 @@ impl Transcriber {
         for batch in batching::plan(&sizes, BatchBudget::default(), &self.config) {
             let samples: Vec<&[f32]> = batch.iter().map(|index| utterances[*index].samples).collect();
             let audio = match &self.memory {
-                Some(memory) => self.ears(memory).hear_all(&samples)?,
+                Some(memory) => self.ears(memory).encode_all(&samples)?,
                 None => {
                     let features = samples.par_iter().map(|samples| self.features(samples)).collect::<Result<Vec<_>>>()?;
                     self.embed_audio(&features, &mut || say(TranscribeEvent::More))?

@@ -67,7 +67,7 @@ impl Transcriber {
                 tokenizer.vocab_size(),
                 config.audio_token_id
             ))
-            .advice("config.json and tekken.json do not belong together"));
+            .hint("config.json and tekken.json do not belong together"));
         }
         let mut weights = match start {
             WeightsFrom::Checkpoint => WeightLoader::open(folder, precision, device)?,

@@ -2,7 +2,7 @@
 
 /// Whether products of brain floats have instructions of their own here.
 #[must_use]
-pub fn has_brain_products() -> bool {
+pub fn has_bf16_dot() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         is_x86_feature_detected!("avx512bf16") && has_wide_vectors()
@@ -16,7 +16,7 @@ pub fn has_brain_products() -> bool {
 pub fn kind() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
-        match (has_brain_products(), has_wide_vectors(), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+        match (has_bf16_dot(), has_wide_vectors(), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
             (true, ..) => "avx512-bf16",
             (_, true, _) => "avx512",
             (.., true) => "avx2",

@@ -164,7 +164,7 @@ pub fn linear(x: &[f32], packed: &[u8], bias: &[f32], inputs: usize, bits: Quant
         for (number, packed) in packed.chunks(panel * bits.row(inputs)).enumerate() {
             let wide = widened(packed, inputs, bits);
             let count = wide.len() / inputs;
-            let part = match cpu::has_brain_products() {
+            let part = match cpu::has_bf16_dot() {
                 true => bf16_gemm::linear(x, &bf16_gemm::narrowed(&wide), &[], inputs, count),
                 false => gemm::linear(x, &wide, &[], inputs, count),
             };
@@ -261,7 +261,7 @@ pub fn linear_input_gradient(gradient: &[f32], packed: &[u8], inputs: usize, bit
         let count = wide.len() / inputs;
         let first = number * panel;
         let part: Vec<f32> = gradient.chunks_exact(outputs).flat_map(|row| &row[first..first + count]).copied().collect();
-        let part = match cpu::has_brain_products() {
+        let part = match cpu::has_bf16_dot() {
             true => bf16_gemm::linear_input_gradient(&part, &bf16_gemm::narrowed(&wide), inputs, count),
             false => gemm::linear_input_gradient(&part, &wide, inputs, count),
         };
@@ -325,7 +325,7 @@ mod tests {
                 let g = weights(rows * outputs);
                 let dx = linear_input_gradient(&g, &packed, inputs, bits);
                 // Many rows are rounded to brain floats, where the processor multiplies these.
-                let within = |many: bool| if many && cpu::has_brain_products() { 1.5e-2 } else { 1e-5 };
+                let within = |many: bool| if many && cpu::has_bf16_dot() { 1.5e-2 } else { 1e-5 };
                 for row in 0..rows {
                     for output in 0..outputs {
                         let pairs = || (0..inputs).map(|i| f64::from(x[row * inputs + i]) * f64::from(wide[output * inputs + i]));

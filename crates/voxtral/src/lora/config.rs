@@ -110,7 +110,7 @@ impl AdapterConfig {
     /// Reads the file in a folder.
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
-        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let raw = serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
         Self::new(raw).map_err(|error| error.context(path.display()))
     }
@@ -216,10 +216,10 @@ impl Raw {
             && !GENTLE.contains(&init.as_str())
         {
             return Err(Error::new(format!("`init_lora_weights` is `{init}`, which also changes the base model"))
-                .advice("save the adapter with PEFT's `path_initial_model_for_weight_conversion`, which makes a plain one of it"));
+                .hint("save the adapter with PEFT's `path_initial_model_for_weight_conversion`, which makes a plain one of it"));
         }
         if let Some(bias) = self.bias.as_deref().filter(|bias| *bias != "none") {
-            return Err(Error::new(format!("`bias` is `{bias}`: this version does not read adapters that train biases")).advice(merge));
+            return Err(Error::new(format!("`bias` is `{bias}`: this version does not read adapters that train biases")).hint(merge));
         }
         for (key, value) in &self.rest {
             let set = match value {
@@ -230,7 +230,7 @@ impl Raw {
                 _ => true,
             };
             if set && !INERT.contains(&key.as_str()) {
-                return Err(Error::new(format!("this version does not read adapters that use `{key}`")).advice(merge));
+                return Err(Error::new(format!("this version does not read adapters that use `{key}`")).hint(merge));
             }
         }
         Ok(())

@@ -133,7 +133,7 @@ fn finite(name: &str, data: TensorData, kept: Dtype) -> Result<TensorData> {
     match floats(&data)?.into_iter().find(|value| !stored(*value).is_finite()) {
         None => Ok(data),
         Some(value) => Err(Error::new(format!("tensor `{name}` with the adapter merged in holds {value}, which {kept} cannot store"))
-            .advice("store the merged model as f32, or look at how the adapter was trained")),
+            .hint("store the merged model as f32, or look at how the adapter was trained")),
     }
 }
 
@@ -143,14 +143,14 @@ fn facts(adapter: &Path, out: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut facts: Value = serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
     if !facts.is_object() {
         return Err(Error::new(format!("{}: not a JSON object", path.display())));
     }
     facts["merged"] = json!(true);
     let path = out.join("training.json");
-    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).doing(|| format!("cannot write `{}`", path.display()))
+    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 #[cfg(test)]

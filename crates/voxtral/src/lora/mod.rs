@@ -204,8 +204,8 @@ pub fn add(model: &mut Voxtral, adapters: &LoraConfig, source: &mut WeightLoader
     if let Some(target) = adapters.targets.idle(&placed.adapted)? {
         let error = Error::new(format!("target `{target}` names no layer that could get an adapter"));
         return Err(match adapters.targets.first_of(&target, &placed.kept_out)? {
-            Some(layer) => error.advice(format!("`{layer}` and its like are in the {}, which gets none", ModelPart::of(&layer))),
-            None => error.advice(format!("layers are called like `{}`", targets::EXAMPLE)),
+            Some(layer) => error.hint(format!("`{layer}` and its like are in the {}, which gets none", ModelPart::of(&layer))),
+            None => error.hint(format!("layers are called like `{}`", targets::EXAMPLE)),
         });
     }
     Ok(placed)
@@ -232,7 +232,7 @@ pub fn go_on_from(model: &mut Voxtral, adapters: &LoraConfig, folder: &Path) -> 
         let (wanted, found) = (wanted.get(name), found.get(name));
         if wanted != found {
             let message = format!("`{}` has {} on `{name}`, and `lora` asks for {}", folder.display(), said(found), said(wanted));
-            return Err(Error::new(message).advice("let `lora` say what adapter_config.json says"));
+            return Err(Error::new(message).hint("let `lora` say what adapter_config.json says"));
         }
     }
     for (_, layer) in model.linears() {
@@ -250,7 +250,7 @@ fn lengths(layer: &str, weight: Tensor<2>) -> Result<Tensor<1>> {
     match values.iter().position(|length| !(*length > 0.0 && length.is_finite())) {
         None => Ok(lengths),
         Some(row) => Err(Error::new(format!("`{layer}.weight`: row {row} has length {}, and DoRA divides by it", values[row]))
-            .advice("use LoRA without DoRA, or leave this layer out")),
+            .hint("use LoRA without DoRA, or leave this layer out")),
     }
 }
 
@@ -288,7 +288,7 @@ impl Voxtral {
 
     /// Has every linear layer of the blocks and the projector round its weight to brain floats for products, and attention beside them
     /// its factors. Weights stay as they are.
-    pub fn compute_in_brain_floats(&mut self) {
+    pub fn compute_in_bf16(&mut self) {
         for (_, layer) in self.linears() {
             layer.rounded = true;
         }

@@ -62,18 +62,20 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
             }
             (true, None) => {
                 return Err(Error::new(format!("{}: there are no tensors for `{name}`, which {CONFIG} says is adapted", path.display()))
-                    .advice("if it was not meant to be, let `target_modules` name only layers that have tensors"));
+                    .hint("if it was not meant to be, let `target_modules` name only layers that have tensors"));
             }
             (false, Some(_)) => {
                 return Err(Error::new(format!("{}: there are tensors for `{name}`, which {CONFIG} does not mean", path.display()))
-                    .advice("PEFT would leave them aside; let `target_modules` name this layer too, or remove them"));
+                    .hint("PEFT would leave them aside; let `target_modules` name this layer too, or remove them"));
             }
         }
     }
     match stored.keys().next() {
         None => Ok(()),
-        Some(layer) => Err(Error::new(format!("{}: the model has no layer `{layer}`", path.display()))
-            .advice("the adapter was made for another base model")),
+        Some(layer) => {
+            Err(Error::new(format!("{}: the model has no layer `{layer}`", path.display()))
+                .hint("the adapter was made for another base model"))
+        }
     }
 }
 
@@ -174,7 +176,7 @@ pub fn save(model: &Voxtral, adapters: &LoraConfig, base: &str, folder: &Path) -
         "target_modules": targets::exactly(&adapted, &all),
     });
     let path = folder.join(CONFIG);
-    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&config)?)).doing(|| format!("cannot write `{}`", path.display()))
+    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&config)?)).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// A whole number without its fraction: PEFT's `lora_alpha` is an integer, and other readers insist.

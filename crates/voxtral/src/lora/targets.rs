@@ -91,7 +91,7 @@ impl TargetModules {
             if self.names(table)? {
                 let short = table.rsplit('.').next().unwrap_or(table);
                 return Err(Error::new(format!("target `{self}` names `{short}`, and adapters on `{short}` are not supported"))
-                    .advice("name layers of the blocks: an adapter on a table of the whole vocabulary is stored with the whole table"));
+                    .hint("name layers of the blocks: an adapter on a table of the whole vocabulary is stored with the whole table"));
             }
         }
         Ok(())
@@ -153,7 +153,7 @@ impl LayerPattern {
     }
 
     fn too_hard(&self, layer: &str, error: &fancy_regex::Error) -> Error {
-        Error::new(format!("`{}` cannot be decided for `{layer}`: {error}", self.text)).advice("write a simpler expression")
+        Error::new(format!("`{}` cannot be decided for `{layer}`: {error}", self.text)).hint("write a simpler expression")
     }
 }
 

@@ -94,7 +94,7 @@ impl Linear {
 
     /// What products with this weight are made of.
     pub fn factors(&self) -> MatmulPrecision {
-        if self.rounded || self.weight.val().dtype() == DType::BF16 { MatmulPrecision::BrainFloats } else { MatmulPrecision::Floats }
+        if self.rounded || self.weight.val().dtype() == DType::BF16 { MatmulPrecision::Bf16 } else { MatmulPrecision::Floats }
     }
 
     /// The frozen part alone.

@@ -98,7 +98,7 @@ impl Voxtral {
         let [vocabulary, width] = table.dims();
         if let Some(id) = tokens.ids.iter().find(|id| **id as usize >= vocabulary) {
             return Err(Error::new(format!("token {id} is outside the vocabulary of {vocabulary}"))
-                .advice("tekken.json and config.json do not belong together"));
+                .hint("tekken.json and config.json do not belong together"));
         }
         let device = table.device();
         let rows = table.select(0, int_tensor(tokens.ids.iter().map(|id| i64::from(*id)), &device)).cast(DType::F32);

@@ -79,7 +79,7 @@ impl RealtimeModel {
     ///
     /// # Shapes
     /// `[1, mels, steps × step frames]` → `[1, steps, text width]`
-    pub fn hear(&self, frames: Tensor<3>, memory: &mut RealtimeState) -> Tensor<3> {
+    pub fn encode(&self, frames: Tensor<3>, memory: &mut RealtimeState) -> Tensor<3> {
         let rows = self.multi_modal_projector.forward(self.audio_tower.forward(frames, &mut memory.heard));
         rows.unsqueeze()
     }

@@ -102,7 +102,7 @@ impl<'a> TranscriptionStream<'a> {
         while !self.ended && self.frames.ready() >= step {
             let frames = (self.frames.ready() / step).min(STEPS_AT_ONCE) * step;
             let data = TensorData::new(self.frames.take(frames)?, [1, mels, frames]);
-            self.waiting.push(model.hear(Tensor::from_data(data, &self.recognizer.device), &mut self.memory));
+            self.waiting.push(model.encode(Tensor::from_data(data, &self.recognizer.device), &mut self.memory));
             let rows = Tensor::cat(std::mem::take(&mut self.waiting), 1);
             let (mut from, there) = (0, rows.dims()[1]);
             while !self.ended && there - from >= self.next.len() {
@@ -124,7 +124,7 @@ impl<'a> TranscriptionStream<'a> {
         let [_, steps, width] = hidden.dims();
         let scores = model.language_model.model.head(hidden.narrow(1, steps - 1, 1).reshape([1, width]));
         let scores = scores.into_data().try_to_vec::<f32>().map_err(|error| Error::new(format!("{error:?}")))?;
-        let (id, log_probability) = likeliest(&scores)?;
+        let (id, log_probability) = argmax(&scores)?;
         delta.tokens.push(id);
         delta.log_probabilities.push(log_probability);
         self.ended = id == self.recognizer.end();
@@ -135,13 +135,13 @@ impl<'a> TranscriptionStream<'a> {
 }
 
 /// The first of the highest scores, and the natural logarithm of its probability.
-fn likeliest(scores: &[f32]) -> Result<(u32, f32)> {
+fn argmax(scores: &[f32]) -> Result<(u32, f32)> {
     let best = scores.iter().enumerate().fold(None, |best: Option<(usize, f32)>, (id, score)| match best {
         Some((_, highest)) if highest >= *score => best,
         _ => Some((id, *score)),
     });
     let (id, highest) = best.filter(|(_, highest)| highest.is_finite()).ok_or_else(|| {
-        Error::new("the model's scores are not numbers").advice("compute with `--precision f32`, or fetch the weights again")
+        Error::new("the model's scores are not numbers").hint("compute with `--precision f32`, or fetch the weights again")
     })?;
     let sum: f64 = scores.iter().map(|score| f64::from(score - highest).exp()).sum();
     let id = u32::try_from(id).map_err(|_| Error::new("the vocabulary is too large"))?;
@@ -209,11 +209,11 @@ mod tests {
 
     #[test]
     fn the_first_of_equal_scores_is_the_likeliest() {
-        let (id, log_probability) = likeliest(&[0.0, 1.0, 1.0, f32::NEG_INFINITY]).unwrap();
+        let (id, log_probability) = argmax(&[0.0, 1.0, 1.0, f32::NEG_INFINITY]).unwrap();
         let expected = -(1f64 + 1.0 + (-1f64).exp()).ln();
         assert!(id == 1 && (f64::from(log_probability) - expected).abs() < 1e-6);
         for scores in [&[f32::NAN, f32::NAN][..], &[], &[f32::NEG_INFINITY], &[f32::INFINITY, 0.0]] {
-            assert!(likeliest(scores).is_err());
+            assert!(argmax(scores).is_err());
         }
     }
 }

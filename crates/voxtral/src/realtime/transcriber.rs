@@ -6,7 +6,7 @@ use super::stream::{TextDelta, TranscriptionStream};
 use super::{MODEL_NAME, RealtimeModel};
 use crate::audio::log_mel::HOP;
 use crate::audio::{LogMel, SAMPLE_RATE};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::inference::transcriber::{TokenLimit, TranscribeEvent, Transcript, Utterance, WeightsFrom};
 use crate::model::precision::Precision;
 use crate::tokenizer::Tokenizer;
@@ -60,7 +60,7 @@ impl RealtimeTranscriber {
                 folder.display(),
                 tokenizer.vocab_size()
             ))
-            .advice("config.json and tekken.json do not belong together"));
+            .hint("config.json and tekken.json do not belong together"));
         }
         let (begin, pad, end) = (id(BOS)?, id(STREAMING_PAD)?, id(EOS)?);
         let mut weights = match start {
@@ -78,8 +78,8 @@ impl RealtimeTranscriber {
     pub fn with_delay(self, steps: usize) -> Result<Self> {
         if steps == 0 || steps > MAX_DELAY {
             return Err(Error::new(format!("a delay of {steps} steps of 80 ms is none the model knows"))
-                .advice(format!("use 1 to {MAX_DELAY}; 6 is usual"))
-                .exit(Exit::Usage));
+                .hint(format!("use 1 to {MAX_DELAY}; 6 is usual"))
+                .kind(ErrorKind::InvalidInput));
         }
         Ok(Self { delay: steps, ..self })
     }
@@ -120,15 +120,15 @@ impl RealtimeTranscriber {
     ) -> Result<()> {
         if limit != TokenLimit::Auto {
             return Err(Error::new(format!("{MODEL_NAME} writes a token for every 80 ms and cannot be told how many"))
-                .advice("leave the number of tokens out"));
+                .hint("leave the number of tokens out"));
         }
         if let Some(language) = utterances.iter().find_map(|utterance| utterance.language) {
             return Err(Error::new(format!("{MODEL_NAME} cannot be told that `{language}` is spoken"))
-                .advice("leave the language out; the model finds out by itself"));
+                .hint("leave the language out; the model finds out by itself"));
         }
         if let Some(index) = utterances.iter().position(|utterance| utterance.samples.is_empty()) {
             return Err(Error::new(format!("clip {} of {}: there is no audio to transcribe", index + 1, utterances.len()))
-                .advice("leave out recordings without samples"));
+                .hint("leave out recordings without samples"));
         }
         for (index, utterance) in utterances.iter().enumerate() {
             let (mut stream, mut heard) = (self.stream(), TextDelta::default());

@@ -33,15 +33,15 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads a `tekken.json`.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).doing(|| format!("cannot read `{}`", path.display()))?;
+        let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let file: File = serde_json::from_slice(&bytes).map_err(|error| {
             let what = if error.is_eof() { "the file ends too early".into() } else { error.to_string() };
             Error::new(format!("{}:{}: {what}", path.display(), error.line()))
-                .advice("fetch the tokenizer file again; it should be a tekken.json")
+                .hint("fetch the tokenizer file again; it should be a tekken.json")
         })?;
-        Self::from_file(path, file).map_err(|error| match error.advice {
+        Self::from_file(path, file).map_err(|error| match error.hint {
             Some(_) => error,
-            None => error.advice("fetch the tokenizer file again, or use the one the model was published with"),
+            None => error.hint("fetch the tokenizer file again, or use the one the model was published with"),
         })
     }
 
@@ -87,7 +87,7 @@ impl Tokenizer {
         };
         self.specials.get(name).copied().or_else(unnamed).ok_or_else(|| {
             Error::new(format!("{}: there is no special token `{name}`", self.path.display()))
-                .advice("use the tekken.json of a Voxtral model; those of other Mistral models have no audio tokens")
+                .hint("use the tekken.json of a Voxtral model; those of other Mistral models have no audio tokens")
         })
     }
 

@@ -18,7 +18,7 @@ pub const AUDIO: &str = "[AUDIO]";
 /// The prompt that asks for a transcript of `audio_tokens` steps of audio.
 pub fn transcription(tokenizer: &Tokenizer, language: Option<&str>, audio_tokens: usize) -> Result<Vec<u32>> {
     if audio_tokens == 0 {
-        return Err(Error::new("there is no audio to transcribe").advice("leave out recordings without samples"));
+        return Err(Error::new("there is no audio to transcribe").hint("leave out recordings without samples"));
     }
     let mut ids = vec![tokenizer.special(BOS)?, tokenizer.special("[INST]")?, tokenizer.special("[BEGIN_AUDIO]")?];
     ids.resize(ids.len() + audio_tokens, tokenizer.special(AUDIO)?);
@@ -37,7 +37,7 @@ pub fn check_language(language: &str) -> Result<()> {
     if LANGUAGES.split(' ').any(|code| code == language) && !language.is_empty() {
         return Ok(());
     }
-    let advice = match language {
+    let hint = match language {
         "auto" => "leave the language out; the model then finds out by itself".into(),
         _ => match language.get(..2).map(str::to_lowercase) {
             Some(code) if LANGUAGES.split(' ').any(|known| known == code) && !language[2..].starts_with(|c: char| c.is_alphabetic()) => {
@@ -46,7 +46,7 @@ pub fn check_language(language: &str) -> Result<()> {
             _ => "use two lower case letters, like `en` or `fr`, or leave the language out".into(),
         },
     };
-    Err(Error::new(format!("`{language}` is not a language code of ISO 639-1")).advice(advice))
+    Err(Error::new(format!("`{language}` is not a language code of ISO 639-1")).hint(hint))
 }
 
 /// ISO 639-1.
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn other_languages_are_refused_with_advice() {
-        for (language, advice) in [
+        for (language, hint) in [
             ("auto", "leave the language out; the model"),
             ("EN", "write `en`"),
             ("pt-BR", "write `pt`"),
@@ -83,7 +83,7 @@ mod tests {
         ] {
             let error = check_language(language).unwrap_err();
             assert!(error.message.contains(&format!("`{language}`")), "{error}");
-            assert!(error.advice.as_deref().unwrap().starts_with(advice), "{language}: {:?}", error.advice);
+            assert!(error.hint.as_deref().unwrap().starts_with(hint), "{language}: {:?}", error.hint);
         }
     }
 }

@@ -45,7 +45,7 @@ pub struct TrainingState {
     pub losses: Vec<LossRow>,
     /// What was thought of the model so far.
     #[serde(default)]
-    pub judgements: Vec<EvalResult>,
+    pub evaluations: Vec<EvalResult>,
     /// The best model so far.
     #[serde(default)]
     pub best: Option<BestModel>,
@@ -62,7 +62,7 @@ impl Entry {
     fn of(path: &Path) -> Result<Self> {
         let reading = || format!("cannot read `{}`", path.display());
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(File::open(path).doing(reading)?).doing(reading)?;
+        hasher.update_reader(File::open(path).with_context(reading)?).with_context(reading)?;
         Ok(Self { size: hasher.count(), digest: Digest(*hasher.finalize().as_bytes()) })
     }
 }
@@ -118,7 +118,7 @@ pub fn read_best(folder: &Path, step: u64) -> Result<BTreeMap<String, TensorData
     verify(&path, &[WEIGHTS]).and_then(|()| read_tensors(&path.join(WEIGHTS))).map_err(|error| {
         error
             .context(format!("the best model, `{}`, is damaged", path.display()))
-            .advice(format!("remove `{}` to train from the start", folder.display()))
+            .hint(format!("remove `{}` to train from the start", folder.display()))
     })
 }
 
@@ -133,7 +133,7 @@ fn write_folder(folder: &Path, name: &str, fill: &dyn Fn(&Path) -> Result<()>) -
     for old in drafts(folder).iter().chain(finished.exists().then_some(&finished)) {
         remove(old)?;
     }
-    fs::create_dir_all(&draft).doing(|| format!("cannot create `{}`", draft.display()))?;
+    fs::create_dir_all(&draft).with_context(|| format!("cannot create `{}`", draft.display()))?;
     fill(&draft)?;
     let mut manifest = BTreeMap::new();
     for file in [OPTIMIZER, STATE, WEIGHTS] {
@@ -146,13 +146,13 @@ fn write_folder(folder: &Path, name: &str, fill: &dyn Fn(&Path) -> Result<()>) -
     write_bytes(&draft.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;
     sync(&draft.join(MANIFEST))?;
     sync(&draft)?;
-    fs::rename(&draft, &finished).doing(|| format!("cannot rename `{}`", draft.display()))?;
+    fs::rename(&draft, &finished).with_context(|| format!("cannot rename `{}`", draft.display()))?;
     sync(folder)
 }
 
 /// Whether the files of a folder are what its manifest says.
 fn verify(path: &Path, files: &[&str]) -> Result<()> {
-    let text = fs::read(path.join(MANIFEST)).doing(|| format!("cannot read {MANIFEST}"))?;
+    let text = fs::read(path.join(MANIFEST)).with_context(|| format!("cannot read {MANIFEST}"))?;
     let manifest: BTreeMap<String, Entry> = serde_json::from_slice(&text)?;
     for file in files {
         let entry = manifest.get(*file).ok_or_else(|| Error::new(format!("{MANIFEST} does not list {file}")))?;
@@ -187,13 +187,13 @@ fn drafts(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn remove(folder: &Path) -> Result<()> {
-    fs::remove_dir_all(folder).doing(|| format!("cannot remove `{}`", folder.display()))
+    fs::remove_dir_all(folder).with_context(|| format!("cannot remove `{}`", folder.display()))
 }
 
 fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).doing(|| format!("cannot write `{}`", path.display()))
+    fs::write(path, bytes).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 fn sync(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).doing(|| format!("cannot sync `{}`", path.display()))
+    File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot sync `{}`", path.display()))
 }

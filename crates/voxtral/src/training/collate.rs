@@ -1,7 +1,7 @@
 //! From clips to what one forward pass needs: padded token rows, sound, and which positions are scored.
 
 use crate::audio::Features;
-use crate::error::{Error, Failure, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::inference::transcriber::stack;
 use crate::model::{TokenBatch, Voxtral};
 use burn::tensor::{Device, Tensor};
@@ -44,7 +44,7 @@ pub type ExampleOfEpoch = Arc<dyn Fn(u64) -> Result<Example> + Send + Sync>;
 impl Example {
     /// The example as it is in a pass.
     pub fn in_epoch(&self, epoch: u64) -> Result<Cow<'_, Self>> {
-        let anew = self.anew.as_ref().map(|anew| anew(epoch).map_err(|error| error.context(&self.name).failure(Failure::BadSample)));
+        let anew = self.anew.as_ref().map(|anew| anew(epoch).map_err(|error| error.context(&self.name).kind(ErrorKind::BadSample)));
         Ok(anew.transpose()?.map_or(Cow::Borrowed(self), Cow::Owned))
     }
 
@@ -112,7 +112,7 @@ impl Batch {
 fn audio(examples: &[&Example], device: &Device) -> Result<BatchAudio> {
     let (mut features, mut rows) = (Vec::new(), Vec::new());
     for example in examples {
-        match (example.sound)().map_err(|error| error.context(&example.name).failure(Failure::BadSample))? {
+        match (example.sound)().map_err(|error| error.context(&example.name).kind(ErrorKind::BadSample))? {
             ExampleAudio::Features(found) => features.push(found),
             ExampleAudio::Rows(found) => rows.push(found),
         }

@@ -13,7 +13,7 @@ mod gradient_checkpointing;
 pub mod memory_estimate;
 pub mod sampler;
 
-use crate::error::{Error, Exit, Failure, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::visitor::NamedMapper;
 use crate::model::{Voxtral, int_tensor, visitor};
 use crate::weights::floats;
@@ -51,7 +51,7 @@ pub enum TrainingEvent<'a> {
     /// A step is done, of so many.
     Step(&'a LossRow, u64),
     /// Held-out clips were looked at.
-    Judged(&'a EvalResult),
+    Evaluated(&'a EvalResult),
     /// The run goes on from what a checkpoint holds.
     Resumed(&'a TrainingState),
     /// Something worth reading.
@@ -84,11 +84,11 @@ pub struct TrainingOutput {
     /// A row for each step.
     pub losses: Vec<LossRow>,
     /// What was thought of it on the way.
-    pub judgements: Vec<EvalResult>,
+    pub evaluations: Vec<EvalResult>,
     /// The step the model is from.
     pub kept: u64,
     /// Whether it ended early because it no longer got better.
-    pub gave_up: bool,
+    pub stopped_early: bool,
 }
 
 impl Trainer<'_> {
@@ -111,17 +111,15 @@ impl Trainer<'_> {
             }
             if stopping {
                 return Err(Error::new(format!("stopped after step {} of {steps}, which is saved", state.step))
-                    .exit(Exit::Interrupted)
-                    .advice("run again to go on from there"));
+                    .kind(ErrorKind::Interrupted)
+                    .hint("run again to go on from there"));
             }
         }
         let weights = crate::weights::tensors(&model, self.trained);
         if let Some(name) = first_not_finite(&weights)? {
-            return Err(
-                Error::new(format!("training diverged: after its last step `{name}` is not finite")).advice("lower `learning_rate`")
-            );
+            return Err(Error::new(format!("training diverged: after its last step `{name}` is not finite")).hint("lower `learning_rate`"));
         }
-        let gave_up = state.step < steps;
+        let stopped_early = state.step < steps;
         let mut kept = state.step;
         if let (Some(judge), Some(best), Some(checkpoints)) = (&self.judge, &state.best, &self.recipe.checkpoints)
             && judge.keep_best
@@ -131,7 +129,7 @@ impl Trainer<'_> {
             model.measure();
             kept = best.step;
         }
-        Ok(TrainingOutput { model: model.no_grad(), losses: state.losses, judgements: state.judgements, kept, gave_up })
+        Ok(TrainingOutput { model: model.no_grad(), losses: state.losses, evaluations: state.evaluations, kept, stopped_early })
     }
 
     /// The model, the optimizer and where the run stands: at its beginning, or at the newest checkpoint.
@@ -144,7 +142,7 @@ impl Trainer<'_> {
         };
         let unfit = |error: Error| {
             let place = folder.join(format!("step-{:06}", found.state.step));
-            error.context(format!("`{}`", place.display())).advice(format!("remove `{}` to train from the start", folder.display()))
+            error.context(format!("`{}`", place.display())).hint(format!("remove `{}` to train from the start", folder.display()))
         };
         model = put_back(model, found.weights, self.trained).map_err(unfit)?;
         adamw.restore(&model, found.state.step, found.optimizer, self.trained, self.device).map_err(unfit)?;
@@ -168,8 +166,8 @@ impl Trainer<'_> {
                 state.step + 1,
                 clips.join(", ")
             ))
-            .failure(Failure::Diverged)
-            .advice("lower `learning_rate`, or look at these clips"));
+            .kind(ErrorKind::Diverged)
+            .hint("lower `learning_rate`, or look at these clips"));
         }
         if recipe.max_grad_norm > 0.0 {
             gradient.clip(norm, recipe.max_grad_norm);
@@ -202,7 +200,7 @@ impl Trainer<'_> {
         let metrics = (judge.look)(model)?;
         let epoch = state.losses.last().map_or(0.0, |row| row.epoch);
         let judgement = EvalResult { step: state.step, epoch, metrics };
-        (self.say)(TrainingEvent::Judged(&judgement));
+        (self.say)(TrainingEvent::Evaluated(&judgement));
         if let Some(value) = judgement.metrics.get(&judge.metric).copied()
             && state.best.as_ref().is_none_or(|best| value < best.value)
         {
@@ -212,7 +210,7 @@ impl Trainer<'_> {
                 checkpoint::write_best(&checkpoints.folder, state.step, &crate::weights::tensors(model, self.trained))?;
             }
         }
-        state.judgements.push(judgement);
+        state.evaluations.push(judgement);
         Ok(true)
     }
 
@@ -220,7 +218,7 @@ impl Trainer<'_> {
     fn has_given_up(&self, state: &TrainingState) -> bool {
         let patience = self.judge.as_ref().and_then(|judge| judge.patience);
         let best = state.best.as_ref().map_or(0, |best| best.step);
-        let since = state.judgements.iter().filter(|judgement| judgement.step > best).count() as u64;
+        let since = state.evaluations.iter().filter(|judgement| judgement.step > best).count() as u64;
         patience.is_some_and(|patience| since >= patience)
     }
 }

@@ -109,7 +109,7 @@ impl WeightFiles {
                     place.files.len(),
                     first.display()
                 ))
-                .advice("fetch them too: every one is needed"));
+                .hint("fetch them too: every one is needed"));
             }
             (!left_aside).then_some(place)
         } else {
@@ -126,7 +126,7 @@ impl WeightFiles {
                 "`{}` holds no weights: neither {SINGLE}, nor {INDEX}, nor {CONSOLIDATED}.safetensors",
                 folder.display()
             ))
-            .advice("give the folder of a whole model, as on the Hub; an adapter's folder goes where an adapter is asked for")),
+            .hint("give the folder of a whole model, as on the Hub; an adapter's folder goes where an adapter is asked for")),
         }
     }
 }
@@ -146,7 +146,7 @@ impl SafetensorsCheckpoint {
                 found.tensors.get(&hub).is_some_and(|stored| found.shards.get(stored.shard).is_some_and(|shard| shard.path == *path));
             if !there {
                 return Err(Error::new(format!("{INDEX} says that tensor `{name}` is in `{}`, which does not hold it", path.display()))
-                    .advice("the index and the shards do not belong together: fetch the folder again"));
+                    .hint("the index and the shards do not belong together: fetch the folder again"));
             }
         }
         Ok(found)
@@ -190,7 +190,7 @@ impl SafetensorsCheckpoint {
             if let Some(other) = self.tensors.insert(hub, stored) {
                 let other = self.shards.get(other.shard).map_or(path, |shard| &shard.path);
                 return Err(Error::new(format!("tensor `{name}` of `{}` is also in `{}`", path.display(), other.display()))
-                    .advice("keep one of them; the files may be of two downloads"));
+                    .hint("keep one of them; the files may be of two downloads"));
             }
         }
         self.shards.push(shard);
@@ -230,11 +230,11 @@ impl HeadWidths {
 impl Shard {
     /// Opens a file and reads its header: its tensors, in the order of their bytes.
     pub(super) fn open(path: &Path) -> Result<(Self, Vec<(String, Stored)>)> {
-        let file = File::open(path).doing(|| format!("cannot open `{}`", path.display()))?;
+        let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
         let map = map_file(path, &file)?;
         let broken = |what: String| {
             Error::new(format!("{} is not a whole safetensors file: {what}", path.display()))
-                .advice("fetch or copy the file again; it may be truncated")
+                .hint("fetch or copy the file again; it may be truncated")
         };
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
         let mut tensors = Vec::new();
@@ -257,8 +257,8 @@ fn consolidated(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![whole]);
     }
     let mut parts = BTreeMap::new();
-    for entry in fs::read_dir(folder).doing(|| format!("cannot read folder `{}`", folder.display()))? {
-        let entry = entry.doing(|| format!("cannot read folder `{}`", folder.display()))?;
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read folder `{}`", folder.display()))? {
+        let entry = entry.with_context(|| format!("cannot read folder `{}`", folder.display()))?;
         if let Some(place) = entry.file_name().to_str().and_then(part_of) {
             parts.insert(place, entry.path());
         }
@@ -267,12 +267,12 @@ fn consolidated(folder: &Path) -> Result<Vec<PathBuf>> {
     for number in 1..=count {
         if !parts.contains_key(&(number, count)) {
             return Err(Error::new(format!("`{}` lacks {CONSOLIDATED}-{number:05}-of-{count:05}.safetensors", folder.display()))
-                .advice("fetch that file too: every part is needed"));
+                .hint("fetch that file too: every part is needed"));
         }
     }
     if parts.len() != count {
         return Err(
-            Error::new(format!("`{}` holds parts of several {CONSOLIDATED} files", folder.display())).advice("keep those of one download")
+            Error::new(format!("`{}` holds parts of several {CONSOLIDATED} files", folder.display())).hint("keep those of one download")
         );
     }
     Ok(parts.into_values().collect())
@@ -315,8 +315,8 @@ fn from_index(folder: &Path, index: &Path) -> Result<WeightFiles> {
     struct Index {
         weight_map: WeightMap,
     }
-    let wrong = |what: String| Error::new(format!("{}: {what}", index.display())).advice("fetch or copy the model's folder again");
-    let text = fs::read_to_string(index).doing(|| format!("cannot read `{}`", index.display()))?;
+    let wrong = |what: String| Error::new(format!("{}: {what}", index.display())).hint("fetch or copy the model's folder again");
+    let text = fs::read_to_string(index).with_context(|| format!("cannot read `{}`", index.display()))?;
     let Index { weight_map: WeightMap(map) } = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     if map.is_empty() {
         return Err(wrong("its `weight_map` is empty, so it names no shard".to_owned()));
@@ -336,7 +336,7 @@ fn from_index(folder: &Path, index: &Path) -> Result<WeightFiles> {
 fn map_file(path: &Path, file: &File) -> Result<Mmap> {
     // SAFETY: the map is read-only. Like every memory-mapped reader we rely on nobody truncating the file meanwhile.
     #[expect(unsafe_code, reason = "mapping a file is what keeps gigabytes of weights out of memory")]
-    unsafe { Mmap::map(file) }.doing(|| format!("cannot map `{}`", path.display()))
+    unsafe { Mmap::map(file) }.with_context(|| format!("cannot map `{}`", path.display()))
 }
 
 #[cfg(test)]

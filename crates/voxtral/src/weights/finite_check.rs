@@ -53,7 +53,7 @@ impl FiniteCheck {
         if let State::Looking(thread) = &mut *state {
             let outcome = match thread.take().map(JoinHandle::join) {
                 Some(Ok(wrong)) if wrong.is_empty() => Ok(()),
-                Some(Ok(wrong)) => Err(Error::new(wrong.join("\n  ")).advice("fetch or copy the file again; it is damaged")),
+                Some(Ok(wrong)) => Err(Error::new(wrong.join("\n  ")).hint("fetch or copy the file again; it is damaged")),
                 _ => Err(Error::new("the weights could not be looked at to the end")),
             };
             *state = State::Done(outcome);

@@ -22,7 +22,7 @@ pub use names::{known, mistral, newer};
 pub use write::{MAX_SHARD, PendingTensor, save, shapes, tensors, write_outgoing, write_tensors};
 
 use super::model::precision::Precision;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernels::quantized;
 use crate::kernels::quantized::QuantType;
 use burn::module::{Param, ParamId};
@@ -89,8 +89,8 @@ impl WeightLoader {
     pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         if precision.bits().is_some() && *device != Device::flex() {
             return Err(Error::new(format!("matrices of precision `{precision}` can be used on the processor only"))
-                .exit(Exit::Usage)
-                .advice("write `device = \"cpu\"`, or `precision = \"bf16\"`"));
+                .kind(ErrorKind::InvalidInput)
+                .hint("write `device = \"cpu\"`, or `precision = \"bf16\"`"));
         }
         Ok(Self::new(Source::Files(SafetensorsCheckpoint::of(folder)?), precision, device))
     }
@@ -217,7 +217,7 @@ impl WeightLoader {
         };
         audit.into_iter().for_each(|complaint| self.complaints.add(complaint));
         Err(Error::new(format!("{place} does not fit the model's config:\n  {}", self.complaints.text()))
-            .advice("check that the config and the safetensors files belong together and that the download is whole"))
+            .hint("check that the config and the safetensors files belong together and that the download is whole"))
     }
 }
 

@@ -35,7 +35,7 @@ pub fn digest(folder: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for path in files(folder)? {
         hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0");
-        hasher.update_mmap_rayon(&path).doing(|| format!("cannot read `{}`", path.display()))?;
+        hasher.update_mmap_rayon(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
     }
     Ok(hasher.finalize().to_string())
 }
@@ -46,7 +46,7 @@ pub fn companions(base: &Path, out: &Path, dtype: &str) -> Result<()> {
     let config = VoxtralConfig::read(base)?;
     let path = base.join("config.json");
     let mut settings = if path.exists() {
-        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))?
     } else {
         config.to_json()
@@ -78,7 +78,7 @@ pub fn companions(base: &Path, out: &Path, dtype: &str) -> Result<()> {
 pub fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
     let file = from.join(name);
     if file.exists() {
-        fs::copy(&file, to.join(name)).doing(|| format!("cannot copy `{}`", file.display()))?;
+        fs::copy(&file, to.join(name)).with_context(|| format!("cannot copy `{}`", file.display()))?;
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ pub fn hub_id(folder: &Path) -> Option<String> {
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
-    fs::write(path, format!("{}\n", serde_json::to_string_pretty(value)?)).doing(|| format!("cannot write `{}`", path.display()))
+    fs::write(path, format!("{}\n", serde_json::to_string_pretty(value)?)).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ pub fn write_outgoing(tensors: Vec<(String, PendingTensor)>, folder: &Path, max_
     }
     let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
     let path = folder.join(INDEX);
-    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&index)?)).doing(|| format!("cannot write `{}`", path.display()))
+    fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&index)?)).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// Writes tensors to one safetensors file, in the types they have.
@@ -171,18 +171,18 @@ fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut Values<'_, 'v>) ->
     let draft = path.with_extension("safetensors.part");
     let writing = || format!("cannot write `{}`", path.display());
     let written = (|| {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&draft).doing(writing)?);
-        file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(header.as_bytes())).doing(writing)?;
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&draft).with_context(writing)?);
+        file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(header.as_bytes())).with_context(writing)?;
         for (name, dtype, shape) in &lines {
             let bytes = values(name, *dtype).map_err(|error| error.context(path.display()))?;
             let size = shape.iter().product::<usize>() * dtype.bitsize() / 8;
             if bytes.len() != size {
                 return Err(Error::new(format!("{}: tensor `{name}` has {} bytes instead of {size}", path.display(), bytes.len())));
             }
-            file.write_all(&bytes).doing(writing)?;
+            file.write_all(&bytes).with_context(writing)?;
         }
-        file.flush().doing(writing)?;
-        fs::rename(&draft, path).doing(writing)
+        file.flush().with_context(writing)?;
+        fs::rename(&draft, path).with_context(writing)
     })();
     if written.is_err() {
         // What is left of it is of no use to anybody; that it cannot be removed is not the error to report.

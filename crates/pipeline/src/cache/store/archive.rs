@@ -17,7 +17,7 @@ use super::remote::stays_inside;
 use super::{CacheEntry, Store, Workspace, files};
 use crate::cache::content::FileTree;
 use crate::cache::fingerprint::Fingerprint;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +72,7 @@ impl Store {
         for record in records.values() {
             if let Some(problem) = self.problem(record.digest).filter(|_| results) {
                 return Err(Error::new(format!("run {run} cannot be exported whole, {problem}: {}", record.summary))
-                    .advice("run again to have it made, or export without results"));
+                    .hint("run again to have it made, or export without results"));
             }
         }
         let digests: BTreeSet<Digest> = records.values().map(|record| record.digest).collect();
@@ -85,12 +85,12 @@ impl Store {
         let writing = || format!("cannot write `{}`", to.display());
         let folder = to.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let unfinished = Unfinished(folder.join(format!(".tmp-{}-{}", std::process::id(), self.file_of(to))));
-        let file = File::create(&unfinished.0).doing(writing)?;
-        let mut tar = Builder::new(zstd::Encoder::new(BufWriter::new(file), LEVEL).doing(writing)?);
+        let file = File::create(&unfinished.0).with_context(writing)?;
+        let mut tar = Builder::new(zstd::Encoder::new(BufWriter::new(file), LEVEL).with_context(writing)?);
         self.pack(&mut tar, &about, manifest, records, &digests).map_err(|error| error.context(writing()))?;
-        let file = tar.into_inner().and_then(zstd::Encoder::finish).doing(writing)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).doing(writing)?;
-        fs::rename(&unfinished.0, to).doing(writing)?;
+        let file = tar.into_inner().and_then(zstd::Encoder::finish).with_context(writing)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).with_context(writing)?;
+        fs::rename(&unfinished.0, to).with_context(writing)?;
         Ok(about)
     }
 
@@ -108,7 +108,7 @@ impl Store {
     ) -> Result<()> {
         put(tar, ABOUT, 0o644, &serde_json::to_vec(about)?)?;
         let log = self.log(&about.run);
-        put(tar, "events.jsonl", 0o644, &fs::read(&log).doing(|| format!("cannot read `{}`", log.display()))?)?;
+        put(tar, "events.jsonl", 0o644, &fs::read(&log).with_context(|| format!("cannot read `{}`", log.display()))?)?;
         if let Some(manifest) = manifest {
             put(tar, "provenance.json", 0o644, manifest)?;
         }
@@ -123,10 +123,10 @@ impl Store {
             for (name, leaf) in trees.get(digest).iter().flat_map(|tree| &tree.0) {
                 let path = self.result(*digest).join(name);
                 let reading = || format!("cannot read `{}`", path.display());
-                let file = File::open(&path).doing(reading)?;
-                let runs = file.metadata().doing(reading)?.permissions().mode() & 0o100 != 0;
+                let file = File::open(&path).with_context(reading)?;
+                let runs = file.metadata().with_context(reading)?.permissions().mode() & 0o100 != 0;
                 let mut header = header(if runs { 0o755 } else { 0o644 }, leaf.size);
-                tar.append_data(&mut header, format!("store/{digest}/{name}"), file.take(leaf.size)).doing(reading)?;
+                tar.append_data(&mut header, format!("store/{digest}/{name}"), file.take(leaf.size)).with_context(reading)?;
             }
         }
         Ok(())
@@ -137,15 +137,15 @@ impl Store {
         let space = Workspace { out: self.dir.join("work").join("import"), scratch: self.dir.join("work").join("import") };
         files::remove_folder(&space.out)?;
         let imported = self.unpack(from, &space.out).map_err(|error| {
-            let exit = if error.exit == Exit::Failed { Exit::Usage } else { error.exit };
-            error.context(format!("cannot import `{}`", from.display())).exit(exit)
+            let kind = if error.kind == ErrorKind::Other { ErrorKind::InvalidInput } else { error.kind };
+            error.context(format!("cannot import `{}`", from.display())).kind(kind)
         });
         files::remove_folder(&space.out)?;
         imported
     }
 
     fn unpack(&self, from: &Path, space: &Path) -> Result<ImportedRun> {
-        let file = File::open(from).map_err(|error| Error::from(error).exit(Exit::Usage))?;
+        let file = File::open(from).map_err(|error| Error::from(error).kind(ErrorKind::InvalidInput))?;
         let mut archive = Archive::new(zstd::Decoder::new(BufReader::new(file))?);
         let mut incoming = ArchiveReader::new(space);
         for entry in archive.entries().map_err(damaged)? {
@@ -169,7 +169,7 @@ impl Store {
         let new: Vec<Digest> = about.results.iter().copied().filter(|digest| self.problem(*digest).is_some()).collect();
         for digest in &new {
             let out = folder.join(digest.to_string());
-            fs::create_dir_all(&out).doing(|| format!("cannot make `{}`", out.display()))?;
+            fs::create_dir_all(&out).with_context(|| format!("cannot make `{}`", out.display()))?;
             let space = Workspace { scratch: out.clone(), out };
             let found = self.keep(&space)?;
             if found != *digest {
@@ -245,11 +245,11 @@ impl ArchiveReader {
     fn take(&mut self, name: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<()> {
         let Some(about) = &self.about else {
             if name != ABOUT {
-                return Err(Error::new("it is not the export of a run").advice("`voxpipe export RUN FILE` makes one"));
+                return Err(Error::new("it is not the export of a run").hint("`voxpipe export RUN FILE` makes one"));
             }
             let about: ArchiveManifest = json(name, size, bytes)?;
             if about.v > VERSION {
-                return Err(Error::new(format!("it has version {}, this program knows {VERSION}", about.v)).advice("use a newer voxpipe"));
+                return Err(Error::new(format!("it has version {}, this program knows {VERSION}", about.v)).hint("use a newer voxpipe"));
             }
             if !is_run(&about.run) {
                 return Err(refused(name, "does not name a run"));
@@ -303,8 +303,8 @@ impl ArchiveReader {
         // `path` is a key of a tree whose names all stay inside.
         let path = self.folder.join(digest.to_string()).join(path);
         let writing = || format!("cannot write `{}`", path.display());
-        path.parent().map_or(Ok(()), fs::create_dir_all).doing(writing)?;
-        let mut file = File::create_new(&path).doing(writing)?;
+        path.parent().map_or(Ok(()), fs::create_dir_all).with_context(writing)?;
+        let mut file = File::create_new(&path).with_context(writing)?;
         let mut hasher = blake3::Hasher::new();
         let (mut block, mut left) = (vec![0; 1 << 16], size);
         while left > 0 {
@@ -314,10 +314,10 @@ impl ArchiveReader {
                 return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
             }
             hasher.update(&block[..read]);
-            file.write_all(&block[..read]).doing(writing)?;
+            file.write_all(&block[..read]).with_context(writing)?;
             left -= read as u64;
         }
-        file.set_permissions(fs::Permissions::from_mode(if runs { 0o755 } else { 0o644 })).doing(writing)?;
+        file.set_permissions(fs::Permissions::from_mode(if runs { 0o755 } else { 0o644 })).with_context(writing)?;
         Ok(Digest(*hasher.finalize().as_bytes()))
     }
 
@@ -371,15 +371,15 @@ fn small(name: &str, size: u64, bytes: &mut impl Read) -> Result<Vec<u8>> {
 }
 
 fn refused(name: &str, why: &str) -> Error {
-    Error::new(format!("its entry `{}` {why}", name.escape_debug())).advice("nothing was imported; ask for a new export of the run")
+    Error::new(format!("its entry `{}` {why}", name.escape_debug())).hint("nothing was imported; ask for a new export of the run")
 }
 
 fn damaged(error: io::Error) -> Error {
-    Error::new(format!("it is damaged or cut short ({error})")).advice("nothing was imported; copy the file again")
+    Error::new(format!("it is damaged or cut short ({error})")).hint("nothing was imported; copy the file again")
 }
 
 fn put(tar: &mut Builder<impl Write>, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
-    tar.append_data(&mut header(mode, bytes.len() as u64), name, bytes).doing(|| format!("cannot add `{name}`"))
+    tar.append_data(&mut header(mode, bytes.len() as u64), name, bytes).with_context(|| format!("cannot add `{name}`"))
 }
 
 /// Owner and time are nobody's and never's: the same content makes the same archive.

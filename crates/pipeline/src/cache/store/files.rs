@@ -20,7 +20,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8], safety: Durability) -> Result<(
     let writing = || format!("cannot write `{}`", path.display());
     let unfinished = UnfinishedFile::write(path, bytes)?;
     if safety == Durability::Durable {
-        disk::sync(&unfinished.from).doing(writing)?;
+        disk::sync(&unfinished.from).with_context(writing)?;
     }
     unfinished.place()?;
     if safety == Durability::Durable {
@@ -32,10 +32,10 @@ pub(super) fn replace(path: &Path, bytes: &[u8], safety: Durability) -> Result<(
 /// Makes a link at `path` to `target`, unless there is something already. Whether it did.
 pub(super) fn new_link(path: &Path, target: &Path) -> Result<bool> {
     let linking = || format!("cannot link `{}`", path.display());
-    disk::make_folder(path.parent().unwrap_or(Path::new("."))).doing(linking)?;
+    disk::make_folder(path.parent().unwrap_or(Path::new("."))).with_context(linking)?;
     match disk::link(target, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        made => made.map(|()| true).doing(linking),
+        made => made.map(|()| true).with_context(linking),
     }
 }
 
@@ -43,8 +43,8 @@ pub(super) fn new_link(path: &Path, target: &Path) -> Result<bool> {
 pub(super) fn replace_link(path: &Path, target: &Path) -> Result<()> {
     let unfinished = UnfinishedFile::of(path);
     let linking = || format!("cannot link `{}`", path.display());
-    disk::remove_file(&unfinished.from).doing(linking)?;
-    disk::link(target, &unfinished.from).doing(linking)?;
+    disk::remove_file(&unfinished.from).with_context(linking)?;
+    disk::link(target, &unfinished.from).with_context(linking)?;
     unfinished.place()
 }
 
@@ -64,15 +64,15 @@ impl UnfinishedFile {
     /// Writes what will be at `to`.
     pub(super) fn write(to: &Path, bytes: &[u8]) -> Result<Self> {
         let writing = || format!("cannot write `{}`", to.display());
-        disk::make_folder(to.parent().unwrap_or(Path::new("."))).doing(writing)?;
+        disk::make_folder(to.parent().unwrap_or(Path::new("."))).with_context(writing)?;
         let unfinished = Self::of(to);
-        disk::write(&unfinished.from, bytes).doing(writing)?;
+        disk::write(&unfinished.from, bytes).with_context(writing)?;
         Ok(unfinished)
     }
 
     /// Gives it its name.
     pub(super) fn place(mut self) -> Result<()> {
-        disk::rename(&self.from, &self.to).doing(|| format!("cannot write `{}`", self.to.display()))?;
+        disk::rename(&self.from, &self.to).with_context(|| format!("cannot write `{}`", self.to.display()))?;
         self.placed = true;
         Ok(())
     }
@@ -93,9 +93,9 @@ pub(super) fn below(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     while let Some(folder) = folders.get(next).cloned() {
         next += 1;
         let reading = || format!("cannot read folder `{}`", folder.display());
-        for entry in fs::read_dir(&folder).doing(reading)? {
-            let entry = entry.doing(reading)?;
-            if entry.file_type().doing(reading)?.is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
+        for entry in fs::read_dir(&folder).with_context(reading)? {
+            let entry = entry.with_context(reading)?;
+            if entry.file_type().with_context(reading)?.is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
         }
     }
     Ok((files, folders))
@@ -103,14 +103,14 @@ pub(super) fn below(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
 
 /// Makes every file in a folder read-only.
 pub(super) fn seal(folder: &Path) -> Result<()> {
-    let protect = |path: &PathBuf| disk::protect(path).doing(|| format!("cannot keep `{}`", path.display()));
+    let protect = |path: &PathBuf| disk::protect(path).with_context(|| format!("cannot keep `{}`", path.display()));
     let (files, _) = below(folder)?;
     if files.len() > 100 { files.par_iter().try_for_each(protect) } else { files.iter().try_for_each(protect) }
 }
 
 /// Puts a file, or a folder's list of names, on the disk.
 pub(super) fn sync(path: &Path) -> Result<()> {
-    disk::sync(path).doing(|| format!("cannot write `{}`", path.display()))
+    disk::sync(path).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// Puts a folder with everything in it on the disk.
@@ -127,12 +127,12 @@ const MANY: usize = 12;
 pub(super) fn sync_all(paths: &[PathBuf]) -> Result<()> {
     #[cfg(target_os = "linux")]
     if let Some(first) = paths.first().filter(|_| paths.len() >= MANY) {
-        return disk::sync_everything(first).doing(|| format!("cannot write `{}`", first.display()));
+        return disk::sync_everything(first).with_context(|| format!("cannot write `{}`", first.display()));
     }
     paths.iter().try_for_each(|path| sync(path))
 }
 
 /// Removes a folder that may not be there.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
-    disk::remove_folder(folder).doing(|| format!("cannot remove `{}`", folder.display()))
+    disk::remove_folder(folder).with_context(|| format!("cannot remove `{}`", folder.display()))
 }

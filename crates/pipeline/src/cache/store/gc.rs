@@ -98,17 +98,17 @@ impl Store {
     /// Removes a file that stages would compute again.
     pub fn remove_cached(&self, file: &CachedFile) -> Result<()> {
         self.writing()?;
-        fs::remove_file(&file.path).doing(|| format!("cannot remove `{}`", file.path.display()))
+        fs::remove_file(&file.path).with_context(|| format!("cannot remove `{}`", file.path.display()))
     }
 
     /// Moves a folder out of sight in one step and then removes it: whoever is killed meanwhile leaves no half of it.
     fn throw_away(&self, folder: &Path) -> Result<()> {
         let trash = self.dir.join("trash");
         let removing = || format!("cannot remove `{}`", folder.display());
-        fs::create_dir_all(&trash).doing(removing)?;
+        fs::create_dir_all(&trash).with_context(removing)?;
         let gone = trash.join(folder.file_name().unwrap_or_default());
         files::remove_folder(&gone)?;
-        fs::rename(folder, &gone).doing(removing)?;
+        fs::rename(folder, &gone).with_context(removing)?;
         files::remove_folder(&trash)
     }
 
@@ -136,7 +136,7 @@ impl Store {
         let place = self.dir.join("damaged").join(digest.to_string());
         let moving = || format!("cannot set `{}` aside", self.result(digest).display());
         files::remove_folder(&place)?;
-        fs::create_dir_all(self.dir.join("damaged")).and_then(|()| fs::rename(self.result(digest), &place)).doing(moving)?;
+        fs::create_dir_all(self.dir.join("damaged")).and_then(|()| fs::rename(self.result(digest), &place)).with_context(moving)?;
         Ok(place)
     }
 
@@ -157,7 +157,7 @@ impl Store {
         let pinned = self.pins()?.contains(run);
         if pinned {
             let pin = self.dir.join("pins").join(run);
-            fs::remove_file(&pin).doing(|| format!("cannot remove `{}`", pin.display()))?;
+            fs::remove_file(&pin).with_context(|| format!("cannot remove `{}`", pin.display()))?;
         }
         Ok(pinned)
     }

@@ -188,7 +188,7 @@ fn write(group: &BTreeMap<Fingerprint, PendingCommit>, index: &StatCache, lasts:
     for commit in results.values() {
         for (path, leaf) in commit.tree.iter().flat_map(|tree| &tree.0) {
             let path = commit.result.join(path);
-            let meta = fs::metadata(&path).doing(|| format!("cannot look at `{}`", path.display()))?;
+            let meta = fs::metadata(&path).with_context(|| format!("cannot look at `{}`", path.display()))?;
             index.learn_settled(&meta, leaf.digest);
         }
     }

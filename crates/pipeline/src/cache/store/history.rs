@@ -93,8 +93,8 @@ impl HistoryLog {
         bytes.push(b'\n');
         let _one_at_a_time = self.lock();
         let writing = || format!("cannot write `{}`", path.display());
-        disk::make_folder(path.parent().unwrap_or(Path::new("."))).doing(writing)?;
-        disk::append(path, &bytes).doing(writing)
+        disk::make_folder(path.parent().unwrap_or(Path::new("."))).with_context(writing)?;
+        disk::append(path, &bytes).with_context(writing)
     }
 
     fn log<T>(&self, path: &Path, ours: bool, ask: impl FnOnce(&mut Log) -> T) -> T {

@@ -1,6 +1,6 @@
 //! One run at a time in a project: the kernel holds the lock, so it ends with the process that has it, however that ends.
 
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
@@ -15,14 +15,14 @@ impl ProjectLock {
     /// Takes the lock, or says who has it.
     pub(super) fn take(path: &Path, command: &str) -> Result<Self> {
         let locking = || format!("cannot lock `{}`", path.display());
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path).doing(locking)?;
+        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(locking)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held(&mut file)),
-            Err(TryLockError::Error(error)) => return Err(error).doing(locking),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(locking),
         }
-        file.set_len(0).and_then(|()| file.rewind()).doing(locking)?;
-        writeln!(file, "process {} (`{command}`)", std::process::id()).doing(locking)?;
+        file.set_len(0).and_then(|()| file.rewind()).with_context(locking)?;
+        writeln!(file, "process {} (`{command}`)", std::process::id()).with_context(locking)?;
         Ok(Self { file })
     }
 }
@@ -41,6 +41,6 @@ fn held(file: &mut File) -> Error {
     let who = who.trim();
     let who = if who.is_empty() { "another process" } else { who };
     Error::new(format!("another run is going on in this project: {who} holds the lock"))
-        .exit(Exit::Locked)
-        .advice("wait for it to end, or stop it")
+        .kind(ErrorKind::Locked)
+        .hint("wait for it to end, or stop it")
 }

@@ -41,7 +41,7 @@ use crate::cache::content::{Content, FileTree, STATE_FOLDER, SymlinkPolicy};
 use crate::cache::file_stat::StatKey;
 use crate::cache::fingerprint::{Fingerprint, FingerprintInputs};
 use crate::cache::stat_cache::StatCache;
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::events::metrics_log;
 use crate::process::liveness_lock;
 use crate::process::liveness_lock::LivenessLock;
@@ -80,7 +80,7 @@ pub struct Store {
     /// What was left running by an earlier run and ended by this one.
     orphans: Option<String>,
     /// What the programs of this run hold on to.
-    leash: Option<Arc<LivenessLock>>,
+    liveness: Option<Arc<LivenessLock>>,
     /// When what is known of files was kept last.
     saved: Mutex<Option<Instant>>,
     /// Given back last.
@@ -178,13 +178,13 @@ impl Store {
         let found = match fs::read_to_string(dir.join("format")) {
             Ok(format) => format,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => FORMAT.to_owned(),
-            Err(error) => return Err(error).doing(|| format!("cannot read `{}`", dir.display())),
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", dir.display())),
         };
         // An empty file is what a crash at the very first start leaves.
         if !found.trim().is_empty() && found.trim() != FORMAT {
             return Err(Error::new(format!("`{}` has format {}, this program knows {FORMAT}", dir.display(), found.trim()))
-                .exit(Exit::Usage)
-                .advice("use the version of voxpipe that wrote it, or move the folder away to start over"));
+                .kind(ErrorKind::InvalidInput)
+                .hint("use the version of voxpipe that wrote it, or move the folder away to start over"));
         }
         let index = fs::read(dir.join("stat.idx")).map(|bytes| StatCache::load(&bytes)).unwrap_or_default();
         Ok(Self::at(dir, Arc::new(index)))
@@ -200,7 +200,7 @@ impl Store {
             linking: Mutex::default(),
             spare: Mutex::default(),
             orphans: None,
-            leash: None,
+            liveness: None,
             saved: Mutex::default(),
             lock: None,
             shared: None,
@@ -211,7 +211,7 @@ impl Store {
     pub fn open(root: &Path, command: &str) -> Result<Self> {
         let dir = state_folder(root);
         let making = || format!("cannot keep state in `{}`", dir.display());
-        disk::make_folder(&dir).doing(making)?;
+        disk::make_folder(&dir).with_context(making)?;
         let lock = ProjectLock::take(&dir.join("lock"), command)?;
         let mut store = Self::look(root)?;
         store.lock = Some(lock);
@@ -230,10 +230,10 @@ impl Store {
             }
         }
         for folder in ["store", "trees", "keys", "work", "runs"] {
-            disk::make_folder(&dir.join(folder)).doing(making)?;
+            disk::make_folder(&dir.join(folder)).with_context(making)?;
         }
-        store.orphans = liveness_lock::gather_in(&dir)?;
-        store.leash = Some(Arc::new(LivenessLock::take(&dir)?));
+        store.orphans = liveness_lock::reap_orphans(&dir)?;
+        store.liveness = Some(Arc::new(LivenessLock::take(&dir)?));
         store.tidy()?;
         Ok(store)
     }
@@ -253,8 +253,8 @@ impl Store {
     }
 
     /// What the programs of a run hold on to.
-    pub fn leash(&self) -> Option<Arc<LivenessLock>> {
-        self.leash.clone()
+    pub fn liveness(&self) -> Option<Arc<LivenessLock>> {
+        self.liveness.clone()
     }
 
     /// What a memo of this name says.
@@ -306,7 +306,7 @@ impl Store {
         let newest = self.runs()?.iter().filter_map(|run| run.strip_prefix(&day)?.strip_prefix('-')?.parse::<u64>().ok()).max();
         let run = format!("{day}-{}", newest.unwrap_or(0) + 1);
         let folder = self.dir.join("runs").join(&run);
-        disk::make_folder(&folder).doing(|| format!("cannot make `{}`", folder.display()))?;
+        disk::make_folder(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
         Ok(run)
     }
 
@@ -381,7 +381,7 @@ impl Store {
         let space = Workspace { out: work.join(out), scratch: work.join(scratch).join("scratch") };
         files::remove_folder(&space.out)?;
         for folder in [Some(&space.out), Some(&space.scratch).filter(|_| uses_scratch)].into_iter().flatten() {
-            disk::make_folder(folder).doing(|| format!("cannot make `{}`", folder.display()))?;
+            disk::make_folder(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
         }
         Ok(space)
     }
@@ -423,7 +423,7 @@ impl Store {
             }
         } else {
             files::remove_folder(&place)?;
-            disk::rename(&space.out, &place).doing(|| format!("cannot keep `{}`", place.display()))?;
+            disk::rename(&space.out, &place).with_context(|| format!("cannot keep `{}`", place.display()))?;
             files::replace(&self.listing(digest), &serde_json::to_vec(&tree)?, Durability::Whole)?;
         }
         Ok(digest)
@@ -568,7 +568,7 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).doing(|| format!("cannot read folder `{}`", folder.display())),
+        Err(error) => return Err(error).with_context(|| format!("cannot read folder `{}`", folder.display())),
     };
     let mut names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();

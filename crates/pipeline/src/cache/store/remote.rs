@@ -82,7 +82,7 @@ impl Store {
                 Ok(digest) => {
                     files::remove_folder(&self.result(digest))?;
                     return Err(Error::new(format!("`{}` is damaged, its files are not those it is named after", from.display()))
-                        .advice("remove it; somebody's next run puts a whole one there"));
+                        .hint("remove it; somebody's next run puts a whole one there"));
                 }
                 Err(error) => {
                     self.discard(&space)?;
@@ -105,11 +105,11 @@ impl Store {
             let copied = copy(&tree, &self.result(record.digest), &unfinished)
                 .and_then(|()| files::seal(&unfinished))
                 .and_then(|()| files::sync_tree(&unfinished))
-                .and_then(|()| fs::create_dir_all(shared.dir.join("store")).doing(giving))
+                .and_then(|()| fs::create_dir_all(shared.dir.join("store")).with_context(giving))
                 .and_then(|()| match fs::rename(&unfinished, &place) {
                     // Somebody else was faster, with the same bytes.
                     Err(_) if place.is_dir() => Ok(()),
-                    renamed => renamed.doing(giving),
+                    renamed => renamed.with_context(giving),
                 });
             files::remove_folder(&unfinished)?;
             let _ = fs::remove_dir(shared.dir.join("unfinished"));
@@ -147,16 +147,16 @@ pub(super) fn stays_inside(name: &str) -> bool {
 }
 
 fn copy(tree: &FileTree, from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).doing(|| format!("cannot make `{}`", to.display()))?;
+    fs::create_dir_all(to).with_context(|| format!("cannot make `{}`", to.display()))?;
     for name in tree.0.keys() {
         let (from, to) = (from.join(name), to.join(name));
         let copying = || format!("cannot copy `{}`", from.display());
-        to.parent().map_or(Ok(()), fs::create_dir_all).doing(copying)?;
+        to.parent().map_or(Ok(()), fs::create_dir_all).with_context(copying)?;
         // A link would be followed to whatever it names on this machine.
-        if !fs::symlink_metadata(&from).doing(copying)?.is_file() {
+        if !fs::symlink_metadata(&from).with_context(copying)?.is_file() {
             return Err(Error::new(format!("`{}` is not a file", from.display())));
         }
-        fs::copy(&from, &to).doing(copying)?;
+        fs::copy(&from, &to).with_context(copying)?;
     }
     Ok(())
 }

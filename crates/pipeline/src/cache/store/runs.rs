@@ -13,7 +13,7 @@ impl Store {
         let path = self.manifest(run);
         match fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            read => read.map(Some).doing(|| format!("cannot read `{}`", path.display())),
+            read => read.map(Some).with_context(|| format!("cannot read `{}`", path.display())),
         }
     }
 
@@ -30,13 +30,13 @@ impl Store {
     pub fn place_to_repeat(&self, run: &str) -> Result<PathBuf> {
         let folder = self.dir.join("repro");
         let making = || format!("cannot make a folder in `{}`", folder.display());
-        fs::create_dir_all(&folder).doing(making)?;
+        fs::create_dir_all(&folder).with_context(making)?;
         let mut number = 1;
         loop {
             let place = folder.join(format!("{run}-{number}"));
             match fs::create_dir(&place) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-                made => return made.map(|()| place).doing(making),
+                made => return made.map(|()| place).with_context(making),
             }
         }
     }

@@ -83,7 +83,7 @@ impl FeatureCache {
     pub(super) fn keep(&self, clip: &str, mut numbers: Vec<f32>, shape: [usize; 2]) -> Result<Vec<f32>> {
         if let Some(place) = numbers.iter().position(|number| !number.is_finite()) {
             return Err(Error::new(format!("the audio tower's output is not finite (row {})", place / shape[1].max(1)))
-                .advice("the model's weights are damaged, or do not fit its config"));
+                .hint("the model's weights are damaged, or do not fit its config"));
         }
         let kept = if self.halved {
             let narrow: Vec<bf16> = numbers.iter().map(|number| bf16::from_f32(*number)).collect();
@@ -104,16 +104,16 @@ impl FeatureCache {
         let writing = || format!("cannot remember a clip in `{}`", folder.display());
         let unfit = |error: safetensors::SafeTensorError| Error::new(error.to_string());
         let digest = HashMap::from([("blake3".to_owned(), blake3::hash(bytes).to_hex().to_string())]);
-        let rows = TensorView::new(dtype, shape.to_vec(), bytes).map_err(unfit).doing(writing)?;
-        let file = safetensors::serialize([(ROWS, rows)], Some(digest)).map_err(unfit).doing(writing)?;
-        fs::create_dir_all(folder).doing(writing)?;
+        let rows = TensorView::new(dtype, shape.to_vec(), bytes).map_err(unfit).with_context(writing)?;
+        let file = safetensors::serialize([(ROWS, rows)], Some(digest)).map_err(unfit).with_context(writing)?;
+        fs::create_dir_all(folder).with_context(writing)?;
         // Two clips of one content may be heard side by side: each has a draft of its own.
         let draft = folder.join(format!("{DRAFT}{}-{}", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
         let written = fs::write(&draft, file).and_then(|()| fs::rename(&draft, place(folder, clip)));
         if written.is_err() {
             let _ = fs::remove_file(&draft);
         }
-        written.doing(writing)
+        written.with_context(writing)
     }
 }
 

@@ -49,7 +49,7 @@ impl FrozenEncoder {
     ///
     /// # Shapes
     /// → `[audio tokens, text width]`
-    pub fn hear(&self, samples: &[f32]) -> Result<Tensor<2>> {
+    pub fn encode(&self, samples: &[f32]) -> Result<Tensor<2>> {
         let clip = FeatureCache::name(samples);
         if let Some(rows) = self.memory.recall(&clip) {
             return Ok(Tensor::from_data(rows, &self.device));
@@ -62,8 +62,8 @@ impl FrozenEncoder {
     }
 
     /// The same of several clips, one after the other in the result.
-    pub fn hear_all(&self, clips: &[&[f32]]) -> Result<Tensor<2>> {
-        Ok(Tensor::cat(clips.par_iter().map(|samples| self.hear(samples)).collect::<Result<Vec<_>>>()?, 0))
+    pub fn encode_all(&self, clips: &[&[f32]]) -> Result<Tensor<2>> {
+        Ok(Tensor::cat(clips.par_iter().map(|samples| self.encode(samples)).collect::<Result<Vec<_>>>()?, 0))
     }
 
     /// Hears a clip anew, some chunks at a time.

@@ -27,7 +27,7 @@ pub enum MatmulPrecision {
     Floats,
     /// Queries, keys, values and weights are rounded to brain floats where the processor multiplies these; products are added up, and
     /// weights computed, in 32-bit floats as ever.
-    BrainFloats,
+    Bf16,
 }
 
 /// Which keys a query sees.
@@ -135,7 +135,7 @@ pub fn forward(
 ) -> Vec<f32> {
     let AttentionShape { heads, key_heads, queries, width, .. } = shape;
     if queries * (heads / key_heads.max(1)) > FEW {
-        return forward_in_tiles(SimdLevel::best(factors == MatmulPrecision::BrainFloats), q, k, v, shape, mask);
+        return forward_in_tiles(SimdLevel::best(factors == MatmulPrecision::Bf16), q, k, v, shape, mask);
     }
     let mut out = vec![0.0; shape.batch * queries * heads * width];
     if !out.is_empty() && shape.keys > 0 {

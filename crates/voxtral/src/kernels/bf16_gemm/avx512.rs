@@ -24,7 +24,7 @@ pub(super) fn rounded(x: &[f32]) -> Vec<bf16> {
 
 /// The same into a slice of the same length.
 pub(super) fn round_into(x: &[f32], rounded: &mut [bf16]) {
-    assert!(cpu::has_brain_products() && x.len() == rounded.len());
+    assert!(cpu::has_bf16_dot() && x.len() == rounded.len());
     // SAFETY: the processor has the instructions, and both slices are as long.
     unsafe { round(x, rounded) };
 }
@@ -32,7 +32,7 @@ pub(super) fn round_into(x: &[f32], rounded: &mut [bf16]) {
 /// Σ x w for a few rows and the weights of some outputs, `[outputs, rows]`.
 pub(super) fn dots(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
-    assert!(cpu::has_brain_products() && y.len() * inputs == weight.len() * rows && x.len() == rows * inputs);
+    assert!(cpu::has_bf16_dot() && y.len() * inputs == weight.len() * rows && x.len() == rows * inputs);
     // SAFETY: the processor has the instructions, and the slices fit together.
     unsafe { dot_rows(x, weight, inputs, y) }
 }
@@ -40,7 +40,7 @@ pub(super) fn dots(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32]) {
 /// Adds x wᵀ to `y`, `[rows, outputs]`.
 pub(super) fn add_products(x: &[f32], weight: &[bf16], inputs: usize, outputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
-    assert!(cpu::has_brain_products() && inputs.is_multiple_of(2));
+    assert!(cpu::has_bf16_dot() && inputs.is_multiple_of(2));
     assert!(x.len() == rows * inputs && weight.len() == outputs * inputs && y.len() == rows * outputs);
     // SAFETY: the processor has the instructions, and the slices fit together.
     unsafe { products(x, weight, inputs, outputs, y) }
@@ -49,7 +49,7 @@ pub(super) fn add_products(x: &[f32], weight: &[bf16], inputs: usize, outputs: u
 /// Adds g w to `dx`, `[rows, inputs]`.
 pub(super) fn add_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, outputs: usize, dx: &mut [f32]) {
     let rows = gradient.len() / outputs;
-    assert!(cpu::has_brain_products() && outputs.is_multiple_of(2));
+    assert!(cpu::has_bf16_dot() && outputs.is_multiple_of(2));
     assert!(gradient.len() == rows * outputs && weight.len() == outputs * inputs && dx.len() == rows * inputs);
     // SAFETY: the processor has the instructions, and the slices fit together.
     unsafe { input_gradient(gradient, weight, inputs, outputs, dx) }

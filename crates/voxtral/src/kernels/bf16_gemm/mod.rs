@@ -27,7 +27,7 @@ pub fn linear(x: &[f32], weight: &[bf16], bias: &[f32], inputs: usize, outputs: 
     let rows = x.len().checked_div(inputs).unwrap_or(0);
     assert!(x.len() == rows * inputs && weight.len() == outputs * inputs && (bias.is_empty() || bias.len() == outputs));
     #[cfg(target_arch = "x86_64")]
-    if cpu::has_brain_products() && inputs.is_multiple_of(2) && inputs > 0 {
+    if cpu::has_bf16_dot() && inputs.is_multiple_of(2) && inputs > 0 {
         if rows <= gemv::FEW {
             let x = avx512::rounded(x);
             return gemv::by_columns(rows, weight, bias, inputs, outputs, |weight, y| avx512::dots(&x, weight, inputs, y));
@@ -70,7 +70,7 @@ pub fn linear_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, o
         return dx;
     }
     #[cfg(target_arch = "x86_64")]
-    if cpu::has_brain_products() && outputs.is_multiple_of(2) {
+    if cpu::has_bf16_dot() && outputs.is_multiple_of(2) {
         let parts = dx.chunks_mut(ROWS * inputs).zip(gradient.chunks(ROWS * outputs));
         parallel::each(gradient.len() * inputs / 2, parts, |(dx, g)| avx512::add_input_gradient(g, weight, inputs, outputs, dx));
         return dx;
@@ -96,7 +96,7 @@ pub fn linear_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, o
 #[must_use]
 pub fn linear_weight_gradient(gradient: &[f32], x: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len().checked_div(inputs).unwrap_or(0);
-    if !cpu::has_brain_products() || rows == 0 {
+    if !cpu::has_bf16_dot() || rows == 0 {
         return gemm::linear_weight_gradient(gradient, x, inputs, outputs);
     }
     // Positions take the place of inputs: an even number of them, the last one of zeros if need be.
@@ -128,7 +128,7 @@ fn sideways<T: Copy + Default + Send>(x: &[f32], columns: usize, wide: usize, to
 #[must_use]
 pub fn narrowed(weights: &[f32]) -> Vec<bf16> {
     #[cfg(target_arch = "x86_64")]
-    if cpu::has_brain_products() {
+    if cpu::has_bf16_dot() {
         let mut narrow = vec![bf16::ZERO; weights.len()];
         const PART: usize = 1 << 16;
         parallel::each(weights.len(), narrow.chunks_mut(PART).zip(weights.chunks(PART)), |(narrow, weights)| {

@@ -51,8 +51,8 @@ fn linear(x: Float, weight: Float, bias: &[f32], factors: MatmulPrecision) -> Fl
     let (x, weight) = (packed(x), packed(weight));
     let (outputs, inputs) = sides(&weight);
     let y = match weight.dtype() {
-        DType::BF16 => bf16_gemm::linear(numbers(&x), brain_numbers(&weight), bias, inputs, outputs),
-        _ if factors == MatmulPrecision::BrainFloats => {
+        DType::BF16 => bf16_gemm::linear(numbers(&x), bf16_numbers(&weight), bias, inputs, outputs),
+        _ if factors == MatmulPrecision::Bf16 => {
             bf16_gemm::linear(numbers(&x), &bf16_gemm::narrowed(numbers(&weight)), bias, inputs, outputs)
         }
         _ => gemm::linear(numbers(&x), numbers(&weight), bias, inputs, outputs),
@@ -60,7 +60,7 @@ fn linear(x: Float, weight: Float, bias: &[f32], factors: MatmulPrecision) -> Fl
     tensor(y, with_last(&x, outputs))
 }
 
-fn brain_numbers(x: &Float) -> &[bf16] {
+fn bf16_numbers(x: &Float) -> &[bf16] {
     let start = x.layout().start_offset();
     x.storage::<bf16>().get(start..start + x.layout().num_elements()).unwrap_or_default()
 }
@@ -87,12 +87,12 @@ fn shape_of(q: &Float, k: &Float) -> attention::AttentionShape {
 
 /// The bytes behind what is called brain floats.
 fn bytes(packed: &Float) -> &[u8] {
-    bytemuck::cast_slice(brain_numbers(packed))
+    bytemuck::cast_slice(bf16_numbers(packed))
 }
 
 fn head(weight: &Float) -> LmHead<'_> {
     match weight.dtype() {
-        DType::BF16 => LmHead::Brain(brain_numbers(weight)),
+        DType::BF16 => LmHead::Brain(bf16_numbers(weight)),
         _ => LmHead::Floats(numbers(weight)),
     }
 }
@@ -148,8 +148,8 @@ impl Kernels for Flex {
         let (gradient, weight) = (packed(gradient), packed(weight));
         let (outputs, inputs) = sides(&weight);
         let dx = match weight.dtype() {
-            DType::BF16 => bf16_gemm::linear_input_gradient(numbers(&gradient), brain_numbers(&weight), inputs, outputs),
-            _ if factors == MatmulPrecision::BrainFloats => {
+            DType::BF16 => bf16_gemm::linear_input_gradient(numbers(&gradient), bf16_numbers(&weight), inputs, outputs),
+            _ if factors == MatmulPrecision::Bf16 => {
                 bf16_gemm::linear_input_gradient(numbers(&gradient), &bf16_gemm::narrowed(numbers(&weight)), inputs, outputs)
             }
             _ => gemm::linear_input_gradient(numbers(&gradient), numbers(&weight), inputs, outputs),
@@ -162,7 +162,7 @@ impl Kernels for Flex {
         let (outputs, inputs) = (last(&gradient), last(&x));
         let dw = match factors {
             MatmulPrecision::Floats => gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
-            MatmulPrecision::BrainFloats => bf16_gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
+            MatmulPrecision::Bf16 => bf16_gemm::linear_weight_gradient(numbers(&gradient), numbers(&x), inputs, outputs),
         };
         tensor(dw, Shape::from(vec![outputs, inputs]))
     }

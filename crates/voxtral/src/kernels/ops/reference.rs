@@ -68,7 +68,7 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
 pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask, factors: MatmulPrecision) -> Tensor<4> {
     let one = q.dims()[2] == 1;
     // One query is too little work to be worth rounding a whole cache for.
-    if factors == MatmulPrecision::BrainFloats && !one {
+    if factors == MatmulPrecision::Bf16 && !one {
         let narrow = |x: Tensor<4>| x.cast(DType::BF16);
         return attend_masked(narrow(q), narrow(k), narrow(v), mask).cast(DType::F32);
     }

@@ -110,7 +110,7 @@ impl SimdLevel {
         #[cfg(target_arch = "x86_64")]
         {
             use super::cpu;
-            if pairs && cpu::has_brain_products() {
+            if pairs && cpu::has_bf16_dot() {
                 return Self::WidePairs;
             }
             if cpu::has_wide_vectors() {
@@ -171,7 +171,7 @@ pub(super) fn run<W: SimdOp>(kind: SimdLevel, work: W) -> W::Output {
         // What the kind says is looked up again: it costs nothing, and makes these calls sound whoever made the kind.
         match kind {
             SimdLevel::WidePairs => {
-                assert!(super::cpu::has_brain_products());
+                assert!(super::cpu::has_bf16_dot());
                 // SAFETY: the processor has just been asked for these features.
                 return unsafe { wide_pairs(work) };
             }

@@ -3,7 +3,7 @@
 pub mod params;
 pub mod preprocessor;
 
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fs;
@@ -152,13 +152,13 @@ impl VoxtralConfig {
                 folder.display(),
                 crate::realtime::MODEL_NAME
             ))
-            .exit(Exit::Environment)
-            .advice("train Voxtral-Mini-3B-2507 or Voxtral-Small-24B-2507"));
+            .environment()
+            .hint("train Voxtral-Mini-3B-2507 or Voxtral-Small-24B-2507"));
         }
         let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
         let (path, is_mistral) = if path.exists() || !mistral.exists() { (path, false) } else { (mistral, true) };
-        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display())).map_err(|error| {
-            error.exit(Exit::Failed).advice("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display())).map_err(|error| {
+            error.kind(ErrorKind::Other).hint("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
         })?;
         let read = if is_mistral { params::read(&text) } else { serde_json::from_str(&text).map_err(|error| error.to_string()) };
         let config: Self = read.map_err(|problem| Error::new(format!("{}: {problem}", path.display())))?;

@@ -23,7 +23,7 @@ pub fn check(folder: &Path, config: &VoxtralConfig) -> Result<()> {
                 "{}: `{key}` is {found}, but what is computed here, with this config, has {value}",
                 path.display()
             ))
-            .advice("the folder's files may be of different models; if the model really wants other features, it cannot be used"));
+            .hint("the folder's files may be of different models; if the model really wants other features, it cannot be used"));
         }
     }
     Ok(())
@@ -58,7 +58,7 @@ pub fn token(folder: &Path, key: &str, config: &VoxtralConfig) -> Result<Option<
     match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
         Some(id) if (id as usize) < config.text_config.vocab_size => Ok(Some(id)),
         _ => Err(Error::new(format!("{}: `{key}` is {id}, which is not one token of the vocabulary", path.display()))
-            .advice("Voxtral has `</s>` = 2 and `<pad>` = 11; several ends are not supported")),
+            .hint("Voxtral has `</s>` = 2 and `<pad>` = 11; several ends are not supported")),
     }
 }
 
@@ -76,6 +76,6 @@ fn read(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(path).doing(|| format!("cannot read `{}`", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     serde_json::from_str(&text).map(Some).map_err(|error| Error::new(format!("{}: {error}", path.display())))
 }

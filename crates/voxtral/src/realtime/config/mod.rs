@@ -3,7 +3,7 @@
 
 mod params;
 
-use crate::error::{Error, Exit, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::model::config::RopeParameters;
 use serde::Deserialize;
 use serde_json::Value;
@@ -202,8 +202,8 @@ impl RealtimeConfig {
     pub fn read(folder: &Path) -> Result<Self> {
         let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
         let (path, is_mistral) = if path.exists() || !mistral.exists() { (path, false) } else { (mistral, true) };
-        let text = fs::read_to_string(&path).doing(|| format!("cannot read `{}`", path.display())).map_err(|error| {
-            error.exit(Exit::Failed).advice("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display())).map_err(|error| {
+            error.kind(ErrorKind::Other).hint("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
         })?;
         let wrong = |problem: String| Error::new(format!("{}: {problem}", path.display()));
         let config: Self = if is_mistral { params::read(&text).map_err(wrong)? } else { from_json(&text).map_err(wrong)? };
@@ -311,8 +311,8 @@ impl StreamPadding {
             frame_rate: Option<f64>,
             sampling_rate: Option<f64>,
         }
-        let text = fs::read_to_string(path).doing(|| format!("cannot read `{}`", path.display()))?;
-        let wrong = |problem: String| Error::new(format!("{}: {problem}", path.display())).advice("fetch the tokenizer file again");
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let wrong = |problem: String| Error::new(format!("{}: {problem}", path.display())).hint("fetch the tokenizer file again");
         let file: File = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         let Some(audio) = file.audio else { return Ok(Self { left: LEFT, delay: None }) };
         if audio.frame_rate.is_some_and(|rate| rate != 12.5) || audio.sampling_rate.is_some_and(|rate| rate != 16_000.0) {
