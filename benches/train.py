@@ -85,8 +85,8 @@ device = "cpu"
 batch_size = {BATCH}
 gradient_accumulation = {ACCUMULATION}
 learning_rate = {RATE}
-schedule = "constant"
-checkpoint_steps = 100000
+lr_scheduler = "constant"
+save_steps = 100000
 max_text_tokens = 4096
 {lora}""")
 

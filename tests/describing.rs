@@ -11,9 +11,12 @@ fn each_beginning_is_a_sound_pipeline_and_nothing_is_overwritten() {
             &["init", "--language", "ja", "--name", "Zoé's \"voice\""],
             &["source = \"file\", file = \"phrases.txt\"", "published/Zoe-s-voice"],
         ),
-        (&["init", "--case", "recordings", "--recordings", "clips"], &["uses = \"uploads\"", "transcripts = \"clips/transcripts.csv\""]),
-        (&["init", "--case", "recordings", "--transcripts", "txt", "--language", "de"], &["transcripts = \"txt\", language = \"de\""]),
-        (&["init", "--case", "hub", "--base", "me/voxtral-fr"], &["base = \"me/voxtral-fr\"", "voxpipe lock"]),
+        (
+            &["init", "--template", "recordings", "--recordings", "clips"],
+            &["uses = \"uploads\"", "transcripts = \"clips/transcripts.csv\""],
+        ),
+        (&["init", "--template", "recordings", "--transcripts", "txt", "--language", "de"], &["transcripts = \"txt\", language = \"de\""]),
+        (&["init", "--template", "hub", "--base", "me/voxtral-fr"], &["base = \"me/voxtral-fr\"", "voxpipe lock"]),
     ];
     for (args, expected) in rows {
         let sandbox = Sandbox::new();
@@ -32,11 +35,11 @@ fn each_beginning_is_a_sound_pipeline_and_nothing_is_overwritten() {
         }
         // A second time nothing is touched, whatever is asked for.
         sandbox.file("pipeline.toml", "mine").file("schema.json", "mine too");
-        sandbox.run(&["init", "--case", "hub", "--base", "a/b"]).exits(2).complains("is there already, and is not overwritten");
+        sandbox.run(&["init", "--template", "hub", "--base", "a/b"]).exits(2).complains("is there already, and is not overwritten");
         assert_eq!((sandbox.read("pipeline.toml"), sandbox.read("schema.json")), ("mine".to_owned(), "mine too".to_owned()));
     }
     let sandbox = Sandbox::new();
-    sandbox.run(&["init", "--case", "hub"]).exits(2).complains("add `--base OWNER/NAME`");
+    sandbox.run(&["init", "--template", "hub"]).exits(2).complains("add `--base OWNER/NAME`");
     sandbox.run(&["init", "--language", "klingon"]).exits(2).complains("klingon");
     assert!(!sandbox.path("pipeline.toml").exists() && !sandbox.path("schema.json").exists());
     sandbox.file("new/schema.json", "mine");

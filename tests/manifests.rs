@@ -732,7 +732,7 @@ fn an_editor_is_told_that_a_reference_may_stand_for_a_number() {
     assert_eq!(train["learning_rate"]["anyOf"][0]["type"], "number");
     assert_eq!(train["learning_rate"]["anyOf"][1]["$ref"], "#/$defs/Reference");
     assert_eq!(train["base"]["type"], "string");
-    assert_eq!(schema["$defs"]["Header"]["properties"]["seed"]["type"], "integer");
+    assert_eq!(schema["$defs"]["PipelineTable"]["properties"]["seed"]["type"], "integer");
 }
 
 /// The real stages, with settings as people would write them; what is wrong is only what is meant to be.
@@ -785,4 +785,41 @@ fn damaged_files_never_stop_the_program() {
             diagnostic.to_json(Path::new("p.toml"), &text);
         }
     }
+}
+
+/// Settings that were renamed are read under their former names too, from the file, from `--set` and from `recover`; never under both.
+#[test]
+fn former_names_of_settings_are_read() {
+    let file = |with: &str, rest: &str| {
+        format!(
+            "schema = 1\n[pipeline]\nname = \"p\"\n[stage.data]\nuses = \"import\"\nwith = {{ folder = \"d\" }}\n[stage.a]\nuses = \"train\"\nfrom = {{ data = \"data\" }}\n{rest}\
+             with = {{ base = \"m\", {with} }}\n"
+        )
+    };
+    let identity = |text: &str, set: &[(&str, &str)]| {
+        let parsed = Pipeline::parse(STAGES, text, Path::new("pipeline.toml"), &with_set(set), &env);
+        assert!(parsed.diagnostics.is_empty(), "{}", rendered(&parsed.diagnostics, text));
+        parsed.pipeline.unwrap().step("a").unwrap().stage.settings()
+    };
+    let current = "gradient_checkpointing = true, save_steps = 7, save_total_limit = 5, lr_scheduler = \"cosine\"";
+    let former = "recompute = true, checkpoint_steps = 7, keep_checkpoints = 5, schedule = \"cosine\"";
+    let wanted = identity(&file(current, ""), &[]);
+    assert_eq!(wanted["lr_scheduler"], "cosine");
+    assert_eq!(identity(&file(former, ""), &[]), wanted);
+    let set = [("recompute", "true"), ("checkpoint_steps", "7"), ("keep_checkpoints", "5"), ("schedule", "\"cosine\"")];
+    let set = set.map(|(key, value)| (format!("stage.a.with.{key}"), value));
+    assert_eq!(identity(&file("", ""), &set.iter().map(|(key, value)| (key.as_str(), *value)).collect::<Vec<_>>()), wanted);
+
+    let recover = "stall = \"1h\"\nrecover = [{ on = \"out-of-memory\", set = { recompute = true } }]\n";
+    let text = file("", recover);
+    let step = Pipeline::parse(STAGES, &text, Path::new("pipeline.toml"), &CommandLineOverrides::default(), &env).pipeline.unwrap();
+    let step = step.step("a").unwrap();
+    assert_eq!(step.stall_timeout, Some(std::time::Duration::from_secs(3600)));
+    let changes = step.retry.recoveries(&voxpipe::error::Error::new("").kind(voxpipe::error::ErrorKind::OutOfMemory)).next().unwrap();
+    assert_eq!(step.stage.changed(changes).unwrap().settings()["gradient_checkpointing"], true);
+
+    let both = file("recompute = true, gradient_checkpointing = false", "");
+    let parsed = Pipeline::parse(STAGES, &both, Path::new("pipeline.toml"), &CommandLineOverrides::default(), &env);
+    let shown = rendered(&parsed.diagnostics, &both);
+    assert!(shown.contains("`recompute` is the former name of `gradient_checkpointing`") && shown.contains("keep only"), "{shown}");
 }

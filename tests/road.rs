@@ -29,7 +29,7 @@ with = { split = { train = 0.8, test = 0.2 } }
 [stage.adapter]
 uses = "train"
 from = { data = "dataset" }
-with = { base = "models/tiny", lora = { r = 4, dropout = 0.1 }, epochs = "${params.epochs}", learning_rate = 1e-3, batch_size = 2, gradient_accumulation = 2, checkpoint_steps = 3 }
+with = { base = "models/tiny", lora = { r = 4, dropout = 0.1 }, epochs = "${params.epochs}", learning_rate = 1e-3, batch_size = 2, gradient_accumulation = 2, save_steps = 3 }
 [stage.scores]
 uses = "evaluate"
 from = { model = "adapter", data = "dataset" }
@@ -361,7 +361,7 @@ fn kill_9_while_training_ends_in_the_same_bytes() {
 fn kill_9_at_20_moments_of_a_training_ends_in_the_same_bytes() {
     // A checkpoint after each step and a best model after every other: most moments are inside a write.
     let eval = "stage.adapter.with.eval={ split = \"test\", steps = 2, clips = 1 }";
-    let often = ["run", "--set", "epochs=10", "--set", "stage.adapter.with.checkpoint_steps=1", "--set", eval];
+    let often = ["run", "--set", "epochs=10", "--set", "stage.adapter.with.save_steps=1", "--set", eval];
     let whole = project();
     whole.run(&often).exits(0);
 

@@ -84,7 +84,7 @@ fn step(name: &str, from: &[&str], stage: Fake) -> Step {
         seed: pipeline::graph::derived_seed(1, name),
         require: BTreeMap::new(),
         timeout: None,
-        stall: None,
+        stall_timeout: None,
         resources: ResourceRequest::default(),
         retry: RetryPolicy::default(),
     }

@@ -215,9 +215,9 @@ fn a_stage_that_says_nothing_is_stuck() {
     // Speaks for longer than it may be silent, and then no more; the second try speaks to its end.
     let script = "echo try >> tries; for i in 1 2 3 4 5; do echo $i; sleep 0.3; done; [ $(wc -l < tries) -gt 1 ] || sleep 60; touch $0/x";
     sandbox.pipeline(&format!("{HEAD}{}", stage("s", script, "stall = \"1s\"")));
-    sandbox.run(&["run"]).exits(11).complains("it said nothing for 1 s, so it counts as stuck").complains("raise `stall`");
+    sandbox.run(&["run"]).exits(11).complains("it said nothing for 1 s, so it counts as stuck").complains("raise `stall_timeout`");
     fs::remove_file(sandbox.path("tries")).unwrap();
-    sandbox.pipeline(&format!("{HEAD}{}", stage("s", script, "stall = \"1s\"\nretry = { times = 1, on = [\"stalled\"] }")));
+    sandbox.pipeline(&format!("{HEAD}{}", stage("s", script, "stall_timeout = \"1s\"\nretry = { times = 1, on = [\"stalled\"] }")));
     sandbox.run(&["run"]).exits(0).complains("trying again");
 }
 

@@ -139,7 +139,7 @@ fn a_whole_run_goes_to_the_cluster_except_what_stays() {
         stage("c", "touch $0/c", "after = [\"a\"]"),
     ];
     let cluster = Cluster::new(&stages.concat());
-    cluster.run(&["run", "--on", "slurm"]).exits(0);
+    cluster.run(&["run", "--executor", "slurm"]).exits(0);
     assert_eq!(cluster.jobs(), 2);
     let names: Vec<_> = [41, 42].into_iter().map(|job| cluster.told(job, "name")).collect();
     assert!(names[0].starts_with("voxpipe-a-") && names[1].starts_with("voxpipe-c-"), "{names:?}");

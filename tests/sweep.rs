@@ -35,7 +35,7 @@ axes = { lr = [1, 2, 3], "stage.train.with.run" = [
   ["sh", "train.sh", "${params.lr}", "2", "${out}"],
 ] }
 exclude = [{ lr = 1, "stage.train.with.run" = ["sh", "train.sh", "${params.lr}", "2", "${out}"] }]
-best = { metric = "scores.wer", goal = "min" }
+best = { metric = "scores.wer", direction = "min" }
 "#,
         )
         .file("base.sh", "echo base >> ran\necho b > $1/b\n")
@@ -86,7 +86,7 @@ fn every_combination_is_a_run_and_only_the_best_goes_on() {
     assert_eq!((ran(&sandbox, "train"), ran(&sandbox, "card")), (5, 1));
 
     // Another goal is another winner, and no training.
-    sandbox.pipeline(&sandbox.read("pipeline.toml").replace("goal = \"min\"", "goal = \"max\""));
+    sandbox.pipeline(&sandbox.read("pipeline.toml").replace("direction = \"min\"", "direction = \"max\""));
     assert_eq!(sandbox.run(&["sweep", "--json"]).exits(0).json()["combinations"][4]["best"], true);
     assert_eq!((ran(&sandbox, "train"), ran(&sandbox, "card")), (5, 2));
     assert_eq!(sandbox.read(".voxpipe/latest/s/card/card"), "3 2\n");
@@ -100,7 +100,7 @@ const MEETS: &str = "echo train $1 $2 >> ran\ntouch here.$1.$2; n=0\nwhile [ $(l
 fn combinations_run_side_by_side_and_share_what_they_have_in_common() {
     let sandbox = project();
     sandbox.pipeline(&sandbox.read("pipeline.toml").replace("[params]", "[resources]\ncpu = 5\n[params]")).file("train.sh", MEETS);
-    let swept = sandbox.run(&["sweep", "--at-once", "3", "--jobs", "5", "--json"]).exits(0).complains("combination 3: done");
+    let swept = sandbox.run(&["sweep", "--jobs", "3", "--json"]).exits(0).complains("combination 3: done");
     let alone = project();
     let expected = alone.run(&["sweep", "--json"]).exits(0).json();
     assert_eq!(results(&swept.json()), results(&expected));
@@ -111,7 +111,7 @@ fn combinations_run_side_by_side_and_share_what_they_have_in_common() {
     let runs = sandbox.run(&["runs", "--json"]).exits(0).json();
     let ids: std::collections::BTreeSet<&str> = runs["runs"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 6, "each has an id of its own");
-    let again = sandbox.run(&["sweep", "--at-once", "5", "--json"]).exits(0).json();
+    let again = sandbox.run(&["sweep", "--jobs", "5", "--json"]).exits(0).json();
     assert!(results(&again).iter().all(|(_, word)| *word == "fresh"));
 
     let broken = project();

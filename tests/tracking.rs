@@ -311,7 +311,7 @@ with = {{ split = {{ train = 0.8, test = 0.2 }} }}
 [stage.adapter]
 uses = "train"
 from = {{ data = "dataset" }}
-with = {{ base = "models/tiny", lora = {{ r = 4, dropout = 0.1 }}, max_steps = 8, learning_rate = 1e-3, checkpoint_steps = 2, {with} }}
+with = {{ base = "models/tiny", lora = {{ r = 4, dropout = 0.1 }}, max_steps = 8, learning_rate = 1e-3, save_steps = 2, {with} }}
 "#
     ));
     sandbox

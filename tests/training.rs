@@ -202,8 +202,8 @@ fn computing_layers_twice_changes_no_byte() {
         ("full", adapters(), |name| name != "audio_tower.embed_positions.weight"),
     ];
     for (what, adapters, trained) in kinds {
-        let run = |recompute: bool| {
-            let recipe = TrainingConfig { recompute, epochs: 3.0, ..recipe() };
+        let run = |gradient_checkpointing: bool| {
+            let recipe = TrainingConfig { gradient_checkpointing, epochs: 3.0, ..recipe() };
             let mut model = tiny();
             if what != "full" {
                 lora::add(&mut model, &adapters, &mut WeightLoader::random(5, &device)).unwrap();

@@ -101,7 +101,7 @@ fn what_cannot_be_meant_is_refused_before_the_model_is_opened() {
     refused(&["clips/[", "--model", &model], "is no pattern");
     refused(&["-", "-", "--model", &model], "standard input can be read only once");
     refused(&["clips", "--model", &model, "--srt", "--json"], "cannot be used with");
-    refused(&["clips", "--model", &model, "--pieces", "0.5"], "it must be from 1 to 2400");
+    refused(&["clips", "--model", &model, "--max-segment", "0.5"], "it must be from 1 to 2400");
     refused(&["clips", "-", "--model", &model, "--srt"], "no place beside standard input");
     fs::create_dir(sandbox.path("empty")).unwrap();
     refused(&["empty", "--model", &model], "there is no audio file");
@@ -216,7 +216,7 @@ fn a_long_recording_has_segments_with_times() {
     write_wav16k(&sandbox.path("talk.wav"), &samples).unwrap();
     let whole = transcribe(&sandbox, &["talk.wav", "--json"]).exits(0).json();
     assert!(whole["segments"].is_null());
-    for (cut, least) in [(&["--pieces", "12"][..], places.len()), (&["--window", "5"], 3)] {
+    for (cut, least) in [(&["--max-segment", "12"][..], places.len()), (&["--chunk-length", "5"], 3)] {
         let heard = transcribe(&sandbox, &[&["talk.wav", "--json"], cut].concat()).exits(0).json();
         let segments = heard["segments"].as_array().unwrap();
         assert!(segments.len() >= least, "{segments:?}");

@@ -100,7 +100,7 @@ pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut d
                 chunks: 1,
                 tower: matches!(case, Case::Everywhere | Case::Full),
                 feed_forward: case == Case::Full,
-                recompute: false,
+                gradient_checkpointing: false,
                 model: bytes(&adapted),
                 trained,
             };
@@ -184,12 +184,12 @@ fn train(bench: &Benchmark, model: Voxtral, case: Case, batch: usize, steps: u64
     let recipe = TrainingConfig {
         learning_rate: rate,
         warmup_steps: 0,
-        schedule: LrScheduler::Constant,
+        lr_scheduler: LrScheduler::Constant,
         epochs: 1.0,
         max_steps: Some(steps),
         batch_size: batch,
         gradient_accumulation: 1,
-        recompute: false,
+        gradient_checkpointing: false,
         adamw: AdamWConfig::default(),
         max_grad_norm: 1.0,
         order: ShuffleOrder { shuffle: Shuffle::default(), seed: 0 },

@@ -26,8 +26,8 @@ pub(super) struct Init {
     /// The project's folder; made if it is not there
     #[arg(default_value = ".")]
     folder: PathBuf,
-    /// How the recordings come in
-    #[arg(long, value_enum)]
+    /// Which template to start from: how the recordings come in
+    #[arg(long = "template", alias = "case", value_enum, value_name = "TEMPLATE")]
     case: Option<Case>,
     /// What the pipeline is called; the folder's name if left out
     #[arg(long)]

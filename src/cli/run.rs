@@ -43,8 +43,8 @@ pub(super) struct Run {
     /// After a failure begin nothing more; what runs is finished
     #[arg(long, overrides_with = "keep_going")]
     fail_fast: bool,
-    /// Run stages there whose `resources` do not say where
-    #[arg(long, value_enum, value_name = "PLACE")]
+    /// Where to run stages whose `resources` do not say
+    #[arg(long = "executor", alias = "on", value_enum, value_name = "EXECUTOR")]
     on: Option<On>,
     /// Print how it went as JSON
     #[arg(long, conflicts_with = "events")]

@@ -35,14 +35,11 @@ pub(super) struct Sweep {
     /// Go on with the other combinations when one fails
     #[arg(short, long)]
     keep_going: bool,
-    /// Run this many combinations side by side, as far as there is room for their stages; one if left out, with `--on slurm` all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    at_once: Option<u16>,
-    /// Run at most this many stages at once; as many as there are processor cores if left out
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Run up to N combinations in parallel, and at most N stages at once. Default: one combination, with `--executor slurm` all
+    #[arg(short, long, alias = "at-once", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Run stages there whose `resources` do not say where
-    #[arg(long, value_enum, value_name = "PLACE")]
+    /// Where to run stages whose `resources` do not say
+    #[arg(long = "executor", alias = "on", value_enum, value_name = "EXECUTOR")]
     on: Option<On>,
     /// Only print what is known of each combination; nothing is run
     #[arg(long)]
@@ -119,7 +116,7 @@ impl Sweep {
             store = Project::share(store, &row.part)?;
         }
         let count = rows.len();
-        let at_once = self.at_once.map_or(if self.on == Some(On::Slurm) { count } else { 1 }, usize::from).min(count);
+        let at_once = self.jobs.map_or(if self.on == Some(On::Slurm) { count } else { 1 }, usize::from).min(count);
         let machines = rows.first().map(|row| row.part.machines.clone()).unwrap_or_default();
         let going = Going {
             sweep: &self,

@@ -61,7 +61,7 @@ async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
             chunks: 1,
             tower: full || with["lora"]["freeze_audio_tower"] == false,
             feed_forward: full,
-            recompute: setting("recompute") == true,
+            gradient_checkpointing: [setting("gradient_checkpointing"), setting("recompute")].contains(&&serde_json::Value::Bool(true)),
             model: (numbers as f64 * bits / 8.0) as u64,
             trained: if full { numbers } else { rank * adapted(&config) },
         };
@@ -73,7 +73,7 @@ async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
         let needs = format!("about {} on {}: {} for the model, {beside} for training it with {rows} at once", gib(need), chosen.name, gib(shape.model));
         let (fits, words) = match free {
             Some(free) if free > need => (Some(true), format!("Fits: it needs {needs}; {} are free.", gib(free))),
-            Some(free) => (Some(false), format!("Does not fit: it needs {needs}; {} are free. Fewer clips at once, `recompute`, a smaller precision or LoRA need less.", gib(free))),
+            Some(free) => (Some(false), format!("Does not fit: it needs {needs}; {} are free. Fewer clips at once, `gradient_checkpointing`, a smaller precision or LoRA need less.", gib(free))),
             None => (None, format!("It needs {needs}; nothing says how much is free.")),
         };
         json(value!({ "fits": fits, "need": need, "free": free, "device": chosen.name, "words": words }))

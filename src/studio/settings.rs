@@ -55,7 +55,7 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
         }
         voxtral::tokenizer::prompt::check_language(&said.language).map_err(|error| ApiError::bad(error.message))?;
         if !project.file.is_file() {
-            let mut arguments = vec!["init", ".", "--case", &said.way, "--language", &said.language];
+            let mut arguments = vec!["init", ".", "--template", &said.way, "--language", &said.language];
             for (flag, told) in [("--name", &said.name), ("--base", &said.base)] {
                 arguments.extend(told.iter().filter(|told| !told.starts_with('-')).flat_map(|told| [flag, told.as_str()]));
             }

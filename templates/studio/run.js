@@ -66,7 +66,7 @@ function onEvent(event) {
 /** Shows the failed stage and what can be done about it. */
 function showFailure(event) {
   const retry = (set) => attempt(() => request("/api/run", { set })).then(() => ($("#failure").hidden = true));
-  const lowMemory = [`stage.${event.stage}.with.batch_size=1`, `stage.${event.stage}.with.recompute=true`];
+  const lowMemory = [`stage.${event.stage}.with.batch_size=1`, `stage.${event.stage}.with.gradient_checkpointing=true`];
   const memory = /memory/i.test(event.message);
   $("#failure").replaceChildren(
     el("h2", {}, `${event.stage} failed`), el("p", {}, event.message), el("p", {}, event.advice || ""),

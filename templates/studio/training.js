@@ -16,7 +16,7 @@ const FIELDS = {
     ["train.lora.alpha", "LoRA alpha", "Scaling factor of the adapter.", "number"],
     ["train.lora.dropout", "LoRA dropout", "Dropout probability in the adapter.", "number"],
     ["train.precision", "Precision", "Number format of the frozen base model.", ["f32", "bf16", "q8", "q4"]],
-    ["train.recompute", "Gradient checkpointing", "Recomputes activations in the backward pass: slower, but needs less memory.", [true, false]],
+    ["train.gradient_checkpointing", "Gradient checkpointing", "Recomputes activations in the backward pass: slower, but needs less memory.", [true, false]],
     ["pipeline.seed", "Seed", "The same file and seed produce the same model.", "number"],
   ],
   publishing: [

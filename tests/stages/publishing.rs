@@ -273,7 +273,7 @@ fn a_full_disk_leaves_nothing_half_written() {
     assert!(std::process::Command::new("umount").arg(&disk).status().unwrap().success());
     let error = error.unwrap_err();
     says(&error, &["cannot write the folder", "No space left"]);
-    assert_eq!(error.kind, ErrorKind::Environment);
+    assert_eq!(error.kind, ErrorKind::DiskFull);
     assert!(left.is_empty(), "{:?}", left.keys());
 }
 

@@ -56,8 +56,8 @@ def settings(seed, method, a):
     found = {
         "base": "model", "method": "full" if method == "full" else "lora", "precision": "f32", "device": "cpu", "max_steps": a.steps,
         "batch_size": a.batch, "gradient_accumulation": a.accumulation, "learning_rate": r.choice([2e-4, 5e-4]) * (1 if method == "full" else 4),
-        "schedule": ["linear", "cosine", "constant"][place % 3], "warmup_steps": r.choice([0, 2, 5]), "weight_decay": [0.1, 0.0][place % 2],
-        "max_grad_norm": r.choice([0.5, 1.0, 5.0]), "shuffle": "none" if place % 4 == 3 else "torch", "checkpoint_steps": 1000,
+        "lr_scheduler": ["linear", "cosine", "constant"][place % 3], "warmup_steps": r.choice([0, 2, 5]), "weight_decay": [0.1, 0.0][place % 2],
+        "max_grad_norm": r.choice([0.5, 1.0, 5.0]), "shuffle": "none" if place % 4 == 3 else "torch", "save_steps": 1000,
         "eval": {"split": "validation", "steps": max(1, a.steps // 5), "keep": "last"},
     }
     if found["shuffle"] == "torch":
@@ -169,7 +169,7 @@ def loop(model, rows, held_out, w):
             share = step / w["warmup_steps"]
         else:
             left = (steps - step) / (steps - w["warmup_steps"])
-            share = {"linear": left, "cosine": 0.5 * (1 + math.cos(math.pi * (1 - left))), "constant": 1.0}[w["schedule"]]
+            share = {"linear": left, "cosine": 0.5 * (1 + math.cos(math.pi * (1 - left))), "constant": 1.0}[w["lr_scheduler"]]
         for part in adamw.param_groups:
             part["lr"] = share * w["learning_rate"]
         adamw.step()
@@ -185,7 +185,7 @@ def loop(model, rows, held_out, w):
 
 def trainer(model, rows, held_out, w, folder):
     """The same with transformers' Trainer and the same settings."""
-    schedule = "constant_with_warmup" if w["schedule"] == "constant" else w["schedule"]
+    schedule = "constant_with_warmup" if w["lr_scheduler"] == "constant" else w["lr_scheduler"]
     steps = {"max_steps": w["max_steps"], "warmup_steps": w["warmup_steps"], "logging_steps": 1, "eval_strategy": "steps",
              "eval_steps": w["eval"]["steps"], "save_strategy": "no"}
     args = transformers.TrainingArguments(
@@ -238,7 +238,7 @@ def case(folder, seed, method, rows, held_out, a):
     peers = {"loop": loop} if a.no_trainer else {"loop": loop, "Trainer": lambda *args: trainer(*args, folder)}
     before = trained(begin(folder, method))
     per_epoch = math.ceil(len(rows) / (a.batch * a.accumulation))
-    print(f"  {method}: {w['schedule']} from {w['learning_rate']:g} after {w['warmup_steps']} steps, decay {w['weight_decay']}, "
+    print(f"  {method}: {w['lr_scheduler']} from {w['learning_rate']:g} after {w['warmup_steps']} steps, decay {w['weight_decay']}, "
           f"clipped to {w['max_grad_norm']}, order {w['shuffle']}, {a.batch} x {a.accumulation} of {len(rows)} clips, "
           f"{per_epoch} steps an epoch")
     print(f"    {'rate':8}{curve(mine[0], 'rate', '8.1e')}\n    {'norm':8}{curve(mine[0], 'norm', '8.4f')}\n    {'loss':8}{curve(mine[0], 'loss', '8.5f')}")

@@ -32,7 +32,7 @@ use voxtral::realtime::MODEL_NAME;
 use voxtral::tokenizer::prompt;
 
 /// Longest recording that is heard in one go, in seconds: with its transcript it fills half of the 32 768 tokens the model was made for.
-const WINDOW: f64 = 1200.0;
+const CHUNK_LENGTH: f64 = 1200.0;
 /// Longest piece a subtitle is made of, in seconds.
 const PIECE: f64 = 12.0;
 
@@ -68,17 +68,17 @@ pub(super) struct Transcribe {
     /// Write over files that are there
     #[arg(long)]
     force: bool,
-    /// Cut at pauses into pieces of at most so many seconds, each with its times; for subtitles 12 if left out
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pieces: Option<f64>,
-    /// Hear at most so many seconds in one go; what is longer is cut where it is quietest
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value_t = WINDOW, conflicts_with = "pieces")]
-    window: f64,
+    /// Cut at pauses into segments of at most this many seconds, each with its times. Default for subtitles: 12
+    #[arg(long, alias = "pieces", value_name = "SECONDS", value_parser = seconds)]
+    max_segment: Option<f64>,
+    /// Transcribe at most this many seconds at a time; longer audio is cut at its quietest point
+    #[arg(long, alias = "window", value_name = "SECONDS", value_parser = seconds, default_value_t = CHUNK_LENGTH, conflicts_with = "max_segment")]
+    chunk_length: f64,
     /// Stop at the first file that cannot be transcribed
     #[arg(long)]
     fail_fast: bool,
     /// Print text while it is heard, of one file or of standard input: 16 kHz mono of 16 bits, bare or WAV; needs Voxtral Realtime
-    #[arg(long, conflicts_with_all = ["shape", "out", "force", "pieces", "language", "max_new_tokens", "fail_fast"])]
+    #[arg(long, conflicts_with_all = ["shape", "out", "force", "max_segment", "language", "max_new_tokens", "fail_fast"])]
     stream: bool,
     /// How far the text of Voxtral Realtime lags behind the sound, in steps of 80 ms; left out, as its files say (480 ms)
     #[arg(long, value_name = "STEPS")]
@@ -174,9 +174,9 @@ impl Transcribe {
     /// Where a recording is cut.
     fn cut(&self, samples: &[f32]) -> Vec<Range<usize>> {
         let count = |seconds: f64| (seconds * f64::from(SAMPLE_RATE)) as usize;
-        match self.pieces.or(self.format().has_times().then_some(PIECE)) {
+        match self.max_segment.or(self.format().has_times().then_some(PIECE)) {
             Some(longest) => segmentation::pieces(samples, count(longest)),
-            None => segmentation::windows(samples, count(self.window)),
+            None => segmentation::windows(samples, count(self.chunk_length)),
         }
     }
 }
@@ -267,5 +267,5 @@ impl Work<'_> {
 /// A number of seconds that can be heard in one go.
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
-    if (1.0..=2.0 * WINDOW).contains(&seconds) { Ok(seconds) } else { Err(format!("it must be from 1 to {}", 2.0 * WINDOW)) }
+    if (1.0..=2.0 * CHUNK_LENGTH).contains(&seconds) { Ok(seconds) } else { Err(format!("it must be from 1 to {}", 2.0 * CHUNK_LENGTH)) }
 }

@@ -104,7 +104,7 @@ impl Batches {
                     let need = gib(shape.step(config, 1) - shape.model);
                     Err(Error::new(format!("one clip at a time takes about {need:.1} GiB beside the model, and {:.1} are free", gib(free)))
                         .kind(ErrorKind::OutOfMemory)
-                        .hint("write `recompute = true`, `precision = \"bf16\"` or shorter clips; or a number as `batch_size` to try all the same"))
+                        .hint("write `gradient_checkpointing = true`, `precision = \"bf16\"` or shorter clips; or a number as `batch_size` to try all the same"))
                 }
             };
         };

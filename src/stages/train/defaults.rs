@@ -30,10 +30,10 @@ pub(super) fn max_grad_norm() -> f64 {
 pub(super) fn max_text_tokens() -> usize {
     256
 }
-pub(super) fn checkpoint_steps() -> u64 {
+pub(super) fn save_steps() -> u64 {
     50
 }
-pub(super) fn keep_checkpoints() -> usize {
+pub(super) fn save_total_limit() -> usize {
     2
 }
 pub(super) fn audio_cache() -> bool {

@@ -93,13 +93,15 @@ pub struct Train {
     /// Clips in one optimizer step with `batch_size = "auto"`; 8 when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     effective_batch: Option<usize>,
-    /// Keep only what goes into each layer, and compute a layer again when the gradient comes back to it: less memory, about a third more
-    /// time, the same result.
+    /// Gradient checkpointing: store layer inputs only and recompute activations in the backward pass. Less memory, about a third more time, the
+    /// same result.
     #[serde(default)]
-    recompute: bool,
-    /// What the learning rate does after the warm-up.
+    #[schemars(extend("x-formerly" = "recompute"))]
+    gradient_checkpointing: bool,
+    /// How the learning rate changes after the warm-up.
     #[serde(default)]
-    schedule: LrScheduler,
+    #[schemars(extend("x-formerly" = "schedule"))]
+    lr_scheduler: LrScheduler,
     /// Optimizer steps over which the learning rate rises from zero.
     #[serde(default)]
     warmup_steps: u64,
@@ -128,12 +130,14 @@ pub struct Train {
     /// Look at held-out clips while training, keep the best model, and end when it gets no better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     eval: Option<eval::Eval>,
-    /// How many checkpoints are kept; an older one is there for when the newest is damaged.
-    #[serde(default = "defaults::keep_checkpoints")]
-    keep_checkpoints: usize,
+    /// How many checkpoints are kept; an older one serves if the newest is damaged.
+    #[serde(default = "defaults::save_total_limit")]
+    #[schemars(extend("x-formerly" = "keep_checkpoints"))]
+    save_total_limit: usize,
     /// Optimizer steps from one checkpoint to the next.
-    #[serde(default = "defaults::checkpoint_steps")]
-    checkpoint_steps: u64,
+    #[serde(default = "defaults::save_steps")]
+    #[schemars(extend("x-formerly" = "checkpoint_steps"))]
+    save_steps: u64,
     /// Keep what a frozen audio tower makes of each clip on disk, and use it again in later epochs, runs and evaluations.
     #[serde(default = "defaults::audio_cache")]
     audio_cache: bool,
@@ -204,8 +208,8 @@ impl Stage for Train {
             positive(self.adam_epsilon > 0.0 && self.adam_epsilon.is_finite(), "adam_epsilon", "above 0, such as 1e-8"),
             positive(self.max_grad_norm >= 0.0, "max_grad_norm", "0 or more"),
             positive(self.max_text_tokens > 0, "max_text_tokens", "at least 1"),
-            positive(self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
-            positive(self.keep_checkpoints > 0, "keep_checkpoints", "at least 1"),
+            positive(self.save_steps > 0, "save_steps", "at least 1"),
+            positive(self.save_total_limit > 0, "save_total_limit", "at least 1"),
             positive(self.max_steps != Some(0), "max_steps", "at least 1"),
             positive(device::is_name(&self.device), "device", device::NAMES),
         ]
@@ -265,9 +269,13 @@ impl Stage for Train {
         let mut identity = self.settings();
         if let Some(settings) = identity.as_object_mut() {
             // How a batch is cut into forward passes and how often is saved leaves the result what it is.
-            for key in ["batch_size", "gradient_accumulation", "recompute", "checkpoint_steps", "keep_checkpoints", "audio_cache", "device"]
-            {
+            let cuts = ["batch_size", "gradient_accumulation", "gradient_checkpointing"];
+            for key in cuts.into_iter().chain(["save_steps", "save_total_limit", "audio_cache", "device"]) {
                 settings.remove(key);
+            }
+            // Its name when the first results were recorded: they still count.
+            if let Some(scheduler) = settings.remove("lr_scheduler") {
+                settings.insert("schedule".to_owned(), scheduler);
             }
             settings.insert("effective_batch".to_owned(), json!(self.batches().effective()));
         }
@@ -290,7 +298,7 @@ impl Stage for Train {
         let remedies = match failure {
             Failure::OutOfMemory => vec![
                 remedy("the same effective batch in smaller parts", json!({ "batch_size": "/2", "gradient_accumulation": "*2" })),
-                remedy("layers are computed twice and not kept", json!({ "recompute": true })),
+                remedy("layers are computed twice and not kept", json!({ "gradient_checkpointing": true })),
                 remedy("frozen matrices at half the size", json!({ "precision": "bf16" })).filter(|_| self.method == Method::Lora),
             ],
             Failure::Diverged => vec![
@@ -368,7 +376,7 @@ impl Stage for Train {
             chunks,
             tower: remembered.is_none(),
             feed_forward: self.method == Method::Full || self.lora.on_feed_forward(),
-            recompute: self.recompute,
+            gradient_checkpointing: self.gradient_checkpointing,
             model: (total as f64 * recognizer.loaded.precision.bytes()) as u64,
             trained: trainable as u64,
         };
@@ -527,13 +535,13 @@ impl Train {
         TrainingConfig {
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps,
-            schedule: self.schedule,
+            lr_scheduler: self.lr_scheduler,
             epochs: self.epochs,
             max_steps: self.max_steps,
             order: ShuffleOrder { shuffle: self.shuffle, seed: self.shuffle_seed.unwrap_or(cx.seed) },
             batch_size: cut.rows,
             gradient_accumulation: cut.passes,
-            recompute: self.recompute,
+            gradient_checkpointing: self.gradient_checkpointing,
             adamw: AdamWConfig {
                 beta1: self.adam_beta1,
                 beta2: self.adam_beta2,
@@ -543,7 +551,7 @@ impl Train {
             max_grad_norm: self.max_grad_norm,
             seed: cx.seed,
             pad,
-            checkpoints: Some(CheckpointConfig { folder: cx.scratch.clone(), every: self.checkpoint_steps, kept: self.keep_checkpoints }),
+            checkpoints: Some(CheckpointConfig { folder: cx.scratch.clone(), every: self.save_steps, kept: self.save_total_limit }),
         }
     }
 

@@ -66,7 +66,7 @@ pub struct JobTask {
     /// How long it may take.
     pub timeout: Option<Duration>,
     /// How long it may say nothing.
-    pub stall: Option<Duration>,
+    pub stall_timeout: Option<Duration>,
 }
 
 /// How a job ended, as its last line says.
@@ -278,7 +278,7 @@ pub fn carry_out(folder: &JobDir, registry: &[&dyn StageFactory], asked: Arc<Ato
     let writing = || format!("cannot write `{}`", told.display());
     let open = || File::options().append(true).open(&told).with_context(writing);
     let log: Box<dyn Reporter> = Box::new(JsonLinesReporter::new(open()?, told.display().to_string(), &task.run));
-    let clock = Watchdog::new(WatchdogLimits { timeout: task.timeout, stall: task.stall }, asked);
+    let clock = Watchdog::new(WatchdogLimits { timeout: task.timeout, stall_timeout: task.stall_timeout }, asked);
     let emitter = clock.listen(fan_out(vec![log]));
     let outcome = stage(&task, registry).and_then(|stage| {
         let cx = Context {

@@ -147,7 +147,7 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
             scratch: cx.scratch.clone(),
             cache: cx.cache.clone(),
             timeout: job.clock.limits.timeout,
-            stall: job.clock.limits.stall,
+            stall_timeout: job.clock.limits.stall_timeout,
         })?;
         let settings = job.stage.settings();
         let secrets = settings.get("env").and_then(|env| env.as_array()).into_iter().flatten();

@@ -20,7 +20,7 @@ pub struct WatchdogLimits {
     /// In all.
     pub timeout: Option<Duration>,
     /// Without a word.
-    pub stall: Option<Duration>,
+    pub stall_timeout: Option<Duration>,
 }
 
 /// The watch over one try at a stage.
@@ -59,7 +59,7 @@ impl Watchdog {
 
     /// An emitter through which the watch hears the stage.
     pub fn listen(&self, to: Emitter) -> Emitter {
-        if self.limits.stall.is_none() {
+        if self.limits.stall_timeout.is_none() {
             return to;
         }
         let heard = Arc::clone(&self.heard);
@@ -104,18 +104,22 @@ impl Watchdog {
     fn over(&self, begun: Instant) -> Option<Expired> {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let past = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
-        if past(begun, self.limits.timeout) { Some(Expired::Late) } else { past(heard, self.limits.stall).then_some(Expired::Silent) }
+        if past(begun, self.limits.timeout) {
+            Some(Expired::Late)
+        } else {
+            past(heard, self.limits.stall_timeout).then_some(Expired::Silent)
+        }
     }
 
     fn told(&self, over: Expired) -> Error {
         let (limit, kind) = match over {
             Expired::Late => (self.limits.timeout, ErrorKind::Timeout),
-            Expired::Silent => (self.limits.stall, ErrorKind::Stalled),
+            Expired::Silent => (self.limits.stall_timeout, ErrorKind::Stalled),
         };
         let limit = words(limit.unwrap_or_default());
         let (message, name) = match over {
             Expired::Late => (format!("it took longer than its timeout of {limit}"), "timeout"),
-            Expired::Silent => (format!("it said nothing for {limit}, so it counts as stuck"), "stall"),
+            Expired::Silent => (format!("it said nothing for {limit}, so it counts as stuck"), "stall_timeout"),
         };
         Error::new(message).kind(kind).hint(format!("run again to go on from its last checkpoint, or raise `{name}`"))
     }

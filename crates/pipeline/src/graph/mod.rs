@@ -78,7 +78,7 @@ pub struct Step {
     /// How long it may take.
     pub timeout: Option<Duration>,
     /// How long it may say nothing.
-    pub stall: Option<Duration>,
+    pub stall_timeout: Option<Duration>,
     /// What it needs of a machine.
     pub resources: ResourceRequest,
     /// When it is tried again.
@@ -183,7 +183,7 @@ impl Step {
             seed: self.seed,
             require: self.require.clone(),
             timeout: self.timeout,
-            stall: self.stall,
+            stall_timeout: self.stall_timeout,
             resources: self.resources.clone(),
             retry: self.retry.clone(),
         }
@@ -201,7 +201,7 @@ impl std::fmt::Debug for Step {
             .field("seed", &self.seed)
             .field("require", &self.require)
             .field("timeout", &self.timeout)
-            .field("stall", &self.stall)
+            .field("stall_timeout", &self.stall_timeout)
             .field("resources", &self.resources)
             .field("retry", &self.retry)
             .finish()

@@ -33,7 +33,7 @@ pub(super) struct Draft<'t> {
     pub(super) from: Vec<(Spanned<String>, Vec<Spanned<String>>)>,
     pub(super) require: BTreeMap<String, MetricBound>,
     pub(super) timeout: Option<Duration>,
-    pub(super) stall: Option<Duration>,
+    pub(super) stall_timeout: Option<Duration>,
     pub(super) resources: ResourceRequest,
     pub(super) retry: RetryPolicy,
 }
@@ -65,7 +65,7 @@ impl<'a> Resolver<'a, '_> {
                     from: Vec::new(),
                     require: BTreeMap::new(),
                     timeout: None,
-                    stall: None,
+                    stall_timeout: None,
                     resources: ResourceRequest::default(),
                     retry: RetryPolicy::default(),
                 });
@@ -164,10 +164,10 @@ impl<'a> Resolver<'a, '_> {
         self.found.append(&mut complaints);
     }
 
-    /// Reads `timeout`, `stall`, `require`, `resources` and what follows a failure.
+    /// Reads `timeout`, `stall_timeout`, `require`, `resources` and what follows a failure.
     fn limits(&mut self, draft: &mut Draft<'a>, machines: &MachineResources) {
         draft.timeout = draft.table.timeout.as_ref().and_then(|timeout| self.duration(timeout));
-        draft.stall = draft.table.stall.as_ref().and_then(|stall| self.duration(stall));
+        draft.stall_timeout = draft.table.stall_timeout.as_ref().and_then(|stall_timeout| self.duration(stall_timeout));
         let table = &draft.table;
         for (metric, bound) in &table.require {
             match limits::bound(bound.get_ref()) {
@@ -221,7 +221,7 @@ impl Draft<'_> {
             after: names(self.table.after),
             require: self.require,
             timeout: self.timeout,
-            stall: self.stall,
+            stall_timeout: self.stall_timeout,
             resources: self.resources,
             retry: self.retry,
         })

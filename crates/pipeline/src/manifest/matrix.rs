@@ -38,7 +38,7 @@ pub struct MatrixAxis {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SweepCombination(pub Vec<usize>);
 
-/// `best = { metric = "scores.wer", goal = "min" }`
+/// `best = { metric = "scores.wer", direction = "min" }`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BestCriterion {
     /// The stage that measures.
@@ -194,7 +194,7 @@ fn best(tree: &DeTable<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) ->
             unknown.maybe_hint(did_you_mean(stage, stages.iter().copied())).note(format!("stages: {}", list(stages.iter().copied()))),
         );
     }
-    let most = best.get("goal").and_then(|goal| goal.get_ref().as_str()) == Some("max");
+    let most = best.get("direction").and_then(|direction| direction.get_ref().as_str()) == Some("max");
     Some(BestCriterion { stage: stage.to_owned(), metric: name.to_owned(), most })
 }
 

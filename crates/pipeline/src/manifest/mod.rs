@@ -140,8 +140,8 @@ pub struct StageTable<'t> {
     #[schemars(with = "Option<TimeoutText>")]
     pub timeout: Option<Spanned<String>>,
     /// How long the stage may say nothing before it counts as stuck.
-    #[schemars(with = "Option<TimeoutText>")]
-    pub stall: Option<Spanned<String>>,
+    #[schemars(with = "Option<TimeoutText>", extend("x-formerly" = "stall"))]
+    pub stall_timeout: Option<Spanned<String>>,
     /// Whether it is tried again after a failure.
     pub retry: Option<RetryTable>,
     /// Settings to change before trying again after a certain failure, twice at most unless `retry.times` says otherwise.
@@ -217,7 +217,7 @@ pub struct MatrixTable {
     pub exclude: Vec<BTreeMap<String, Value>>,
 }
 
-/// `best = { metric = "scores.wer", goal = "min" }`
+/// `best = { metric = "scores.wer", direction = "min" }`
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BestTable {
@@ -226,7 +226,8 @@ pub struct BestTable {
     pub metric: Option<String>,
     /// Whether less is better.
     #[serde(default)]
-    pub goal: Direction,
+    #[schemars(extend("x-formerly" = "goal"))]
+    pub direction: Direction,
 }
 
 /// The better end of a metric.
@@ -309,7 +310,7 @@ pub fn schema(registry: &[&dyn StageFactory]) -> Value {
                 .ports()
                 .iter()
                 .filter(|port| port.name != "*")
-                .map(|port| (port.name.to_owned(), json!({ "$ref": "#/$defs/Upstreams", "description": port.about })))
+                .map(|port| (port.name.to_owned(), json!({ "$ref": "#/$defs/UpstreamNames", "description": port.about })))
                 .collect();
             let any = entry.ports().iter().any(|port| port.name == "*");
             let needs_from = entry.ports().iter().any(|port| port.name != "*" && port.arity != crate::stage::Arity::Optional);

@@ -72,6 +72,7 @@ impl<'a> SchemaShape<'a> {
             }
             return;
         };
+        current_names(table, properties, name, found);
         let open = ["allOf", "anyOf", "oneOf"].iter().any(|key| self.get(key).is_some());
         let others = self.get("additionalProperties").or_else(|| self.get("unevaluatedProperties"));
         let strict = others.map_or(!open, |others| *others == Value::Bool(false));
@@ -288,15 +289,48 @@ impl<'a> SchemaShape<'a> {
     }
 }
 
+/// Gives keys that are written with a former name (`x-formerly` in the schema) the name of today. A key that is there under both is a mistake.
+fn current_names(table: &mut DeTable<'_>, properties: &Map<String, Value>, name: &str, found: &mut Vec<Diagnostic>) {
+    for (current, schema) in properties {
+        let Some(former) = former_name(schema).filter(|former| table.contains_key(*former)) else { continue };
+        let both = table.contains_key(current.as_str());
+        keep(table, |key, _| {
+            if key.get_ref() != former {
+                return true;
+            }
+            if both {
+                let message = format!("`{former}` is the former name of `{current}`, which {} has too", quoted(name));
+                found.push(Diagnostic::error(key.span(), message).hint(format!("keep only `{current}`")));
+                return false;
+            }
+            *key.get_mut() = Cow::Owned(current.clone());
+            true
+        });
+    }
+}
+
+/// What a setting was called before it had its name of today, for settings that were renamed.
+fn former_name(schema: &Value) -> Option<&str> {
+    schema.get("x-formerly").and_then(Value::as_str)
+}
+
+/// The name of today for a setting of `T` that may be written with a former one.
+pub fn current_name<T: JsonSchema + 'static>(written: &str) -> String {
+    let schema = of::<T>();
+    let top = SchemaShape::new(&schema.0, &schema.1);
+    let renamed = top.properties().into_iter().flatten().find(|(_, schema)| former_name(schema) == Some(written));
+    renamed.map_or(written, |(current, _)| current).to_owned()
+}
+
 /// What serde says of a value that has the right type and still cannot be read.
 pub fn unreadable(error: &toml::de::Error, otherwise: Range<usize>) -> Diagnostic {
     Diagnostic::error(error.span().unwrap_or(otherwise), error.message().lines().collect::<Vec<_>>().join(", "))
 }
 
 /// Keeps the entries for which `wanted` is true.
-fn keep(table: &mut DeTable<'_>, mut wanted: impl FnMut(&Spanned<Cow<'_, str>>, &mut Spanned<DeValue<'_>>) -> bool) {
+fn keep(table: &mut DeTable<'_>, mut wanted: impl FnMut(&mut Spanned<Cow<'_, str>>, &mut Spanned<DeValue<'_>>) -> bool) {
     let entries = std::mem::take(table).into_iter();
-    *table = entries.filter_map(|(key, mut value)| wanted(&key, &mut value).then_some((key, value))).collect();
+    *table = entries.filter_map(|(mut key, mut value)| wanted(&mut key, &mut value).then_some((key, value))).collect();
 }
 
 /// The dotted path of a key. At the top of the file there is nothing before it.

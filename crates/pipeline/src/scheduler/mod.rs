@@ -197,7 +197,8 @@ impl PipelineRun<'_> {
             }
             inputs.insert(port.clone(), artifacts);
         }
-        let clock = Watchdog::new(WatchdogLimits { timeout: step.timeout, stall: step.stall }, Arc::clone(&self.stop.asked));
+        let clock =
+            Watchdog::new(WatchdogLimits { timeout: step.timeout, stall_timeout: step.stall_timeout }, Arc::clone(&self.stop.asked));
         let cx = Context {
             stage: step.name.clone(),
             pipeline: self.pipeline.name.clone(),

@@ -2,6 +2,7 @@
 
 use super::Stage;
 use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::schema;
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 
@@ -13,6 +14,9 @@ pub(super) fn changed<S: Stage>(stage: &S, changes: &SettingOverrides) -> Result
     let unfit = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
     let mut settings = serde_json::to_value(stage)?;
     for (path, change) in changes {
+        let (first, rest) = path.split_once('.').map_or((path.as_str(), None), |(first, rest)| (first, Some(rest)));
+        let first = schema::current_name::<S>(first);
+        let path = &rest.map_or_else(|| first.clone(), |rest| format!("{first}.{rest}"));
         let place = place(&mut settings, path).ok_or_else(|| unfit(format!("`{path}` is not a setting of `{}`", S::KIND)))?;
         *place = value(place, change).map_err(|message| unfit(format!("`{path}` {message}")))?;
     }

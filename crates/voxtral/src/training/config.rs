@@ -27,7 +27,7 @@ pub struct TrainingConfig {
     /// Steps over which the rate rises from zero.
     pub warmup_steps: u64,
     /// What the rate does afterwards.
-    pub schedule: LrScheduler,
+    pub lr_scheduler: LrScheduler,
     /// Passes over the examples; may be a fraction.
     pub epochs: f64,
     /// Steps in all, whatever `epochs` says.
@@ -37,7 +37,7 @@ pub struct TrainingConfig {
     /// Forward passes in one step.
     pub gradient_accumulation: usize,
     /// Keep only what goes into each layer, and compute the rest again when the gradient comes back: less memory, more time.
-    pub recompute: bool,
+    pub gradient_checkpointing: bool,
     /// The optimizer's constants.
     pub adamw: adamw::AdamWConfig,
     /// Longest allowed gradient, over all parameters; 0 for no limit.
@@ -85,7 +85,7 @@ impl TrainingConfig {
         }
         let left = (steps.saturating_sub(step)) as f64 / steps.saturating_sub(self.warmup_steps).max(1) as f64;
         self.learning_rate
-            * match self.schedule {
+            * match self.lr_scheduler {
                 LrScheduler::Linear => left,
                 LrScheduler::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - left)).cos()),
                 LrScheduler::Constant => 1.0,
@@ -109,13 +109,13 @@ mod tests {
         TrainingConfig {
             learning_rate: 1.0,
             warmup_steps: 0,
-            schedule: LrScheduler::Linear,
+            lr_scheduler: LrScheduler::Linear,
             epochs: 3.0,
             max_steps: None,
             order: ShuffleOrder { shuffle: Shuffle::Seeded, seed: 7 },
             batch_size: 2,
             gradient_accumulation: 2,
-            recompute: false,
+            gradient_checkpointing: false,
             adamw: adamw::AdamWConfig::default(),
             max_grad_norm: 1.0,
             seed: 7,
@@ -130,9 +130,9 @@ mod tests {
         assert_eq!((linear.rate(0, 4), linear.rate(3, 4)), (1.0, 0.25));
         let warm = TrainingConfig { warmup_steps: 2, ..recipe() };
         assert_eq!([0, 1, 2, 3, 5].map(|step| warm.rate(step, 6)), [0.0, 0.5, 1.0, 0.75, 0.25]);
-        let cosine = TrainingConfig { schedule: LrScheduler::Cosine, ..recipe() };
+        let cosine = TrainingConfig { lr_scheduler: LrScheduler::Cosine, ..recipe() };
         assert!((cosine.rate(2, 4) - 0.5).abs() < 1e-12);
-        assert_eq!(TrainingConfig { schedule: LrScheduler::Constant, ..recipe() }.rate(3, 4), 1.0);
+        assert_eq!(TrainingConfig { lr_scheduler: LrScheduler::Constant, ..recipe() }.rate(3, 4), 1.0);
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn share(
     // Leaves of its own make the shard's graph independent of the others'.
     let mut model = mark_trained(model.clone(), trained);
     model.reseed_dropout(seed, &places, &batch.chunks);
-    if recipe.recompute {
+    if recipe.gradient_checkpointing {
         return Chain { model: &model, batch: &batch, targets }.loss_and_gradient();
     }
     let loss = loss_sum(&model, &batch)? / targets as f64;

@@ -18,7 +18,7 @@ pub struct StepShape {
     /// Whether anything learns in the feed-forward blocks.
     pub feed_forward: bool,
     /// Whether layers are computed twice instead of kept.
-    pub recompute: bool,
+    pub gradient_checkpointing: bool,
     /// Bytes of the model as it was loaded.
     pub model: u64,
     /// Trained numbers.
@@ -40,12 +40,12 @@ impl StepShape {
         let heads = wide((text.num_attention_heads + text.num_key_value_heads) * text.head_dim);
         // Both norms' inputs and what comes out of them, queries, keys, values, what attention gives, gate and up, and their product.
         let layer = 4 * width + 2 * heads + if self.feed_forward { 3 } else { 2 } * inner;
-        let text_layers = wide(self.length) * layers(wide(text.num_hidden_layers), layer, width, self.recompute);
+        let text_layers = wide(self.length) * layers(wide(text.num_hidden_layers), layer, width, self.gradient_checkpointing);
         let frames = wide(self.chunks * audio.max_source_positions);
         let (width, inner) = (wide(audio.hidden_size), wide(audio.intermediate_size));
         let layer = 8 * width + 2 * inner;
         let audio_layers = match self.tower {
-            true => frames * layers(wide(audio.num_hidden_layers), layer, width, self.recompute),
+            true => frames * layers(wide(audio.num_hidden_layers), layer, width, self.gradient_checkpointing),
             // A frozen tower holds one layer at a time.
             false => frames * layer,
         };
@@ -65,8 +65,8 @@ impl StepShape {
 }
 
 /// Numbers that layers keep of a position: all of each, or the inputs of each and all of one.
-fn layers(count: u64, layer: u64, input: u64, recompute: bool) -> u64 {
-    if recompute { count * input + layer } else { count * layer }
+fn layers(count: u64, layer: u64, input: u64, gradient_checkpointing: bool) -> u64 {
+    if gradient_checkpointing { count * input + layer } else { count * layer }
 }
 
 #[cfg(test)]
@@ -74,14 +74,21 @@ mod tests {
     use super::*;
 
     /// Mini-3B with adapters on the attention of the text model, half a minute of audio.
-    fn mini(recompute: bool) -> (StepShape, VoxtralConfig) {
+    fn mini(gradient_checkpointing: bool) -> (StepShape, VoxtralConfig) {
         let config = serde_json::json!({
             "audio_config": {"num_mel_bins": 128, "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 20, "intermediate_size": 5120, "max_source_positions": 1500},
             "text_config": {"vocab_size": 131072, "hidden_size": 3072, "num_hidden_layers": 30, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192},
             "audio_token_id": 24,
         });
-        let shape =
-            StepShape { length: 447, chunks: 1, tower: false, feed_forward: false, recompute, model: 9_350_000_000, trained: 5_406_720 };
+        let shape = StepShape {
+            length: 447,
+            chunks: 1,
+            tower: false,
+            feed_forward: false,
+            gradient_checkpointing,
+            model: 9_350_000_000,
+            trained: 5_406_720,
+        };
         (shape, serde_json::from_value(config).unwrap())
     }
 
