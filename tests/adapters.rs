@@ -6,7 +6,7 @@ mod files;
 mod peft;
 mod settings;
 
-use crate::voxtral::{Reference, folder, recipe, tiny};
+use crate::model_parity::{Reference, folder, recipe, tiny};
 use burn::module::Param;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! What is wrong with a checkpoint is named: the file, the tensor, and what to do.
 
+use crate::model_parity::{folder, tiny};
 use crate::support::files;
-use crate::voxtral::{folder, tiny};
 use burn::tensor::{Device, TensorData};
 use std::collections::BTreeMap;
 use std::fs;

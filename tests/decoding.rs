@@ -1,7 +1,7 @@
 //! Decoding against transformers: side by side, one by one, and on checkpoints made at random.
 
+use crate::model_parity::{Reference, folder, tiny};
 use crate::support::{python, skipped};
-use crate::voxtral::{Reference, folder, tiny};
 use burn::module::Param;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};

@@ -792,7 +792,7 @@ fn damaged_files_never_stop_the_program() {
 fn former_names_of_settings_are_read() {
     let file = |with: &str, rest: &str| {
         format!(
-            "schema = 1\n[pipeline]\nname = \"p\"\n[stage.data]\nuses = \"import\"\nwith = {{ folder = \"d\" }}\n[stage.a]\nuses = \"train\"\nfrom = {{ data = \"data\" }}\n{rest}\
+            "schema = 1\n[pipeline]\nname = \"p\"\n[stage.data]\nuses = \"import\"\nwith = {{ folder = \"d\" }}\n[stage.set]\nuses = \"dataset\"\nfrom = {{ clips = \"data\" }}\n[stage.a]\nuses = \"train\"\nfrom = {{ data = \"set\" }}\n{rest}\
              with = {{ base = \"m\", {with} }}\n"
         )
     };

@@ -1,6 +1,6 @@
 //! Phrases from the Hub: out of manifests of gigabytes in Granary's layout, and by the rows of the viewer.
 
-use crate::served::{Content, Served, TOKEN, What};
+use crate::hub_server::{Content, Served, TOKEN, What};
 use crate::support::{Ran, Sandbox, files};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

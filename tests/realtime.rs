@@ -1,8 +1,8 @@
 //! Voxtral Realtime against transformers, and a stream against the whole recording: `tests/voxtral/realtime/reference.py` made the
 //! numbers.
 
+use crate::model_parity::folder;
 use crate::support::{Ran, Sandbox, files, skipped};
-use crate::voxtral::folder;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -1,6 +1,6 @@
 //! Training goes on after an interruption as if there had been none, and trains what it should.
 
-use crate::voxtral::{Reference, recipe, tiny};
+use crate::model_parity::{Reference, recipe, tiny};
 use burn::tensor::{Device, TensorData};
 use pipeline::exit::Exit;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! Checkpoints in every form, how exactly they are kept, what is wrong with them, and adapters merged into them.
 //! `tests/voxtral/make_forms.py` made the forms, and what transformers computes with them.
 
+use crate::model_parity::{Reference, folder, tiny};
 use crate::support::{files, skipped};
-use crate::voxtral::{Reference, folder, tiny};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

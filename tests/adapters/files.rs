@@ -1,8 +1,8 @@
 //! Adapter folders: what is written comes back, and what would be read wrongly is refused by name.
 
 use super::{adapters, distance, logits};
+use crate::model_parity::{Reference, folder, tiny};
 use crate::support::files;
-use crate::voxtral::{Reference, folder, tiny};
 use burn::tensor::{Device, TensorData};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

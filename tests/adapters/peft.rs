@@ -1,8 +1,8 @@
 //! The real PEFT and transformers: they load what we write, we load what they write.
 
 use super::{adapters, distance, logits};
+use crate::model_parity::{Reference, folder, tiny};
 use crate::support::skipped;
-use crate::voxtral::{Reference, folder, tiny};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,8 @@
 //! The settings `lora = { … }` of `train`: what is said about mistakes, and what a run says and writes.
 
+use crate::model_parity::folder;
 use crate::stages::{Bench, artifact, clip, complaints};
 use crate::support::files;
-use crate::voxtral::folder;
 use pipeline::artifact::ArtifactKind;
 use serde_json::{Value, json};
 use std::fs;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generates more than 10,000 strings and tokenizes them with mistral-common; tests/strings.rs compares voxpipe's tokenizer with the result.
+"""Generates more than 10,000 strings and tokenizes them with mistral-common; tests/tokenizer_corpus.rs compares voxpipe's tokenizer with the result.
 
     python tests/voxtral/make_strings.py               # rewrites strings.jsonl and versions.jsonl, made with mistral-common 1.13.1
     python tests/voxtral/make_strings.py --all         # prints all strings with their ids in the package's full vocabulary

@@ -3,7 +3,7 @@
 
 mod server;
 
-use crate::road::project;
+use crate::end_to_end::project;
 use crate::support::{Ran, Sandbox, files, golden, signal, skipped};
 use pipeline::events::metrics_log::{MetricsLog, MetricsRow};
 use pipeline::events::reporter::Reporter;

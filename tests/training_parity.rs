@@ -1,7 +1,7 @@
 //! Training, held against transformers and peft in Python.
 
+use crate::model_parity::folder;
 use crate::support::{python, skipped};
-use crate::voxtral::folder;
 use std::process::Command;
 
 /// Seed 4 is the one whose five trainings have every schedule, both orders, warm-up or none, decay or none; see tests/voxtral/train_parity.py.

@@ -11,7 +11,7 @@ const MODEL: &str = "alice/road";
 
 /// The project of the road, with its sentences from Granary and its results on a Hub.
 fn project(hub: &Hub) -> Sandbox {
-    let sandbox = crate::road::project();
+    let sandbox = crate::end_to_end::project();
     // Granary's layout, with the sentences that were recorded among its rows.
     let rows = sandbox.read("speech/phrases.txt").lines().enumerate().fold(String::new(), |rows, (number, text)| {
         let row = json!({ "utt_id": format!("v-{number}"), "text": text, "duration": 3.0, "source_lang": "en", "original_source_id": format!("v-{number}") });
@@ -73,7 +73,7 @@ fn one_file_leads_from_granary_to_a_space_and_back() {
     read_by_python(&sandbox, &hub);
 
     // Somebody with the same recordings, and nothing else, gets the same bytes.
-    let other = crate::road::project();
+    let other = crate::end_to_end::project();
     fs::remove_file(other.path("pipeline.toml")).unwrap();
     let yes = Ran::of(command(&other, &hub, &["repro", &format!("hf://{MODEL}")]).output().unwrap()).exits(0);
     assert!(yes.stdout.contains("adapter  same") && yes.stdout.contains("yes: 2 results"), "{}", yes.stdout);

@@ -1,8 +1,8 @@
 //! Models whose matrices have 8 or 4 bits: loaded from every form of files, near the exact ones, and a base for adapters.
 
 use crate::adapters::{adapters, logits};
+use crate::model_parity::{Reference, folder, recipe};
 use crate::support::Sandbox;
-use crate::voxtral::{Reference, folder, recipe};
 use burn::module::Param;
 use burn::tensor::Device;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! What is published: repositories of datasets and models as the tools of the Hub read them.
 
-use crate::road::project;
+use crate::end_to_end::project;
 use crate::support::{Sandbox, files, python, skipped};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -219,7 +219,7 @@ fn speech() -> PathBuf {
 /// The base of [`project`] as transformers can use it.
 fn wide_base(sandbox: &Sandbox, packages: &str, what: &str) -> Option<PathBuf> {
     let wide = sandbox.path("models/wide");
-    peer(packages, include_str!("releasing/wide_window.py"), &[&sandbox.path("models/tiny"), &wide], what)?;
+    peer(packages, include_str!("model_cards/wide_window.py"), &[&sandbox.path("models/tiny"), &wide], what)?;
     Some(wide)
 }
 

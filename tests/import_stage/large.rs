@@ -1,7 +1,7 @@
 //! A Parquet file too large to be fetched for a few of its rows.
 
 use super::{clips, run, serve};
-use crate::served::TOKEN;
+use crate::hub_server::TOKEN;
 use crate::stages::tone;
 use crate::support::Sandbox;
 use parquet::basic::Compression;

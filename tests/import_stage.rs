@@ -2,7 +2,7 @@
 
 mod large;
 
-use crate::served::{Served, TOKEN, What};
+use crate::hub_server::{Served, TOKEN, What};
 use crate::stages::{Bench, clip, complaints, says, tone, tree};
 use crate::support::{Ran, Sandbox, files, python, skipped};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use voxpipe::stages::dataset::Dataset;
 use voxpipe::stages::import::Import;
 
 fn fixture(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/importing").join(name)).unwrap()
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import_stage").join(name)).unwrap()
 }
 
 /// The samples of a plain WAV file.
@@ -232,7 +232,7 @@ fn parquet_with_sounds_inside_is_read_as_python_wrote_it() {
         None => skipped("Parquet files of this machine's Python", "no Python with pyarrow"),
         Some(python) => {
             let folder = tempfile::tempdir().unwrap();
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/importing/make_parquet.py");
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import_stage/make_parquet.py");
             assert!(Command::new(python).arg(script).arg(folder.path()).status().unwrap().success());
             sets.extend(["clips.parquet", "clips-zstd.parquet"].map(|name| ("fresh", fs::read(folder.path().join(name)).unwrap())));
         }
