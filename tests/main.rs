@@ -28,6 +28,7 @@ mod model_cards;
 mod model_parity;
 mod nano_model;
 mod phrases;
+mod plan_and_run;
 mod publish;
 mod quantization;
 mod realtime;

@@ -95,6 +95,7 @@ struct Project(Sandbox);
 impl Project {
     fn pipeline(&self, name: &str, steps: Vec<Step>) -> Pipeline {
         Pipeline {
+            variables: BTreeSet::new(),
             name: name.to_owned(),
             root: self.0.root(),
             seed: 1,

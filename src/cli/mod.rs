@@ -10,7 +10,6 @@ mod doctor;
 mod download_progress;
 mod gc;
 mod history;
-mod include;
 mod init;
 mod lock;
 mod look;

@@ -1,6 +1,6 @@
 //! From a file name and some flags to a pipeline.
 
-use super::{Changes, Project, include, note};
+use super::{Changes, Project, note};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::lockfile::Lockfile;
 use crate::stages::STAGES;
@@ -8,6 +8,7 @@ use pipeline::cache::store::Store;
 use pipeline::graph::{ParsedPipeline, Pipeline};
 use pipeline::manifest::diagnostic::Diagnostic;
 use pipeline::manifest::include::ManifestSources;
+use pipeline::manifest::include_files::read_included;
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::manifest::overrides::CommandLineOverrides;
 use std::fs;
@@ -72,7 +73,7 @@ impl Project {
         let text = fs::read_to_string(&self.file).with_context(reading).map_err(|error| {
             error.kind(ErrorKind::InvalidInput).hint("name the pipeline file after the command; without a name it is ./pipeline.toml")
         })?;
-        Ok(ManifestSources::gather(&text, &self.file, &include::look))
+        Ok(ManifestSources::gather(&text, &self.file, &read_included))
     }
 
     /// The changes that the command line makes.
@@ -124,9 +125,15 @@ impl Project {
 
     /// The pipeline with the texts it was read from.
     pub(super) fn with_sources(&self) -> Result<(ManifestSources, Pipeline)> {
-        let (sources, parsed) = self.parse()?;
-        let pipeline = self.sound(&sources, parsed.pipeline, &parsed.diagnostics)?;
+        let sources = self.sources()?;
+        let pipeline = self.pipeline_of(&sources)?;
         Ok((sources, pipeline))
+    }
+
+    /// The pipeline of texts that were read already.
+    pub(super) fn pipeline_of(&self, sources: &ManifestSources) -> Result<Pipeline> {
+        let parsed = self.parse_combination(sources, None)?;
+        self.sound(sources, parsed.pipeline, &parsed.diagnostics)
     }
 
     /// The pipeline with repositories as the file names them, its texts, and its matrix.

@@ -3,10 +3,11 @@
 use super::provenance::{Listener, Provenance};
 use super::summary::Summary;
 use super::{Project, note, print_json, prompt, tracking};
+use crate::hub::lockfile::Lockfile;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
-use pipeline::cache::noop::{NoopEntry, NoopKey as Asked};
+use pipeline::cache::noop::{NoopEntry, NoopKey};
 use pipeline::cache::store::Store;
 use pipeline::events::Event;
 use pipeline::events::jsonl::JsonLinesReporter;
@@ -21,7 +22,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use std::{fs, io};
+use std::io;
 
 /// What to run and how to tell it.
 #[derive(Args)]
@@ -54,11 +55,12 @@ pub(super) struct Run {
 impl Run {
     /// Runs the pipeline and gives the exit code.
     pub(super) fn go(self) -> Result<u8> {
-        let question = self.question();
-        if let Some(memo) = question.as_ref().and_then(Asked::answer) {
-            return self.nothing_to_do(&memo);
+        let sources = self.project.sources()?;
+        let key = self.noop_key(&sources);
+        if let Some(entry) = key.as_ref().and_then(|key| key.find(&sources, &self.project.file)) {
+            return self.nothing_to_do(&entry);
         }
-        let (sources, pipeline) = self.project.with_sources()?;
+        let pipeline = self.project.pipeline_of(&sources)?;
         known(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
             return Err(
@@ -100,11 +102,11 @@ impl Run {
         let shares = pipeline.cache.shared.is_some() || std::env::var_os("VOXPIPE_SHARED_CACHE").is_some_and(|folder| !folder.is_empty());
         if report.exit == Exit::Done as u8
             && !shares
-            && let Some(question) = question
+            && let Some(key) = key
         {
             let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
             let kept = heard.stages.iter().map(|stage| (stage.stage.clone(), stage.kept.clone())).collect();
-            question.note(&pipeline, &store, &kept)?;
+            key.record(&pipeline, &store, &kept, &[Lockfile::beside(&self.project.file)])?;
         }
         if self.json {
             print_json(serde_json::to_value(&report)?)?;
@@ -112,32 +114,32 @@ impl Run {
         Ok(report.exit)
     }
 
-    /// What is asked, if nothing but the file and a profile says so.
-    fn question(&self) -> Option<Asked> {
+    /// The key of the no-op entry of this run, unless flags ask for more than what the files and profiles say.
+    fn noop_key(&self, sources: &ManifestSources) -> Option<NoopKey> {
         let changes = &self.project.changes;
         if !self.force.is_empty() || !changes.set.is_empty() || changes.locked {
             return None;
         }
-        Asked::of(fs::read_to_string(&self.project.file).ok()?, &self.project.file, &changes.profiles)
+        NoopKey::new(sources, &self.project.file, &changes.profiles)
     }
 
     /// Tells a run in which every stage is known to be fresh.
-    fn nothing_to_do(&self, memo: &NoopEntry) -> Result<u8> {
+    fn nothing_to_do(&self, entry: &NoopEntry) -> Result<u8> {
         let begun = Instant::now();
-        let store = Store::enter(&memo.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        let store = Store::enter(&entry.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
         let run = store.begin_run().map_err(or_environment)?;
         let mut reporters = self.reporters(&store, &run)?;
         reporters.push(Box::new(self.terminal()));
         let emitter = fan_out(reporters);
-        let names = memo.stages.iter().map(|(stage, ..)| stage.clone()).collect();
-        emitter.emit(Event::RunStarted { pipeline: memo.pipeline.clone(), run: run.clone(), stages: names });
-        for (stage, summary, kept) in &memo.stages {
+        let names = entry.stages.iter().map(|(stage, ..)| stage.clone()).collect();
+        emitter.emit(Event::RunStarted { pipeline: entry.pipeline.clone(), run: run.clone(), stages: names });
+        for (stage, summary, kept) in &entry.stages {
             emitter.emit(Event::StageFresh { stage: stage.clone(), summary: summary.clone(), kept: kept.clone() });
         }
         let (exit, seconds) = (Exit::Done as u8, begun.elapsed().as_secs_f64());
         emitter.emit(Event::RunFinished { exit, seconds });
         if self.json {
-            let stages = memo.stages.iter().map(|(stage, ..)| (stage.clone(), StepOutcome::Fresh)).collect();
+            let stages = entry.stages.iter().map(|(stage, ..)| (stage.clone(), StepOutcome::Fresh)).collect();
             print_json(serde_json::to_value(RunReport { run, exit, seconds, stages })?)?;
         }
         Ok(exit)

@@ -3,7 +3,12 @@
 use super::ApiError;
 use super::inference::InferenceService;
 use crate::error::{Error, Result, ResultExt};
+use crate::stages::STAGES;
 use pipeline::cache::store::Store;
+use pipeline::graph::Pipeline;
+use pipeline::manifest::include::ManifestSources;
+use pipeline::manifest::include_files::read_included;
+use pipeline::manifest::overrides::CommandLineOverrides;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,6 +36,42 @@ pub struct StudioProject {
     pub(super) measured: Mutex<BTreeMap<String, (u64, SystemTime, Value)>>,
     /// Writing to the file or to the folder of the recordings is one thing at a time.
     pub(super) writing: Mutex<()>,
+}
+
+/// What the pages show of a pipeline: its name and its stages with their settings.
+#[derive(Debug, Default)]
+pub(super) struct PipelineView {
+    pub(super) name: String,
+    pub(super) stages: Vec<StageView>,
+}
+
+/// A stage with its settings: parameters filled in and defaults added where the file is sound, as they are written where it is not.
+#[derive(Debug)]
+pub(super) struct StageView {
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) settings: Value,
+}
+
+impl PipelineView {
+    fn of(pipeline: &Pipeline) -> Self {
+        let stages = pipeline.steps.iter().map(|step| StageView {
+            name: step.name.clone(),
+            kind: step.stage.kind().to_owned(),
+            settings: step.stage.settings(),
+        });
+        Self { name: pipeline.name.clone(), stages: stages.collect() }
+    }
+
+    fn of_values(values: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let stages = values["stage"].as_object().into_iter().flatten().map(|(name, stage)| StageView {
+            name: name.clone(),
+            kind: text(&stage["uses"]),
+            settings: stage["with"].clone(),
+        });
+        Self { name: text(&values["pipeline"]["name"]), stages: stages.collect() }
+    }
 }
 
 /// A run that was started here.
@@ -98,27 +139,40 @@ impl StudioProject {
         Ok(Some(parsed))
     }
 
+    /// The file with everything it includes, as `voxpipe run` reads it; nothing if there is no file.
+    pub(super) fn sources(&self) -> Option<ManifestSources> {
+        let text = fs::read_to_string(&self.file).ok()?;
+        Some(ManifestSources::gather(&text, &self.file, &read_included))
+    }
+
+    /// The pipeline, as far as the file can be read: a file with a mistake in one stage still names the others.
+    pub(super) fn pipeline(&self) -> PipelineView {
+        let Some(sources) = self.sources() else { return PipelineView::default() };
+        let parsed =
+            Pipeline::parse_sources(STAGES, &sources, &self.file, &CommandLineOverrides::default(), &|name| std::env::var(name).ok());
+        match parsed.pipeline {
+            Some(pipeline) => PipelineView::of(&pipeline),
+            None => sources.values().map(|values| PipelineView::of_values(&values)).unwrap_or_default(),
+        }
+    }
+
     /// The names of stages of a kind.
     pub(super) fn stages(&self, kind: &str) -> Vec<String> {
-        let Ok(Some(document)) = self.document() else { return Vec::new() };
-        let stages = document.get("stage").and_then(|stages| stages.as_table_like());
-        let is = |item: &toml_edit::Item| item.get("uses").and_then(|uses| uses.as_str()) == Some(kind);
-        stages.into_iter().flat_map(|stages| stages.iter()).filter(|(_, stage)| is(stage)).map(|(name, _)| name.to_owned()).collect()
+        self.pipeline().stages.into_iter().filter(|stage| stage.kind == kind).map(|stage| stage.name).collect()
     }
 
     /// A setting of a stage, as text.
     pub(super) fn setting(&self, stage: &str, key: &str) -> Option<String> {
-        let document = self.document().ok()??;
-        Some(document.get("stage")?.get(stage)?.get("with")?.get(key)?.as_str()?.to_owned())
+        let stage = self.pipeline().stages.into_iter().find(|known| known.name == stage)?;
+        Some(stage.settings.get(key)?.as_str()?.to_owned())
     }
 
     /// Where the newest result of the first stage of a kind is, if there is one.
     pub(super) fn latest(&self, kind: &str) -> Option<PathBuf> {
-        let document = self.document().ok()??;
-        let name = document.get("pipeline")?.get("name")?.as_str()?.to_owned();
+        let pipeline = self.pipeline();
+        let stage = pipeline.stages.iter().find(|stage| stage.kind == kind)?;
         let store = Store::look(&self.root).ok()?;
-        let stage = self.stages(kind).into_iter().next()?;
-        Some(store.latest(&name, &stage)).filter(|path| path.is_dir())
+        Some(store.latest(&pipeline.name, &stage.name)).filter(|path| path.is_dir())
     }
 
     /// Whether a run is going on, here or in a shell.

@@ -6,6 +6,7 @@ use crate::stages::phrases;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
+use pipeline::manifest::diagnostic::Diagnostic;
 use serde::Deserialize;
 use serde_json::{Map, Value, json as value};
 use std::fs;
@@ -94,9 +95,9 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
 /// What is set, as plain values.
 async fn settings(State(project): Shared) -> ApiResult {
     aside(move || {
-        let text = fs::read_to_string(&project.file).map_err(|_| ApiError::missing("there is no pipeline yet"))?;
-        let parsed: Value = toml::from_str(&text).map_err(|error| ApiError::conflict(error.message().to_owned()))?;
-        json(parsed)
+        let sources = project.sources().ok_or_else(|| ApiError::missing("there is no pipeline yet"))?;
+        let slip = |found: Vec<Diagnostic>| found.into_iter().next().map_or_else(String::new, |first| first.message);
+        json(sources.values().map_err(|found| ApiError::conflict(slip(found)))?)
     })
     .await
 }

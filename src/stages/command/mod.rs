@@ -19,7 +19,7 @@ use pipeline::artifact::ArtifactKind;
 use pipeline::process::reaper;
 use pipeline::scheduler::gpu;
 use pipeline::secrets::is_secret;
-use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
+use pipeline::stage::{Lookups, Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use secrets::Secrets;
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,13 @@ impl Stage for Command {
         self.code.iter().cloned().chain(self.tools.iter().map(|tool| found(tool).unwrap_or_else(|| tool.into()))).collect()
     }
 
+    fn lookups(&self) -> Lookups {
+        let named: Vec<&String> = self.tools.iter().filter(|tool| !tool.contains('/')).collect();
+        let variables = if named.is_empty() { Vec::new() } else { vec!["PATH".to_owned()] };
+        // A program of the same name that appears earlier in PATH is another one.
+        Lookups { variables, paths: named.into_iter().flat_map(|tool| candidates(tool)).collect() }
+    }
+
     fn uses_scratch(&self) -> bool {
         self.run.iter().chain(self.variables.values()).any(|text| text.contains("${scratch}"))
     }
@@ -198,8 +205,21 @@ fn found(tool: &str) -> Option<PathBuf> {
     if tool.contains('/') {
         return Some(tool.into());
     }
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(tool)).find(|file| file.is_file())
+    candidates(tool).into_iter().last().filter(|file| file.is_file())
+}
+
+/// The paths at which a program is looked for in `PATH`, in order, up to the first at which it is.
+fn candidates(tool: &str) -> Vec<PathBuf> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let mut tried = Vec::new();
+    for file in std::env::split_paths(&folders).map(|folder| folder.join(tool)) {
+        let found = file.is_file();
+        tried.push(file);
+        if found {
+            break;
+        }
+    }
+    tried
 }
 
 fn is_variable(name: &str) -> bool {

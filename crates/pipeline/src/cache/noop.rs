@@ -1,90 +1,82 @@
-//! What a run with nothing to do looked at, so that the next one sees at a glance that there is still nothing to do.
+//! Fast path for up-to-date runs: when every stage is up to date, a run records what decided so, and the next run compares that first.
 //!
-//! A memo is written when every step of a pipeline is fresh. It holds the stamp of everything that decided so: sources and the folders
-//! they are in, records, results, links. If the question is the same (program, file, profile, environment) and every stamp is too,
-//! the answer is the same, and neither is the file parsed nor anything read. In any doubt there is no memo, and the steps are
-//! judged one by one.
+//! A [`NoopEntry`] holds the stat keys of everything that the plan looked at (sources and the folders they are in, cache entries, results, links),
+//! the values of environment variables it read, as digests, and the texts of the pipeline's files. If all of it is the same, the answer is too,
+//! and no stage is checked. Where something cannot be captured this way, no entry is written, and every stage is checked one by one.
+//!
+//! The files of the pipeline are read by the one reader there is ([`ManifestSources`]), includes and all: what counts as an include, as the
+//! project's root or as a variable is never guessed from the text.
 
 use crate::cache::file_stat::{StatKey, WatchedPath};
 use crate::cache::store::Store;
 use crate::error::Result;
 use crate::events::ResultRef;
 use crate::graph::Pipeline;
+use crate::manifest::include::ManifestSources;
 use crate::plan::{Plan, StepState, absolute};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::SystemTime;
 use voxpipe_io::digest::Digest;
 
-/// That every step of a pipeline is fresh.
+/// A run in which every stage was up to date.
 #[derive(Debug, PartialEq)]
 pub struct NoopEntry {
     /// The pipeline's name.
     pub pipeline: String,
     /// Its project's root.
     pub root: PathBuf,
-    /// Each step with what it had said of its result, and which that is, in order.
+    /// Each stage with the summary of its result, and which result that is, in order.
     pub stages: Vec<(String, String, ResultRef)>,
 }
 
-/// What is asked: everything beside the disk that the answer hangs on.
+/// What identifies a no-op run before anything is looked at: this program, the texts of the pipeline's files, and the profiles.
 #[derive(Debug)]
 pub struct NoopKey {
-    text: String,
-    file: PathBuf,
-    place: String,
+    /// The file name of the entry: a digest of the pipeline file's path and the profiles.
+    name: String,
     digest: Digest,
 }
 
 impl NoopKey {
-    /// The question `run FILE` with profiles; none where the answer hangs on more than is known here.
-    pub fn of(text: String, file: &Path, profiles: &[String]) -> Option<Self> {
-        if text.lines().any(|line| line.trim_start().starts_with("include")) {
-            return None;
-        }
+    /// The key of `run FILE` with profiles. None where this program cannot tell which build it is.
+    pub fn new(sources: &ManifestSources, file: &Path, profiles: &[String]) -> Option<Self> {
         let program = StatKey::at(Path::new("/proc/self/exe"))?;
-        let at = absolute(file).ok()?;
-        let place = Digest::of(format!("{}\n{profiles:?}", at.display()).as_bytes()).to_string();
-        let mut all = Vec::with_capacity(text.len() + 512);
+        let file = absolute(file).ok()?;
+        let name = Digest::of(format!("{}\n{profiles:?}", file.display()).as_bytes()).to_string();
+        let mut all = Vec::with_capacity(sources.text().len() + 512);
         program.write(&mut all);
-        all.extend_from_slice(env!("CARGO_PKG_VERSION").as_bytes());
-        all.extend_from_slice(place.as_bytes());
-        for (name, value) in variables(&text) {
-            // Only a digest is kept: values may be secret.
-            all.extend_from_slice(format!("\n{name}={:?}", value.map(|value| Digest::of(value.as_encoded_bytes()))).as_bytes());
+        write_text(&mut all, env!("CARGO_PKG_VERSION"));
+        write_text(&mut all, &name);
+        for (path, text) in sources.texts() {
+            write_text(&mut all, path.to_str()?);
+            write_text(&mut all, text);
         }
-        all.extend_from_slice(text.as_bytes());
-        Some(Self { digest: Digest::of(&all), file: file.to_owned(), place, text })
+        Some(Self { name, digest: Digest::of(&all) })
     }
 
-    /// The answer, if it was noted and holds.
-    pub fn answer(&self) -> Option<NoopEntry> {
-        self.roots().into_iter().find_map(|root| {
-            let bytes = Store::memo(&root, &self.place)?;
-            let body = bytes.strip_prefix(HEAD)?;
-            let (sum, body) = body.split_at_checked(32)?;
-            (Digest::of(body).0 == sum).then_some(())?;
-            self.decode(root, body)
-        })
+    /// The entry of this key, if there is one and nothing that it depends on has changed.
+    pub fn find(&self, sources: &ManifestSources, file: &Path) -> Option<NoopEntry> {
+        // Most projects have their state beside the file; only for the others is the text parsed to find it.
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.find_in(folder).or_else(|| self.find_in(&sources.project_root(file)))
     }
 
-    /// Where the project may be: that of the file, and what the file calls `root`. A wrong guess finds nothing.
-    fn roots(&self) -> BTreeSet<PathBuf> {
-        let folder = self.file.parent().unwrap_or(Path::new(""));
-        let named = self.text.lines().filter_map(|line| {
-            let value = line.trim_start().strip_prefix("root")?.trim_start().strip_prefix('=')?.trim_start();
-            value.strip_prefix(['"', '\''])?.split(['"', '\'']).next()
-        });
-        let mut roots: BTreeSet<PathBuf> = named.map(|root| folder.join(root)).collect();
-        roots.insert(if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() });
-        roots
+    fn find_in(&self, root: &Path) -> Option<NoopEntry> {
+        let bytes = Store::noop_entry(root, &self.name)?;
+        let body = bytes.strip_prefix(HEADER)?;
+        let (sum, body) = body.split_at_checked(32)?;
+        (Digest::of(body).0 == sum).then_some(())?;
+        self.decode(root, body)
     }
 
-    /// Looks once more whether every step is fresh, and notes the answer if it is. What cannot be trusted is not noted.
-    pub fn note(&self, pipeline: &Pipeline, store: &Store, kept: &BTreeMap<String, ResultRef>) -> Result<()> {
-        // Which GPU there is takes a look at the driver, which no stamp stands for.
+    /// Checks once more that every stage is up to date, and records what decided so. `files` are further files that the answer depends on.
+    /// Nothing is recorded if something changed a moment ago, so that an edit that follows at once is seen.
+    pub fn record(&self, pipeline: &Pipeline, store: &Store, kept: &BTreeMap<String, ResultRef>, files: &[PathBuf]) -> Result<()> {
+        // Which GPU there is takes a look at the driver, which no stat key stands for.
         let on_gpu = pipeline.steps.iter().any(|step| step.stage.numerics().is_some_and(|numerics| !numerics.starts_with("cpu")));
         if pipeline.tracking.is_some() || on_gpu {
             return Ok(());
@@ -106,22 +98,32 @@ impl NoopKey {
                 _ => None,
             })
             .collect();
-        let lock = self.file.with_file_name("pipeline.lock");
-        watched.push(WatchedPath { stamp: StatKey::at(&lock), path: absolute(&lock)? });
+        let lookups: Vec<_> = pipeline.steps.iter().map(|step| step.stage.lookups()).collect();
+        for path in files.iter().chain(lookups.iter().flat_map(|lookups| &lookups.paths)) {
+            watched.push(WatchedPath { stamp: StatKey::at(path), path: absolute(path)? });
+        }
         let root = absolute(&pipeline.root)?;
         let sure = |watched: &WatchedPath| store.owns(&watched.path) || watched.stamp.is_none_or(|stamp| stamp.settled(now));
         if fresh.len() != plan.steps.len() || !watched.iter().all(sure) {
             return Ok(());
         }
-        let Some(body) = self.encode(&pipeline.name, &fresh, &root, watched) else { return Ok(()) };
-        store.save_memo(&self.place, &[HEAD, Digest::of(&body).0.as_slice(), &body].concat());
+        let asked = pipeline.variables.iter().chain(lookups.iter().flat_map(|lookups| &lookups.variables));
+        let Some(variables) = variables(asked) else { return Ok(()) };
+        let Some(body) = self.encode(&pipeline.name, &fresh, &variables, &root, watched) else { return Ok(()) };
+        store.save_noop_entry(&self.name, &[HEADER, Digest::of(&body).0.as_slice(), &body].concat());
         Ok(())
     }
 
-    fn encode(&self, name: &str, stages: &[(String, String, ResultRef)], root: &Path, watched: Vec<WatchedPath>) -> Option<Vec<u8>> {
+    fn encode(
+        &self,
+        name: &str,
+        stages: &[(String, String, ResultRef)],
+        variables: &BTreeMap<String, Digest>,
+        root: &Path,
+        watched: Vec<WatchedPath>,
+    ) -> Option<Vec<u8>> {
         let mut folders: BTreeMap<String, BTreeMap<String, Option<StatKey>>> = BTreeMap::new();
         for WatchedPath { path, stamp } in watched {
-            // Looked at twice with two answers: something is moving.
             let path = if path.is_absolute() { path } else { absolute(&path).ok()? };
             let path = path.strip_prefix(root).unwrap_or(&path);
             let (folder, file) = match (path.parent(), path.file_name()) {
@@ -129,24 +131,30 @@ impl NoopKey {
                 _ => ("", path.to_str()?),
             };
             let file = if file.is_empty() { "." } else { file };
+            // Looked at twice with two answers: something is changing.
             if folders.entry(folder.to_owned()).or_default().insert(file.to_owned(), stamp).is_some_and(|before| before != stamp) {
                 return None;
             }
         }
         let mut to = self.digest.0.to_vec();
-        text(&mut to, name);
-        count(&mut to, stages.len());
+        write_text(&mut to, name);
+        write_count(&mut to, stages.len());
         for (stage, summary, kept) in stages {
             for part in [stage, summary, &kept.fingerprint, &kept.digest] {
-                text(&mut to, part);
+                write_text(&mut to, part);
             }
         }
-        count(&mut to, folders.len());
+        write_count(&mut to, variables.len());
+        for (name, digest) in variables {
+            write_text(&mut to, name);
+            to.extend_from_slice(&digest.0);
+        }
+        write_count(&mut to, folders.len());
         for (folder, files) in folders {
-            text(&mut to, &folder);
-            count(&mut to, files.len());
+            write_text(&mut to, &folder);
+            write_count(&mut to, files.len());
             for (file, stamp) in files {
-                text(&mut to, &file);
+                write_text(&mut to, &file);
                 to.push(u8::from(stamp.is_some()));
                 if let Some(stamp) = stamp {
                     stamp.write(&mut to);
@@ -156,44 +164,54 @@ impl NoopKey {
         Some(to)
     }
 
-    /// The memo, if it answers this question and everything is as it was.
-    fn decode(&self, root: PathBuf, body: &[u8]) -> Option<NoopEntry> {
+    /// The entry, if it is one of this key and everything is as it was.
+    fn decode(&self, root: &Path, body: &[u8]) -> Option<NoopEntry> {
         let mut rest = body.strip_prefix(&self.digest.0)?;
-        let pipeline = take_text(&mut rest)?.to_owned();
-        let stages = (0..take_count(&mut rest)?)
+        let pipeline = read_text(&mut rest)?.to_owned();
+        let stages = (0..read_count(&mut rest)?)
             .map(|_| {
-                let mut next = || take_text(&mut rest).map(str::to_owned);
+                let mut next = || read_text(&mut rest).map(str::to_owned);
                 Some((next()?, next()?, ResultRef { fingerprint: next()?, digest: next()? }))
             })
             .collect::<Option<Vec<_>>>()?;
-        let mut looks = Vec::new();
-        for _ in 0..take_count(&mut rest)? {
-            let folder = take_text(&mut rest)?;
+        let mut recorded = BTreeMap::new();
+        for _ in 0..read_count(&mut rest)? {
+            let name = read_text(&mut rest)?.to_owned();
+            let (digest, after) = rest.split_first_chunk::<32>()?;
+            rest = after;
+            recorded.insert(name, Digest(*digest));
+        }
+        // Variables that are always looked at may have come in since.
+        (variables(recorded.keys())? == recorded).then_some(())?;
+        let mut folders = Vec::new();
+        for _ in 0..read_count(&mut rest)? {
+            let folder = read_text(&mut rest)?;
             let mut names = Vec::new();
-            for _ in 0..take_count(&mut rest)? {
-                let name = take_text(&mut rest)?;
+            for _ in 0..read_count(&mut rest)? {
+                let name = read_text(&mut rest)?;
                 let (there, after) = rest.split_first()?;
                 rest = after;
                 names.push((name, if *there == 0 { None } else { Some(StatKey::read(&mut rest)?) }));
             }
-            looks.push((folder, names));
+            folders.push((folder, names));
         }
-        let top = File::open(&root).ok()?;
-        holds(&top, &looks).then_some(NoopEntry { pipeline, root, stages })
+        let top = File::open(root).ok()?;
+        unchanged(&top, &folders).then(|| NoopEntry { pipeline, root: root.to_owned(), stages })
     }
 }
 
+/// Names in a folder with their stat keys; without one there is no such name.
 type FolderStats<'a> = (&'a str, Vec<(&'a str, Option<StatKey>)>);
 
 /// From this many names in a folder on it is opened once, and the names are looked up in it.
-const MANY: usize = 8;
+const OPEN_FOLDER_FROM: usize = 8;
 /// Below this many names starting threads costs more than it gains.
-const WORTH_THREADS: usize = 2000;
+const PARALLEL_FROM: usize = 2000;
 
-fn holds(top: &File, looks: &[FolderStats<'_>]) -> bool {
+fn unchanged(top: &File, folders: &[FolderStats<'_>]) -> bool {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
-    looks.iter().all(|(folder, names)| {
-        let open = if names.len() < MANY {
+    folders.iter().all(|(folder, names)| {
+        let open = if names.len() < OPEN_FOLDER_FROM {
             None
         } else {
             use rustix::fs::{Mode, OFlags};
@@ -205,7 +223,7 @@ fn holds(top: &File, looks: &[FolderStats<'_>]) -> bool {
             None if folder.is_empty() => StatKey::below(top, name) == *stamp,
             None => StatKey::below(top, &format!("{folder}/{name}")) == *stamp,
         };
-        if names.len() < WORTH_THREADS || threads == 1 {
+        if names.len() < PARALLEL_FROM || threads == 1 {
             return names.iter().all(same);
         }
         thread::scope(|scope| {
@@ -216,41 +234,45 @@ fn holds(top: &File, looks: &[FolderStats<'_>]) -> bool {
     })
 }
 
-/// The variables the answer may hang on: those the file names, and those that say where models and devices are.
-fn variables(text: &str) -> BTreeMap<String, Option<std::ffi::OsString>> {
-    let named = text.split("env.").skip(1).map(|rest| {
-        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
-        rest[..end].to_owned()
-    });
-    let mut names: BTreeSet<String> = named.filter(|name| !name.is_empty()).collect();
+/// The values, as digests because they may be secret, of the variables that a pipeline asked for and of those that say where models, caches and
+/// devices are. None if a name cannot be one of a variable.
+fn variables<'a>(asked: impl IntoIterator<Item = &'a String>) -> Option<BTreeMap<String, Digest>> {
+    let mut names: BTreeSet<String> = asked.into_iter().cloned().collect();
+    if names.iter().any(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        return None;
+    }
     names.extend(["HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES"].map(str::to_owned));
     let ours = |name: &String| {
-        let told = ["VOXPIPE_LOG", "VOXPIPE_FAULT", "VOXPIPE_FAULT_LOG"].contains(&name.as_str());
-        !told && (name.starts_with("VOXPIPE_") || name.starts_with("HF_") && !name.contains("TOKEN"))
+        let diagnostic_only = ["VOXPIPE_LOG", "VOXPIPE_FAULT", "VOXPIPE_FAULT_LOG"].contains(&name.as_str());
+        !diagnostic_only && (name.starts_with("VOXPIPE_") || name.starts_with("HF_") && !name.contains("TOKEN"))
     };
     names.extend(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(ours));
-    names.into_iter().map(|name| (name.clone(), std::env::var_os(name))).collect()
+    let digest = |value: Option<OsString>| match value {
+        Some(value) => Digest::of(&[b"=".as_slice(), value.as_encoded_bytes()].concat()),
+        None => Digest::of(b""),
+    };
+    Some(names.into_iter().map(|name| (name.clone(), digest(std::env::var_os(name)))).collect())
 }
 
-const HEAD: &[u8] = b"voxpipe memo 2\n";
+const HEADER: &[u8] = b"voxpipe noop 3\n";
 
-fn count(to: &mut Vec<u8>, count: usize) {
+fn write_count(to: &mut Vec<u8>, count: usize) {
     to.extend_from_slice(&(count as u64).to_le_bytes());
 }
 
-fn text(to: &mut Vec<u8>, text: &str) {
-    count(to, text.len());
+fn write_text(to: &mut Vec<u8>, text: &str) {
+    write_count(to, text.len());
     to.extend_from_slice(text.as_bytes());
 }
 
-fn take_count(bytes: &mut &[u8]) -> Option<usize> {
+fn read_count(bytes: &mut &[u8]) -> Option<usize> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     *bytes = rest;
     usize::try_from(u64::from_le_bytes(*head)).ok()
 }
 
-fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
-    let length = take_count(bytes)?;
+fn read_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    let length = read_count(bytes)?;
     let (head, rest) = bytes.split_at_checked(length)?;
     *bytes = rest;
     std::str::from_utf8(head).ok()

@@ -28,6 +28,7 @@ use crate::manifest::matrix::SweepMatrix;
 use crate::manifest::overrides::{Arguments, CommandLineOverrides};
 use crate::stage::{AnyStage, StageFactory};
 use resolver::Resolver;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub struct Pipeline {
     pub machines: MachineResources,
     /// What is kept, and with whom it is shared.
     pub cache: CacheSettings,
+    /// The environment variables that its settings were filled from (`${env.NAME}`).
+    pub variables: BTreeSet<String>,
 }
 
 /// What came of a text.
@@ -107,6 +110,11 @@ impl Pipeline {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> ParsedPipeline {
         let text = sources.text();
+        let asked = RefCell::new(BTreeSet::new());
+        let env = &|name: &str| {
+            asked.borrow_mut().insert(name.to_owned());
+            env(name)
+        };
         let mut arguments = Arguments::after(text);
         let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, &mut arguments);
         let matrix = manifest.as_mut().and_then(|manifest| manifest.sweep.take());
@@ -119,7 +127,8 @@ impl Pipeline {
         }
         diagnostics.dedup();
         let sound = !diagnostics.iter().any(Diagnostic::is_error);
-        ParsedPipeline { pipeline: pipeline.filter(|_| sound), matrix, diagnostics }
+        let pipeline = pipeline.filter(|_| sound).map(|pipeline| Pipeline { variables: asked.take(), ..pipeline });
+        ParsedPipeline { pipeline, matrix, diagnostics }
     }
 
     /// The part of the pipeline that makes one step's result.

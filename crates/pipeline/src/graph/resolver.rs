@@ -6,7 +6,7 @@ use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
 use crate::manifest::interpolate::{Interpolation, InterpolationTrail};
 use crate::manifest::{Manifest, PipelineTable, RecoverTable, StageTable};
 use crate::stage::{AnyStage, SettingError, StageFactory};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -98,6 +98,7 @@ impl<'a> Resolver<'a, '_> {
             tracking,
             cache,
             machines,
+            variables: BTreeSet::new(),
         }
     }
 

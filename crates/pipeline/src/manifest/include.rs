@@ -7,6 +7,9 @@
 //! Nothing here reads the disk: whoever gathers the texts is asked for them.
 
 use crate::manifest::diagnostic::{Diagnostic, IncludedFile};
+use crate::manifest::schema::unreadable;
+use serde::Deserialize;
+use serde_json::Value;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -92,6 +95,20 @@ impl ManifestSources {
         self.parts.iter().map(|part| (part.path.as_path(), &self.text[part.place.clone()]))
     }
 
+    /// What all files together say, as plain values: for a page that shows settings. The mistakes if one of them is not TOML.
+    pub fn values(&self) -> Result<Value, Vec<Diagnostic>> {
+        let merged = self.tree()?;
+        Value::deserialize(toml::de::Deserializer::from(merged.tree)).map_err(|error| vec![unreadable(&error, 0..0)])
+    }
+
+    /// The folder that relative paths of the pipeline start from: that of the file, joined with `[pipeline] root`.
+    pub fn project_root(&self, file: &Path) -> PathBuf {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let tree = self.tree().ok();
+        let pipeline = tree.as_ref().and_then(|merged| merged.tree.get_ref().get("pipeline")?.get_ref().as_table()?.get("root"));
+        pipeline.and_then(|root| root.get_ref().as_str()).map_or_else(|| folder.to_owned(), |root| folder.join(root))
+    }
+
     fn add(&mut self, text: &str, path: PathBuf, look: &FileProvider<'_>, within: &mut Vec<PathBuf>) {
         let start = self.text.len();
         let shown = (!self.parts.is_empty()).then(|| Arc::new(IncludedFile { path: path.clone(), text: text.to_owned() }));
@@ -99,8 +116,8 @@ impl ManifestSources {
         self.parts.push(Part { place: start..start + text.len(), shown, path: path.clone() });
         self.text.push_str(text);
         self.text.push('\n');
-        // A file that never says the word is not read twice.
-        if text.contains(INCLUDE)
+        // A file that cannot name the key is not parsed twice. A quoted key may spell it with escapes.
+        if (text.contains(INCLUDE) || text.contains('\\'))
             && let (tree, slips) = DeTable::parse_recoverable(text)
             && slips.is_empty()
             && let Some(DeValue::Array(names)) = tree.get_ref().get(INCLUDE).map(Spanned::get_ref)

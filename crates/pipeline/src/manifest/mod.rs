@@ -13,6 +13,7 @@ pub mod byte_size;
 mod cache;
 pub mod diagnostic;
 pub mod include;
+pub mod include_files;
 pub mod interpolate;
 pub mod matrix;
 pub mod migration;

@@ -98,6 +98,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         true
     }
 
+    /// What of the environment decided which files [`Stage::sources`] names, so that a run with nothing to do can see that it has not changed.
+    fn lookups(&self) -> Lookups {
+        Lookups::default()
+    }
+
     /// Whether the pipeline's name ([`Context::pipeline`]) is written into the result, and so is part of the fingerprint.
     fn names_pipeline(&self) -> bool {
         false
@@ -136,6 +141,15 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
 
     /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`StageOutcome::Done`].
     fn run(&self, cx: &Context) -> Result<StageOutcome>;
+}
+
+/// Environment variables and paths that were consulted to find a stage's sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// Names of environment variables, such as `PATH`.
+    pub variables: Vec<String>,
+    /// Paths whose presence or absence decided.
+    pub paths: Vec<PathBuf>,
 }
 
 /// An input a stage takes.
@@ -367,6 +381,10 @@ pub trait AnyStage: Send + Sync {
     fn uses_scratch(&self) -> bool {
         true
     }
+    /// See [`Stage::lookups`].
+    fn lookups(&self) -> Lookups {
+        Lookups::default()
+    }
     /// See [`Stage::reaches_out`].
     fn reaches_out(&self) -> bool {
         false
@@ -445,6 +463,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn uses_scratch(&self) -> bool {
         Stage::uses_scratch(self)
+    }
+    fn lookups(&self) -> Lookups {
+        Stage::lookups(self)
     }
     fn reaches_out(&self) -> bool {
         Stage::reaches_out(self)

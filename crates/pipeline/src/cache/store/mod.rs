@@ -257,13 +257,13 @@ impl Store {
         self.liveness.clone()
     }
 
-    /// What a memo of this name says.
-    pub fn memo(root: &Path, name: &str) -> Option<Vec<u8>> {
+    /// What the no-op entry of this name says.
+    pub fn noop_entry(root: &Path, name: &str) -> Option<Vec<u8>> {
         fs::read(state_folder(root).join("memo").join(name)).ok()
     }
 
-    /// Keeps a memo. Losing it costs time only, so it is not an error.
-    pub fn save_memo(&self, name: &str, bytes: &[u8]) {
+    /// Keeps a no-op entry. Losing it costs time only, so it is not an error.
+    pub fn save_noop_entry(&self, name: &str, bytes: &[u8]) {
         if self.lock.is_some() {
             let _ = files::replace(&self.dir.join("memo").join(name), bytes, Durability::Whole);
         }

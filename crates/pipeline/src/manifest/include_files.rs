@@ -1,10 +1,10 @@
-//! The files that a pipeline's file includes, read from the disk.
+//! The [`FileProvider`](super::include::FileProvider) that reads included files from the disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The file of this path, or all files that it matches as a pattern, sorted.
-pub(super) fn look(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
+/// Reads the file at `path`, or all files that it matches as a glob pattern, sorted by path.
+pub fn read_included(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     if path.is_file() {
         return Ok(vec![(path.to_owned(), read(path)?)]);
     }
