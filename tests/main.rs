@@ -32,6 +32,7 @@ mod plan_and_run;
 mod publish;
 mod quantization;
 mod realtime;
+mod reference_docs;
 mod runner_api;
 mod scheduler;
 mod slurm;
