@@ -1,20 +1,20 @@
-//! The files that a pipeline's file includes, read from the disk.
+//! Reads the files that a pipeline file includes from disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The file of this path, or all files that it matches as a pattern, sorted.
+/// The path and text of the file at `path`, or of all files that match it as a glob pattern, sorted.
 pub(super) fn look(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     if path.is_file() {
         return Ok(vec![(path.to_owned(), read(path)?)]);
     }
     let text = path.to_str().filter(|text| text.contains(['*', '?', '[']));
     let Some(pattern) = text else {
-        return Err(if path.is_dir() { "it is a folder".to_owned() } else { "there is no such file".to_owned() });
+        return Err(if path.is_dir() { "it is a folder".to_owned() } else { "no such file".to_owned() });
     };
     let mut found = Vec::new();
-    for file in glob::glob(pattern).map_err(|error| format!("it is no pattern: {error}"))? {
-        let file = file.map_err(|error| format!("cannot look for files: {error}"))?;
+    for file in glob::glob(pattern).map_err(|error| format!("invalid pattern: {error}"))? {
+        let file = file.map_err(|error| format!("cannot list files: {error}"))?;
         if file.is_file() {
             found.push((file.clone(), read(&file)?));
         }
@@ -23,5 +23,5 @@ pub(super) fn look(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| format!("`{}` cannot be read: {error}", path.display()))
+    fs::read_to_string(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))
 }
