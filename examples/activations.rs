@@ -1,13 +1,13 @@
-//! Writes everything a checkpoint computes of some clips to one safetensors file: to hold against another implementation.
+//! Writes activations, logits, loss and gradients of a checkpoint to a safetensors file, for comparison with another implementation.
 //!
 //! `cargo run --example activations -- MODEL CASE.json OUT.safetensors f32`
 //!
-//! The last word is the precision in which matrices are kept; gradients are those of `f32` and left out otherwise.
+//! The last argument is the precision of the matrices. Gradients are written for `f32` only.
 //!
-//! The case: `{"max_new_tokens": 24, "clips": [{"wav": "clip0.wav", "language": "en", "target": [300, 301, 2]}]}`, paths beside the file.
-//! Written are `features.I` of clip I; `encoder` and `projector` of all clips; `prompt.I`, `logits.I` of its prompt and target; `loss`,
-//! the mean over all targets, and `gradient.NAME` of it, flat; `generated.I` and `log_probabilities.I`, all clips decoded side by side.
-//! `tests/voxtral/parity.py` compares them with transformers.
+//! The case: `{"max_new_tokens": 24, "clips": [{"wav": "clip0.wav", "language": "en", "target": [300, 301, 2]}]}`, with paths relative to
+//! the case file. The output has `features.I` of clip I; `encoder` and `projector` of all clips; `prompt.I`, and `logits.I` of its prompt
+//! and target; `loss`, the mean over all targets, and its flat `gradient.NAME`; `generated.I` and `log_probabilities.I`, decoded in one
+//! batch. `tests/voxtral/parity.py` compares them with transformers.
 
 use burn::tensor::{Tensor, TensorData};
 use serde::Deserialize;
@@ -39,7 +39,7 @@ struct Clip {
 
 fn main() -> Result<()> {
     let [model, case, out, precision] = <[String; 4]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())
-        .map_err(|_| Error::new("give a model's folder, a case, where to write, and a precision"))?;
+        .map_err(|_| Error::new("usage: activations MODEL CASE.json OUT.safetensors PRECISION"))?;
     let precision: Precision = precision.parse().map_err(|message: String| Error::new(message))?;
     let path = Path::new(&case);
     let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?).with_context(|| path.display().to_string())?;
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     let recognizer = Transcriber::open(Path::new(&model), WeightsFrom::Checkpoint, precision, &device::choose("auto")?.device)?;
     let mut found = BTreeMap::new();
 
-    // What is heard.
+    // Features, encoder and projector.
     let samples = case.clips.iter().map(|clip| read_wav16k(&folder.join(&clip.wav))).collect::<Result<Vec<_>>>()?;
     let features = samples.iter().map(|samples| recognizer.features(samples)).collect::<Result<Vec<_>>>()?;
     for (i, clip) in features.iter().enumerate() {
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     found.insert("encoder".to_owned(), recognizer.model.audio_tower.forward(stacked.clone()).into_data());
     found.insert("projector".to_owned(), recognizer.model.embed_audio(stacked.clone()).into_data());
 
-    // What is read: rows of different length, padded on the right.
+    // Prompts and logits: rows of different lengths, padded on the right.
     let mut examples = Vec::new();
     for (i, (clip, features)) in case.clips.iter().zip(features).enumerate() {
         let prompt = recognizer.prompt(clip.language.as_deref(), features.chunks)?;
@@ -80,17 +80,17 @@ fn main() -> Result<()> {
         found.insert(format!("logits.{i}"), row.into_data());
     }
 
-    // What is written.
+    // Generated tokens.
     let utterances: Vec<Utterance> =
         case.clips.iter().zip(&samples).map(|(clip, samples)| Utterance { samples, language: clip.language.as_deref() }).collect();
     for (i, heard) in recognizer.transcribe(&utterances, TokenLimit::Tokens(case.max_new_tokens), &mut |_| ())?.into_iter().enumerate() {
-        let end = heard.finished.then_some(recognizer.special().end);
+        let end = heard.finished.then_some(recognizer.special().eos);
         found.insert(format!("generated.{i}"), floats(&heard.tokens.into_iter().chain(end).collect::<Vec<_>>()));
         let count = heard.log_probabilities.len();
         found.insert(format!("log_probabilities.{i}"), TensorData::new(heard.log_probabilities, [count]));
     }
 
-    // What is learned.
+    // Loss and gradients.
     let targets: usize = examples.iter().map(Example::targets).sum();
     let learns = |name: &str| precision == Precision::F32 && name != "audio_tower.embed_positions.weight";
     let model = mark_trained(recognizer.model, &learns);
@@ -108,7 +108,7 @@ fn main() -> Result<()> {
     write_tensors(Path::new(&out), &found)
 }
 
-/// Ids as the numbers the file holds; 24 bits of them are exact.
+/// Token ids as f32, which is exact up to 24 bits.
 fn floats(ids: &[u32]) -> TensorData {
     TensorData::new(ids.iter().map(|id| *id as f32).collect::<Vec<_>>(), [ids.len()])
 }

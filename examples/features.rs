@@ -1,8 +1,8 @@
-//! Writes down what the model hears: the log-mel spectrogram of a 16 kHz clip, as little-endian 32-bit floats `[chunks, mels, frames]`.
+//! Writes the log-mel features of a clip as little-endian f32, `[chunks, mels, frames]`.
 //!
 //!     cargo run --release --example features -- clip.wav features.bin [TIMES]
 //!
-//! TIMES repeats the work, for `benches/features.py` to measure.
+//! TIMES repeats the computation, for measurements with `benches/features.py`.
 
 use std::path::Path;
 use std::{env, fs};
@@ -12,7 +12,7 @@ use voxtral::audio::{LogMel, load};
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [clip, out, times @ ..] = arguments.as_slice() else { return Err(Error::new("usage: features CLIP OUT [TIMES]")) };
-    let times: usize = times.first().map_or(Ok(1), |times| times.parse()).map_err(|_| Error::new("TIMES is a number"))?;
+    let times: usize = times.first().map_or(Ok(1), |times| times.parse()).map_err(|_| Error::new("TIMES must be a number"))?;
     let (samples, log_mel) = (load(Path::new(clip))?, LogMel::new(128));
     for _ in 1..times {
         std::hint::black_box(log_mel.features(&samples, 3000)?);

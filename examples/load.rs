@@ -1,12 +1,12 @@
-//! Loads a model's folder and says how long it took, how much memory that needed, and whether every value is a number.
+//! Loads a model, and prints how long it took, how much memory it needed, and whether all values are finite.
 //!
 //! `cargo run --release --example load -- FOLDER [auto|f32|bf16]`
 //!
-//! `loaded` is when the model could begin to compute; what it borrowed from the files was not read by then. `checked` is when every value
-//! had been looked at, which is when a first result may leave. Seconds, and MiB of resident memory: `anonymous` is what the program
-//! itself needs, `mapped` are pages of the files, which the system may take back.
+//! `loaded` is the time until the model is ready to compute; memory-mapped weights have not been read by then. `checked` is the time until
+//! every value has been checked, which must happen before the first result is returned. Times are in seconds. Resident memory is in MiB:
+//! `anonymous` is memory of the process itself, `mapped` are pages of the files, which the system can reclaim.
 
-#![allow(clippy::print_stdout, reason = "an example talks to whoever runs it")]
+#![allow(clippy::print_stdout, reason = "an example prints its output")]
 
 use serde_json::json;
 use std::path::Path;
@@ -20,7 +20,7 @@ use voxtral::weights::WeightLoader;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or_else(|| Error::new("give a model's folder"))?;
+    let folder = arguments.next().ok_or_else(|| Error::new("usage: load FOLDER [auto|f32|bf16]"))?;
     let precision: Precision = arguments.next().map_or(Ok(Precision::Auto), |name| name.parse()).map_err(Error::new)?;
     let chosen = device::choose("auto")?;
 
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A line of this process's memory, in MiB; none where the system does not tell.
+/// A memory value of this process from `/proc`, in MiB; `None` if not available.
 fn resident(what: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;

@@ -1,8 +1,6 @@
-//! Runs a pipeline and listens to its events: here only to the losses, drawn as bars.
-//!
-//! `cargo run --release --example watch_events -- pipelines/first-run.toml`
+//! Runs a pipeline and subscribes to its events, here to draw the training loss as bars.
 
-#![allow(clippy::print_stdout, reason = "an example talks to whoever runs it")]
+#![allow(clippy::print_stdout, reason = "an example prints its output")]
 
 use pipeline::cache::store::Store;
 use pipeline::events::{Emitter, Event};
@@ -18,9 +16,9 @@ fn main() -> Result<()> {
     let parsed = Pipeline::parse(STAGES, &std::fs::read_to_string(&file)?, &file, &CommandLineOverrides::default(), &|name| {
         std::env::var(name).ok()
     });
-    let pipeline = parsed.pipeline.ok_or_else(|| Error::new("the file has mistakes; `voxpipe check` shows them"))?;
+    let pipeline = parsed.pipeline.ok_or_else(|| Error::new("the pipeline file has errors; `voxpipe check` shows them"))?;
 
-    // Everything that happens is said once, as a value; a listener takes what it cares for.
+    // Every event is emitted once, as a value; a listener handles those it needs.
     let emitter = Emitter::new(|event| match event {
         Event::StageStarted { stage, why, .. } => println!("{stage}: {why}"),
         Event::Metrics { step, values, .. } => {
@@ -31,7 +29,7 @@ fn main() -> Result<()> {
         _ => {}
     });
 
-    // The lock is held as long as the store lives: one run at a time in a project.
+    // The store holds the project lock until it is dropped: one run at a time per project.
     let store = Store::open(&pipeline.root, "watch_events")?;
     let id = store.begin_run()?;
     let report = PipelineRun::new(&pipeline, &store, emitter, id).go();

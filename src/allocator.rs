@@ -1,24 +1,24 @@
-//! The program's memory: the system's allocator, which is asked for huge pages where a buffer is large.
+//! Global allocator: the system allocator with transparent huge pages for large buffers (Linux).
 //!
-//! A training step takes and gives back buffers of many megabytes. In pages of 4 KiB the kernel fills each of them one page at a time, which
-//! is a twentieth of the time of a full fine-tuning; in pages of 2 MiB it is a fraction of that. Linux gives these to whoever asks.
+//! A training step allocates and frees buffers of many megabytes. With 4 KiB pages, page faults take a twentieth of the time of a full
+//! fine-tuning; with 2 MiB pages only a fraction of that. `madvise(MADV_HUGEPAGE)` requests huge pages for a buffer.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// From this many bytes on a buffer has huge pages in it wherever it begins.
+/// Buffers of at least this many bytes contain a whole huge page at any alignment.
 const LARGE: usize = 2 * HUGE;
-/// The size of a huge page, or a multiple of it, on the machines we know.
+/// Size of a huge page in bytes, or a multiple of it, on the supported machines.
 const HUGE: usize = 2 << 20;
 
-/// The system's allocator with huge pages for large buffers.
+/// The system allocator with huge pages for large buffers.
 #[derive(Debug)]
 pub struct HugePages;
 
-// SAFETY: every call goes to the system's allocator as it is; advice on pages changes neither their content nor whose they are.
-#[allow(unsafe_code, reason = "an allocator cannot be had otherwise")]
+// SAFETY: every call is forwarded unchanged to the system allocator; advice on pages changes neither their content nor their ownership.
+#[allow(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
 unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises are those of the system's allocator.
+        // SAFETY: the caller upholds the contract of the system allocator.
         advised(unsafe { System.alloc(layout) }, layout.size())
     }
 
@@ -38,13 +38,14 @@ unsafe impl GlobalAlloc for HugePages {
     }
 }
 
+/// Requests huge pages for a large buffer and returns the buffer.
 #[cfg(target_os = "linux")]
 fn advised(buffer: *mut u8, size: usize) -> *mut u8 {
     if size >= LARGE && !buffer.is_null() {
         let skip = buffer.addr().next_multiple_of(HUGE) - buffer.addr();
         let length = (size - skip) / HUGE * HUGE;
-        // SAFETY: whole pages inside a buffer that was just given to us. A kernel that knows no huge pages refuses, and nothing is lost.
-        #[allow(unsafe_code, reason = "the one way to ask for them")]
+        // SAFETY: whole pages inside a buffer that was just allocated. A kernel without huge pages refuses the call, which has no effect.
+        #[allow(unsafe_code, reason = "madvise takes a raw pointer")]
         unsafe {
             let _ = rustix::mm::madvise(buffer.add(skip).cast(), length, rustix::mm::Advice::LinuxHugepage);
         }
@@ -59,7 +60,7 @@ fn advised(buffer: *mut u8, _: usize) -> *mut u8 {
 
 #[cfg(test)]
 mod tests {
-    /// Sizes around the bound, grown and shrunk, keep what is in them.
+    /// Buffers around the size limit keep their content when grown and shrunk.
     #[test]
     fn large_buffers_keep_their_bytes() {
         for size in [super::LARGE - 1, super::LARGE, super::LARGE + 12_345, 9 * super::HUGE + 1] {

@@ -1,4 +1,4 @@
-//! Arguments in, exit code out.
+//! The `voxpipe` executable.
 
 use std::process::ExitCode;
 use voxpipe::allocator::HugePages;

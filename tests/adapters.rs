@@ -1,6 +1,7 @@
-//! Adapters of every kind against PEFT, what is written for PEFT, and every bad adapter with what its message names.
+//! LoRA, rsLoRA and DoRA adapters: parity with PEFT, the saved PEFT layout, and error messages for invalid adapters.
 //!
-//! `tests/voxtral/make_adapters.py` made the numbers; where Python has the packages, `peft_roundtrip.py` asks them directly.
+//! `tests/voxtral/make_adapters.py` made the reference values. If the Python packages are installed, `peft_roundtrip.py` compares with PEFT
+//! directly.
 
 mod files;
 mod peft;
@@ -23,7 +24,7 @@ use voxtral::training::{Trainer, TrainingEvent, TrainingOutput};
 use voxtral::weights::{WeightLoader, floats, read_tensors, tensors};
 use voxtral::{lora, training};
 
-/// As PEFT's script: this column of the logits in so many is kept.
+/// Every 64th logit is compared, as in the reference script.
 const EVERY: usize = 64;
 
 pub(crate) fn adapters(targets: &[&str]) -> LoraConfig {
@@ -31,7 +32,7 @@ pub(crate) fn adapters(targets: &[&str]) -> LoraConfig {
     LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, targets, audio_tower: false, projector: false, rslora: false, dora: false }
 }
 
-/// The logits of a clip, one position after the other.
+/// The logits of a clip, all positions concatenated.
 pub(crate) fn logits(model: &Voxtral, reference: &Reference, clip: usize) -> Vec<f32> {
     let example = reference.example(clip);
     let tokens = TokenBatch { rows: 1, length: example.ids.len(), ids: example.ids.clone() };
@@ -82,7 +83,7 @@ fn five_steps_of_training_follow_peft() {
             device: &Device::flex(),
             stop: &stop,
             say: &mut |_: TrainingEvent| (),
-            judge: None,
+            validation: None,
         };
         let TrainingOutput { model, losses, .. } = training.run(model).unwrap();
         let steps = facts[format!("{kind}_training")]["steps"].as_array().unwrap();
@@ -92,7 +93,7 @@ fn five_steps_of_training_follow_peft() {
             assert!(off(ours.loss, "loss") < 1e-5, "{kind}, step {}: loss {}, not {}", ours.step, ours.loss, theirs["loss"]);
             assert!(off(ours.grad_norm, "grad_norm") < 1e-4, "{kind}, step {}: {} {}", ours.step, ours.grad_norm, theirs["grad_norm"]);
         }
-        // The model as it is handed back: its norms are those of its last step.
+        // The DoRA norms of the returned model must be those of its last step.
         let targets: usize = examples.iter().map(training::collate::Example::targets).sum();
         let batch = Batch::new(&examples.iter().collect::<Vec<_>>(), 11, &Device::flex()).unwrap();
         let after = f64::from(training::loss_sum(&model, &batch).unwrap().into_scalar::<f32>()) / targets as f64;
@@ -127,7 +128,7 @@ fn a_fresh_adapter_of_any_kind_changes_nothing() {
     }
 }
 
-/// A tiny model with a trained-looking adapter of each kind.
+/// The tiny model with a trained adapter of this kind.
 fn moved(kind: &str) -> Voxtral {
     let mut model = tiny();
     lora::load(&mut model, &folder("adapters").join(kind)).unwrap();
@@ -148,7 +149,7 @@ fn a_merged_weight_computes_what_weight_and_adapter_do() {
         let off = distance(&logits(&model, &reference, 1), &with);
         assert!(off < 2e-5, "{kind}: off by {off}");
 
-        // And from file to file.
+        // The same for merging files.
         let out = tempfile::tempdir().unwrap();
         merge(&folder("tiny"), &folder("adapters").join(kind), out.path(), MergeDtype::F32, 1 << 30).unwrap();
         let merged = Transcriber::open(out.path(), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
@@ -170,7 +171,7 @@ fn a_base_in_bf16_takes_adapters() {
         model
     };
     let (mut narrow, mut wide) = (rounded(true), rounded(false));
-    // Products with matrices of 16 bits may round what they multiply to 16 bits too.
+    // Matrix products with bf16 weights may round the activations to bf16 too.
     let off = distance(&logits(&narrow, &reference, 0), &logits(&wide, &reference, 0));
     assert!(off < 5e-2, "off by {off}");
     let merged = |model: &mut Voxtral| -> Vec<Vec<f32>> {
@@ -179,7 +180,7 @@ fn a_base_in_bf16_takes_adapters() {
     };
     assert_eq!(merged(&mut narrow), merged(&mut wide));
 
-    // And trained beside: magnitudes, A and B get gradients.
+    // Training on a bf16 base: magnitudes, A and B get gradients.
     let model = training::mark_trained(narrow, &|name| name.contains(".lora."));
     let example = reference.example(0);
     let loss = training::loss_sum(&model, &Batch::new(&[&example], 11, &Device::flex()).unwrap()).unwrap();
@@ -188,7 +189,7 @@ fn a_base_in_bf16_takes_adapters() {
     assert_eq!(gradient.len(), 3 * 7);
 }
 
-/// Dropout with DoRA, computed by hand: what is dropped reaches the base's share of the change as well.
+/// DoRA with dropout against a scalar reference: dropout also affects DoRA's change of the base output.
 #[test]
 fn dora_with_dropout_is_computed_as_peft_does() {
     let (inputs, outputs, r, rows, dropout) = (96, 48, 2, 5, 0.4);
@@ -247,7 +248,7 @@ fn dropout_is_the_same_however_a_step_is_cut() {
     let mut model = tiny();
     let adapters = LoraConfig { dropout: 0.3, audio_tower: true, projector: true, ..adapters(&["q_proj", "fc1", "down_proj"]) };
     lora::add(&mut model, &adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap();
-    // B is zero at first, and then dropout shows nowhere.
+    // B is initialized to zero, which would hide dropout.
     for (_, layer) in model.linears() {
         if let Some(lora) = &mut layer.lora {
             let shape = lora.b.dims();

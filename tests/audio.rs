@@ -1,4 +1,4 @@
-//! Audio files, good and bad, through the public door; and the recordings that come with the repository.
+//! Audio files, valid and damaged, through the public API; and the recordings that come with the repository.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use voxtral::audio::{DecodedAudio, LogMel, decode, load, read_wav16k, write_wav16k};
 
-/// One clip in every format, made by `tests/audio/make.sh`.
+/// One clip in every format, created by `tests/audio/make.sh`.
 const FORMATS: [&str; 8] =
     ["speech.wav", "speech.flac", "speech.mp3", "speech-no-count.mp3", "speech.ogg", "speech.m4a", "speech-alac.m4a", "speech-stereo.wav"];
 
@@ -20,7 +20,7 @@ fn fixture(name: &str) -> PathBuf {
     root("tests/audio").join(name)
 }
 
-/// Signal to noise of `found` in decibels where it fits `expected` best, shifted by up to `shift` samples; and that shift.
+/// Signal-to-noise ratio of `found` in dB at the shift (up to `shift` samples) where it fits `expected` best, and that shift.
 fn likeness(expected: &[f32], found: &[f32], shift: usize) -> (f64, usize) {
     let energy: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
     (0..=shift)
@@ -40,7 +40,7 @@ fn every_format_gives_the_same_sound() {
     for lossless in ["speech.flac", "speech-alac.m4a"] {
         assert!(decode(&fixture(lossless)).unwrap().samples == expected, "{lossless} is not the same");
     }
-    // What is lost at these bit rates, and the samples an encoder puts before the sound where nothing says so.
+    // The loss at these bit rates, and the encoder delay where the file does not declare it.
     for (lossy, decibel, before, length) in [
         ("speech.mp3", 15.0, 0, 11_960),
         ("speech-no-count.mp3", 15.0, 1105, 13_248),
@@ -102,7 +102,7 @@ fn longer_than_thirty_seconds_becomes_several_chunks() {
     assert!(loaded == long);
     let heard = LogMel::new(128).features(&loaded, 3000).unwrap();
     assert_eq!((heard.chunks, heard.frames, heard.mels, heard.data.len()), (3, 3000, 128, 3 * 3000 * 128));
-    // The third chunk holds one second of sound and 29 of silence.
+    // The third chunk has one second of audio and 29 of silence.
     let third = &heard.data[2 * 3000 * 128..];
     let floor = heard.data.iter().copied().fold(f32::MAX, f32::min);
     assert!(third.chunks(3000).any(|band| band[..100].iter().any(|value| *value > floor + 1.0)));
@@ -121,7 +121,7 @@ fn bad_files_are_refused_by_name() {
         let error = load(path).unwrap_err();
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(error.message.contains(name) && error.message.contains(what), "{name}: {error}");
-        assert!(error.message.contains("cannot open") || error.message.contains("folder") || error.hint.is_some(), "{name}: no advice");
+        assert!(error.message.contains("cannot open") || error.message.contains("folder") || error.hint.is_some(), "{name}: no hint");
     };
     says(&folder.path().join("missing.wav"), "cannot open");
     says(folder.path(), "is a folder");
@@ -136,13 +136,13 @@ fn bad_files_are_refused_by_name() {
     let flac = fs::read(fixture("speech.flac")).unwrap();
     says(&file("cut.flac", &flac[..flac.len() / 2]), "is truncated");
     let mp3 = fs::read(fixture("speech.mp3")).unwrap();
-    says(&file("cut.mp3", &mp3[..mp3.len() / 2]), "is truncated: it promises");
+    says(&file("cut.mp3", &mp3[..mp3.len() / 2]), "is truncated: the header declares");
     let ogg = fs::read(fixture("speech.ogg")).unwrap();
     says(&file("cut.ogg", &ogg[..ogg.len() / 2]), "is truncated");
     let m4a = fs::read(fixture("speech.m4a")).unwrap();
-    says(&file("cut.m4a", &m4a[..m4a.len() / 2]), "is truncated: it promises 5");
+    says(&file("cut.m4a", &m4a[..m4a.len() / 2]), "is truncated: the header declares 5");
 
-    // Damage in the sound itself: FLAC has checksums to notice it by.
+    // Damage in the audio data itself, which FLAC detects by checksums.
     let mut damaged = flac.clone();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0x10;
@@ -152,7 +152,7 @@ fn bad_files_are_refused_by_name() {
     let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 32, sample_format: hound::SampleFormat::Float };
     let path = folder.path().join("nothing.wav");
     hound::WavWriter::create(&path, spec).unwrap().finalize().unwrap();
-    says(&path, "holds 0 samples");
+    says(&path, "contains 0 samples");
     for value in [f32::NAN, f32::INFINITY] {
         let path = folder.path().join("number.wav");
         let mut writer = hound::WavWriter::create(&path, spec).unwrap();
@@ -160,17 +160,17 @@ fn bad_files_are_refused_by_name() {
             writer.write_sample(if n == 16_000 { value } else { 0.0 }).unwrap();
         }
         writer.finalize().unwrap();
-        says(&path, "a sample that is not a number");
+        says(&path, "a non-finite sample");
         says(&path, "at 1.00 s");
     }
     let path = folder.path().join("slow.wav");
     let mut writer = hound::WavWriter::create(&path, hound::WavSpec { sample_rate: 100, ..spec }).unwrap();
     writer.write_sample(0.0_f32).unwrap();
     writer.finalize().unwrap();
-    says(&path, "claims 100 samples a second");
+    says(&path, "declares a sample rate of 100 Hz");
 }
 
-/// A header may claim four hours and more; only what is there counts.
+/// A header may declare any length; only the samples present count.
 #[test]
 fn four_hours_are_the_limit() {
     let folder = tempfile::tempdir().unwrap();
@@ -192,7 +192,7 @@ fn four_hours_are_the_limit() {
     assert!(error.message.contains("night.wav is longer than 4 hours"), "{error}");
 }
 
-/// A file that ends early is an error or, where only what follows the sound is missing, whole: never a shorter clip.
+/// A truncated file is an error or, if only data after the audio is missing, complete: never a shorter clip.
 #[test]
 fn no_truncation_goes_unnoticed() {
     let folder = tempfile::tempdir().unwrap();
@@ -205,15 +205,15 @@ fn no_truncation_goes_unnoticed() {
             fs::write(&path, &bytes[..length]).unwrap();
             match decode(&path) {
                 Err(error) => assert!(error.message.contains(name), "{error}"),
-                // Nothing in this file says how long it should be.
+                // This file does not declare its length.
                 Ok(found) if name == "speech-no-count.mp3" => assert!(whole.samples.len() >= found.samples.len()),
-                Ok(found) => assert!(found == whole, "{name}: {length} of {} bytes are taken for a whole file", bytes.len()),
+                Ok(found) => assert!(found == whole, "{name}: {length} of {} bytes were accepted as a complete file", bytes.len()),
             }
         }
     }
 }
 
-/// Whatever the bytes are: a sound or an error, no panic, and no memory for what is only claimed.
+/// Any bytes give samples or an error: no panic, and no allocation for sizes that are only declared.
 #[test]
 fn garbage_is_survived() {
     let folder = tempfile::tempdir().unwrap();
@@ -239,7 +239,7 @@ fn garbage_is_survived() {
             }
             survive(name, &bytes);
         }
-        // Absurd numbers wherever a header may keep one; this M4A has its header at the end.
+        // Absurd values at every place in the header; this M4A has its header at the end.
         let header = match name {
             "speech-alac.m4a" => whole.len() - 900..whole.len() - 4,
             "speech.m4a" => 0..900,
@@ -259,7 +259,7 @@ fn garbage_is_survived() {
     }
 }
 
-/// The recordings that come with the repository: `(folder, language, least clips)`.
+/// The recordings that come with the repository: `(folder, language, minimum clips)`.
 const SETS: [(&str, &str, usize); 3] =
     [("datasets/first-run", "en", 140), ("datasets/first-run-es", "es", 55), ("datasets/words", "en", 170)];
 
@@ -279,7 +279,7 @@ fn the_recordings_of_the_repository_are_what_their_tables_say() {
             let words: Vec<String> =
                 text.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
             assert!(!words.is_empty() && !text.contains(['[', ']', '(', ')']) && text.trim() == text, "{file}: {text:?}");
-            assert!(said.insert(words), "{file}: {text:?} is said by two clips");
+            assert!(said.insert(words), "{file}: {text:?} is the text of two clips");
 
             let sound = decode(&folder.join("clips").join(file)).unwrap();
             let seconds = sound.samples.len() as f64 / f64::from(sound.rate);
@@ -298,7 +298,7 @@ fn the_recordings_of_the_repository_are_what_their_tables_say() {
     }
 }
 
-/// Every clip as the pipeline will hear it.
+/// Every clip as the pipeline loads it.
 #[test]
 fn the_recordings_of_the_repository_load_at_16_khz() {
     for (folder, ..) in SETS {

@@ -1,4 +1,4 @@
-//! A real browser, without a window, told what to do by the DevTools protocol.
+//! A headless Chromium, controlled through the DevTools protocol.
 
 use crate::support::skipped;
 use serde_json::{Value, json};
@@ -10,27 +10,28 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
-/// Longest that anything on a page may take.
+/// Time limit of any operation on a page.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
-/// The running browser; it ends with the test.
+/// A running browser; it is killed at the end of the test.
 pub(crate) struct Browser {
     child: Child,
     port: u16,
     _profile: tempfile::TempDir,
 }
 
-/// One of its tabs.
+/// A tab of the browser.
 pub(crate) struct Page {
     socket: WebSocket<TcpStream>,
     number: u64,
-    /// What went wrong on the page by itself.
+    /// Uncaught exceptions and console errors of the page.
     errors: Vec<String>,
 }
 
 impl Browser {
-    /// Starts it, with a microphone that hears this WAV over and over; nothing, loudly, where there is no browser.
+    /// Starts the browser with a fake microphone that plays a WAV file in a loop. Returns `None`, and reports the skipped test, if no
+    /// browser is installed.
     pub(crate) fn start(what: &str, microphone: &Path) -> Option<Self> {
         let named = std::env::var("VOXPIPE_TEST_CHROMIUM").ok();
         let candidates: Vec<&str> = named.as_deref().map_or_else(|| BROWSERS.to_vec(), |named| vec![named]);
@@ -82,7 +83,7 @@ impl Browser {
         use std::io::{BufRead, BufReader, Read, Write};
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         write!(stream, "{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-        // It does not hang up by itself.
+        // The browser keeps the connection open, so read by Content-Length.
         let (mut reader, mut size) = (BufReader::new(stream), 0);
         loop {
             let mut line = String::new();
@@ -102,7 +103,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It is several processes.
+        // Kill the process group: the browser has several processes.
         let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
         let _ = self.child.wait();
     }
@@ -114,7 +115,7 @@ impl Page {
         self.try_call(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
-    /// What the browser answers, or why it does not.
+    /// Calls a DevTools method. Returns its result or its error.
     fn try_call(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.number += 1;
         let asked = json!({ "id": self.number, "method": method, "params": params }).to_string();
@@ -135,7 +136,7 @@ impl Page {
         }
     }
 
-    /// What a piece of JavaScript gives.
+    /// Evaluates JavaScript and returns its value.
     #[track_caller]
     pub(crate) fn eval(&mut self, script: &str) -> Value {
         let told = self.call("Runtime.evaluate", json!({ "expression": script, "awaitPromise": true, "returnByValue": true }));
@@ -143,11 +144,11 @@ impl Page {
         told["result"]["value"].clone()
     }
 
-    /// Waits until a piece of JavaScript gives something true.
+    /// Waits until a JavaScript expression is true.
     #[track_caller]
     pub(crate) fn wait(&mut self, script: &str) {
         let begun = Instant::now();
-        // A page that is just changing has nothing to ask.
+        // Evaluation may fail while the page navigates.
         let guarded = format!("(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()");
         let asked = json!({ "expression": guarded, "returnByValue": true });
         while !self.try_call("Runtime.evaluate", asked.clone()).is_ok_and(|told| told["result"]["value"] == true) {
@@ -164,7 +165,7 @@ impl Page {
         self.wait("document.readyState === 'complete'");
     }
 
-    /// Presses the mouse in the middle of an element.
+    /// Clicks in the center of an element.
     #[track_caller]
     pub(crate) fn click(&mut self, selector: &str) {
         let name = json!(selector);
@@ -178,7 +179,7 @@ impl Page {
         }
     }
 
-    /// Presses a key, wherever the focus is.
+    /// Presses a key in the focused element.
     pub(crate) fn key(&mut self, key: &str) {
         let (key, code, number) = match key {
             "Space" => (" ", "Space".to_owned(), 32),
@@ -192,7 +193,7 @@ impl Page {
         }
     }
 
-    /// Writes into a field, in place of what is in it.
+    /// Replaces the content of an input field.
     #[track_caller]
     pub(crate) fn fill(&mut self, selector: &str, text: &str) {
         let name = json!(selector);
@@ -202,33 +203,33 @@ impl Page {
         self.eval(&format!("document.querySelector({name}).dispatchEvent(new Event('change', {{ bubbles: true }}))"));
     }
 
-    /// Chooses files, as a person does in the dialog of the system.
+    /// Selects files in a file input.
     #[track_caller]
     pub(crate) fn upload(&mut self, selector: &str, files: &[std::path::PathBuf]) {
         let found = self.call("Runtime.evaluate", json!({ "expression": format!("document.querySelector({})", json!(selector)) }));
         self.call("DOM.setFileInputFiles", json!({ "files": files, "objectId": found["result"]["objectId"] }));
     }
 
-    /// A window of this size.
+    /// Sets the size of the window.
     pub(crate) fn size(&mut self, width: u32, height: u32) {
         let about = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.call("Emulation.setDeviceMetricsOverride", about);
     }
 
-    /// Light or dark.
+    /// Sets the color scheme.
     pub(crate) fn dark(&mut self, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         self.call("Emulation.setEmulatedMedia", json!({ "features": [{ "name": "prefers-color-scheme", "value": value }] }));
     }
 
-    /// What the page looks like, as a PNG.
+    /// Takes a screenshot as PNG.
     pub(crate) fn picture(&mut self) -> Vec<u8> {
         use base64::Engine;
         let told = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         base64::engine::general_purpose::STANDARD.decode(told["data"].as_str().unwrap()).unwrap()
     }
 
-    /// What axe-core finds wrong; VOXPIPE_TEST_AXE names its `axe.min.js`.
+    /// Accessibility violations found by axe-core; `None` unless VOXPIPE_TEST_AXE names its `axe.min.js`.
     pub(crate) fn violations(&mut self) -> Option<Vec<String>> {
         let script = fs::read_to_string(std::env::var_os("VOXPIPE_TEST_AXE")?).unwrap();
         self.call("Runtime.evaluate", json!({ "expression": script }));
@@ -237,12 +238,12 @@ impl Page {
         Some(serde_json::from_value(found).unwrap())
     }
 
-    /// Whether anything is wider than the window.
+    /// Whether the page is wider than the window.
     pub(crate) fn is_too_wide(&mut self) -> bool {
         self.eval("document.documentElement.scrollWidth > innerWidth + 1") == true
     }
 
-    /// What went wrong on the page by itself so far.
+    /// Takes the errors of the page so far.
     pub(crate) fn errors(&mut self) -> Vec<String> {
         self.eval("1");
         std::mem::take(&mut self.errors)

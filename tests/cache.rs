@@ -1,4 +1,4 @@
-//! Change this → these steps run again; and whatever happens meanwhile, nothing half-made is taken for a result.
+//! Result cache: which changes make which steps stale, and that partial output is never taken for a result.
 
 use crate::support::{Ran, Sandbox, files, signal, skipped};
 use std::fs;
@@ -33,7 +33,7 @@ uses = "command"
 with = { run = ["sh", "other.sh", "${out}"] }
 "#;
 
-/// Three steps in a row and one aside; each notes that it ran.
+/// A chain of three steps and an independent one; each records that it ran.
 fn chain() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox
@@ -47,7 +47,7 @@ fn chain() -> Sandbox {
     sandbox
 }
 
-/// The steps that ran since this was asked last: those in a row as they ran, the one aside last, as it runs whenever there is room.
+/// The steps that ran since the last call: the chain in order, then the independent one, which may run at any time.
 fn ran(sandbox: &Sandbox) -> String {
     let ran = fs::read_to_string(sandbox.path("ran")).unwrap_or_default();
     let _ = fs::remove_file(sandbox.path("ran"));
@@ -67,7 +67,7 @@ fn result(sandbox: &Sandbox, stage: &str) -> std::path::PathBuf {
 
 type Change = fn(&Sandbox);
 
-/// What changes, what runs then, and what `why` says of the first of them before.
+/// Name, change, steps that run afterwards, stage to ask `why` about, and the expected answer.
 const ROWS: &[(&str, Change, &str, &str, &str)] = &[
     ("nothing", |_| (), "", "gather", "`gather` is fresh"),
     (
@@ -112,9 +112,9 @@ const ROWS: &[(&str, Change, &str, &str, &str)] = &[
         },
         "head",
         "head",
-        "its kept result was damaged: 1 changed (head)",
+        "its stored result is damaged: 1 changed (head)",
     ),
-    ("a kept result gone", |s| fs::remove_dir_all(result(s, "last")).unwrap(), "last", "last", "its kept result is gone"),
+    ("a kept result gone", |s| fs::remove_dir_all(result(s, "last")).unwrap(), "last", "last", "its stored result is missing"),
     ("the index of files gone", |s| fs::remove_file(s.path(".voxpipe/stat.idx")).unwrap(), "", "last", "`last` is fresh"),
     ("the index of files damaged", |s| fs::write(s.path(".voxpipe/stat.idx"), "nonsense").unwrap(), "", "last", "`last` is fresh"),
     ("a timeout", |s| edit(s, "pipeline.toml", "[stage.head]\n", "[stage.head]\ntimeout = \"60s\"\n"), "", "head", "`head` is fresh"),
@@ -163,7 +163,7 @@ fn a_setting_changed_back_finds_its_old_result() {
 fn an_edit_that_keeps_size_and_time_is_seen() {
     let sandbox = chain();
     sandbox.run(&["run"]).exits(0);
-    // The next run finds the file settled and remembers it.
+    // By the next run the file is settled, so its digest is cached.
     std::thread::sleep(std::time::Duration::from_millis(100));
     sandbox.run(&["run"]).exits(0);
     ran(&sandbox);
@@ -196,7 +196,7 @@ fn force_runs_a_stage_and_stops_at_equal_results() {
     ran(&sandbox);
     sandbox.run(&["run", "--force", "head"]).exits(0);
     assert_eq!(ran(&sandbox), "head");
-    sandbox.run(&["run", "--force", "haed"]).exits(2).complains("no stage is called `haed`").complains("did you mean `head`");
+    sandbox.run(&["run", "--force", "haed"]).exits(2).complains("unknown stage `haed`").complains("did you mean `head`");
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_failed_stage_stops_what_hangs_on_it_and_goes_on_when_mended() {
     assert_eq!(ran(&sandbox), "gather head other", "the branch aside goes on");
     assert!(!sandbox.path(".voxpipe/latest/chain/head").exists());
     let said = sandbox.run(&["why", "head"]).exits(0).stdout;
-    assert!(said.contains("it failed last time: `sh` ended with exit code 9"), "{said}");
+    assert!(said.contains("it failed last time: `sh` failed with exit code 9"), "{said}");
     let status = sandbox.run(&["status"]).exits(0).stdout;
     assert!(status.contains("head    failed"), "{status}");
     sandbox.file("head.sh", "echo head >> ran\nhead -n 1 $1/all > $2/head\n");
@@ -221,11 +221,11 @@ fn retries_are_counted() {
     let sandbox = chain();
     sandbox.file("other.sh", "echo other >> ran\n[ $(grep -c other ran) = 3 ] || exit 1\necho here > $1/other\n");
     edit(&sandbox, "pipeline.toml", "[stage.other]\n", "[stage.other]\nretry = { times = 2 }\n");
-    sandbox.run(&["run"]).exits(0).complains("try 1 of 3 failed");
+    sandbox.run(&["run"]).exits(0).complains("attempt 1 of 3 failed");
     assert_eq!(ran(&sandbox), "gather head last other other other");
     sandbox.file("other.sh", "echo other >> ran\nexit 1\n");
     edit(&sandbox, "pipeline.toml", "\"other.sh\"", "\"-e\", \"other.sh\"");
-    sandbox.run(&["run"]).exits(1).complains("try 2 of 3 failed").complains("error: stage `other`");
+    sandbox.run(&["run"]).exits(1).complains("attempt 2 of 3 failed").complains("error: stage `other`");
     assert_eq!(ran(&sandbox), "other other other");
 }
 
@@ -234,7 +234,7 @@ fn a_timeout_ends_the_stage() {
     let sandbox = chain();
     sandbox.file("other.sh", "sleep 60\n");
     edit(&sandbox, "pipeline.toml", "[stage.other]\n", "[stage.other]\ntimeout = \"1s\"\n");
-    sandbox.run(&["run"]).exits(11).complains("it took longer than its timeout of 1 s");
+    sandbox.run(&["run"]).exits(11).complains("it exceeded its timeout of 1 s");
     assert_eq!(ran(&sandbox), "gather head last", "other stages are not affected");
 }
 
@@ -254,7 +254,7 @@ fn a_gate_keeps_the_result_and_stops_what_hangs_on_it() {
     assert_eq!(ran(&sandbox), "last", "another bound does not run the stage again");
 }
 
-/// A stage that waits in the middle of its work as long as the file `block` is there.
+/// A project whose step `head` blocks in the middle of its work while the file `block` exists.
 fn blocked() -> Sandbox {
     let sandbox = chain();
     sandbox.file("block", "");
@@ -269,7 +269,7 @@ fn blocked() -> Sandbox {
 fn kill_9_leaves_nothing_half_made() {
     let sandbox = blocked();
     let mut child = sandbox.start(&["run"], "begun");
-    // What is done in a moment is recorded together with what follows, a moment later.
+    // Short stages are committed in groups, shortly after they end.
     std::thread::sleep(Duration::from_millis(500));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -376,7 +376,7 @@ fn a_link_in_a_result_is_refused() {
 fn a_state_folder_we_may_not_write_is_a_matter_of_the_environment() {
     let sandbox = chain();
     let mut command = sandbox.command(&["run"]);
-    // The superuser may write anywhere, so the program runs as somebody else.
+    // Root may write anywhere, so run the program as another user.
     for folder in [sandbox.root().parent().unwrap(), &sandbox.root()] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
     }
@@ -387,7 +387,7 @@ fn a_state_folder_we_may_not_write_is_a_matter_of_the_environment() {
     for folder in [sandbox.root().parent().unwrap(), &sandbox.root()] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    told.exits(4).complains("cannot keep state in").complains("  = choose a folder you may write to");
+    told.exits(4).complains("cannot create the state folder").complains("  = choose a folder you may write to");
     assert_eq!(ran(&sandbox), "", "nothing ran");
 }
 
@@ -395,7 +395,7 @@ fn a_state_folder_we_may_not_write_is_a_matter_of_the_environment() {
 fn a_full_disk_is_told_and_leaves_nothing_half_made() {
     let sandbox = chain();
     sandbox.file("other.sh", "if [ -e room ]; then echo small > $1/other; else head -c 400000 /dev/zero > $1/other; fi\n");
-    // It fills the disk when the others are done.
+    // Fills the disk after the other steps are done.
     edit(&sandbox, "pipeline.toml", "[stage.other]\n", "[stage.other]\nafter = [\"last\"]\n");
     let state = sandbox.path(".voxpipe");
     fs::create_dir(&state).unwrap();
@@ -427,7 +427,6 @@ fn a_second_run_is_fast_and_hashes_nothing() {
     sandbox.run(&["run"]).exits(0);
     std::thread::sleep(std::time::Duration::from_millis(100));
     sandbox.run(&["run"]).exits(0);
-    // Unreadable now, which nobody notices who does not read it.
     let quick = (0..5).map(|_| {
         let begun = std::time::Instant::now();
         sandbox.run(&["run"]).exits(0);

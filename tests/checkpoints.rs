@@ -1,4 +1,4 @@
-//! What is wrong with a checkpoint is named: the file, the tensor, and what to do.
+//! Errors of damaged checkpoints: messages name the file and the tensor, hints say what to do.
 
 use crate::model_parity::{folder, tiny};
 use crate::support::files;
@@ -14,7 +14,7 @@ use voxtral::model::precision::Precision;
 use voxtral::weights;
 use voxtral::weights::{read_tensors, tensors, write_tensors};
 
-/// A copy of the tiny model whose tensors were changed.
+/// A copy of the tiny model with changed tensors.
 fn changed(change: impl FnOnce(&mut BTreeMap<String, TensorData>)) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for (name, bytes) in files(&folder("tiny")) {
@@ -56,8 +56,8 @@ fn missing_surplus_mis_shaped_and_not_finite_tensors_are_all_named_at_once() {
     });
     let words = [
         &format!("`{NORM}` [48] is missing"),
-        "`language_model.model.extra` belongs to no part",
-        "`audio_tower.conv1.bias` has shape [31], the config asks for [32]",
+        "`language_model.model.extra` is not part of the model",
+        "`audio_tower.conv1.bias` has shape [31], the config requires [32]",
         "`audio_tower.conv2.bias` holds NaN at element 5",
         "model.safetensors",
         "belong together",

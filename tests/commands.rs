@@ -1,4 +1,4 @@
-//! Each command through the real program: what it prints and how it ends.
+//! Each command of the real program: output and exit code.
 
 use crate::support::{Ran, Sandbox, golden};
 use std::process::Stdio;
@@ -34,7 +34,7 @@ set = { "params.word" = "bonjour" }
     sandbox
 }
 
-/// A text without what is different each time: run ids and durations.
+/// Replaces what varies between runs: run ids and durations.
 fn stable(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
@@ -128,10 +128,10 @@ fn graphs_can_be_drawn() {
 #[test]
 fn mistakes_on_the_command_line_and_in_the_file_end_with_2() {
     let sandbox = project();
-    sandbox.run(&["run", "none.toml"]).exits(2).complains("cannot read `none.toml`").complains("  = name the pipeline file");
+    sandbox.run(&["run", "none.toml"]).exits(2).complains("cannot read `none.toml`").complains("  = pass the pipeline file");
     sandbox.run(&["fly"]).exits(2).complains("fly");
     sandbox.run(&["run", "--set", "word"]).exits(2).complains("KEY=VALUE");
-    sandbox.run(&["why", "lod"]).exits(2).complains("no stage is called `lod`").complains("did you mean `loud`");
+    sandbox.run(&["why", "lod"]).exits(2).complains("unknown stage `lod`").complains("did you mean `loud`");
     sandbox.run(&["run", "-p", "frnch"]).exits(2).complains("french");
     sandbox.file("bad.toml", "schema = 1\n[pipeline]\nname = \"x\"\n[stage.a]\nuses = \"comand\"\n[stage.b]\nuses = \"command\"\nfrom = { x = \"c\" }\nwith = { run = [\"true\"] }\n");
     for command in ["run", "check", "plan"] {
@@ -147,7 +147,7 @@ fn mistakes_on_the_command_line_and_in_the_file_end_with_2() {
 fn check_names_files_that_are_not_there() {
     let sandbox = project();
     std::fs::remove_file(sandbox.path("loud.sh")).unwrap();
-    sandbox.run(&["check"]).exits(0).complains("warning: stage `loud` reads `loud.sh`, which is not there");
+    sandbox.run(&["check"]).exits(0).complains("warning: stage `loud` reads `loud.sh`, which does not exist");
 }
 
 #[test]

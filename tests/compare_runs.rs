@@ -1,4 +1,4 @@
-//! What a project knows of itself: plans with times, runs compared, runs repeated.
+//! Comparing and reproducing runs: plans with times, `diff` and `repro`.
 
 use crate::support::{Sandbox, files};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ from = { loud = "loud" }
 with = { run = ["sh", "scores.sh", "${from.loud}", "${out}"], code = ["scores.sh"] }
 "#;
 
-/// Clips made of text files, a stage that depends on a parameter, and one that measures.
+/// A project with clips made from text files, a stage that depends on a parameter, and a stage with metrics.
 fn project() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox
@@ -62,7 +62,7 @@ fn a_plan_tells_times_and_ends_as_it_is_asked_to() {
     assert_eq!(took(&plan["seconds"]["run"]), took(&plan["steps"][1]["seconds"]));
     assert_eq!(took(&plan["seconds"]["all"]), took(&plan["steps"][1]["seconds"]) + took(&plan["steps"][2]["seconds"]));
     let words = sandbox.run(&["plan", "--set", "case=lower"]).exits(0).stdout;
-    assert!(words.contains(" s last time)\n") && words.contains("1 to run, 1 after that, 1 fresh; about "), "{words}");
+    assert!(words.contains(" s last time)\n") && words.contains("1 to run, 1 may run, 1 fresh; about "), "{words}");
     sandbox.pipeline(&PIPELINE.replace("[stage.scores]\n", "[stage.scores]\nrequire = { letters = \"< 3\" }\n"));
     sandbox.run(&["plan", "--exit-code"]).exits(12);
 }
@@ -74,9 +74,9 @@ fn why_compares_with_any_run() {
     sandbox.run(&["run", "--set", "case=lower"]).exits(0);
     let (first, second) = (id(&sandbox, 0), id(&sandbox, 1));
     let said = sandbox.run(&["why", "loud", "--vs", &first]).exits(0).stdout;
-    assert_eq!(said, format!("`loud` is what it was in run {first}\n"));
+    assert_eq!(said, format!("`loud` is unchanged since run {first}\n"));
     let said = sandbox.run(&["why", "loud", "--vs", "latest"]).exits(0).stdout;
-    assert_eq!(said, format!("`loud` is not what it was in run {second}:\n  setting `run.2` \"lower\" → \"upper\"\n"));
+    assert_eq!(said, format!("`loud` has changed since run {second}:\n  setting `run.2` \"lower\" → \"upper\"\n"));
     sandbox.file("speech/c.txt", "new\n");
     let told = sandbox.run(&["why", "clips", "--vs", "previous", "--json"]).exits(0).json();
     assert_eq!((&told["vs"]["run"], &told["vs"]["reasons"][0]["changes"]["added"]), (&json!(first), &json!(["c.txt"])));
@@ -84,15 +84,15 @@ fn why_compares_with_any_run() {
     assert!(told.contains("  `clips` runs first\n"), "{told}");
     sandbox.run(&["why", "loud", "--vs", "2020-01-01-1"]).exits(2).complains("no run is called");
     sandbox.file("clips.sh", "exit 1\n").run(&["run"]).exits(1);
-    sandbox.run(&["why", "clips", "--vs", "latest"]).exits(2).complains("kept no result of `clips`, it was failed");
+    sandbox.run(&["why", "clips", "--vs", "latest"]).exits(2).complains("has no result of `clips` (it was failed)");
 }
 
 #[test]
 fn two_runs_are_compared_in_settings_clips_and_numbers() {
     let sandbox = project();
-    sandbox.run(&["diff"]).exits(2).complains("there is no run yet");
+    sandbox.run(&["diff"]).exits(2).complains("no runs yet");
     sandbox.run(&["run"]).exits(0);
-    sandbox.run(&["diff"]).exits(2).complains("there is only one run yet");
+    sandbox.run(&["diff"]).exits(2).complains("there is only one run");
     fs::remove_file(sandbox.path("speech/b.txt")).unwrap();
     sandbox.file("speech/a.txt", "hullo\n").file("speech/c.txt", "good evening\n");
     sandbox.run(&["run", "--set", "case=lower"]).exits(0);
@@ -114,13 +114,13 @@ fn two_runs_are_compared_in_settings_clips_and_numbers() {
         "settings\n  loud    setting `run.2` \"upper\" → \"lower\"\n",
         "data\n  clips   `speech`: 1 added (c.txt), 1 removed (b.txt), 1 changed (a.txt)\n    + c.txt\n    - b.txt\n    ~ a.txt\n",
         "  clips   2 rows: 1 added (audio/c.raw), 1 removed (audio/b.raw), 1 changed (audio/a.raw)\n",
-        "numbers\n  scores  letters ",
-        "results\n  clips   other bytes\n  loud    other bytes\n",
+        "metrics\n  scores  letters ",
+        "results\n  clips   different bytes\n  loud    different bytes\n",
     ] {
         assert!(words.contains(line), "no {line:?} in {words}");
     }
-    assert!(sandbox.run(&["diff", "latest", "latest"]).exits(0).stdout.ends_with("of voice\nthe same bytes: clips, loud, scores\n"));
-    // Settings, files and numbers are known without the results.
+    assert!(sandbox.run(&["diff", "latest", "latest"]).exits(0).stdout.ends_with("of voice\nidentical results: clips, loud, scores\n"));
+    // Settings, files and metrics are available without the results.
     sandbox.run(&["run"]).exits(0);
     fs::remove_dir_all(sandbox.path(".voxpipe/store")).unwrap();
     let told = sandbox.run(&["diff", &first, &second, "--json"]).exits(0).json();
@@ -138,7 +138,7 @@ fn each_run_is_compared_by_the_bytes_it_had() {
     let sandbox = project();
     sandbox.file("scores.sh", "echo \"{\\\"metrics\\\": {\\\"letters\\\": $(cat n)}}\"\ncp n $2/kept\n").file("n", "1\n");
     sandbox.run(&["run"]).exits(0);
-    // Nothing that is known of has changed, and yet other bytes come out.
+    // No fingerprint input changed, but the result has other bytes.
     sandbox.file("n", "2\n").run(&["run", "--force", "scores"]).exits(0);
     let told = sandbox.run(&["diff", "--json"]).exits(0).json();
     let scores = &told["stages"][2];
@@ -151,15 +151,15 @@ fn each_run_is_compared_by_the_bytes_it_had() {
 #[test]
 fn a_repeated_run_ends_in_yes() {
     let sandbox = project();
-    sandbox.run(&["repro"]).exits(2).complains("there is no run yet");
+    sandbox.run(&["repro"]).exits(2).complains("no runs yet");
     sandbox.run(&["run", "--set", "case=lower"]).exits(0);
-    // What the file says now does not matter.
+    // The current pipeline file does not matter.
     sandbox.pipeline(&PIPELINE.replace("upper", "other").replace("[stage.scores]", "# nothing\n[stage.scores]"));
     let before = files(&sandbox.path(".voxpipe"));
     let told = sandbox.run(&["repro"]).exits(0);
     assert!(told.stderr.contains("loud") && told.stderr.contains("runs"), "it really runs: {}", told.stderr);
     assert!(
-        told.stdout.ends_with(&format!("yes: 3 results of run {} came out the same, byte for byte\n", id(&sandbox, 0))),
+        told.stdout.ends_with(&format!("yes: 3 results of run {} reproduced byte for byte\n", id(&sandbox, 0))),
         "{}",
         told.stdout
     );
@@ -178,13 +178,13 @@ fn a_run_with_nothing_to_do_can_be_repeated_too() {
         sandbox.run(&["run"]).exits(0);
     }
     let told = sandbox.run(&["repro"]).exits(0).stdout;
-    assert!(told.ends_with(&format!("yes: 3 results of run {} came out the same, byte for byte\n", id(&sandbox, 3))), "{told}");
+    assert!(told.ends_with(&format!("yes: 3 results of run {} reproduced byte for byte\n", id(&sandbox, 3))), "{told}");
 }
 
 #[test]
 fn a_repeated_run_ends_in_no_and_says_what_is_different() {
     let sandbox = project();
-    // Depends on the time of day, and on a file that is declared nowhere.
+    // One stage depends on the time, and another on an undeclared file.
     sandbox.file("loud.sh", "date +%s%N > $3/loud\n").file("scores.sh", "cp secret $2/kept\n").file("secret", "1\n");
     sandbox.run(&["run"]).exits(0);
     let told = sandbox.run(&["repro", "--json"]).exits(13).json();
@@ -223,7 +223,7 @@ fn a_run_leaves_a_manifest_without_values_of_the_environment() {
         let record: Value = serde_json::from_str(&record).unwrap();
         assert_eq!(record["digest"], stage["digest"]);
     }
-    sandbox.run(&["repro"]).exits(2).complains("cannot be read any more").complains("CASE");
+    sandbox.run(&["repro"]).exits(2).complains("is no longer valid").complains("CASE");
 }
 
 #[test]
@@ -233,8 +233,8 @@ fn following_the_log_of_a_killed_run_ends() {
     let mut child = sandbox.start(&["run"], "begun");
     child.kill().unwrap();
     child.wait().unwrap();
-    let told = sandbox.run(&["logs", "-f"]).exits(0).complains("it was killed; `voxpipe run` goes on with it");
-    assert!(told.stdout.contains("command starts (try 1)"), "{}", told.stdout);
+    let told = sandbox.run(&["logs", "-f"]).exits(0).complains("the run was killed; `voxpipe run` continues it");
+    assert!(told.stdout.contains("command starts (attempt 1)"), "{}", told.stdout);
 }
 
 #[test]

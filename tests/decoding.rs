@@ -1,4 +1,4 @@
-//! Decoding against transformers: side by side, one by one, and on checkpoints made at random.
+//! Greedy decoding parity with transformers: batched, one clip at a time, and on random checkpoints.
 
 use crate::model_parity::{Reference, folder, tiny};
 use crate::support::{python, skipped};
@@ -20,9 +20,9 @@ use voxtral::training::loss_sum;
 
 const PACKAGES: &str = "torch, transformers, peft, mistral_common";
 const NO_PYTHON: &str = "no Python with torch, transformers, peft and mistral-common was found (name one in VOXPIPE_TEST_PYTHON)";
-const SPECIAL: SpecialTokens = SpecialTokens { end: 2, pad: 11 };
+const SPECIAL: SpecialTokens = SpecialTokens { eos: 2, pad: 11 };
 
-/// What a model writes after the prompts of some clips of the reference, side by side.
+/// The tokens a model generates for some clips of the reference, decoded as one batch.
 fn written(model: &Voxtral, reference: &Reference, clips: &[usize], limit: usize) -> Vec<Generated> {
     let features: Vec<_> = clips.iter().map(|clip| reference.features(*clip)).collect();
     let audio = model.embed_audio(stack(features.iter(), &Device::flex()));
@@ -38,9 +38,9 @@ fn written(model: &Voxtral, reference: &Reference, clips: &[usize], limit: usize
     rows.into_iter().map(Option::unwrap).collect()
 }
 
-/// What a row of `generate` holds: the ids before `</s>`, and whether there was one.
+/// A row of `generate`: the ids before `</s>`, and whether there was one.
 fn before_end(ids: &[u32]) -> (&[u32], bool) {
-    ids.iter().position(|id| *id == SPECIAL.end).map_or((ids, false), |end| (&ids[..end], true))
+    ids.iter().position(|id| *id == SPECIAL.eos).map_or((ids, false), |end| (&ids[..end], true))
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn log_probabilities_are_those_of_the_whole_forward_pass() {
     }
 }
 
-/// Replaces the head by what `change` makes of its rows.
+/// Replaces the output head; `change` edits its rows.
 fn with_head(model: &mut Voxtral, change: impl Fn(&mut [f32], usize)) {
     let head = &mut model.language_model.lm_head.weight;
     let [vocabulary, width] = head.dims();
@@ -104,7 +104,7 @@ fn with_head(model: &mut Voxtral, change: impl Fn(&mut [f32], usize)) {
 #[test]
 fn a_model_may_write_the_audio_token_itself() {
     let (mut model, reference) = (tiny(), Reference::read());
-    // A head that scores id 24 highest wherever the hidden state points.
+    // A head with the highest logit for id 24, whatever the hidden state.
     with_head(&mut model, |rows, width| {
         rows.fill(0.0);
         rows[24 * width..25 * width].fill(1.0);
@@ -116,18 +116,18 @@ fn a_model_may_write_the_audio_token_itself() {
 
 #[test]
 fn scores_that_are_no_numbers_are_an_error() {
-    let mut recognizer = recognizer();
-    with_head(&mut recognizer.model, |rows, _| rows[100] = f32::NAN);
+    let mut transcriber = transcriber();
+    with_head(&mut transcriber.model, |rows, _| rows[100] = f32::NAN);
     let sound = sound(3, 20_000);
-    let error = recognizer.transcribe(&[Utterance { samples: &sound, language: None }], TokenLimit::Auto, &mut |_| ()).unwrap_err();
-    assert!(error.message.contains("no numbers"), "{error}");
+    let error = transcriber.transcribe(&[Utterance { samples: &sound, language: None }], TokenLimit::Auto, &mut |_| ()).unwrap_err();
+    assert!(error.message.contains("logits are not finite"), "{error}");
 }
 
-fn recognizer() -> Transcriber {
+fn transcriber() -> Transcriber {
     Transcriber::open(&folder("tiny"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap()
 }
 
-/// A chord with some noise, from integers alone.
+/// Two tones with noise, from integer arithmetic.
 fn sound(seed: usize, samples: usize) -> Vec<f32> {
     let mut state = seed as u32;
     let tone = |n: usize, step: usize| ((n * step) % 400) as f32 / 400.0 - 0.5;
@@ -139,7 +139,7 @@ fn sound(seed: usize, samples: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Clips of one to five chunks, with and without a language.
+/// Clips of one to five chunks, with and without language.
 fn mixed() -> Vec<(Vec<f32>, Option<&'static str>)> {
     let lengths = [50_000, 9_000, 31_000, 150_000, 64_000, 1, 33_000, 100_000];
     lengths.iter().enumerate().map(|(i, samples)| (sound(i, *samples), [Some("en"), None, Some("fr")][i % 3])).collect()
@@ -155,7 +155,7 @@ fn same(one: &Transcript, other: &Transcript) -> bool {
         && one.log_probabilities.iter().zip(&other.log_probabilities).all(close)
 }
 
-/// The token that clips write for the first time in the most different places.
+/// The token whose first occurrence varies the most between transcripts.
 fn most_scattered(transcripts: &[Transcript]) -> u32 {
     let places = |id: u32| -> BTreeSet<Option<usize>> {
         transcripts.iter().map(|transcript| transcript.tokens.iter().position(|token| *token == id)).collect()
@@ -166,24 +166,24 @@ fn most_scattered(transcripts: &[Transcript]) -> u32 {
 
 #[test]
 fn a_batch_writes_what_each_clip_alone_would_and_rows_leave_it_as_they_end() {
-    let mut recognizer = recognizer();
+    let mut transcriber = transcriber();
     let clips = mixed();
     let utterances = utterances(&clips);
     let limit = TokenLimit::Tokens(24);
-    let endless = recognizer.transcribe(&utterances, limit, &mut |_| ()).unwrap();
+    let endless = transcriber.transcribe(&utterances, limit, &mut |_| ()).unwrap();
     assert!(endless.iter().all(|transcript| transcript.tokens.len() == 24 && !transcript.finished));
-    // A head that writes `</s>` wherever it wrote a certain token: the rows now end in different places, the others not at all.
+    // Generate `</s>` wherever the head generated a certain token: rows end at different positions, and rows without it do not end.
     let stop = most_scattered(&endless);
-    with_head(&mut recognizer.model, |rows, width| {
+    with_head(&mut transcriber.model, |rows, width| {
         let row: Vec<f32> = rows[stop as usize * width..][..width].iter().map(|value| 1.001 * value).collect();
         rows[2 * width..3 * width].copy_from_slice(&row);
     });
-    let together = recognizer.transcribe(&utterances, limit, &mut |_| ()).unwrap();
+    let together = transcriber.transcribe(&utterances, limit, &mut |_| ()).unwrap();
     let mut lengths = BTreeSet::new();
     for ((utterance, endless), together) in utterances.iter().zip(&endless).zip(&together) {
         let end = endless.tokens.iter().position(|id| *id == stop);
         assert_eq!((together.finished, together.tokens.as_slice()), (end.is_some(), &endless.tokens[..end.unwrap_or(24)]));
-        let alone = &recognizer.transcribe(&[*utterance], limit, &mut |_| ()).unwrap()[0];
+        let alone = &transcriber.transcribe(&[*utterance], limit, &mut |_| ()).unwrap()[0];
         assert!(same(alone, together), "{alone:?}\n{together:?}");
         lengths.insert(together.tokens.len());
     }
@@ -192,37 +192,37 @@ fn a_batch_writes_what_each_clip_alone_would_and_rows_leave_it_as_they_end() {
 
 #[test]
 fn transcripts_are_handed_out_one_by_one_and_the_listener_may_stop() {
-    let recognizer = recognizer();
+    let transcriber = transcriber();
     let clips = mixed();
     let utterances = utterances(&clips);
     let mut done = Vec::new();
-    let transcripts = recognizer.transcribe(&utterances, TokenLimit::Tokens(3), &mut |count| done.push(count)).unwrap();
+    let transcripts = transcriber.transcribe(&utterances, TokenLimit::Tokens(3), &mut |count| done.push(count)).unwrap();
     assert_eq!((transcripts.len(), done), (8, (1..=8).collect()));
 
     let mut heard = 0;
-    let stop = recognizer.transcribe_each(&utterances, TokenLimit::Tokens(3), &mut |what| {
-        heard += usize::from(matches!(what, TranscribeEvent::Clip(..)));
+    let stop = transcriber.transcribe_each(&utterances, TokenLimit::Tokens(3), &mut |what| {
+        heard += usize::from(matches!(what, TranscribeEvent::Transcript(..)));
         if heard < 2 { Ok(()) } else { Err(Error::new("enough").kind(ErrorKind::Interrupted)) }
     });
     assert_eq!((stop.unwrap_err().kind, heard), (voxtral::error::ErrorKind::Interrupted, 2));
-    // Between two tokens there is an occasion, too.
-    let stop = recognizer.transcribe_each(&utterances, TokenLimit::Tokens(1000), &mut |_| Err(Error::new("enough")));
+    // Transcription can also be stopped between two tokens.
+    let stop = transcriber.transcribe_each(&utterances, TokenLimit::Tokens(1000), &mut |_| Err(Error::new("enough")));
     assert_eq!(stop.unwrap_err().message, "enough");
 }
 
 #[test]
 fn what_cannot_be_transcribed_is_named() {
-    let recognizer = recognizer();
+    let transcriber = transcriber();
     let sound = sound(1, 16_000);
     let good = Utterance { samples: &sound, language: None };
-    let message = |utterances: &[Utterance], limit| recognizer.transcribe(utterances, limit, &mut |_| ()).unwrap_err().message;
+    let message = |utterances: &[Utterance], limit| transcriber.transcribe(utterances, limit, &mut |_| ()).unwrap_err().message;
     assert!(message(&[good], TokenLimit::Tokens(0)).contains("0 tokens"));
     assert!(message(&[good, Utterance { samples: &[], language: None }], TokenLimit::Auto).starts_with("clip 2 of 2: there is no audio"));
     assert!(message(&[Utterance { language: Some("xx"), ..good }, good], TokenLimit::Auto).starts_with("clip 1 of 2: `xx`"));
-    assert_eq!(recognizer.transcribe(&[], TokenLimit::Auto, &mut |_| ()).unwrap(), []);
+    assert_eq!(transcriber.transcribe(&[], TokenLimit::Auto, &mut |_| ()).unwrap(), []);
 }
 
-/// What `generate_many.py` says of a checkpoint.
+/// Output of `generate_many.py` for a checkpoint.
 #[derive(Deserialize)]
 struct Expected {
     config: String,
@@ -234,9 +234,9 @@ struct Expected {
 struct Clip {
     wav: String,
     language: Option<String>,
-    /// What `generate` wrote for this row of the batch.
+    /// The ids that `generate` returned for this row of the batch.
     generated: Vec<u32>,
-    /// How far the best score was ahead of the second, for each id.
+    /// Margin of the highest logit over the second, for each id.
     leads: Vec<f32>,
 }
 
@@ -260,19 +260,19 @@ fn random_checkpoints_are_decoded_as_transformers_does() {
     assert!(ties * 50 <= steps, "{ties} of {steps} steps were too close to call");
 }
 
-/// Transcribes the clips of a folder together: ids compared, steps that were nearly ties, clips.
+/// Transcribes the clips of a folder as a batch. Returns the number of compared ids, of skipped ids after a near tie, and of clips.
 fn compare(folder: &Path) -> (usize, usize, usize) {
     let expected: Expected = serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
-    let recognizer = Transcriber::open(&folder.join("model"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
+    let transcriber = Transcriber::open(&folder.join("model"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
     let samples: Vec<Vec<f32>> = expected.clips.iter().map(|clip| read_wav16k(&folder.join(&clip.wav)).unwrap()).collect();
     let utterances: Vec<Utterance> =
         expected.clips.iter().zip(&samples).map(|(clip, samples)| Utterance { samples, language: clip.language.as_deref() }).collect();
-    let heard = recognizer.transcribe(&utterances, TokenLimit::Tokens(expected.max_new_tokens), &mut |_| ()).unwrap();
+    let heard = transcriber.transcribe(&utterances, TokenLimit::Tokens(expected.max_new_tokens), &mut |_| ()).unwrap();
     let (mut steps, mut ties) = (0, 0);
     for (clip, heard) in expected.clips.iter().zip(heard) {
         let mut ours = heard.tokens;
-        ours.extend(heard.finished.then_some(SPECIAL.end));
-        // After a tie the two may go different ways.
+        ours.extend(heard.finished.then_some(SPECIAL.eos));
+        // After a near tie, the outputs may differ.
         let sure = clip.leads.iter().position(|lead| *lead < 1e-4).unwrap_or(clip.leads.len());
         ties += clip.leads.len() - sure;
         let theirs = &clip.generated[..clip.leads.len()];
@@ -290,7 +290,7 @@ fn every_number_of_two_random_checkpoints_is_that_of_transformers() {
         return skipped(what, NO_PYTHON);
     };
     let script = folder("parity.py");
-    // Built by `cargo test`; where only this binary was asked for, the script asks cargo for it.
+    // `cargo test` builds the example; if only this test was built, the script builds it with cargo.
     let program = Path::new(env!("CARGO_BIN_EXE_voxpipe")).with_file_name("examples").join("activations");
     let program = program.exists().then(|| [Path::new("--program"), &program].map(Path::to_owned));
     let mut parity = Command::new(python);

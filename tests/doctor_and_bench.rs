@@ -1,4 +1,4 @@
-//! What is said about the machine, and measured on it.
+//! `voxpipe doctor` and `voxpipe bench`.
 
 use crate::support::Sandbox;
 use serde_json::Value;
@@ -15,7 +15,7 @@ fn the_doctor_finds_the_processor_well_and_keeps_secrets() {
         assert_eq!(ran.status.code(), Some(0), "{complaint}");
         assert!(!out.contains(secret) && !complaint.contains(secret));
         if !json {
-            assert!(out.contains("chosen     cpu (asked for)") && out.contains("a token is set") && !out.contains("WRONG"), "{out}");
+            assert!(out.contains("chosen     cpu (requested)") && out.contains("a token is set") && !out.contains("FAILED"), "{out}");
             continue;
         }
         let report: Value = serde_json::from_str(&out).unwrap();
@@ -29,8 +29,8 @@ fn the_doctor_finds_the_processor_well_and_keeps_secrets() {
 fn a_device_that_is_not_there_is_named() {
     let sandbox = Sandbox::new();
     for command in ["doctor", "bench"] {
-        sandbox.run(&[command, "--device", "gpu"]).exits(2).complains("no device is called `gpu`");
-        // No machine that runs these tests has so many cards.
+        sandbox.run(&[command, "--device", "gpu"]).exits(2).complains("unknown device `gpu`");
+        // No test machine has that many GPUs.
         sandbox.run(&[command, "--device", "cuda:999"]).exits(4).complains("device `cuda:999` cannot be used");
     }
 }
@@ -50,7 +50,7 @@ fn a_bench_measures_every_part_and_a_checkpoint_as_well() {
         let seconds = row["seconds"].as_array().unwrap();
         assert!(!seconds.is_empty() && seconds.iter().all(|seconds| seconds.as_f64().unwrap() > 0.0), "{row}");
     }
-    // Four ways of training with one row and with two, after the model was drawn.
+    // Model initialization, then four training cases with batch sizes 1 and 2.
     assert_eq!(found.iter().filter(|row| row["part"] == "steps").count(), 9);
 
     sandbox.run(&["bench", "--size", "tiny", "--write", "random"]).exits(0);
@@ -64,9 +64,9 @@ fn a_bench_measures_every_part_and_a_checkpoint_as_well() {
 fn what_a_bench_cannot_do_is_said() {
     let sandbox = Sandbox::new();
     for (arguments, said) in [
-        (&["--batches", "0"][..], "`--batches` needs numbers of rows"),
-        (&["--precision", "q4"], "precision `q4` is not measured"),
-        (&["--patience", "1e9"], "`--patience 1000000000` is no number of seconds"),
+        (&["--batches", "0"][..], "`--batches` needs batch sizes of at least 1"),
+        (&["--precision", "q4"], "precision `q4` is not supported by `bench`"),
+        (&["--patience", "1e9"], "`--patience 1000000000` is not a number of seconds"),
         (&["--model", "nowhere"], "nowhere"),
     ] {
         let ran = sandbox.run(&[&["bench", "--size", "tiny"], arguments].concat());

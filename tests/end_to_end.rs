@@ -1,4 +1,4 @@
-//! The whole road through the real program: real speech, the tiny model, LoRA; what a change makes run again; and kill -9 while training.
+//! End-to-end tests with the real program: real speech, a tiny model, LoRA; incremental reruns after changes; `kill -9` during training.
 
 use crate::support::{Sandbox, files};
 use rand::{Rng, SeedableRng};
@@ -52,7 +52,7 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A project with 20 clips of the shipped recordings and the tiny model as base.
+/// A project with 20 of the shipped recordings and the tiny model as its base model.
 pub(crate) fn project() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.pipeline(PIPELINE);
@@ -73,7 +73,7 @@ pub(crate) fn project() -> Sandbox {
     sandbox
 }
 
-/// The stages that ran, and those that were fresh.
+/// The stages that ran, and those that were up to date.
 fn ran_and_fresh(sandbox: &Sandbox, args: &[&str]) -> (Vec<String>, Vec<String>) {
     let report = sandbox.run(&[&["run", "--json"], args].concat()).exits(0).json();
     let of = |result: &str| -> Vec<String> {
@@ -107,7 +107,7 @@ fn from_recordings_to_a_published_adapter_and_nothing_twice() {
     assert_eq!(scores["clips"], 4);
     assert!(scores["base"]["wer"].is_number() && scores["tuned"]["wer"].is_number() && scores["train"]["clips"] == 2);
 
-    // The published adapter names its base by a path from the project's folder, so it is found from there.
+    // The published adapter names its base model by a path relative to the project root, so it is found from there.
     let clip = fs::read_dir(sandbox.path("speech/clips")).unwrap().next().unwrap().unwrap().path();
     let clip = clip.to_str().unwrap();
     let heard = sandbox
@@ -139,11 +139,11 @@ fn from_recordings_to_a_published_adapter_and_nothing_twice() {
 
     assert_eq!(ran_and_fresh(&sandbox, &[]).1, STAGES);
 
-    // What is no part of the model may change; and the base may move when its new place is named.
+    // Files that are not part of the model may change, and the base model may move if its new path is given.
     sandbox.file("models/tiny/README.md", "about").file("models/tiny/.git/HEAD", "ref");
     assert_eq!(ran_and_fresh(&sandbox, &[]).0, Vec::<String>::new());
 
-    // More epochs: training and what follows run again, nothing before; and the plan says so before it happens.
+    // More epochs: training and its downstream stages rerun, upstream stages do not, as the plan predicts.
     let plan = sandbox.run(&["plan", "--set", "epochs=3"]).exits(0).stdout;
     assert!(plan.contains("`epochs` 2.0 → 3.0"), "{plan}");
     for (stage, word) in [("phrases", "fresh"), ("uploads", "fresh"), ("dataset", "fresh"), ("adapter", "run")] {
@@ -152,29 +152,29 @@ fn from_recordings_to_a_published_adapter_and_nothing_twice() {
     let (ran, fresh) = ran_and_fresh(&sandbox, &["--set", "epochs=3"]);
     assert_eq!((fresh, ran[0].as_str()), (STAGES[..3].iter().map(|stage| (*stage).to_owned()).collect(), "adapter"));
 
-    // Back again, only the published folder has to be filled anew; and what came back is what the next change is measured against.
+    // After reverting, only the published folder is rewritten; the next change is compared with the reverted state.
     assert_eq!(ran_and_fresh(&sandbox, &[]).0, ["hub"]);
     let plan = sandbox.run(&["plan", "--set", "epochs=4"]).exits(0).stdout;
     assert!(plan.contains("`epochs` 2.0 → 4.0"), "{plan}");
 
-    // What is left out is in the record of the training.
+    // Excluded clips are listed in `training.json`.
     let long = ["--set", "epochs=1", "--set", "stage.adapter.with.max_text_tokens=30"];
     sandbox.run(&[&["run"], &long[..]].concat()).exits(0).complains("left out: audio/");
     let training: Value = serde_json::from_str(&sandbox.read("published/road/training.json")).unwrap();
     let (used, left_out) = (training["examples"].as_u64().unwrap(), training["left_out"].as_array().unwrap().len() as u64);
     assert!(left_out > 0 && used + left_out == 16, "{used} + {left_out}");
-    sandbox.run(&["run", "--set", "stage.adapter.with.max_text_tokens=1"]).exits(1).complains("there is no clip to train on");
+    sandbox.run(&["run", "--set", "stage.adapter.with.max_text_tokens=1"]).exits(1).complains("no clips to train on");
 
-    // The same effective batch cut otherwise is the same result.
+    // The same effective batch size, split differently, gives the same result,
     let cut = ["--set", "epochs=3", "--set", "stage.adapter.with.batch_size=4", "--set", "stage.adapter.with.gradient_accumulation=1"];
     assert_eq!(ran_and_fresh(&sandbox, &cut).0, ["hub"]);
-    // … however it is left to the program.
+    // … also with `batch_size = "auto"`.
     let auto = ["--set", "stage.adapter.with.batch_size=auto", "--set", "stage.adapter.with.effective_batch=4"];
     assert_eq!(ran_and_fresh(&sandbox, &[&cut[..2], &auto[..]].concat()).0, Vec::<String>::new());
     let forced = sandbox.run(&[&["run", "--force", "adapter", "--set", "epochs=3"], &auto[..]].concat()).exits(0);
     forced.complains("batch_size: ").complains(" are free");
     let torn = ["run", "--set", "stage.adapter.with.effective_batch=6"];
-    sandbox.run(&torn).exits(2).complains("2 clips at once, 2 times, are not 6 in a step");
+    sandbox.run(&torn).exits(2).complains("batch_size 2 × gradient_accumulation 2 is not effective_batch 6");
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn what_was_heard_once_is_remembered_and_changes_no_byte() {
         assert!(made == run(&without, false, &[]), "{precision}: a memory changes the adapter");
         assert!(!without.path(".voxpipe/cache").exists());
 
-        // One folder serves training and both evaluations; and what is in it is taken, as far as it is whole.
+        // Training and both evaluations share one feature cache; intact entries in it are reused.
         let models: Vec<PathBuf> = fs::read_dir(with.path(".voxpipe/cache/audio")).unwrap().map(|entry| entry.unwrap().path()).collect();
         let [heard] = models.as_slice() else { panic!("{models:?}") };
         let mut clips: Vec<PathBuf> = fs::read_dir(heard).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -238,10 +238,10 @@ fn training_goes_on_from_an_adapter() {
     let other = [&on[..], &["--set", "stage.adapter.with.lora.r=2"]].concat();
     sandbox.run(&other).exits(1).complains("LoRA of rank 4, scaled by 8").complains("LoRA of rank 2, scaled by 16");
     let full = [&on[..], &["--set", "stage.adapter.with.method=full"]].concat();
-    sandbox.run(&full).exits(2).complains("has no adapter to go on from");
+    sandbox.run(&full).exits(2).complains("full fine-tuning cannot continue from an adapter");
 }
 
-/// Settings with which training diverges in its second step.
+/// Settings that make the training diverge in its second step.
 const DIVERGING: [&str; 8] = [
     "--set",
     "stage.adapter.with.learning_rate=1e30",
@@ -265,18 +265,20 @@ fn a_failure_is_answered_with_other_settings_as_the_file_says() {
         .complains("training diverged at step 2")
         .complains("audio/");
     run("[{ on = \"diverged\", set = { learning_rat = 1 } }]").exits(2).complains("unknown field `learning_rat`");
-    run("[{ on = \"diverged\", set = { batch_size = \"/4\" } }]").exits(2).complains("`batch_size` is 2, and 2 / 4 is no whole number");
+    run("[{ on = \"diverged\", set = { batch_size = \"/4\" } }]")
+        .exits(2)
+        .complains("`batch_size` is 2, and 2 / 4 is not a positive whole number");
     let smaller = "[{ on = \"diverged\", set = { learning_rate = \"/1e33\" } }]";
     run(smaller)
         .exits(0)
-        .complains("try 1 of 3 failed: training diverged at step 2")
-        .complains("trying again with learning_rate = 0.001, starting over")
-        .complains("the result is that of learning_rate = 0.001");
+        .complains("attempt 1 of 3 failed: training diverged at step 2")
+        .complains("retrying with learning_rate = 0.001, starting over")
+        .complains("the result was made with learning_rate = 0.001");
     let training: Value = serde_json::from_str(&sandbox.read("published/road/training.json")).unwrap();
     let rate = training["settings"]["learning_rate"].as_f64().unwrap();
     assert!((rate - 1e-3).abs() < 1e-9, "{rate}");
-    // What had to be changed is not tried in vain again.
-    assert!(!run(smaller).exits(0).stderr.contains("trying again"));
+    // The next run starts with the changed settings.
+    assert!(!run(smaller).exits(0).stderr.contains("retrying"));
 }
 
 #[test]
@@ -305,17 +307,17 @@ fn a_person_on_a_terminal_is_asked_what_to_do() {
     assert_eq!(code, Some(1), "{shown}");
     for words in [
         "training diverged at step 2",
-        "1  try again with learning_rate = 2.5e+29: smaller steps (starts over)",
-        "3  try again: as it is (starts over)",
-        "4  stop here",
-        "there is no such choice",
+        "1  retry with learning_rate = 2.5e+29: lower learning rate (starts over)",
+        "3  retry: same settings (starts over)",
+        "4  stop; ",
+        "no such choice",
         "unknown field `learning_rat`",
     ] {
         assert!(shown.contains(words), "`{words}` is not in\n{shown}");
     }
     let (code, shown) = at_terminal("learning_rate = 1e-3\n");
     assert_eq!(code, Some(0), "{shown}");
-    assert!(shown.contains("the result is that of learning_rate = 0.001"), "{shown}");
+    assert!(shown.contains("the result was made with learning_rate = 0.001"), "{shown}");
 }
 
 #[test]
@@ -330,8 +332,8 @@ fn held_out_clips_are_looked_at_while_training() {
     let training: Value = serde_json::from_str(&sandbox.read("published/road/training.json")).unwrap();
     let best = rows.iter().min_by(|a, b| a["eval_cer"].as_f64().unwrap().total_cmp(&b["eval_cer"].as_f64().unwrap())).unwrap();
     assert_eq!((&training["kept_step"], &training["eval"]["eval_cer"]), (&best["step"], &best["eval_cer"]));
-    sandbox.run(&["run", "--set", "stage.adapter.with.eval={}"]).exits(1).complains("`validation` holds no clips");
-    sandbox.run(&["run", "--set", "stage.adapter.with.eval={ split = \"x\" }"]).exits(2).complains("no held-out split `x`");
+    sandbox.run(&["run", "--set", "stage.adapter.with.eval={}"]).exits(1).complains("split `validation` of the dataset has no clips");
+    sandbox.run(&["run", "--set", "stage.adapter.with.eval={ split = \"x\" }"]).exits(2).complains("unknown held-out split `x`");
 }
 
 #[test]
@@ -351,7 +353,7 @@ fn kill_9_while_training_ends_in_the_same_bytes() {
     child.wait().unwrap();
     assert!(!cut.path(".voxpipe/latest/road/adapter").exists(), "a result before training was done");
 
-    cut.run(&long).exits(0).complains("goes on from the checkpoint at step");
+    cut.run(&long).exits(0).complains("resuming from the checkpoint at step");
     for (name, bytes) in files(&whole.path("published/road")) {
         assert!(files(&cut.path("published/road"))[&name] == bytes, "{name} differs");
     }
@@ -359,7 +361,7 @@ fn kill_9_while_training_ends_in_the_same_bytes() {
 
 #[test]
 fn kill_9_at_20_moments_of_a_training_ends_in_the_same_bytes() {
-    // A checkpoint after each step and a best model after every other: most moments are inside a write.
+    // A checkpoint after every step and a best model after every second one: most kills hit a write.
     let eval = "stage.adapter.with.eval={ split = \"test\", steps = 2, clips = 1 }";
     let often = ["run", "--set", "epochs=10", "--set", "stage.adapter.with.save_steps=1", "--set", eval];
     let whole = project();
@@ -370,7 +372,7 @@ fn kill_9_at_20_moments_of_a_training_ends_in_the_same_bytes() {
     let mut in_training = 0;
     for _ in 0..20 {
         let mut child = cut.command(&often).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        // Some fall into the start of the program and the stages before.
+        // Some kills hit program start or earlier stages.
         std::thread::sleep(Duration::from_millis(moments.random_range(10..900)));
         if child.try_wait().unwrap().is_some() {
             fs::remove_dir_all(cut.path(".voxpipe/keys")).unwrap();
@@ -446,7 +448,7 @@ fn a_private_place_is_not_told_and_a_base_that_is_another_is_not_taken() {
     let training: Value = serde_json::from_str(&sandbox.read("published/road/training.json")).unwrap();
     assert_eq!((&training["base"]["name"], &training["settings"]["base"]), (&"their-base".into(), &"their-base".into()));
 
-    // The merged model is a full one, in shards, and scores as base and adapter do.
+    // The merged model is a full, sharded model with the same scores as base model plus adapter.
     let names: Vec<String> = files(&sandbox.path("published/whole")).into_keys().collect();
     assert!(
         names.iter().any(|name| name == "model.safetensors.index.json") && !names.iter().any(|name| name.starts_with("adapter")),
@@ -458,14 +460,14 @@ fn a_private_place_is_not_told_and_a_base_that_is_another_is_not_taken() {
     assert_eq!(scores("whole-scores")["tuned"], scores("scores")["tuned"]);
     assert_eq!(scores("whole-scores")["base"], scores("scores")["base"]);
 
-    // Moved, with its new place named: nothing is trained again, and the scores find it there.
+    // Base model moved and its new path given: nothing is retrained, and the evaluation finds it.
     let moved = secret.with_file_name("elsewhere");
     fs::rename(&secret, &moved).unwrap();
     let again = ["--set", &base(&moved), "--set", "epochs=0.5", "--set", "stage.scores.with.worst=1"];
     let (ran, fresh) = ran_and_fresh(&sandbox, &again);
     assert!(ran.contains(&"scores".to_owned()) && fresh.contains(&"adapter".to_owned()), "{ran:?} {fresh:?}");
 
-    // Another model in that place is not taken for the base.
+    // Another model at that path is refused.
     let tekken = fs::read_to_string(moved.join("tekken.json")).unwrap();
     let other = sandbox.path("other");
     fs::create_dir_all(&other).unwrap();
@@ -474,5 +476,5 @@ fn a_private_place_is_not_told_and_a_base_that_is_another_is_not_taken() {
     }
     fs::write(other.join("tekken.json"), tekken + "\n").unwrap();
     let wrong = [&["run"], &again[..], &["--set", "stage.scores.with.worst=2", "--set", "stage.scores.with.base=other"]].concat();
-    sandbox.run(&wrong).exits(4).complains("`other` is not the base that stage `adapter` was trained on");
+    sandbox.run(&wrong).exits(4).complains("`other` is not the base model that stage `adapter` was trained on");
 }

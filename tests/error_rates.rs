@@ -1,4 +1,4 @@
-//! Error rates against jiwer's numbers.
+//! Error rates compared with jiwer.
 
 use serde::Deserialize;
 use std::path::Path;

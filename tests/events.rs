@@ -1,4 +1,4 @@
-//! What a run says: the log, the stream, and the commands that read them.
+//! Event streams: the run log, the terminal output, and the commands that read them.
 
 use crate::support::{Ran, Sandbox, signal};
 use serde_json::Value;
@@ -65,7 +65,7 @@ fn log_file_and_stream_say_the_same() {
 fn runs_have_their_own_ids_and_can_be_looked_up() {
     let sandbox = project();
     sandbox.run(&["runs"]).exits(0);
-    sandbox.run(&["show"]).exits(2).complains("there is no run yet");
+    sandbox.run(&["show"]).exits(2).complains("no runs yet");
     sandbox.run(&["run"]).exits(0);
     sandbox.file("one.sh", "exit 3\n").run(&["run"]).exits(1);
     let runs = sandbox.run(&["runs", "--json"]).exits(0).json();
@@ -75,7 +75,7 @@ fn runs_have_their_own_ids_and_can_be_looked_up() {
     assert_eq!((&runs["runs"][0]["exit"], &runs["runs"][1]["exit"]), (&0.into(), &1.into()));
     let shown = sandbox.run(&["show", &ids[0], "--json"]).exits(0).json();
     assert_eq!(shown["stages"][0]["result"], "done");
-    assert_eq!(shown["stages"][0]["why"], "it has not been done yet");
+    assert_eq!(shown["stages"][0]["why"], "it has not run yet");
     let shown = sandbox.run(&["show"]).exits(0).stdout;
     assert!(shown.contains("one  failed") && shown.contains("`one.sh` changed"), "{shown}");
     sandbox.run(&["show", "2020-01-01-1"]).exits(2).complains("no run is called `2020-01-01-1`").complains(&ids[1]);
@@ -87,7 +87,7 @@ fn logs_can_be_read_by_stage_and_followed() {
     sandbox.run(&["run"]).exits(0);
     let log = sandbox.run(&["logs", "one"]).exits(0).stdout;
     assert!(log.contains("one  hello there") && !log.contains("two"), "{log}");
-    // A killed run leaves a torn line.
+    // A killed run leaves an unfinished line.
     let id = sandbox.run(&["runs", "--json"]).json()["runs"][0]["run"].as_str().unwrap().to_owned();
     let path = sandbox.path(&format!(".voxpipe/runs/{id}/events.jsonl"));
     let text = fs::read_to_string(&path).unwrap();

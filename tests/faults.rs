@@ -1,4 +1,4 @@
-//! What no run may do to results, whatever happens to it: every step of the protocol is the last one once, the power goes, the disk is full.
+//! Fault injection: results stay intact after SIGKILL at every step of the commit protocol, after power loss, and with a full disk.
 
 mod random;
 
@@ -40,21 +40,21 @@ fn project() -> Sandbox {
     sandbox
 }
 
-/// The bytes people find in the end, by stage and file.
+/// The bytes of the results, by stage and file.
 fn results(sandbox: &Sandbox, pipeline: &str) -> BTreeMap<String, BTreeMap<String, Vec<u8>>> {
     let latest = sandbox.path(".voxpipe/latest").join(pipeline);
     let names = fs::read_dir(&latest).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.map(|name| (name.clone(), files(&fs::canonicalize(latest.join(name)).unwrap()))).collect()
 }
 
-/// Runs with a fault, the finished steps noted in `steps`.
+/// Runs with an injected fault; the finished steps are logged to `steps`.
 fn run_with(sandbox: &Sandbox, fault: &str, steps: &Path) -> std::process::Output {
     let mut command = sandbox.command(&["run"]);
     command.env("VOXPIPE_FAULT", fault).env("VOXPIPE_FAULT_LOG", steps).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.output().unwrap()
 }
 
-/// The results of a run that nothing happens to, and how many steps it takes.
+/// The results of a run without faults, and the number of its disk steps.
 fn undisturbed() -> (BTreeMap<String, BTreeMap<String, Vec<u8>>>, u64) {
     let sandbox = project();
     let steps = sandbox.path("../steps");
@@ -66,12 +66,12 @@ fn undisturbed() -> (BTreeMap<String, BTreeMap<String, Vec<u8>>>, u64) {
     (found, count)
 }
 
-/// Every how manyth step is tried; VOXPIPE_FAULT_STRIDE=1 tries each.
+/// Test a fault at every n-th step only; VOXPIPE_FAULT_STRIDE=1 tests every step.
 fn stride() -> usize {
     std::env::var("VOXPIPE_FAULT_STRIDE").ok().and_then(|stride| stride.parse().ok()).unwrap_or(3)
 }
 
-/// That the next run needs nobody's help and ends in the same bytes, and that the one after it has nothing to do.
+/// Checks that the next run recovers with the same bytes, and that the run after it is up to date.
 #[track_caller]
 fn goes_on(sandbox: &Sandbox, expected: &BTreeMap<String, BTreeMap<String, Vec<u8>>>, when: &str) {
     let ran = sandbox.run(&["run"]);
@@ -93,7 +93,7 @@ fn kill_9_at_every_step_of_the_protocol() {
         tried += 1;
         match ended.status.signal() {
             Some(9) => killed += 1,
-            // Which records are written together hangs on the clock, and so does the number of steps.
+            // The grouping of commits depends on timing, and so does the number of steps.
             _ => assert_eq!(ended.status.code(), Some(0), "step {step} of {count}: {ended:?}"),
         }
         goes_on(&sandbox, &expected, &format!("killed at step {step}"));
@@ -101,11 +101,11 @@ fn kill_9_at_every_step_of_the_protocol() {
     assert!(killed * 3 > tried * 2, "only {killed} of {tried} runs were killed");
 }
 
-/// What a disk may hold after the power went: files that were not synced are empty or gone, and names may be the old ones.
+/// Possible disk states after power loss: files that were not synced are empty or missing, and renames may be undone.
 struct Loss {
-    /// Written or taken over, and not synced since.
+    /// Files written or changed since their last sync.
     dirty: BTreeSet<PathBuf>,
-    /// New names in folders not synced since.
+    /// Renames in folders that were not synced since.
     renamed: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -142,7 +142,7 @@ impl Loss {
         loss
     }
 
-    /// Everything not synced is empty, under its new name.
+    /// Empties all files that were not synced; renames persist.
     fn empty(&self) {
         for file in self.dirty.iter().filter(|file| file.is_file()) {
             let mode = fs::metadata(file).unwrap().permissions();
@@ -152,7 +152,7 @@ impl Loss {
         }
     }
 
-    /// Everything not synced is gone, and names are the old ones.
+    /// Removes all files that were not synced, and undoes renames that were not synced.
     fn gone(&self) {
         for file in self.dirty.iter().filter(|file| file.is_file()) {
             fs::remove_file(file).unwrap();
@@ -236,7 +236,7 @@ fn what_outlived_its_run_is_ended_before_the_next_one_begins() {
     let sandbox = Sandbox::new();
     sandbox
         .pipeline("schema = 1\n[pipeline]\nname = \"p\"\n[stage.s]\nuses = \"command\"\nwith = { run = [\"sh\", \"s.sh\", \"${out}\", \"${scratch}\"] }\n")
-        // What it starts leaves its group, and so is not ended with it.
+        // The child process leaves the process group, so the reaper does not reach it.
         .file(
             "s.sh",
             "if [ ! -e first ]; then touch first; setsid sh left.sh $2 & sleep 60; fi\nsleep 0.3\ncp $2/grows $1/grew\ncp $2/grows $1/still\n",
@@ -252,7 +252,7 @@ fn what_outlived_its_run_is_ended_before_the_next_one_begins() {
         assert!(begun.elapsed() < Duration::from_secs(20), "the program did not outlive its run: the test shows nothing");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let ran = sandbox.run(&["run"]).exits(0).complains("of an earlier run was still at work and was ended");
+    let ran = sandbox.run(&["run"]).exits(0).complains("of an earlier run was still running and was terminated");
     assert!(!ran.stderr.contains("holds `"), "{}", ran.stderr);
     let found = results(&sandbox, "p");
     assert_eq!(found["s"]["grew"], found["s"]["still"], "nobody else wrote meanwhile");
@@ -284,7 +284,7 @@ fn a_stage_that_changes_what_it_reads_is_found_out() {
     sandbox
         .run(&["run"])
         .exits(1)
-        .complains("the result of `one` was changed while this stage read it: its kept result was damaged: 1 changed (name)");
+        .complains("the result of `one` was changed while this stage read it: its stored result is damaged: 1 changed (name)");
     sandbox.file("two.sh", "tr a-z A-Z < $1/sub/all > $2/upper\n");
     let ran = sandbox.run(&["run"]).exits(0);
     assert!(ran.stdout.contains("3 done"), "the damaged result is made again: {}", ran.stdout);
@@ -311,23 +311,22 @@ fn a_run_with_nothing_to_do_sees_every_change() {
     ];
     for (what, change, runs) in changes {
         let sandbox = project();
-        // What changed a moment ago is never taken on trust.
+        // Recently modified files are not settled, so they are always hashed again.
         std::thread::sleep(Duration::from_millis(80));
         sandbox.run(&["run"]).exits(0);
-        assert_eq!(judged(&sandbox), 0, "nothing is judged step by step when nothing changed");
+        assert_eq!(decided(&sandbox), 0, "no step is checked when nothing changed");
         change(&sandbox);
-        let looked = judged(&sandbox);
-        assert_eq!(looked > 0, what != "nothing", "{what}");
+        assert_eq!(decided(&sandbox) > 0, what != "nothing", "{what}");
         let log = sandbox.run(&["logs"]).exits(0).stdout;
-        assert_eq!(log.contains(" starts (try "), runs, "{what}: {log}");
+        assert_eq!(log.contains(" starts (attempt "), runs, "{what}: {log}");
         assert!(result(&sandbox, "two/upper").is_file(), "{what}");
     }
 }
 
-/// How many steps the next run judges one by one.
-fn judged(sandbox: &Sandbox) -> usize {
+/// How many steps the next run checks one by one, as opposed to the no-op fast path.
+fn decided(sandbox: &Sandbox) -> usize {
     let ran = Ran::of(sandbox.command(&["run"]).env("VOXPIPE_LOG", "voxpipe=debug").output().unwrap()).exits(0);
-    ran.stderr.matches("judged").count()
+    ran.stderr.matches("decided: ").count()
 }
 
 fn edit_and_put_the_time_back(sandbox: &Sandbox) {

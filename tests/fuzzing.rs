@@ -1,4 +1,4 @@
-//! Every fuzz target on its seeds and on random changes of them: what CI can do in seconds of the work of `cargo fuzz`, see `fuzz/README.md`.
+//! Every fuzz target on its seeds and on random mutations of them: a short version of `cargo fuzz` for CI, see `fuzz/README.md`.
 
 mod targets;
 mod weights;
@@ -10,8 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use targets::Target;
 
-/// Gives a target its seeds and `changed` changes of each; a panic is told with the input that makes it happen again. The seeds called
-/// `whole` are taken for what they are: a target that refuses everything tests nothing.
+/// Runs a target on its seeds and on `changed` mutations of each; a panic reports the file that reproduces it. The seeds named in `whole`
+/// must be accepted: a target that rejects everything tests nothing.
 fn survives(name: &str, target: Target, changed: usize, whole: &str) {
     let seeds = seeds(name);
     let mut taken = Vec::new();
@@ -20,7 +20,7 @@ fn survives(name: &str, target: Target, changed: usize, whole: &str) {
         let Ok(taken) = catch_unwind(AssertUnwindSafe(|| target(bytes, folder.path()))) else {
             let kept = std::env::temp_dir().join(format!("voxpipe-{name}-{}", blake3::hash(bytes).to_hex()));
             fs::write(&kept, bytes).unwrap();
-            panic!("{name}: change {change} of {} is not survived; the input is kept as {}", seed.display(), kept.display());
+            panic!("{name}: change {change} of {} panics; the input is saved as {}", seed.display(), kept.display());
         };
         for entry in fs::read_dir(folder.path()).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
@@ -47,7 +47,7 @@ fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     seeds.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-/// One to four small changes, of the kinds that find most.
+/// One to four small mutations, of the kinds that find the most bugs.
 fn mutated(seed: &[u8], other: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
     const NUMBERS: [&[u8]; 12] = [
         &[0xff; 4],
@@ -72,7 +72,7 @@ fn mutated(seed: &[u8], other: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
             1 => drop(bytes.splice(at..end, [])),
             2 => drop(bytes.splice(at..at, (0..4).map(|_| random.random::<u8>()).collect::<Vec<_>>())),
             3 => drop(bytes.splice(at..end, NUMBERS[random.random_range(0..NUMBERS.len())].iter().copied())),
-            // A digit or bit here and there keeps the rest readable.
+            // A single flipped bit or digit keeps the rest readable.
             4 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
             5 if !other.is_empty() => {
                 let from = random.random_range(0..other.len());

@@ -1,4 +1,4 @@
-//! What is kept, what goes, what travels: gc, the cache commands, exported runs, and a folder that a team shares.
+//! Garbage collection, the cache commands, export and import of runs, and the shared cache.
 
 use crate::support::{Ran, Sandbox, files};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ from = { big = "big" }
 with = { run = ["sh", "-c", "echo small >> ran; head -c 3 $0/big > $1/small; mkdir $1/sub; echo x > $1/sub/run.sh; chmod 755 $1/sub/run.sh", "${from.big}", "${out}"] }
 "#;
 
-/// Each word makes a result of 100 kB.
+/// A project with a 100 kB result per value of `params.word`.
 fn project() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.pipeline(PIPELINE).file("big.sh", "echo big >> ran\nyes $1 | head -c 100000 > $2/big\n");
@@ -33,14 +33,14 @@ fn run(sandbox: &Sandbox, word: &str) -> String {
     sandbox.run(&["run", "--json", "--set", &format!("word={word}")]).exits(0).json()["run"].as_str().unwrap().to_owned()
 }
 
-/// The steps that ran since this was asked last.
+/// The steps that ran since the last call.
 fn ran(sandbox: &Sandbox) -> String {
     let ran = fs::read_to_string(sandbox.path("ran")).unwrap_or_default();
     let _ = fs::remove_file(sandbox.path("ran"));
     ran.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The words of which a big result is kept.
+/// The words whose 100 kB result is in the store.
 fn kept(sandbox: &Sandbox) -> String {
     let mut words: Vec<_> = files(&sandbox.path(".voxpipe/store"))
         .into_iter()
@@ -68,17 +68,17 @@ fn what_nothing_needs_is_removed_and_the_rest_stays() {
     let told = sandbox.run(&["gc", "--keep-runs", "1", "--json"]).exits(0).json();
     assert_eq!((removed(&told), &told["after"], &told["dry_run"]), (names, &dry["after"], &json!(false)));
     assert_eq!(kept(&sandbox), "four one", "the newest run and the pinned one");
-    // What was removed is made again, and the past is still known.
+    // Removed results are recreated, and the history is still available.
     ran(&sandbox);
     let plan = sandbox.run(&["plan", "--set", "word=two"]).exits(0).stdout;
-    assert!(plan.contains("its kept result is gone"), "{plan}");
+    assert!(plan.contains("its stored result is missing"), "{plan}");
     run(&sandbox, "one");
     assert_eq!(ran(&sandbox), "");
     run(&sandbox, "two");
     assert!(ran(&sandbox).starts_with("big"));
     assert!(sandbox.run(&["diff", &runs[1], &runs[2]]).exits(0).stdout.contains("setting `run.2` \"two\" → \"three\""));
     sandbox.run(&["cache", "unpin", &runs[0]]).exits(0);
-    sandbox.run(&["cache", "unpin", &runs[0]]).exits(2).complains("is not pinned").complains("no run is");
+    sandbox.run(&["cache", "unpin", &runs[0]]).exits(2).complains("is not pinned").complains("no run is pinned");
     sandbox.run(&["gc", "--keep-runs", "0"]).exits(0);
     assert_eq!(kept(&sandbox), "two", "what the pipeline stands at stays");
 }
@@ -95,10 +95,10 @@ fn gc_stops_at_the_size_it_is_given() {
     let file = |size: &str| format!("{PIPELINE}[cache]\nmax_size = \"{size}\"\n");
     sandbox.pipeline(&file("50kB"));
     let told = sandbox.run(&["gc"]).exits(0).stdout;
-    assert!(told.contains("that is more than 50.0 kB: the rest is needed by pipelines as they stand, by the newest 5 runs"), "{told}");
+    assert!(told.contains("still above the limit of 50.0 kB: the rest is in use by pipelines, the newest 5 runs"), "{told}");
     sandbox.pipeline(&file("much"));
-    sandbox.run(&["gc"]).exits(2).complains("\"much\" is not a size with its unit").complains("20GB");
-    sandbox.run(&["gc", "--max-size", "20"]).exits(2).complains("write a size with its unit");
+    sandbox.run(&["gc"]).exits(2).complains("\"much\" is not a size with a unit").complains("20GB");
+    sandbox.run(&["gc", "--max-size", "20"]).exits(2).complains("write a size with a unit");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn checkpoints_and_published_models_outlive_gc() {
         found.values().map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned()).collect::<Vec<_>>().join(" ")
     };
     let told = sandbox.run(&["gc"]).exits(0).stdout;
-    assert!(told.contains("a stage under way for"), "{told}");
+    assert!(told.contains("unfinished stage"), "{told}");
     assert_eq!(steps(&sandbox), "2", "the next run goes on with it");
 }
 
@@ -124,7 +124,7 @@ fn damage_is_found_and_mended() {
     let sandbox = project();
     run(&sandbox, "one");
     let told = sandbox.run(&["cache", "verify"]).exits(0).stdout;
-    assert_eq!(told, "2 results read, 0 damaged\n");
+    assert_eq!(told, "2 results verified, 0 damaged\n");
     let big = fs::canonicalize(sandbox.path(".voxpipe/latest/p/big/big")).unwrap();
     fs::set_permissions(&big, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&big, "other").unwrap();
@@ -132,7 +132,7 @@ fn damage_is_found_and_mended() {
     assert_eq!((&told["results"], &told["damaged"][0]["problem"]), (&json!(2), &json!("1 changed (big)")));
     assert!(big.exists(), "looking moves nothing");
     let told = sandbox.run(&["cache", "verify", "--repair"]).exits(1).stdout;
-    assert!(told.contains("big (command) of run") && told.contains("the next run makes it again"), "{told}");
+    assert!(told.contains("big (command) of run") && told.contains("the next run recreates it"), "{told}");
     ran(&sandbox);
     run(&sandbox, "one");
     assert_eq!(ran(&sandbox), "big");
@@ -148,7 +148,7 @@ fn gc_waits_for_nobody() {
     sandbox.file("big.sh", "echo > begun; sleep 60\n");
     let mut child = sandbox.start(&["run"], "begun");
     for args in [&["gc"] as &[&str], &["cache", "pin", "latest"], &["cache", "verify", "--repair"]] {
-        sandbox.run(args).exits(3).complains("another run is going on in this project");
+        sandbox.run(args).exits(3).complains("another run is active in this project");
     }
     sandbox.run(&["gc", "--dry-run"]).exits(0);
     child.kill().unwrap();
@@ -162,20 +162,20 @@ fn a_run_travels_as_one_file() {
     let second = run(&here, "two");
     here.run(&["export", "latest", "run.tar.zst"]).exits(0);
     let bytes = fs::read(here.path("run.tar.zst")).unwrap();
-    here.run(&["export", "latest", "run.tar.zst"]).exits(2).complains("is there already");
+    here.run(&["export", "latest", "run.tar.zst"]).exits(2).complains("already exists");
     here.run(&["export", &second, "run.tar.zst", "--force"]).exits(0);
     assert_eq!(fs::read(here.path("run.tar.zst")).unwrap(), bytes, "the same run makes the same archive");
     let archive = here.path("run.tar.zst").display().to_string();
     let told = there.run(&["import", &archive, "--json"]).exits(0).json();
     assert_eq!((&told["run"], &told["results"], &told["new"]), (&json!(second), &json!(2), &json!(2)));
-    // What came is what a run finds.
+    // A run reuses the imported results.
     run(&there, "two");
     assert_eq!(ran(&there), "");
     let tool = fs::canonicalize(there.path(".voxpipe/latest/p/small/sub/run.sh")).unwrap();
     assert_eq!(fs::metadata(tool).unwrap().permissions().mode() & 0o777, 0o555);
     assert!(there.run(&["show", &second]).exits(0).stdout.contains("big    done"));
     there.run(&["cache", "verify"]).exits(0);
-    // Once more changes nothing, and an id that is taken is not overwritten.
+    // A second import changes nothing, and an existing run id is not overwritten.
     let told = there.run(&["import", &archive, "--json"]).exits(0).json();
     assert_eq!((&told["run"], &told["new"]), (&json!(second), &json!(0)));
     let other = project();
@@ -194,11 +194,11 @@ fn a_run_travels_as_one_file() {
     let told = elsewhere.run(&["diff", &second, "latest"]).exits(0).stdout;
     assert!(told.contains("setting `run.2` \"two\" → \"one\""), "what it was made of came along: {told}");
     here.run(&["gc", "--keep-runs", "0"]).exits(0);
-    here.run(&["export", "previous", "gone.tar.zst"]).exits(1).complains("cannot be exported whole").complains("its kept result is gone");
+    here.run(&["export", "previous", "gone.tar.zst"]).exits(1).complains("cannot export run").complains("its stored result is missing");
     assert!(!here.path("gone.tar.zst").exists());
 }
 
-/// An archive with its entries changed.
+/// Writes a copy of an archive with modified entries.
 fn forged(from: &Path, to: PathBuf, change: impl Fn(&mut Vec<(tar::Header, String, Vec<u8>)>)) -> String {
     let mut archive = tar::Archive::new(zstd::Decoder::new(fs::File::open(from).unwrap()).unwrap());
     let mut entries: Vec<_> = archive
@@ -215,7 +215,7 @@ fn forged(from: &Path, to: PathBuf, change: impl Fn(&mut Vec<(tar::Header, Strin
     change(&mut entries);
     let mut out = zstd::Encoder::new(fs::File::create(&to).unwrap(), 1).unwrap();
     for (mut header, name, bytes) in entries {
-        // Written by hand: the library would not write such names.
+        // The header is written directly: the library would reject such names.
         header.as_mut_bytes()[..100].fill(0);
         assert!(name.len() <= 100 || name.starts_with("store/"));
         if name.len() > 100 {
@@ -283,7 +283,7 @@ fn an_archive_is_not_believed() {
                 let n = e[i].1.replace("/big", "/../../../evil");
                 e[i].1 = n
             },
-            "is listed in no result",
+            "is not listed in any result",
         ),
         (
             "link",
@@ -291,7 +291,7 @@ fn an_archive_is_not_believed() {
                 let i = find(e, "store/", "/big");
                 e[i].0.set_entry_type(tar::EntryType::Symlink)
             },
-            "is not a plain file",
+            "is not a regular file",
         ),
         (
             "bytes",
@@ -299,7 +299,7 @@ fn an_archive_is_not_believed() {
                 let i = find(e, "store/", "/big");
                 e[i].2[7] ^= 1
             },
-            "is not what its digest says",
+            "does not match its digest",
         ),
         (
             "size",
@@ -307,7 +307,7 @@ fn an_archive_is_not_believed() {
                 let i = find(e, "store/", "/big");
                 e[i].2.push(0)
             },
-            "has another size than listed",
+            "has a different size than listed",
         ),
         (
             "missing",
@@ -324,7 +324,7 @@ fn an_archive_is_not_believed() {
                 let copy = (e[i].0.clone(), e[i].1.clone(), e[i].2.clone());
                 e.push(copy)
             },
-            "is there twice",
+            "occurs twice",
         ),
         (
             "key",
@@ -333,7 +333,7 @@ fn an_archive_is_not_believed() {
                 let t = String::from_utf8(e[i].2.clone()).unwrap().replace("\"seed\":", "\"seed\":1");
                 e[i].2 = t.into()
             },
-            "is not what its fingerprint says",
+            "does not match its fingerprint",
         ),
         (
             "tree",
@@ -341,7 +341,7 @@ fn an_archive_is_not_believed() {
                 let i = find(e, "trees/", ".json");
                 e[i].2 = b"{}".to_vec()
             },
-            "is not what its digest says",
+            "does not match its digest",
         ),
         (
             "run",
@@ -356,7 +356,7 @@ fn an_archive_is_not_believed() {
             |e| {
                 e.remove(0);
             },
-            "it is not the export of a run",
+            "it is not an exported run",
         ),
     ];
     for (what, change, says) in rows {
@@ -365,7 +365,7 @@ fn an_archive_is_not_believed() {
         let told = there.run(&["import", &archive]).exits(2);
         assert!(told.stderr.contains(says), "{what}: no `{says}` in {}", told.stderr);
         assert!(files(&there.path(".voxpipe/store")).is_empty() && files(&there.path(".voxpipe/keys")).is_empty(), "{what}");
-        assert!(there.run(&["runs"]).exits(0).stdout.contains("no run yet"), "{what}");
+        assert!(there.run(&["runs"]).exits(0).stdout.contains("no runs yet"), "{what}");
         assert!(files(&there.path(".voxpipe/work")).is_empty(), "{what}");
         assert!(!Path::new("/tmp/evil").exists() && !there.path("../evil").exists() && !there.path("evil").exists(), "{what}");
     }
@@ -382,7 +382,7 @@ fn an_archive_is_not_believed() {
     there.run(&["import", "none.tar.zst"]).exits(2).complains("none.tar.zst");
 }
 
-/// The program in a project with a shared folder.
+/// Runs the program in a project with a shared cache.
 fn sharing(sandbox: &Sandbox, shared: &Path, read_only: &str, args: &[&str]) -> Ran {
     let mut command = sandbox.command(args);
     command.env("VOXPIPE_SHARED_CACHE", shared).env("VOXPIPE_SHARED_CACHE_READ_ONLY", read_only);
@@ -399,16 +399,16 @@ fn a_team_makes_each_result_once() {
     let plan = sharing(&two, &shared, "", &["plan", "--json", "--exit-code"]).exits(0).json();
     assert_eq!((&plan["steps"][0]["state"], &plan["steps"][1]["state"]), (&json!("shared"), &json!("shared")));
     assert!(!two.path(".voxpipe").exists(), "planning writes nothing");
-    let told = sharing(&two, &shared, "", &["run"]).exits(0).complains("taken from the shared cache");
+    let told = sharing(&two, &shared, "", &["run"]).exits(0).complains("pulled from the shared cache");
     assert!(told.stdout.contains("2 fresh"), "{}", told.stdout);
     assert_eq!(ran(&two), "");
     two.run(&["cache", "verify"]).exits(0);
-    // It is a copy of its own.
+    // Pulled results are copies.
     fs::rename(&shared, shared.with_file_name("away")).unwrap();
-    sharing(&two, &shared, "", &["run"]).exits(0).complains("is not there, so nothing is shared");
+    sharing(&two, &shared, "", &["run"]).exits(0).complains("does not exist and is not used");
     assert_eq!(ran(&two), "");
     fs::rename(shared.with_file_name("away"), &shared).unwrap();
-    // Read-only takes and does not give; the file says the same as the environment.
+    // Read-only pulls but does not push; the file and the environment variables are equivalent.
     three.pipeline(&format!("{PIPELINE}[cache]\nshared = \"{}\"\nread_only = true\n", shared.display()));
     three.run(&["run"]).exits(0);
     assert_eq!(ran(&three), "");
@@ -435,11 +435,11 @@ fn a_damaged_shared_result_is_refused_and_made() {
     let mut bytes = fs::read(&big).unwrap();
     bytes[500] ^= 1;
     fs::write(&big, bytes).unwrap();
-    sharing(&two, &shared, "", &["run"]).exits(0).complains("the shared cache was of no use").complains("is damaged");
+    sharing(&two, &shared, "", &["run"]).exits(0).complains("cannot pull from the shared cache").complains("is damaged");
     assert_eq!(ran(&two), "big", "the other result is good");
     two.run(&["cache", "verify"]).exits(0);
     assert_eq!(fs::read(fs::canonicalize(two.path(".voxpipe/latest/p/big/big")).unwrap()).unwrap().len(), 100_000);
-    // A list of files that leads elsewhere is no list.
+    // A file list with a path outside the folder is rejected.
     let three = project();
     let tree = files(&shared).into_keys().find(|name| name.contains("/trees/")).map(|name| shared.join(name)).unwrap();
     let text = fs::read_to_string(&tree).unwrap();

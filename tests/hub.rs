@@ -55,7 +55,7 @@ const NOBODY: &str = "http://127.0.0.1:9";
 fn a_repository_is_downloaded_once_and_the_token_stays_with_the_hub() {
     let sandbox = Sandbox::new();
     let hub = Server::start(served(), &[]);
-    let ran = with_token(&sandbox, &hub.address).exits(0).complains("fetching acme/tiny-voxtral");
+    let ran = with_token(&sandbox, &hub.address).exits(0).complains("downloading acme/tiny-voxtral");
     let folder = repository("tests/voxtral/tiny");
     let local = sandbox.run(&["transcribe", &clip(), "--model", folder.to_str().unwrap(), "--max-new-tokens", "2", "--json"]).exits(0);
     assert_eq!(ran.stdout, local.stdout);
@@ -242,5 +242,5 @@ fn a_base_model_may_be_a_repository() {
     let pinned = format!("stage.adapter.with.revision={COMMIT}");
     assert!(run(NOBODY, &["plan", "--set", &pinned]).exits(0).stdout.contains("`revision`"));
     let folder = "stage.adapter.with.base=models/tiny/here";
-    run(NOBODY, &["check", "--set", &pinned, "--set", folder]).exits(2).complains("`revision` belongs to a base that is a repository");
+    run(NOBODY, &["check", "--set", &pinned, "--set", folder]).exits(2).complains("`revision` needs a `base` that is a Hub repository");
 }

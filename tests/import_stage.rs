@@ -1,4 +1,4 @@
-//! Data sets taken in: each form, from folders and from a Hub, down to the bytes of the clips.
+//! `import`: every dataset format, from folders and from a Hub, compared down to the audio samples.
 
 mod large;
 
@@ -23,7 +23,7 @@ fn samples(wav: &[u8]) -> Vec<i16> {
     hound::WavReader::new(wav).unwrap().samples::<i16>().map(Result::unwrap).collect()
 }
 
-/// Text and samples of every clip that was made.
+/// Transcript and samples of every imported clip.
 fn clips(out: &Path) -> Vec<(String, Vec<i16>)> {
     let rows = fs::read_to_string(out.join("clips.jsonl")).unwrap();
     let records = rows.lines().map(|line| serde_json::from_str::<ClipRow>(line).unwrap());
@@ -38,7 +38,7 @@ fn text(number: u32) -> String {
     ["Alpha, first.", "Beta second.", "Gamma third.", "Delta the fourth of them."][number as usize].to_owned()
 }
 
-/// An audio folder with a table in a form, as files.
+/// The files of a dataset: audio and a table in a given format.
 fn audio_folder(table: &str, content: &str) -> BTreeMap<String, Vec<u8>> {
     let mut files: BTreeMap<String, Vec<u8>> = (0..4).map(|number| (format!("clips/c {number}.wav"), clip(number))).collect();
     files.insert(table.to_owned(), content.as_bytes().to_vec());
@@ -76,7 +76,7 @@ fn serve(files: BTreeMap<String, Vec<u8>>) -> Served {
     Served::start("ann/voice", files.into_iter().map(|(name, bytes)| (name, bytes.into())).collect())
 }
 
-/// Runs a pipeline that imports with these settings.
+/// Runs a pipeline with an `import` stage with the given settings.
 fn run(sandbox: &Sandbox, hub: &Served, with: &str) -> Ran {
     sandbox.pipeline(&format!("schema = 1\n[pipeline]\nname = \"p\"\n[stage.it]\nuses = \"import\"\nwith = {{ {with} }}\n"));
     let mut command = sandbox.command(&["run"]);
@@ -103,7 +103,7 @@ fn an_audio_folder_and_a_manifest_come_as_they_are_from_a_folder_and_from_the_hu
         assert_eq!(clips(&out), expected(&[0, 1, 2]), "{table}");
         let report: Value = serde_json::from_str(&sandbox.read(".voxpipe/latest/p/it/report.json")).unwrap();
         assert_eq!((&report["commit"], &report["licence"], &report["rows"]), (&json!(hub.commit), &json!("cc-by-4.0"), &json!(3)));
-        // No more is fetched than is taken, and the token stays with the Hub.
+        // Only the imported clips are downloaded, and the token is sent to the Hub only.
         let fetched: Vec<String> = hub.fetched().into_iter().filter(|seen| seen.path.contains(".wav")).map(|seen| seen.path).collect();
         assert_eq!(fetched.len(), 3, "{fetched:?}");
         assert!(hub.fetched().iter().all(|seen| seen.authorization.is_none()));
@@ -165,13 +165,13 @@ fn rows_are_left_out_with_their_reasons_and_chosen_as_asked() {
         assert!(reason(line).contains(says), "{line}: {}", reason(line));
     }
     assert_eq!((reasons.len(), &report["rows"]), (9, &json!(11)));
-    assert!(bench.heard().contains("warning: 9 rows cannot be used"), "{}", bench.heard());
+    assert!(bench.heard().contains("warning: 9 rows rejected"), "{}", bench.heard());
     let mut strict = with.clone();
     strict["strict"] = true.into();
-    says(&bench.error::<Import>(strict), &["9 rows cannot be used"]);
-    says(&bench.error::<Import>(json!({"folder": "set", "min_words": 9})), &["none of 11 rows of `set` became a clip"]);
+    says(&bench.error::<Import>(strict), &["9 rows rejected"]);
+    says(&bench.error::<Import>(json!({"folder": "set", "min_words": 9})), &["none of 11 rows of `set` gave a usable clip"]);
 
-    // A sample is the seed's; what is asked for is what is taken.
+    // A sample depends on the seed and has the requested size.
     let sample = json!({"folder": "set", "count": 2, "pick": "sample"});
     bench.made::<Import>(sample.clone());
     let first = tree(&bench.cx.out);
@@ -211,7 +211,7 @@ fn a_manifest_on_the_hub_finds_its_sounds_in_a_folder_of_ones_own() {
             text(number)
         )
     };
-    // Larger than what is read at once, and broken where nobody looks.
+    // Larger than a streaming block, and broken in a part that is not read.
     let mut manifest: String = (0..4).map(row).collect();
     manifest.push_str(&format!("{{\"text\":\"no sound\",\"padding\":\"{}\"}}\n", "x".repeat(5 << 20)));
     let files = BTreeMap::from([("de/voxpopuli/de_asr.jsonl".to_owned(), manifest.into_bytes())]);
@@ -237,7 +237,7 @@ fn parquet_with_sounds_inside_is_read_as_python_wrote_it() {
             sets.extend(["clips.parquet", "clips-zstd.parquet"].map(|name| ("fresh", fs::read(folder.path().join(name)).unwrap())));
         }
     }
-    // What the script says, in numbers.
+    // The same as in the script, in numbers.
     let tone =
         |number: i64| -> Vec<i16> { (0..16_000_i64 / 3).map(|index| ((index * (number + 3) * 7 % 200 - 100) * 60) as i16).collect() };
     for (which, bytes) in sets {
@@ -280,14 +280,14 @@ fn splits_configurations_and_columns_are_found_or_asked_for() {
     bench.made::<Import>(json!({"folder": "set", "columns": columns, "split": "test"}));
     assert_eq!(clips(&bench.cx.out), expected(&[1]));
     let error = bench.error::<Import>(json!({"folder": "set", "columns": columns, "split": "dev"}));
-    says(&error, &["there is no split `dev` in `set`"]);
-    assert_eq!(error.hint.as_deref(), Some("there is: train, test"));
+    says(&error, &["no split `dev` in `set`"]);
+    assert_eq!(error.hint.as_deref(), Some("available: train, test"));
 
     let several = ["de", "fr"].map(|config| (format!("{config}/train-0.parquet"), fixture("clips.parquet")));
     let (hub, sandbox) = (serve(BTreeMap::from(several)), Sandbox::new());
     let ran = run(&sandbox, &hub, "repo = \"ann/voice\"");
     assert_ne!(ran.code, Some(0));
-    ran.complains("there are several configurations in `ann/voice@").complains("`de`, `fr`");
+    ran.complains("several configurations in `ann/voice@").complains("`de`, `fr`");
     run(&sandbox, &hub, "repo = \"ann/voice\", config = \"fr\", count = 2").exits(0);
     assert!(hub.fetched().iter().all(|seen| seen.path.contains("/fr/")), "{:?}", hub.fetched());
 }
@@ -295,8 +295,8 @@ fn splits_configurations_and_columns_are_found_or_asked_for() {
 #[test]
 fn what_is_damaged_or_not_there_is_said() {
     let mut bench = bench(&BTreeMap::from([("notes.txt".to_owned(), b"x".to_vec())]));
-    says(&bench.error::<Import>(json!({"folder": "nowhere"})), &["there is no folder `nowhere`"]);
-    says(&bench.error::<Import>(json!({"folder": "set"})), &["there is no table of clips among 1 files in `set`"]);
+    says(&bench.error::<Import>(json!({"folder": "nowhere"})), &["folder `nowhere` not found"]);
+    says(&bench.error::<Import>(json!({"folder": "set"})), &["no table of clips among 1 files in `set`"]);
     bench.file("set/metadata.jsonl", "{\"file_name\":\"a.wav\",\"text\":\n");
     says(&bench.error::<Import>(json!({"folder": "set"})), &["set/metadata.jsonl:1: "]);
     fs::remove_file(bench.cx.root.join("set/metadata.jsonl")).unwrap();
@@ -307,7 +307,7 @@ fn what_is_damaged_or_not_there_is_said() {
         let error = bench.error::<Import>(json!({"folder": "set"}));
         assert!(error.message.contains("`set/clips.parquet` cannot be read as Parquet"), "{what}: {}", error.message);
     }
-    // Bytes that were changed end in an error or in rejected rows, and in no panic.
+    // Corrupted bytes end in an error or in rejected rows, never in a panic.
     for place in (0..whole.len()).step_by(whole.len() / 40) {
         let mut bytes = whole.clone();
         bytes[place] ^= 0x55;
@@ -334,17 +334,17 @@ fn what_is_damaged_or_not_there_is_said() {
 #[test]
 fn settings_that_cannot_work_are_complained_about() {
     for (with, path, says) in [
-        (json!({}), "", "nothing is named to import"),
-        (json!({"repo": "a/b", "folder": "c"}), "folder", "both given"),
-        (json!({"folder": "c", "revision": "main"}), "revision", "a folder has no revisions"),
+        (json!({}), "", "nothing to import"),
+        (json!({"repo": "a/b", "folder": "c"}), "folder", "both set"),
+        (json!({"folder": "c", "revision": "main"}), "revision", "`revision` has no effect on a folder"),
         (json!({"repo": "a b"}), "repo", "no name of a data set"),
         (json!({"repo": "a/b", "revision": "a b"}), "revision", "cannot be a revision"),
-        (json!({"folder": "c", "files": "a["}), "files", "is not a pattern"),
-        (json!({"folder": "c", "language": "english"}), "language", "is not a language code"),
-        (json!({"folder": "c", "count": 0}), "count", "no clips are asked for"),
-        (json!({"folder": "c", "pick": "sample"}), "pick", "say how many with `count`"),
-        (json!({"folder": "c", "min_words": 3, "max_words": 2}), "max_words", "has 3 words at least"),
-        (json!({"folder": "c", "min_seconds": 3, "max_seconds": 2}), "max_seconds", "between 3 and 2 seconds"),
+        (json!({"folder": "c", "files": "a["}), "files", "is not a valid glob pattern"),
+        (json!({"folder": "c", "language": "english"}), "language", "is not an ISO 639-1 language code"),
+        (json!({"folder": "c", "count": 0}), "count", "`count` must be at least 1"),
+        (json!({"folder": "c", "pick": "sample"}), "pick", "needs a `count` | set `count` to the size"),
+        (json!({"folder": "c", "min_words": 3, "max_words": 2}), "max_words", "`max_words` must be at least 3"),
+        (json!({"folder": "c", "min_seconds": 3, "max_seconds": 2}), "max_seconds", "`max_seconds` 2 exclude every clip"),
     ] {
         let found = complaints::<Import>(with.clone());
         assert_eq!(found.len(), 1, "{with}: {found:?}");

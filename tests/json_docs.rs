@@ -1,4 +1,4 @@
-//! `docs/reference/json.md` is true: every field that a command prints is described there with its type, and every field described is printed.
+//! Checks `docs/reference/json.md`: it documents every printed JSON field with its type, and every documented field is printed.
 
 use crate::support::Sandbox;
 use pipeline::cache::content::ContentDiff;
@@ -13,14 +13,14 @@ fn page() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/json.md")).unwrap()
 }
 
-/// The rows of the table below a heading, without the backticks of their first cell.
+/// The rows of the tables below a heading, with trimmed cells and without backticks around them.
 fn table(page: &str, heading: &str) -> Vec<Vec<String>> {
     let section = page.split("\n## ").find(|section| section.starts_with(heading)).unwrap_or_else(|| panic!("no section {heading}"));
     let rows = section.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `why` |") && !line.starts_with("| `event` |"));
     rows.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()).collect()
 }
 
-/// Every value of an output by its path; what is called NAME in the page is any key below these.
+/// Collects the path and type of every value. Free-form keys become NAME, as in the documentation.
 fn walk(path: &str, value: &Value, seen: &mut BTreeSet<(String, &'static str)>) {
     let kind = match value {
         Value::Null => "null",
@@ -73,7 +73,7 @@ with = { run = ["true"] }
 const CLIPS: &str = "mkdir $2/audio\nfor f in speech/*; do n=$(basename $f); cp $f $2/audio/$n.raw\n\
     echo \"{\\\"audio_path\\\": \\\"audio/$n.raw\\\", \\\"text\\\": \\\"$1 $(cat $f)\\\"}\" >> $2/clips.jsonl; done\n";
 
-/// What the story does not come by: said only in one of several ways, or of another kind of stage.
+/// Documented fields that this test does not produce.
 const NOT_TOLD: [&str; 6] = [
     "lock removed[]",
     "check diagnostics[].notes[]",
@@ -127,7 +127,7 @@ fn every_field_is_described_and_every_description_is_true() {
     tell("import", &["import", "run.tar.zst"]);
     tell("cache du", &["cache", "du"]);
     tell("cache pin", &["cache", "unpin", &first]);
-    tell("track sync", &["track", "sync", "--to", "here"]);
+    tell("track sync", &["trackio", "sync", "--to", "here"]);
     tell("gc", &["gc", "--keep-runs", "1", "--max-size", "1kB"]);
     tell("gc", &["gc"]);
     let damaged = fs::canonicalize(sandbox.path(".voxpipe/latest/shapes/count/x")).unwrap();
@@ -198,7 +198,7 @@ fn fields(value: &Value, but: &[&str]) -> BTreeSet<String> {
     value.as_object().unwrap().keys().filter(|name| !but.contains(&name.as_str())).cloned().collect()
 }
 
-/// The names in the second column of a table, by its first.
+/// The names in the second column of a table, by the first column.
 fn described(heading: &str) -> BTreeMap<String, BTreeSet<String>> {
     let names = |cell: &str| cell.split(',').map(|name| name.trim().trim_matches('`').to_owned()).filter(|name| !name.is_empty()).collect();
     table(&page(), heading).into_iter().map(|row| (row[0].clone(), names(&row[1]))).collect()

@@ -1,4 +1,4 @@
-//! The kernels against plain sums in 64 bits, their operations on tensors against the same made of burn's, and both directions.
+//! Kernels compared with plain f64 sums, and their tensor operations with the reference implementation, forward and backward.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::bf16;
@@ -8,7 +8,7 @@ use voxtral::kernels::attention::{AttentionHeads, AttentionMask, AttentionShape,
 use voxtral::kernels::ops::reference;
 use voxtral::kernels::{attention, bf16_gemm, cpu, gemm, ops, rope};
 
-/// Numbers between -1 and 1.
+/// Random values between -1 and 1.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..count).map(|_| 2.0 * rng.random::<f32>() - 1.0).collect()
@@ -31,7 +31,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], within: f32) {
     }
 }
 
-/// A computation's result and the gradients of its inputs, of Σ result · g for a fixed random g.
+/// Result of a computation and the gradients of its inputs for the loss Σ result · g, with a fixed random g.
 fn both_ways<const D: usize>(inputs: &[Tensor<D>], f: impl Fn(&[Tensor<D>]) -> Tensor<D>) -> (Vec<f32>, Vec<Vec<f32>>) {
     let leaves: Vec<Tensor<D>> = inputs.iter().map(|x| Tensor::from_inner(x.clone()).require_grad()).collect();
     let y = f(&leaves);
@@ -53,7 +53,7 @@ fn same_both_ways<const D: usize>(
     for (input, (found, expected)) in dy.iter().zip(&expected_dy).enumerate() {
         assert_close(&format!("{what}, gradient of input {input}"), found, expected, 2e-5);
     }
-    // Without gradients the result is the very same.
+    // Without gradients the result is exactly the same.
     assert_eq!(values(kernel(inputs)), y, "{what}");
 }
 
@@ -63,14 +63,14 @@ fn activations_are_as_composed() {
     same_both_ways("gelu", &inputs[..1], |x| ops::gelu(x[0].clone()), |x| reference::gelu(x[0].clone()));
     let (kernel, made) = (ops::silu_mul::<3>, reference::silu_mul::<3>);
     same_both_ways("silu_mul", &inputs, |x| kernel(x[0].clone(), x[1].clone()), |x| made(x[0].clone(), x[1].clone()));
-    // A view with its dimensions in another order.
+    // A view with permuted dimensions.
     let turned = [inputs[0].clone().swap_dims(0, 2)];
     same_both_ways("gelu of a view", &turned, |x| ops::gelu(x[0].clone()), |x| reference::gelu(x[0].clone()));
 }
 
 #[test]
 fn norms_are_as_composed() {
-    // Weights travel as matrices of one row, so that all inputs have one type.
+    // Weights are passed as matrices of one row, so that all inputs have one type.
     let inputs = [random([70, 37], 1), random([1, 37], 2), random([1, 37], 3)];
     let row = |x: &Tensor<2>| x.clone().reshape([37]);
     same_both_ways(
@@ -93,24 +93,23 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
         for (inputs, outputs) in [(64, 96), (50, 21), (7, 3)] {
             let given = [random([rows, inputs], 1), random([outputs, inputs], 2), random([1, outputs], 3)];
             let bias = |x: &[Tensor<2>]| x.get(2).map(|bias| bias.clone().reshape([outputs]));
-            let kernel = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::Floats);
-            let made = |x: &[Tensor<2>]| reference::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::Floats);
+            let kernel = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::F32);
+            let made = |x: &[Tensor<2>]| reference::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::F32);
             same_both_ways(&format!("linear {rows} × {inputs} × {outputs}"), &given, kernel, made);
             same_both_ways(&format!("linear {rows} × {inputs} × {outputs} without bias"), &given[..2], kernel, made);
-            // Weights in brain floats get no gradient; x may be rounded to brain floats, to nine bits.
+            // bf16 weights get no gradient; x may be rounded to bf16, an error of up to 2⁻⁹.
             let weight = given[1].clone().cast(DType::BF16);
             let constant = || Tensor::from_inner(weight.clone());
-            let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None, MatmulPrecision::Floats));
+            let (y, dx) = both_ways(&given[..1], |x| ops::linear(x[0].clone(), constant(), None, MatmulPrecision::F32));
             let wide = || constant().cast(DType::F32);
-            let (expected, expected_dx) =
-                both_ways(&given[..1], |x| reference::linear(x[0].clone(), wide(), None, MatmulPrecision::Floats));
-            let what = format!("brain floats {rows} × {inputs} × {outputs}");
+            let (expected, expected_dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), wide(), None, MatmulPrecision::F32));
+            let what = format!("bf16 {rows} × {inputs} × {outputs}");
             assert_close(&what, &y, &expected, 4e-3);
             assert_close(&format!("{what}, gradient"), &dx[0], &expected_dx[0], 4e-3);
-            // Composed, the result is rounded as well; and a master copy in 32 bits gets its gradient through the rounding.
-            let (y, dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), constant(), None, MatmulPrecision::Floats));
-            assert_close(&format!("{what}, composed"), &y, &expected, 1e-2);
-            assert_close(&format!("{what}, composed, gradient"), &dx[0], &expected_dx[0], 1e-2);
+            // The reference rounds the result as well; an f32 master weight gets its gradient through the rounding.
+            let (y, dx) = both_ways(&given[..1], |x| reference::linear(x[0].clone(), constant(), None, MatmulPrecision::F32));
+            assert_close(&format!("{what}, reference"), &y, &expected, 1e-2);
+            assert_close(&format!("{what}, reference, gradient"), &dx[0], &expected_dx[0], 1e-2);
             let (y, d) = both_ways(&given, |x| reference::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::Bf16));
             let (expected, expected_d) = both_ways(&given, |x| ops::linear(x[0].clone(), x[1].clone(), bias(x), MatmulPrecision::Bf16));
             assert_close(&format!("{what}, of a master copy"), &y, &expected, 1e-2);
@@ -122,8 +121,8 @@ fn linear_layers_are_as_composed_for_any_number_of_rows() {
 }
 
 #[test]
-fn products_of_brain_floats_are_sums_of_products_of_brain_floats() {
-    // Both sides already rounded: now only the order of sums differs.
+fn bf16_products_are_sums_of_products_of_bf16_values() {
+    // Both operands are rounded already, so only the order of summation differs.
     for (rows, inputs, outputs) in [(1, 66, 5), (7, 128, 33), (20, 130, 47), (100, 2050, 19), (48, 64, 48), (520, 1030, 67)] {
         let exact = |count, seed| numbers(count, seed).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
         let (x, w, g) = (exact(rows * inputs, 1), exact(outputs * inputs, 2), exact(rows * outputs, 3));
@@ -168,16 +167,16 @@ fn cross_entropy_is_as_composed_and_needs_no_gradient_of_the_head() {
         let frozen = sides(&kernel, false);
         assert!(frozen.2.is_none() && (frozen.0, frozen.1) == (found.0, found.1), "{what}");
 
-        // A head in brain floats is the head it was rounded to.
+        // A bf16 head gives the same result as its values in f32.
         let narrow = inputs[1].clone().cast(DType::BF16);
         let rounded = narrow.clone().cast(DType::F32);
-        let brain = values(ops::cross_entropy(inputs[0].clone(), narrow, targets.clone()));
-        assert_close(&what, &brain, &values(reference::cross_entropy(inputs[0].clone(), rounded, &targets)), 4e-3);
+        let found = values(ops::cross_entropy(inputs[0].clone(), narrow, targets.clone()));
+        assert_close(&what, &found, &values(reference::cross_entropy(inputs[0].clone(), rounded, &targets)), 4e-3);
     }
 }
 
 #[test]
-fn the_gradient_of_a_rounded_weight_is_a_sum_of_products_of_brain_floats() {
+fn the_gradient_of_a_rounded_weight_is_a_sum_of_bf16_products() {
     for (rows, inputs, outputs) in [(1, 3, 2), (5, 7, 40), (70, 33, 65), (131, 64, 48)] {
         let (g, x) = (numbers(rows * outputs, 1), numbers(rows * inputs, 2));
         let rounded = |x: &f32| if cpu::has_bf16_dot() { bf16::from_f32(*x).to_f64() } else { f64::from(*x) };
@@ -190,13 +189,13 @@ fn the_gradient_of_a_rounded_weight_is_a_sum_of_products_of_brain_floats() {
 }
 
 #[test]
-fn a_rounded_weight_is_its_brain_floats_forwards_and_keeps_its_gradient() {
+fn a_rounded_weight_is_its_bf16_values_forwards_and_keeps_its_gradient() {
     let inputs = [random([70, 32], 1), random([24, 32], 2)];
     let rounded = |x: &[Tensor<2>]| ops::linear(x[0].clone(), x[1].clone(), None, MatmulPrecision::Bf16);
     let (y, gradients) = both_ways(&inputs, rounded);
-    let narrow = ops::linear(inputs[0].clone(), inputs[1].clone().cast(DType::BF16), None, MatmulPrecision::Floats);
+    let narrow = ops::linear(inputs[0].clone(), inputs[1].clone().cast(DType::BF16), None, MatmulPrecision::F32);
     assert_eq!(y, values(narrow));
-    let (exact, exact_gradients) = both_ways(&inputs, |x| ops::linear(x[0].clone(), x[1].clone(), None, MatmulPrecision::Floats));
+    let (exact, exact_gradients) = both_ways(&inputs, |x| ops::linear(x[0].clone(), x[1].clone(), None, MatmulPrecision::F32));
     assert_close("result", &y, &exact, 1e-2);
     for (found, expected) in gradients.iter().zip(&exact_gradients) {
         assert_close("gradient", found, expected, 1e-2);
@@ -227,12 +226,12 @@ fn turning_is_as_composed_and_turns_back() {
     }
 }
 
-fn attend_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
-    ops::attend(q, k, v, mask, MatmulPrecision::Floats)
+fn attend_f32(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
+    ops::attend(q, k, v, mask, MatmulPrecision::F32)
 }
 
-fn composed_floats(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
-    reference::attend(q, k, v, mask, MatmulPrecision::Floats)
+fn reference_f32(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
+    reference::attend(q, k, v, mask, MatmulPrecision::F32)
 }
 
 fn masks() -> [AttentionMask; 5] {
@@ -245,7 +244,7 @@ fn masks() -> [AttentionMask; 5] {
     ]
 }
 
-/// The definition, number by number, `[batch, queries, heads, width]`; zeros for a query that sees nothing.
+/// The definition, element by element, `[batch, queries, heads, width]`; zeros for a query without keys.
 fn plain_attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, mask: &AttentionMask) -> Vec<f32> {
     let AttentionShape { batch, heads, key_heads, queries, keys, width } = shape;
     let mut out = vec![0.0; batch * queries * heads * width];
@@ -282,7 +281,7 @@ fn attention_is_as_defined() {
                 lie(&v, key_heads, keys),
                 shape,
                 &mask,
-                MatmulPrecision::Floats,
+                MatmulPrecision::F32,
             );
             assert_close(&format!("{shape:?} {mask:?}"), &found, &plain_attention(&q, &k, &v, shape, &mask), 1e-5);
         }
@@ -298,28 +297,29 @@ fn attention_is_as_composed_both_ways() {
                 let mask = mask.clone();
                 move |x: &[Tensor<4>]| attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone())
             };
-            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(attend_floats), run(composed_floats));
+            same_both_ways(&format!("attention {q:?} {k:?} {mask:?}"), &given, run(attend_f32), run(reference_f32));
         }
     }
-    // Padding: where a query sees something, both ways agree; nobody reads the others.
+    // Padding: outputs agree for queries that attend to a key; the others are never used.
     let given = [random([2, 4, 6, 8], 1), random([2, 2, 6, 8], 2), random([2, 2, 6, 8], 3)];
     let mask = || AttentionMask::LeftPadded(vec![2, 0]);
     let seen = |y: Tensor<4>| y.narrow(2, 2, 4);
     same_both_ways(
         "padded attention",
         &given,
-        |x| seen(attend_floats(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
-        |x| seen(composed_floats(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
+        |x| seen(attend_f32(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
+        |x| seen(reference_f32(x[0].clone(), x[1].clone(), x[2].clone(), mask())),
     );
 }
 
 #[test]
-fn attention_composed_of_brain_floats_is_as_close_as_these() {
+fn bf16_reference_attention_is_as_close_as_bf16_allows() {
     for mask in [AttentionMask::None, AttentionMask::Causal, AttentionMask::LeftPadded(vec![0, 0]), AttentionMask::LeftPadded(vec![2, 1])] {
         let given = [random([2, 6, 40, 16], 1), random([2, 3, 40, 16], 2), random([2, 3, 40, 16], 3)];
         let seen = |y: Tensor<4>| y.narrow(2, 2, 38);
-        let run = |factors| both_ways(&given, |x| seen(reference::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone(), factors)));
-        let ((y, d), (expected, expected_d)) = (run(MatmulPrecision::Bf16), run(MatmulPrecision::Floats));
+        let run =
+            |precision| both_ways(&given, |x| seen(reference::attend(x[0].clone(), x[1].clone(), x[2].clone(), mask.clone(), precision)));
+        let ((y, d), (expected, expected_d)) = (run(MatmulPrecision::Bf16), run(MatmulPrecision::F32));
         assert!(y != expected, "{mask:?}: nothing was rounded");
         assert_close(&format!("{mask:?}"), &y, &expected, 2e-2);
         for (d, expected) in d.iter().zip(&expected_d) {
@@ -334,8 +334,8 @@ fn a_view_of_a_longer_cache_is_read_where_it_lies() {
     let view = || cache.clone().slice([0..2, 0..3, 3..17, 0..8]);
     let copy = Tensor::from_data(view().into_data(), &Device::flex());
     for mask in [AttentionMask::None, AttentionMask::LeftPadded(vec![4, 1])] {
-        let found = values(attend_floats(q.clone(), view(), view(), mask.clone()));
-        assert_eq!(found, values(attend_floats(q.clone(), copy.clone(), copy.clone(), mask)));
+        let found = values(attend_f32(q.clone(), view(), view(), mask.clone()));
+        assert_eq!(found, values(attend_f32(q.clone(), copy.clone(), copy.clone(), mask)));
     }
 }
 
@@ -344,7 +344,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let (rows, inputs, outputs) = (300, 520, 400);
     let (x, w) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
     let g = numbers(rows * outputs, 3);
-    let brain_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+    let bf16_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
     let shape = AttentionShape { batch: 1, heads: 4, key_heads: 2, queries: 200, keys: 200, width: 32 };
     let (q, k) = (numbers(4 * 200 * 32, 4), numbers(2 * 200 * 32, 5));
     let (query, key) = (AttentionHeads::new(&q, 4, 200, 32), AttentionHeads::new(&k, 2, 200, 32));
@@ -355,10 +355,10 @@ fn results_do_not_depend_on_the_number_of_threads() {
             gemm::linear(&x[..8 * inputs], &w, &[], inputs, outputs),
             gemm::linear_input_gradient(&g, &w, inputs, outputs),
             gemm::linear_weight_gradient(&g, &x, inputs, outputs),
-            bf16_gemm::linear(&x, &brain_weights, &[], inputs, outputs),
-            bf16_gemm::linear(&[&x[..], &x].concat(), &brain_weights, &[], inputs, outputs),
-            bf16_gemm::linear_input_gradient(&g, &brain_weights, inputs, outputs),
-            attention::forward(query, key, key, shape, &AttentionMask::None, MatmulPrecision::Floats),
+            bf16_gemm::linear(&x, &bf16_weights, &[], inputs, outputs),
+            bf16_gemm::linear(&[&x[..], &x].concat(), &bf16_weights, &[], inputs, outputs),
+            bf16_gemm::linear_input_gradient(&g, &bf16_weights, inputs, outputs),
+            attention::forward(query, key, key, shape, &AttentionMask::None, MatmulPrecision::F32),
             attention::forward(query, key, key, shape, &AttentionMask::Causal, MatmulPrecision::Bf16),
             dq,
             dk,
@@ -376,23 +376,31 @@ fn results_do_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn a_row_does_not_depend_on_the_rows_beside_it() {
-    // Decoding a clip alone and beside others must choose the same tokens.
+    // Decoding a clip alone or in a batch must choose the same tokens.
     let (inputs, outputs) = (100, 67);
     let (x, w) = (numbers(600 * inputs, 1), numbers(outputs * inputs, 2));
-    let brain_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
-    let floats = |x: &[f32]| gemm::linear(x, &w, &[], inputs, outputs);
-    let brain = |x: &[f32]| bf16_gemm::linear(x, &brain_weights, &[], inputs, outputs);
-    // Within each way to compute: of 32-bit floats up to 32 rows and above, of brain floats up to 8 and from 64 on.
+    let bf16_weights: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+    let f32_linear = |x: &[f32]| gemm::linear(x, &w, &[], inputs, outputs);
+    let bf16_linear = |x: &[f32]| bf16_gemm::linear(x, &bf16_weights, &[], inputs, outputs);
+    // Within each code path: f32 up to 32 rows and above, bf16 up to 8 rows and from 64 on.
     for (few, many) in [(1, 32), (33, 600)] {
-        let together = floats(&x[..many * inputs]);
+        let together = f32_linear(&x[..many * inputs]);
         for row in (0..=many - few).step_by(7) {
-            assert_eq!(floats(&x[row * inputs..(row + few) * inputs]), together[row * outputs..(row + few) * outputs], "{few} of {many}");
+            assert_eq!(
+                f32_linear(&x[row * inputs..(row + few) * inputs]),
+                together[row * outputs..(row + few) * outputs],
+                "{few} of {many}"
+            );
         }
     }
     for (few, many) in [(1, 8), (64, 600)] {
-        let together = brain(&x[..many * inputs]);
+        let together = bf16_linear(&x[..many * inputs]);
         for row in (0..=many - few).step_by(7) {
-            assert_eq!(brain(&x[row * inputs..(row + few) * inputs]), together[row * outputs..(row + few) * outputs], "{few} of {many}");
+            assert_eq!(
+                bf16_linear(&x[row * inputs..(row + few) * inputs]),
+                together[row * outputs..(row + few) * outputs],
+                "{few} of {many}"
+            );
         }
     }
 }
@@ -403,33 +411,33 @@ fn attention_of_a_padded_row_is_that_of_the_row_alone() {
     let shape = AttentionShape { batch: 2, heads, key_heads: 1, queries: length, keys: length, width };
     let (q, k, v) = (numbers(2 * heads * length * width, 1), numbers(2 * length * width, 2), numbers(2 * length * width, 3));
     let alone = AttentionShape { batch: 1, queries: length - pad, keys: length - pad, ..shape };
-    for factors in [MatmulPrecision::Floats, MatmulPrecision::Bf16] {
+    for precision in [MatmulPrecision::F32, MatmulPrecision::Bf16] {
         let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| AttentionHeads::new(x, heads, length, width));
-        let both = attention::forward(query, key, value, shape, &AttentionMask::LeftPadded(vec![0, pad]), factors);
-        // From the first position of the second row on that is no padding.
+        let both = attention::forward(query, key, value, shape, &AttentionMask::LeftPadded(vec![0, pad]), precision);
+        // From the first unpadded position of the second row on.
         let part = |x: AttentionHeads<'_>| x.batch_stride + pad * x.row_stride;
         let q = AttentionHeads { data: &q[part(query)..], ..query };
         let k = AttentionHeads { data: &k[part(key)..], ..key };
         let v = AttentionHeads { data: &v[part(value)..], ..value };
-        let found = attention::forward(q, k, v, alone, &AttentionMask::Causal, factors);
-        assert!(both[(length + pad) * heads * width..] == found, "{factors:?}");
-        assert!(both[length * heads * width..(length + pad) * heads * width].iter().all(|x| *x == 0.0), "{factors:?}");
+        let found = attention::forward(q, k, v, alone, &AttentionMask::Causal, precision);
+        assert!(both[(length + pad) * heads * width..] == found, "{precision:?}");
+        assert!(both[length * heads * width..(length + pad) * heads * width].iter().all(|x| *x == 0.0), "{precision:?}");
     }
 }
 
 #[test]
-fn attention_in_brain_floats_is_as_exact_as_they_are() {
+fn bf16_attention_is_as_exact_as_bf16_allows() {
     let (heads, length, width) = (3, 300, 40);
     let shape = AttentionShape { batch: 1, heads, key_heads: 1, queries: length, keys: length, width };
     let (q, k, v) = (numbers(heads * length * width, 1), numbers(length * width, 2), numbers(length * width, 3));
     let [query, key, value] = [(&q, heads), (&k, 1), (&v, 1)].map(|(x, heads)| AttentionHeads::new(x, heads, length, width));
     for mask in [AttentionMask::None, AttentionMask::Causal] {
         let [exact, found] =
-            [MatmulPrecision::Floats, MatmulPrecision::Bf16].map(|factors| attention::forward(query, key, value, shape, &mask, factors));
+            [MatmulPrecision::F32, MatmulPrecision::Bf16].map(|precision| attention::forward(query, key, value, shape, &mask, precision));
         assert_eq!(exact == found, !voxtral::kernels::cpu::has_bf16_dot(), "{mask:?}");
         for (place, (found, exact)) in found.chunks(width).zip(exact.chunks(width)).enumerate() {
-            // Rounding moves a number by up to 2⁻⁹ of it: two of a product, so a score by 2⁻⁸ of Σ |q k| / √width; a weight by twice
-            // that; then weight and value once more.
+            // Rounding changes a value by a factor of up to 2⁻⁹. A product has two rounded operands, so a score changes by 2⁻⁸ of Σ |q k| /
+            // √width, a weight by twice that; then weight and value are rounded once more.
             let (i, head) = (place / heads, place % heads);
             let q = &q[(head * length + i) * width..][..width];
             let sum = |k: &[f32]| q.iter().zip(k).map(|(q, k)| (q * k).abs()).sum::<f32>() / (width as f32).sqrt();

@@ -1,4 +1,4 @@
-//! How a pipeline is written: beginning one, including others, older versions, and what a command may say of itself.
+//! Writing pipeline files: `init`, includes, migration of older schemas, and the settings of `command` stages.
 
 use crate::support::Sandbox;
 use std::fs;
@@ -33,9 +33,9 @@ fn each_beginning_is_a_sound_pipeline_and_nothing_is_overwritten() {
             let ran = sandbox.run(command).exits(0);
             assert!(!ran.stderr.contains("error"), "{}", ran.stderr);
         }
-        // A second time nothing is touched, whatever is asked for.
+        // A second `init` never overwrites files.
         sandbox.file("pipeline.toml", "mine").file("schema.json", "mine too");
-        sandbox.run(&["init", "--template", "hub", "--base", "a/b"]).exits(2).complains("is there already, and is not overwritten");
+        sandbox.run(&["init", "--template", "hub", "--base", "a/b"]).exits(2).complains("already exists and is not overwritten");
         assert_eq!((sandbox.read("pipeline.toml"), sandbox.read("schema.json")), ("mine".to_owned(), "mine too".to_owned()));
     }
     let sandbox = Sandbox::new();
@@ -67,7 +67,7 @@ fn on_a_terminal_the_beginning_is_asked_for() {
     };
     let (code, shown) = at_terminal("7\n2\n\nes\nmy clips\ntxt\n");
     assert_eq!(code, Some(0), "{shown}");
-    assert_eq!(shown.matches("Where do you stand? [1]").count(), 2, "{shown}");
+    assert_eq!(shown.matches("Which template? [1]").count(), 2, "{shown}");
     let text = sandbox.read("pipeline.toml");
     for part in ["name = \"project\"", "audio = \"my clips\", transcripts = \"txt\", language = \"es\""] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
@@ -79,20 +79,20 @@ fn an_older_file_is_brought_along_and_a_newer_one_refused() {
     let sandbox = Sandbox::new();
     let rest = "[pipeline]\nname = \"x\" # mine\n[stage.a]\nuses = \"phrases\"\nwith = { language = \"en\" }\n";
     sandbox.pipeline(&format!("# a comment\n{rest}"));
-    sandbox.run(&["check"]).exits(2).complains("lacks `schema`");
+    sandbox.run(&["check"]).exits(2).complains("missing key `schema`");
     sandbox.run(&["migrate", "--check"]).exits(2);
     assert_eq!(sandbox.read("pipeline.toml"), format!("# a comment\n{rest}"));
     let told = sandbox.run(&["migrate"]).exits(0).stdout;
-    assert_eq!(told, "pipeline.toml: is schema 1 now\n");
+    assert_eq!(told, "pipeline.toml: migrated to schema 1\n");
     assert_eq!(sandbox.read("pipeline.toml"), format!("# a comment\nschema = 1\n{rest}"));
     sandbox.run(&["check"]).exits(0);
-    assert_eq!(sandbox.run(&["migrate"]).exits(0).stdout, "pipeline.toml: is schema 1 already\n");
+    assert_eq!(sandbox.run(&["migrate"]).exits(0).stdout, "pipeline.toml: already uses schema 1\n");
 
     sandbox.pipeline("schema = 2\n[pipelines]\nnew = true\n");
     let told = sandbox
         .run(&["check"])
         .exits(2)
-        .complains("this version of voxpipe reads schema 1, and the file says 2")
+        .complains("unsupported schema 2: this version of voxpipe reads schema 1")
         .complains("newer voxpipe");
     assert!(!told.stderr.contains("pipelines"), "what a newer file says is no mistake: {}", told.stderr);
     sandbox.run(&["migrate"]).exits(2).complains("pipeline.toml: the file is written in schema 2").complains("newer voxpipe");
@@ -110,7 +110,7 @@ fn what_is_included_is_named_wherever_it_counts() {
     assert_eq!(told, "pipeline.toml + shared/more.toml + shared/words.toml: 1 stage, no errors\n");
     sandbox.run(&["run"]).exits(0);
     assert_eq!(sandbox.read(".voxpipe/latest/i/words/w"), "hello\n");
-    // Where a value was written: the file, the profile's place, or the argument.
+    // The origin of a value: the file, the profile or the command-line argument.
     let origin = |args: &[&str]| {
         let told = sandbox.run(&[&["check", "--show-origin"], args].concat()).exits(0).stdout;
         told.lines()
@@ -129,14 +129,14 @@ fn what_is_included_is_named_wherever_it_counts() {
     let json = sandbox.run(&["plan", "--json", "--set", "word=x"]).exits(0).json();
     assert_eq!((&json["files"][2], &json["changes"][0]), (&"shared/words.toml".into(), &"--set word=x".into()));
 
-    // Moving a value into an included file changes no result.
+    // Moving a value into an included file does not change fingerprints.
     sandbox.file("shared/words.toml", "[params]\nword = \"hello\"\n").pipeline(
         "schema = 1\ninclude = [\"shared/*.toml\"]\n[pipeline]\nname = \"i\"\n[stage.words]\nuses = \"command\"\n\
          with = { run = [\"sh\", \"-c\", \"echo $0 > $1/w\", \"${params.word}\", \"${out}\"] }\n",
     );
     assert!(sandbox.run(&["plan"]).exits(0).stdout.contains("0 to run, 1 fresh"));
 
-    // Mistakes in several files are told together, each with its own line.
+    // Errors in several files are reported together, each with its own line.
     sandbox
         .file("shared/words.toml", "[params]\nword = \"hello\"\n[stage.more]\nuses = \"comand\"\n")
         .file("shared/more.toml", "[stage.words]\nwiht = 1\n");
@@ -176,7 +176,7 @@ fn a_command_runs_again_when_a_tool_is_another_and_gets_its_variables() {
     sandbox.run(&["run"]).exits(0);
     assert_eq!(sandbox.read(".voxpipe/latest/t/it/said"), "two fast\n");
 
-    // The same tool at another place in PATH is the same tool.
+    // The same program in another folder of PATH has the same fingerprint.
     let elsewhere = sandbox.root().parent().unwrap().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     fs::copy("/bin/sh", elsewhere.join("sh")).unwrap();
@@ -189,12 +189,12 @@ fn a_command_runs_again_when_a_tool_is_another_and_gets_its_variables() {
 
     pipeline(", variables = { MY_TOKEN = \"abc\", \"1x\" = \"\", MODE = \"${ou}\" }, code = [\"lib/*.py\"]");
     let told = sandbox.run(&["check"]).exits(2);
-    for part in ["`MY_TOKEN` looks like a secret", "`1x` cannot be", "`${ou}` is nothing", "`lib/*.py` is a pattern", "4 errors"] {
+    for part in ["`MY_TOKEN` looks like a secret", "`1x` cannot be", "unknown reference `${ou}`", "`lib/*.py` is a pattern", "4 errors"] {
         assert!(told.stderr.contains(part), "no {part} in {}", told.stderr);
     }
     sandbox.pipeline(
         "schema = 1\n[pipeline]\nname = \"t\"\n[stage.it]\nuses = \"command\"\nwith = { run = [\"true\"], tools = [\"no-such-tool\"] }\n",
     );
-    sandbox.run(&["check"]).exits(0).complains("reads `no-such-tool`, which is not there");
-    sandbox.run(&["run"]).exits(4).complains("the program `no-such-tool`, which `tools` names, is not there");
+    sandbox.run(&["check"]).exits(0).complains("reads `no-such-tool`, which does not exist");
+    sandbox.run(&["run"]).exits(4).complains("program `no-such-tool`, listed in `tools`, not found");
 }

@@ -1,7 +1,7 @@
-//! What `pipeline.toml` may and may not say.
+//! Parsing and validation of `pipeline.toml`, and the JSON Schema.
 //!
-//! Each file in `manifests/bad` carries its verdicts under the offending lines, `#      ^^^^^^^ no stage is called …`.
-//! `UPDATE=1` writes them anew. The stages here are small ones of this test's own, with the names and ports of the real ones.
+//! Each file in `manifests/bad` has its expected diagnostics as comments under the offending lines, `#      ^^^^^^^ unknown stage …`.
+//! `UPDATE=1` regenerates them. The stages here are stubs with the names and ports of the real ones.
 
 use pipeline::artifact::ArtifactKind;
 use pipeline::artifact::ArtifactKind::*;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use voxpipe::error::{Error, Result};
 use voxpipe::stages::STAGES;
 
-/// Declares a stage without behaviour.
+/// Declares a stub stage.
 macro_rules! stage {
     ($name:ident, $kind:literal, $output:expr, [$($port:literal $arity:ident $kinds:expr),*], { $($(#[$meta:meta])* $field:ident: $type:ty = $default:expr),* }, $check:expr) => {
         #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -58,7 +58,7 @@ macro_rules! stage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Method {
-    /// A few new weights beside the old ones.
+    /// Low-rank adapters.
     #[default]
     Lora,
     /// All weights.
@@ -78,7 +78,7 @@ struct Lora {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Vocabulary {
-    /// How many tokens.
+    /// Number of tokens.
     size: u32,
     #[serde(default)]
     words: Vec<String>,
@@ -145,7 +145,7 @@ fn parse(text: &str) -> ParsedPipeline {
     parse_with(text, &CommandLineOverrides::default())
 }
 
-/// The pipeline of a text without mistakes.
+/// Parses a text without mistakes.
 fn good(text: &str) -> Pipeline {
     let parsed = parse(text);
     parsed.pipeline.unwrap_or_else(|| panic!("{}", rendered(&parsed.diagnostics, text)))
@@ -176,7 +176,7 @@ fn updating() -> bool {
 
 #[test]
 fn every_mistake_is_told_at_its_place() {
-    // Relative, because messages name them.
+    // Relative, because messages contain the paths.
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files: Vec<PathBuf> = files(&folder("bad")).iter().map(|file| file.strip_prefix(here).unwrap().to_owned()).collect();
     assert!(files.len() >= 20, "the fixtures are gone");
@@ -189,7 +189,7 @@ fn every_mistake_is_told_at_its_place() {
         let parsed = Pipeline::parse_sources(KINDS, &sources, &file, &CommandLineOverrides::default(), &env);
         assert!(parsed.diagnostics.iter().any(Diagnostic::is_error), "{} has no mistake", file.display());
         assert!(parsed.pipeline.is_none());
-        // Each file has the verdicts on its own lines.
+        // Each file has the diagnostics about its own lines.
         for path in sources.files() {
             let own = |included: &Option<Arc<IncludedFile>>| included.as_ref().map_or(file.as_path(), |included| &included.path) == path;
             let written = read(path).unwrap();
@@ -202,7 +202,7 @@ fn every_mistake_is_told_at_its_place() {
                 }
             }
         }
-        // The verdicts are comments, so they change nothing.
+        // The expected diagnostics are comments, so they change nothing.
         let look = |path: &Path| Ok(vec![(path.to_owned(), read(path)?)]);
         let judged = ManifestSources::gather(&read(&file).unwrap(), &file, &look);
         let again = Pipeline::parse_sources(KINDS, &judged, &file, &CommandLineOverrides::default(), &env);
@@ -215,7 +215,7 @@ fn is_verdict(line: &str) -> bool {
     line.strip_prefix('#').is_some_and(|rest| rest.trim_start().starts_with('^'))
 }
 
-/// The text with each complaint under the line it is about: carets, message and, after a dash, the hint.
+/// The text with each diagnostic as a comment under its line: carets, message and, after a dash, the hint.
 fn with_verdicts(text: &str, diagnostics: &[Diagnostic], own: &dyn Fn(&Option<Arc<IncludedFile>>) -> bool) -> String {
     let mut below: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for diagnostic in diagnostics {
@@ -262,7 +262,7 @@ fn a_complaint_reads_like_this() {
     assert_eq!(
         rendered(&parse(text).diagnostics, text),
         "\
-error: no stage kind is called `trian`
+error: unknown stage kind `trian`
  --> pipeline.toml:5:8
   |
 5 | uses = \"trian\"
@@ -302,7 +302,7 @@ fn kinds_that_do_not_exist_yet_are_named_honestly() {
     let parsed = parse(
         "schema = 1\n[pipeline]\nname = \"x\"\n[stage.a]\nuses = \"merge\"\nfrom = { adapter = \"b\" }\n[stage.b]\nuses = \"import\"\n",
     );
-    assert_eq!(messages(&parsed), ["no stage kind is called `merge`", "no stage kind is called `import`"]);
+    assert_eq!(messages(&parsed), ["unknown stage kind `merge`", "unknown stage kind `import`"]);
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn the_example_of_the_readme_is_sound() {
     let (readme, guide) = (page("README.md"), page("docs/guide/pipeline-file.md"));
     let examples_of =
         |text: &str| -> Vec<String> { text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect() };
-    // The README shows a whole file; the guide shows parts, of which one has variants.
+    // The README shows a complete file; the guide shows fragments, one of them with a matrix.
     let examples: Vec<String> = examples_of(&readme).into_iter().take(1).chain(examples_of(&guide)).collect();
     let file = Path::new("pipeline.toml");
     let variants = examples.iter().find(|example| example.contains("[matrix]")).unwrap();
@@ -338,7 +338,7 @@ fn the_example_of_the_readme_is_sound() {
     }
 }
 
-/// Its English part is that of `first-run.toml`, so what the one made is fresh in the other.
+/// The English stages are identical to those of `first-run.toml`, so their results are up to date in the second pipeline.
 #[test]
 fn second_language_begins_where_first_run_ends() {
     let steps = |name: &str| {
@@ -388,7 +388,7 @@ fn the_schema_knows_each_kind() {
     }
 }
 
-/// What an editor completes: every kind, every input, every setting down to the innermost, each with a sentence.
+/// For completion in editors: every kind, every input and every setting, at all levels, has a description.
 #[test]
 fn every_kind_input_and_setting_is_described_to_editors() {
     let schema = pipeline::manifest::schema(STAGES);
@@ -559,7 +559,7 @@ fn profiles_are_laid_over_each_other_from_left_to_right() {
     assert_eq!(train(&["long", "smoke"]), (1.0, 0.1, 2));
     assert_eq!(train(&["base"]), (1.0, 3.0, 0));
 
-    // What both extend is laid down once: it does not undo what the first changed.
+    // The common ancestor is applied once: it does not undo the overrides of the first profile.
     let text = text.replace("set = { \"stage.train.with.epochs\" = 0.1,", "set = { lr = 4.0, \"stage.train.with.epochs\" = 0.1,");
     let overrides = CommandLineOverrides { profiles: vec!["smoke".to_owned(), "long".to_owned()], ..CommandLineOverrides::default() };
     assert_eq!(parse_with(&text, &overrides).pipeline.unwrap().step("train").unwrap().stage.identity()["learning_rate"], 4.0);
@@ -607,7 +607,7 @@ fn a_file_is_laid_over_what_it_includes() {
     assert_eq!(origin("params.language"), ("de".to_owned(), "--set language=de".to_owned()));
     assert_eq!(origin("pipeline.name").1, "p/pipeline.toml:4:8");
 
-    // A complaint is drawn with the line it is about, whatever file that is in.
+    // A diagnostic shows its source line, in whichever file that is.
     let wrong = [files[0], files[1], (files[2].0, &files[2].1.replace("\"phrases\"", "\"phrasse\"")), files[3]];
     let (_, parsed) = with_files(&wrong, &CommandLineOverrides::default());
     let shown = rendered(&parsed.diagnostics, files[0].1);
@@ -621,8 +621,8 @@ fn a_file_is_laid_over_what_it_includes() {
 #[test]
 fn mistakes_on_the_command_line_are_shown_there() {
     for (key, value, expected) in [
-        ("lrr", "1", "error: no param is called `lrr`\n --> the command line\n  |\n1 | --set lrr=1\n  |       ^^^ did you mean `lr`?\n"),
-        ("stage.trian.with.epochs", "1", "no stage is called `trian`"),
+        ("lrr", "1", "error: unknown param `lrr`\n --> the command line\n  |\n1 | --set lrr=1\n  |       ^^^ did you mean `lr`?\n"),
+        ("stage.trian.with.epochs", "1", "unknown stage `trian`"),
         ("stage.train.with.epochs", "many", "1 | --set stage.train.with.epochs=many\n  |                               ^^^^"),
         ("stage.train.with.epoch", "1", "1 | --set stage.train.with.epoch=1\n  |       ^^^^^^^^^^^^^^^^^^^^^^ did you mean `epochs`?"),
         ("stage.train.with.lora", "{ r = ", "1 | --set stage.train.with.lora={ r = \n"),
@@ -636,7 +636,7 @@ fn mistakes_on_the_command_line_are_shown_there() {
         let shown = rendered(&parsed.diagnostics, SMALL);
         assert!(shown.contains(expected), "{key}={value}:\n{shown}");
     }
-    // A value that only fails where it is used: both places are told.
+    // A value that is invalid only where it is used: both places are reported.
     let shown = rendered(&parse_with(SMALL, &with_set(&[("lr", "fast")])).diagnostics, SMALL);
     assert!(shown.contains("`with.learning_rate` must be a number, not a string"), "{shown}");
     assert!(
@@ -735,17 +735,17 @@ fn an_editor_is_told_that_a_reference_may_stand_for_a_number() {
     assert_eq!(schema["$defs"]["PipelineTable"]["properties"]["seed"]["type"], "integer");
 }
 
-/// The real stages, with settings as people would write them; what is wrong is only what is meant to be.
+/// Parses the real stages; only the intended mistakes are reported.
 #[test]
 fn the_real_stages_read_their_settings_from_a_file() {
     let text = "schema = 1\n[pipeline]\nname = \"x\"\n[params]\nlr = 5e-5\n[stage.adapter]\nuses = \"train\"\nfrom = { data = \"data\" }\n\
         with = { learning_rate = \"${params.lr}\", epochs = 2, epoch = 3 }\n";
     let parsed = Pipeline::parse(STAGES, text, Path::new("pipeline.toml"), &CommandLineOverrides::default(), &|_| None);
-    assert_eq!(messages(&parsed), ["no stage is called `data`", "unknown key `epoch` in `with`"]);
+    assert_eq!(messages(&parsed), ["unknown stage `data`", "unknown key `epoch` in `with`"]);
     assert_eq!(parsed.diagnostics[1].hint.as_deref(), Some("did you mean `epochs`?"));
 }
 
-/// Whatever happens to a file, it is answered, and every answer can be drawn.
+/// Fuzzing: a randomly damaged file never panics the parser, and every diagnostic can be rendered.
 #[test]
 fn damaged_files_never_stop_the_program() {
     use rand::{Rng, SeedableRng};
@@ -787,7 +787,7 @@ fn damaged_files_never_stop_the_program() {
     }
 }
 
-/// Settings that were renamed are read under their former names too, from the file, from `--set` and from `recover`; never under both.
+/// Former names of settings are accepted in the file, in `--set` and in `recover`, but not together with the current name.
 #[test]
 fn former_names_of_settings_are_read() {
     let file = |with: &str, rest: &str| {

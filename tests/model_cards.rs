@@ -1,4 +1,4 @@
-//! What is published: repositories of datasets and models as the tools of the Hub read them.
+//! Published datasets and models, as read by the tools of the Hub.
 
 use crate::end_to_end::project;
 use crate::support::{Sandbox, files, python, skipped};
@@ -15,7 +15,7 @@ from = { dataset = "dataset" }
 with = { target = "published/data", title = "Road", license = "cc-by-4.0", consent = "Given in writing.", author = "A. Voice" }
 "#;
 
-/// A project that publishes its dataset and nothing else.
+/// A project that only publishes its dataset.
 fn curated() -> Sandbox {
     let sandbox = project();
     let text = sandbox.read("pipeline.toml");
@@ -28,7 +28,7 @@ fn rows(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Runs a script in Python with the packages it needs; `None` and a loud line where they are not.
+/// Runs a Python script with the packages it needs; prints a SKIPPED line and returns `None` if they are missing.
 fn peer(packages: &str, script: &str, arguments: &[&Path], what: &str) -> Option<String> {
     let Some(python) = python(packages) else {
         skipped(what, &format!("no Python with {packages}"));
@@ -71,12 +71,12 @@ fn a_dataset_is_laid_out_with_texts_and_splits() {
     for text in ["license: \"cc-by-4.0\"", "path: data/train/**", "n<1K", "Given in writing.", "A. Voice", "no sentence is in two splits"] {
         assert!(card.contains(text), "no {text} in\n{card}");
     }
-    // What travels is no place of this machine.
+    // Published files contain no local paths.
     let root = sandbox.root().display().to_string();
     for (name, bytes) in &there {
         assert!(!String::from_utf8_lossy(bytes).contains(&root), "{name} names a folder of this machine");
     }
-    // A second time there is nothing to do, and forced it is the same to the byte.
+    // A second run has nothing to do; a forced one gives identical bytes.
     sandbox.run(&["run", "--force", "data-hub"]).exits(0);
     assert_eq!(files(&published), there);
 }
@@ -90,7 +90,7 @@ fn parquet_files_hold_the_same_rows_with_their_sounds() {
     assert_eq!(names, ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]);
     let card = sandbox.read("published/data/README.md");
     assert!(card.contains("path: parquet/train-*.parquet"), "{card}");
-    // Read again by our own reader, which knows nothing of who wrote them.
+    // The `import` stage reads the published files.
     let import = |files: &str| {
         format!(
             "schema = 1\n[pipeline]\nname = \"again\"\n[stage.in]\nuses = \"import\"\nwith = {{ folder = \"published/data\", files = \"{files}\", language = \"en\" }}\n"
@@ -124,14 +124,14 @@ fn what_travels_are_the_settings_before_and_not_the_text() {
     let text = sandbox.read("pipeline.toml");
     sandbox.pipeline(&format!("# A comment.\n{text}"));
     assert_eq!(ran(), Vec::<String>::new());
-    // A setting that changes no clip still changes what is told of them.
+    // A setting that changes no clip still changes the published provenance.
     sandbox.pipeline(&text.replace("split = { train = 0.8, test = 0.2 }", "min_seconds = 0.21, split = { train = 0.8, test = 0.2 }"));
     assert_eq!(ran(), ["dataset", "data-hub"]);
     let provenance: Value = serde_json::from_str(&sandbox.read("published/data/provenance.json")).unwrap();
     assert_eq!(provenance["stages"]["dataset"]["with"]["min_seconds"], 0.21);
     assert_eq!(provenance["voxpipe"], env!("CARGO_PKG_VERSION"));
 
-    // The file that travels is one that voxpipe runs, and the same clips come out.
+    // The published pipeline file runs and gives the same clips.
     let before = sandbox.read("published/data/data.jsonl");
     sandbox.pipeline(&format!("{}{DATASET}", sandbox.read("published/data/pipeline.toml")).replace("published/data", "published/again"));
     sandbox.run(&["run"]).exits(0);
@@ -143,9 +143,9 @@ fn what_is_published_has_to_fit_together() {
     let sandbox = curated();
     let text = sandbox.read("pipeline.toml");
     let with = |from: &str, to: &str| sandbox.pipeline(&text.replace(from, to)).run(&["check"]);
-    with("from = { dataset = \"dataset\" }", "from = { card = \"dataset\" }").exits(2).complains("is given nothing to publish");
-    with("license = \"cc-by-4.0\"", "license = \"CC BY\"").exits(2).complains("not how the Hub writes a licence");
-    with("license = \"cc-by-4.0\", ", "").exits(0).complains("without a licence");
+    with("from = { dataset = \"dataset\" }", "from = { card = \"dataset\" }").exits(2).complains("has nothing to publish");
+    with("license = \"cc-by-4.0\"", "license = \"CC BY\"").exits(2).complains("is not a Hub license identifier");
+    with("license = \"cc-by-4.0\", ", "").exits(0).complains("without a license");
     with("title = \"Road\", license = \"cc-by-4.0\", ", "").exits(0);
     sandbox.run(&["run"]).exits(0);
     assert!(sandbox.read("published/data/README.md").contains("No licence was given"));
@@ -199,7 +199,7 @@ fn cards_and_adapters_are_read_by_the_tools_of_the_hub() {
         assert_eq!((&data["license"], &data["size_categories"][0]), (&"cc-by-4.0".into(), &"n<1K".into()));
         assert_eq!(data["configs"][0]["data_files"].as_array().unwrap().len(), 2);
     }
-    // The snippet of the card, as printed but for the base, which is a tiny one here.
+    // The code snippet of the card, except for the base model, which is a tiny one here.
     let card = sandbox.read("published/road/README.md");
     let snippet = card.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
     let packages = "transformers,peft,accelerate,mistral_common,soundfile";
@@ -216,14 +216,14 @@ fn speech() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/audio/speech.wav")
 }
 
-/// The base of [`project`] as transformers can use it.
+/// The base model of [`project`] in a form that transformers can load.
 fn wide_base(sandbox: &Sandbox, packages: &str, what: &str) -> Option<PathBuf> {
     let wide = sandbox.path("models/wide");
     peer(packages, include_str!("model_cards/wide_window.py"), &[&sandbox.path("models/tiny"), &wide], what)?;
     Some(wide)
 }
 
-/// Starts the published app and transcribes a clip through it, as a visitor's browser does.
+/// Starts the published app and transcribes a clip through it, like a browser.
 const VISIT: &str = r#"
 import os, runpy, sys, threading
 from pathlib import Path
@@ -266,7 +266,7 @@ fn the_gradio_app_transcribes_with_the_weights_it_names_or_does_not_start() {
     assert!(ran.status.success() && said.contains("SAID '"), "{said}\n{wrong}");
     assert!(said.contains("with the adapter") && said.contains("published/road") && said.contains("adapted layers"), "{said}");
 
-    // An adapter whose weights do nothing is not shown as if it were one.
+    // An adapter without effect is refused.
     fs::create_dir_all(sandbox.path("published/none")).unwrap();
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
         fs::copy(sandbox.path("published/road").join(name), sandbox.path("published/none").join(name)).unwrap();
@@ -310,14 +310,14 @@ fn a_space_says_what_it_needs() {
     assert_eq!((&space["variables"]["HF_MODEL_ID"], &space["variables"]["LANGUAGE"]), (&"me/road".into(), &"en".into()));
     assert!(sandbox.read("published/demo/README.md").contains("suggested_hardware: l4x1\n"));
     sandbox.pipeline(&text.replace(from, &format!("{from}\nwith = {{ hardware = \"l4x1\" }}")));
-    sandbox.run(&["check"]).exits(2).complains("a static page runs on no hardware");
+    sandbox.run(&["check"]).exits(2).complains("a static Space needs no hardware");
     let docker = format!("{from}\nwith = {{ sdk = \"docker\", target = \"published/docker\" }}");
     sandbox
         .pipeline(&text.replace("target = \"published/road\"", "target = \"published/road\", repo = \"me/road\"").replace(from, &docker));
     sandbox.run(&["run"]).exits(0);
     let recipe = sandbox.read("published/docker/Dockerfile");
     assert!(sandbox.read("published/docker/README.md").contains("sdk: docker\napp_port: 7860\n"));
-    // What the container would run is what is beside it: the same arguments, but for where the model is and that the port is any.
+    // Runs the program of the container with the arguments of the Dockerfile, except for the model path and a free port.
     let line = recipe.lines().find_map(|line| line.strip_prefix("CMD ")).unwrap();
     let mut arguments: Vec<String> = serde_json::from_str(line).unwrap();
     assert_eq!(arguments[arguments.len() - 1], "me/road");
@@ -326,7 +326,7 @@ fn a_space_says_what_it_needs() {
     let port = arguments.iter().position(|argument| argument == "7860").unwrap();
     arguments[port] = "0".to_owned();
     let program = sandbox.path("published/docker").join(&arguments[0]);
-    // As its `COPY --chmod` does.
+    // Like `COPY --chmod` in the Dockerfile.
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(program);
     command.args(&arguments[1..]).env("HF_HUB_OFFLINE", "1");

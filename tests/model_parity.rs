@@ -1,4 +1,4 @@
-//! The model against transformers and peft: `tests/voxtral/README.md` says how the numbers were made.
+//! Model, gradient and training parity with transformers and PEFT; `tests/voxtral/README.md` describes how the reference was made.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
@@ -150,7 +150,7 @@ fn run(model: Voxtral, trained: &TrainableFilter, recipe: &TrainingConfig, refer
     let examples = [reference.example(0), reference.example(1)];
     let mut say = |_: TrainingEvent| ();
     let (device, stop) = (Device::flex(), AtomicBool::new(false));
-    let training = Trainer { examples: &examples, recipe, trained, device: &device, stop: &stop, say: &mut say, judge: None };
+    let training = Trainer { examples: &examples, recipe, trained, device: &device, stop: &stop, say: &mut say, validation: None };
     let TrainingOutput { model, losses, .. } = training.run(model).unwrap();
     let steps = reference.json[expected]["steps"].as_array().unwrap();
     assert_eq!(losses.len(), steps.len());

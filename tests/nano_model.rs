@@ -1,4 +1,4 @@
-//! `voxtral-nano`, the base that comes with the repository: small, whole, and able to be told what it was taught.
+//! `voxtral-nano`, the base model in the repository: size, valid weights, training words and vocabulary.
 
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeSet;
@@ -10,13 +10,13 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What the clips of `datasets/words` say, without the full stop.
+/// The words of the clips of `datasets/words`, without final punctuation.
 fn words() -> Vec<String> {
     let mut table = csv::Reader::from_path(root("datasets/words/transcripts.csv")).unwrap();
     table.records().map(|row| row.unwrap()[1].trim_end_matches(['.', '!', '?']).to_owned()).collect()
 }
 
-/// The promise of its card: at most 4 million parameters and 8 MB, in bf16, every number finite.
+/// As its model card states: at most 4 million parameters and 8 MB, in bf16, all values finite.
 #[test]
 fn the_base_is_small_and_whole() {
     let bytes = fs::read(root("pipelines/models/voxtral-nano/model.safetensors")).unwrap();
@@ -35,7 +35,7 @@ fn the_base_is_small_and_whole() {
     assert!(parameters <= 4_000_000 && bytes.len() <= 8_000_000, "{parameters} parameters, {} bytes", bytes.len());
 }
 
-/// A word that the base has no sound for could not be tuned to a voice from the other words.
+/// A word that the base has never seen could not be learned from recordings of the other words.
 #[test]
 fn the_base_was_taught_every_word_of_the_first_run() {
     let script = fs::read_to_string(root("datasets/make_nano_base.py")).unwrap();
@@ -48,7 +48,7 @@ fn the_base_was_taught_every_word_of_the_first_run() {
     }
 }
 
-/// Words are one or two tokens, so that a clip is a matter of few steps; and the vocabulary loses nothing.
+/// Words are at most two tokens, so that clips need few decoding steps. Encoding is lossless.
 #[test]
 fn the_vocabulary_has_its_words() {
     let tokenizer = Tokenizer::read(&root("pipelines/models/voxtral-nano/tekken.json")).unwrap();

@@ -1,4 +1,4 @@
-//! Phrases from the Hub: out of manifests of gigabytes in Granary's layout, and by the rows of the viewer.
+//! Phrases from the Hub: from multi-gigabyte manifests in Granary's layout, and through the datasets-server API.
 
 use crate::hub_server::{Content, Served, TOKEN, What};
 use crate::support::{Ran, Sandbox, files};
@@ -8,11 +8,11 @@ use voxpipe::data::phrase::PhraseRow;
 
 const GRANARY: &str = "nvidia/Granary";
 const LANGUAGES: &str = "bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk sl sv uk";
-/// An address where nobody listens.
+/// An address without a server.
 const NOBODY: &str = "http://127.0.0.1:9";
 const ROW: u64 = 320;
 
-/// A sentence of made-up words in the letters of a language.
+/// A sentence of made-up words in the script of a language.
 fn sentence(language: &str, number: u64) -> String {
     let (consonants, vowels) = match language {
         "bg" | "ru" | "uk" => ("бдклмнпрст", "аеиоу"),
@@ -37,7 +37,7 @@ fn sentence(language: &str, number: u64) -> String {
     format!("{first}{}.", letters.as_str())
 }
 
-/// Row so and so of a manifest; some of them are not fit to be read aloud.
+/// Row `number` of a manifest; some rows are unsuitable for reading aloud.
 fn row(language: &str, corpus: &str, number: u64) -> Vec<u8> {
     let good = sentence(language, number);
     let text = match number % 10 {
@@ -62,7 +62,7 @@ fn row(language: &str, corpus: &str, number: u64) -> Vec<u8> {
     bytes
 }
 
-/// A manifest of so many bytes.
+/// A manifest of a given size in bytes.
 fn manifest(language: &str, corpus: &str, size: u64) -> Content {
     let (language, corpus) = (language.to_owned(), corpus.to_owned());
     Content::made(size / ROW * ROW, move |range| {
@@ -71,7 +71,7 @@ fn manifest(language: &str, corpus: &str, size: u64) -> Content {
     })
 }
 
-/// Gigabytes in all of Granary's languages, with what else lies there.
+/// A repository with gigabytes in all of Granary's languages, and other files.
 fn granary() -> Served {
     let mut files = BTreeMap::from([("README.md".to_owned(), "---\nlicense: cc-by-4.0\n---\n# Granary\n".into())]);
     for language in LANGUAGES.split(' ') {
@@ -95,7 +95,7 @@ fn run(sandbox: &Sandbox, address: &str, more: &[(&str, &str)], args: &[&str]) -
     Ran::of(command.output().unwrap())
 }
 
-/// A pipeline of one stage for each of these settings.
+/// A pipeline with one stage for each of the given settings.
 fn pipeline(stages: &[(&str, &str)]) -> String {
     let stage = |(name, with): &(&str, &str)| format!("[stage.{name}]\nuses = \"phrases\"\nwith = {{ {with} }}\n");
     format!("schema = 1\n[pipeline]\nname = \"p\"\n{}", stages.iter().map(stage).collect::<String>())
@@ -122,7 +122,7 @@ fn every_language_of_granary_comes_from_gigabytes_with_little_read() {
         assert!(hub.fetched().iter().all(|seen| seen.authorization.is_none() && !seen.path.contains("ast")), "{:?}", hub.fetched());
         assert!(hub.asked().iter().all(|seen| seen.authorization.as_deref() == Some(&format!("Bearer {TOKEN}"))));
 
-        // Every phrase is where its row says it is.
+        // Every phrase is at the location that its row names.
         let (found, report) = (phrases(&sandbox, "it"), report(&sandbox, "it"));
         assert_eq!((found.len(), found.iter().map(|phrase| &phrase.id).collect::<BTreeSet<_>>().len()), (100, 100), "{language}");
         let (mut corpora, mut recordings) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
@@ -165,7 +165,7 @@ fn the_same_commit_and_seed_are_the_same_bytes_and_are_asked_for_once() {
     sandbox.pipeline(&pipeline(&[("it", with)]));
     run(&sandbox, &hub.address, &[], &["run"]).exits(0);
     let made = files(&sandbox.path(".voxpipe/latest/p/it"));
-    // Elsewhere, the same; with another seed, others.
+    // The same selection in another project; a different one with another seed.
     let other = Sandbox::new();
     other.pipeline(&pipeline(&[("it", with)]));
     run(&other, &hub.address, &[], &["run"]).exits(0);
@@ -175,14 +175,14 @@ fn the_same_commit_and_seed_are_the_same_bytes_and_are_asked_for_once() {
     run(&other, &hub.address, &[], &["run"]).exits(0);
     assert_ne!(files(&other.path(".voxpipe/latest/p/it")), made);
 
-    // Made again, nobody is asked, with the network and without.
+    // A forced rerun uses the downloaded blocks: no request, with or without network.
     hub.forget();
     for (address, more) in [(hub.address.as_str(), &[][..]), (NOBODY, &[]), (NOBODY, &[("HF_HUB_OFFLINE", "1")])] {
         run(&sandbox, address, more, &["run", "--force", "it"]).exits(0);
         assert_eq!(files(&sandbox.path(".voxpipe/latest/p/it")), made);
     }
     assert_eq!(hub.asked().len() + hub.fetched().len(), 0);
-    // What is not there is not had offline, and is no reason to take something else.
+    // Offline, a missing source is an error; there is no fallback to another one.
     sandbox.pipeline(&pipeline(&[("it", &with.replace("de", "fr"))]));
     let ran = run(&sandbox, NOBODY, &[("HF_HUB_OFFLINE", "1")], &["run"]);
     assert_ne!(ran.code, Some(0));
@@ -201,11 +201,11 @@ fn a_lock_file_pins_the_commit_of_granary() {
     run(&sandbox, &hub.address, &[], &["run"]).exits(0);
     assert!(phrases(&sandbox, "it")[0].source.contains(commit));
     assert!(hub.asked().iter().all(|seen| seen.path.contains(commit)), "{:?}", hub.asked());
-    // Moved on when it is wanted, and then the step runs again.
+    // `lock --update` moves to the new commit, and then the step reruns.
     run(&sandbox, &hub.address, &[], &["lock", "--update", "all"]).exits(0);
     run(&sandbox, &hub.address, &[], &["run"]).exits(0);
     assert!(phrases(&sandbox, "it")[0].source.contains(&next));
-    // A commit that the pipeline names needs no lock.
+    // A commit in the pipeline file needs no lockfile entry.
     sandbox.pipeline(&pipeline(&[("it", &format!("language = \"it\", source = \"granary\", count = 9, revision = \"{commit}\""))]));
     run(&sandbox, &hub.address, &[], &["run"]).exits(0);
     assert!(phrases(&sandbox, "it").iter().all(|phrase| phrase.source.contains(commit)));
@@ -251,11 +251,11 @@ fn what_cannot_be_had_is_an_error_and_never_something_else() {
         assert!(!ran.stderr.contains(TOKEN));
         ran.complains(says)
     };
-    fails("language = \"ja\", source = \"granary\"", "has nothing in the language `ja`").complains("bg, cs, da");
-    fails("language = \"mt\", source = \"granary\", corpus = \"yodas\"", "has no corpus `yodas` for `mt`").complains("it has: voxpopuli");
+    fails("language = \"ja\", source = \"granary\"", "does not have the language `ja`").complains("bg, cs, da");
+    fails("language = \"mt\", source = \"granary\", corpus = \"yodas\"", "has no corpus `yodas` for `mt`").complains("available: voxpopuli");
     fails("language = \"de\", source = \"granary\", revision = \"old\"", "the repository has no such revision");
     fails("language = \"de\", source = \"granary\", repo = \"nvidia/Other\"", "there is no such repository");
-    fails("language = \"de\", source = \"granary\", filters = { min_words = 19 }", "no sentence is left by the filters")
+    fails("language = \"de\", source = \"granary\", filters = { min_words = 19 }", "the filters reject every sentence")
         .complains("too few words");
     let path = "resolve";
     hub.break_with(path, 99, What::Status(401, ""));
@@ -285,7 +285,7 @@ fn a_hub_in_trouble_is_asked_again_as_it_wishes() {
     };
     let (whole, _) = made("nothing", 0, What::CutHalf);
     hub.forget();
-    // Of a part that broke off only the rest is asked for.
+    // After an interrupted download only the rest is requested.
     assert_eq!(made("asr", 1, What::CutHalf).0, whole);
     assert_eq!(made("/api/", 2, What::Status(503, "")).0, whole);
     let (late, took) = made("resolve", 1, What::RetryAfter(429, 2));
@@ -313,11 +313,11 @@ fn rows_of_the_viewer_are_an_alternative() {
         found[0].source
     );
     assert!(report(&sandbox, "it")["rejected"]["with digits"]["count"].as_u64() > Some(0));
-    // The second time it is there.
+    // A forced rerun uses the downloaded rows.
     hub.forget();
     run(&sandbox, NOBODY, &[], &["run", "--force", "it"]).exits(0);
     assert_eq!((phrases(&sandbox, "it"), hub.asked().len()), (found, 0));
-    // A viewer that is behind is not taken for the commit that is meant; nor a split for another.
+    // A datasets-server with an older commit is refused, and so is a wrong split.
     sandbox.pipeline(&pipeline(&[("it", &with.replace("asr", "train"))]));
     let ran = run(&sandbox, &hub.address, &[], &["run"]);
     assert_ne!(ran.code, Some(0));
@@ -327,5 +327,5 @@ fn rows_of_the_viewer_are_an_alternative() {
     let next = hub.move_on();
     let ran = run(&late, &hub.address, &[], &["run"]);
     assert_ne!(ran.code, Some(0));
-    ran.complains(&format!("has the commit {next} of `a/set`"));
+    ran.complains(&format!("has commit {next} of `a/set`"));
 }

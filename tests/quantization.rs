@@ -1,4 +1,4 @@
-//! Models whose matrices have 8 or 4 bits: loaded from every form of files, near the exact ones, and a base for adapters.
+//! Quantized models (8 and 4 bits): loading from every file format, accuracy, and training adapters on them.
 
 use crate::adapters::{adapters, logits};
 use crate::model_parity::{Reference, folder, recipe};
@@ -23,7 +23,7 @@ fn open(folder: &Path, precision: Precision) -> Voxtral {
     model
 }
 
-/// The same model with the matrices it stands for in 32-bit floats, which are rounded for products as these are.
+/// The same model with dequantized f32 matrices, rounded to bf16 in products like the quantized ones.
 fn widened(mut model: Voxtral) -> Voxtral {
     for (_, layer) in model.linears() {
         let lora = layer.lora.clone();
@@ -86,7 +86,7 @@ fn adapters_learn_on_few_bits_as_on_the_matrices_these_stand_for() {
                 device: &device,
                 stop: &stop,
                 say: &mut |_| (),
-                judge: None,
+                validation: None,
             };
             let done = training.run(model).unwrap();
             assert!(tensors(&done.model, |name| name.contains(".lora.")).len() >= 12);
@@ -112,5 +112,5 @@ fn few_bits_are_asked_for_by_name() {
         let heard = sandbox.run(&[&transcribe[..], &["--precision", precision]].concat()).exits(0).json();
         assert_eq!(heard["tokens"].as_array().unwrap().len(), 4);
     }
-    sandbox.run(&[&transcribe[..], &["--precision", "q5"]].concat()).exits(2).complains("no precision is called `q5`");
+    sandbox.run(&[&transcribe[..], &["--precision", "q5"]].concat()).exits(2).complains("unknown precision `q5`");
 }

@@ -1,5 +1,5 @@
-//! Voxtral Realtime against transformers, and a stream against the whole recording: `tests/voxtral/realtime/reference.py` made the
-//! numbers.
+//! Voxtral Realtime: parity with transformers, and streams against complete recordings. `tests/voxtral/realtime/reference.py` made the
+//! reference values.
 
 use crate::model_parity::folder;
 use crate::support::{Ran, Sandbox, files, skipped};
@@ -28,7 +28,7 @@ fn tiny() -> RealtimeTranscriber {
     open(&folder("realtime/tiny"))
 }
 
-/// The clip of the fixture: the same integers as `waveform` in `make_fixture.py`.
+/// The clip of the fixture, with the same integer arithmetic as `waveform` in `make_fixture.py`.
 fn clip(seed: i64, samples: i64) -> Vec<f32> {
     let triangle = |phase: i64| (((phase + 16_384) % 65_536) - 32_768).abs() - 16_384;
     let mut state = seed;
@@ -46,11 +46,11 @@ fn clip(seed: i64, samples: i64) -> Vec<f32> {
     (0..samples).map(sample).collect()
 }
 
-fn transcribe(recognizer: &RealtimeTranscriber, samples: &[f32]) -> Transcript {
-    recognizer.transcribe(&[Utterance { samples, language: None }], &mut |_| ()).unwrap().remove(0)
+fn transcribe(transcriber: &RealtimeTranscriber, samples: &[f32]) -> Transcript {
+    transcriber.transcribe(&[Utterance { samples, language: None }], &mut |_| ()).unwrap().remove(0)
 }
 
-/// Up to the first step at which transformers' best score leads by less than rounding may cost.
+/// Compares up to the first step whose top two logits in transformers are closer than the rounding tolerance.
 #[track_caller]
 fn agrees(found: &Transcript, expected: &Value) {
     let ids: Vec<u32> = serde_json::from_value(expected["tokens"].clone()).unwrap();
@@ -80,31 +80,31 @@ fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().try_to_vec::<f32>().unwrap()
 }
 
-/// Every part of the forward pass in one piece, of the model in `model`.
+/// Compares every stage of the forward pass, with the recording as one block.
 fn is_as_transformers_computes_it(model: &RealtimeModel) {
     let theirs = read_tensors(&folder("realtime/expected.safetensors")).unwrap();
-    let (recognizer, device) = (tiny(), Device::flex());
+    let (transcriber, device) = (tiny(), Device::flex());
     let sound = clip(3, 20_007);
-    let step = recognizer.step_samples();
-    let steps = 4 + sound.len().div_ceil(step) + recognizer.delay() + 11;
+    let step = transcriber.step_samples();
+    let steps = 4 + sound.len().div_ceil(step) + transcriber.delay() + 11;
     let mut padded = vec![0.0; 4 * step];
     padded.extend(&sound);
     padded.resize(steps * step, 0.0);
-    let mels = recognizer.config.audio_config.num_mel_bins;
+    let mels = transcriber.config.audio_config.num_mel_bins;
     let mel = LogMel::new(mels).with_ceiling(MelCeiling::Fixed(CEILING)).features(&padded, 8 * steps).unwrap();
     let mel = Tensor::<3>::from_data(TensorData::new(mel.data, [1, mels, 8 * steps]), &device);
     close("features", &values(mel.clone().narrow(2, 20, 24)), &theirs["mel"]);
 
     let encoder = model.audio_tower.forward(mel.clone(), &mut model.audio_tower.silent(&device));
     close("encoder", &values(encoder.narrow(1, 4 * steps - 12, 12)), &theirs["encoder"]);
-    let mut memory = model.memory(recognizer.delay(), &device);
-    let rows = model.encode(mel, &mut memory);
+    let mut state = model.memory(transcriber.delay(), &device);
+    let rows = model.encode(mel, &mut state);
     close("projector", &values(rows.clone()), &theirs["projector"]);
 
     let tokens: Vec<u32> = serde_json::from_value(expected(&folder("realtime/tiny"))[0]["tokens"].clone()).unwrap();
-    let ids = [recognizer.prompt(), tokens].concat();
+    let ids = [transcriber.prompt(), tokens].concat();
     let read = ids.len() - 1;
-    let hidden = model.read(&ids[..read], rows.narrow(1, 0, read), &mut memory);
+    let hidden = model.read(&ids[..read], rows.narrow(1, 0, read), &mut state);
     close("logits", &values(model.language_model.model.head(hidden).narrow(1, read - 6, 6)), &theirs["logits"]);
 }
 
@@ -127,23 +127,23 @@ fn mistrals_form_is_the_same_model() {
 
 #[test]
 fn a_transcript_is_what_transformers_generates() {
-    let recognizer = tiny();
-    let found = transcribe(&recognizer, &clip(3, 20_007));
+    let transcriber = tiny();
+    let found = transcribe(&transcriber, &clip(3, 20_007));
     let expected = expected(&folder("realtime/tiny"));
-    assert_eq!(serde_json::to_value(recognizer.prompt()).unwrap(), expected[0]["prompt"]);
+    assert_eq!(serde_json::to_value(transcriber.prompt()).unwrap(), expected[0]["prompt"]);
     agrees(&found, &expected[0]);
     assert!(found.text.len() > 3, "{found:?}");
 }
 
 #[test]
 fn a_stream_writes_the_same_whatever_the_pieces() {
-    let recognizer = tiny();
+    let transcriber = tiny();
     let sound = clip(5, 40_000);
-    let whole = transcribe(&recognizer, &sound);
+    let whole = transcribe(&transcriber, &sound);
     assert!(whole.tokens.iter().collect::<std::collections::BTreeSet<_>>().len() > 3, "{:?}", whole.tokens);
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     for longest in [1usize, 100, 1280, 3000, 20_000] {
-        let (mut stream, mut said) = (recognizer.stream(), TextDelta::default());
+        let (mut stream, mut said) = (transcriber.stream(), TextDelta::default());
         let mut rest = if longest == 1 { &sound[..3000] } else { &sound[..] };
         while !rest.is_empty() {
             let (piece, later) = rest.split_at(rng.random_range(0..=longest).min(rest.len()));
@@ -153,7 +153,7 @@ fn a_stream_writes_the_same_whatever_the_pieces() {
         let before = said.tokens.len();
         said.extend(stream.finish().unwrap());
         assert!(before < said.tokens.len());
-        let alone = if longest == 1 { transcribe(&recognizer, &sound[..3000]) } else { whole.clone() };
+        let alone = if longest == 1 { transcribe(&transcriber, &sound[..3000]) } else { whole.clone() };
         assert_eq!(said.tokens, alone.tokens, "pieces of at most {longest}");
         assert_eq!(said.text.trim(), alone.text);
         assert!(said.log_probabilities.iter().zip(&alone.log_probabilities).all(|(a, b)| (a - b).abs() < 1e-3));
@@ -162,13 +162,13 @@ fn a_stream_writes_the_same_whatever_the_pieces() {
 
 #[test]
 fn text_follows_its_sound_by_no_more_than_a_step() {
-    let recognizer = tiny();
-    let mut stream = recognizer.stream();
-    let (step, prompt) = (recognizer.step_samples(), recognizer.prompt().len());
+    let transcriber = tiny();
+    let mut stream = transcriber.stream();
+    let (step, prompt) = (transcriber.step_samples(), transcriber.prompt().len());
     let mut written = 0;
     for (heard, piece) in clip(5, 30_000).chunks(step).enumerate() {
         written += stream.push(piece).unwrap().tokens.len();
-        // A step is whole once two milliseconds after it are there; silence in front counts.
+        // A step is complete once two milliseconds after it have arrived; the silence in front counts.
         let steps = heard + 4;
         assert!(written == (steps + 1).saturating_sub(prompt), "{written} tokens after {steps} steps and a prompt of {prompt}");
     }
@@ -177,16 +177,16 @@ fn text_follows_its_sound_by_no_more_than_a_step() {
 
 #[test]
 fn what_cannot_be_heard_or_told_is_said() {
-    let recognizer = tiny();
+    let transcriber = tiny();
     let said = |samples: &[f32], language| {
-        let error = recognizer.transcribe(&[Utterance { samples, language }], &mut |_| ()).unwrap_err();
+        let error = transcriber.transcribe(&[Utterance { samples, language }], &mut |_| ()).unwrap_err();
         format!("{} {}", error.message, error.hint.unwrap_or_default())
     };
     assert!(said(&[], None).contains("no audio"));
     assert!(said(&[0.0; 100], Some("en")).contains("`en`"));
     assert!(tiny().with_delay(0).is_err() && tiny().with_delay(31).is_err());
     assert_eq!(tiny().with_delay(10).unwrap().prompt().len(), 1 + 4 + 10);
-    // The loader of the models that can be trained says why this one cannot.
+    // The config loader of trainable models explains why this one cannot be trained.
     for name in ["realtime/tiny", "realtime/mistral"] {
         let error = VoxtralConfig::read(&folder(name)).unwrap_err();
         assert!(error.message.contains("Voxtral Realtime") && error.hint.unwrap().contains("Voxtral-Mini-3B-2507"), "{}", error.message);
@@ -224,7 +224,7 @@ fn the_program_transcribes_files_and_streams_alike() {
     assert_ne!(run(&["--delay", "9", "clip.wav"]).exits(0).stdout, whole, "another delay changes nothing");
 
     run(&["--delay", "31", "clip.wav"]).exits(2).complains("31 steps");
-    run(&["--language", "en", "clip.wav"]).complains("cannot be told that `en`");
+    run(&["--language", "en", "clip.wav"]).complains("does not support setting the language, such as `en`");
     piped(b"fLaC, or so it says", &["--stream", "-"]).exits(2).complains("compressed");
 }
 
@@ -245,12 +245,12 @@ fn random_checkpoints_are_transcribed_as_transformers_does() {
     checkpoints.sort();
     assert!(!checkpoints.is_empty());
     for checkpoint in checkpoints {
-        let recognizer = open(&checkpoint);
+        let transcriber = open(&checkpoint);
         for (number, expected) in expected(&checkpoint).as_array().unwrap().iter().enumerate() {
             let bytes = fs::read(checkpoint.join(format!("clip{number}.pcm"))).unwrap();
             let samples: Vec<f32> = bytes.as_chunks().0.iter().map(|pair| f32::from(i16::from_le_bytes(*pair)) / 32_768.0).collect();
-            assert_eq!(serde_json::to_value(recognizer.prompt()).unwrap(), expected["prompt"]);
-            agrees(&transcribe(&recognizer, &samples), expected);
+            assert_eq!(serde_json::to_value(transcriber.prompt()).unwrap(), expected["prompt"]);
+            agrees(&transcribe(&transcriber, &samples), expected);
         }
     }
 }

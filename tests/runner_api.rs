@@ -1,4 +1,4 @@
-//! What no command can do: promises, parking, panics, numerics, told by stages made for the purpose.
+//! Runner behavior that `command` stages cannot trigger (external outputs, parking, panics, numerics), tested with fake stages.
 
 use crate::support::Sandbox;
 use pipeline::artifact::ArtifactKind;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use voxpipe::error::{Error, Result};
 
-/// A stage that does what a test wants.
+/// A stage with configurable behavior.
 struct Fake {
     act: fn(&Context) -> Result<StageOutcome>,
     kind: ArtifactKind,
@@ -108,18 +108,18 @@ impl Project {
 
     fn run(&self, pipeline: &Pipeline) -> (RunReport, Vec<Event>) {
         let events = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&events);
+        let received = Arc::clone(&events);
         let store = Store::open(&self.0.root(), "a test").unwrap();
-        let emitter = Emitter::new(move |event| heard.lock().unwrap().push(event));
+        let emitter = Emitter::new(move |event| received.lock().unwrap().push(event));
         let id = store.begin_run().unwrap();
         let report = PipelineRun::new(pipeline, &store, emitter, id).go();
         let events = events.lock().unwrap().clone();
         (report, events)
     }
 
-    /// What a plan says of each step.
+    /// The planned state of each step.
     fn plan(&self, pipeline: &Pipeline) -> Vec<(&'static str, String)> {
-        let store = Store::look(&self.0.root()).unwrap();
+        let store = Store::open_readonly(&self.0.root()).unwrap();
         Plan::of(pipeline, &store, &BTreeSet::new()).unwrap().steps.iter().map(|step| step.state.words()).collect()
     }
 }
@@ -135,7 +135,7 @@ fn a_stage_that_waits_for_a_person_parks_its_branch_only() {
         assert_eq!(report.exit, Exit::Parked as u8);
         assert!(events.iter().any(|event| matches!(event, Event::StageParked { have: 7, need: 12, .. })));
         assert!(
-            events.iter().any(|event| matches!(event, Event::StageSkipped { because, .. } if because == "`record` waits for a person"))
+            events.iter().any(|event| matches!(event, Event::StageSkipped { because, .. } if because == "`record` is parked"))
         );
     }
     let plan = project.plan(&pipeline);
@@ -152,11 +152,11 @@ fn a_panic_is_an_error_of_its_stage() {
     let pipeline = project.pipeline("p", vec![step("shaky", &[], fake(|_| panic!("at step {}", 3))), step("aside", &[], fake(write))]);
     let (report, events) = project.run(&pipeline);
     assert_eq!(report.exit, 1);
-    let told = events.iter().find_map(|event| match event {
+    let failure = events.iter().find_map(|event| match event {
         Event::StageFailed { stage, message, .. } => Some((stage.as_str(), message.as_str())),
         _ => None,
     });
-    assert_eq!(told, Some(("shaky", "the stage panicked: at step 3")));
+    assert_eq!(failure, Some(("shaky", "the stage panicked: at step 3")));
     assert_eq!(project.plan(&pipeline)[1].0, "fresh");
 }
 
@@ -174,7 +174,7 @@ fn what_was_promised_outside_is_watched() {
     assert_eq!(project.plan(&pipeline)[0].0, "fresh");
     type Change = fn(&Sandbox);
     let changes: [(Change, &str); 3] = [
-        (|s| fs::remove_dir_all(s.path("published")).unwrap(), "`published` is gone"),
+        (|s| fs::remove_dir_all(s.path("published")).unwrap(), "`published` is missing"),
         (|s| fs::remove_file(s.path("published/model")).unwrap(), "`published` changed since it was made: 1 removed (model)"),
         (|s| _ = s.file("published/more", ""), "`published` changed since it was made: 1 added (more)"),
     ];
@@ -188,7 +188,7 @@ fn what_was_promised_outside_is_watched() {
     let liar = project.pipeline("p", vec![step("liar", &[], Fake { promises: vec!["none".into()], ..fake(write) })]);
     let (report, events) = project.run(&liar);
     assert_eq!(report.exit, 1);
-    assert!(format!("{events:?}").contains("the stage ended well but `none` is not there"));
+    assert!(format!("{events:?}").contains("the stage succeeded but `none` does not exist"));
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn version_numerics_and_name_count() {
     for (name, stage, why) in rows {
         assert_eq!(project.plan(&project.pipeline(name, vec![step("s", &[], stage)]))[0].1, why);
     }
-    // Another pipeline in the same folder shares what is the same, and only that.
+    // Another pipeline in the same folder shares identical results, and only those.
     let other = |named| project.pipeline("other", vec![step("s", &[], Fake { named, ..base() })]);
     assert_eq!(project.plan(&other(true))[0].0, "run");
     project.run(&project.pipeline("p", vec![step("s", &[], Fake { named: false, ..base() })]));
@@ -216,7 +216,7 @@ fn version_numerics_and_name_count() {
 fn a_result_that_is_not_what_it_says_is_refused() {
     type Work = fn(&Context) -> Result<StageOutcome>;
     let rows: [(ArtifactKind, Work, &str); 3] = [
-        (ArtifactKind::Clips, write, "the stage ended well but its result has no `clips.jsonl`, so it is not clips"),
+        (ArtifactKind::Clips, write, "the stage succeeded but its result has no `clips.jsonl`, so it is not of kind `clips`"),
         (ArtifactKind::Model, write, "no `model.safetensors` or `model.safetensors.index.json` or `adapter_model.safetensors`"),
         (
             ArtifactKind::Phrases,
@@ -245,8 +245,8 @@ fn a_gate_on_a_number_that_is_not_there_is_not_met() {
     let pipeline = project.pipeline("p", vec![gated]);
     let (report, events) = project.run(&pipeline);
     assert_eq!(report.exit, Exit::Gate as u8);
-    assert!(format!("{events:?}").contains("it has no number called `cer`; it has: wer"), "{events:?}");
-    let store = Store::look(&project.0.root()).unwrap();
+    assert!(format!("{events:?}").contains("it has no metric `cer`; it has: wer"), "{events:?}");
+    let store = Store::open_readonly(&project.0.root()).unwrap();
     assert!(matches!(Plan::of(&pipeline, &store, &BTreeSet::new()).unwrap().steps[0].state, StepState::GateUnmet(..)));
 }
 

@@ -1,4 +1,4 @@
-//! Stages side by side: who runs with whom, who waits for what, and that it changes no result.
+//! Scheduling: parallel stages, resources, failures and retries, and that parallelism does not affect results.
 
 use crate::support::{Ran, Sandbox, files, signal};
 use pipeline::cache::store::Store;
@@ -16,24 +16,24 @@ use voxpipe::stages::STAGES;
 
 const HEAD: &str = "schema = 1\n[pipeline]\nname = \"side-by-side\"\n";
 
-/// A stage that runs a line of shell with the output folder as `$0`, and what else a stage's table may say.
+/// A stage that runs a shell script with the output folder as `$0`; `more` is added to its table.
 fn stage(name: &str, script: &str, more: &str) -> String {
     let script = serde_json::to_string(script).unwrap();
     format!("[stage.{name}]\nuses = \"command\"\nwith = {{ run = [\"sh\", \"-c\", {script}, \"${{out}}\"] }}\n{more}\n")
 }
 
-/// Waits for a file, and fails if it does not come.
+/// A script that waits for a file, and fails if it does not appear.
 fn awaits(file: &str) -> String {
     format!("n=0; until [ -e {file} ]; do n=$((n+1)); [ $n -lt 500 ] || exit 7; sleep 0.02; done")
 }
 
-/// Two stages that can only end well if they run at the same time.
+/// Two stages that succeed only if they run at the same time.
 fn rendezvous() -> String {
     let meet = |own: &str, other: &str| format!("touch {own}.sign; {}; echo {own} > $0/name", awaits(&format!("{other}.sign")));
     stage("a", &meet("a", "b"), "") + &stage("b", &meet("b", "a"), "")
 }
 
-/// A stage that fails if another holds what it needs.
+/// A stage that fails if another such stage runs at the same time.
 fn alone(name: &str, more: &str) -> String {
     let script = "mkdir held || exit 9; sleep 0.1; rmdir held; echo \"$CUDA_VISIBLE_DEVICES\" > $0/cards";
     stage(name, script, more)
@@ -65,7 +65,7 @@ fn stages_that_do_not_need_each_other_run_at_once() {
 fn jobs_and_cores_are_limits() {
     let meets = |args: &[&str], cores: u32| {
         let sandbox = Sandbox::new();
-        // Without the other one it gives up soon.
+        // Without the other stage it soon gives up.
         sandbox.pipeline(&format!("{HEAD}[resources]\ncpu = {cores}\n{}", rendezvous().replace("500", "10")));
         sandbox.run(args).code
     };
@@ -103,7 +103,7 @@ fn a_stage_sees_the_cards_it_was_given() {
     assert_eq!(result(&sandbox, "both", "cards"), "3,GPU-5\n");
     assert_eq!(result(&sandbox, "none", "cards"), "3,GPU-5\n", "what asks for no card is left as it is");
 
-    // Two halves of a card are given to two stages at once.
+    // Two stages with half a GPU each run at the same time.
     let halves: String = ["a", "b"]
         .iter()
         .map(|name| stage(name, &format!("{} # half", meet(name, if *name == "a" { "b" } else { "a" })), "resources = { gpu = 0.5 }"))
@@ -121,10 +121,10 @@ fn what_a_machine_does_not_have_is_said_before_the_stage_begins() {
     let sandbox = Sandbox::new();
     sandbox.pipeline(&format!("{HEAD}{}{}", stage("big", "touch $0/x", "resources = { gpu = 3 }"), stage("aside", "touch $0/x", "")));
     let ran = Ran::of(sandbox.command(&["run"]).env("CUDA_VISIBLE_DEVICES", "0,1").output().unwrap()).exits(4);
-    ran.complains("stage `big`: it needs 3 of `gpu`, and there is 2").complains("[resources] gpu = 3");
+    ran.complains("stage `big`: it needs 3 of `gpu`, but the machine has 2").complains("[resources] gpu = 3");
     assert_eq!(heard(&sandbox, "stage-started", "big"), 0);
     assert_eq!(heard(&sandbox, "stage-finished", "aside"), 1);
-    // More cores than there are is no mistake: it gets them all.
+    // Requesting more cores than exist is not an error: the stage gets all of them.
     sandbox.pipeline(&format!("{HEAD}{}", stage("wide", "touch $0/x", "resources = { cpu = 4096 }")));
     sandbox.run(&["run"]).exits(0);
 }
@@ -136,7 +136,7 @@ fn resources_of_your_own_are_counted() {
     sandbox.pipeline(&format!("{HEAD}[resources]\ncpu = 8\nlicence = 1\n{stages}"));
     sandbox.run(&["run", "--jobs", "8"]).exits(0);
     sandbox.pipeline(&format!("{HEAD}[resources]\nlicence = 1\n{}", alone("a", "resources = { license = 1 }")));
-    sandbox.run(&["check"]).exits(2).complains("no resource is called `license`").complains("did you mean `licence`?");
+    sandbox.run(&["check"]).exits(2).complains("unknown resource `license`").complains("did you mean `licence`?");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn order_and_company_change_no_result() {
                     0 => String::new(),
                     _ => format!("from = {{ one = \"s{0}_{place}\", other = \"s{0}_{1}\" }}", layer - 1, (place + 1) % 3),
                 };
-                // Two of them make the same bytes at the same time.
+                // Two of them may make the same bytes at the same time.
                 let word = if place < 2 { "same".to_owned() } else { format!("{layer}") };
                 text += &stage(&format!("s{layer}_{place}"), &format!("sleep 0.0$(($$ % 5)); echo {word} > $0/word"), &from);
             }
@@ -202,8 +202,9 @@ fn a_failure_leaves_the_others_their_results() {
     sandbox.run(&["run", "--jobs", "2", "--fail-fast"]).exits(1).complains("skipped");
     assert_eq!(result(&sandbox, "slow", "x"), "kept\n", "what runs is finished");
     let skipped = events(&sandbox).into_iter().find(|line| line["event"] == "stage-skipped").unwrap();
-    assert_eq!((skipped["stage"].as_str(), skipped["because"].as_str()), (Some("later"), Some("`bad` failed, and nothing more is begun")));
-    // The default, and the last word.
+    assert_eq!(skipped["stage"].as_str(), Some("later"));
+    assert_eq!(skipped["because"].as_str(), Some("`bad` failed, and no more stages are started"));
+    // `--keep-going` is the default and overrides `--fail-fast`.
     sandbox.run(&["run", "--fail-fast", "--keep-going"]).exits(1);
     assert_eq!(heard(&sandbox, "stage-fresh", "slow"), 1);
     assert_eq!(heard(&sandbox, "stage-finished", "later"), 1);
@@ -212,13 +213,13 @@ fn a_failure_leaves_the_others_their_results() {
 #[test]
 fn a_stage_that_says_nothing_is_stuck() {
     let sandbox = Sandbox::new();
-    // Speaks for longer than it may be silent, and then no more; the second try speaks to its end.
+    // The first attempt prints for longer than the stall timeout and then hangs; the second one succeeds.
     let script = "echo try >> tries; for i in 1 2 3 4 5; do echo $i; sleep 0.3; done; [ $(wc -l < tries) -gt 1 ] || sleep 60; touch $0/x";
     sandbox.pipeline(&format!("{HEAD}{}", stage("s", script, "stall = \"1s\"")));
-    sandbox.run(&["run"]).exits(11).complains("it said nothing for 1 s, so it counts as stuck").complains("raise `stall_timeout`");
+    sandbox.run(&["run"]).exits(11).complains("it reported no progress for 1 s").complains("raise `stall_timeout`");
     fs::remove_file(sandbox.path("tries")).unwrap();
     sandbox.pipeline(&format!("{HEAD}{}", stage("s", script, "stall_timeout = \"1s\"\nretry = { times = 1, on = [\"stalled\"] }")));
-    sandbox.run(&["run"]).exits(0).complains("trying again");
+    sandbox.run(&["run"]).exits(0).complains("retrying");
 }
 
 #[test]
@@ -226,10 +227,10 @@ fn between_tries_there_is_time() {
     let sandbox = Sandbox::new();
     let script = "echo try >> tries; [ $(wc -l < tries) -gt 2 ] || exit 5; touch $0/x";
     sandbox.pipeline(&format!("{HEAD}{}", stage("s", script, "retry = { times = 2, backoff = \"1s\" }")));
-    sandbox.run(&["run"]).exits(0).complains("trying again in 1 s").complains("trying again in 2 s");
+    sandbox.run(&["run"]).exits(0).complains("retrying in 1 s").complains("retrying in 2 s");
     assert_eq!(sandbox.read("tries").lines().count(), 3);
 
-    // Somebody who does not want to wait need not, and others have the machine meanwhile.
+    // During the retry delay other stages run, and the run can be interrupted.
     let waits = stage("s", "touch tried.sign; exit 5", "retry = { times = 2, backoff = \"1h\" }");
     sandbox.pipeline(&format!("{HEAD}[resources]\ncpu = 1\n{waits}{}", stage("other", "touch other.sign; touch $0/x", "")));
     let child = sandbox.start(&["run", "--jobs", "1"], "other.sign");

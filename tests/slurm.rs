@@ -1,4 +1,4 @@
-//! Stages as jobs of a cluster: with programs that stand in for Slurm's, always; with a real Slurm on one node, where there is one.
+//! Stages as Slurm jobs: with stand-ins for Slurm's client programs, and with a real single-node Slurm where it is installed.
 
 use crate::support::{Ran, Sandbox, signal, skipped};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use std::{fs, thread};
 
 const HEAD: &str = "schema = 1\n[pipeline]\nname = \"cluster\"\n[slurm]\npoll = \"1s\"\n";
 
-/// A project whose `sbatch`, `squeue` and `scancel` are ours.
+/// A project with stand-ins for `sbatch`, `squeue` and `scancel`.
 struct Cluster {
     sandbox: Sandbox,
 }
@@ -28,7 +28,7 @@ impl Cluster {
             fs::copy(from, &to).unwrap();
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        // The books of a cluster that keeps none.
+        // A cluster without accounting: `sacct` fails.
         let sacct = cluster.sandbox.root().join("../bin/sacct");
         fs::write(&sacct, "#!/bin/sh\nexit 1\n").unwrap();
         fs::set_permissions(&sacct, fs::Permissions::from_mode(0o755)).unwrap();
@@ -50,7 +50,7 @@ impl Cluster {
         Ran::of(self.command(args).output().unwrap())
     }
 
-    /// Starts a run and waits for a file of the project.
+    /// Starts a run and waits until a file of the project exists.
     fn start(&self, args: &[&str], sign: &str) -> Child {
         let child = self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         appears(&self.sandbox.path(sign));
@@ -110,7 +110,7 @@ fn a_stage_runs_as_a_job_and_tells_what_it_tells_here() {
     let mut command = cluster.command(&["run"]);
     command.env("HF_TOKEN", "hf_notforslurm").env("PLAIN", "seen");
     let ran = Ran::of(command.output().unwrap()).exits(0);
-    ran.complains("is Slurm job 41").complains("note         hi");
+    ran.complains("submitted as Slurm job 41").complains("note         hi");
     let arguments = cluster.told(41, "arguments");
     for argument in ["--parsable", "--partition=gpu", "--mem=1G", "--gres=gpu:1", "--cpus-per-task=2", "--no-requeue", "--signal=B:TERM@60"]
     {
@@ -125,7 +125,7 @@ fn a_stage_runs_as_a_job_and_tells_what_it_tells_here() {
     assert_eq!(events.last().unwrap()["metrics"]["wer"], 0.25);
     assert_eq!(cluster.result("job", "words"), "hi\n");
 
-    // The same work here has the same name, so there is nothing left to do.
+    // The executor is not part of the fingerprint, so a local run is up to date.
     assert!(cluster.run(&["run", "--set", "stage.job.resources.on=local"]).exits(0).stdout.contains("3 fresh"));
     assert_eq!(cluster.jobs(), 1);
     assert_eq!(fs::read_dir(cluster.sandbox.path(".voxpipe/work")).unwrap().count(), 0, "nothing is left behind");
@@ -145,7 +145,7 @@ fn a_whole_run_goes_to_the_cluster_except_what_stays() {
     assert!(names[0].starts_with("voxpipe-a-") && names[1].starts_with("voxpipe-c-"), "{names:?}");
 }
 
-/// Each combination ends only when all three are jobs at the same time.
+/// Each combination ends only when the jobs of all three run at the same time.
 #[test]
 fn a_sweep_is_as_many_jobs_as_it_has_combinations() {
     let meets = "touch here.$2; n=0; while [ $(ls here.* | wc -l) -lt 3 ]; do sleep 0.05; n=$((n + 1)); [ $n -lt 1200 ] || exit 9; done; \
@@ -165,10 +165,10 @@ fn a_sweep_is_as_many_jobs_as_it_has_combinations() {
 #[test]
 fn a_job_that_fails_fails_as_it_would_here() {
     let cluster = Cluster::new(&stage("s", "echo oh no; exit 5", "resources = { on = \"slurm\" }\nretry = { times = 1 }"));
-    cluster.run(&["run"]).exits(1).complains("`sh` ended with exit code 5; its last 1 lines:\n  oh no").complains("trying again");
+    cluster.run(&["run"]).exits(1).complains("`sh` failed with exit code 5; its last 1 lines:\n  oh no").complains("retrying");
     assert_eq!(cluster.jobs(), 2);
     let cluster = Cluster::new(&stage("s", "sleep 60", "resources = { on = \"slurm\" }\ntimeout = \"1s\""));
-    cluster.run(&["run"]).exits(11).complains("it took longer than its timeout of 1 s");
+    cluster.run(&["run"]).exits(11).complains("it exceeded its timeout of 1 s");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_job_without_a_last_word_is_told_by_its_state() {
     let cluster = Cluster::new(&stage("s", "touch $0/x", recover));
     fs::write(cluster.state("lose"), "OUT_OF_MEMORY").unwrap();
     let ran = cluster.run(&["run"]).exits(1);
-    ran.complains("Slurm job 42 ended without a result: it ended as OUT_OF_MEMORY").complains("oom_kill event").complains("--mem=64G");
+    ran.complains("Slurm job 42 ended without a result: final state OUT_OF_MEMORY").complains("oom_kill event").complains("--mem=64G");
     assert_eq!(cluster.jobs(), 2, "what is to be tried again is");
     fs::remove_file(cluster.state("lose")).unwrap();
     cluster.run(&["run"]).exits(0);
@@ -190,8 +190,8 @@ fn what_slurm_refuses_is_told() {
     cluster
         .run(&["run"])
         .exits(4)
-        .complains("`sbatch` says: sbatch: error: invalid partition specified: no-such")
-        .complains("see `args` in `[slurm]`");
+        .complains("`sbatch` failed: sbatch: error: invalid partition specified: no-such")
+        .complains("check `args` in `[slurm]`");
     let ran = Ran::of(cluster.command(&["run"]).env("PATH", "/nowhere").output().unwrap()).exits(4);
     ran.complains("cannot start `sbatch`").complains("`on = \"local\"`");
 }
@@ -204,7 +204,7 @@ fn a_cluster_that_is_away_for_a_while_is_asked_on() {
     let child = cluster.start(&["run"], "away.sign");
     thread::sleep(Duration::from_millis(1500));
     cluster.sandbox.file("go", "");
-    Ran::of(child.wait_with_output().unwrap()).exits(0).complains("Slurm does not say how job 41 is").complains("asking on");
+    Ran::of(child.wait_with_output().unwrap()).exits(0).complains("cannot get the status of Slurm job 41").complains("; retrying");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_job_outlives_the_run_that_submitted_it() {
         child.wait().unwrap();
         let work = fs::read_dir(cluster.sandbox.path(".voxpipe/work")).unwrap().next().unwrap().unwrap().path();
         if !noted {
-            // Killed between the submission and the note of it.
+            // As if killed between submitting the job and recording its id.
             fs::remove_file(work.join("scratch/job/id")).unwrap();
         }
         let go = || cluster.sandbox.file("go", "");
@@ -225,11 +225,11 @@ fn a_job_outlives_the_run_that_submitted_it() {
             let again = cluster.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             thread::sleep(Duration::from_millis(500));
             go();
-            Ran::of(again.wait_with_output().unwrap()).exits(0).complains("Slurm job 41 of an earlier run goes on");
+            Ran::of(again.wait_with_output().unwrap()).exits(0).complains("Slurm job 41 of an earlier run is still running");
         } else {
             go();
             appears(&cluster.state("job-41/code"));
-            cluster.run(&["run"]).exits(0).complains("Slurm job 41 of an earlier run has ended meanwhile");
+            cluster.run(&["run"]).exits(0).complains("Slurm job 41 of an earlier run has ended in the meantime");
         }
         assert_eq!(cluster.jobs(), 1, "nothing is submitted twice");
         assert_eq!(cluster.sandbox.read("made"), "once\n");
@@ -248,22 +248,22 @@ fn nobody_works_beside_a_job() {
     cluster
         .run(&here)
         .exits(3)
-        .complains("job 41, submitted by an earlier run for this stage, may still go on")
+        .complains("job 41, submitted by an earlier run for this stage, may still be running")
         .complains("cancel the job");
     cluster.sandbox.file("go", "");
     appears(&cluster.state("job-41/code"));
-    // Once it has ended the stage may run here as well.
+    // Once the job has ended, the stage may run locally.
     cluster.run(&here).exits(0);
     assert_eq!(cluster.sandbox.read("made"), "once\nonce\n");
 }
 
 #[test]
 fn whoever_interrupts_a_run_cancels_its_jobs() {
-    // A program that keeps something for the next time, as a training does its checkpoints.
+    // The stage leaves a scratch file to resume from, like a training checkpoint.
     let script = "echo $$ > pid; [ -e $1/kept ] && touch $0/x && exit; echo kept > $1/kept; touch begun.sign; sleep 60";
     let cluster = Cluster::new(&stage("s", script, "resources = { on = \"slurm\" }"));
     let child = cluster.start(&["run"], "begun.sign");
-    // The run has to have seen it run.
+    // Wait until the run has polled the status `running`.
     thread::sleep(Duration::from_millis(1500));
     signal(&child, "INT");
     Ran::of(child.wait_with_output().unwrap()).exits(75);
@@ -272,14 +272,14 @@ fn whoever_interrupts_a_run_cancels_its_jobs() {
     cluster.run(&["run"]).exits(0);
     assert_eq!(cluster.jobs(), 2);
 
-    // One that waits in the queue is taken out of it.
+    // A queued job is removed from the queue.
     let cluster = Cluster::new(&stage("s", "touch $0/x", "resources = { on = \"slurm\" }"));
     fs::write(cluster.state("hold"), "").unwrap();
     let child = cluster.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     appears(&cluster.state("job-41/name"));
     thread::sleep(Duration::from_millis(1500));
     signal(&child, "TERM");
-    Ran::of(child.wait_with_output().unwrap()).exits(75).complains("Slurm job 41 waits in the queue");
+    Ran::of(child.wait_with_output().unwrap()).exits(75).complains("Slurm job 41 is queued");
     assert_eq!(fs::read_to_string(cluster.state("cancelled")).unwrap(), "41\n");
 }
 
@@ -289,10 +289,10 @@ fn a_job_whose_time_is_over_goes_on_as_another() {
     let more = "resources = { on = \"slurm\" }\nretry = { times = 3, on = [\"timeout\"] }";
     let cluster = Cluster::new(&stage("s", script, more));
     let child = cluster.start(&["run"], "begun.sign");
-    // What Slurm does a minute before the end.
+    // The signal that Slurm sends one minute before the time limit.
     let pid = cluster.told(41, "pid");
     assert!(Command::new("kill").args(["-TERM", pid.trim()]).status().unwrap().success());
-    Ran::of(child.wait_with_output().unwrap()).exits(0).complains("Slurm job 41 was stopped from outside").complains("trying again");
+    Ran::of(child.wait_with_output().unwrap()).exits(0).complains("Slurm job 41 was stopped from outside").complains("retrying");
     assert_eq!(cluster.jobs(), 2);
 }
 
@@ -310,25 +310,25 @@ fn mistakes_in_what_slurm_is_told_are_found_before() {
     let ran = cluster
         .run(&["check"])
         .exits(2)
-        .complains("`--output` is given by voxpipe")
+        .complains("`--output` is set by voxpipe")
         .complains("\"mem=3\" is not an argument of `sbatch`")
-        .complains("no jobs at once is no way to run");
+        .complains("`jobs` must be at least 1, not 0");
     assert!(ran.stderr.contains("pipeline.toml:6:8"), "{}", ran.stderr);
 }
 
 #[test]
 fn a_folder_that_is_none_is_an_error() {
-    Sandbox::new().run(&["work", "nowhere"]).exits(2).complains("`nowhere` is not the folder of a job");
+    Sandbox::new().run(&["work", "nowhere"]).exits(2).complains("`nowhere` is not a job folder");
 }
 
-/// A cluster of one node on loopback, ended with everything it runs.
+/// A single-node Slurm cluster on the loopback interface, stopped on drop.
 struct Slurm {
     folder: tempfile::TempDir,
     daemons: Vec<Child>,
 }
 
 impl Slurm {
-    /// Starts munge, controller and node, or says why not.
+    /// Starts munge, the controller and the node; returns the reason if that is not possible.
     fn start() -> Result<Self, String> {
         for program in ["munged", "slurmctld", "slurmd"] {
             if !Path::new("/usr/sbin").join(program).exists() {
@@ -340,7 +340,7 @@ impl Slurm {
         }
         let mut slurm = Self { folder: tempfile::tempdir().unwrap(), daemons: Vec::new() };
         let at = |name: &str| slurm.folder.path().join(name).display().to_string();
-        // Munge looks at who may write above its socket.
+        // Munge checks the permissions of the folders above its socket.
         for name in ["munge", "state", "spool"] {
             fs::create_dir(at(name)).unwrap();
             fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
@@ -419,7 +419,7 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|said| said.stdout == b"0\n")
 }
 
-/// The roads of the tests above, on the real thing: done, failed, cancelled and gone on, outlived.
+/// The cases of the tests above with a real Slurm: success, failure, cancel and resume, and a job that outlives its run.
 #[test]
 fn a_real_slurm_does_all_this() {
     let slurm = match Slurm::start() {
@@ -440,24 +440,24 @@ fn a_real_slurm_does_all_this() {
     };
     let on = "resources = { on = \"slurm\" }";
 
-    // Done: the result of a job goes into a stage here and into another job.
+    // Success: a local stage and another job use the result of a job.
     let stages = [
         stage("job", "echo $SLURM_JOB_ID > $0/id; echo '{\"metrics\":{\"wer\":0.5}}'", on),
         stage("here", "touch $0/x", "from = { job = \"job\" }"),
         stage("then", "touch $0/x", &format!("from = {{ job = \"job\" }}\n{on}")),
     ];
     sandbox.pipeline(&format!("{HEAD}{}", stages.concat()));
-    run(&["run"]).exits(0).complains("is Slurm job 1");
+    run(&["run"]).exits(0).complains("submitted as Slurm job 1");
     assert_eq!(sandbox.read(".voxpipe/latest/cluster/job/id"), "1\n");
     assert!(run(&["run"]).exits(0).stdout.contains("3 fresh"));
 
-    // Failed, and refused.
+    // Failed, and rejected on submission.
     sandbox.pipeline(&format!("{HEAD}{}", stage("bad", "echo oh no; exit 3", on)));
-    run(&["run"]).exits(1).complains("ended with exit code 3").complains("oh no");
+    run(&["run"]).exits(1).complains("failed with exit code 3").complains("oh no");
     sandbox.pipeline(&format!("{HEAD}args = [\"--partition=none\"]\n{}", stage("bad", "true", on)));
-    run(&["run"]).exits(4).complains("`sbatch` says:").complains("invalid partition");
+    run(&["run"]).exits(4).complains("`sbatch` failed:").complains("invalid partition");
 
-    // Cancelled, and gone on from what it kept.
+    // Cancelled, then resumed from its scratch files.
     let keeps = "[ -e $1/kept ] && touch $0/x && exit; touch $1/kept; touch begun.sign; sleep 60";
     sandbox.pipeline(&format!("{HEAD}{}", stage("long", keeps, on)));
     let child = start("begun.sign");
@@ -468,7 +468,7 @@ fn a_real_slurm_does_all_this() {
     assert!(queue.stdout.is_empty(), "{}", String::from_utf8_lossy(&queue.stdout));
     run(&["run"]).exits(0);
 
-    // Outlived: the run is killed, its job goes on, and the next run follows it.
+    // The run is killed, its job continues, and the next run adopts it.
     let waits = "touch outlives.sign; until [ -e go ]; do sleep 0.1; done; echo once >> made; touch $0/x";
     sandbox.pipeline(&format!("{HEAD}{}", stage("outlives", waits, on)));
     let mut child = start("outlives.sign");
@@ -477,6 +477,6 @@ fn a_real_slurm_does_all_this() {
     let again = command(&["run"]).spawn().unwrap();
     thread::sleep(Duration::from_millis(500));
     sandbox.file("go", "");
-    Ran::of(again.wait_with_output().unwrap()).exits(0).complains("of an earlier run goes on");
+    Ran::of(again.wait_with_output().unwrap()).exits(0).complains("of an earlier run is still running");
     assert_eq!(sandbox.read("made"), "once\n");
 }

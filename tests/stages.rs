@@ -1,4 +1,4 @@
-//! Each kind of stage on folders of its own: the normal road, and every bad input with the place its message names.
+//! Unit-level tests of each stage kind in temporary folders: the normal path, and each bad input with the location that its message names.
 
 mod command;
 mod dataset;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use voxpipe::error::{Error, Result};
 use voxpipe_io::digest::Digest;
 
-/// A project in a temporary folder with one stage about to run.
+/// Test bench: a project in a temporary folder with one stage to run.
 pub(crate) struct Bench {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) cx: Context,
@@ -64,12 +64,12 @@ impl Bench {
         path
     }
 
-    /// Gives the stage an artifact.
+    /// Adds an input artifact.
     pub(crate) fn give(&mut self, port: &str, artifact: Artifact) {
         self.cx.inputs.entry(port.to_owned()).or_default().push(artifact);
     }
 
-    /// Runs a stage into a new, empty `cx.out`.
+    /// Runs a stage with a new, empty `cx.out`.
     pub(crate) fn outcome<S: Stage>(&mut self, with: Value) -> Result<StageOutcome> {
         self.runs += 1;
         self.cx.out = self.folder.path().join(format!("out-{}", self.runs));
@@ -92,7 +92,7 @@ impl Bench {
         }
     }
 
-    /// Runs a stage and takes what it made as an artifact for the next.
+    /// Runs a stage and adds its result as an input of the next one.
     pub(crate) fn artifact<S: Stage>(&mut self, with: Value) -> Artifact {
         let kind = stage::<S>(with.clone()).output();
         let made = self.made::<S>(with);
@@ -106,7 +106,7 @@ impl Bench {
         self.events.lock().unwrap().clone()
     }
 
-    /// Everything noted and warned, one a line.
+    /// All notes and warnings, one per line.
     pub(crate) fn heard(&self) -> String {
         let say = |event| match event {
             Event::Note { message, .. } => Some(format!("note: {message}\n")),
@@ -150,7 +150,7 @@ pub(crate) fn artifact(kind: ArtifactKind, path: &Path) -> Artifact {
     }
 }
 
-/// Every file below a folder with its bytes.
+/// Every file below a folder with its contents.
 pub(crate) fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(base: &Path, folder: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -175,7 +175,7 @@ pub(crate) fn says(error: &Error, parts: &[&str]) {
     assert!(error.hint.is_some(), "no advice with: {}", error.message);
 }
 
-/// A WAV file with a tone of its own, of any shape a recorder may give it.
+/// A WAV file with a distinct tone, in any format that a recorder may produce.
 pub(crate) fn tone(seconds: f64, pitch: f64, rate: u32, channels: u16, bits: u16) -> Vec<u8> {
     let spec = hound::WavSpec { channels, sample_rate: rate, bits_per_sample: bits, sample_format: hound::SampleFormat::Int };
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -189,7 +189,7 @@ pub(crate) fn tone(seconds: f64, pitch: f64, rate: u32, channels: u16, bits: u16
     bytes.into_inner()
 }
 
-/// A plain clip of one second and a bit.
+/// A plain clip of a little more than one second.
 pub(crate) fn clip(number: u32) -> Vec<u8> {
     tone(1.0 + f64::from(number) / 100.0, 200.0 + 10.0 * f64::from(number), 16_000, 1, 16)
 }

@@ -1,5 +1,5 @@
-//! The pages' server: what it takes in, what it refuses, and that nothing is lost when it ends. The pages themselves are walked through in
-//! `studio/journey.rs`, by a browser.
+//! Tests of the studio server through its HTTP API: what it accepts and rejects, and that no data is lost when it stops. The pages are
+//! tested with a browser in `studio/journey.rs`.
 
 pub(crate) mod client;
 mod demo;
@@ -13,17 +13,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A file of this repository.
+/// Path of a file in this repository.
 fn own(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Real speech as a WAV of 16 kHz.
+/// Real speech as a 16 kHz WAV file.
 fn speech() -> Vec<u8> {
     fs::read(own("tests/audio/speech.wav")).unwrap()
 }
 
-/// A WAV of so many seconds of nothing.
+/// A silent 16 kHz WAV file.
 fn silence(seconds: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
@@ -33,7 +33,7 @@ fn silence(seconds: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Speech that differs from other speech by where it begins.
+/// The speech without its first `skip` × 10 ms, so that each take has different bytes.
 fn take(skip: usize) -> Vec<u8> {
     let mut reader = hound::WavReader::new(std::io::Cursor::new(speech())).unwrap();
     let spec = reader.spec();
@@ -45,7 +45,7 @@ fn take(skip: usize) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A project with the committed base, begun as the first page does it, with sentences to read.
+/// A project with the small base model of this repository, created as the first page does, with sentences to read.
 fn begun(sentences: usize, minimum: usize) -> (Sandbox, Server) {
     let sandbox = Sandbox::new();
     for (name, bytes) in files(&own("pipelines/models/voxtral-nano")) {
@@ -81,7 +81,7 @@ fn takes_are_kept_judged_and_never_lost() {
         first["verdict"] != "reject" && first["file"] == format!("{}.wav", ids[0]) && first["seconds"].as_f64().unwrap() > 0.3,
         "{first}"
     );
-    // Sent again, because the answer was lost: the same take.
+    // A repeated upload, after a lost response, gives the same take.
     assert_eq!(server.take(&ids[0], &take(0)).is(200)["number"], 1);
     let second = server.take(&ids[0], &take(1)).is(200);
     assert_eq!((&second["number"], &second["used"]), (&json!(2), &json!(true)));
@@ -89,14 +89,14 @@ fn takes_are_kept_judged_and_never_lost() {
     assert_eq!(silent["verdict"], "reject");
     assert!(silent["reasons"][0].as_str().unwrap().starts_with("silent"), "{silent}");
     assert!(phrases(&server)[1]["takes"].as_array().unwrap().is_empty());
-    // An older take can be made the one that counts, and one can be put aside.
+    // An older take can be selected, and a take can be removed.
     let chosen = server.post(&format!("/api/takes/{}/use", first["file"].as_str().unwrap()), &json!({})).is(200);
     assert_eq!((&chosen[1]["number"], &chosen[1]["sha256"], &chosen[1]["used"]), (&json!(3), &first["sha256"], &json!(true)));
     let left = server.post(&format!("/api/takes/{}/remove", second["file"].as_str().unwrap()), &json!({})).is(200);
     assert_eq!(left.as_array().unwrap().len(), 1);
     server.post(&format!("/api/phrases/{}/report", ids[4]), &json!({ "reason": "too hard" })).is(204);
 
-    // The server is killed in the middle of the session, and nothing is lost.
+    // Killing the server during a session loses no data.
     let before = files(&sandbox.path("recordings"));
     assert_eq!(before.values().filter(|bytes| bytes.starts_with(b"RIFF")).count(), 3, "{:?}", before.keys());
     assert!(String::from_utf8_lossy(&before[".reports.jsonl"]).contains("too hard"));
@@ -105,7 +105,7 @@ fn takes_are_kept_judged_and_never_lost() {
     assert_eq!(files(&sandbox.path("recordings")), before);
     assert_eq!(phrases(&server)[0]["takes"][0]["sha256"], first["sha256"]);
 
-    // What the studio recorded is what a run in a shell takes in; silence and what was put aside are not.
+    // A run in a shell uses the takes of the studio, without rejected and removed ones.
     server.take(&ids[1], &take(2)).is(200);
     sandbox.run(&["run"]).exits(10).complains("2 of 3");
     server.take(&ids[2], &take(3)).is(200);
@@ -125,7 +125,7 @@ fn a_run_outlives_the_server_and_is_told_to_the_next_one() {
     server.idle();
     let state = server.get("/api/state").is(200);
     assert_eq!((&state["has"]["model"], &state["has"]["published"]), (&json!(true), &json!(true)), "{state}");
-    // The newest run is told from its beginning.
+    // The event stream starts at the beginning of the newest run.
     let told = server.events("run-finished");
     assert!(told.iter().any(|event| event["event"] == "metrics" && event["values"]["loss"].is_number()));
     assert!(server.get("/api/curves.svg?metric=loss").text().contains("<svg"));
@@ -139,7 +139,7 @@ fn a_run_outlives_the_server_and_is_told_to_the_next_one() {
     let again = sandbox.run(&["run", "--json"]).exits(0).json();
     assert!(again["stages"].as_array().unwrap().iter().all(|stage| stage[1]["result"] == "fresh"), "{again}");
 
-    // A correction makes the dataset anew, and only what hangs on it.
+    // A correction makes the dataset and its dependent stages stale.
     let row = server.get("/api/dataset").is(200)["rows"][0].clone();
     let sound = server.get(&format!("/api/sound/dataset/{}", row["audio_path"].as_str().unwrap()));
     assert!(sound.body.starts_with(b"RIFF"));
@@ -153,7 +153,7 @@ fn a_run_outlives_the_server_and_is_told_to_the_next_one() {
     assert_eq!(server.get("/api/dataset").is(200)["rows"].as_array().unwrap().len(), 3);
     assert!(sandbox.read("pipeline.toml").contains("edits = \"edits.jsonl\""));
 
-    // Both models write down what they hear.
+    // Both models transcribe.
     for model in ["tuned", "base"] {
         assert!(server.send("POST", &format!("/api/transcribe/{model}"), &[], &speech()).is(200)["text"].is_string());
     }
@@ -212,8 +212,12 @@ fn uploads_go_the_same_way() {
     assert_eq!(told["files"].as_array().unwrap().len(), 3);
     assert_eq!(server.get("/api/uploads/a.wav").body, take(0));
     server.get("/api/uploads/..%2Fpipeline.toml").is(400);
-    let report = told["report"].to_string();
-    assert!(report.contains("b.wav") && report.contains("c.wav"), "what found no partner is not named: {report}");
+    // The page shows unmatched files by these keys.
+    let report = &told["report"];
+    assert_eq!(report["files_without_text"], json!(["uploads/b.wav"]), "{report}");
+    let unmatched = &report["texts_without_file"][0];
+    assert_eq!((&unmatched["name"], &unmatched["place"]), (&json!("c.wav"), &json!("uploads/transcripts.csv:3")), "{report}");
+    assert!(unmatched["reason"].is_string(), "{report}");
     server.post("/api/uploads/b.wav/remove", &json!({})).is(200);
     assert!(sandbox.path("uploads/.removed/b.wav").is_file());
 }
@@ -223,7 +227,7 @@ fn the_recorder_alone_serves_the_stage_that_waits() {
     let (sandbox, server) = begun(4, 1);
     drop(server);
     fs::remove_dir_all(sandbox.path(".voxpipe")).unwrap();
-    // The sentences are loaded first, if need be.
+    // `voxpipe record` makes the sentences first if they are missing.
     let server = Server::start(&sandbox, &["record", "--port", "0"]);
     let id = phrases(&server)[0]["id"].as_str().unwrap().to_owned();
     server.take(&id, &take(0)).is(200);

@@ -1,4 +1,4 @@
-//! A project in a sealed folder, and the real program run in it.
+//! Test support: runs the real program in an isolated project.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A folder of its own, with a home of its own, where nothing of the host's environment is seen.
+/// An isolated project: temporary project and home folders, and an empty environment.
 pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
 }
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
-    /// The exit code; none if a signal ended it.
+    /// The exit code; `None` if a signal ended the command.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -29,7 +29,7 @@ impl Sandbox {
         Self { dir }
     }
 
-    /// The project's folder.
+    /// The project folder.
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("project")
     }
@@ -38,7 +38,7 @@ impl Sandbox {
         self.root().join(path)
     }
 
-    /// Writes a file of the project.
+    /// Writes a file in the project.
     pub(crate) fn file(&self, path: &str, text: &str) -> &Self {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -54,7 +54,7 @@ impl Sandbox {
         fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// The program with its arguments, ready to start.
+    /// A command of the program with arguments, not started.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_voxpipe"));
         command.args(args).current_dir(self.root()).env_clear().stdin(Stdio::null());
@@ -66,7 +66,7 @@ impl Sandbox {
         Ran::of(self.command(args).output().unwrap())
     }
 
-    /// Starts the program and waits until the file `sign` is there.
+    /// Starts the program and waits until the file `sign` exists.
     pub(crate) fn start(&self, args: &[&str], sign: &str) -> Child {
         let mut child = self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let begun = Instant::now();
@@ -94,38 +94,38 @@ impl Ran {
         self
     }
 
-    /// Checks that standard error says something.
+    /// Checks that standard error contains `text`.
     #[track_caller]
     pub(crate) fn complains(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "no `{text}` in:\n{}", self.stderr);
         self
     }
 
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 }
 
-/// Sends a signal by its name.
+/// Sends a signal by name.
 pub(crate) fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap().success());
 }
 
-/// Says what was not tested, past the test harness, which hides what a passing test prints.
+/// Reports a skipped test directly to stderr, as the test harness hides the output of passing tests.
 pub(crate) fn skipped(what: &str, why: &str) {
     std::io::stderr().write_all(format!("SKIPPED: {what}: {why}\n").as_bytes()).unwrap();
 }
 
-/// The Python that can import these packages, if there is one.
+/// A Python interpreter that has these packages, if there is one.
 pub(crate) fn python(packages: &str) -> Option<String> {
     let pythons = std::env::var("VOXPIPE_TEST_PYTHON").map_or_else(|_| vec!["python3".into(), "python".into()], |python| vec![python]);
     let script = format!("import importlib.util as u, sys; sys.exit(any(u.find_spec(p.strip()) is None for p in '{packages}'.split(',')))");
     pythons.into_iter().find(|python| Command::new(python).args(["-c", &script]).output().is_ok_and(|ran| ran.status.success()))
 }
 
-/// Compares with `tests/golden/NAME`; `UPDATE=1` accepts what there is.
+/// Compares `text` with `tests/golden/NAME`; `UPDATE=1` updates the file.
 #[track_caller]
 pub(crate) fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join("golden").join(name);
@@ -137,7 +137,7 @@ pub(crate) fn golden(name: &str, text: &str) {
     assert_eq!(text, expected, "tests/golden/{name} differs; UPDATE=1 accepts the new text");
 }
 
-/// Every file below a folder with its bytes.
+/// The bytes of every file in a folder, recursively, by relative path.
 pub(crate) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];

@@ -1,9 +1,9 @@
-//! `voxpipe sweep` through the real program: what runs, how often, and what is left when it ends early.
+//! `voxpipe sweep` end to end: which stages run, how often, and the state after an early end.
 
 use crate::support::{Sandbox, signal};
 use serde_json::{Value, json};
 
-/// Five combinations, of which `lr = 2, r = 1` is the best; every stage leaves a line behind each time it runs.
+/// A sweep of five combinations with `lr = 2, r = 1` as the best; every stage appends a line to the file `ran` each time it runs.
 fn project() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox
@@ -70,14 +70,14 @@ fn every_combination_is_a_run_and_only_the_best_goes_on() {
     assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["lr", "run", "scores.wer", "result", "run"], "{}", swept.stdout);
     assert_eq!(lines.len(), 7, "{}", swept.stdout);
     assert!(lines[6].starts_with("best of 5: lr=2, run=") && lines[6].ends_with("with scores.wer 1"), "{}", swept.stdout);
-    // What no axis touches was done once, what comes after the scores for the best one alone.
+    // Stages that no axis affects run once; stages that the metric does not depend on run for the best combination only.
     assert_eq!((ran(&sandbox, "base"), ran(&sandbox, "train"), ran(&sandbox, "scores"), ran(&sandbox, "card")), (1, 5, 5, 1));
     assert_eq!(sandbox.read(".voxpipe/latest/s/train/model"), "2 1\n");
     assert_eq!(sandbox.read(".voxpipe/latest/s/card/card"), "2 1\n");
     assert_eq!(sandbox.run(&["runs", "--json"]).exits(0).json()["runs"].as_array().map_or(0, Vec::len), 6, "five, and the best again");
     sandbox.run(&["logs", "--run", "latest"]).exits(0);
 
-    // Again: nothing is left to do, and the table is the same.
+    // A second sweep has nothing to do and prints the same table.
     let again = sandbox.run(&["sweep", "--json"]).exits(0).json();
     let expected = [(json!(11.0), "fresh"), (json!(1.0), "fresh"), (json!(2.0), "fresh"), (json!(11.0), "fresh"), (json!(12.0), "fresh")];
     assert_eq!(results(&again), expected);
@@ -85,14 +85,14 @@ fn every_combination_is_a_run_and_only_the_best_goes_on() {
     assert_eq!(again["combinations"][1]["settings"]["lr"], "2");
     assert_eq!((ran(&sandbox, "train"), ran(&sandbox, "card")), (5, 1));
 
-    // Another goal is another winner, and no training.
+    // Another direction selects another combination without training again.
     sandbox.pipeline(&sandbox.read("pipeline.toml").replace("direction = \"min\"", "direction = \"max\""));
     assert_eq!(sandbox.run(&["sweep", "--json"]).exits(0).json()["combinations"][4]["best"], true);
     assert_eq!((ran(&sandbox, "train"), ran(&sandbox, "card")), (5, 2));
     assert_eq!(sandbox.read(".voxpipe/latest/s/card/card"), "3 2\n");
 }
 
-/// A training that ends only when another one runs beside it.
+/// A training script that ends only after three trainings have started: it requires concurrent combinations.
 const MEETS: &str = "echo train $1 $2 >> ran\ntouch here.$1.$2; n=0\nwhile [ $(ls here.* | wc -l) -lt 3 ]; do sleep 0.02; n=$((n + 1)); [ $n -lt 3000 ] || exit 9; done\n\
     echo $1 $2 > $3/model\n";
 
@@ -184,7 +184,7 @@ fn a_gate_takes_a_combination_out_of_the_choice() {
 #[test]
 fn mistakes_are_told_before_anything_runs() {
     let sandbox = project();
-    sandbox.run(&["sweep", "--set", "lr=5"]).exits(2).complains("`lr` is an axis of the matrix");
+    sandbox.run(&["sweep", "--set", "lr=5"]).exits(2).complains("`--set lr` conflicts with the matrix axis");
     let text = sandbox.read("pipeline.toml");
     sandbox.pipeline(&text.replace("lr = [1, 2, 3]", "lr = [1, 2, 3], \"stage.card.with.env\" = [[], \"HF_TOKEN\", 5]"));
     for command in [&["check"][..], &["sweep"]] {
@@ -202,5 +202,5 @@ fn mistakes_are_told_before_anything_runs() {
          [stage.c]\nuses = \"card\"\nfrom = { model = \"t\" }\n\
          [stage.p]\nuses = \"publish\"\nfrom = { model = \"t\", card = \"c\" }\nwith = { target = \"published\" }\n[matrix]\naxes = { \"stage.t.with.epochs\" = [1, 2] }\n",
     );
-    sandbox.run(&["sweep"]).exits(2).complains("every combination would write to the place that stage `p` publishes to");
+    sandbox.run(&["sweep"]).exits(2).complains("every combination would publish to the target of stage `p`");
 }

@@ -1,4 +1,4 @@
-//! The tokenizer and the prompt against what mistral-common says, and against broken files.
+//! Tokenizer and prompt compared with mistral-common, and errors for broken files.
 
 use crate::support::skipped;
 use serde::Deserialize;
@@ -39,7 +39,7 @@ fn rows() -> Vec<Row> {
 
 const NO_PYTHON: &str = "no Python with the mistral-common package was found (name one in VOXPIPE_TEST_PYTHON)";
 
-/// The file of 130,072 pieces that mistral-common brings along; too large for the repository.
+/// The full vocabulary of 130,072 pieces that comes with mistral-common; too large for the repository.
 fn full() -> Option<Tokenizer> {
     let script = "import os, mistral_common; print(os.path.join(os.path.dirname(mistral_common.__file__), 'data', 'tekken_240911.json'))";
     let pythons = std::env::var("VOXPIPE_TEST_PYTHON").map_or_else(|_| vec!["python3".into(), "python".into()], |python| vec![python]);
@@ -71,7 +71,7 @@ struct Vector {
     ids: Vec<u32>,
 }
 
-/// Texts and their ids in Voxtral's own vocabulary.
+/// Texts and their ids in the vocabulary of Voxtral.
 fn vectors() -> Vec<Vector> {
     let vectors: Vec<(usize, Vector)> = jsonl::read(&root().join("tests/voxtral/vectors/vectors.jsonl")).unwrap();
     assert_eq!(vectors.len(), 70);
@@ -88,7 +88,7 @@ fn ids_are_those_of_voxtral() {
     for vector in vectors() {
         assert_eq!(ids(&vector.text), vector.ids, "{:?}", vector.text);
     }
-    // The same again, as dumps of the real file quote them.
+    // The same ids, as quoted in dumps of the real file.
     assert_eq!(ids("Hello world, this is a test."), [22177, 4304, 1044, 1593, 1395, 1261, 2688, 1046]);
     assert_eq!(ids("नमस्ते दुनिया"), [2485, 3525, 22475, 1803, 115801]);
     assert_eq!(ids("tab\tnew\nline\r\n\n  two  spaces  "), [8710, 33186, 1010, 2839, 1013, 1267, 1032, 2295, 1032, 18971, 1256]);
@@ -106,7 +106,8 @@ fn full_vocabulary() {
     for row in vectors() {
         assert_eq!(full.encode(&row.text), row.ids, "{:?}", row.text);
     }
-    // Version 3 files do not list their special tokens: the first twenty are known, the others have no name, audio ones neither.
+    // Version 3 files do not list their special tokens: the first twenty are known, and the others, including the audio tokens, have no
+    // name.
     assert_eq!(
         (full.special("</s>").unwrap(), full.special("[TOOL_CONTENT]").unwrap(), full.special("<SPECIAL_24>").unwrap()),
         (2, 19, 24)
@@ -166,7 +167,7 @@ fn prompt_asks_for_a_transcript() {
     assert!(prompt::transcription(&tokenizer, None, 0).unwrap_err().message.contains("no audio"));
 }
 
-/// The tiny file after a change, read again.
+/// Reads the tiny file after a change.
 fn changed(change: impl FnOnce(&mut Value)) -> Result<Tokenizer, voxpipe::error::Error> {
     let mut value: Value = serde_json::from_slice(&fs::read(tiny()).unwrap()).unwrap();
     change(&mut value);
@@ -184,7 +185,7 @@ fn written(bytes: &[u8]) -> Result<Tokenizer, voxpipe::error::Error> {
 fn complains(result: Result<Tokenizer, voxpipe::error::Error>, about: &str) {
     let error = result.unwrap_err();
     assert!(error.message.contains("tekken.json") && error.message.contains(about), "{about:?} is not in: {error}");
-    assert!(error.hint.is_some(), "{error} comes without advice");
+    assert!(error.hint.is_some(), "{error} has no hint");
 }
 
 #[test]
@@ -199,8 +200,8 @@ fn broken_files_are_named() {
     complains(changed(|file| file["vocab"][300]["token_bytes"] = json!("%%%")), "vocab[300]: token_bytes `%%%` is not base64");
     complains(changed(|file| file["vocab"][300]["token_bytes"] = json!("")), "vocab[300]: token_bytes `` should be at least one byte");
     complains(changed(|file| file["vocab"][65]["token_bytes"] = json!("Qg==")), "vocab[65]: token_bytes `Qg==` should be byte 65 alone");
-    complains(changed(|file| file["vocab"][300]["rank"] = json!(299)), "vocab[300] has rank 299, which vocab[299] has already");
-    complains(changed(|file| file["vocab"][300]["rank"] = json!(400)), "vocab[300] has rank 400, but the entries must be in the order");
+    complains(changed(|file| file["vocab"][300]["rank"] = json!(299)), "vocab[300] has rank 299, which vocab[299] already has");
+    complains(changed(|file| file["vocab"][300]["rank"] = json!(400)), "vocab[300] has rank 400, but the entries must be sorted");
     complains(
         changed(|file| file["vocab"][300]["token_bytes"] = file["vocab"][290]["token_bytes"].clone()),
         "is the same as that of vocab[290]",
@@ -212,10 +213,10 @@ fn broken_files_are_named() {
     complains(changed(|file| file["config"]["default_vocab_size"] = json!(200)), "leaves no room for the 256 bytes");
     complains(changed(|file| file["config"]["default_vocab_size"] = json!(50)), "leaves no room for the 256 bytes");
     complains(changed(|file| file["config"]["version"] = json!("seven")), "config.version is `seven`");
-    complains(changed(|file| file["config"]["pattern"] = json!("(")), "config.pattern is not a usable pattern");
+    complains(changed(|file| file["config"]["pattern"] = json!("(")), "config.pattern is not a usable regex");
     complains(changed(|file| file["special_tokens"][24]["rank"] = json!(25)), "special_tokens[25] (`[BEGIN_AUDIO]`) has rank 25");
     complains(changed(|file| file["special_tokens"][24]["rank"] = json!(100)), "special_tokens[24] (`[AUDIO]`) has rank 100");
-    complains(changed(|file| file["special_tokens"][30]["token_str"] = json!("[AUDIO]")), "`[AUDIO]` is there twice");
+    complains(changed(|file| file["special_tokens"][30]["token_str"] = json!("[AUDIO]")), "`[AUDIO]` is listed twice");
     let error = Tokenizer::read(Path::new("nowhere/tekken.json")).unwrap_err();
     assert!(error.message.contains("cannot read `nowhere/tekken.json`"), "{error}");
 }

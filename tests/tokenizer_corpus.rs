@@ -1,7 +1,8 @@
-//! The tokenizer against mistral-common: more than 10,000 strings in 30 languages and none, ids that no text has, and every version of the file.
+//! Tokenizer compared with mistral-common: more than 10,000 strings in 30 languages and in none, ids that no text encodes to, and every
+//! file version.
 //!
-//! `tests/voxtral/make_strings.py` makes them. A part is committed, with ids of the small vocabulary; where mistral-common is installed it is
-//! asked for all of them with its own 130,072 pieces.
+//! `tests/voxtral/make_strings.py` generates them. A part is committed, with ids of the small vocabulary. If mistral-common is installed,
+//! all of them are compared, with its own 130,072 pieces.
 
 use crate::support::skipped;
 use serde::Deserialize;
@@ -24,7 +25,7 @@ fn at(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// How many rows there were of texts and of ids.
+/// Number of rows with texts, and with ids.
 fn hold(tokenizer: &Tokenizer, specials: u32, rows: impl IntoIterator<Item = Row>) -> (usize, usize) {
     let (mut texts, mut noises) = (0, 0);
     for row in rows {

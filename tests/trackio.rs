@@ -1,5 +1,4 @@
-//! Trainings are followed while they run: the journal, the curves drawn from it, Trackio beside it; and clips that are made a little
-//! different leave all of this repeatable.
+//! Tests of experiment tracking: the metrics log, plotted curves, the Trackio reporter; and reproducible training with audio augmentation.
 
 mod server;
 
@@ -39,7 +38,7 @@ fn begin(journal: &MetricsLog, step: u64) -> Event {
     }
 }
 
-/// A training of three steps whose first a checkpoint remembers, and its scores.
+/// Reports a training of three steps, resumed after the first one, and its evaluation. Returns the warnings.
 fn tell_all(trackio: &mut dyn Reporter, folder: &Path) -> Vec<String> {
     let mut journal = MetricsLog::open(&folder.join(metrics_log::FILE), "p", "adapter", Vec::new()).unwrap();
     journal.write(MetricsRow::new(1, [("loss", 1.0)])).unwrap();
@@ -66,8 +65,8 @@ fn tell_all(trackio: &mut dyn Reporter, folder: &Path) -> Vec<String> {
     ];
     let mut troubles = Vec::new();
     for event in &events {
-        trackio.tell(event).unwrap();
-        troubles.extend(std::iter::from_fn(|| trackio.trouble()));
+        trackio.report_event(event).unwrap();
+        troubles.extend(std::iter::from_fn(|| trackio.warning()));
     }
     troubles
 }
@@ -122,7 +121,7 @@ fn a_server_gets_all_of_it_though_it_was_away_and_the_token_is_in_no_message() {
         &mut reporter(TrackioTarget::Server { address: server.address.clone(), token: Some(TrackioToken::new(SECRET.to_owned())) }),
         dir.path(),
     );
-    assert!(troubles.len() == 1 && troubles[0].contains("writes are paused") && troubles[0].contains("tried again"), "{troubles:?}");
+    assert!(troubles.len() == 1 && troubles[0].contains("writes are paused") && troubles[0].contains("retried"), "{troubles:?}");
     let logs: Vec<Value> =
         server.asked("/api/bulk_log").iter().flat_map(|asked| asked.json()["logs"].as_array().unwrap().clone()).collect();
     assert_eq!(logs.iter().map(|log| log["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 2, 3, 3, 3]);
@@ -139,7 +138,7 @@ fn a_server_gets_all_of_it_though_it_was_away_and_the_token_is_in_no_message() {
     let place = TrackioTarget::Server { address: server.address.clone(), token: Some(TrackioToken::new(SECRET.to_owned())) };
     assert!(!format!("{place:?}").contains(SECRET));
     let troubles = tell_all(&mut reporter(place), dir.path()).join("\n");
-    assert!(troubles.contains("TRACKIO_WRITE_TOKEN") && troubles.contains("did not get to Trackio"), "{troubles}");
+    assert!(troubles.contains("TRACKIO_WRITE_TOKEN") && troubles.contains("were not sent to Trackio"), "{troubles}");
     assert!(!troubles.contains(SECRET), "{troubles}");
 }
 
@@ -154,7 +153,7 @@ fn the_real_trackio_imports_what_we_leave_it() {
     let place = dir.path().join("trackio");
     let code = "import json\nfrom trackio.fragments import import_inbox_dir\nfrom trackio.sqlite_storage import SQLiteStorage as S\n\
                 n = import_inbox_dir()\nprint(json.dumps([n, S.get_projects(), S.get_runs('my project'), len(S.get_logs('my project', S.get_runs('my project')[0]))]))";
-    // Twice, as a training that goes on does: nothing is there twice.
+    // Send everything twice, as a resumed training does: Trackio must not have duplicates.
     for imported in [7, 7] {
         let mut trackio = reporter(TrackioTarget::Here(place.clone()));
         tell_all(&mut trackio, dir.path());
@@ -168,7 +167,7 @@ fn the_real_trackio_imports_what_we_leave_it() {
     }
 }
 
-/// A run that is over, told to Trackio afterwards.
+/// Finished runs are sent to Trackio afterwards.
 #[test]
 fn runs_that_are_over_are_told_again_and_nothing_is_there_twice() {
     let sandbox = Sandbox::new();
@@ -179,22 +178,22 @@ fn runs_that_are_over_are_told_again_and_nothing_is_there_twice() {
     sandbox.run(&["run"]).exits(0);
     sandbox.run(&["run", "--set", "n=3"]).exits(0);
     let sync = |more: &[&str], token: &str| {
-        let mut command = sandbox.command(&[&["track", "sync"], more].concat());
+        let mut command = sandbox.command(&[&["trackio", "sync"], more].concat());
         Ran::of(command.env("TRACKIO_DIR", sandbox.path("trackio")).env("TRACKIO_WRITE_TOKEN", token).output().unwrap())
     };
     let place = sandbox.path("trackio");
-    // Each run is a folder of its own, in no order.
+    // Each run has a folder of its own, in no particular order.
     let records = || {
         let mut records = records(&place);
         records.sort_by_key(|record| (record["timestamp"].as_str().unwrap().to_owned(), record["step"].as_u64()));
         records
     };
     let told = sync(&["--all"], "").exits(0).stdout;
-    assert_eq!(told, format!("5 records of 2 runs told to Trackio, `{}`\n", place.display()));
+    assert_eq!(told, format!("sent 5 records of 2 runs to Trackio: `{}`\n", place.display()));
     let first = records();
     let losses: Vec<_> = first.iter().map(|it| (it["step"].as_u64().unwrap(), it["metrics"]["train/loss"].as_f64().unwrap())).collect();
     assert_eq!(losses, [(1, 0.1), (2, 0.2), (1, 0.1), (2, 0.2), (3, 0.3)]);
-    // At the time when it happened, and by the same name each time it is told.
+    // Records have their original time, and the same ids in each replay.
     let log = sandbox.run(&["logs", "--json", "--run", "previous"]).exits(0).stdout;
     let time: Value = serde_json::from_str(log.lines().find(|line| line.contains("\"event\":\"metrics\"")).unwrap()).unwrap();
     assert_eq!(first[0]["timestamp"], time["time"].as_str().unwrap().replace('Z', "+00:00"));
@@ -204,14 +203,14 @@ fn runs_that_are_over_are_told_again_and_nothing_is_there_twice() {
 
     let server = Server::start(SECRET, 1, 1);
     let ran = sync(&["--to", &server.address], SECRET).exits(0);
-    assert!(ran.stdout.starts_with("3 records of 1 run told to Trackio") && !format!("{ran:?}").contains(SECRET), "{ran:?}");
+    assert!(ran.stdout.starts_with("sent 3 records of 1 run to Trackio") && !format!("{ran:?}").contains(SECRET), "{ran:?}");
     let ids: Vec<Value> = server.asked("/api/bulk_log").iter().flat_map(|it| it.json()["logs"].as_array().unwrap().clone()).collect();
     assert_eq!(ids.iter().map(|log| &log["log_id"]).collect::<Vec<_>>(), first[2..].iter().map(|it| &it["log_id"]).collect::<Vec<_>>());
-    sync(&["--to", "somewhere"], "").exits(2).complains("`somewhere` is no address");
+    sync(&["--to", "somewhere"], "").exits(2).complains("invalid Trackio target `somewhere`");
     sync(&["--run", "2020-01-01-1"], "").exits(2).complains("no run is called");
 }
 
-/// Two trainings as results and journals have them.
+/// Writes two training curves: one as in a result, one as in a metrics log with a partial last line.
 fn curves(sandbox: &Sandbox) {
     let mut text = String::from("{\"id\":\"0\",\"pipeline\":\"p\",\"stage\":\"slow\",\"began\":\"2026-11-22T10:00:00.000Z\"}\n");
     let mut rows = String::new();
@@ -267,7 +266,7 @@ fn what_is_wrong_with_tracking_and_augmentation_is_said_at_its_place() {
         sandbox.run(&["check"]).stderr
     };
     for (tracking, words) in [
-        ("trackio = \"my-server\"", "is not the address of a server"),
+        ("trackio = \"my-server\"", "is not the URL of a server"),
         ("trackio = \"https://host/?write_token=hidden\"", "TRACKIO_WRITE_TOKEN"),
         ("trackio = 3", "trackio"),
         ("trackio = true\nproject = \" \"", "cannot be the name of a project"),
@@ -280,8 +279,8 @@ fn what_is_wrong_with_tracking_and_augmentation_is_said_at_its_place() {
         ("{ speed = [0.9, 3] }", "`speed` must be two numbers from 0.5 to 2"),
         ("{ gain_db = [6, -6] }", "the lower first"),
         ("{ probability = 0, time_masks = 1 }", "`probability` must be above 0"),
-        ("{ probability = 0.5 }", "says nothing that could happen"),
-        ("{ time_masks = 1, time_mask_frames = 0 }", "`time_mask_frames` must be at least 1"),
+        ("{ probability = 0.5 }", "sets no augmentation"),
+        ("{ time_masks = 1, time_mask_frames = 0 }", "`time_mask_frames` must be from 1 to 65536"),
     ] {
         let said = check("trackio = true", &format!("augment = {augment}"));
         assert!(said.contains(words), "{augment}: {said}");
@@ -291,7 +290,7 @@ fn what_is_wrong_with_tracking_and_augmentation_is_said_at_its_place() {
 const AUGMENT: &str =
     "augment = { speed = [0.8, 1.2], gain_db = [-6, 6], noise_snr_db = [15, 40], time_masks = 2, frequency_masks = 1, probability = 0.8 }";
 
-/// A training of the tiny model; `with` adds settings.
+/// A pipeline that trains the tiny model; `with` adds settings.
 fn training(with: &str) -> Sandbox {
     let sandbox = project();
     sandbox.pipeline(&format!(
@@ -317,7 +316,7 @@ with = {{ base = "models/tiny", lora = {{ r = 4, dropout = 0.1 }}, max_steps = 8
     sandbox
 }
 
-/// The adapter and the losses.
+/// The bytes of the adapter and of the losses.
 fn result(sandbox: &Sandbox) -> [Vec<u8>; 2] {
     ["adapter_model.safetensors", "loss.jsonl"].map(|name| fs::read(sandbox.path(".voxpipe/latest/road/adapter").join(name)).unwrap())
 }

@@ -1,4 +1,4 @@
-//! Training goes on after an interruption as if there had been none, and trains what it should.
+//! Training: exact resume after an interruption, validation, early stopping and gradient checkpointing.
 
 use crate::model_parity::{Reference, recipe, tiny};
 use burn::tensor::{Device, TensorData};
@@ -28,8 +28,8 @@ fn with_checkpoints(folder: &Path) -> TrainingConfig {
     }
 }
 
-/// Trains adapters with dropout, asks to stop once `stop_at` steps are done, and returns the losses or the exit code, the adapters' bytes
-/// and what was said beside steps.
+/// Trains adapters with dropout and requests a stop after `stop_at` steps. Returns the losses or the exit code, the adapter bytes, and
+/// the messages other than step events.
 fn train(recipe: &TrainingConfig, stop_at: u64) -> (Result<Vec<LossRow>, Exit>, Vec<u8>, Vec<String>) {
     let mut said = Vec::new();
     match attempt(recipe, stop_at, &mut |what| said.push(what)) {
@@ -53,7 +53,8 @@ fn attempt(recipe: &TrainingConfig, stop_at: u64, said: &mut dyn FnMut(String)) 
         TrainingEvent::Warning(warning) => said(warning),
     };
     let trained = |name: &str| name.contains(".lora.");
-    let training = Trainer { examples: &examples, recipe, trained: &trained, device: &device, stop: &stop, say: &mut say, judge: None };
+    let training =
+        Trainer { examples: &examples, recipe, trained: &trained, device: &device, stop: &stop, say: &mut say, validation: None };
     training.run(model).map(|done| (done.model, done.losses))
 }
 
@@ -101,12 +102,15 @@ fn a_checkpoint_that_does_not_fit_the_run_names_what_it_lacks() {
     let layer = "language_model.model.layers.0.self_attn.q_proj.lora";
     type Edit<'a> = &'a dyn Fn(&mut TrainingCheckpoint);
     let edits: [(Edit, String); 6] = [
-        (&|it| drop(it.weights.remove(&format!("{layer}.a"))), format!("lacks `{layer}.a`")),
-        (&|it| drop(it.weights.insert("x".into(), TensorData::new(vec![1f32], [1]))), "holds `x`".to_owned()),
-        (&|it| drop(it.weights.insert(format!("{layer}.a"), TensorData::new(vec![1f32], [1, 1]))), format!("`{layer}.a` in shape [1, 1]")),
-        (&|it| drop(it.optimizer.remove(&format!("mean.{layer}.b"))), format!("lacks `mean.{layer}.b`")),
-        (&|it| drop(it.optimizer.remove(&format!("square.{layer}.b"))), format!("lacks `square.{layer}.b`")),
-        (&|it| drop(it.optimizer.insert("mean.x".into(), TensorData::new(vec![1f32], [1]))), "holds `mean.x`".to_owned()),
+        (&|it| drop(it.weights.remove(&format!("{layer}.a"))), format!("has no `{layer}.a`")),
+        (&|it| drop(it.weights.insert("x".into(), TensorData::new(vec![1f32], [1]))), "has `x`".to_owned()),
+        (
+            &|it| drop(it.weights.insert(format!("{layer}.a"), TensorData::new(vec![1f32], [1, 1]))),
+            format!("`{layer}.a` with shape [1, 1]"),
+        ),
+        (&|it| drop(it.optimizer.remove(&format!("mean.{layer}.b"))), format!("has no `mean.{layer}.b`")),
+        (&|it| drop(it.optimizer.remove(&format!("square.{layer}.b"))), format!("has no `square.{layer}.b`")),
+        (&|it| drop(it.optimizer.insert("mean.x".into(), TensorData::new(vec![1f32], [1]))), "has `mean.x`".to_owned()),
     ];
     for (edit, words) in edits {
         let mut checkpoint = TrainingCheckpoint::newest(folder.path(), |skipped| panic!("{skipped}")).unwrap();
@@ -126,8 +130,15 @@ fn a_loss_that_is_no_number_names_its_clips() {
     let examples = [reference.example(0), reference.example(1)];
     let trained = |name: &str| name != "audio_tower.embed_positions.weight";
     let stop = AtomicBool::new(false);
-    let training =
-        Trainer { examples: &examples, recipe: &recipe, trained: &trained, device: &device, stop: &stop, say: &mut |_| (), judge: None };
+    let training = Trainer {
+        examples: &examples,
+        recipe: &recipe,
+        trained: &trained,
+        device: &device,
+        stop: &stop,
+        say: &mut |_| (),
+        validation: None,
+    };
     let error = training.run(tiny()).unwrap_err();
     assert!(
         error.message.contains("diverged at step 2") && error.message.contains("clip 0") && error.message.contains("clip 1"),
@@ -136,13 +147,13 @@ fn a_loss_that_is_no_number_names_its_clips() {
     );
 }
 
-/// Trains with a judge who finds the model of step 6 the best, and asks to stop once `stop_at` steps are done.
-fn judged(folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<TrainingOutput, Error> {
+/// Trains with a validation metric that is best at step 6, and requests a stop after `stop_at` steps.
+fn validated(folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<TrainingOutput, Error> {
     let (device, reference, stop, step) = (Device::flex(), Reference::read(), AtomicBool::new(false), AtomicU64::new(0));
     let mut model = tiny();
     lora::add(&mut model, &adapters(), &mut WeightLoader::random(5, &device)).unwrap();
     let mut look = |_: &Voxtral| Ok(BTreeMap::from([("distance".to_owned(), step.load(Ordering::Relaxed).abs_diff(6) as f64)]));
-    let judge = Validation { every: 3, look: &mut look, metric: "distance".to_owned(), keep_best: true, patience };
+    let validation = Validation { every: 3, look: &mut look, metric: "distance".to_owned(), keep_best: true, patience };
     let training = Trainer {
         examples: &[reference.example(0), reference.example(1)],
         recipe: &with_checkpoints(folder),
@@ -155,7 +166,7 @@ fn judged(folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<Training
                 stop.store(row.step == stop_at, Ordering::Relaxed);
             }
         },
-        judge: Some(judge),
+        validation: Some(validation),
     };
     training.run(model)
 }
@@ -167,26 +178,26 @@ fn adapter_bytes(model: &Voxtral) -> Vec<u8> {
 #[test]
 fn the_best_model_is_kept_and_found_again() {
     let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
-    let whole = judged(folders[0].path(), None, 0).unwrap();
+    let whole = validated(folders[0].path(), None, 0).unwrap();
     assert_eq!((whole.kept, whole.stopped_early, whole.losses.len(), whole.evaluations.len()), (6, false, 24, 8));
-    let impatient = judged(folders[1].path(), Some(2), 0).unwrap();
+    let impatient = validated(folders[1].path(), Some(2), 0).unwrap();
     assert_eq!((impatient.kept, impatient.stopped_early, impatient.losses.len(), impatient.evaluations.len()), (6, true, 12, 4));
 
-    // It is the model of that step: a run that is stopped there leaves the same in its checkpoint.
-    assert_eq!(judged(folders[2].path(), None, 6).unwrap_err().kind, voxtral::error::ErrorKind::Interrupted);
+    // The best model is that of step 6: a run stopped there has the same weights in its checkpoint.
+    assert_eq!(validated(folders[2].path(), None, 6).unwrap_err().kind, voxtral::error::ErrorKind::Interrupted);
     let stopped = TrainingCheckpoint::newest(folders[2].path(), |skipped| panic!("{skipped}")).unwrap();
     let stopped: Vec<u8> = stopped.weights.into_values().flat_map(|data| data.as_bytes().to_vec()).collect();
     assert!(adapter_bytes(&whole.model) == stopped && adapter_bytes(&impatient.model) == stopped);
 
-    // Cut off between two looks, it goes on and ends the same; and says so if the best was lost.
+    // A run interrupted between two evaluations resumes with the same result; a lost best model is an error.
     let cut = folders[3].path();
-    assert_eq!(judged(cut, None, 14).unwrap_err().kind, voxtral::error::ErrorKind::Interrupted);
+    assert_eq!(validated(cut, None, 14).unwrap_err().kind, voxtral::error::ErrorKind::Interrupted);
     assert!(cut.join("best-000006").is_dir());
-    let resumed = judged(cut, None, 0).unwrap();
+    let resumed = validated(cut, None, 0).unwrap();
     assert_eq!((resumed.kept, &resumed.evaluations), (6, &whole.evaluations));
     assert!(adapter_bytes(&resumed.model) == stopped);
     fs::write(cut.join("best-000006/weights.safetensors"), b"").unwrap();
-    let error = judged(cut, None, 0).unwrap_err();
+    let error = validated(cut, None, 0).unwrap_err();
     assert!(error.message.contains("best-000006") && error.hint.unwrap().contains("remove"), "{}", error.message);
 }
 
@@ -215,7 +226,7 @@ fn computing_layers_twice_changes_no_byte() {
                 device: &device,
                 stop: &stop,
                 say: &mut |_| (),
-                judge: None,
+                validation: None,
             };
             let done = training.run(model).unwrap();
             (done.losses, tensors(&done.model, trained).into_values().map(|data| data.as_bytes().to_vec()).collect::<Vec<_>>())
@@ -244,7 +255,7 @@ fn a_full_training_in_brain_floats_stays_near_that_in_32_bits() {
             device: &device,
             stop: &stop,
             say: &mut |_| (),
-            judge: None,
+            validation: None,
         };
         training.run(model).unwrap().losses
     };

@@ -1,10 +1,10 @@
-//! Training, held against transformers and peft in Python.
+//! Training parity with transformers and PEFT, run in Python.
 
 use crate::model_parity::folder;
 use crate::support::{python, skipped};
 use std::process::Command;
 
-/// Seed 4 is the one whose five trainings have every schedule, both orders, warm-up or none, decay or none; see tests/voxtral/train_parity.py.
+/// The five runs of seed 4 cover every scheduler, both orders, with and without warm-up and decay; see tests/voxtral/train_parity.py.
 #[test]
 fn trainings_are_those_of_transformers_and_peft() {
     let what = "LoRA, rsLoRA, DoRA and full trainings against transformers and peft (tests/voxtral/train_parity.py)";

@@ -1,5 +1,5 @@
-//! `voxpipe transcribe` through the real program: files, folders, patterns and pipes in; text, JSON and subtitles out; and where real
-//! speech is cut.
+//! `voxpipe transcribe` end to end: files, folders, patterns and pipes as input; text, JSON and subtitles as output; segmentation of
+//! real speech.
 
 use crate::support::{Ran, Sandbox, files, signal};
 use serde_json::Value;
@@ -18,12 +18,12 @@ fn model() -> String {
     repository("tests/voxtral/tiny").to_str().unwrap().to_owned()
 }
 
-/// Real speech, by the name of its prompt.
+/// A clip of real speech, by the name of its prompt.
 fn clip(name: &str) -> Vec<f32> {
     load(&repository("datasets/first-run/clips").join(format!("{name}.flac"))).unwrap()
 }
 
-/// A project with a folder `clips` of three clips, a broken one, and things that are no audio.
+/// A project with a folder `clips` that has three clips and two files that are not audio.
 fn project() -> Sandbox {
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.path("clips/b")).unwrap();
@@ -46,7 +46,7 @@ fn json_lines(ran: &Ran) -> Vec<Value> {
 fn folders_patterns_and_files_are_heard_in_order_as_if_alone() {
     let sandbox = project();
     let ran = transcribe(&sandbox, &["clips", "--json", "--language", "en"]).exits(0);
-    let ran = ran.complains("left out 2 files in `clips` not named as audio, such as `clips/b/.hidden`").complains("was cut at its limit");
+    let ran = ran.complains("skipped 2 files in `clips` without an audio extension, such as `clips/b/.hidden`").complains("reached the token limit");
     let heard = json_lines(&ran);
     let names: Vec<_> = heard.iter().map(|clip| clip["file"].as_str().unwrap()).collect();
     assert_eq!(names, ["clips/a.wav", "clips/b/d.wav", "clips/c.wav"]);
@@ -62,7 +62,7 @@ fn folders_patterns_and_files_are_heard_in_order_as_if_alone() {
     let alone = transcribe(&sandbox, &["clips/b/d.wav", "--json", "--language", "en"]).exits(0);
     assert_eq!(json_lines(&alone)[0]["tokens"], heard[1]["tokens"]);
 
-    // Text: a name before each line where there are several, and the same order in whichever way they are named.
+    // Text: several files have their names in front, in the same order however they are passed.
     let text = transcribe(&sandbox, &["clips/**/*.wav"]).exits(0).stdout;
     let starts: Vec<_> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
     assert_eq!(starts, names);
@@ -93,18 +93,18 @@ fn what_cannot_be_meant_is_refused_before_the_model_is_opened() {
     refused(&["clips", "--model", &model, "--base", &model], "is a full model, not an adapter");
     let adapter = repository("tests/voxtral/peft-adapter").to_str().unwrap().to_owned();
     refused(&["clips", "--model", &adapter, "--adapter", &adapter], "is itself an adapter");
-    refused(&["clips", "--model", &model, "--adapter", &model], "is no adapter");
+    refused(&["clips", "--model", &model, "--adapter", &model], "is not an adapter: ");
     refused(&["clips", "--model", "nowhere"], "there is no model folder `nowhere`");
     refused(&["clips", "--model", &model, "--revision", "main"], "is a folder, which has no revisions");
-    refused(&["clips", "--model", &model, "--language", "EN"], "write `en`");
-    refused(&["clips/*.mp3", "--model", &model], "no file fits the pattern `clips/*.mp3`");
-    refused(&["clips/[", "--model", &model], "is no pattern");
+    refused(&["clips", "--model", &model, "--language", "EN"], "use `en`");
+    refused(&["clips/*.mp3", "--model", &model], "no file matches the pattern `clips/*.mp3`");
+    refused(&["clips/[", "--model", &model], "invalid pattern `clips/[`");
     refused(&["-", "-", "--model", &model], "standard input can be read only once");
     refused(&["clips", "--model", &model, "--srt", "--json"], "cannot be used with");
     refused(&["clips", "--model", &model, "--max-segment", "0.5"], "it must be from 1 to 2400");
-    refused(&["clips", "-", "--model", &model, "--srt"], "no place beside standard input");
+    refused(&["clips", "-", "--model", &model, "--srt"], "standard input has no folder for its subtitles");
     fs::create_dir(sandbox.path("empty")).unwrap();
-    refused(&["empty", "--model", &model], "there is no audio file");
+    refused(&["empty", "--model", &model], "no audio files to transcribe");
     fs::copy(sandbox.path("clips/a.wav"), sandbox.path("clips/a.flac")).unwrap();
     refused(&["clips", "--model", &model, "--vtt"], "would both be written to `clips/a.vtt`");
 }
@@ -123,7 +123,7 @@ fn a_pipe_is_audio_too_even_if_its_header_knows_no_length() {
     let mut wav = fs::read(sandbox.path("clips/a.wav")).unwrap();
     assert_eq!(hear(&wav, &[]).exits(0).stdout, expected);
     assert_eq!(hear(&fs::read(repository("datasets/first-run/clips/agent-pass.flac")).unwrap(), &[]).exits(0).stdout, expected);
-    // As a program writes it that cannot go back to the header, and was stopped in the middle of a sample.
+    // Written to a pipe, so without a length in the header, and cut in the middle of a sample.
     for size in [u32::MAX, 0x7fff_f000] {
         wav[40..44].copy_from_slice(&size.to_le_bytes());
         wav[4..8].copy_from_slice(&size.to_le_bytes());
@@ -133,7 +133,7 @@ fn a_pipe_is_audio_too_even_if_its_header_knows_no_length() {
     assert_eq!(hear(&odd, &["--json"]).exits(0).json()["file"], "-");
     hear(b"", &[]).exits(1).complains("standard input is empty");
     hear(&wav[..30], &[]).exits(1).complains("standard input");
-    // A file that claims more than it holds is still a damaged file.
+    // A file (not a pipe) that is shorter than its header says is damaged.
     fs::write(sandbox.path("short.wav"), &wav).unwrap();
     transcribe(&sandbox, &["short.wav"]).exits(1).complains("short.wav");
 }
@@ -145,7 +145,7 @@ fn subtitles_lie_beside_the_audio_and_nothing_is_written_over() {
     let subtitles = sandbox.read("clips/b/d.srt");
     assert!(subtitles.starts_with("1\n00:00:0") && subtitles.contains(" --> 00:00:0"), "{subtitles}");
     let before = files(&sandbox.path("clips"));
-    transcribe(&sandbox, &["clips", "--srt"]).exits(2).complains("`clips/a.srt`, and 2 more, is there already");
+    transcribe(&sandbox, &["clips", "--srt"]).exits(2).complains("output exists: `clips/a.srt` and 2 more files");
     transcribe(&sandbox, &["clips", "--srt", "--force"]).exits(0);
     assert_eq!(files(&sandbox.path("clips")), before);
 
@@ -155,11 +155,11 @@ fn subtitles_lie_beside_the_audio_and_nothing_is_written_over() {
     transcribe(&sandbox, &["clips/a.wav", "--format", "json", "--out", "out"]).exits(0);
     let one: Value = serde_json::from_str(&sandbox.read("out/a.json")).unwrap();
     assert_eq!(one["file"], "clips/a.wav");
-    // One file's subtitles are printed.
+    // Subtitles of a single file are printed.
     assert_eq!(transcribe(&sandbox, &["clips/a.wav", "--vtt"]).exits(0).stdout, sandbox.read("out/a.vtt"));
 }
 
-/// Real clips with silence between them, and where each of them is, in samples.
+/// Real clips with silence between them, and the sample range of each.
 fn conversation() -> (Vec<f32>, Vec<Range<usize>>) {
     let mut state = 9u32;
     let mut hiss = |count: usize| -> Vec<f32> {
@@ -183,7 +183,7 @@ fn conversation() -> (Vec<f32>, Vec<Range<usize>>) {
 fn real_speech_is_cut_at_its_pauses() {
     let (samples, places) = conversation();
     let pieces = segmentation::pieces(&samples, 12 * 16_000);
-    // Each pause of a second or more ends a piece: no piece reaches into two clips, and every clip is in some.
+    // Each pause of a second or more ends a segment: no segment overlaps two clips, and every clip is in a segment.
     for (place, number) in places.iter().zip(1..) {
         let inside: Vec<_> = pieces.iter().filter(|piece| piece.start < place.end && place.start < piece.end).collect();
         assert!(!inside.is_empty(), "clip {number} is in no piece of {pieces:?}");
@@ -192,14 +192,14 @@ fn real_speech_is_cut_at_its_pauses() {
             assert_eq!(others, 1, "{piece:?} reaches into several of {places:?}");
         }
     }
-    // What is left out is quiet: nowhere a tenth as loud as speech is.
+    // Audio outside the segments is quiet: below a tenth of the peak.
     let loud = |range: &[f32]| range.iter().fold(0.0f32, |most, sample| most.max(sample.abs()));
     let mut before = 0;
     for piece in &pieces {
         assert!(loud(&samples[before..piece.start]) < 0.1 * loud(&samples), "speech before {piece:?} is left out");
         before = piece.end;
     }
-    // Half an hour of it in windows of 40 s: each cut lies in a pause, although speech without one lies at hand.
+    // Long audio in chunks of at most 40 s: each cut is in a pause, even though there is speech nearby.
     let long: Vec<f32> = samples.iter().copied().cycle().take(10 * samples.len()).collect();
     let windows = segmentation::windows(&long, 40 * 16_000);
     assert!(windows.len() > 2 && windows.iter().all(|window| window.len() <= 40 * 16_000));
@@ -230,7 +230,7 @@ fn a_long_recording_has_segments_with_times() {
         }
         assert_eq!(heard["tokens"].as_array().unwrap(), &tokens);
     }
-    // A piece is heard as if it were a file of its own.
+    // A segment is transcribed as if it were a file of its own.
     let heard = transcribe(&sandbox, &["talk.wav", "--json", "--pieces", "12"]).exits(0).json();
     let piece = &segmentation::pieces(&load(&sandbox.path("talk.wav")).unwrap(), 12 * 16_000)[1];
     write_wav16k(&sandbox.path("piece.wav"), &load(&sandbox.path("talk.wav")).unwrap()[piece.clone()]).unwrap();
@@ -245,7 +245,7 @@ fn an_interrupted_transcription_keeps_what_is_done() {
     for number in 0..300 {
         write_wav16k(&sandbox.path(&format!("clips/{number:03}.wav")), &speech).unwrap();
     }
-    // The first result is the sign that the model is at work.
+    // The first result shows that transcription has started.
     let child = sandbox
         .start(&["transcribe", "clips", "--model", &model(), "--max-new-tokens", "400", "--format", "text", "--out", "out"], "out/000.txt");
     signal(&child, "INT");

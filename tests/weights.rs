@@ -1,5 +1,5 @@
-//! Checkpoints in every form, how exactly they are kept, what is wrong with them, and adapters merged into them.
-//! `tests/voxtral/make_forms.py` made the forms, and what transformers computes with them.
+//! Checkpoints in every layout: precision, error messages, and merged adapters. `tests/voxtral/make_forms.py` made the checkpoints and the
+//! logits of transformers.
 
 use crate::model_parity::{Reference, folder, tiny};
 use crate::support::{files, skipped};
@@ -45,7 +45,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 #[track_caller]
 fn says<T>(result: Result<T>, words: &[&str]) {
     let Error { message, hint, .. } = result.err().expect("it should not work");
-    let said = format!("{message} = {}", hint.expect("advice"));
+    let said = format!("{message} = {}", hint.expect("hint"));
     for word in words {
         assert!(said.contains(word), "no `{word}` in: {said}");
     }
@@ -63,8 +63,8 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// How far logits of order one may be from those of 32-bit floats. Products with 16-bit matrices round what they multiply to 16 bits where
-/// the processor has instructions for that, as transformers does in bfloat16, which is off by as much.
+/// Tolerance for logits of order one, relative to f32. With bf16 weights, CPUs with bf16 instructions round the activations to bf16, as
+/// transformers does in bfloat16 with a similar error.
 fn tolerance(precision: Precision) -> f32 {
     if precision == Precision::F32 { 1e-4 } else { 5e-2 }
 }
@@ -83,7 +83,7 @@ fn every_form_is_the_model_that_transformers_computes_with() {
             models.insert((form, precision.name()), tensors(&model, |_| true));
         }
     }
-    // One table of names: the layouts hold the same tensors, of which only the table of positions is made here.
+    // The layouts contain the same tensors under one set of names; only the position table is computed.
     let (hub, mistral) = (&models[&("hub", "f32")], &models[&("mistral", "f32")]);
     assert!(hub.keys().eq(mistral.keys()));
     for (name, data) in hub {
@@ -115,7 +115,7 @@ fn precision_is_rounding_and_nothing_else() {
         }
     }
     assert_eq!(halved.values().filter(|data| data.dtype() == DType::BF16).count(), 2 * 6 + 2 + 2 * 7 + 2);
-    // From a seed too.
+    // The same for random weights.
     let random = |precision| {
         let mut source = WeightLoader::random(1, &Device::flex()).precision(precision);
         let model = Voxtral::load(&VoxtralConfig::read(&folder("tiny")).unwrap(), &mut source);
@@ -134,7 +134,7 @@ fn of_two_forms_transformers_is_read_and_a_person_is_told() {
     fs::copy(folder("forms/mistral/consolidated.safetensors"), both.path().join("consolidated.safetensors")).unwrap();
     let (_, loaded) = open(both.path(), Precision::Auto).unwrap();
     assert!(loaded.note.unwrap().contains("not Mistral's"));
-    // Whoever fetched Mistral's file and all small ones has an index and no shard.
+    // A download of Mistral's file and all small files has an index but no shards.
     fs::remove_file(both.path().join("model.safetensors")).unwrap();
     let index = json!({ "weight_map": { "lm_head.weight": "model-00001-of-00001.safetensors" } });
     fs::write(both.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
@@ -143,7 +143,7 @@ fn of_two_forms_transformers_is_read_and_a_person_is_told() {
     fs::remove_file(both.path().join("consolidated.safetensors")).unwrap();
     says(open(both.path(), Precision::Auto), &["model.safetensors.index.json", "1 of its 1 files", "model-00001-of-00001.safetensors"]);
     fs::remove_file(both.path().join("model.safetensors.index.json")).unwrap();
-    says(open(both.path(), Precision::Auto), &["holds no weights", "model.safetensors", "consolidated.safetensors"]);
+    says(open(both.path(), Precision::Auto), &["contains no weights", "model.safetensors", "consolidated.safetensors"]);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn mistral_in_parts_is_read_whole_or_not_at_all() {
     let (first, second): (BTreeMap<_, _>, _) = all.into_iter().partition(|(name, _)| half.contains(name));
     let path = |number: usize| parts.path().join(format!("consolidated-0000{number}-of-00002.safetensors"));
     write_tensors(&path(1), &first).unwrap();
-    says(open(parts.path(), Precision::Auto), &["lacks consolidated-00002-of-00002.safetensors"]);
+    says(open(parts.path(), Precision::Auto), &["has no consolidated-00002-of-00002.safetensors"]);
     write_tensors(&path(2), &second).unwrap();
     let (model, _) = open(parts.path(), Precision::F32).unwrap();
     let (same, _) = open(&folder("forms/mistral"), Precision::F32).unwrap();
@@ -184,7 +184,7 @@ fn what_is_wrong_with_an_index_names_it_and_the_shard() {
         (&|index| index["weight_map"]["x"] = json!("../x.safetensors"), &["index.json", "`../x.safetensors`"]),
         (&|index| index["weight_map"]["x"] = json!("x.bin"), &["index.json", "`x.bin`"]),
         (&|index| index["weight_map"]["x"] = json!("other.safetensors"), &["index.json", "other.safetensors", "missing"]),
-        (&|index| index["weight_map"]["x"] = json!(shards.first()), &["index.json", "tensor `x`", first, "does not hold it"]),
+        (&|index| index["weight_map"]["x"] = json!(shards.first()), &["index.json", "tensor `x`", first, "does not contain it"]),
     ];
     for (change, words) in wrong {
         fs::write(&index, &whole).unwrap();
@@ -192,7 +192,7 @@ fn what_is_wrong_with_an_index_names_it_and_the_shard() {
         says(open(large.path(), Precision::Auto), words);
     }
     fs::write(&index, "{\"weight_map\":{\"x\":\"a.safetensors\",\"x\":\"b.safetensors\"}}").unwrap();
-    says(open(large.path(), Precision::Auto), &["index.json", "`x` is there twice"]);
+    says(open(large.path(), Precision::Auto), &["index.json", "`x` is listed twice"]);
     fs::write(&index, &whole).unwrap();
     let (one, two) = (large.path().join(shards.iter().next().unwrap()), large.path().join(shards.iter().nth(1).unwrap()));
     let double = read_tensors(&one).unwrap().into_iter().chain(read_tensors(&two).unwrap()).collect();
@@ -211,7 +211,7 @@ fn absurd_shapes_cost_nothing() {
     for (part, key, size) in absurd {
         edit(&copy.path().join("config.json"), |config| config[part][key] = json!(size));
     }
-    says(open(copy.path(), Precision::Auto), &["has shape [64, 24], the config asks for [16777216, 24]", "belong together"]);
+    says(open(copy.path(), Precision::Auto), &["has shape [64, 24], the config requires [16777216, 24]", "belong together"]);
     edit(&copy.path().join("config.json"), |config| config["text_config"]["num_hidden_layers"] = json!(1 << 22));
     assert!(VoxtralConfig::read(copy.path()).unwrap_err().message.contains("num_hidden_layers"));
 }
@@ -221,7 +221,7 @@ fn matrices_of_the_wrong_type_or_that_are_not_finite_are_named() {
     let copy = copy("forms/hub");
     let path = copy.path().join("model.safetensors");
     let whole = fs::read(&path).unwrap();
-    // In place: the head is borrowed from the file, so only the audit sees it.
+    // Change the file in place: the head is memory-mapped, so only the finite check reads it.
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let lines: Value = serde_json::from_slice(&whole[8..8 + header]).unwrap();
     let start = 8 + header + lines["language_model.lm_head.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
@@ -234,7 +234,7 @@ fn matrices_of_the_wrong_type_or_that_are_not_finite_are_named() {
     let text = String::from_utf8(whole[8..8 + header].to_vec()).unwrap();
     let strange = text.replacen("\"BF16\"", "\"I16\" ", 1);
     fs::write(&path, [&whole[..8], strange.as_bytes(), &whole[8 + header..]].concat()).unwrap();
-    says(open(copy.path(), Precision::Auto), &["is stored as I16; F32, BF16 and F16 are read"]);
+    says(open(copy.path(), Precision::Auto), &["is stored as I16; only F32, BF16 and F16 are supported"]);
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn features_and_tokens_of_another_kind_are_refused() {
         says(open(plain.path()), &["preprocessor_config.json", &format!("`{key}` is {value}")]);
         fs::write(&file, &right).unwrap();
     }
-    // transformers 5 puts the same into another file.
+    // transformers 5 writes the same settings to another file.
     fs::remove_file(&file).unwrap();
     open(plain.path()).unwrap();
     let file = plain.path().join("processor_config.json");
@@ -269,7 +269,7 @@ fn features_and_tokens_of_another_kind_are_refused() {
 
     let file = plain.path().join("generation_config.json");
     edit(&file, |settings| settings["eos_token_id"] = json!([7]));
-    assert_eq!(open(plain.path()).unwrap().special().end, 7);
+    assert_eq!(open(plain.path()).unwrap().special().eos, 7);
     for wrong in [json!([2, 7]), json!(512), json!(-1), json!("</s>")] {
         edit(&file, |settings| settings["eos_token_id"] = wrong);
         says(open(plain.path()), &["generation_config.json", "`eos_token_id`"]);
@@ -296,7 +296,7 @@ fn files_are_written_as_the_reference_writes_them() {
     assert_eq!(files(dir.path()).len(), 1, "no draft is left");
 }
 
-/// The adapter of the fixtures with what a training stage leaves beside it.
+/// The adapter fixture with the `training.json` of a training stage.
 fn adapter() -> tempfile::TempDir {
     let adapter = copy("peft-adapter");
     fs::write(adapter.path().join("training.json"), r#"{"method":"lora","seed":1}"#).unwrap();
@@ -342,7 +342,7 @@ fn a_merged_model_is_stored_as_asked() {
         let values: usize = tensors(&tiny(), |_| true).values().map(|data| data.shape().num_elements()).sum();
         assert!(bytes.abs_diff((values * size) as u64) < 30_000, "{bytes} bytes");
     }
-    // A base in Mistral's form becomes a model in transformers'.
+    // A base in Mistral's layout becomes a model in transformers' layout.
     let out = tempfile::tempdir().unwrap();
     let base = copy("forms/mistral");
     fs::copy(folder("tiny/tekken.json"), base.path().join("tekken.json")).unwrap();
@@ -362,7 +362,7 @@ fn a_merged_model_is_stored_as_asked() {
     }
 }
 
-/// Loads a merged folder in transformers, and base with adapter in peft, and says how far apart their logits are.
+/// Loads a merged folder in transformers, and base with adapter in PEFT. Prints the maximum difference and magnitude of their logits.
 const PEER: &str = r#"
 import sys, json
 try:

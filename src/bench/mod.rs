@@ -1,7 +1,7 @@
-//! How fast a device is at what this program does: its ceilings, single operations, whole training steps, transcription.
+//! Device benchmarks: roofline (peak rates), single operations, training steps, transcription.
 //!
-//! Everything is measured at the sizes of a model, on random numbers, and twice: where the two medians differ, so may any two numbers
-//! that are compared. What belongs to another program, such as the same steps with transformers, is not measured here.
+//! Shapes are those of a model; inputs are random. Each row is measured in two rounds: the difference between the two medians shows the
+//! noise of the measurement.
 
 mod operations;
 mod roofline;
@@ -22,32 +22,32 @@ use voxtral::weights;
 use voxtral::weights::WeightLoader;
 pub use work::OperationCount;
 
-/// What is measured.
+/// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BenchPart {
-    /// A large copy and large products: what the device can do at most.
+    /// Peak rates of the device (roofline): a large copy and large matrix products.
     Ceilings,
-    /// The operations a model is made of, forwards and backwards.
+    /// Single operations of the model, forward and backward.
     Operations,
     /// Optimizer steps.
     Steps,
-    /// Writing down half a minute of speech.
+    /// Transcription of 30 seconds of speech.
     Transcription,
 }
 
-/// The dimensions of a model to measure with.
+/// Model dimensions to measure with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BenchSize {
-    /// For tests of the measuring itself: a second or two.
+    /// For tests of the benchmark itself: takes a second or two.
     Tiny,
-    /// Eighty million parameters, for processors.
+    /// 80 million parameters, for CPUs.
     Middle,
-    /// Those of Voxtral-Mini-3B.
+    /// Voxtral-Mini-3B.
     Mini3b,
 }
 
 impl BenchSize {
-    /// The model's configuration.
+    /// The model configuration.
     pub fn config(self) -> VoxtralConfig {
         let (audio_config, text_config) = (AudioConfig::default(), TextConfig::default());
         let (audio_config, text_config) = match self {
@@ -90,64 +90,64 @@ impl BenchSize {
     }
 }
 
-/// What was measured of one thing.
+/// One measurement.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct BenchRow {
-    /// What it is.
+    /// Name of the measurement.
     pub what: String,
-    /// Seconds: the medians of two rounds. Empty if it could not be done.
+    /// Medians of the two rounds in seconds. Empty if the measurement failed.
     pub seconds: Vec<f64>,
-    /// 10¹² multiplications and additions a second, where that says something.
+    /// TFLOP/s, for compute-bound operations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teraflops: Option<f64>,
-    /// 10⁹ bytes a second, where that says something.
+    /// GB/s, for memory-bound operations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gigabytes: Option<f64>,
-    /// The share of the ceiling that was measured for products of the same kind, if it was.
+    /// Fraction of the peak rate measured for matrix products of the same type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub of_ceiling: Option<f64>,
-    /// Bytes of the device's memory in use at the end: of the processor's, the most that ever were.
+    /// Device memory in use at the end, in bytes; on the CPU the peak resident memory of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
-    /// Anything else that is worth knowing, or why there is no number.
+    /// Further information, or why there is no measurement.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
-/// What to measure, and with what.
+/// Benchmark settings.
 #[derive(Debug)]
 pub struct Benchmark<'a> {
-    /// On this device.
+    /// Device to measure.
     pub device: &'a SelectedDevice,
-    /// With this model's dimensions.
+    /// Model dimensions.
     pub config: VoxtralConfig,
-    /// With these weights, instead of random ones.
+    /// Folder of the weights; random weights if none.
     pub model: Option<&'a Path>,
-    /// How frozen matrices are kept.
+    /// Precision of frozen weight matrices.
     pub precision: Precision,
-    /// Rows at once, one measurement each.
+    /// Batch sizes, one measurement each.
     pub batches: Vec<usize>,
-    /// How long one thing is measured.
+    /// Time to measure each row, per round.
     pub patience: Duration,
 }
 
 impl Benchmark<'_> {
-    /// Measures parts in their order; each row is told as soon as it is there.
-    pub fn run(&self, parts: &[BenchPart], tell: &mut dyn FnMut(BenchPart, &BenchRow)) -> Result<()> {
+    /// Measures the parts in order and passes each row to `report` as soon as it is measured.
+    pub fn run(&self, parts: &[BenchPart], report: &mut dyn FnMut(BenchPart, &BenchRow)) -> Result<()> {
         let mut ceiling = None;
         for part in parts {
-            let mut told = |row: BenchRow| tell(*part, &row);
+            let mut report = |row: BenchRow| report(*part, &row);
             match part {
-                BenchPart::Ceilings => ceiling = Some(roofline::measure(self, &mut told)?),
-                BenchPart::Operations => operations::measure(self, ceiling, &mut told)?,
-                BenchPart::Steps => steps::measure(self, ceiling, &mut told)?,
-                BenchPart::Transcription => steps::transcribe(self, &mut told)?,
+                BenchPart::Ceilings => ceiling = Some(roofline::measure(self, &mut report)?),
+                BenchPart::Operations => operations::measure(self, ceiling, &mut report)?,
+                BenchPart::Steps => steps::measure(self, ceiling, &mut report)?,
+                BenchPart::Transcription => steps::transcribe(self, &mut report)?,
             }
         }
         Ok(())
     }
 
-    /// The model, and how long it took to load.
+    /// Loads the model; returns it with the load time in seconds.
     fn load(&self) -> Result<(Voxtral, f64)> {
         self.load_as(self.precision)
     }
@@ -160,21 +160,21 @@ impl Benchmark<'_> {
         };
         let model = Voxtral::load(&self.config, &mut source);
         source.finish()?.audit.passed()?;
-        self.settle()?;
+        self.synchronize()?;
         Ok((model, start.elapsed().as_secs_f64()))
     }
 
-    /// Waits until the device has done all it was told.
-    fn settle(&self) -> Result<()> {
+    /// Waits until all queued work of the device is done.
+    fn synchronize(&self) -> Result<()> {
         self.device.device.sync().map_err(|error| Error::new(format!("{}: {error:?}", self.device.name)).kind(ErrorKind::LostDevice))
     }
 
-    /// How long a thing takes; whatever stops it becomes a note.
+    /// Measures two rounds after one warm-up call. A panic becomes the note of the row.
     fn time(&self, what: impl Into<String>, mut once: impl FnMut()) -> Result<BenchRow> {
         let mut row = BenchRow { what: what.into(), ..BenchRow::default() };
         let rounds = catch_unwind(AssertUnwindSafe(|| -> Result<Vec<f64>> {
             once();
-            self.settle()?;
+            self.synchronize()?;
             (0..2).map(|_| self.median(&mut once)).collect()
         }));
         match rounds {
@@ -184,12 +184,13 @@ impl Benchmark<'_> {
         Ok(row)
     }
 
+    /// Median time of repeated calls: at least 3, at most 200, until `patience` is over.
     fn median(&self, once: &mut dyn FnMut()) -> Result<f64> {
         let (start, mut times) = (Instant::now(), Vec::new());
         while times.len() < 3 || (start.elapsed() < self.patience && times.len() < 200) {
             let begun = Instant::now();
             once();
-            self.settle()?;
+            self.synchronize()?;
             times.push(begun.elapsed().as_secs_f64());
         }
         Ok(median(&mut times))
@@ -197,7 +198,7 @@ impl Benchmark<'_> {
 }
 
 impl BenchRow {
-    /// Says how fast so much work was done, and compares it with a ceiling in operations a second.
+    /// Adds the rate for this number of operations, and its fraction of the peak rate in FLOP/s.
     fn rated(mut self, flops: f64, ceiling: Option<f64>) -> Self {
         if let Some(seconds) = self.seconds.iter().copied().reduce(f64::min) {
             self.teraflops = Some(flops / seconds / 1e12);
@@ -212,8 +213,7 @@ fn median(times: &mut [f64]) -> f64 {
     times[times.len() / 2]
 }
 
-/// Writes a random checkpoint of a size to a folder, weights in brain floats as the Hub has them: for measuring how fast one is read, and
-/// for measuring other programs with the same.
+/// Writes a random checkpoint to a folder, with bf16 weights as on the Hub: for benchmarks of loading and of other programs.
 pub fn write_checkpoint(config: &VoxtralConfig, folder: &Path) -> Result<()> {
     let mut source = WeightLoader::random(0, &burn::tensor::Device::flex()).precision(Precision::Bf16);
     let model = Voxtral::load(config, &mut source);

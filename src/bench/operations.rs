@@ -1,4 +1,4 @@
-//! The operations a model is made of, one by one, forwards and then forwards and backwards.
+//! Benchmarks of single model operations: the forward pass alone, then forward and backward.
 
 use super::roofline::{Roofline, random};
 use super::{BenchRow, Benchmark};
@@ -7,19 +7,19 @@ use burn::tensor::{DType, Tensor};
 use voxtral::kernels::ops;
 use voxtral::kernels::ops::{AttentionMask, MatmulPrecision};
 
-/// Tokens of a row: half a minute of audio, a prompt around it, a transcript.
+/// Prompt and transcript tokens around the audio tokens of a row.
 pub(super) const AROUND: usize = 72;
-/// Tokens of the transcript.
+/// Transcript tokens of a row.
 pub(super) const TARGETS: usize = 64;
 
-/// A product with a weight, as the model's layers compute it.
+/// Linear layer as in the model: `x` [rows, inputs] times the transposed `weight` [outputs, inputs].
 pub(super) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    let factors = if weight.dtype() == DType::BF16 { MatmulPrecision::Bf16 } else { MatmulPrecision::Floats };
-    ops::linear(x, weight, None, factors)
+    let precision = if weight.dtype() == DType::BF16 { MatmulPrecision::Bf16 } else { MatmulPrecision::F32 };
+    ops::linear(x, weight, None, precision)
 }
 
-/// Measures all of them.
-pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut dyn FnMut(BenchRow)) -> Result<()> {
+/// Measures linear layers, attention, row-wise operations and cross-entropy.
+pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, report: &mut dyn FnMut(BenchRow)) -> Result<()> {
     let device = &bench.device.device;
     let (audio, text) = (&bench.config.audio_config, &bench.config.text_config);
     let (frames, length) = (audio.max_source_positions, audio.chunk_tokens() + AROUND);
@@ -31,8 +31,8 @@ pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut d
                 let (x, weight) = (random([rows, inputs], device), random([outputs, inputs], device).cast(dtype));
                 let flops = 2.0 * (rows * inputs * outputs) as f64;
                 let what = format!("linear {rows} × {inputs} × {outputs}, {name}");
-                let most = ceiling.map(|ceiling| ceiling.of(dtype));
-                // A frozen weight: backwards, only x has a gradient.
+                let peak = ceiling.map(|ceiling| ceiling.of(dtype));
+                // The weight is frozen: only x has a gradient.
                 both(
                     bench,
                     &what,
@@ -40,8 +40,8 @@ pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut d
                     |[x]| linear(x, Tensor::from_inner(weight.clone())),
                     |x| linear(x, weight.clone()),
                     flops,
-                    most,
-                    tell,
+                    peak,
+                    report,
                 )?;
             }
         }
@@ -55,19 +55,19 @@ pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut d
         let heads =
             heads.into_iter().chain([(text.num_attention_heads, text.num_key_value_heads, length, text.head_dim, AttentionMask::Causal)]);
         for (heads, shared, rows, width, mask) in heads {
-            for (name, factors) in [("f32", MatmulPrecision::Floats), ("bf16", MatmulPrecision::Bf16)] {
+            for (name, precision) in [("f32", MatmulPrecision::F32), ("bf16", MatmulPrecision::Bf16)] {
                 let causal = mask == AttentionMask::Causal;
                 let given = [heads, shared, shared].map(|heads| random([batch, heads, rows, width], device));
                 let pairs = (batch * heads * rows * rows) as f64 / if causal { 2.0 } else { 1.0 };
                 let kind = if causal { "causal attention" } else { "attention" };
                 let what = format!("{kind} {batch} × {heads}/{shared} heads of {width}, {rows} positions, {name}");
-                let attend = |[q, k, v]: [Tensor<4>; 3]| ops::attend(q, k, v, mask.clone(), factors);
+                let attend = |[q, k, v]: [Tensor<4>; 3]| ops::attend(q, k, v, mask.clone(), precision);
                 let (k, v) = (given[1].clone(), given[2].clone());
-                let ahead = |q| ops::attend(q, k.clone(), v.clone(), mask.clone(), factors);
-                both(bench, &what, given, attend, ahead, pairs * 4.0 * width as f64, None, tell)?;
+                let ahead = |q| ops::attend(q, k.clone(), v.clone(), mask.clone(), precision);
+                both(bench, &what, given, attend, ahead, pairs * 4.0 * width as f64, None, report)?;
             }
         }
-        rows(bench, batch, tell)?;
+        rows(bench, batch, report)?;
     }
     let width = text.hidden_size;
     let weight = random([text.vocab_size, width], device).cast(bench.matrices());
@@ -76,11 +76,11 @@ pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut d
     let what = format!("cross-entropy of {TARGETS} targets among {}, {}", text.vocab_size, name(bench.matrices()));
     let flops = 2.0 * (TARGETS * width * text.vocab_size) as f64;
     let x = random([TARGETS, width], device);
-    both(bench, &what, [x], |[x]| entropy(x, Tensor::from_inner(weight.clone())), |x| entropy(x, weight.clone()), flops, None, tell)
+    both(bench, &what, [x], |[x]| entropy(x, Tensor::from_inner(weight.clone())), |x| entropy(x, weight.clone()), flops, None, report)
 }
 
-/// What is done to each number, whose cost is memory rather than arithmetic.
-fn rows(bench: &Benchmark, batch: usize, tell: &mut dyn FnMut(BenchRow)) -> Result<()> {
+/// Memory-bound element-wise and row-wise operations: norms and activations.
+fn rows(bench: &Benchmark, batch: usize, report: &mut dyn FnMut(BenchRow)) -> Result<()> {
     let device = &bench.device.device;
     let (audio, text) = (&bench.config.audio_config, &bench.config.text_config);
     let (frames, length) = (batch * audio.max_source_positions, batch * (audio.chunk_tokens() + AROUND));
@@ -91,26 +91,26 @@ fn rows(bench: &Benchmark, batch: usize, tell: &mut dyn FnMut(BenchRow)) -> Resu
     let (weight, bias) = (ones(width), ones(width));
     let norm = |[x]: [Tensor<2>; 1]| ops::layer_norm(x, inner(weight.clone()), inner(bias.clone()), 1e-5);
     let ahead = |x| ops::layer_norm(x, weight.clone(), bias.clone(), 1e-5);
-    both(bench, &format!("layer norm of {frames} × {width}"), [random([frames, width], device)], norm, ahead, 0.0, None, tell)?;
+    both(bench, &format!("layer norm of {frames} × {width}"), [random([frames, width], device)], norm, ahead, 0.0, None, report)?;
 
     let what = format!("gelu of {frames} × {wide}");
-    both(bench, &what, [random([frames, wide], device)], |[x]| ops::gelu(x), ops::gelu::<2>, 0.0, None, tell)?;
+    both(bench, &what, [random([frames, wide], device)], |[x]| ops::gelu(x), ops::gelu::<2>, 0.0, None, report)?;
 
     let (width, wide) = (text.hidden_size, text.intermediate_size);
     let weight = ones(width);
     let norm = |[x]: [Tensor<2>; 1]| ops::rms_norm(x, inner(weight.clone()), 1e-5);
     let ahead = |x| ops::rms_norm(x, weight.clone(), 1e-5);
-    both(bench, &format!("RMS norm of {length} × {width}"), [random([length, width], device)], norm, ahead, 0.0, None, tell)?;
+    both(bench, &format!("RMS norm of {length} × {width}"), [random([length, width], device)], norm, ahead, 0.0, None, report)?;
 
     let given = [random([length, wide], device), random([length, wide], device)];
     let up = given[1].clone();
     let ahead = move |gate| ops::silu_mul(gate, up.clone());
-    both(bench, &format!("silu · up of {length} × {wide}"), given, |[gate, up]| ops::silu_mul(gate, up), ahead, 0.0, None, tell)
+    both(bench, &format!("silu · up of {length} × {wide}"), given, |[gate, up]| ops::silu_mul(gate, up), ahead, 0.0, None, report)
 }
 
 /// A row for the way forwards and one for both ways; backwards, a product is two where both sides have a gradient, which is left out here:
 /// the rate counts the gradient of x alone.
-#[expect(clippy::too_many_arguments, reason = "private, and each is said by the caller in plain sight")]
+#[expect(clippy::too_many_arguments, reason = "private helper with few callers")]
 fn both<const N: usize, const D: usize, const E: usize>(
     bench: &Benchmark,
     what: &str,
@@ -119,17 +119,17 @@ fn both<const N: usize, const D: usize, const E: usize>(
     ahead: impl Fn(Tensor<D>) -> Tensor<E>,
     flops: f64,
     ceiling: Option<f64>,
-    tell: &mut dyn FnMut(BenchRow),
+    report: &mut dyn FnMut(BenchRow),
 ) -> Result<()> {
     let rated = |row: BenchRow, times: f64| if flops > 0.0 { row.rated(times * flops, ceiling) } else { row };
     let first = given[0].clone();
-    tell(rated(bench.time(format!("{what}: forwards"), || drop(ahead(first.clone())))?, 1.0));
-    let there_and_back = || {
+    report(rated(bench.time(format!("{what}: forwards"), || drop(ahead(first.clone())))?, 1.0));
+    let forward_backward = || {
         let leaves = given.clone().map(|x| Tensor::from_inner(x).require_grad());
         let gradients = learned(leaves.clone()).sum().backward();
         drop(leaves.map(|x| x.grad(&gradients)));
     };
-    tell(rated(bench.time(format!("{what}: both ways"), there_and_back)?, if N == 1 { 2.0 } else { 3.0 }));
+    report(rated(bench.time(format!("{what}: both ways"), forward_backward)?, if N == 1 { 2.0 } else { 3.0 }));
     Ok(())
 }
 

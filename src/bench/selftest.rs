@@ -1,4 +1,4 @@
-//! Whether a device computes what the processor computes: scores of a small model, and twenty steps of training.
+//! Numerical self-test of a device against the CPU in f32: logits of a small model, and losses of 20 training steps.
 
 use super::steps::{Case, losses, scores};
 use super::{BenchSize, Benchmark};
@@ -10,35 +10,35 @@ use voxtral::device;
 use voxtral::device::SelectedDevice;
 use voxtral::model::precision::Precision;
 
-/// Something that was computed on both sides.
+/// One comparison of the device with the CPU.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SelfTestResult {
-    /// What.
+    /// Name of the comparison.
     pub what: String,
-    /// The largest difference, relative to the largest number. None if the device gave up.
+    /// Largest absolute difference, relative to the largest absolute value. None if the device failed.
     pub difference: Option<f64>,
-    /// How large it may be.
+    /// Tolerance for the difference.
     pub allowed: f64,
-    /// Seconds on the device.
+    /// Time on the device in seconds.
     pub seconds: f64,
-    /// What the device said when it gave up.
+    /// Error of the device, if it failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
 impl SelfTestResult {
-    /// Whether both sides are as close as they should be.
-    pub fn holds(&self) -> bool {
+    /// Whether the difference is within the tolerance.
+    pub fn passed(&self) -> bool {
         self.difference.is_some_and(|difference| difference <= self.allowed)
     }
 }
 
-/// Steps of a training that is compared.
+/// Number of training steps compared.
 const STEPS: u64 = 20;
 
-/// Computes everything on a device and, in 32-bit floats, on the processor.
+/// Runs all comparisons of a device with the CPU in f32.
 pub fn agree(device: &SelectedDevice) -> Result<Vec<SelfTestResult>> {
-    let processor = device::choose("cpu")?;
+    let cpu = device::choose("cpu")?;
     let bench = |device, precision| Benchmark {
         device,
         config: BenchSize::Tiny.config(),
@@ -49,7 +49,7 @@ pub fn agree(device: &SelectedDevice) -> Result<Vec<SelfTestResult>> {
     };
     let mut found = Vec::new();
     let mut compare = |what: String, allowed: f64, run: &dyn Fn(&Benchmark) -> Result<Vec<f64>>, precision| -> Result<()> {
-        let expected = run(&bench(&processor, Precision::F32))?;
+        let expected = run(&bench(&cpu, Precision::F32))?;
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&bench(device, precision))));
         let seconds = start.elapsed().as_secs_f64();
@@ -72,7 +72,7 @@ pub fn agree(device: &SelectedDevice) -> Result<Vec<SelfTestResult>> {
     Ok(found)
 }
 
-/// The largest difference, as a share of the largest number; endless if one is no number, or if there are more on one side.
+/// Largest difference relative to the largest expected value; infinite if a number is NaN or the lengths differ.
 fn apart(found: &[f64], expected: &[f64]) -> f64 {
     let scale = expected.iter().fold(0.0_f64, |most, number| most.max(number.abs()));
     if found.len() != expected.len() || scale == 0.0 {
@@ -101,8 +101,8 @@ mod tests {
     #[test]
     fn the_processor_agrees_with_itself() {
         let found = agree(&device::choose("cpu").unwrap()).unwrap();
-        assert!(found.iter().all(SelfTestResult::holds), "{found:?}");
-        // In 32 bits it is the same computation, and in brain floats it is not.
+        assert!(found.iter().all(SelfTestResult::passed), "{found:?}");
+        // In f32 the computation is identical, in bf16 it is not.
         assert!(found.iter().all(|row| (row.difference == Some(0.0)) == row.what.contains("f32")), "{found:?}");
     }
 }

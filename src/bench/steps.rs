@@ -1,4 +1,4 @@
-//! Whole optimizer steps at several batch sizes, and transcription, with the model as it is used.
+//! Benchmarks of whole optimizer steps and of transcription at several batch sizes.
 
 use super::operations::{AROUND, TARGETS};
 use super::roofline::{Roofline, random};
@@ -27,14 +27,14 @@ use voxtral::training::{LossRow, LrScheduler, Trainer, TrainingConfig, TrainingE
 use voxtral::weights::WeightLoader;
 use voxtral::{lora, weights};
 
-/// What is trained, and how a clip is heard.
+/// Which parameters are trained, and whether the encoder outputs are cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Case {
-    /// Adapters in the text model; what the frozen tower made of the clips is remembered.
+    /// LoRA adapters in the text model; outputs of the frozen audio encoder are cached.
     Remembered,
-    /// Adapters in the text model; the frozen tower hears the clips in every step.
+    /// LoRA adapters in the text model; the frozen audio encoder runs in every step.
     Text,
-    /// Adapters in the tower and the projector too.
+    /// LoRA adapters in the audio encoder too.
     Everywhere,
     /// Every weight.
     Full,
@@ -52,7 +52,7 @@ impl Case {
         }
     }
 
-    /// Operations of a step with one row: backwards, a product costs as much as forwards for x, and again for a trained weight.
+    /// FLOPs of a step with batch size 1. The backward pass of a product costs one forward pass for x, and another for a trained weight.
     fn flops(self, work: OperationCount) -> f64 {
         let text = work.reading + work.writing;
         match self {
@@ -64,25 +64,25 @@ impl Case {
     }
 }
 
-/// Fills rows.
+/// Padding token id.
 const PAD: u32 = 11;
 
-/// Steps that are measured, after one that is not.
+/// Number of steps measured, after one warm-up step.
 const STEPS: u64 = 6;
 
-/// Measures loading, then each way of training with each number of rows.
-pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut dyn FnMut(BenchRow)) -> Result<()> {
+/// Measures loading, then each training case with each batch size.
+pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, report: &mut dyn FnMut(BenchRow)) -> Result<()> {
     let free = bench.device.free_memory();
     let (model, seconds) = bench.load()?;
     let size = bytes(&model);
-    tell(BenchRow {
+    report(BenchRow {
         what: format!("{} the model in {}", if bench.model.is_some() { "loading" } else { "drawing" }, bench.precision),
         seconds: vec![seconds],
         gigabytes: Some(size as f64 / seconds / 1e9),
         memory: memory(bench, free),
         ..BenchRow::default()
     });
-    let most = ceiling.map(|ceiling| ceiling.of(bench.matrices()));
+    let peak = ceiling.map(|ceiling| ceiling.of(bench.matrices()));
     let mut model = Some(model);
     for case in Case::ALL {
         let whole = match model.take() {
@@ -107,24 +107,24 @@ pub(super) fn measure(bench: &Benchmark, ceiling: Option<Roofline>, tell: &mut d
             let what = format!("{}, batch {batch}", case.name());
             let needed = shape.step(&bench.config, *batch);
             if free.is_some_and(|free| needed > free) {
-                let note = format!("not tried: an estimate says {} MiB, which is more than is free", needed >> 20);
-                tell(BenchRow { what, note, ..BenchRow::default() });
+                let note = format!("skipped: needs an estimated {} MiB, which is more than the free memory", needed >> 20);
+                report(BenchRow { what, note, ..BenchRow::default() });
                 continue;
             }
             let flops = *batch as f64 * case.flops(OperationCount::of(&bench.config, 1, length, TARGETS));
-            let mut row = steps(bench, adapted.clone(), case, *batch)?.rated(flops, most);
+            let mut row = steps(bench, adapted.clone(), case, *batch)?.rated(flops, peak);
             row.what = what;
             row.memory = memory(bench, free);
-            tell(row);
+            report(row);
         }
     }
     Ok(())
 }
 
-/// A model with what a case trains, and how many numbers that are.
+/// Adds the adapters of a case to a model. Returns it with the number of trained parameters.
 fn prepared(bench: &Benchmark, mut model: Voxtral, case: Case) -> Result<(Voxtral, u64)> {
     if case == Case::Full && bench.matrices() == DType::BF16 {
-        // What is trained is kept in 32 bits, and only multiplied in brain floats.
+        // Trained weights stay in f32; only the matrix products use bf16.
         drop(model);
         model = bench.load_as(Precision::F32)?.0;
         model.compute_in_bf16();
@@ -150,6 +150,7 @@ fn prepared(bench: &Benchmark, mut model: Voxtral, case: Case) -> Result<(Voxtra
     Ok((model, count))
 }
 
+/// Whether a case trains the parameter of a name.
 fn trains(case: Case) -> fn(&str) -> bool {
     match case {
         Case::Full => |name| name != "audio_tower.embed_positions.weight",
@@ -157,7 +158,7 @@ fn trains(case: Case) -> fn(&str) -> bool {
     }
 }
 
-/// A first step, then the others in two halves.
+/// Times a warm-up step and then the measured steps, in two rounds.
 fn steps(bench: &Benchmark, model: Voxtral, case: Case, batch: usize) -> Result<BenchRow> {
     let (mut times, mut row) = (Vec::new(), BenchRow::default());
     let mut last = Instant::now();
@@ -179,10 +180,11 @@ fn steps(bench: &Benchmark, model: Voxtral, case: Case, batch: usize) -> Result<
     Ok(row)
 }
 
-fn train(bench: &Benchmark, model: Voxtral, case: Case, batch: usize, steps: u64, rate: f64, say: &mut dyn FnMut(&LossRow)) -> Result<()> {
+/// Trains for a number of steps and reports the loss of each.
+fn train(bench: &Benchmark, model: Voxtral, case: Case, batch: usize, steps: u64, lr: f64, report: &mut dyn FnMut(&LossRow)) -> Result<()> {
     let examples = examples(bench, &model, case, batch);
     let recipe = TrainingConfig {
-        learning_rate: rate,
+        learning_rate: lr,
         warmup_steps: 0,
         lr_scheduler: LrScheduler::Constant,
         epochs: 1.0,
@@ -203,17 +205,17 @@ fn train(bench: &Benchmark, model: Voxtral, case: Case, batch: usize, steps: u64
         trained: &trains(case),
         device: &bench.device.device,
         stop: &AtomicBool::new(false),
-        say: &mut |said| {
-            if let TrainingEvent::Step(row, _) = said {
-                say(row);
+        say: &mut |event| {
+            if let TrainingEvent::Step(row, _) = event {
+                report(row);
             }
         },
-        judge: None,
+        validation: None,
     };
     training.run(model).map(drop)
 }
 
-/// The losses of a training.
+/// The losses of a short training.
 pub(super) fn losses(bench: &Benchmark, case: Case, steps: u64) -> Result<Vec<f64>> {
     let mut losses = Vec::new();
     let model = prepared(bench, bench.load()?.0, case)?.0;
@@ -221,17 +223,17 @@ pub(super) fn losses(bench: &Benchmark, case: Case, steps: u64) -> Result<Vec<f6
     Ok(losses)
 }
 
-/// The scores of every next token of a row.
+/// The logits of every position of a row.
 pub(super) fn scores(bench: &Benchmark) -> Result<Vec<f64>> {
     let model = bench.load()?.0;
     let ids = prompt(bench);
     let tokens = TokenBatch { rows: 1, length: ids.len(), ids };
-    let heard = stack([&features(bench, 0)].into_iter(), &bench.device.device);
-    let scores = model.forward(&tokens, heard)?.into_data().convert::<f64>();
-    scores.try_to_vec::<f64>().map_err(|error| Error::new(format!("the scores cannot be read: {error:?}")))
+    let features = stack([&features(bench, 0)].into_iter(), &bench.device.device);
+    let scores = model.forward(&tokens, features)?.into_data().convert::<f64>();
+    scores.try_to_vec::<f64>().map_err(|error| Error::new(format!("cannot read the logits: {error:?}")))
 }
 
-/// Clips of half a minute, all of them noise, with transcripts of random tokens.
+/// 30-second clips of noise with random transcript tokens.
 fn examples(bench: &Benchmark, model: &Voxtral, case: Case, count: usize) -> Vec<Example> {
     let vocabulary = bench.config.text_config.vocab_size as u32;
     let mut rng = ChaCha8Rng::seed_from_u64(7);
@@ -241,8 +243,8 @@ fn examples(bench: &Benchmark, model: &Voxtral, case: Case, count: usize) -> Vec
         let features = features(bench, clip as u64);
         let sound = match case {
             Case::Remembered => {
-                let heard = stack([&features].into_iter(), &bench.device.device);
-                ExampleAudio::Rows(model.embed_audio(heard))
+                let features = stack([&features].into_iter(), &bench.device.device);
+                ExampleAudio::Rows(model.embed_audio(features))
             }
             _ => ExampleAudio::Features(Arc::new(features)),
         };
@@ -258,7 +260,7 @@ fn examples(bench: &Benchmark, model: &Voxtral, case: Case, count: usize) -> Vec
     (0..count).map(example).collect()
 }
 
-/// `<s> [INST] [BEGIN_AUDIO]`, the audio, and what is asked of the model.
+/// The prompt: `<s> [INST] [BEGIN_AUDIO]`, the audio tokens, and the instruction.
 fn prompt(bench: &Benchmark) -> Vec<u32> {
     let audio = std::iter::repeat_n(bench.config.audio_token_id, bench.config.audio_config.chunk_tokens());
     [1, 3, 25].into_iter().chain(audio).chain([4, 9, 10, 12, 34]).collect()
@@ -270,7 +272,7 @@ fn features(bench: &Benchmark, seed: u64) -> Features {
     Features { mels, frames, chunks: 1, data: (0..mels * frames).map(|_| rng.random_range(-1.0..1.5)).collect() }
 }
 
-/// What is in use on a card, or the most that this process ever used.
+/// Memory in use on a GPU, or the peak resident memory of this process, in bytes.
 fn memory(bench: &Benchmark, free: Option<u64>) -> Option<u64> {
     match bench.device.name.as_str() {
         "cpu" => {
@@ -282,8 +284,8 @@ fn memory(bench: &Benchmark, free: Option<u64>) -> Option<u64> {
     }
 }
 
-/// Half a minute of speech and as many tokens as people say in it.
-pub(super) fn transcribe(bench: &Benchmark, tell: &mut dyn FnMut(BenchRow)) -> Result<()> {
+/// Measures transcription of 30-second clips with a fixed number of tokens.
+pub(super) fn transcribe(bench: &Benchmark, report: &mut dyn FnMut(BenchRow)) -> Result<()> {
     let (model, _) = bench.load()?;
     let seconds = bench.config.audio_config.max_source_positions as f64 / 50.0;
     let tokens = TARGETS;
@@ -293,8 +295,8 @@ pub(super) fn transcribe(bench: &Benchmark, tell: &mut dyn FnMut(BenchRow)) -> R
             &bench.device.device,
         );
         let prompts: Vec<DecoderPrompt> = (0..*batch).map(|_| DecoderPrompt { ids: prompt(bench), limit: tokens }).collect();
-        // No token ends a row, so that each has the same length.
-        let special = SpecialTokens { end: u32::MAX, pad: PAD };
+        // No end-of-sequence token, so that every transcript has the same length.
+        let special = SpecialTokens { eos: u32::MAX, pad: PAD };
         let mut failed = None;
         let mut row = bench.time(format!("transcription, batch {batch}"), || {
             if let Err(error) = greedy(&model, &prompts, model.embed_audio(audio.clone()), special, &mut |_| Ok(())) {
@@ -306,30 +308,30 @@ pub(super) fn transcribe(bench: &Benchmark, tell: &mut dyn FnMut(BenchRow)) -> R
         }
         if let Some(best) = row.seconds.iter().copied().reduce(f64::min) {
             let faster = seconds * *batch as f64 / best;
-            row.note = format!("{faster:.1} seconds of speech a second, {tokens} tokens for each {seconds:.0}");
+            row.note = format!("{faster:.1}× real time, {tokens} tokens per {seconds:.0} s of audio");
         }
-        tell(row);
+        report(row);
     }
     Ok(())
 }
 
 impl Benchmark<'_> {
-    /// The type in which matrices are kept.
+    /// Data type of the weight matrices.
     pub(super) fn matrices(&self) -> DType {
         if self.precision == Precision::F32 { DType::F32 } else { DType::BF16 }
     }
 }
 
-/// Bytes of a model's weights.
+/// Size of a model's weights in bytes.
 fn bytes(model: &Voxtral) -> u64 {
     struct Sum(u64);
     impl NamedVisitor for Sum {
-        fn look<const D: usize>(&mut self, _: &str, param: &Param<Tensor<D>>) {
+        fn visit<const D: usize>(&mut self, _: &str, param: &Param<Tensor<D>>) {
             let tensor = param.val();
             self.0 += tensor.shape().num_elements() as u64 * if tensor.dtype() == DType::BF16 { 2 } else { 4 };
         }
     }
     let mut sum = Sum(0);
-    visitor::look(model, &mut sum);
+    visitor::visit_named(model, &mut sum);
     sum.0
 }

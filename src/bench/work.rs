@@ -1,20 +1,20 @@
-//! How much arithmetic a model's work is, in multiplications and additions counted apart.
+//! FLOP counts of a model, with multiplications and additions counted separately.
 
 use voxtral::model::config::VoxtralConfig;
 
-/// Operations for one row: a prompt with its audio, and targets to be predicted.
+/// FLOPs of the forward pass for one row: a prompt with its audio, and targets to predict.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OperationCount {
-    /// The audio tower and the projector, forwards.
+    /// Audio encoder and projector.
     pub hearing: f64,
-    /// The text model without its head, forwards.
+    /// Text model without its output head.
     pub reading: f64,
-    /// The head at the targets, forwards.
+    /// Output head at the targets.
     pub writing: f64,
 }
 
 impl OperationCount {
-    /// Counts products; norms and the like are small beside them.
+    /// Counts the FLOPs of convolutions, matrix products and attention; norms and activations are negligible.
     pub fn of(config: &VoxtralConfig, chunks: usize, length: usize, targets: usize) -> Self {
         let (audio, text) = (&config.audio_config, &config.text_config);
         let number = |count: usize| count as f64;
@@ -28,7 +28,7 @@ impl OperationCount {
         let (width, inner, length) = (out, number(text.intermediate_size), number(length));
         let (heads, shared) = (number(text.num_attention_heads * text.head_dim), number(text.num_key_value_heads * text.head_dim));
         let linears = 2.0 * length * (2.0 * width * heads + 2.0 * width * shared + 3.0 * width * inner);
-        // A causal model looks at half of all pairs.
+        // Causal attention computes half of all pairs.
         let layer = linears + 2.0 * length * length * heads;
         let reading = number(text.num_hidden_layers) * layer;
         Self { hearing, reading, writing: 2.0 * number(targets) * width * number(text.vocab_size) }

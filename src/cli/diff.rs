@@ -1,7 +1,7 @@
-//! `voxpipe diff A B`: two runs beside each other, in settings, in data clip by clip, and in numbers.
+//! `voxpipe diff A B`: compares two runs: settings, data (clip by clip) and metrics.
 //!
-//! Every record has the full list of what went into a result, so nothing but the two logs has to be there for settings, files and
-//! numbers. Clips are compared row by row where both results are still kept.
+//! A cache entry lists all inputs of a result, so settings, files and metrics need only the two logs and the cache entries. Clips are
+//! compared row by row if both results are still in the cache.
 
 use super::summary::{StageSummary, Summary, find};
 use super::{Project, print, print_json};
@@ -18,13 +18,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use voxpipe_io::jsonl;
 
-/// Which runs to compare.
+/// Options of `voxpipe diff`.
 #[derive(Args)]
 pub(super) struct Diff {
-    /// The older run; the one before the newest if left out or `previous`
+    /// Older run: a run id, `latest` or `previous`
     #[arg(default_value = "previous")]
     a: String,
-    /// The newer run; the newest if left out or `latest`
+    /// Newer run: a run id, `latest` or `previous`
     #[arg(default_value = "latest")]
     b: String,
     #[command(flatten)]
@@ -34,26 +34,26 @@ pub(super) struct Diff {
     json: bool,
 }
 
-/// A stage in two runs.
+/// A stage compared between the two runs.
 #[derive(Serialize)]
 struct Both {
     stage: String,
-    /// How it ended in each; none where the run has no such stage.
+    /// How it ended in each run; none where the run has no such stage.
     results: [Option<String>; 2],
-    /// Whether the results are the same bytes; none where one of them is not known.
+    /// Whether the results are byte-identical; none if one of them is unknown.
     same: Option<bool>,
-    /// What of its own went in differently.
+    /// Changed settings.
     settings: Vec<Why>,
-    /// The files it read that are different.
+    /// Changed source files.
     sources: Vec<Why>,
-    /// The clips of its result that are different.
+    /// Changed clips of its result.
     #[serde(skip_serializing_if = "Option::is_none")]
     clips: Option<Clips>,
-    /// The numbers that are different, before and after.
+    /// Changed metrics, with the old and the new value.
     metrics: BTreeMap<String, [Option<f64>; 2]>,
 }
 
-/// The rows of two results.
+/// Row counts and changed rows of two results.
 #[derive(Serialize)]
 struct Clips {
     before: usize,
@@ -63,9 +63,9 @@ struct Clips {
 }
 
 impl Diff {
-    /// `voxpipe diff`.
+    /// Prints the comparison.
     pub(super) fn print(&self) -> Result<()> {
-        let store = Store::look(&self.project.root()?)?;
+        let store = Store::open_readonly(&self.project.root()?)?;
         let (a, b) = (Summary::of(&store, &find(&store, &self.a)?)?, Summary::of(&store, &find(&store, &self.b)?)?);
         let mut names: Vec<&str> = b.stages.iter().map(|stage| stage.stage.as_str()).collect();
         names.extend(a.stages.iter().map(|stage| stage.stage.as_str()).filter(|name| b.stage(name).is_none()));
@@ -94,7 +94,7 @@ impl Both {
         both.same = Some(old.digest == new.digest);
         for reason in why::differences(&old.ingredients, &new.ingredients, |_, _| ContentDiff::default()) {
             match reason {
-                // It follows from what is told of the stage before.
+                // It follows from the changes of the upstream stage.
                 Why::Input { .. } => {}
                 Why::Source { .. } => both.sources.push(reason),
                 _ => both.settings.push(reason),
@@ -111,7 +111,7 @@ impl Both {
     }
 }
 
-/// The rows that are in one result only, or different in both; none where they cannot be compared or are all the same.
+/// The added, removed and changed rows; none if there are none or the results cannot be compared.
 fn clips(store: &Store, old: &CacheEntry, new: &CacheEntry) -> Option<Clips> {
     let file = match new.kind {
         _ if old.kind != new.kind || old.digest == new.digest => return None,
@@ -127,7 +127,7 @@ fn clips(store: &Store, old: &CacheEntry, new: &CacheEntry) -> Option<Clips> {
     (!changes.is_empty()).then_some(Clips { before: before.len(), after: after.len(), changes })
 }
 
-/// Rows by their name, each with the digest of its sound file.
+/// Rows by name, each with the digest of its audio file.
 type Rows = BTreeMap<String, Value>;
 
 fn rows(store: &Store, record: &CacheEntry, file: &str) -> Option<Rows> {
@@ -176,11 +176,11 @@ fn text(a: &Summary, b: &Summary, stages: &[Both]) -> String {
     let numbers = |both: &Both| -> Vec<String> {
         both.metrics.iter().map(|(name, [old, new])| line(both, &format!("{name} {} → {}", shown(*old), shown(*new)))).collect()
     };
-    part("numbers", stages.iter().flat_map(numbers).collect());
+    part("metrics", stages.iter().flat_map(numbers).collect());
     let results = |both: &Both| {
         let words = match (&both.results, both.same) {
             (_, Some(true)) => return None,
-            (_, Some(false)) => "other bytes".to_owned(),
+            (_, Some(false)) => "different bytes".to_owned(),
             ([Some(old), Some(new)], None) if old == new => old.clone(),
             ([Some(old), Some(new)], None) => format!("{old} → {new}"),
             ([None, Some(new)], None) => format!("only in the second: {new}"),
@@ -191,20 +191,20 @@ fn text(a: &Summary, b: &Summary, stages: &[Both]) -> String {
     part("results", stages.iter().filter_map(results).collect());
     let same: Vec<_> = stages.iter().filter(|both| both.same == Some(true)).map(|both| both.stage.as_str()).collect();
     if !same.is_empty() {
-        text.push_str(&format!("the same bytes: {}\n", same.join(", ")));
+        text.push_str(&format!("identical results: {}\n", same.join(", ")));
     }
     text
 }
 
-/// How many names of one sort are listed for people; `--json` has them all.
-const MOST_NAMES: usize = 20;
+/// Maximum number of names listed for each kind of change; `--json` lists all.
+const MAX_NAMES: usize = 20;
 
 fn listed(changes: &ContentDiff) -> Vec<String> {
     let mut lines = Vec::new();
     for (mark, names) in [("+", &changes.added), ("-", &changes.removed), ("~", &changes.changed)] {
-        lines.extend(names.iter().take(MOST_NAMES).map(|name| format!("    {mark} {name}\n")));
-        if names.len() > MOST_NAMES {
-            lines.push(format!("    {mark} … and {} more\n", names.len() - MOST_NAMES));
+        lines.extend(names.iter().take(MAX_NAMES).map(|name| format!("    {mark} {name}\n")));
+        if names.len() > MAX_NAMES {
+            lines.push(format!("    {mark} … and {} more\n", names.len() - MAX_NAMES));
         }
     }
     lines

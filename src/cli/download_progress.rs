@@ -1,11 +1,11 @@
-//! How far a download is, for people.
+//! Download progress on standard error.
 
 use crate::error::Result;
 use crate::hub::DownloadProgress;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 
-/// A line that moves at a terminal, and elsewhere one line for each download: gigabytes should not come unannounced.
+/// A progress bar on a terminal; elsewhere one line for each download, so that no large download starts unannounced.
 #[derive(Default)]
 pub(super) struct Fetch {
     bar: Option<ProgressBar>,
@@ -13,14 +13,14 @@ pub(super) struct Fetch {
 }
 
 impl Fetch {
-    /// Tells how far it is.
+    /// Updates the progress.
     pub(super) fn say(&mut self, fetching: &DownloadProgress) -> Result<()> {
         if fetching.total == 0 {
             return Ok(());
         }
         if !self.announced {
             self.announced = true;
-            let _ = writeln!(io::stderr(), "fetching {} ({})", fetching.repository, HumanBytes(fetching.total));
+            let _ = writeln!(io::stderr(), "downloading {} ({})", fetching.repository, HumanBytes(fetching.total));
             self.bar = io::stderr().is_terminal().then(|| bar(fetching.total));
         }
         if let Some(bar) = &self.bar {

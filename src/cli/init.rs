@@ -1,6 +1,6 @@
-//! `voxpipe init`: a commented pipeline.toml to begin with.
+//! `voxpipe init`: creates a commented pipeline.toml from a template.
 
-use super::prompt::somebody_is_there;
+use super::prompt::is_interactive;
 use super::{print, print_json};
 use crate::data::template;
 use crate::data::text::safe_name;
@@ -15,77 +15,78 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
-const TEMPLATE: &str = include_str!("../../templates/pipeline.toml");
-const BASE: &str = "mistralai/Voxtral-Mini-3B-2507";
+const TEMPLATE_TEXT: &str = include_str!("../../templates/pipeline.toml");
+const DEFAULT_BASE: &str = "mistralai/Voxtral-Mini-3B-2507";
 const FILE: &str = "pipeline.toml";
 const SCHEMA: &str = "schema.json";
 
-/// What to begin with. On a terminal, what is not said is asked.
+/// Options of `voxpipe init`. On a terminal, it asks for those that are missing.
 #[derive(Args)]
 pub(super) struct Init {
-    /// The project's folder; made if it is not there
+    /// Project folder; created if it does not exist
     #[arg(default_value = ".")]
     folder: PathBuf,
-    /// Which template to start from: how the recordings come in
-    #[arg(long = "template", alias = "case", value_enum, value_name = "TEMPLATE")]
-    case: Option<Case>,
-    /// What the pipeline is called; the folder's name if left out
+    /// Template to start from [default: record]
+    #[arg(long, alias = "case", value_enum)]
+    template: Option<Template>,
+    /// Pipeline name [default: the folder's name]
     #[arg(long)]
     name: Option<String>,
-    /// The language that is spoken, as an ISO 639-1 code
+    /// Spoken language as an ISO 639-1 code [default: en]
     #[arg(long, value_name = "CODE")]
     language: Option<String>,
-    /// The model to start from: a repository of the Hub or a folder
+    /// Base model: a Hub repository or a folder; required with `--template hub` [default: mistralai/Voxtral-Mini-3B-2507]
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
-    /// The folder of the recordings, seen from the project's folder
+    /// Folder of the recordings, relative to the project folder [default: recordings]
     #[arg(long, value_name = "FOLDER")]
     recordings: Option<String>,
-    /// Where the texts of existing recordings are: a CSV, TSV or JSONL file, or `txt` for a text file beside each
+    /// Transcripts of existing recordings: a CSV, TSV or JSONL file, or `txt` for one text file next to each recording
     #[arg(long, value_name = "FILE")]
     transcripts: Option<String>,
-    /// Print what was written as JSON
+    /// Print the written files as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Where somebody stands.
+/// The kind of project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Case {
-    /// Sentences are still to be read aloud
+enum Template {
+    /// Record prompts first
     Record,
-    /// There are recordings with their texts
+    /// Use existing recordings with transcripts
     Recordings,
-    /// There are recordings, and a model on the Hub to go on from
+    /// Use existing recordings and continue from a fine-tuned model on the Hub
     Hub,
 }
 
-/// What the template is filled with.
+/// Template variables.
 #[derive(Serialize)]
 struct Values {
-    case: Case,
+    #[serde(rename = "case")]
+    template: Template,
     name: String,
     language: String,
     base: String,
     folder: String,
     transcripts: String,
     published: String,
-    /// Whether there are sentences in the language.
+    /// Whether prompts in the language are built in.
     pack: bool,
 }
 
 impl Init {
-    /// Writes the file, and the schema that editors read beside it. Nothing that is there is overwritten.
+    /// Writes the pipeline file and the JSON Schema for editors. Existing files are not overwritten.
     pub(super) fn go(self) -> Result<()> {
         let file = self.folder.join(FILE);
-        let exists = || Error::new(format!("`{}` is there already, and is not overwritten", file.display())).kind(ErrorKind::InvalidInput);
+        let exists = || Error::new(format!("`{}` already exists and is not overwritten", file.display())).kind(ErrorKind::InvalidInput);
         if file.symlink_metadata().is_ok() {
-            return Err(exists().hint("choose another folder, or move the file away"));
+            return Err(exists().hint("choose another folder, or move the file"));
         }
         let values = self.values()?;
         let text = filled(values, &file)?;
-        fs::create_dir_all(&self.folder).with_context(|| format!("cannot make `{}`", self.folder.display())).map_err(environment)?;
+        fs::create_dir_all(&self.folder).with_context(|| format!("cannot create `{}`", self.folder.display())).map_err(environment)?;
         if !write_new(&file, &text)? {
             return Err(exists());
         }
@@ -94,17 +95,17 @@ impl Init {
         if self.json {
             return print_json(json!({ "file": file, "schema": with_schema.then_some(&schema) }));
         }
-        let beside = if with_schema { format!(" and `{}`, by which editors complete keys", schema.display()) } else { String::new() };
-        let there = if self.folder == Path::new(".") { String::new() } else { format!("cd {} && ", self.folder.display()) };
-        print(&format!("wrote `{}`{beside}\nlook through it, then: {there}voxpipe run\n", file.display()))
+        let and_schema = if with_schema { format!(" and `{}` (JSON Schema for editors)", schema.display()) } else { String::new() };
+        let change_folder = if self.folder == Path::new(".") { String::new() } else { format!("cd {} && ", self.folder.display()) };
+        print(&format!("wrote `{}`{and_schema}\nreview it, then run: {change_folder}voxpipe run\n", file.display()))
     }
 
     fn values(&self) -> Result<Values> {
-        let asks = somebody_is_there() && !self.json;
-        let case = match self.case {
-            Some(case) => case,
-            None if asks => ask_case()?,
-            None => Case::Record,
+        let asks = is_interactive() && !self.json;
+        let template = match self.template {
+            Some(template) => template,
+            None if asks => ask_template()?,
+            None => Template::Record,
         };
         let or_ask = |given: &Option<String>, question: &str, default: &str| match given {
             Some(given) => Ok(given.clone()),
@@ -112,36 +113,36 @@ impl Init {
             None => Ok(default.to_owned()),
         };
         let own = std::path::absolute(&self.folder).ok().and_then(|path| Some(safe_name(path.file_name()?.to_str()?).to_lowercase()));
-        let name = or_ask(&self.name, "What is the pipeline called?", &own.unwrap_or_else(|| "my-voice".to_owned()))?;
-        let language = or_ask(&self.language, "Which language is spoken (ISO 639-1 code)?", "en")?;
-        let base = match (case, &self.base) {
-            (Case::Hub, None) if !asks => {
-                return Err(Error::new("no model is named to go on from").kind(ErrorKind::InvalidInput).hint("add `--base OWNER/NAME`"));
+        let name = or_ask(&self.name, "Pipeline name?", &own.unwrap_or_else(|| "my-voice".to_owned()))?;
+        let language = or_ask(&self.language, "Spoken language (ISO 639-1 code)?", "en")?;
+        let base = match (template, &self.base) {
+            (Template::Hub, None) if !asks => {
+                return Err(Error::new("template `hub` needs a base model").kind(ErrorKind::InvalidInput).hint("add `--base OWNER/NAME`"));
             }
-            (Case::Hub, None) => ask("Which model goes it on from (OWNER/NAME)?", BASE)?,
-            (_, base) => base.clone().unwrap_or_else(|| BASE.to_owned()),
+            (Template::Hub, None) => ask("Base model to continue from (OWNER/NAME)?", DEFAULT_BASE)?,
+            (_, base) => base.clone().unwrap_or_else(|| DEFAULT_BASE.to_owned()),
         };
-        let folder = or_ask(&self.recordings, "In which folder are the recordings, or will be?", "recordings")?;
-        let transcripts = match case {
-            Case::Record => String::new(),
-            Case::Recordings | Case::Hub => {
-                or_ask(&self.transcripts, "Where are their texts (a table, or `txt`)?", &format!("{folder}/transcripts.csv"))?
+        let folder = or_ask(&self.recordings, "Folder of the recordings?", "recordings")?;
+        let transcripts = match template {
+            Template::Record => String::new(),
+            Template::Recordings | Template::Hub => {
+                or_ask(&self.transcripts, "Transcripts (CSV, TSV or JSONL file, or `txt`)?", &format!("{folder}/transcripts.csv"))?
             }
         };
         let published = format!("published/{}", safe_name(&name));
-        Ok(Values { case, name, language, base, folder, transcripts, published, pack: true })
+        Ok(Values { template, name, language, base, folder, transcripts, published, pack: true })
     }
 }
 
-/// The text of the file: with sentences of ours where there are some in the language, or else with a file of the user's.
+/// Renders the pipeline file: with the built-in prompts if there are any in the language, else with a file of the user's prompts.
 fn filled(mut values: Values, file: &Path) -> Result<String> {
-    let text = template::render(FILE, TEMPLATE, &values)?;
+    let text = template::render(FILE, TEMPLATE_TEXT, &values)?;
     let mistakes = |text: &str| Pipeline::parse(STAGES, text, file, &CommandLineOverrides::default(), &|_| None).diagnostics;
     if mistakes(&text).is_empty() {
         return Ok(text);
     }
     values.pack = false;
-    let text = template::render(FILE, TEMPLATE, &values)?;
+    let text = template::render(FILE, TEMPLATE_TEXT, &values)?;
     match mistakes(&text).into_iter().next() {
         None => Ok(text),
         Some(mistake) => {
@@ -154,7 +155,7 @@ fn filled(mut values: Values, file: &Path) -> Result<String> {
     }
 }
 
-/// Writes a file that is not there yet; says whether it was not.
+/// Writes a new file. Returns false, without writing, if it already exists.
 fn write_new(path: &Path, text: &str) -> Result<bool> {
     let writing = || format!("cannot write `{}`", path.display());
     match File::create_new(path) {
@@ -168,25 +169,26 @@ fn environment(error: Error) -> Error {
     error.environment()
 }
 
-fn ask_case() -> Result<Case> {
+fn ask_template() -> Result<Template> {
     loop {
-        let question = "1  Sentences are still to be read aloud\n2  There are recordings with their texts\n3  There are recordings, and a model on the Hub to go on from\nWhere do you stand?";
+        let question = "1  Record prompts first\n2  Use existing recordings with transcripts\n\
+            3  Use existing recordings and continue from a fine-tuned model on the Hub\nWhich template?";
         match ask(question, "1")?.as_str() {
-            "1" => return Ok(Case::Record),
-            "2" => return Ok(Case::Recordings),
-            "3" => return Ok(Case::Hub),
+            "1" => return Ok(Template::Record),
+            "2" => return Ok(Template::Recordings),
+            "3" => return Ok(Template::Hub),
             _ => {}
         }
     }
 }
 
-/// Asks on the terminal; an empty answer is the default.
+/// Asks a question on the terminal; an empty answer gives the default.
 fn ask(question: &str, default: &str) -> Result<String> {
     let mut out = io::stderr().lock();
     write!(out, "{question} [{default}] ").and_then(|()| out.flush())?;
     let mut line = String::new();
     if io::stdin().lock().read_line(&mut line)? == 0 {
-        return Err(Error::new("the questions were not answered; nothing was written").kind(ErrorKind::InvalidInput));
+        return Err(Error::new("input ended before all questions were answered; nothing was written").kind(ErrorKind::InvalidInput));
     }
     let answer = line.trim();
     Ok(if answer.is_empty() { default.to_owned() } else { answer.to_owned() })

@@ -1,4 +1,4 @@
-//! `voxpipe lock`: writes down which commit each repository of the Hub is.
+//! `voxpipe lock`: pins the commit of every Hub repository in pipeline.lock.
 
 use super::{Project, print, print_json};
 use crate::error::{Error, ErrorKind, Result};
@@ -11,27 +11,27 @@ use pipeline::manifest::diagnostic::{did_you_mean, list};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What to pin.
+/// Options of `voxpipe lock`.
 #[derive(Args)]
 pub(super) struct Lock {
     #[command(flatten)]
     project: Project,
-    /// Ask anew which commit this repository is, or that of this stage, or `all`; may be repeated
+    /// Update the pin of a repository, of the repositories of a stage, or `all`; repeatable
     #[arg(long, value_name = "NAME")]
     update: Vec<String>,
-    /// Leave out what this pipeline does not name
+    /// Remove pins that this pipeline does not use
     #[arg(long)]
     prune: bool,
-    /// Do not use the network: pin what was downloaded
+    /// Do not use the network: pin the downloaded commits
     #[arg(long)]
     offline: bool,
-    /// Print what is pinned as JSON
+    /// Print the pins as JSON
     #[arg(long)]
     json: bool,
 }
 
 impl Lock {
-    /// Writes the lock file.
+    /// Resolves the commits and writes the lockfile.
     pub(super) fn go(self) -> Result<()> {
         let path = Lockfile::beside(&self.project.file);
         let mut pins = Lockfile::read(&path)?;
@@ -40,7 +40,7 @@ impl Lock {
         let wanted: Vec<RepoRevision> = named.values().map(|(repository, _)| repository.clone()).collect();
         let update = self.updated(&named)?;
         let network = Network::unless(self.offline);
-        let mut told = Vec::new();
+        let mut rows = Vec::new();
         for (name, (repository, stages)) in &named {
             let was = pins.commit(repository).map(str::to_owned);
             let commit = match &was {
@@ -48,37 +48,37 @@ impl Lock {
                 _ => hub::current_commit(repository, network)?,
             };
             pins.set(repository, commit.clone());
-            told.push((name, stages, commit, was));
+            rows.push((name, stages, commit, was));
         }
-        let out = if self.prune { pins.keep_only(&wanted) } else { Vec::new() };
-        // A file that would say the same is left as it is.
+        let removed = if self.prune { pins.keep_only(&wanted) } else { Vec::new() };
+        // An unchanged lockfile is not rewritten.
         if pins != before || !path.exists() && !named.is_empty() {
             pins.write(&path)?;
         }
         if self.json {
             let entry = |(repository, revision, commit)| json!({ "repository": repository, "revision": revision, "commit": commit });
             let all: Vec<_> = pins.all().map(entry).collect();
-            return print_json(json!({ "file": path, "pins": all, "changed": pins != before, "removed": out }));
+            return print_json(json!({ "file": path, "pins": all, "changed": pins != before, "removed": removed }));
         }
         let mut text = String::new();
-        for (name, stages, commit, was) in told {
+        for (name, stages, commit, was) in rows {
             let news = match was {
                 None => "new".to_owned(),
-                Some(was) if was == commit => "as before".to_owned(),
+                Some(was) if was == commit => "unchanged".to_owned(),
                 Some(was) => format!("was {was}"),
             };
             text.push_str(&format!("  {name}  {commit}  {news}, for {}\n", list(stages.iter().map(String::as_str))));
         }
-        out.iter().for_each(|name| text.push_str(&format!("  {name}  left out\n")));
+        removed.iter().for_each(|name| text.push_str(&format!("  {name}  removed\n")));
         text.push_str(&match (named.is_empty(), pins != before) {
-            (true, _) => "no stage names a repository of the Hub that is not pinned already\n".to_owned(),
-            (_, true) => format!("`{}` is written: keep it with the pipeline\n", path.display()),
-            (_, false) => format!("`{}` stays as it is\n", path.display()),
+            (true, _) => "nothing to pin: no stage uses a Hub repository without a commit\n".to_owned(),
+            (_, true) => format!("wrote `{}`; commit it with the pipeline file\n", path.display()),
+            (_, false) => format!("`{}` is unchanged\n", path.display()),
         });
         print(&text)
     }
 
-    /// The repositories that any combination of the pipeline names, with the stages that do.
+    /// The unpinned repositories of all sweep combinations, with the stages that use them.
     fn named(&self) -> Result<BTreeMap<String, (RepoRevision, BTreeSet<String>)>> {
         let (sources, mut pipeline, matrix) = self.project.unpinned()?;
         let mut named = BTreeMap::new();
@@ -91,28 +91,28 @@ impl Lock {
         Ok(named)
     }
 
-    /// The repositories whose commit is asked for anew.
+    /// The repositories selected by `--update`.
     fn updated(&self, named: &BTreeMap<String, (RepoRevision, BTreeSet<String>)>) -> Result<BTreeSet<String>> {
         let mut update = BTreeSet::new();
         for wanted in &self.update {
-            let means = |name: &str, repository: &RepoRevision, stages: &BTreeSet<String>| {
+            let matches = |name: &str, repository: &RepoRevision, stages: &BTreeSet<String>| {
                 wanted == "all" || wanted == name || *wanted == repository.id() || stages.contains(wanted)
             };
-            let meant: Vec<&String> =
-                named.iter().filter(|(name, (repository, stages))| means(name, repository, stages)).map(|(name, _)| name).collect();
-            if meant.is_empty() && wanted != "all" {
+            let selected: Vec<&String> =
+                named.iter().filter(|(name, (repository, stages))| matches(name, repository, stages)).map(|(name, _)| name).collect();
+            if selected.is_empty() && wanted != "all" {
                 let names: BTreeSet<&str> =
                     named.iter().flat_map(|(name, (_, stages))| stages.iter().chain([name])).map(String::as_str).collect();
                 let known = if names.is_empty() {
-                    "there is nothing to pin".to_owned()
+                    "this pipeline has nothing to pin".to_owned()
                 } else {
-                    format!("there is {}", list(names.iter().copied()))
+                    format!("known names: {}", list(names.iter().copied()))
                 };
-                return Err(Error::new(format!("no repository and no stage that names one is called `{wanted}`"))
+                return Err(Error::new(format!("`--update {wanted}` matches no repository and no stage that uses one"))
                     .kind(ErrorKind::InvalidInput)
                     .hint(did_you_mean(wanted, names.iter().copied()).unwrap_or(known)));
             }
-            update.extend(meant.into_iter().cloned());
+            update.extend(selected.into_iter().cloned());
         }
         Ok(update)
     }
@@ -123,7 +123,7 @@ fn collect(pipeline: &mut Pipeline, named: &mut BTreeMap<String, (RepoRevision, 
     for step in &mut pipeline.steps {
         let stage = step.name.clone();
         step.stage.pin(&mut crate::hub::by_repository(|repository| {
-            // A folder of that name is what would be read.
+            // A local folder of that name takes precedence over the Hub.
             if repository.kind == RepoType::Dataset || !root.join(repository.id()).is_dir() {
                 let name = repository.to_string();
                 named.entry(name).or_insert_with(|| (repository.clone(), BTreeSet::new())).1.insert(stage.clone());

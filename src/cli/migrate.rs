@@ -1,4 +1,4 @@
-//! `voxpipe migrate`: brings a pipeline file up to the version of the format that this program reads.
+//! `voxpipe migrate`: updates a pipeline file to the current schema version.
 
 use super::{Project, print, print_json};
 use crate::error::{Error, Result, ResultExt};
@@ -11,13 +11,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
-/// What to migrate.
+/// Options of `voxpipe migrate`.
 #[derive(Args)]
 pub(super) struct Migrate {
-    /// The pipeline file
+    /// Pipeline file
     #[arg(default_value = "pipeline.toml")]
     file: PathBuf,
-    /// Only say whether there is something to do: exit code 2 if so
+    /// Only check: exit code 2 if a file needs migration
     #[arg(long)]
     check: bool,
     /// Print JSON
@@ -26,18 +26,18 @@ pub(super) struct Migrate {
 }
 
 impl Migrate {
-    /// Rewrites the file and every file it includes, each as far as it is needed.
+    /// Rewrites the pipeline file and its includes where needed, and returns the exit code.
     pub(super) fn go(self) -> Result<u8> {
         let sources = Project::of(self.file.clone()).sources()?;
-        let mut told = Vec::new();
+        let mut changes = Vec::new();
         let mut texts = Vec::new();
-        // All are read before one is written.
+        // All files are read before the first is written.
         for (position, (path, text)) in sources.texts().enumerate() {
-            // What an included file is for, its includer says.
+            // Only the main file declares the schema version.
             match migration::migrate(text, position == 0).map_err(|error| error.context(path.display()))? {
                 MigratedFile::Current => {}
                 MigratedFile::Changed { text, from, steps } => {
-                    told.push(json!({ "file": path, "from": from, "to": pipeline::manifest::SCHEMA, "steps": steps }));
+                    changes.push(json!({ "file": path, "from": from, "to": pipeline::manifest::SCHEMA, "steps": steps }));
                     texts.push((path.to_owned(), text));
                 }
             }
@@ -46,7 +46,7 @@ impl Migrate {
         let mut lines = String::new();
         for (path, text) in &texts {
             if self.check {
-                lines.push_str(&format!("{}: needs `voxpipe migrate`\n", path.display()));
+                lines.push_str(&format!("{}: needs migration; run `voxpipe migrate`\n", path.display()));
                 continue;
             }
             let part = path.with_added_extension("part");
@@ -58,12 +58,12 @@ impl Migrate {
                 fs::rename(&part, path)
             };
             write().with_context(|| format!("cannot write `{}`", path.display())).map_err(|error: Error| error.environment())?;
-            lines.push_str(&format!("{}: is schema {} now\n", path.display(), pipeline::manifest::SCHEMA));
+            lines.push_str(&format!("{}: migrated to schema {}\n", path.display(), pipeline::manifest::SCHEMA));
         }
         if self.json {
-            print_json(json!({ "files": told, "written": !self.check }))?;
+            print_json(json!({ "files": changes, "written": !self.check }))?;
         } else if texts.is_empty() {
-            print(&format!("{}: is schema {} already\n", self.file.display(), pipeline::manifest::SCHEMA))?;
+            print(&format!("{}: already uses schema {}\n", self.file.display(), pipeline::manifest::SCHEMA))?;
         } else {
             print(&lines)?;
         }

@@ -1,4 +1,4 @@
-//! `voxpipe plot`: the curves of trainings, running or done.
+//! `voxpipe plot`: plots the metrics of finished and running trainings in the terminal or as SVG.
 
 use super::{Project, print, print_json};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -16,40 +16,40 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use voxpipe_io::jsonl;
 
-/// What to draw, and how.
+/// Options of `voxpipe plot`.
 #[derive(Args)]
 pub(super) struct Plot {
-    /// Stages, runs as `voxpipe runs` lists them, or files such as loss.jsonl; every training of the pipeline if left out
+    /// Stages, run ids, or files such as loss.jsonl [default: every training of the pipeline]
     #[arg(value_name = "STAGE|RUN|FILE")]
     of: Vec<String>,
-    /// Draw this number only, such as loss, eval_wer or grad_norm; may be repeated
+    /// Plot only this metric, such as loss, eval_wer or grad_norm; repeatable
     #[arg(short, long, value_name = "NAME")]
     metric: Vec<String>,
-    /// Draw to this SVG file
+    /// Write an SVG file
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     svg: Option<PathBuf>,
-    /// Columns to draw in; as wide as the terminal if left out
+    /// Width in columns [default: width of the terminal]
     #[arg(long, value_name = "COLUMNS")]
     width: Option<usize>,
-    /// The pipeline file
+    /// Pipeline file
     #[arg(long, default_value = "pipeline.toml")]
     file: PathBuf,
-    /// Print the values as JSON
+    /// Print the data points as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// A training and what was measured.
+/// A training with its metrics.
 struct Training {
     name: String,
     rows: Vec<MetricsRow>,
 }
 
-/// Drawn when nothing else is asked for, beside what was found on held-out clips.
-const USUAL: [&str; 2] = ["loss", "learning_rate"];
+/// Metrics plotted by default, in addition to the validation metrics (`eval_…`).
+const DEFAULT_METRICS: [&str; 2] = ["loss", "learning_rate"];
 
 impl Plot {
-    /// `voxpipe plot`.
+    /// Plots the selected trainings.
     pub(super) fn draw(&self) -> Result<()> {
         let trainings = self.trainings()?;
         let metrics = self.metrics(&trainings)?;
@@ -69,8 +69,8 @@ impl Plot {
         if let Some(path) = &self.svg {
             return fs::write(path, plot::svg(&panels)).with_context(|| format!("cannot write `{}`", path.display()));
         }
-        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        print(&plot::terminal(&panels, self.width.unwrap_or_else(columns), colour))
+        let color = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        print(&plot::terminal(&panels, self.width.unwrap_or_else(columns), color))
     }
 
     fn trainings(&self) -> Result<Vec<Training>> {
@@ -81,7 +81,7 @@ impl Plot {
         }
         let project = Project::of(self.file.clone());
         let (_, parsed) = project.parse()?;
-        let store = Store::look(&project.root()?)?;
+        let store = Store::open_readonly(&project.root()?)?;
         let name = parsed.pipeline.as_ref().map_or(String::new(), |pipeline| pipeline.name.clone());
         let stages: Vec<String> = parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps).map(|step| step.name.clone()).collect();
         let runs = store.runs()?;
@@ -90,20 +90,20 @@ impl Plot {
             if let Some(run) = run {
                 let of_run = of_run(&store, &runs, run)?;
                 if of_run.is_empty() {
-                    return Err(Error::new(format!("run {run} measured nothing"))
+                    return Err(Error::new(format!("run {run} has no metrics"))
                         .kind(ErrorKind::InvalidInput)
-                        .hint("plot a stage instead, which shows its newest result"));
+                        .hint("plot a stage instead: it shows the newest result"));
                 }
                 found.extend(of_run);
             } else if stages.contains(of) {
                 found.push(of_stage(&store, &name, of)?.ok_or_else(|| {
-                    Error::new(format!("stage `{of}` has no curve yet"))
+                    Error::new(format!("stage `{of}` has no metrics yet"))
                         .kind(ErrorKind::InvalidInput)
-                        .hint("a `train` stage has one as soon as it took a step")
+                        .hint("a `train` stage has metrics after its first step")
                 })?);
             } else {
                 let known = stages.iter().chain(&runs).map(String::as_str);
-                let hint = did_you_mean(of, known.clone()).unwrap_or_else(|| format!("there are {}", list(known)));
+                let hint = did_you_mean(of, known.clone()).unwrap_or_else(|| format!("known names: {}", list(known)));
                 return Err(Error::new(format!("no stage, run or file is called `{of}`")).kind(ErrorKind::InvalidInput).hint(hint));
             }
         }
@@ -113,25 +113,26 @@ impl Plot {
             }
         }
         if found.is_empty() {
-            return Err(Error::new("there is no curve yet").kind(ErrorKind::InvalidInput).hint("start a training with `voxpipe run`"));
+            return Err(Error::new("no metrics yet").kind(ErrorKind::InvalidInput).hint("start a training with `voxpipe run`"));
         }
         Ok(found)
     }
 
-    /// What is drawn.
+    /// The names of the metrics to plot.
     fn metrics(&self, trainings: &[Training]) -> Result<Vec<String>> {
         let known: BTreeSet<&str> =
             trainings.iter().flat_map(|training| &training.rows).flat_map(|row| row.values.keys()).map(String::as_str).collect();
         if let Some(unknown) = self.metric.iter().find(|metric| !known.contains(metric.as_str())) {
-            let hint = did_you_mean(unknown, known.iter().copied()).unwrap_or_else(|| format!("there are {}", list(known.iter().copied())));
-            return Err(Error::new(format!("nothing is called `{unknown}` in these curves")).kind(ErrorKind::InvalidInput).hint(hint));
+            let known = known.iter().copied();
+            let hint = did_you_mean(unknown, known.clone()).unwrap_or_else(|| format!("known metrics: {}", list(known)));
+            return Err(Error::new(format!("no metric is called `{unknown}`")).kind(ErrorKind::InvalidInput).hint(hint));
         }
         if !self.metric.is_empty() {
             return Ok(self.metric.clone());
         }
-        let usual = USUAL.into_iter().filter(|metric| known.contains(metric));
+        let default = DEFAULT_METRICS.into_iter().filter(|metric| known.contains(metric));
         let mut metrics: Vec<String> =
-            usual.chain(known.iter().copied().filter(|metric| metric.starts_with("eval_"))).map(str::to_owned).collect();
+            default.chain(known.iter().copied().filter(|metric| metric.starts_with("eval_"))).map(str::to_owned).collect();
         if metrics.is_empty() {
             metrics = known.iter().filter(|metric| **metric != "epoch").map(|metric| (*metric).to_owned()).collect();
         }
@@ -139,7 +140,7 @@ impl Plot {
     }
 }
 
-/// One picture for each number; what is lost on held-out clips stands beside what is lost on those learned from.
+/// One panel for each metric; training and validation loss share a panel.
 fn panels(trainings: &[Training], metrics: &[String]) -> Vec<PlotPanel> {
     let both = metrics.iter().any(|metric| metric == "loss");
     let mut panels = Vec::new();
@@ -172,7 +173,7 @@ fn points(training: &Training, metric: &str) -> Vec<(f64, f64)> {
     training.rows.iter().filter_map(|row| Some((row.step as f64, *row.values.get(metric)?))).collect()
 }
 
-/// A file as results and journals have it.
+/// Reads a metrics log, or a metrics file of a result.
 fn of_file(path: &Path) -> Result<Training> {
     let rows = match metrics_log::read(path) {
         Ok((_, rows)) => rows,
@@ -181,13 +182,13 @@ fn of_file(path: &Path) -> Result<Training> {
     Ok(Training { name: path.display().to_string(), rows })
 }
 
-/// A stage's newest curve: that of its journal while it runs, that of its result otherwise.
+/// The newest metrics of a stage: from its metrics log while it runs, else from its result.
 fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Training>> {
     let age = |path: &Path| fs::symlink_metadata(path).and_then(|file| file.modified()).ok();
     let link = store.latest(pipeline, stage);
     let mut newest = None;
     for path in store.scratch_files(metrics_log::FILE) {
-        // A run may remove it at any moment: then its result is there.
+        // A run may remove the log at any moment; then the result is there.
         if let Ok((head, rows)) = metrics_log::read(&path)
             && head.pipeline == pipeline
             && head.stage == stage
@@ -211,28 +212,29 @@ fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Trainin
     Ok((!rows.is_empty()).then(|| Training { name: stage.to_owned(), rows }))
 }
 
-/// What was told of a stage in a run, and which journal it went into after which step.
+/// The metrics of a stage in the event log of a run.
 #[derive(Default)]
-struct Told {
+struct LoggedMetrics {
     rows: Vec<MetricsRow>,
+    /// Id of the metrics log and the step after which this run continued it.
     journal: Option<(String, u64)>,
 }
 
-fn told(store: &Store, run: &str) -> Result<BTreeMap<String, Told>> {
-    let mut stages: BTreeMap<String, Told> = BTreeMap::new();
+fn logged_metrics(store: &Store, run: &str) -> Result<BTreeMap<String, LoggedMetrics>> {
+    let mut stages: BTreeMap<String, LoggedMetrics> = BTreeMap::new();
     for line in log::read(&store.log(run))? {
         match line.event {
             Event::Journal { stage, id, step, .. } => {
-                let told = stages.entry(stage).or_default();
-                match &mut told.journal {
-                    // Tried again: steps after the checkpoint are taken once more.
+                let logged = stages.entry(stage).or_default();
+                match &mut logged.journal {
+                    // A retry repeats the steps after the checkpoint.
                     Some((known, after)) if *known == id => *after = step.min(*after),
                     other => {
                         *other = Some((id, step));
-                        told.rows.clear();
+                        logged.rows.clear();
                     }
                 }
-                told.rows.retain(|row| row.step <= step);
+                logged.rows.retain(|row| row.step <= step);
             }
             Event::Metrics { stage, step, values } => {
                 stages.entry(stage).or_default().rows.push(MetricsRow { step, time: None, values });
@@ -243,35 +245,35 @@ fn told(store: &Store, run: &str) -> Result<BTreeMap<String, Told>> {
     Ok(stages)
 }
 
-/// The curves of a run. A training that went on from a checkpoint has its first steps in the logs of earlier runs.
+/// The trainings of a run. The first steps of a training that continued from a checkpoint are in the logs of earlier runs.
 fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
-    let mut found = told(store, run)?;
-    found.retain(|_, told| !told.rows.is_empty());
+    let mut found = logged_metrics(store, run)?;
+    found.retain(|_, logged| !logged.rows.is_empty());
     for earlier in runs.iter().take_while(|other| *other != run).collect::<Vec<_>>().into_iter().rev() {
-        if found.values().all(|told| told.journal.as_ref().is_none_or(|(_, after)| *after == 0)) {
+        if found.values().all(|logged| logged.journal.as_ref().is_none_or(|(_, after)| *after == 0)) {
             break;
         }
-        for (stage, before) in crate::cli::plot::told(store, earlier)? {
-            let Some(told) = found.get_mut(&stage) else { continue };
-            if let (Some((id, after)), Some((before_id, before_after))) = (&mut told.journal, before.journal)
+        for (stage, before) in logged_metrics(store, earlier)? {
+            let Some(logged) = found.get_mut(&stage) else { continue };
+            if let (Some((id, after)), Some((before_id, before_after))) = (&mut logged.journal, before.journal)
                 && *after > 0
                 && *id == before_id
             {
                 let mut rows: Vec<MetricsRow> = before.rows.into_iter().filter(|row| row.step <= *after).collect();
-                rows.append(&mut told.rows);
-                told.rows = rows;
+                rows.append(&mut logged.rows);
+                logged.rows = rows;
                 *after = before_after.min(*after);
             }
         }
     }
     let several = found.len() > 1;
     let name = |stage: String| if several { format!("{run} {stage}") } else { run.to_owned() };
-    Ok(found.into_iter().map(|(stage, told)| Training { name: name(stage), rows: told.rows }).collect())
+    Ok(found.into_iter().map(|(stage, logged)| Training { name: name(stage), rows: logged.rows }).collect())
 }
 
-/// How wide the terminal is.
+/// Width of the terminal in columns, at most 200.
 fn columns() -> usize {
-    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let asked = || rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
-    said.or_else(asked).filter(|columns| *columns > 0).unwrap_or(80).min(200)
+    let from_environment = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let from_terminal = || rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    from_environment.or_else(from_terminal).filter(|columns| *columns > 0).unwrap_or(80).min(200)
 }

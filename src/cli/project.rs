@@ -1,4 +1,4 @@
-//! From a file name and some flags to a pipeline.
+//! Loading a pipeline: reads the pipeline file, applies command-line changes and the lockfile, prints diagnostics.
 
 use super::{Changes, Project, note};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -16,19 +16,19 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 impl Project {
-    /// The project of a file, as it is.
+    /// The project of a pipeline file, without changes.
     pub(super) fn of(file: PathBuf) -> Self {
         Self { file, changes: Changes::default() }
     }
 
-    /// Reads and parses the file; complaints are left to the caller.
+    /// Reads and parses the pipeline file. Diagnostics are returned, not printed.
     pub(super) fn parse(&self) -> Result<(ManifestSources, ParsedPipeline)> {
         let sources = self.sources()?;
         let parsed = self.parse_combination(&sources, None)?;
         Ok((sources, parsed))
     }
 
-    /// Parses the file with a choice of values from its `[matrix]`; repositories of the Hub are pinned as the lock file says.
+    /// Parses the pipeline for one combination of its `[matrix]`, with Hub repositories pinned by the lockfile.
     pub(super) fn parse_combination(&self, sources: &ManifestSources, combination: Option<&SweepCombination>) -> Result<ParsedPipeline> {
         let mut parsed = self.parse_unpinned(sources, combination);
         if let Some(pipeline) = &mut parsed.pipeline {
@@ -37,7 +37,7 @@ impl Project {
         Ok(parsed)
     }
 
-    /// As [`Project::parse_combination`], with repositories as the file names them.
+    /// Like [`Project::parse_combination`], but does not apply the lockfile.
     pub(super) fn parse_unpinned(&self, sources: &ManifestSources, combination: Option<&SweepCombination>) -> ParsedPipeline {
         let overrides = CommandLineOverrides { combination: combination.cloned(), ..self.overrides() };
         Pipeline::parse_sources(STAGES, sources, &self.file, &overrides, &|name| std::env::var(name).ok())
@@ -46,68 +46,68 @@ impl Project {
     fn pin(&self, pipeline: &mut Pipeline) -> Result<()> {
         let file = Lockfile::beside(&self.file);
         let pins = Lockfile::read(&file)?;
-        let mut lacking = None;
+        let mut unpinned = None;
         for step in &mut pipeline.steps {
             let (name, root) = (&step.name, &pipeline.root);
             step.stage.pin(&mut crate::hub::by_repository(|repository| {
                 let commit = pins.commit(repository).map(str::to_owned);
                 if commit.is_none() && !root.join(repository.id()).is_dir() {
-                    lacking = lacking.take().or_else(|| Some((name.clone(), repository.clone())));
+                    unpinned = unpinned.take().or_else(|| Some((name.clone(), repository.clone())));
                 }
                 commit
             }));
         }
-        match lacking.filter(|_| self.changes.locked) {
+        match unpinned.filter(|_| self.changes.locked) {
             None => Ok(()),
             Some((stage, repository)) => {
                 Err(Error::new(format!("stage `{stage}` reads `{repository}`, which `{}` does not pin", file.display()))
                     .kind(ErrorKind::InvalidInput)
-                    .hint("`voxpipe lock` writes down its commit; or name one in the pipeline"))
+                    .hint("run `voxpipe lock`, or write a commit in the pipeline file"))
             }
         }
     }
 
-    /// The file with everything it includes.
+    /// The pipeline file with its includes.
     pub(super) fn sources(&self) -> Result<ManifestSources> {
         let reading = || format!("cannot read `{}`", self.file.display());
         let text = fs::read_to_string(&self.file).with_context(reading).map_err(|error| {
-            error.kind(ErrorKind::InvalidInput).hint("name the pipeline file after the command; without a name it is ./pipeline.toml")
+            error.kind(ErrorKind::InvalidInput).hint("pass the pipeline file after the command; the default is ./pipeline.toml")
         })?;
         Ok(ManifestSources::gather(&text, &self.file, &read_included))
     }
 
-    /// The changes that the command line makes.
+    /// The command-line changes as manifest overrides.
     pub(super) fn overrides(&self) -> CommandLineOverrides {
         CommandLineOverrides { set: self.changes.set.clone(), profiles: self.changes.profiles.clone(), combination: None }
     }
 
-    /// The changes of the command line as they are written there.
+    /// The command-line changes as arguments.
     pub(super) fn changes(&self) -> Vec<String> {
         let profiles = self.changes.profiles.iter().map(|name| format!("-p {name}"));
         profiles.chain(self.changes.set.iter().map(|(key, value)| format!("--set {key}={value}"))).collect()
     }
 
-    /// What a pipeline was read from, in words, where that is more than its file.
+    /// The sources of the pipeline in words; none if it is only the pipeline file.
     pub(super) fn read_from(&self, sources: &ManifestSources) -> Option<String> {
         let files = sources.files().map(|file| file.display().to_string());
         let all: Vec<String> = files.chain(self.changes()).collect();
         (all.len() > 1).then(|| all.join(" + "))
     }
 
-    /// The pipeline, or an error after every complaint was printed.
+    /// Loads the pipeline. Prints all diagnostics; any error among them is an error.
     pub(super) fn pipeline(&self) -> Result<Pipeline> {
         self.with_sources().map(|(_, pipeline)| pipeline)
     }
 
-    /// The state of the pipeline's project, to look at.
-    pub(super) fn look(&self, pipeline: &Pipeline) -> Result<Store> {
-        Self::share(Store::look(&pipeline.root)?, pipeline)
+    /// Opens the store of the pipeline's project read-only, with its shared cache.
+    pub(super) fn read_store(&self, pipeline: &Pipeline) -> Result<Store> {
+        Self::share(Store::open_readonly(&pipeline.root)?, pipeline)
     }
 
-    /// The state with the folder that the file or the environment shares it in.
+    /// Adds the shared cache that the environment or the pipeline file configures.
     pub(super) fn share(store: Store, pipeline: &Pipeline) -> Result<Store> {
-        let told = std::env::var_os("VOXPIPE_SHARED_CACHE");
-        let folder = match &told {
+        let variable = std::env::var_os("VOXPIPE_SHARED_CACHE");
+        let folder = match &variable {
             Some(folder) if folder.is_empty() => return Ok(store),
             Some(folder) => std::env::current_dir().with_context(|| "cannot find the current folder")?.join(folder),
             None => match &pipeline.cache.shared {
@@ -116,36 +116,37 @@ impl Project {
             },
         };
         if !folder.is_dir() {
-            note(&format!("the shared cache `{}` is not there, so nothing is shared; mount the disk or make the folder", folder.display()));
+            note(&format!("shared cache `{}` does not exist and is not used; mount the disk or create the folder", folder.display()));
             return Ok(store);
         }
         let read_only = std::env::var_os("VOXPIPE_SHARED_CACHE_READ_ONLY").is_some_and(|value| !value.is_empty() && value != "0");
         Ok(store.sharing(&folder, read_only || pipeline.cache.read_only))
     }
 
-    /// The pipeline with the texts it was read from.
+    /// Loads the pipeline, with its source texts.
     pub(super) fn with_sources(&self) -> Result<(ManifestSources, Pipeline)> {
         let sources = self.sources()?;
         let pipeline = self.pipeline_of(&sources)?;
         Ok((sources, pipeline))
     }
 
-    /// The pipeline of texts that were read already.
+    /// The pipeline of sources that were read already.
     pub(super) fn pipeline_of(&self, sources: &ManifestSources) -> Result<Pipeline> {
         let parsed = self.parse_combination(sources, None)?;
-        self.sound(sources, parsed.pipeline, &parsed.diagnostics)
+        self.validated(sources, parsed.pipeline, &parsed.diagnostics)
     }
 
-    /// The pipeline with repositories as the file names them, its texts, and its matrix.
+    /// Loads the pipeline without the lockfile, with its source texts and its matrix.
     pub(super) fn unpinned(&self) -> Result<(ManifestSources, Pipeline, Option<SweepMatrix>)> {
         let sources = self.sources()?;
         let parsed = self.parse_unpinned(&sources, None);
-        let pipeline = self.sound(&sources, parsed.pipeline, &parsed.diagnostics)?;
+        let pipeline = self.validated(&sources, parsed.pipeline, &parsed.diagnostics)?;
         Ok((sources, pipeline, parsed.matrix))
     }
 
-    fn sound(&self, sources: &ManifestSources, pipeline: Option<Pipeline>, diagnostics: &[Diagnostic]) -> Result<Pipeline> {
-        self.tell(sources, diagnostics);
+    /// Prints the diagnostics and returns the pipeline if there are no errors.
+    fn validated(&self, sources: &ManifestSources, pipeline: Option<Pipeline>, diagnostics: &[Diagnostic]) -> Result<Pipeline> {
+        self.print_diagnostics(sources, diagnostics);
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         match pipeline {
             Some(pipeline) if errors == 0 => Ok(pipeline),
@@ -154,23 +155,23 @@ impl Project {
         }
     }
 
-    /// The folder the project's state is in; a file with mistakes in it does not hide the past.
+    /// The project root, which holds the state folder. Errors in the pipeline file are ignored, so that past runs stay accessible.
     pub(super) fn root(&self) -> Result<PathBuf> {
         let (_, parsed) = self.parse()?;
         Ok(parsed.pipeline.map_or_else(|| self.file.parent().unwrap_or(Path::new("")).to_owned(), |pipeline| pipeline.root))
     }
 
-    /// Prints complaints to standard error.
-    pub(super) fn tell(&self, sources: &ManifestSources, diagnostics: &[Diagnostic]) {
-        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    /// Prints diagnostics to standard error.
+    pub(super) fn print_diagnostics(&self, sources: &ManifestSources, diagnostics: &[Diagnostic]) {
+        let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         for diagnostic in diagnostics {
-            let _ = writeln!(io::stderr(), "{}", diagnostic.render(&self.file, sources.own_text(), colour).trim_end());
+            let _ = writeln!(io::stderr(), "{}", diagnostic.render(&self.file, sources.own_text(), color).trim_end());
             let _ = writeln!(io::stderr());
         }
     }
 }
 
-/// `1 error`, `2 errors`.
+/// A count with its noun: `1 error`, `2 errors`.
 pub(super) fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -1,16 +1,16 @@
-//! After a failure, on a terminal: try again with other settings, or stop.
+//! Retry prompt on a terminal: after a failure, retry with other settings or stop.
 
 use pipeline::scheduler::{RetryAnswer, RetryQuestion};
 use pipeline::stage::SettingOverrides;
 use serde_json::Value;
 use std::io::{self, BufRead, IsTerminal, Write};
 
-/// Whether somebody can read the question and answer it.
-pub(super) fn somebody_is_there() -> bool {
+/// Whether standard input and standard error are terminals.
+pub(super) fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// Asks on the terminal. Whoever ends the input wants to stop.
+/// Asks on the terminal. End of input means stop.
 pub(super) fn ask(question: &RetryQuestion) -> RetryAnswer {
     let mut out = io::stderr().lock();
     let mut line = String::new();
@@ -30,13 +30,13 @@ fn text(question: &RetryQuestion) -> String {
         None => {
             for (place, offer) in question.offers.iter().enumerate() {
                 let with = offer.settings.as_ref().map_or_else(String::new, |settings| format!(" with {settings}"));
-                let start = if offer.keeps_checkpoint { "goes on from its checkpoint" } else { "starts over" };
-                text += &format!("  {}  try again{with}: {} ({start})\n", place + 1, offer.about);
+                let start = if offer.keeps_checkpoint { "continues from its checkpoint" } else { "starts over" };
+                text += &format!("  {}  retry{with}: {} ({start})\n", place + 1, offer.about);
             }
-            text += &format!("  {}  stop here; what is finished stays, and checkpoints wait for the next run\n", question.offers.len() + 1);
+            text += &format!("  {}  stop; finished results and checkpoints are kept\n", question.offers.len() + 1);
         }
     }
-    text + &format!("choose 1 to {}, or write settings such as learning_rate = 1e-5: ", question.offers.len() + 1)
+    text + &format!("choose 1 to {}, or enter settings such as learning_rate = 1e-5: ", question.offers.len() + 1)
 }
 
 fn answer(line: &str, offers: usize) -> RetryAnswer {
@@ -49,7 +49,7 @@ fn answer(line: &str, offers: usize) -> RetryAnswer {
     let mut changes = SettingOverrides::new();
     match toml::from_str::<Value>(&format!("settings = {{ {line} }}")) {
         Ok(mut settings) => flatten("", settings["settings"].take(), &mut changes),
-        // Text without its quotes: base=models/tiny.
+        // An unquoted string: base=models/tiny.
         Err(_) => {
             let (key, value) = line.split_once('=').unwrap_or((line, ""));
             changes.insert(key.trim().to_owned(), Value::from(value.trim()));
@@ -58,7 +58,7 @@ fn answer(line: &str, offers: usize) -> RetryAnswer {
     RetryAnswer::Settings(changes)
 }
 
-/// Tables within tables as dotted paths, so that what is not written keeps its value.
+/// Flattens nested tables to dotted paths, so that settings that are not mentioned keep their values.
 fn flatten(path: &str, value: Value, changes: &mut SettingOverrides) {
     match value {
         Value::Object(table) => {

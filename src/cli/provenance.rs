@@ -1,8 +1,8 @@
-//! The manifest of a run: everything needed to run it again and to see whether the same comes out.
+//! Provenance of a run: everything needed to repeat it and to compare the results.
 //!
-//! `runs/ID/provenance.json` has the text of the pipeline file and what was changed on the command line, the names of the environment
-//! variables the file uses (never their values), and for each stage the fingerprint and the digest of its result. What went into
-//! a result is in the record of its fingerprint, file by file.
+//! `runs/ID/provenance.json` has the text of the pipeline file, the command-line changes, the names of the environment variables that
+//! the file uses (never their values), and the fingerprint and digest of each stage's result. The inputs of a result, file by file, are
+//! in the cache entry of its fingerprint.
 
 use super::Project;
 use super::summary::{StageSummary, Summary};
@@ -19,30 +19,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The version of the file.
+/// Version of the file format.
 const VERSION: u32 = 1;
 
-/// What a run was.
+/// The content of `provenance.json`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Provenance {
     pub(super) v: u32,
     pub(super) run: String,
     pub(super) pipeline: String,
-    /// The version of the program.
+    /// Version of voxpipe.
     pub(super) voxpipe: String,
-    /// Operating system and processor.
+    /// Operating system and CPU architecture.
     pub(super) system: String,
-    /// In UTC.
+    /// Start time in UTC.
     pub(super) started: String,
     pub(super) exit: u8,
     pub(super) seconds: f64,
-    /// The pipeline file, relative to the folder that holds both it and the project.
+    /// The pipeline file, relative to the folder that contains both it and the project.
     pub(super) file: PathBuf,
-    /// The project's root, relative to the same.
+    /// The project root, relative to the same folder.
     pub(super) root: PathBuf,
-    /// The text of the file.
+    /// The text of the pipeline file.
     pub(super) text: String,
-    /// The files it includes, relative to the same folder, with their texts.
+    /// The included files, relative to the same folder, with their texts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) included: BTreeMap<PathBuf, String>,
     /// The text of `pipeline.lock`, if there was one.
@@ -59,27 +59,27 @@ pub(super) struct Provenance {
     pub(super) stages: Vec<Stage>,
 }
 
-/// What became of a stage.
+/// Outcome of a stage.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Stage {
     pub(super) kind: String,
     #[serde(flatten)]
-    pub(super) told: StageSummary,
+    pub(super) summary: StageSummary,
 }
 
-/// Listens to a run, for its manifest.
+/// Reporter that collects the events of a run into a summary.
 pub(super) struct Listener(Arc<Mutex<Summary>>);
 
 impl Listener {
-    /// A listener, and what it has heard.
+    /// A listener and the summary that it fills.
     pub(super) fn new() -> (Self, Arc<Mutex<Summary>>) {
-        let heard = Arc::default();
-        (Self(Arc::clone(&heard)), heard)
+        let summary = Arc::default();
+        (Self(Arc::clone(&summary)), summary)
     }
 }
 
 impl Reporter for Listener {
-    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+    fn report_event(&mut self, event: &Event) -> Result<(), Error> {
         let time = match event {
             Event::RunStarted { .. } => jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
             _ => String::new(),
@@ -90,7 +90,7 @@ impl Reporter for Listener {
 }
 
 impl Provenance {
-    /// The manifest of a run that has ended.
+    /// The provenance of a finished run.
     pub(super) fn of(
         project: &Project,
         sources: &ManifestSources,
@@ -130,24 +130,24 @@ impl Provenance {
             profiles: project.changes.profiles.clone(),
             force: force.to_vec(),
             env,
-            stages: summary.stages.iter().map(|stage| Stage { kind: kind(&stage.stage), told: stage.clone() }).collect(),
+            stages: summary.stages.iter().map(|stage| Stage { kind: kind(&stage.stage), summary: stage.clone() }).collect(),
         })
     }
 
-    /// The manifest that a run left.
+    /// Reads the provenance of a run; an error if it has none.
     pub(super) fn read(store: &Store, run: &str) -> Result<Self> {
         Self::find(store, run)?.ok_or_else(|| {
-            Error::new(format!("run {run} has no manifest: it was killed, or is still going on"))
-                .hint("a run that has ended, however it ended, has one")
+            Error::new(format!("run {run} has no provenance: it is still running or was killed"))
+                .hint("every run that ended by itself has one, even after a failure")
         })
     }
 
-    /// The manifest that a run left, if it did. A run that saw at a glance that there is nothing to do leaves none; then it is that of
-    /// the run before it which stood at the same results.
+    /// Finds the provenance of a run. A no-op run on the fast path writes none; it has that of the newest earlier run with the same
+    /// results.
     pub(super) fn find(store: &Store, run: &str) -> Result<Option<Self>> {
         let read = |run: &str| -> Result<Option<Self>> {
             let Some(bytes) = store.provenance(run)? else { return Ok(None) };
-            serde_json::from_slice(&bytes).map(Some).with_context(|| format!("the manifest of run {run} is damaged"))
+            serde_json::from_slice(&bytes).map(Some).with_context(|| format!("the provenance of run {run} is damaged"))
         };
         if let Some(own) = read(run)? {
             return Ok(Some(own));
@@ -158,15 +158,15 @@ impl Provenance {
         }
         for earlier in store.runs()?.iter().rev().skip_while(|other| *other != run) {
             let Some(mut found) = read(earlier)? else { continue };
-            let same = |(here, there): (&StageSummary, &Stage)| here.stage == there.told.stage && here.kept == there.told.kept;
+            let same = |(here, there): (&StageSummary, &Stage)| here.stage == there.summary.stage && here.kept == there.summary.kept;
             let all = found.stages.len() == summary.stages.len() && summary.stages.iter().zip(&found.stages).all(same);
             if all && found.pipeline == summary.pipeline {
                 found.run = run.to_owned();
                 found.started.clone_from(&summary.started);
                 (found.exit, found.seconds) = (summary.exit.unwrap_or_default(), summary.seconds.unwrap_or_default());
                 found.force = Vec::new();
-                for (stage, told) in found.stages.iter_mut().zip(&summary.stages) {
-                    stage.told = told.clone();
+                for (stage, summary) in found.stages.iter_mut().zip(&summary.stages) {
+                    stage.summary = summary.clone();
                 }
                 return Ok(Some(found));
             }
@@ -175,7 +175,7 @@ impl Provenance {
     }
 }
 
-/// File, root and included files relative to the folder that holds them all.
+/// File, root and included files relative to their common folder.
 fn places<'p>(file: &Path, root: &Path, included: impl Iterator<Item = &'p Path>) -> Result<(PathBuf, PathBuf, Vec<PathBuf>)> {
     let canonical = |path: &Path| -> Result<PathBuf> { std::fs::canonicalize(path).or_else(|_| absolute(path)) };
     let whole = |file: &Path| -> Result<PathBuf> {
@@ -190,7 +190,7 @@ fn places<'p>(file: &Path, root: &Path, included: impl Iterator<Item = &'p Path>
     Ok((below(&file), below(&root), included.iter().map(|path| below(path)).collect()))
 }
 
-/// The names in `${env.NAME}`.
+/// The names of `${env.NAME}` references in a text.
 fn variables(text: &str) -> impl Iterator<Item = String> {
     text.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0.trim().strip_prefix("env.")?.trim().to_owned()))
 }

@@ -1,8 +1,8 @@
-//! `voxpipe run`: the one command that changes anything.
+//! `voxpipe run`: runs the pipeline.
 
 use super::provenance::{Listener, Provenance};
 use super::summary::Summary;
-use super::{Project, note, print_json, prompt, tracking};
+use super::{Project, note, print_json, prompt, trackio};
 use crate::hub::lockfile::Lockfile;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
@@ -24,47 +24,47 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use std::io;
 
-/// What to run and how to tell it.
+/// Options of `voxpipe run`.
 #[derive(Args)]
 pub(super) struct Run {
     #[command(flatten)]
     project: Project,
-    /// Run this stage whatever is there; may be repeated
+    /// Rerun this stage even if it is up to date; repeatable
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
-    /// Also write every event as a JSON line to this file, or to standard output with `-`
+    /// Also write all events as JSON lines to this file, or to standard output with `-`
     #[arg(long, value_name = "FILE")]
     events: Option<String>,
-    /// Run at most this many stages at once; as many as there are processor cores if left out
+    /// Run at most N stages in parallel [default: number of CPU cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// After a failure go on with what does not hang on it (the default)
+    /// After a failure, keep running independent stages (default)
     #[arg(short, long, overrides_with = "fail_fast")]
     keep_going: bool,
-    /// After a failure begin nothing more; what runs is finished
+    /// After a failure, start no more stages; running stages finish
     #[arg(long, overrides_with = "keep_going")]
     fail_fast: bool,
-    /// Where to run stages whose `resources` do not say
-    #[arg(long = "executor", alias = "on", value_enum, value_name = "EXECUTOR")]
-    on: Option<On>,
-    /// Print how it went as JSON
+    /// Executor of stages whose `resources` do not set one
+    #[arg(long, alias = "on", value_enum)]
+    executor: Option<Executor>,
+    /// Print the outcome as JSON
     #[arg(long, conflicts_with = "events")]
     json: bool,
 }
 
 impl Run {
-    /// Runs the pipeline and gives the exit code.
+    /// Runs the pipeline and returns the exit code.
     pub(super) fn go(self) -> Result<u8> {
         let sources = self.project.sources()?;
-        let key = self.noop_key(&sources);
-        if let Some(entry) = key.as_ref().and_then(|key| key.find(&sources, &self.project.file)) {
-            return self.nothing_to_do(&entry);
+        let noop_key = self.noop_key(&sources);
+        if let Some(entry) = noop_key.as_ref().and_then(|key| key.find(&sources, &self.project.file)) {
+            return self.report_noop(&entry);
         }
         let pipeline = self.project.pipeline_of(&sources)?;
-        known(&pipeline, &self.force)?;
+        require_stages(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
             return Err(
-                Error::new(format!("`{}`, the project's root, is not a folder", pipeline.root.display())).kind(ErrorKind::InvalidInput)
+                Error::new(format!("project root `{}` is not a folder", pipeline.root.display())).kind(ErrorKind::InvalidInput)
             );
         }
         let stop = listen()?;
@@ -73,10 +73,10 @@ impl Run {
         store.orphans().into_iter().for_each(note);
         let id = store.begin_run().map_err(or_environment)?;
         let mut reporters = self.reporters(&store, &id)?;
-        if let Some(trackio) = tracking::reporter(&pipeline)? {
+        if let Some(trackio) = trackio::reporter(&pipeline)? {
             reporters.push(Box::new(trackio));
         }
-        let (listener, heard) = Listener::new();
+        let (listener, summary) = Listener::new();
         reporters.push(Box::new(listener));
         let terminal = self.terminal();
         let screen = terminal.screen();
@@ -84,7 +84,7 @@ impl Run {
         let emitter = fan_out(reporters);
         let ask = move |question: &RetryQuestion| screen.hold(|| prompt::ask(question));
         let mut run = pipeline::scheduler::PipelineRun::new(&pipeline, &store, emitter, id);
-        if prompt::somebody_is_there() && !self.json {
+        if prompt::is_interactive() && !self.json {
             run.ask = Some(&ask);
         }
         run.force = self.force.iter().cloned().collect();
@@ -93,20 +93,20 @@ impl Run {
         run.scheduling = SchedulerOptions {
             jobs: self.jobs.map(usize::from),
             fail_fast,
-            on: self.on.map(ExecutorKind::from),
+            on: self.executor.map(ExecutorKind::from),
             ..SchedulerOptions::default()
         };
         let report = run.go();
-        keep(&self.project, &sources, &self.force, &pipeline, &store, &heard);
-        // Whether a shared folder is there, and what is in it, is looked at each time.
+        write_provenance(&self.project, &sources, &self.force, &pipeline, &store, &summary);
+        // A shared cache can change at any time, so the no-op fast path is not used with one.
         let shares = pipeline.cache.shared.is_some() || std::env::var_os("VOXPIPE_SHARED_CACHE").is_some_and(|folder| !folder.is_empty());
         if report.exit == Exit::Done as u8
             && !shares
-            && let Some(key) = key
+            && let Some(noop_key) = noop_key
         {
-            let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = heard.stages.iter().map(|stage| (stage.stage.clone(), stage.kept.clone())).collect();
-            key.record(&pipeline, &store, &kept, &[Lockfile::beside(&self.project.file)])?;
+            let summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = summary.stages.iter().map(|stage| (stage.stage.clone(), stage.kept.clone())).collect();
+            noop_key.record(&pipeline, &store, &kept, &[Lockfile::beside(&self.project.file)])?;
         }
         if self.json {
             print_json(serde_json::to_value(&report)?)?;
@@ -114,7 +114,7 @@ impl Run {
         Ok(report.exit)
     }
 
-    /// The key of the no-op entry of this run, unless flags ask for more than what the files and profiles say.
+    /// The key of the no-op fast path; none with command-line changes other than profiles.
     fn noop_key(&self, sources: &ManifestSources) -> Option<NoopKey> {
         let changes = &self.project.changes;
         if !self.force.is_empty() || !changes.set.is_empty() || changes.locked {
@@ -123,8 +123,8 @@ impl Run {
         NoopKey::new(sources, &self.project.file, &changes.profiles)
     }
 
-    /// Tells a run in which every stage is known to be fresh.
-    fn nothing_to_do(&self, entry: &NoopEntry) -> Result<u8> {
+    /// Reports a run in which every stage is fresh.
+    fn report_noop(&self, entry: &NoopEntry) -> Result<u8> {
         let begun = Instant::now();
         let store = Store::enter(&entry.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
         let run = store.begin_run().map_err(or_environment)?;
@@ -145,7 +145,7 @@ impl Run {
         Ok(exit)
     }
 
-    /// Who is told what happens: the run's log, whoever asked for events, and people.
+    /// The reporters for the event log of the run and for `--events`.
     fn reporters(&self, store: &Store, id: &str) -> Result<Vec<Box<dyn Reporter>>> {
         let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(JsonLinesReporter::create(&store.log(id), id).map_err(or_environment)?)];
         match self.events.as_deref() {
@@ -157,59 +157,59 @@ impl Run {
     }
 
     fn terminal(&self) -> TerminalReporter {
-        let elsewhere = self.json || self.events.as_deref() == Some("-");
-        TerminalReporter::new(if elsewhere { SummaryTarget::Stderr } else { SummaryTarget::Stdout })
+        let stdout_in_use = self.json || self.events.as_deref() == Some("-");
+        TerminalReporter::new(if stdout_in_use { SummaryTarget::Stderr } else { SummaryTarget::Stdout })
     }
 }
 
-/// Keeps the manifest of a run that has ended.
-pub(super) fn keep(
+/// Writes the provenance of a finished run.
+pub(super) fn write_provenance(
     project: &Project,
     sources: &ManifestSources,
     force: &[String],
     pipeline: &Pipeline,
     store: &Store,
-    heard: &Mutex<Summary>,
+    summary: &Mutex<Summary>,
 ) {
-    let summary = heard.lock().unwrap_or_else(PoisonError::into_inner);
-    let kept = Provenance::of(project, sources, force, pipeline, &summary)
+    let summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+    let written = Provenance::of(project, sources, force, pipeline, &summary)
         .and_then(|provenance| store.keep_provenance(&summary.run, &serde_json::to_vec(&provenance)?));
-    if let Err(error) = kept {
-        note(&format!("the manifest of this run could not be kept: {}", error.message));
+    if let Err(error) = written {
+        note(&format!("cannot write the provenance of this run: {}", error.message));
     }
 }
 
-/// Where stages run.
+/// The executor that runs stages.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum On {
-    /// On this machine
+pub(super) enum Executor {
+    /// This machine
     Local,
-    /// As jobs of a Slurm cluster
+    /// Jobs on a Slurm cluster
     Slurm,
 }
 
-impl From<On> for ExecutorKind {
-    fn from(on: On) -> Self {
-        match on {
-            On::Local => Self::Local,
-            On::Slurm => Self::Slurm,
+impl From<Executor> for ExecutorKind {
+    fn from(executor: Executor) -> Self {
+        match executor {
+            Executor::Local => Self::Local,
+            Executor::Slurm => Self::Slurm,
         }
     }
 }
 
-/// That every stage named on the command line exists.
-pub(super) fn known(pipeline: &Pipeline, stages: &[String]) -> Result<()> {
+/// Checks that the stages named on the command line exist.
+pub(super) fn require_stages(pipeline: &Pipeline, stages: &[String]) -> Result<()> {
     let names = || pipeline.steps.iter().map(|step| step.name.as_str());
     match stages.iter().find(|stage| !names().any(|name| name == **stage)) {
         None => Ok(()),
         Some(stage) => {
             let hint = did_you_mean(stage, names()).unwrap_or_else(|| format!("stages are: {}", names().collect::<Vec<_>>().join(", ")));
-            Err(Error::new(format!("no stage is called `{stage}`")).kind(ErrorKind::InvalidInput).hint(hint))
+            Err(Error::new(format!("unknown stage `{stage}`")).kind(ErrorKind::InvalidInput).hint(hint))
         }
     }
 }
 
-/// The first signal asks the run to stop, a second one ends the program at once.
+/// Installs signal handlers: the first SIGINT or SIGTERM requests a stop, a second one ends the program with exit code 130.
 pub(super) fn listen() -> Result<StopSignal> {
     let stop = StopSignal::default();
     let armed = Arc::new(AtomicBool::new(false));
@@ -217,12 +217,12 @@ pub(super) fn listen() -> Result<StopSignal> {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&armed))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&armed)))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop.asked)))
-            .with_context(|| "cannot listen for signals")?;
+            .with_context(|| "cannot install signal handlers")?;
     }
     Ok(stop)
 }
 
-/// A state folder we cannot use is a matter of the machine.
+/// Reports an unusable state folder as an environment error.
 fn or_environment(error: Error) -> Error {
     if error.kind == ErrorKind::Other { error.environment() } else { error }
 }

@@ -1,7 +1,7 @@
-//! `voxpipe transcribe --stream PATH`: what a Realtime model hears, printed while it hears it.
+//! `voxpipe transcribe --stream PATH`: streaming transcription with Voxtral Realtime.
 //!
-//! Standard input is 16 kHz mono of 16 bits: WAV with its header, or nothing but the samples, as recording programs write them. A file
-//! may be of any kind. The stream ends with its source; a first Ctrl-C ends it too, and what was said until then is still written.
+//! Standard input is 16 kHz mono 16-bit PCM, either WAV or raw samples. A file may have any supported format. The stream ends with its
+//! source or with the first Ctrl-C; the transcript up to that point is still printed.
 
 use super::print;
 use super::run::listen;
@@ -14,59 +14,59 @@ use voxtral::audio;
 use voxtral::audio::SAMPLE_RATE;
 use voxtral::realtime::transcriber::RealtimeTranscriber;
 
-/// Most bytes that are taken from a source at once: half a second.
-const PIECE: usize = 16_000;
-/// Most bytes before the sound of a WAV file.
-const LONGEST_HEADER: usize = 1 << 20;
+/// Maximum bytes read from a source at a time: half a second.
+const READ_BYTES: usize = 16_000;
+/// Maximum bytes before the samples of a WAV file.
+const MAX_HEADER: usize = 1 << 20;
 
-/// Listens to a file, or with `-` to standard input, and prints as it hears.
+/// Transcribes a file, or standard input for `-`, and prints the text as it is recognized.
 pub(super) fn go(recognizer: &RealtimeTranscriber, path: &str) -> Result<u8> {
     let stop = listen()?.asked;
     let mut printer = Printer { recognizer, stream: recognizer.stream(), begun: false };
     if path == "-" {
         let mut source = Samples::default();
         let mut input = std::io::stdin().lock();
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = vec![0; READ_BYTES];
         while !stop.load(Ordering::Relaxed) {
             match input.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(count) => printer.hear(&source.add(buffer.get(..count).unwrap_or_default())?)?,
+                Ok(count) => printer.push(&source.add(buffer.get(..count).unwrap_or_default())?)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).with_context(|| "cannot read standard input"),
             }
         }
         let rest = source.finish()?;
-        printer.hear(&rest)?;
+        printer.push(&rest)?;
     } else {
-        hear_file(&mut printer, Path::new(path), &stop)?;
+        push_file(&mut printer, Path::new(path), &stop)?;
     }
     printer.finish()
 }
 
-fn hear_file(printer: &mut Printer, path: &Path, stop: &AtomicBool) -> Result<()> {
+fn push_file(printer: &mut Printer, path: &Path, stop: &AtomicBool) -> Result<()> {
     let samples = audio::load(path)?;
-    for piece in samples.chunks(PIECE / 2) {
+    for piece in samples.chunks(READ_BYTES / 2) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        printer.hear(piece)?;
+        printer.push(piece)?;
     }
     Ok(())
 }
 
-/// A stream whose text is printed.
+/// Prints the text of a transcription stream.
 struct Printer<'a> {
     recognizer: &'a RealtimeTranscriber,
     stream: voxtral::realtime::stream::TranscriptionStream<'a>,
-    /// Whether something stands on the line.
+    /// Whether the current line has text.
     begun: bool,
 }
 
 impl Printer<'_> {
-    fn hear(&mut self, samples: &[f32]) -> Result<()> {
+    fn push(&mut self, samples: &[f32]) -> Result<()> {
         let delta = self.stream.push(samples)?;
         self.print(&delta.text)?;
-        // The model has closed the transcript: what comes now begins another.
+        // The model has ended the transcript; further audio starts a new one.
         if self.stream.ended() {
             let ended = std::mem::replace(&mut self.stream, self.recognizer.stream());
             let rest = ended.finish()?.text;
@@ -94,48 +94,49 @@ impl Printer<'_> {
     }
 }
 
-/// Bytes of a pipe on their way to being samples.
+/// Decodes the bytes of a pipe to samples.
 #[derive(Default)]
 struct Samples {
-    /// What cannot be told yet: the header, or half a sample.
-    begun: Vec<u8>,
-    /// Whether the samples have begun.
-    sounding: bool,
+    /// Undecoded bytes: an incomplete header or half a sample.
+    pending: Vec<u8>,
+    /// Whether the header is past.
+    in_samples: bool,
 }
 
 impl Samples {
     fn add(&mut self, bytes: &[u8]) -> Result<Vec<f32>> {
-        self.begun.extend_from_slice(bytes);
-        if !self.sounding {
-            match header(&self.begun)? {
+        self.pending.extend_from_slice(bytes);
+        if !self.in_samples {
+            match header(&self.pending)? {
                 Some(length) => {
-                    self.begun.drain(..length);
-                    self.sounding = true;
+                    self.pending.drain(..length);
+                    self.in_samples = true;
                 }
-                None if self.begun.len() > LONGEST_HEADER => return Err(refused("has no sound in its first megabyte")),
+                None if self.pending.len() > MAX_HEADER => return Err(invalid("has no samples in its first megabyte")),
                 None => return Ok(Vec::new()),
             }
         }
-        Ok(self.whole())
+        Ok(self.take_samples())
     }
 
-    /// What is left at the end; a header that never came to its samples is an error.
+    /// The remaining samples at the end of the source. An incomplete header is an error.
     fn finish(&mut self) -> Result<Vec<f32>> {
-        if !self.sounding && self.begun.starts_with(b"RIFF") {
-            return Err(refused("ends within its header"));
+        if !self.in_samples && self.pending.starts_with(b"RIFF") {
+            return Err(invalid("ends within its header"));
         }
-        Ok(self.whole())
+        Ok(self.take_samples())
     }
 
-    fn whole(&mut self) -> Vec<f32> {
-        let (pairs, half) = self.begun.as_chunks::<2>();
+    /// Takes all complete samples.
+    fn take_samples(&mut self) -> Vec<f32> {
+        let (pairs, half) = self.pending.as_chunks::<2>();
         let samples = pairs.iter().map(|pair| f32::from(i16::from_le_bytes(*pair)) / 32_768.0).collect();
-        self.begun = half.to_vec();
+        self.pending = half.to_vec();
         samples
     }
 }
 
-/// The length of the header in front of the samples: none while it cannot be told, 0 for bare samples.
+/// Length of the WAV header in bytes: none if more bytes are needed, 0 for raw samples.
 fn header(bytes: &[u8]) -> Result<Option<usize>> {
     let u32_at = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
     let u16_at = |at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
@@ -143,36 +144,36 @@ fn header(bytes: &[u8]) -> Result<Option<usize>> {
     if !begin.starts_with(b"RIFF") || !begin.ends_with(b"WAVE") {
         let compressed: [&[u8]; 4] = [b"fLaC", b"OggS", b"ID3", b"RIFX"];
         if compressed.iter().any(|magic| begin.starts_with(magic)) || begin.get(4..8) == Some(b"ftyp") {
-            return Err(refused("is a compressed file, which cannot be heard while it comes"));
+            return Err(invalid("is a compressed file, which cannot be streamed"));
         }
         return Ok(Some(0));
     }
     let mut at = 12;
-    let mut told = false;
+    let mut has_format = false;
     loop {
         let (Some(name), Some(size)) = (bytes.get(at..at + 4), u32_at(at + 4)) else { return Ok(None) };
         if name == b"data" {
-            return if told { Ok(Some(at + 8)) } else { Err(refused("does not say what its samples are")) };
+            return if has_format { Ok(Some(at + 8)) } else { Err(invalid("has no sample format before its samples")) };
         }
         if name == b"fmt " {
             let (Some(kind), Some(channels), Some(rate), Some(bits)) = (u16_at(at + 8), u16_at(at + 10), u32_at(at + 12), u16_at(at + 22))
             else {
                 return Ok(None);
             };
-            // 1 is PCM; 0xfffe says the same with more words.
+            // 1 is PCM; 0xfffe is WAVE_FORMAT_EXTENSIBLE.
             if !matches!(kind, 1 | 0xfffe) || channels != 1 || rate != SAMPLE_RATE || bits != 16 {
-                return Err(refused(&format!("has {channels} channels, {rate} Hz, {bits} bits")));
+                return Err(invalid(&format!("has {channels} channels, {rate} Hz, {bits} bits")));
             }
-            told = true;
+            has_format = true;
         }
-        at += 8 + (size as usize).min(LONGEST_HEADER).next_multiple_of(2);
+        at += 8 + (size as usize).min(MAX_HEADER).next_multiple_of(2);
     }
 }
 
-fn refused(what: &str) -> Error {
-    Error::new(format!("standard input {what}; a stream is 16 kHz, mono, 16 bits"))
+fn invalid(what: &str) -> Error {
+    Error::new(format!("standard input {what}; expected 16 kHz mono 16-bit PCM"))
         .kind(ErrorKind::InvalidInput)
-        .hint("let `ffmpeg -i … -f s16le -ac 1 -ar 16000 -` write it, or give the name of a file")
+        .hint("convert it with `ffmpeg -i … -f s16le -ac 1 -ar 16000 -`, or pass a file name")
 }
 
 #[cfg(test)]
@@ -190,7 +191,7 @@ mod tests {
         bytes
     }
 
-    fn heard(bytes: &[u8], piece: usize) -> Result<Vec<f32>> {
+    fn decode(bytes: &[u8], piece: usize) -> Result<Vec<f32>> {
         let mut source = Samples::default();
         let mut found = Vec::new();
         for piece in bytes.chunks(piece) {
@@ -206,10 +207,10 @@ mod tests {
         let expected: Vec<f32> = samples.iter().map(|sample| f32::from(*sample) / 32_768.0).collect();
         let bare: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         for piece in [1, 2, 3, 7, 50, 10_000] {
-            assert_eq!(heard(&wav(1, 16_000, &samples), piece).unwrap(), expected, "pieces of {piece}");
-            assert_eq!(heard(&bare, piece).unwrap(), expected, "pieces of {piece}");
+            assert_eq!(decode(&wav(1, 16_000, &samples), piece).unwrap(), expected, "pieces of {piece}");
+            assert_eq!(decode(&bare, piece).unwrap(), expected, "pieces of {piece}");
         }
-        assert_eq!(heard(&bare[..6], 100).unwrap(), expected[..3], "shorter than a header");
+        assert_eq!(decode(&bare[..6], 100).unwrap(), expected[..3], "shorter than a header");
     }
 
     #[test]
@@ -220,7 +221,7 @@ mod tests {
             (wav(1, 16_000, &[0; 10])[..40].to_vec(), "header"),
             (b"fLaC and something more".to_vec(), "compressed"),
         ] {
-            let error = heard(&bytes, 5).unwrap_err();
+            let error = decode(&bytes, 5).unwrap_err();
             assert!(error.message.contains(word) && error.kind == ErrorKind::InvalidInput, "{error}");
         }
     }

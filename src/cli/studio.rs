@@ -1,4 +1,4 @@
-//! `voxpipe studio`, `record` and `demo`: what the command line does, as pages.
+//! `voxpipe studio`, `record` and `demo`: the web interfaces.
 
 use super::run::listen;
 use super::transcribe::ModelArgs;
@@ -17,60 +17,61 @@ use voxtral::inference::transcribe::TokenLimit;
 use voxtral::inference::transcriber::{TranscribeEvent, Utterance};
 use voxtral::lora;
 
-/// Where the server listens.
+/// Address of the server.
 #[derive(Args, Clone, Copy)]
-struct Place {
-    /// The address to listen on; others than the loopback one want a token, which is in the address that is printed
+struct ListenArgs {
+    /// IP address to listen on; any but loopback requires the token in the printed URL
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
-    /// The port; 0 takes any that is free
+    /// Port; 0 picks a free one
     #[arg(long, default_value_t = 7860)]
     port: u16,
 }
 
-/// The whole journey as pages
+/// Options of `voxpipe studio`.
 #[derive(Args)]
 pub(super) struct Studio {
-    /// The pipeline file; it is made on the first page if it is not there
+    /// Pipeline file; if it does not exist, the first page creates it
     #[arg(default_value = "pipeline.toml")]
     file: PathBuf,
     #[command(flatten)]
-    place: Place,
+    listen: ListenArgs,
 }
 
-/// The recorder alone, for the pipeline's `recordings` stage
+/// Options of `voxpipe record`.
 #[derive(Args)]
 pub(super) struct RecordArgs {
-    /// The pipeline file
+    /// Pipeline file
     #[arg(default_value = "pipeline.toml")]
     file: PathBuf,
     #[command(flatten)]
-    place: Place,
+    listen: ListenArgs,
 }
 
-/// One model to try, and the address that clients of OpenAI's transcription API know
+/// Options of `voxpipe demo`.
 #[derive(Args)]
 pub(super) struct Demo {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
-    place: Place,
-    /// Let anybody in who reaches the address, without a token
+    listen: ListenArgs,
+    /// Allow access without a token, also from other machines
     #[arg(long)]
     public: bool,
 }
 
-impl Place {
+impl ListenArgs {
+    /// Serves until a signal asks to stop.
     fn serve(self, router: Router, what: &str, public: bool) -> Result<()> {
         let listening = ServerOptions { host: self.host, port: self.port, public };
         if !self.host.is_loopback() && !public {
-            note("others can reach this address: whoever knows the token in it can do everything that the page does");
+            note("the server is reachable from other machines: anyone with the token in the URL has full access");
         }
         studio::serve(router, listening, &listen()?.asked, |address| print(&format!("{what}: {address}\n")))
     }
 }
 
-/// A folder is meant as the file in it.
+/// The pipeline file of a folder; a file is returned unchanged.
 fn file(named: &Path) -> PathBuf {
     if named.is_dir() { named.join("pipeline.toml") } else { named.to_owned() }
 }
@@ -78,7 +79,7 @@ fn file(named: &Path) -> PathBuf {
 impl Studio {
     pub(super) fn go(&self) -> Result<()> {
         let project = Arc::new(studio::StudioProject::new(&file(&self.file), models_of(&file(&self.file)))?);
-        self.place.serve(studio::studio(&project), "the studio is at", false)
+        self.listen.serve(studio::studio(&project), "studio", false)
     }
 }
 
@@ -86,14 +87,14 @@ impl RecordArgs {
     pub(super) fn go(&self) -> Result<()> {
         let file = file(&self.file);
         if !file.is_file() {
-            return Err(Error::new(format!("there is no `{}`", file.display()))
+            return Err(Error::new(format!("pipeline file `{}` does not exist", file.display()))
                 .kind(ErrorKind::InvalidInput)
-                .hint("`voxpipe init` or `voxpipe studio` makes one"));
+                .hint("create one with `voxpipe init` or `voxpipe studio`"));
         }
         let project = Arc::new(studio::StudioProject::new(&file, models_of(&file))?);
-        // Sentences there are after a first run, which then waits for the recordings.
+        // The prompts are created by a first run, which then parks until they are recorded.
         project.prepare()?;
-        self.place.serve(studio::recorder(&project), "the recorder is at", false)
+        self.listen.serve(studio::recorder(&project), "recorder", false)
     }
 }
 
@@ -101,18 +102,19 @@ impl Demo {
     pub(super) fn go(self) -> Result<()> {
         let name = self.model.name();
         let choice = Arc::new(self.model);
-        // A model that cannot be opened is told now, and not to the first visitor.
+        // Report a missing model now rather than to the first visitor.
         choice.check()?;
-        let speech = InferenceService::new(move || vec![name.clone()], Arc::new(move |_| Ok(hear(choice.open()?))));
-        self.place.serve(studio::demo(Arc::new(speech)), "the model listens at", self.public)
+        let speech = InferenceService::new(move || vec![name.clone()], Arc::new(move |_| Ok(transcribe_fn(choice.open()?))));
+        self.listen.serve(studio::demo(Arc::new(speech)), "demo", self.public)
     }
 }
 
-fn hear(listener: voxtral::inference::asr_model::AnyTranscriber) -> TranscribeFn {
+/// A function that transcribes 16 kHz mono samples with the model.
+fn transcribe_fn(transcriber: voxtral::inference::asr_model::AnyTranscriber) -> TranscribeFn {
     Box::new(move |samples, language| {
         let mut text = String::new();
-        listener.transcribe_each(&[Utterance { samples, language }], TokenLimit::Auto, &mut |heard| {
-            if let TranscribeEvent::Clip(_, transcript) = heard {
+        transcriber.transcribe_each(&[Utterance { samples, language }], TokenLimit::Auto, &mut |event| {
+            if let TranscribeEvent::Transcript(_, transcript) = event {
                 text = transcript.text;
             }
             Ok(())
@@ -121,7 +123,7 @@ fn hear(listener: voxtral::inference::asr_model::AnyTranscriber) -> TranscribeFn
     })
 }
 
-/// The tuned model of a project and its base, as far as they are there.
+/// The fine-tuned model of a project and its base model, once a model is trained.
 fn models_of(file: &Path) -> Arc<InferenceService> {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let names = {
@@ -129,29 +131,29 @@ fn models_of(file: &Path) -> Arc<InferenceService> {
         move || if trained(&file).is_some() { vec!["tuned".to_owned(), "base".to_owned()] } else { Vec::new() }
     };
     let open = move |name: &str| {
-        let model = trained(&file).ok_or_else(|| Error::new("no model was trained yet"))?;
+        let model = trained(&file).ok_or_else(|| Error::new("no model is trained yet"))?;
         let root = file.parent().unwrap_or(Path::new(""));
         let adapter = lora::is_adapter(&model);
         let base = if adapter { lora::base_of(&model)? } else { base_of(&model) };
         let base = base.map(|base| if root.join(&base).is_dir() { root.join(&base).display().to_string() } else { base });
         let named = match (name, &base) {
             ("base", Some(base)) => ModelArgs::of(base, None),
-            ("base", None) => return Err(Error::new("the model does not say which base it was trained from")),
+            ("base", None) => return Err(Error::new("the training.json of the model does not name its base model")),
             _ if adapter => ModelArgs::of(&model.display().to_string(), base.as_deref()),
             _ => ModelArgs::of(&model.display().to_string(), None),
         };
-        Ok(hear(named.open()?))
+        Ok(transcribe_fn(named.open()?))
     };
     Arc::new(InferenceService::new(names, Arc::new(open)))
 }
 
-/// The folder of the newest trained model.
+/// Folder of the newest trained model.
 fn trained(file: &Path) -> Option<PathBuf> {
     studio::newest(file, &["merge", "train"])
 }
 
-/// What a full model says it was trained from.
+/// Base model of a full fine-tuned model, from its training.json.
 fn base_of(model: &Path) -> Option<String> {
-    let told: serde_json::Value = serde_json::from_str(&fs::read_to_string(model.join("training.json")).ok()?).ok()?;
-    Some(told["base"]["name"].as_str()?.to_owned())
+    let training: serde_json::Value = serde_json::from_str(&fs::read_to_string(model.join("training.json")).ok()?).ok()?;
+    Some(training["base"]["name"].as_str()?.to_owned())
 }

@@ -1,27 +1,28 @@
-//! What the log of a run says in short; and runs found by their names.
+//! Summary of a run, read from its event log; lookup of runs by id.
 
 use crate::error::{Error, ErrorKind, Result};
 use pipeline::cache::fingerprint::Fingerprint;
 use pipeline::cache::store::{CacheEntry, Store};
 use pipeline::events::jsonl::EventLine;
 use pipeline::events::{Event, ResultRef, jsonl};
+use pipeline::exit::Exit;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What a log says in short.
+/// Summary of a run.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Summary {
     pub(super) run: String,
     pub(super) pipeline: String,
-    /// In UTC.
+    /// Start time in UTC.
     pub(super) started: String,
-    /// None: it goes on, or was killed.
+    /// Exit code; none while the run is going on, or if it was killed.
     pub(super) exit: Option<u8>,
     pub(super) seconds: Option<f64>,
     pub(super) stages: Vec<StageSummary>,
 }
 
-/// One stage of it.
+/// Summary of one stage of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct StageSummary {
     pub(super) stage: String,
@@ -48,7 +49,7 @@ impl Summary {
         Ok(summary)
     }
 
-    /// Goes on with the next event of the run.
+    /// Adds the next event of the run.
     pub(super) fn take(&mut self, time: &str, event: &Event) {
         match event {
             Event::RunStarted { pipeline, stages, run } => {
@@ -93,20 +94,20 @@ impl Summary {
         }
     }
 
-    /// A stage by its name.
+    /// The stage with this name.
     pub(super) fn stage(&self, name: &str) -> Option<&StageSummary> {
         self.stages.iter().find(|stage| stage.stage == name)
     }
 }
 
 impl StageSummary {
-    /// The record of the result it ended with, if it ended with one that is still known.
+    /// The cache entry of the stage's result, if it has one that is still in the store.
     pub(super) fn record(&self, store: &Store) -> Option<CacheEntry> {
         let fingerprint: Fingerprint = serde_json::from_value(self.kept.fingerprint.clone().into()).ok()?;
         let mut record = store.record(fingerprint)?;
         let digest = serde_json::from_value(self.kept.digest.clone().into()).ok()?;
         if record.digest != digest {
-            // It was made again since, of the same things, and other bytes came out: what the log says of this one is all we know.
+            // The same inputs have since given another result. Of this one, only what the log holds is known.
             let (summary, metrics) = (self.said.clone(), self.metrics.clone());
             record = CacheEntry { digest, summary, metrics, facts: BTreeMap::new(), promises: BTreeMap::new(), ..record };
         }
@@ -114,7 +115,7 @@ impl StageSummary {
     }
 }
 
-/// The id of a run, `latest` being the newest and `previous` the one before.
+/// Resolves a run id, `latest` (the newest run) or `previous` (the one before it).
 pub(super) fn find(store: &Store, run: &str) -> Result<String> {
     let runs = store.runs()?;
     let found = match run {
@@ -123,10 +124,31 @@ pub(super) fn find(store: &Store, run: &str) -> Result<String> {
         id => runs.iter().find(|run| *run == id),
     };
     found.cloned().ok_or_else(|| match (runs.last(), run) {
-        (None, _) => Error::new("there is no run yet").kind(ErrorKind::InvalidInput).hint("start one with `voxpipe run`"),
-        (Some(_), "previous") => Error::new("there is only one run yet").kind(ErrorKind::InvalidInput).hint("`voxpipe runs` lists them"),
+        (None, _) => Error::new("no runs yet").kind(ErrorKind::InvalidInput).hint("start one with `voxpipe run`"),
+        (Some(_), "previous") => Error::new("there is only one run").kind(ErrorKind::InvalidInput).hint("list runs with `voxpipe runs`"),
         (Some(last), _) => Error::new(format!("no run is called `{run}`"))
             .kind(ErrorKind::InvalidInput)
-            .hint(format!("`voxpipe runs` lists them; the newest is {last}")),
+            .hint(format!("list runs with `voxpipe runs`; the newest is {last}")),
     })
+}
+
+/// An exit code in words.
+pub(super) fn exit_words(exit: Option<u8>) -> String {
+    let known = [
+        (Exit::Done, "done"),
+        (Exit::Failed, "failed"),
+        (Exit::Usage, "failed: invalid pipeline file"),
+        (Exit::Environment, "failed: environment problem"),
+        (Exit::Parked, "parked"),
+        (Exit::TimedOut, "timed out"),
+        (Exit::Gate, "gate not met"),
+        (Exit::Differs, "differs"),
+        (Exit::Interrupted, "interrupted"),
+    ];
+    match exit {
+        None => "not finished".to_owned(),
+        Some(code) => {
+            known.iter().find(|(exit, _)| *exit as u8 == code).map_or_else(|| format!("exit {code}"), |(_, word)| (*word).to_owned())
+        }
+    }
 }

@@ -1,13 +1,12 @@
-//! `voxpipe sweep`: a run for each combination of `[matrix]`, and the rest of the pipeline for the best of them.
+//! `voxpipe sweep`: a hyperparameter sweep: one run for each combination of `[matrix]`, then the rest of the pipeline for the best one.
 //!
-//! Combinations share the cache, so what does not depend on an axis is done once, and a sweep that was broken off goes on where it
-//! stopped: combinations whose results are there are only looked at. Side by side they share the machine too: a stage of one waits for
-//! room like any other, and what two of them need is made once.
+//! Combinations share the cache: stages that do not depend on an axis run once, and an interrupted sweep continues where it stopped.
+//! Parallel combinations share one resource pool, and a stage that two of them need runs once.
 
 use super::project::plural;
 use super::provenance::Listener;
-use super::run::{On, keep, listen};
-use super::{Project, note, print, print_json, tracking};
+use super::run::{Executor, listen, write_provenance};
+use super::{Project, note, print, print_json, trackio};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::Args;
@@ -27,56 +26,56 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-/// What to compare.
+/// Options of `voxpipe sweep`.
 #[derive(Args)]
 pub(super) struct Sweep {
     #[command(flatten)]
     project: Project,
-    /// Go on with the other combinations when one fails
+    /// After a failed combination, continue with the others
     #[arg(short, long)]
     keep_going: bool,
-    /// Run up to N combinations in parallel, and at most N stages at once. Default: one combination, with `--executor slurm` all
+    /// Run at most N combinations and N stages in parallel [default: one combination, with `--executor slurm` all]
     #[arg(short, long, alias = "at-once", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Where to run stages whose `resources` do not say
-    #[arg(long = "executor", alias = "on", value_enum, value_name = "EXECUTOR")]
-    on: Option<On>,
-    /// Only print what is known of each combination; nothing is run
+    /// Executor of stages whose `resources` do not set one
+    #[arg(long, alias = "on", value_enum)]
+    executor: Option<Executor>,
+    /// Only list the combinations and their known results, without running anything
     #[arg(long)]
     list: bool,
-    /// Print the table as JSON
+    /// Print the results as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// A combination and what became of it.
+/// A combination and its outcome.
 struct Row {
     combination: SweepCombination,
-    /// The steps that every combination needs.
+    /// The pipeline of this combination, up to the stage that `best` judges by.
     part: Pipeline,
-    result: Word,
-    /// The run that did it, if one had to.
+    result: Outcome,
+    /// The id of its run; none if its results were up to date.
     run: Option<String>,
     exit: u8,
-    /// The numbers of every stage whose result is there.
+    /// The metrics of every stage with an up-to-date result.
     metrics: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
-/// How a combination stands.
+/// Outcome of a combination.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Word {
-    /// Its results were there.
+enum Outcome {
+    /// Its results were up to date.
     Fresh,
     Done,
     Gate,
     Failed,
     Parked,
     Interrupted,
-    /// Nobody has come to it yet.
-    Open,
+    /// It has not run yet.
+    NotRun,
 }
 
-impl Word {
+impl Outcome {
     const fn text(self) -> &'static str {
         match self {
             Self::Fresh => "fresh",
@@ -85,93 +84,93 @@ impl Word {
             Self::Failed => "failed",
             Self::Parked => "parked",
             Self::Interrupted => "interrupted",
-            Self::Open => "not run",
+            Self::NotRun => "not run",
         }
     }
 
     fn of_exit(exit: u8) -> Self {
-        let words =
+        let outcomes =
             [(Exit::Done, Self::Done), (Exit::Gate, Self::Gate), (Exit::Parked, Self::Parked), (Exit::Interrupted, Self::Interrupted)];
-        words.into_iter().find(|(code, _)| *code as u8 == exit).map_or(Self::Failed, |(_, word)| word)
+        outcomes.into_iter().find(|(code, _)| *code as u8 == exit).map_or(Self::Failed, |(_, outcome)| outcome)
     }
 }
 
 impl Sweep {
-    /// Runs what is to be compared and gives the exit code.
+    /// Runs the sweep and returns the exit code.
     pub(super) fn go(self) -> Result<u8> {
         let (sources, matrix, mut rows) = self.rows()?;
         let root = rows.first().map(|row| row.part.root.clone()).unwrap_or_default();
         if self.list {
-            let store = Store::look(&root)?;
-            rows.iter_mut().try_for_each(|row| look(row, &store))?;
+            let store = Store::open_readonly(&root)?;
+            rows.iter_mut().try_for_each(|row| update_row(row, &store))?;
             let best = best(&matrix, &rows);
-            self.tell(&matrix, &rows, best, Exit::Done as u8)?;
+            self.print(&matrix, &rows, best, Exit::Done as u8)?;
             return Ok(Exit::Done as u8);
         }
         if !root.as_os_str().is_empty() && !root.is_dir() {
-            return Err(Error::new(format!("`{}`, the project's root, is not a folder", root.display())).kind(ErrorKind::InvalidInput));
+            return Err(Error::new(format!("project root `{}` is not a folder", root.display())).kind(ErrorKind::InvalidInput));
         }
         let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file.display()))?;
         if let Some(row) = rows.first() {
             store = Project::share(store, &row.part)?;
         }
         let count = rows.len();
-        let at_once = self.jobs.map_or(if self.on == Some(On::Slurm) { count } else { 1 }, usize::from).min(count);
+        let at_once = self.jobs.map_or(if self.executor == Some(Executor::Slurm) { count } else { 1 }, usize::from).min(count);
         let machines = rows.first().map(|row| row.part.machines.clone()).unwrap_or_default();
-        let going = Going {
+        let executing = SweepRun {
             sweep: &self,
             sources: &sources,
             matrix: &matrix,
             store: &store,
             stop: listen()?,
             pool: Arc::new(ResourcePool::new(&machines, self.jobs.map(usize::from))),
-            beginning: Mutex::default(),
-            side_by_side: at_once > 1,
+            starting: Mutex::default(),
+            parallel: at_once > 1,
         };
-        going.all(&mut rows, at_once)?;
-        let all_seen = rows.iter().all(|row| !matches!(row.result, Word::Open | Word::Parked | Word::Interrupted));
-        let may_choose = all_seen && (self.keep_going || !rows.iter().any(|row| row.result == Word::Failed));
+        executing.all(&mut rows, at_once)?;
+        let complete = rows.iter().all(|row| !matches!(row.result, Outcome::NotRun | Outcome::Parked | Outcome::Interrupted));
+        let may_choose = complete && (self.keep_going || !rows.iter().any(|row| row.result == Outcome::Failed));
         let best = best(&matrix, &rows).filter(|_| may_choose);
         let mut exit = exit(&rows, best.is_some());
         if let Some(best) = best {
-            let title = format!("the best of {count}: {}", matrix.words(&rows[best].combination));
+            let title = format!("best of {count}: {}", matrix.words(&rows[best].combination));
             let parsed = self.project.parse_combination(&sources, Some(&rows[best].combination))?;
             if let Some(whole) = parsed.pipeline {
-                let alone = Going { side_by_side: false, ..going };
+                let alone = SweepRun { parallel: false, ..executing };
                 let report = alone.run(&rows[best].combination, &whole, 0, &title)?;
                 exit = if report.exit == Exit::Done as u8 { exit } else { report.exit };
                 rows[best].run = Some(report.run);
             }
         }
-        self.tell(&matrix, &rows, best, exit)?;
+        self.print(&matrix, &rows, best, exit)?;
         Ok(exit)
     }
 
-    /// Every combination as a pipeline of its own; any mistake in any of them is told before one is run.
+    /// Parses every combination as a pipeline of its own. Errors in any of them are reported before the first one runs.
     fn rows(&self) -> Result<(ManifestSources, SweepMatrix, Vec<Row>)> {
         let (sources, parsed) = self.project.parse()?;
-        self.project.tell(&sources, &parsed.diagnostics);
-        let mut told = parsed.diagnostics;
+        self.project.print_diagnostics(&sources, &parsed.diagnostics);
+        let mut printed = parsed.diagnostics;
         let usage = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
         let nothing = |errors: usize| usage(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.project.file.display()));
-        let errors = told.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        let errors = printed.iter().filter(|diagnostic| diagnostic.is_error()).count();
         if parsed.pipeline.is_none() {
             return Err(nothing(errors));
         }
         let Some(matrix) = parsed.matrix else {
             return Err(usage(format!("`{}` has no [matrix]", self.project.file.display()))
-                .hint("say what to compare: axes = { epochs = [1, 3] } and best = { metric = \"scores.wer\" }"));
+                .hint("add one, such as axes = { epochs = [1, 3] } and best = { metric = \"scores.wer\" }"));
         };
         if let Some((key, _)) = self.project.changes.set.iter().find(|(key, _)| matrix.axes.iter().any(|axis| axis.key == *key)) {
-            return Err(usage(format!("`{key}` is an axis of the matrix, so --set cannot fix it"))
-                .hint("leave --set out, or run that one value with `voxpipe run --set`"));
+            return Err(usage(format!("`--set {key}` conflicts with the matrix axis of that name"))
+                .hint("omit `--set`, or run a single value with `voxpipe run --set`"));
         }
         let mut rows = Vec::new();
         for combination in &matrix.combinations {
             let parsed = self.project.parse_combination(&sources, Some(combination))?;
-            let new: Vec<_> = parsed.diagnostics.into_iter().filter(|one| !told.contains(one)).collect();
-            self.project.tell(&sources, &new);
-            told.extend(new);
+            let new: Vec<_> = parsed.diagnostics.into_iter().filter(|one| !printed.contains(one)).collect();
+            self.project.print_diagnostics(&sources, &new);
+            printed.extend(new);
             if let Some(whole) = parsed.pipeline {
                 let part = match &matrix.best {
                     Some(best) => whole.up_to(&best.stage),
@@ -179,23 +178,23 @@ impl Sweep {
                 };
                 let combination = combination.clone();
                 let metrics = BTreeMap::new();
-                rows.push(Row { combination, part, result: Word::Open, run: None, exit: 0, metrics });
+                rows.push(Row { combination, part, result: Outcome::NotRun, run: None, exit: 0, metrics });
             }
         }
-        let errors = told.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        let errors = printed.iter().filter(|diagnostic| diagnostic.is_error()).count();
         if errors > 0 {
             return Err(nothing(errors));
         }
-        let outside = rows.first().and_then(|row| row.part.steps.iter().find(|step| !step.stage.external_outputs().is_empty()));
-        if let Some(step) = outside.filter(|_| matrix.combinations.len() > 1) {
-            return Err(usage(format!("every combination would write to the place that stage `{}` publishes to", step.name)).hint(
-                "name the metric of a stage before it in `best = { metric = \"scores.wer\" }`: then only the best one is published",
+        let publishing = rows.first().and_then(|row| row.part.steps.iter().find(|step| !step.stage.external_outputs().is_empty()));
+        if let Some(step) = publishing.filter(|_| matrix.combinations.len() > 1) {
+            return Err(usage(format!("every combination would publish to the target of stage `{}`", step.name)).hint(
+                "set `best = { metric = \"scores.wer\" }` to the metric of an earlier stage: then only the best combination is published",
             ));
         }
         Ok((sources, matrix, rows))
     }
 
-    fn tell(&self, matrix: &SweepMatrix, rows: &[Row], best: Option<usize>, exit: u8) -> Result<()> {
+    fn print(&self, matrix: &SweepMatrix, rows: &[Row], best: Option<usize>, exit: u8) -> Result<()> {
         if self.json {
             return print_json(as_json(matrix, rows, best, exit));
         }
@@ -203,22 +202,22 @@ impl Sweep {
     }
 }
 
-/// A sweep under way.
-struct Going<'a> {
+/// A sweep while it runs.
+struct SweepRun<'a> {
     sweep: &'a Sweep,
     sources: &'a ManifestSources,
     matrix: &'a SweepMatrix,
     store: &'a Store,
     stop: StopSignal,
-    /// What combinations share of the machine.
+    /// The resources that parallel combinations share.
     pool: Arc<ResourcePool>,
-    /// Held while a run gets its id.
-    beginning: Mutex<()>,
-    side_by_side: bool,
+    /// Locked while a run gets its id.
+    starting: Mutex<()>,
+    parallel: bool,
 }
 
-impl Going<'_> {
-    /// Brings combinations to their ends, so many at once.
+impl SweepRun<'_> {
+    /// Runs all combinations, at most `at_once` in parallel.
     fn all(&self, rows: &mut [Row], at_once: usize) -> Result<()> {
         let count = rows.len();
         let next = Mutex::new(rows.iter_mut().enumerate());
@@ -244,68 +243,68 @@ impl Going<'_> {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    /// Brings a combination to its end, and says whether others may follow.
+    /// Runs a combination unless its results are up to date. Returns whether the sweep continues.
     fn one(&self, row: &mut Row, number: usize, count: usize) -> Result<bool> {
-        look(row, self.store)?;
-        if row.result == Word::Fresh || row.result == Word::Gate {
+        update_row(row, self.store)?;
+        if row.result == Outcome::Fresh || row.result == Outcome::Gate {
             return Ok(true);
         }
         let title = format!("combination {number} of {count}: {}", self.matrix.words(&row.combination));
         let report = self.run(&row.combination, &row.part, number, &title)?;
         (row.run, row.exit) = (Some(report.run), report.exit);
-        look(row, self.store)?;
-        row.result = Word::of_exit(report.exit);
-        if self.side_by_side {
+        update_row(row, self.store)?;
+        row.result = Outcome::of_exit(report.exit);
+        if self.parallel {
             let metric = measured(self.matrix, row).map_or_else(String::new, |value| format!(", {value}"));
             note(&format!("combination {number}: {}{metric}, {:.1} s", row.result.text(), report.seconds));
         }
         Ok(match row.result {
-            Word::Parked | Word::Interrupted => false,
-            Word::Failed => self.sweep.keep_going,
+            Outcome::Parked | Outcome::Interrupted => false,
+            Outcome::Failed => self.sweep.keep_going,
             _ => true,
         })
     }
 
     fn run(&self, combination: &SweepCombination, pipeline: &Pipeline, number: usize, title: &str) -> Result<RunReport> {
-        let beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         let id = self.store.begin_run()?;
-        drop(beginning);
-        let (listener, heard) = Listener::new();
+        drop(starting);
+        let (listener, summary) = Listener::new();
         let mut reporters: Vec<Box<dyn Reporter>> =
             vec![Box::new(JsonLinesReporter::create(&self.store.log(&id), &id)?), Box::new(listener)];
-        if let Some(trackio) = tracking::reporter(pipeline)? {
+        if let Some(trackio) = trackio::reporter(pipeline)? {
             reporters.push(Box::new(trackio));
         }
-        reporters.push(if self.side_by_side { Box::new(Beside(number)) } else { Box::new(TerminalReporter::new(SummaryTarget::Stderr)) });
+        reporters.push(if self.parallel { Box::new(NoteReporter(number)) } else { Box::new(TerminalReporter::new(SummaryTarget::Stderr)) });
         let emitter = fan_out(reporters);
         note(title);
         emitter.emit(Event::Note { stage: String::new(), message: title.to_owned() });
         let mut run = PipelineRun::new(pipeline, self.store, emitter, id);
         run.stop = self.stop.clone();
         run.scheduling = SchedulerOptions {
-            on: self.sweep.on.map(ExecutorKind::from),
+            on: self.sweep.executor.map(ExecutorKind::from),
             pool: Some(Arc::clone(&self.pool)),
             ..SchedulerOptions::default()
         };
         let report = run.go();
-        // Repeated alone, the combination is said on the command line.
+        // The provenance has the combination as `--set`, so that its run can be repeated alone.
         let mut project = self.sweep.project.clone();
         let settings = self.matrix.settings(combination).into_iter();
         project.changes.set.extend(settings.map(|(axis, value)| (axis.key.clone(), value.to_owned())));
-        keep(&project, self.sources, &[], pipeline, self.store, &heard);
+        write_provenance(&project, self.sources, &[], pipeline, self.store, &summary);
         Ok(report)
     }
 }
 
-/// Tells of a combination beside others what nobody should miss; the rest is in its log.
-struct Beside(usize);
+/// Reporter of a parallel combination: prints failures and warnings only, with the number of the combination.
+struct NoteReporter(usize);
 
-impl Reporter for Beside {
-    fn tell(&mut self, event: &Event) -> Result<()> {
+impl Reporter for NoteReporter {
+    fn report_event(&mut self, event: &Event) -> Result<()> {
         match event {
             Event::StageFailed { stage, message, .. } => note(&format!("combination {}: `{stage}` failed: {message}", self.0)),
             Event::GateFailed { stage, message } => note(&format!("combination {}: `{stage}` does not pass its gate: {message}", self.0)),
-            Event::StageParked { stage, message, .. } => note(&format!("combination {}: `{stage}` waits: {message}", self.0)),
+            Event::StageParked { stage, message, .. } => note(&format!("combination {}: `{stage}` is parked: {message}", self.0)),
             Event::Warning { stage, message } => note(&format!("combination {}: `{stage}`: {message}", self.0)),
             _ => {}
         }
@@ -313,44 +312,45 @@ impl Reporter for Beside {
     }
 }
 
-/// Looks at what is there of a combination.
-fn look(row: &mut Row, store: &Store) -> Result<()> {
+/// Sets the outcome and metrics of a combination from its results in the store.
+fn update_row(row: &mut Row, store: &Store) -> Result<()> {
     let plan = Plan::of(&row.part, store, &BTreeSet::new())?;
-    let mut word = Word::Fresh;
+    let mut outcome = Outcome::Fresh;
     for step in &plan.steps {
         match &step.state {
             StepState::Fresh(artifact) => _ = row.metrics.insert(step.stage.clone(), artifact.metrics.clone()),
             StepState::GateUnmet(artifact, _) => {
                 row.metrics.insert(step.stage.clone(), artifact.metrics.clone());
-                (word, row.exit) = if word == Word::Open { (word, row.exit) } else { (Word::Gate, Exit::Gate as u8) };
+                (outcome, row.exit) =
+                    if outcome == Outcome::NotRun { (outcome, row.exit) } else { (Outcome::Gate, Exit::Gate as u8) };
             }
-            // What a gate holds back is settled.
+            // Stages after an unmet gate do not run.
             StepState::Blocked(_) => {}
-            // A run takes it from the shared cache.
-            StepState::Shared(_) | StepState::Stale(_) | StepState::Waits(_) => word = Word::Open,
+            // A run would use the shared result.
+            StepState::Shared(_) | StepState::Stale(_) | StepState::Waits(_) => outcome = Outcome::NotRun,
         }
     }
-    row.result = word;
+    row.result = outcome;
     Ok(())
 }
 
-/// The number a combination is judged by.
+/// The metric that a combination is judged by.
 fn measured(matrix: &SweepMatrix, row: &Row) -> Option<f64> {
     let best = matrix.best.as_ref()?;
     row.metrics.get(&best.stage)?.get(&best.metric).copied().filter(|value| !value.is_nan())
 }
 
-/// The best combination of those that are done and passed their gates; the first of equals.
+/// Position of the best combination that is done and passed its gates; the first of equals.
 fn best(matrix: &SweepMatrix, rows: &[Row]) -> Option<usize> {
     let judge = matrix.best.as_ref()?;
-    let judged = rows.iter().enumerate().filter(|(_, row)| matches!(row.result, Word::Done | Word::Fresh));
+    let judged = rows.iter().enumerate().filter(|(_, row)| matches!(row.result, Outcome::Done | Outcome::Fresh));
     let judged = judged.filter_map(|(position, row)| Some((position, measured(matrix, row)?)));
     judged.reduce(|best, next| if judge.prefers(next.1, best.1) { next } else { best }).map(|(position, _)| position)
 }
 
-/// What the sweep ends with: the first combination that did not go well, but a gate is only what it is there for.
+/// The exit code of the sweep: that of the first unsuccessful combination. Unmet gates do not count if there is a best combination.
 fn exit(rows: &[Row], has_best: bool) -> u8 {
-    let bad = |row: &&Row| row.exit != Exit::Done as u8 && !(row.result == Word::Gate && has_best);
+    let bad = |row: &&Row| row.exit != Exit::Done as u8 && !(row.result == Outcome::Gate && has_best);
     rows.iter().find(bad).map_or(Exit::Done as u8, |row| row.exit)
 }
 
@@ -378,13 +378,13 @@ fn table(matrix: &SweepMatrix, rows: &[Row], best: Option<usize>) -> String {
         text.push_str(format!("  {}", cells.join("  ")).trim_end());
         text.push('\n');
     }
-    let done = rows.iter().filter(|row| matches!(row.result, Word::Done | Word::Fresh)).count();
+    let done = rows.iter().filter(|row| matches!(row.result, Outcome::Done | Outcome::Fresh)).count();
     text.push_str(&match (best, &judge) {
         (Some(best), Some(judge)) => {
             let value = measured(matrix, &rows[best]).map(|value| value.to_string()).unwrap_or_default();
             format!("best of {done}: {} with {judge} {value}\n", matrix.words(&rows[best].combination))
         }
-        (None, Some(judge)) if done > 0 && done == rows.len() => format!("no combination has a number called {judge}\n"),
+        (None, Some(judge)) if done > 0 && done == rows.len() => format!("no combination has the metric {judge}\n"),
         _ => format!("{done} of {} done\n", rows.len()),
     });
     text

@@ -1,4 +1,4 @@
-//! `voxpipe work`: one stage of a run that goes on elsewhere. `voxpipe run` has it started where a job runs; people need not know it.
+//! `voxpipe work` (hidden): runs one stage of a run as a cluster job. `voxpipe run` submits jobs that call it.
 
 use super::run::listen;
 use crate::error::Result;
@@ -7,7 +7,7 @@ use pipeline::executor::job_dir::{JobDir, carry_out};
 use pipeline::exit::Exit;
 use std::path::PathBuf;
 
-/// Carries out what a job's folder describes. How it ended is told there.
+/// Runs the stage that a job folder describes and writes the outcome to that folder.
 pub(super) fn work(folder: PathBuf) -> Result<u8> {
     let stop = listen()?;
     carry_out(&JobDir(folder), STAGES, stop.asked)?;

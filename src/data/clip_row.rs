@@ -1,4 +1,4 @@
-//! One clip with its transcript: a line of `clips.jsonl`, `data.jsonl`, `train.jsonl` or `test.jsonl`.
+//! A clip with its transcript: a row of `clips.jsonl`, `data.jsonl`, `train.jsonl` or `test.jsonl`.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -6,32 +6,32 @@ use serde_json::{Map, Value};
 use std::path::Path;
 use voxpipe_io::jsonl;
 
-/// A clip and what is said in it. Fields we do not know travel along in `rest`.
+/// A clip and its transcript. Unknown fields are preserved in `rest`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClipRow {
-    /// The WAV file, relative to the folder of the JSONL file.
+    /// Path of the WAV file, relative to the folder of the JSONL file.
     pub audio_path: String,
-    /// What is said.
+    /// The transcript.
     pub text: String,
-    /// ISO 639-1 code; absent means the model finds out by itself.
+    /// ISO 639-1 language code; the model detects the language if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Length in seconds.
+    /// Duration in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
-    /// Who speaks.
+    /// Speaker name or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaker: Option<String>,
-    /// Where the clip came from: a file name, a phrase id, a corpus.
+    /// Origin of the clip: a file name, a phrase id or a corpus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Whatever else the line said.
+    /// All other fields of the row.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }
 
 impl ClipRow {
-    /// Reads a JSONL file of records; an empty text or path is an error with its line.
+    /// Reads a JSONL file of clips. An empty text or path is an error that names the line.
     pub fn read_all(path: &Path) -> Result<Vec<Self>> {
         let rows: Vec<(usize, Self)> = jsonl::read(path)?;
         rows.into_iter()

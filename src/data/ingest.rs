@@ -1,6 +1,7 @@
-//! Sound files of people on their way to being clips: found, decoded in parallel, and written as 16 kHz mono WAV.
+//! Audio ingestion: finds audio files, decodes them in parallel and writes 16 kHz mono WAV clips.
 //!
-//! A file that cannot be used is no error here but a reason, to be listed; only a result that cannot be written is one.
+//! An unusable file is not an error: the functions return a reason, which the stages list in their report. Only a failure to write a clip
+//! is an error.
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use rayon::prelude::*;
@@ -9,35 +10,36 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use voxtral::audio;
 
-/// A file that may become a clip.
+/// An audio file that may become a clip.
 #[derive(Clone, Debug)]
 pub struct AudioCandidate {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its name as the user knows it, for lists and messages.
+    /// Its name as the user wrote it, for reports and messages.
     pub shown: String,
-    /// The name the clip is to have, without `.wav`.
+    /// File name of the clip, without `.wav`.
     pub stem: String,
 }
 
-/// How long a clip may be.
+/// Limits of the duration of a clip.
 #[derive(Clone, Copy, Debug)]
 pub struct IngestLimits {
-    /// In seconds.
+    /// Minimum in seconds.
     pub min: f64,
-    /// In seconds.
+    /// Maximum in seconds.
     pub max: f64,
 }
 
-/// Endings of files that are meant as sound, including those we can only refuse with a reason.
-const ENDINGS: &[&str] = &["wav", "wave", "flac", "mp3", "ogg", "oga", "m4a", "mp4", "aac", "opus", "webm", "wma", "aif", "aiff", "amr"];
+/// File extensions of audio, including formats that cannot be decoded: those files are listed as rejected instead of being ignored.
+const EXTENSIONS: &[&str] = &["wav", "wave", "flac", "mp3", "ogg", "oga", "m4a", "mp4", "aac", "opus", "webm", "wma", "aif", "aiff", "amr"];
 
-/// Whether a file's name says that it is sound.
+/// Whether the file extension is one of audio.
 pub fn is_audio(path: &Path) -> bool {
-    path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| ENDINGS.contains(&ending.to_lowercase().as_str()))
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.to_lowercase().as_str()))
 }
 
-/// Every file below a folder that is not hidden, sorted by path.
+/// All files below a folder, except hidden files and folders, sorted by path.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -48,7 +50,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            // A link to a folder is not followed, so that no walk is endless.
+            // Symbolic links to folders are not followed, so the walk always ends.
             if entry.file_type().with_context(doing)?.is_dir() { folders.push(entry.path()) } else { found.push(entry.path()) }
         }
     }
@@ -56,13 +58,13 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Writes each candidate as `into/STEM.wav` and says how many seconds it has, or why it cannot be used, in their order.
-/// `went_on` hears how many are done and answers whether to go on.
+/// Writes each candidate as `into/STEM.wav`, in parallel. Returns, in input order, the duration in seconds or the reason for rejection.
+/// `on_progress` is called with the number of files done and returns whether to continue.
 pub fn take_in(
     candidates: &[AudioCandidate],
     into: &Path,
     limits: IngestLimits,
-    went_on: impl Fn(usize) -> bool + Sync,
+    on_progress: impl Fn(usize) -> bool + Sync,
 ) -> Result<Vec<Result<f64, String>>> {
     fs::create_dir_all(into)?;
     let done = AtomicUsize::new(0);
@@ -70,30 +72,30 @@ pub fn take_in(
         .par_iter()
         .map(|candidate| {
             let taken = take_part(candidate, None, into, limits)?;
-            if went_on(done.fetch_add(1, Ordering::Relaxed) + 1) {
+            if on_progress(done.fetch_add(1, Ordering::Relaxed) + 1) {
                 Ok(taken)
             } else {
-                Err(Error::new("stopped while reading the recordings").kind(ErrorKind::Interrupted).hint("run again to go on"))
+                Err(Error::new("stopped while reading the recordings").kind(ErrorKind::Interrupted).hint("run again to resume"))
             }
         })
         .collect()
 }
 
-/// Writes one candidate, or the part of it that begins at a second and has so many, as `into/STEM.wav`; see [`take_in`].
+/// Writes one candidate as `into/STEM.wav`, or only the part `(start, duration)` of it, in seconds; see [`take_in`].
 pub fn take_part(candidate: &AudioCandidate, part: Option<(f64, f64)>, into: &Path, limits: IngestLimits) -> Result<Result<f64, String>> {
     let mut samples = match audio::load(&candidate.path) {
         Ok(samples) => samples,
-        // The list is part of the result, which must not depend on where the project lies.
+        // Reasons become part of the result, which must not depend on the location of the project.
         Err(error) => return Ok(Err(error.message.replace(&candidate.path.display().to_string(), &candidate.shown))),
     };
     let rate = f64::from(audio::SAMPLE_RATE);
-    if let Some((begins, lasts)) = part {
+    if let Some((start, duration)) = part {
         let sample = |second: f64| (second.max(0.0) * rate).round() as usize;
-        let (begin, end) = (sample(begins), sample(begins + lasts));
-        // Durations are rounded: a part may end a little behind the file.
+        let (begin, end) = (sample(start), sample(start + duration));
+        // Durations in tables are rounded, so a part may end up to 0.1 s after the end of the file.
         if begin >= samples.len() || end > samples.len() + audio::SAMPLE_RATE as usize / 10 {
             let whole = samples.len() as f64 / rate;
-            return Ok(Err(format!("{} has {whole:.2} s, and {begins} to {} s of it are named", candidate.shown, begins + lasts)));
+            return Ok(Err(format!("{} has {whole:.2} s, and {start} to {} s of it are named", candidate.shown, start + duration)));
         }
         samples.truncate(end);
         samples.drain(..begin);
@@ -109,7 +111,7 @@ pub fn take_part(candidate: &AudioCandidate, part: Option<(f64, f64)>, into: &Pa
     Ok(Ok(rounded(seconds)))
 }
 
-/// Rounded to three digits, as durations are written.
+/// Rounds to three decimals, as durations are stored.
 pub fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

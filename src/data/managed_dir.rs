@@ -1,8 +1,7 @@
-//! Folders outside the store that we fill for the user: put in place whole or not at all, and never over somebody's work.
+//! Managed folders: output folders outside the cache that voxpipe writes atomically and never overwrites if the user changed them.
 //!
-//! What is to be placed is first copied beside the target, checked, and then swapped in by a rename. A hidden marker lists
-//! every file with its digest: only a folder with our marker is ever replaced, and only while what is in it is still what we
-//! wrote.
+//! The new content is copied to a temporary folder next to the target, verified and swapped in by a rename. A hidden marker file lists
+//! every file with its digest. Only a folder with this marker is replaced, and only if its files are unchanged.
 
 use crate::data::text::first_few;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -12,31 +11,31 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 use voxpipe_io::digest::Digest;
 
-/// A file of a folder.
+/// A file in a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedFile {
-    /// Relative to the folder, with `/`.
+    /// Path relative to the folder, with `/` as separator.
     pub path: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Of its content.
+    /// Digest of the content.
     pub digest: Digest,
 }
 
-/// Where a folder goes, and how we recognise it later as ours.
+/// A target folder and how to recognize it as managed.
 #[derive(Debug)]
 pub struct ManagedDir<'a> {
     /// The folder.
     pub path: &'a Path,
     /// The folder as the user wrote it, for messages.
     pub written: &'a str,
-    /// The name of the hidden file that marks it as ours.
+    /// Name of the hidden marker file.
     pub marker: &'a str,
-    /// Whether to replace it even when files in it were added or changed since.
+    /// Whether to replace it even if files in it were added or changed.
     pub overwrite: bool,
 }
 
-/// Every file below a folder, sorted by path.
+/// All files below a folder, sorted by path.
 pub fn list(folder: &Path) -> Result<Vec<ManagedFile>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![(folder.to_owned(), String::new())];
@@ -59,7 +58,7 @@ pub fn list(folder: &Path) -> Result<Vec<ManagedFile>> {
     Ok(files.into_values().collect())
 }
 
-/// A file, read piece by piece: weights may be larger than the memory.
+/// Hashes a file as a stream: weights may be larger than memory.
 fn file(path: &Path, name: String) -> Result<ManagedFile> {
     let doing = || format!("cannot read `{}`", path.display());
     let mut hasher = blake3::Hasher::new();
@@ -67,99 +66,102 @@ fn file(path: &Path, name: String) -> Result<ManagedFile> {
     Ok(ManagedFile { path: name, size: hasher.count(), digest: Digest(*hasher.finalize().as_bytes()) })
 }
 
-/// Makes `target` a folder of exactly these files (name in it → where it lies now), and returns what is there afterwards
-/// (without the marker).
-pub fn place(made: &BTreeMap<String, PathBuf>, target: &ManagedDir) -> Result<Vec<ManagedFile>> {
+/// Replaces `target` by a folder with exactly these files (name in the folder → source path). Returns the files written, without the
+/// marker.
+pub fn place(content: &BTreeMap<String, PathBuf>, target: &ManagedDir) -> Result<Vec<ManagedFile>> {
     let shown = target.written;
-    // A link stays a link: what it points to is replaced.
+    // A symbolic link is kept: the folder it points to is replaced.
     let path = fs::canonicalize(target.path).or_else(|_| std::path::absolute(target.path))?;
-    let wanted = made.iter().map(|(name, path)| file(path, name.clone())).collect::<Result<Vec<_>>>()?;
+    let wanted = content.iter().map(|(name, path)| file(path, name.clone())).collect::<Result<Vec<_>>>()?;
     let marker = Marker { made_by: "voxpipe".to_owned(), files: wanted };
-    let taken = match standing(&path, target)? {
-        Standing::Nothing => false,
-        Standing::Same(files) if files == marker.files => return Ok(marker.files),
-        Standing::Same(_) | Standing::Empty => true,
+    let exists = match target_state(&path, target)? {
+        TargetState::Nothing => false,
+        TargetState::Same(files) if files == marker.files => return Ok(marker.files),
+        TargetState::Same(_) | TargetState::Empty => true,
     };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::new(format!("`{shown}` is not a folder that can be replaced"))
+        return Err(Error::new(format!("cannot replace `{shown}`: it has no parent folder"))
             .kind(ErrorKind::InvalidInput)
-            .hint("name a folder inside another"));
+            .hint("choose a folder inside another folder"));
     };
     let doing = || format!("cannot write the folder `{shown}`");
     fs::create_dir_all(parent).map_err(environment).with_context(doing)?;
     let part = PartialDir(parent.join(format!(".{}.voxpipe-part", name.to_string_lossy())));
     part.clear().map_err(environment).with_context(doing)?;
     fs::create_dir(&part.0).map_err(environment).with_context(doing)?;
-    for (name, source) in made {
+    for (name, source) in content {
         let source = fs::File::open(source).with_context(|| format!("cannot read `{name}`"))?;
         write(&part.0.join(name), source).map_err(environment).with_context(doing)?;
     }
     write(&part.0.join(target.marker), serde_json::to_vec_pretty(&marker)?.as_slice()).map_err(environment).with_context(doing)?;
-    let mut there = list(&part.0)?;
-    there.retain(|file| file.path != target.marker);
-    if there != marker.files {
-        return Err(Error::new(format!("what was written to `{shown}` reads back differently"))
+    let mut written = list(&part.0)?;
+    written.retain(|file| file.path != target.marker);
+    if written != marker.files {
+        return Err(Error::new(format!("verification failed: files in `{shown}` differ from what was written"))
             .environment()
             .hint("check the disk and run again"));
     }
-    swap(&part.0, &path, taken).map_err(environment).with_context(doing)?;
+    swap(&part.0, &path, exists).map_err(environment).with_context(doing)?;
     sync(parent);
-    Ok(there)
+    Ok(written)
 }
 
-/// The files of a folder as [`place`] takes them.
+/// The files of a folder, as a map for [`place`].
 pub fn named(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
     Ok(list(folder)?.into_iter().map(|file| (file.path.clone(), folder.join(file.path))).collect())
 }
 
-/// What lies inside a marked folder.
+/// Content of the marker file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
     made_by: String,
     files: Vec<ManagedFile>,
 }
 
-enum Standing {
+/// State of the target folder.
+enum TargetState {
     Nothing,
     Empty,
-    /// Ours, and as we left it.
+    /// Managed; its files are unchanged, or may be overwritten.
     Same(Vec<ManagedFile>),
 }
 
-fn standing(path: &Path, target: &ManagedDir) -> Result<Standing> {
+/// Checks whether the target may be replaced.
+fn target_state(path: &Path, target: &ManagedDir) -> Result<TargetState> {
     let shown = target.written;
     match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Nothing),
-        Err(error) => return Err(environment(error).context(format!("cannot look at `{shown}`"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(TargetState::Nothing),
+        Err(error) => return Err(environment(error).context(format!("cannot read `{shown}`"))),
         Ok(metadata) if !metadata.is_dir() => {
             return Err(Error::new(format!("`{shown}` exists and is not a folder"))
                 .environment()
-                .hint("choose another place, or move the file away"));
+                .hint("choose another folder, or move the file away"));
         }
         Ok(_) => {}
     }
-    let foreign = || {
+    let unmanaged = || {
         Error::new(format!("the folder `{shown}` exists and was not made by voxpipe"))
             .environment()
-            .hint("choose another folder, or move this one away; nothing in it was touched")
+            .hint("choose another folder, or move this one away; nothing in it was changed")
     };
     let marker: Marker = match fs::read(path.join(target.marker)) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| foreign())?,
-        Err(_) if fs::read_dir(path)?.next().is_none() => return Ok(Standing::Empty),
-        Err(_) => return Err(foreign()),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| unmanaged())?,
+        Err(_) if fs::read_dir(path)?.next().is_none() => return Ok(TargetState::Empty),
+        Err(_) => return Err(unmanaged()),
     };
     let mut files = list(path)?;
     files.retain(|file| file.path != target.marker);
-    let strange: Vec<&str> = files.iter().filter(|file| !marker.files.contains(file)).map(|file| file.path.as_str()).collect();
-    if !strange.is_empty() && !target.overwrite {
-        return Err(Error::new(format!("in `{shown}`, {} changed or came in after voxpipe wrote the folder", first_few(&strange, 3)))
+    let changed: Vec<&str> = files.iter().filter(|file| !marker.files.contains(file)).map(|file| file.path.as_str()).collect();
+    if !changed.is_empty() && !target.overwrite {
+        let files = first_few(&changed, 3);
+        return Err(Error::new(format!("files in `{shown}` were changed or added after voxpipe wrote the folder: {files}"))
             .environment()
-            .hint("move these files away, choose another folder, or set `overwrite = true` to lose them"));
+            .hint("move these files away, choose another folder, or set `overwrite = true` to discard them"));
     }
-    Ok(Standing::Same(files))
+    Ok(TargetState::Same(files))
 }
 
-/// A folder being filled beside its target; removed when we leave early, and so is what a swap put into its place.
+/// A temporary folder next to the target. Dropping it removes whatever has its name: a partial copy, or the old folder after a swap.
 struct PartialDir(PathBuf);
 
 impl PartialDir {
@@ -177,6 +179,7 @@ impl Drop for PartialDir {
     }
 }
 
+/// Writes a new file and syncs it to disk.
 fn write(path: &Path, mut content: impl io::Read) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -186,24 +189,24 @@ fn write(path: &Path, mut content: impl io::Read) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Gives `part` the name `path`; what was there has the name `part` afterwards.
+/// Renames `part` to `path`, atomically exchanging the two if `path` exists (`renameat2` with `RENAME_EXCHANGE`).
 #[cfg(target_os = "linux")]
-fn swap(part: &Path, path: &Path, taken: bool) -> io::Result<()> {
+fn swap(part: &Path, path: &Path, exists: bool) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
-    if taken && renameat_with(CWD, part, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+    if exists && renameat_with(CWD, part, CWD, path, RenameFlags::EXCHANGE).is_ok() {
         return Ok(());
     }
-    swap_in_two(part, path, taken)
+    swap_in_two(part, path, exists)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn swap(part: &Path, path: &Path, taken: bool) -> io::Result<()> {
-    swap_in_two(part, path, taken)
+fn swap(part: &Path, path: &Path, exists: bool) -> io::Result<()> {
+    swap_in_two(part, path, exists)
 }
 
-/// For file systems that cannot exchange two names: the old folder steps aside and comes back if the new one cannot move in.
-fn swap_in_two(part: &Path, path: &Path, taken: bool) -> io::Result<()> {
-    if !taken {
+/// Fallback for file systems without exchange: moves the old folder away, and restores it if the new one cannot be renamed.
+fn swap_in_two(part: &Path, path: &Path, exists: bool) -> io::Result<()> {
+    if !exists {
         return fs::rename(part, path);
     }
     let aside = PartialDir(part.with_extension("voxpipe-old"));
@@ -214,19 +217,19 @@ fn swap_in_two(part: &Path, path: &Path, taken: bool) -> io::Result<()> {
     })
 }
 
-/// Makes a rename last. Some file systems do not know how; the content is safe without it.
+/// Syncs a folder, so that a rename in it is durable. Errors are ignored: some file systems do not support this.
 fn sync(folder: &Path) {
     if let Ok(folder) = fs::File::open(folder) {
         let _ = folder.sync_all();
     }
 }
 
-/// Whatever keeps us from writing where the user wants it is for the user to change.
+/// Marks an I/O error at the target as an environment error, with a hint.
 fn environment(error: io::Error) -> Error {
     let error = Error::from(error).environment();
     match error.hint {
         Some(_) => error,
-        None => error.hint("choose another folder, or see why this one cannot be written"),
+        None => error.hint("choose another folder, or check the permissions of this one"),
     }
 }
 
@@ -239,33 +242,33 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_replaced_only_while_it_is_ours() {
+    fn a_folder_is_replaced_only_if_managed_and_unchanged() {
         let temp = tempfile::tempdir().unwrap();
-        let (made, there) = (temp.path().join("made"), temp.path().join("a/there"));
-        fs::create_dir_all(made.join("sub")).unwrap();
-        fs::write(made.join("sub/x"), "one").unwrap();
-        assert_eq!(place(&named(&made).unwrap(), &target(&there, false)).unwrap(), list(&made).unwrap());
-        fs::write(made.join("sub/x"), "two").unwrap();
-        fs::write(made.join("y"), "new").unwrap();
-        place(&named(&made).unwrap(), &target(&there, false)).unwrap();
-        assert_eq!(fs::read_to_string(there.join("sub/x")).unwrap(), "two");
+        let (content, written) = (temp.path().join("made"), temp.path().join("a/there"));
+        fs::create_dir_all(content.join("sub")).unwrap();
+        fs::write(content.join("sub/x"), "one").unwrap();
+        assert_eq!(place(&named(&content).unwrap(), &target(&written, false)).unwrap(), list(&content).unwrap());
+        fs::write(content.join("sub/x"), "two").unwrap();
+        fs::write(content.join("y"), "new").unwrap();
+        place(&named(&content).unwrap(), &target(&written, false)).unwrap();
+        assert_eq!(fs::read_to_string(written.join("sub/x")).unwrap(), "two");
 
-        fs::write(there.join("notes.txt"), "mine").unwrap();
-        fs::write(made.join("y"), "newer").unwrap();
-        let error = place(&named(&made).unwrap(), &target(&there, false)).unwrap_err();
+        fs::write(written.join("notes.txt"), "mine").unwrap();
+        fs::write(content.join("y"), "newer").unwrap();
+        let error = place(&named(&content).unwrap(), &target(&written, false)).unwrap_err();
         assert!(error.message.contains("`notes.txt`"), "{error}");
-        assert_eq!(fs::read_to_string(there.join("y")).unwrap(), "new");
-        place(&named(&made).unwrap(), &target(&there, true)).unwrap();
-        assert!(!there.join("notes.txt").exists());
+        assert_eq!(fs::read_to_string(written.join("y")).unwrap(), "new");
+        place(&named(&content).unwrap(), &target(&written, true)).unwrap();
+        assert!(!written.join("notes.txt").exists());
 
-        fs::remove_file(there.join(".mark")).unwrap();
-        let error = place(&named(&made).unwrap(), &target(&there, true)).unwrap_err();
+        fs::remove_file(written.join(".mark")).unwrap();
+        let error = place(&named(&content).unwrap(), &target(&written, true)).unwrap_err();
         assert!(error.message.contains("was not made by voxpipe"), "{error}");
-        assert_eq!(fs::read_dir(temp.path().join("a")).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::read_dir(temp.path().join("a")).unwrap().count(), 1, "no temporary folder remains");
     }
 
     #[test]
-    fn the_old_folder_comes_back_when_the_new_one_cannot_move_in() {
+    fn the_old_folder_is_restored_if_the_rename_fails() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("there");
         fs::create_dir(&path).unwrap();
@@ -275,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_for_the_user_to_change() {
+    fn a_full_disk_is_an_environment_error() {
         let error = environment(io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(pipeline::exit::Exit::from(&error), pipeline::exit::Exit::Environment);
         assert!(error.hint.is_some_and(|hint| hint.contains("space")));

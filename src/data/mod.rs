@@ -1,4 +1,4 @@
-//! What people bring and what stages pass on: clips, phrases, tables, texts and files.
+//! Data formats and helpers: clips, sentences to read, tables, audio ingestion, subtitles, templates, managed folders.
 
 pub mod clip_row;
 pub mod ingest;

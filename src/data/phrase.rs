@@ -1,25 +1,25 @@
-//! A sentence to read aloud: a line of `phrases.jsonl`.
+//! A sentence to read aloud: a row of `phrases.jsonl`.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use voxpipe_io::jsonl;
 
-/// A sentence with its name, its language and where it comes from.
+/// A sentence with its id, language and source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhraseRow {
-    /// Unique in its file and safe as a file name: `en-0001`.
+    /// Unique id, safe as a file name: `en-0001`.
     pub id: String,
     /// The sentence.
     pub text: String,
-    /// ISO 639-1 code.
+    /// ISO 639-1 language code.
     pub language: String,
-    /// Where the sentence comes from, in words.
+    /// Description of the source.
     pub source: String,
 }
 
 impl PhraseRow {
-    /// Reads a `phrases.jsonl`; an empty id or text is an error with its line, and so is an id that is there twice.
+    /// Reads `phrases.jsonl`. An empty id or text, or a duplicate id, is an error that names the line.
     pub fn read_all(path: &Path) -> Result<Vec<Self>> {
         let rows: Vec<(usize, Self)> = jsonl::read(path)?;
         let mut seen = std::collections::BTreeMap::new();
@@ -33,7 +33,7 @@ impl PhraseRow {
                 }
                 match seen.insert(phrase.id.clone(), line) {
                     Some(first) => Err(Error::new(format!("{place}: the id `{}` is already used on line {first}", phrase.id))
-                        .hint("every phrase needs an id of its own")),
+                        .hint("give every phrase a unique id")),
                     None => Ok(phrase),
                 }
             })

@@ -1,46 +1,47 @@
-//! Subtitles: what is said from when to when, as SubRip (`.srt`) and WebVTT (`.vtt`).
+//! Subtitle writers: SubRip (`.srt`) and WebVTT (`.vtt`).
 //!
-//! A cue on the screen has at most two lines of 42 columns. What is longer becomes several cues, which share its time in proportion to
-//! their length. Lines break between words; where a script has no spaces, between any two characters. Times are whole milliseconds, and
-//! no cue begins before the one before it ends.
+//! A cue has at most two lines of 42 columns. A longer transcript is split into several cues, which divide its time span in proportion to
+//! their width. Lines break between words, and between any two characters in scripts without spaces. Times are rounded to milliseconds;
+//! a cue never starts before the previous one ends.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Columns of a line; a wide character takes two.
+/// Maximum width of a line in columns; an East Asian wide character takes two.
 const COLUMNS: usize = 42;
 
-/// Something said.
+/// A transcript with its time span.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubtitleCue {
-    /// Seconds from the beginning of the recording.
+    /// Start in seconds from the beginning of the recording.
     pub start: f64,
-    /// Seconds from the beginning of the recording.
+    /// End in seconds from the beginning of the recording.
     pub end: f64,
-    /// What was said; empty for nothing, which is not shown.
+    /// The transcript; an empty one is not shown.
     pub text: String,
 }
 
-/// What is on the screen at one time.
+/// A cue as displayed: one or two lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Screen {
-    /// Milliseconds.
+    /// Start in milliseconds.
     start: u64,
+    /// End in milliseconds.
     end: u64,
     lines: Vec<String>,
 }
 
-/// Cues as SubRip.
+/// Formats cues as SubRip.
 pub fn srt(cues: &[SubtitleCue]) -> String {
     let mut text = String::new();
     for (index, screen) in screens(cues).iter().enumerate() {
-        // SubRip knows no escapes, and an arrow would be read as times.
+        // SubRip has no escape sequences, and players read `-->` as a time line.
         let lines = screen.lines.join("\n").replace("-->", "->");
         text.push_str(&format!("{}\n{} --> {}\n{lines}\n\n", index + 1, clock(screen.start, ','), clock(screen.end, ',')));
     }
     text
 }
 
-/// Cues as WebVTT.
+/// Formats cues as WebVTT.
 pub fn vtt(cues: &[SubtitleCue]) -> String {
     let mut text = "WEBVTT\n".to_owned();
     for screen in screens(cues) {
@@ -50,12 +51,13 @@ pub fn vtt(cues: &[SubtitleCue]) -> String {
     text
 }
 
-/// `01:02:03,456`.
+/// A timestamp `01:02:03,456`; `point` is the decimal separator.
 fn clock(milliseconds: u64, point: char) -> String {
     let (seconds, rest) = (milliseconds / 1000, milliseconds % 1000);
     format!("{:02}:{:02}:{:02}{point}{rest:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
+/// Splits cues into screens and assigns their times.
 fn screens(cues: &[SubtitleCue]) -> Vec<Screen> {
     let mut screens: Vec<Screen> = Vec::new();
     for cue in cues {
@@ -73,29 +75,31 @@ fn screens(cues: &[SubtitleCue]) -> Vec<Screen> {
     screens
 }
 
+/// Rounds seconds to milliseconds.
 fn milliseconds(seconds: f64) -> u64 {
-    // A cast of a float is saturating: what is negative or not a number becomes 0.
+    // Float casts saturate: negative values and NaN become 0.
     (seconds * 1000.0).round() as u64
 }
 
+/// Total width of lines in columns.
 fn size(lines: &[String]) -> usize {
     lines.iter().map(|line| line.width().max(1)).sum()
 }
 
-/// A text as screens of one or two lines.
+/// Splits a text into screens of one or two lines.
 fn parts(text: &str) -> Vec<Vec<String>> {
     let words = words(text);
     if words.is_empty() {
         return Vec::new();
     }
-    // As few as will do, all about as long as each other, so that no word is left alone at the end.
+    // Use the fewest screens that fit, of similar width, so that no single word is left over at the end.
     let least = line(&words).width().div_ceil(2 * COLUMNS).max(1);
     (least..=words.len())
         .find_map(|count| share(&words, count))
         .unwrap_or_else(|| words.iter().map(|word| vec![word.text.clone()]).collect())
 }
 
-/// Words on so many screens, if they fit.
+/// Distributes words over `count` screens of similar width; `None` if they do not fit.
 fn share(words: &[Word], count: usize) -> Option<Vec<Vec<String>>> {
     let total = line(words).width();
     let mut screens = Vec::with_capacity(count);
@@ -106,7 +110,7 @@ fn share(words: &[Word], count: usize) -> Option<Vec<Vec<String>>> {
         let mut taken = 1;
         let mut width = shown + rest.first()?.width();
         while let Some(word) = rest.get(taken) {
-            // Up to where this screen should end, or half a word beyond; each later screen gets at least one word.
+            // Fill up to the target width, or at most half a word beyond it. Leave at least one word for each later screen.
             let beyond = width + word.width();
             if (screen + 1 < count && beyond > until + word.width() / 2) || rest.len() - taken < count - screen {
                 break;
@@ -122,7 +126,7 @@ fn share(words: &[Word], count: usize) -> Option<Vec<Vec<String>>> {
     rest.is_empty().then_some(screens)
 }
 
-/// Words as one line, or as two of about the same width; nothing if they are too many.
+/// Lays out words as one line, or two lines of similar width; `None` if they do not fit.
 fn fold(words: &[Word]) -> Option<Vec<String>> {
     let whole = line(words);
     if whole.width() <= COLUMNS {
@@ -137,7 +141,7 @@ fn fold(words: &[Word]) -> Option<Vec<String>> {
     (1..words.len()).filter_map(split).min_by_key(|(widest, _)| *widest).map(|(_, lines)| lines)
 }
 
-/// What is not to be broken.
+/// An unbreakable unit of text.
 #[derive(Clone, Debug)]
 struct Word {
     text: String,
@@ -151,7 +155,7 @@ impl Word {
     }
 }
 
-/// Words side by side.
+/// Joins words to a line.
 fn line(words: &[Word]) -> String {
     let mut line = String::new();
     for word in words {
@@ -163,7 +167,8 @@ fn line(words: &[Word]) -> String {
     line
 }
 
-/// The words of a text; wide characters are words of their own, but marks stay with what they follow. No word is wider than a line.
+/// Splits a text into unbreakable units. Wide characters are separate units, punctuation stays with the preceding character, and no unit
+/// is wider than a line.
 fn words(text: &str) -> Vec<Word> {
     let mut words: Vec<Word> = Vec::new();
     for part in text.split_whitespace() {
@@ -217,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_player_would_misread_is_escaped() {
+    fn special_characters_are_escaped() {
         let cues = [cue(0.0, 1.0, "1 < 2 & 3 --> 4"), cue(1.0, 2.0, ""), cue(1.0, 2.0, "two\n\nlines")];
         assert_eq!(
             vtt(&cues),
@@ -228,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_break_between_words_and_are_of_like_length() {
+    fn lines_break_between_words_and_have_similar_lengths() {
         assert_eq!(parts("  short  "), [["short"]]);
         let two = "this text is a little too long for one line of a screen";
         assert_eq!(parts(two), [["this text is a little too", "long for one line of a screen"]]);
@@ -242,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_without_spaces_break_anywhere_but_before_marks() {
+    fn scripts_without_spaces_break_anywhere_but_before_punctuation() {
         let text = "今天天气很好,我们去公园散步吧。".repeat(4);
         let found = parts(&text);
         assert!(found.iter().flatten().all(|line| line.width() <= COLUMNS && !line.starts_with([',', '。'])), "{found:?}");
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_cue_becomes_several_that_share_its_time() {
+    fn a_long_cue_is_split_and_its_time_divided() {
         let shown = screens(&[cue(10.0, 22.0, &"speech ".repeat(30))]);
         assert_eq!((shown.first().map(|first| first.start), shown.last().map(|last| last.end)), (Some(10_000), Some(22_000)));
         assert!(shown.len() == 3 && shown.windows(2).all(|pair| pair[0].end == pair[1].start));

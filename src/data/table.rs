@@ -1,22 +1,23 @@
-//! Tables people bring: CSV, TSV or JSONL, each row with its line number, so that every complaint has a place.
+//! Reader of user-supplied tables: CSV, TSV or JSONL. Rows keep their line numbers, so every error names its line.
 
 use crate::error::{Error, Result, ResultExt};
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
 
-/// A row: its columns in order.
+/// A row with its cells in column order.
 #[derive(Clone, Debug)]
 pub struct TableRow {
-    /// The table's name as the user wrote it.
+    /// Name of the table as the user wrote it.
     pub table: String,
-    /// 1 for the first line of the file.
+    /// Line number in the file, starting at 1.
     pub line: usize,
+    /// Column name and content of each cell.
     cells: Vec<(String, String)>,
 }
 
 impl TableRow {
-    /// The cell of a column, trimmed; absent when it is empty.
+    /// The trimmed cell of a column; `None` if it is empty or missing.
     pub fn get(&self, column: &str) -> Option<&str> {
         self.cells.iter().find(|(name, _)| name == column).map(|(_, cell)| cell.trim()).filter(|cell| !cell.is_empty())
     }
@@ -26,7 +27,7 @@ impl TableRow {
         self.cells.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The first of the accepted columns that the row has, with its cell; an empty or missing one is an error.
+    /// The first accepted column with a non-empty cell, and the cell. It is an error if there is none.
     pub fn required(&self, accepted: &[&'static str]) -> Result<(&'static str, &str)> {
         let place = format!("{}:{}", self.table, self.line);
         if let Some(found) = accepted.iter().find_map(|column| Some((*column, self.get(column)?))) {
@@ -41,20 +42,20 @@ impl TableRow {
     }
 }
 
-/// Reads a table by its extension: `.csv`, `.tsv`, `.jsonl` (or `.ndjson`). `shown` is its name in messages.
+/// Reads a table. The extension selects the format: `.csv` (`,` or `;`), `.tsv`, `.jsonl` or `.ndjson`. `shown` is its name in messages.
 pub fn read(path: &Path, shown: &str) -> Result<Vec<TableRow>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read `{shown}`"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::new(format!("{shown}:{line}: this is not UTF-8 text")).hint("save the file with the encoding UTF-8")
+        Error::new(format!("{shown}:{line}: invalid UTF-8")).hint("save the file as UTF-8")
     })?;
     let text = text.trim_start_matches('\u{feff}');
     match path.extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase().as_str() {
         "csv" => separated(text, if first_line(text).contains(';') && !first_line(text).contains(',') { b';' } else { b',' }, shown),
         "tsv" => separated(text, b'\t', shown),
         "jsonl" | "ndjson" => objects(text, shown),
-        other => Err(Error::new(format!("`{shown}` is no table voxpipe knows (.{other})"))
-            .hint("bring a .csv, .tsv or .jsonl file with a header or keys")),
+        other => Err(Error::new(format!("`{shown}`: unsupported table format `.{other}`"))
+            .hint("use a .csv or .tsv file with a header, or a .jsonl file with keys")),
     }
 }
 
@@ -62,8 +63,9 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// Parses CSV or TSV.
 fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<TableRow>> {
-    // Tabs separate what nobody quotes: a lone quotation mark in a TSV is part of the text.
+    // TSV has no quoting: a quotation mark is part of the text.
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).quoting(delimiter != b'\t').flexible(true).from_reader(text.as_bytes());
     let place = |line: u64| format!("{shown}:{line}");
     let columns: Vec<String> = reader
@@ -73,7 +75,7 @@ fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<TableRow>> {
         .map(|name| name.trim().to_lowercase())
         .collect();
     if let Some(name) = columns.iter().enumerate().find(|(index, name)| columns[..*index].contains(name)).map(|(_, name)| name) {
-        return Err(Error::new(format!("{}: the column `{name}` is there twice", place(1))).hint("give every column a name of its own"));
+        return Err(Error::new(format!("{}: duplicate column `{name}`", place(1))).hint("give every column a unique name"));
     }
     let mut rows = Vec::new();
     for record in reader.records() {
@@ -87,11 +89,11 @@ fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<TableRow>> {
         }
         if record.len() != columns.len() {
             return Err(Error::new(format!("{}: the row has {} columns, the header has {}", place(line), record.len(), columns.len()))
-                .hint("put a text that contains the separator into double quotes, or correct the row"));
+                .hint("put texts that contain the separator in double quotes, or correct the row"));
         }
         if record.iter().any(|cell| cell.contains('\n')) {
-            return Err(Error::new(format!("{}: a cell runs over several lines", place(line)))
-                .hint("a double quote is probably not closed: close it, or double it where it belongs to the text"));
+            return Err(Error::new(format!("{}: a cell spans several lines", place(line)))
+                .hint("probably an unclosed double quote: close it, or write it twice if it is part of the text"));
         }
         let cells = columns.iter().cloned().zip(record.iter().map(str::to_owned)).collect();
         rows.push(TableRow { table: shown.to_owned(), line: line as usize, cells });
@@ -99,6 +101,7 @@ fn separated(text: &str, delimiter: u8, shown: &str) -> Result<Vec<TableRow>> {
     Ok(rows)
 }
 
+/// Parses JSONL.
 fn objects(text: &str, shown: &str) -> Result<Vec<TableRow>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines

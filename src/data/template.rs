@@ -1,13 +1,13 @@
-//! Text files made from templates in which every value must exist: what is not known is an error, never a blank.
+//! Strict template rendering with minijinja: an undefined value is an error, never an empty string.
 
 use crate::error::{Error, Result};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde::Serialize;
 
-/// Fills a template. `name` is what messages call it; a name that ends in `.html` escapes every value for HTML.
+/// Renders a template. `name` is its name in messages; if it ends in `.html`, all values are escaped for HTML.
 ///
-/// Beside those of minijinja there are the filters `yaml` (a quoted text), `md` (text that Markdown shows as it is), `percent`
-/// (0.1234 → 12.34), `fixed(n)` (n digits after the point) and `thousands` (1234567 → 1 234 567).
+/// Additional filters: `yaml` (double-quoted YAML string), `md` (escapes Markdown), `percent` (0.1234 → 12.34), `fixed(n)` (n decimals)
+/// and `thousands` (1234567 → 1 234 567).
 pub fn render(name: &str, template: &str, values: impl Serialize) -> Result<String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -24,7 +24,7 @@ pub fn render(name: &str, template: &str, values: impl Serialize) -> Result<Stri
         let source = template.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim();
         let what = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
         Error::new(format!("{name}:{line}: {what}, in `{source}`")).hint(match error.kind() {
-            ErrorKind::UndefinedError => "the value does not exist: ask for it with `{% if … is defined %}`, or take it out",
+            ErrorKind::UndefinedError => "the value is undefined: guard it with `{% if … is defined %}`, or remove it",
             _ => "correct the template",
         })
     };
@@ -32,7 +32,7 @@ pub fn render(name: &str, template: &str, values: impl Serialize) -> Result<Stri
     environment.get_template(name).map_err(failed)?.render(values).map_err(failed)
 }
 
-/// A text between double quotes as YAML (and JSON) reads it, whatever is in it.
+/// A double-quoted string that is valid YAML and JSON.
 fn yaml(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {
@@ -48,7 +48,7 @@ fn yaml(text: &str) -> String {
     quoted
 }
 
-/// A text in one line in which Markdown and HTML see no sign of theirs, in a table too.
+/// A single-line text with Markdown and HTML escaped; safe in table cells.
 fn markdown(text: &str) -> String {
     let mut plain = String::new();
     for character in text.split_whitespace().collect::<Vec<_>>().join(" ").chars() {
@@ -63,6 +63,7 @@ fn markdown(text: &str) -> String {
     plain
 }
 
+/// Groups digits by a narrow no-break space.
 fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
@@ -81,14 +82,14 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn texts_are_quoted_for_where_they_stand() {
+    fn filters_escape_and_format() {
         assert_eq!(yaml("a: \"b\" \\ #c\n\u{85}"), r##""a: \"b\" \\ #c\n\u0085""##);
         assert_eq!(markdown("a|b\n<script> *x* [y](z)"), r"a\|b &lt;script&gt; \*x\* \[y\](z)");
         assert_eq!(thousands(1_234_567), "1\u{202f}234\u{202f}567");
     }
 
     #[test]
-    fn a_value_that_does_not_exist_is_an_error_with_its_line() {
+    fn an_undefined_value_is_an_error_with_its_line() {
         let error = render("card.md", "one\n{{ there }} {{ missing }}\n", json!({"there": 1})).unwrap_err();
         assert!(error.message.starts_with("card.md:2: ") && error.message.contains("{{ missing }}"), "{error}");
         assert!(render("card.md", "{% if x %}", json!({})).unwrap_err().message.starts_with("card.md:1: "));

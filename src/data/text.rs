@@ -1,4 +1,4 @@
-//! Texts and names as people write them, brought into forms that can be compared and stored.
+//! Text helpers: normalization, safe file names, spelling suggestions, lists in messages.
 
 use std::collections::BTreeMap;
 use unicode_normalization::UnicodeNormalization;
@@ -6,12 +6,12 @@ use unicode_normalization::char::is_combining_mark;
 use voxpipe_io::digest::Digest;
 use voxtral::metrics::wer::TextNormalization;
 
-/// What two texts must share to count as the same sentence: what also counts as the same when they are scored.
+/// Normalizes a text for comparison, with the same basic normalization as for word error rates.
 pub fn normalised(text: &str) -> String {
     TextNormalization::Basic.apply(text)
 }
 
-/// A file name made of plain ASCII letters, digits, `-`, `_` and `.`, that means the same in every file system and address.
+/// A portable file name of at most 80 ASCII letters, digits, `-`, `_` and `.`; `clip` if nothing remains.
 pub fn safe_name(name: &str) -> String {
     let mut safe = String::new();
     for character in name.nfkd().filter(|character| !is_combining_mark(*character)) {
@@ -25,13 +25,13 @@ pub fn safe_name(name: &str) -> String {
     if safe.is_empty() { "clip".to_owned() } else { safe }
 }
 
-/// Gives every name (a path with a stem wished for it) a safe stem of its own. Where two would meet, each gets a digest of
-/// its path, so that the outcome does not depend on their order.
+/// Assigns unique, safe file stems to paths, given as (path, preferred stem). Stems that collide all get a digest of their path, so the
+/// result does not depend on the order.
 pub fn unique_stems<'a>(wished: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
     let wished: Vec<(&str, String)> = wished.into_iter().map(|(path, stem)| (path, safe_name(stem))).collect();
     let mut count: BTreeMap<String, usize> = BTreeMap::new();
     for (_, stem) in &wished {
-        // Some file systems do not tell `A` from `a`.
+        // Some file systems are case-insensitive.
         *count.entry(stem.to_lowercase()).or_default() += 1;
     }
     let name = |path: &str, stem: String| match count[&stem.to_lowercase()] {
@@ -41,7 +41,7 @@ pub fn unique_stems<'a>(wished: impl IntoIterator<Item = (&'a str, &'a str)>) ->
     wished.into_iter().map(|(path, stem)| (path.to_owned(), name(path, stem))).collect()
 }
 
-/// The known name closest to a mistyped one, if any is close.
+/// The known name most similar to a mistyped one (Jaro–Winkler similarity above 0.8).
 pub fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
     let scored = known.into_iter().map(|name| (strsim::jaro_winkler(&typed, &name.to_lowercase()), name));
@@ -52,12 +52,12 @@ pub fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     best.filter(|(score, _)| *score > 0.8).map(|(_, name)| name)
 }
 
-/// `1 clip`, `2 clips`.
+/// A count with its noun: `1 clip`, `2 clips`.
 pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// The first few of a list, and how many more there are.
+/// The first `few` names in backticks, and the number of the others: ``"`a`, `b` and 3 more"``.
 pub fn first_few<T: AsRef<str>>(names: &[T], few: usize) -> String {
     let shown = names.iter().take(few).map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(few) {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_sentence_is_recognised() {
+    fn equal_sentences_normalize_equally() {
         for (one, other) in
             [("Don't  go!", "don’t go"), ("¿Qué tal, amigo?", "qué tal amigo"), ("Ｆｕｌｌ width", "full width"), ("e\u{301}té", "été")]
         {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_safe_anywhere() {
+    fn names_become_safe() {
         for (name, safe) in [
             ("Été à Paris", "Ete-a-Paris"),
             ("../../etc/passwd", "etc-passwd"),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_meet_are_told_apart_in_any_order() {
+    fn colliding_stems_are_disambiguated_in_any_order() {
         let wished = [("x/a.wav", "a"), ("y/A.wav", "A"), ("b.wav", "b")];
         let forth = unique_stems(wished);
         let back = unique_stems(wished.into_iter().rev());

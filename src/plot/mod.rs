@@ -1,7 +1,7 @@
-//! Curves drawn: in a terminal and as SVG.
+//! Line plots in the terminal and as SVG.
 //!
-//! A [`PlotPanel`] is one picture with one scale, in which several trainings can be compared. Both ways of drawing show the same: axes with
-//! round numbers on them, a legend, and the lines.
+//! A [`PlotPanel`] is one plot with one scale and any number of curves. Both renderers draw axes with rounded ticks, a legend and the
+//! curves.
 
 mod svg;
 mod terminal;
@@ -9,25 +9,25 @@ mod terminal;
 pub use svg::svg;
 pub use terminal::terminal;
 
-/// One picture.
+/// One plot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlotPanel {
-    /// What is measured.
+    /// Title: the name of the metric.
     pub title: String,
-    /// The lines.
+    /// The curves.
     pub curves: Vec<PlotCurve>,
 }
 
-/// One line.
+/// One curve.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlotCurve {
-    /// Whose.
+    /// Name in the legend.
     pub name: String,
-    /// Step and value, in the order of steps.
+    /// Points (step, value), ordered by step.
     pub points: Vec<(f64, f64)>,
 }
 
-/// What an axis shows.
+/// Range of an axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Range {
     low: f64,
@@ -35,7 +35,7 @@ struct Range {
 }
 
 impl Range {
-    /// From the least to the greatest of some values; never empty.
+    /// The range of the finite values; never empty.
     fn of(values: impl Iterator<Item = f64>) -> Self {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values.filter(|value| value.is_finite()) {
@@ -48,12 +48,12 @@ impl Range {
         }
     }
 
-    /// Where a value lies, from 0 to 1.
+    /// Relative position of a value in the range, from 0 to 1.
     fn place(self, value: f64) -> f64 {
         ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
     }
 
-    /// About so many round numbers within.
+    /// About `count` round numbers within the range.
     fn ticks(self, count: usize) -> Vec<f64> {
         let rough = (self.high - self.low) / count.max(1) as f64;
         let power = 10_f64.powf(rough.log10().floor());
@@ -62,7 +62,7 @@ impl Range {
         (0..=2 * count).map(|index| (first + index as f64) * step).filter(|tick| *tick <= self.high + 1e-9 * step).collect()
     }
 
-    /// Widened to round numbers.
+    /// The range extended to round numbers.
     fn rounded(self, count: usize) -> Self {
         let ticks = self.ticks(count);
         let (Some(first), Some(second), Some(last)) = (ticks.first(), ticks.get(1), ticks.last()) else { return self };
@@ -85,7 +85,7 @@ impl PlotPanel {
     }
 }
 
-/// A number in four significant digits, as short as it goes.
+/// A number with four significant digits, without trailing zeros.
 fn number(value: f64) -> String {
     let size = value.abs();
     if size < 1e-12 {

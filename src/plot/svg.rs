@@ -1,15 +1,15 @@
-//! Curves as SVG: legible in light and in dark, with text that stays text.
+//! SVG renderer: supports light and dark color schemes and keeps text as text.
 
 use super::{PlotPanel, number};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 320.0;
-/// Left, right, top and bottom of a picture's frame.
+/// Margins of a panel: left, right, top, bottom.
 const FRAME: [f64; 4] = [72.0, 20.0, 62.0, 48.0];
 
-/// Colours on light and on dark ground, told apart by most who see colours otherwise too.
-const COLOURS: [(&str, &str); 6] = [
+/// Curve colors for light and dark backgrounds, chosen for color-vision deficiencies.
+const COLORS: [(&str, &str); 6] = [
     ("#0969da", "#58a6ff"),
     ("#bc4c00", "#f0883e"),
     ("#1a7f37", "#56d364"),
@@ -18,7 +18,7 @@ const COLOURS: [(&str, &str); 6] = [
     ("#57606a", "#adbac7"),
 ];
 
-/// Draws pictures one below the other.
+/// Renders panels one below the other.
 pub fn svg(panels: &[PlotPanel]) -> String {
     let height = HEIGHT * panels.len() as f64;
     let mut out = format!(
@@ -37,20 +37,20 @@ pub fn svg(panels: &[PlotPanel]) -> String {
 }
 
 fn style() -> String {
-    let colours = |dark: bool| -> String {
+    let colors = |dark: bool| -> String {
         let of = |(index, (on_light, on_dark)): (usize, &(&str, &str))| {
-            let colour = if dark { on_dark } else { on_light };
-            format!(".l{index}{{stroke:{colour}}}.k{index}{{fill:{colour}}}")
+            let color = if dark { on_dark } else { on_light };
+            format!(".l{index}{{stroke:{color}}}.k{index}{{fill:{color}}}")
         };
-        COLOURS.iter().enumerate().map(of).collect()
+        COLORS.iter().enumerate().map(of).collect()
     };
     format!(
         "<style>.paper{{fill:#fff}}.ink{{fill:#1f2328}}.faint{{fill:#59636e}}.grid{{stroke:#d1d9e0}}.axis{{stroke:#59636e}}\
          .line{{fill:none;stroke-width:1.8;stroke-linejoin:round}}{}\n\
          @media (prefers-color-scheme: dark){{.paper{{fill:#0d1117}}.ink{{fill:#f0f6fc}}.faint{{fill:#9198a1}}.grid{{stroke:#3d444d}}\
          .axis{{stroke:#9198a1}}{}}}</style>\n",
-        colours(false),
-        colours(true)
+        colors(false),
+        colors(true)
     )
 }
 
@@ -84,18 +84,18 @@ fn draw(out: &mut String, panel: &PlotPanel) {
     let _ = writeln!(out, "<text class=\"faint\" x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">step</text>", HEIGHT - 9.0);
     let mut at = left;
     for (index, curve) in panel.curves.iter().enumerate() {
-        let colour = index % COLOURS.len();
+        let color = index % COLORS.len();
         let mut points = curve.points.iter().filter(|point| point.1.is_finite()).peekable();
         let single = curve.points.len() == 1;
         if let (true, Some(point)) = (single, points.peek()) {
-            let _ = writeln!(out, "<circle class=\"k{colour}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"/>", x(point.0), y(point.1));
+            let _ = writeln!(out, "<circle class=\"k{color}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"/>", x(point.0), y(point.1));
         } else {
             let places: Vec<String> = points.map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1))).collect();
-            let _ = writeln!(out, "<polyline class=\"line l{colour}\" points=\"{}\"/>", places.join(" "));
+            let _ = writeln!(out, "<polyline class=\"line l{color}\" points=\"{}\"/>", places.join(" "));
         }
-        let _ = writeln!(out, "<rect class=\"k{colour}\" x=\"{at:.1}\" y=\"38\" width=\"14\" height=\"4\" rx=\"2\"/>");
+        let _ = writeln!(out, "<rect class=\"k{color}\" x=\"{at:.1}\" y=\"38\" width=\"14\" height=\"4\" rx=\"2\"/>");
         let _ = writeln!(out, "<text class=\"ink\" x=\"{:.1}\" y=\"44\">{}</text>", at + 20.0, escaped(&curve.name));
-        // No font is at hand to measure with: about seven units a letter.
+        // There are no font metrics: assume seven units per character.
         at += 44.0 + 7.0 * curve.name.chars().count() as f64;
     }
 }

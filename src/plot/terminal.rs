@@ -1,31 +1,31 @@
-//! Curves in braille: eight dots in each character.
+//! Terminal renderer: braille characters with 2 × 4 dots each.
 
 use super::{PlotPanel, Range, number};
 
-/// Rows of a picture.
+/// Rows of a panel.
 const HEIGHT: usize = 12;
-/// Columns of the numbers beside it.
+/// Columns of the axis labels.
 const MARGIN: usize = 10;
-/// Columns below which nothing can be seen.
-const NARROWEST: usize = 30;
-/// Colours of curves, one after the other.
-const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
-/// The dots of a braille character, by row and column.
+/// Minimum width in columns.
+const MIN_WIDTH: usize = 30;
+/// ANSI colors of the curves.
+const COLORS: [u8; 6] = [36, 33, 35, 32, 34, 31];
+/// Bits of the dots of a braille character, by row and column.
 const DOTS: [[u8; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
 
 #[derive(Clone, Copy, Default)]
 struct Cell {
     dots: u8,
-    /// Whose dots they are: the last curve that came through.
+    /// Index of the last curve drawn in this cell.
     curve: usize,
 }
 
-/// Draws pictures one below the other, so many columns wide. Several curves are told apart by colour, or where there is none by letters.
-pub fn terminal(panels: &[PlotPanel], width: usize, colour: bool) -> String {
-    panels.iter().map(|panel| draw(panel, width.max(NARROWEST), colour)).collect::<Vec<_>>().join("\n")
+/// Renders panels one below the other at a width in columns. Several curves differ by color, or by letter without color.
+pub fn terminal(panels: &[PlotPanel], width: usize, color: bool) -> String {
+    panels.iter().map(|panel| draw(panel, width.max(MIN_WIDTH), color)).collect::<Vec<_>>().join("\n")
 }
 
-fn draw(panel: &PlotPanel, width: usize, colour: bool) -> String {
+fn draw(panel: &PlotPanel, width: usize, color: bool) -> String {
     let columns = width - MARGIN - 1;
     let (steps, values) = (panel.steps(), panel.values().rounded(4));
     let mut cells = vec![vec![Cell::default(); columns]; HEIGHT];
@@ -54,7 +54,7 @@ fn draw(panel: &PlotPanel, width: usize, colour: bool) -> String {
         let edge = if label.is_empty() { '│' } else { '┤' };
         let mut line = format!("{label:>MARGIN$}{edge}");
         for cell in cells {
-            line.push_str(&match (cell.dots, several, colour) {
+            line.push_str(&match (cell.dots, several, color) {
                 (0, ..) => " ".to_owned(),
                 (_, true, false) => letter(cell.curve).to_string(),
                 (dots, true, true) => painted(cell.curve, &braille(dots).to_string()),
@@ -69,26 +69,26 @@ fn draw(panel: &PlotPanel, width: usize, colour: bool) -> String {
     let gap = columns.saturating_sub(first.len() + last.len());
     text.push_str(&format!("{:width$}{first}{:^gap$}{last}\n", "", "step", width = MARGIN + 1));
     for (index, curve) in panel.curves.iter().enumerate() {
-        let mark = match (several, colour) {
+        let mark = match (several, color) {
             (false, _) => "⠤".to_owned(),
             (true, true) => painted(index, "⠤"),
             (true, false) => letter(index).to_string(),
         };
-        text.push_str(&format!("{:MARGIN$} {mark} {}\n", "", said(curve)));
+        text.push_str(&format!("{:MARGIN$} {mark} {}\n", "", curve_summary(curve)));
     }
     text
 }
 
-/// A curve in numbers.
-fn said(curve: &super::PlotCurve) -> String {
+/// First, last and lowest value of a curve, in words.
+fn curve_summary(curve: &super::PlotCurve) -> String {
     let finite = || curve.points.iter().filter(|point| point.1.is_finite());
-    let Some((first, last)) = finite().next().zip(finite().next_back()) else { return format!("{}: nothing yet", curve.name) };
+    let Some((first, last)) = finite().next().zip(finite().next_back()) else { return format!("{}: no values yet", curve.name) };
     let least = finite().fold(*first, |least, point| if point.1 < least.1 { *point } else { least });
     let lowest = if least.0 < last.0 { format!(", lowest {} at step {}", number(least.1), number(least.0)) } else { String::new() };
     format!("{}: {} → {} at step {}{lowest}", curve.name, number(first.1), number(last.1), number(last.0))
 }
 
-/// Round numbers and the rows they belong to.
+/// Tick labels with their rows.
 fn labels(values: Range) -> Vec<(usize, String)> {
     let row = |tick: f64| (((1.0 - values.place(tick)) * (4 * HEIGHT - 1) as f64) / 4.0) as usize;
     values.ticks(4).into_iter().map(|tick| (row(tick), format!("{} ", number(tick)))).collect()
@@ -99,14 +99,14 @@ fn letter(curve: usize) -> char {
 }
 
 fn painted(curve: usize, text: &str) -> String {
-    format!("\u{1b}[{}m{text}\u{1b}[0m", COLOURS[curve % COLOURS.len()])
+    format!("\u{1b}[{}m{text}\u{1b}[0m", COLORS[curve % COLORS.len()])
 }
 
 fn braille(dots: u8) -> char {
     char::from_u32(0x2800 + u32::from(dots)).unwrap_or(' ')
 }
 
-/// Every dot of a line.
+/// Calls `dot` for every dot of a line.
 fn line(from: (f64, f64), to: (f64, f64), mut dot: impl FnMut(usize, usize)) {
     let length = (to.0 - from.0).abs().max((to.1 - from.1).abs()).ceil().max(1.0);
     for part in 0..=length as usize {

@@ -1,7 +1,8 @@
-//! A dataset's repository: an audiofolder that `datasets` loads with its splits and texts, and `data.jsonl` for our own `import`.
+//! Contents of a dataset repository: an AudioFolder that `datasets` loads with splits and transcripts, and `data.jsonl` for the `import`
+//! stage.
 //!
-//! A clip is named by the digest of its file: the name stays when rows are added or sorted otherwise, two clips never share one, and a
-//! file that the Hub has already is not sent again.
+//! Clips are named by the digest of their file. Names are therefore unique and stable when rows are added or reordered, and a file that
+//! the Hub already has is not uploaded again.
 
 use super::parquet::Row;
 use super::{Release, parquet};
@@ -19,39 +20,39 @@ use voxpipe_io::digest::Digest;
 use voxpipe_io::jsonl;
 
 const CARD: &str = include_str!("../../templates/dataset_card.md");
-/// Enough digits that no two clips meet, and few enough to read.
+/// Number of hexadecimal digits of the digest in file names (128 bits).
 const NAME_DIGITS: usize = 32;
-/// The steps in which the Hub counts rows.
+/// The Hub's `size_categories` with their upper limits in rows.
 const SIZES: [(usize, &str); 4] = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")];
 
-/// What only a person can say of a dataset.
+/// Dataset information that the user must provide.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DatasetInfo {
-    /// What it is called.
+    /// Title of the dataset.
     pub title: String,
-    /// Who made it.
+    /// Author.
     pub author: Option<String>,
-    /// Its licence as the Hub writes it.
+    /// License identifier as used on the Hub.
     pub license: Option<String>,
-    /// What the speakers agreed to.
+    /// What the speakers consented to.
     pub consent: Option<String>,
-    /// Whether there are Parquet files with the sounds inside, too.
+    /// Whether to add Parquet files with embedded audio.
     pub parquet: bool,
 }
 
-/// A dataset on its way to others.
+/// A dataset to publish.
 #[derive(Debug)]
 pub struct DatasetRelease<'a> {
-    /// The dataset.
+    /// The result of the `dataset` stage.
     pub artifact: &'a Artifact,
-    /// What is said of it.
+    /// Information for the dataset card.
     pub about: &'a DatasetInfo,
-    /// The stages before, by name.
+    /// Upstream stages by name.
     pub upstream: &'a BTreeMap<String, Value>,
 }
 
 impl DatasetRelease<'_> {
-    /// Its repository; what has to be written for it goes into `folder`.
+    /// Builds the release; generated files are written to `folder`.
     pub fn release(&self, folder: &Path) -> Result<Release> {
         let mut files = BTreeMap::new();
         let mut rows: BTreeMap<String, Vec<Value>> = BTreeMap::new();
@@ -61,21 +62,21 @@ impl DatasetRelease<'_> {
         for record in &records {
             let split = record.rest.get("split").and_then(Value::as_str).unwrap_or("train").to_owned();
             if split.is_empty() || !split.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-                return Err(Error::new(format!("`{}` is in the split `{split}`, which cannot be a folder", record.audio_path))
-                    .hint("name splits with letters, digits and `_`"));
+                return Err(Error::new(format!("`{}` is in the split `{split}`, which is not a valid folder name", record.audio_path))
+                    .hint("use only letters, digits and `_` in split names"));
             }
-            let sound = self.artifact.path.join(&record.audio_path);
+            let audio = self.artifact.path.join(&record.audio_path);
             let bytes =
-                fs::read(&sound).with_context(|| format!("cannot read `{}` of stage `{}`", record.audio_path, self.artifact.stage))?;
-            let ending = sound.extension().and_then(|ending| ending.to_str()).unwrap_or("wav").to_lowercase();
+                fs::read(&audio).with_context(|| format!("cannot read `{}` of stage `{}`", record.audio_path, self.artifact.stage))?;
+            let ending = audio.extension().and_then(|ending| ending.to_str()).unwrap_or("wav").to_lowercase();
             let name = format!("{}.{ending}", &Digest::of(&bytes).to_string()[..NAME_DIGITS]);
             let path = format!("data/{split}/{name}");
             if self.about.parquet {
-                let row = Row { name: name.clone(), sound: (sound.clone(), bytes.len() as u64), facts: facts(record) };
+                let row = Row { name: name.clone(), audio: (audio.clone(), bytes.len() as u64), facts: facts(record) };
                 inside.entry(split.clone()).or_default().push(row);
             }
-            if files.insert(path.clone(), sound).is_some() {
-                return Err(Error::new(format!("`{}` is in the dataset twice", record.audio_path)).hint("leave one of them out"));
+            if files.insert(path.clone(), audio).is_some() {
+                return Err(Error::new(format!("duplicate clip in the dataset: `{}`", record.audio_path)).hint("remove one of them"));
             }
             let facts = facts(record);
             let with = |key: &str, place: &str| {
@@ -83,9 +84,9 @@ impl DatasetRelease<'_> {
                 row.extend(facts.clone());
                 row
             };
-            let mut own = with("audio_path", &path);
-            own.insert("split".to_owned(), json!(split));
-            all.push(Value::from(own));
+            let mut row = with("audio_path", &path);
+            row.insert("split".to_owned(), json!(split));
+            all.push(Value::from(row));
             rows.entry(split).or_default().push(with("file_name", &name).into());
         }
         if records.is_empty() {
@@ -107,14 +108,14 @@ impl DatasetRelease<'_> {
             }
         }
         let card = folder.join("README.md");
-        let text = template::render("templates/dataset_card.md", CARD, self.told(&records, &rows)?)?;
-        fs::write(&card, text).with_context(|| "cannot write the card of the dataset")?;
+        let text = template::render("templates/dataset_card.md", CARD, self.card_values(&records, &rows)?)?;
+        fs::write(&card, text).with_context(|| "cannot write the dataset card")?;
         files.insert("README.md".to_owned(), card);
         Ok(Release { repository: RepoType::Dataset, kind: "dataset", files, left_out: Vec::new() })
     }
 
-    /// What the card is filled with.
-    fn told(&self, records: &[ClipRow], rows: &BTreeMap<String, Vec<Value>>) -> Result<Value> {
+    /// Values for the template of the dataset card.
+    fn card_values(&self, records: &[ClipRow], rows: &BTreeMap<String, Vec<Value>>) -> Result<Value> {
         let texts = |of: fn(&ClipRow) -> Option<&String>| -> BTreeSet<&String> { records.iter().filter_map(of).collect() };
         let seconds: f64 = records.iter().filter_map(|record| record.duration).sum();
         let report = self.artifact.path.join("report.json");
@@ -149,7 +150,7 @@ impl DatasetRelease<'_> {
     }
 }
 
-/// What of a row is for others. Where a file lay on somebody's disk is not.
+/// Published columns of a row. `source` is reduced to its file name, because paths may be private.
 fn facts(record: &ClipRow) -> Map<String, Value> {
     let source = record.source.as_deref().map(|source| source.rsplit(['/', '\\']).next().unwrap_or(source));
     let mut facts = Map::from_iter([("text".to_owned(), json!(record.text))]);

@@ -1,7 +1,7 @@
-//! What goes into a repository that others read: a model with its card, or a dataset with its own.
+//! Contents of published repositories: a model with its model card, or a dataset with its dataset card.
 //!
-//! A [`Release`] is a list of paths in the repository and where each file lies now. What is made for it (metadata, cards, provenance) is
-//! written into a folder of the caller's. Equal results give equal bytes: no clock, no run, no place on this machine.
+//! A [`Release`] maps paths in the repository to files on disk. Generated files (metadata, cards, provenance) are written to a folder of
+//! the caller. Releases are reproducible: equal results give equal bytes, without timestamps, run ids or local paths.
 
 mod dataset;
 mod model;
@@ -18,12 +18,12 @@ use std::path::PathBuf;
 /// The content of a repository.
 #[derive(Debug)]
 pub struct Release {
-    /// What kind of repository it is.
+    /// Type of the repository.
     pub repository: RepoType,
     /// `adapter`, `model` or `dataset`.
     pub kind: &'static str,
-    /// Path in the repository → the file on disk.
+    /// Path in the repository → file on disk.
     pub files: BTreeMap<String, PathBuf>,
-    /// Files of the result that are for nobody else.
+    /// Private files of the result that are not published.
     pub left_out: Vec<String>,
 }

@@ -1,7 +1,7 @@
-//! How a release was made, for whoever wants to make it again.
+//! Provenance of a release: how to reproduce it.
 //!
-//! `provenance.json` is for programs, `pipeline.toml` for people and for `voxpipe run`: both hold the resolved settings of the stages
-//! that led to the release, with repositories of the Hub by their commits, so that no lock file is needed beside them.
+//! `provenance.json` is for programs, `pipeline.toml` for people and for `voxpipe run`. Both contain the resolved settings of all upstream
+//! stages, with Hub repositories pinned to commits, so no lockfile is needed.
 
 use super::Release;
 use crate::error::{Error, Result, ResultExt};
@@ -12,19 +12,19 @@ use std::fs;
 use std::path::Path;
 use voxpipe_io::digest::Digest;
 
-/// What is told of the road to a release.
+/// Provenance information of a release.
 #[derive(Debug)]
 pub struct ReleaseProvenance<'a> {
-    /// The pipeline's name.
+    /// Name of the pipeline.
     pub pipeline: &'a str,
-    /// The stages before, by name.
+    /// Upstream stages by name: kind, inputs and settings.
     pub upstream: &'a BTreeMap<String, Value>,
-    /// What is released.
+    /// The released results.
     pub results: Vec<&'a Artifact>,
 }
 
 impl ReleaseProvenance<'_> {
-    /// Writes both files into `folder` and adds them to the release.
+    /// Writes `provenance.json` and `pipeline.toml` to `folder` and adds them to the release.
     pub fn add_to(&self, release: &mut Release, folder: &Path) -> Result<()> {
         let text = self.pipeline_toml()?;
         let results: BTreeMap<&str, Digest> = self.results.iter().map(|result| (result.stage.as_str(), result.digest)).collect();
@@ -44,19 +44,19 @@ impl ReleaseProvenance<'_> {
         Ok(())
     }
 
-    /// The stages as a file that voxpipe reads.
+    /// The upstream stages as a pipeline file.
     fn pipeline_toml(&self) -> Result<String> {
         let mut stages = Map::new();
         let mut seed = Value::Null;
-        for (name, told) in self.upstream {
+        for (name, described) in self.upstream {
             let mut stage = Map::new();
             for key in ["uses", "from", "with"] {
                 let full = |value: &Value| !value.is_null() && value.as_object().is_none_or(|entries| !entries.is_empty());
-                if let Some(value) = told.get(key).filter(|value| full(value)) {
+                if let Some(value) = described.get(key).filter(|value| full(value)) {
                     stage.insert(key.to_owned(), value.clone());
                 }
             }
-            seed = told.get("pipeline_seed").cloned().unwrap_or_default();
+            seed = described.get("pipeline_seed").cloned().unwrap_or_default();
             stages.insert(name.clone(), stage.into());
         }
         let mut pipeline = Map::from_iter([("name".to_owned(), json!(self.pipeline))]);
@@ -64,7 +64,7 @@ impl ReleaseProvenance<'_> {
             pipeline.insert("seed".to_owned(), seed);
         }
         let file = json!({ "schema": 1, "pipeline": pipeline, "stage": stages });
-        let text = toml::to_string(&file).map_err(|error| Error::new(format!("cannot write the pipeline down: {error}")))?;
+        let text = toml::to_string(&file).map_err(|error| Error::new(format!("cannot serialize `pipeline.toml`: {error}")))?;
         Ok(format!(
             "# What made this repository, as voxpipe resolved it: run it with `voxpipe run`, with the same recordings beside it.\n{text}"
         ))

@@ -1,4 +1,4 @@
-//! Reporters: tell the events of a run to people at a terminal and to Trackio.
+//! Reporters of run events: the terminal and Trackio (experiment tracking).
 
 pub mod terminal;
 pub mod trackio;

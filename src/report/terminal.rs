@@ -1,4 +1,4 @@
-//! For people: live progress on a terminal, plain lines elsewhere, and a table at the end.
+//! Terminal reporter: progress bars on a terminal, plain lines in a log, and a summary table at the end.
 
 use crate::error::Error;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,36 +10,41 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tells events on standard error, and the table at the end where it is asked for.
+/// Prints events on standard error, and the summary table where the caller wants it.
 pub struct TerminalReporter {
-    /// The longest name, so that columns line up.
+    /// Length of the longest stage name, for aligned columns.
     width: usize,
-    /// Whether there is somebody to see things move.
+    /// Whether standard error is a terminal.
     live: bool,
-    /// The progress of the stages that run now, each in a line of its own below what is said.
+    /// Progress bars of the running stages, below the printed lines.
     bars: BTreeMap<String, ProgressBar>,
     screen: SharedTerminal,
-    paint: bool,
+    /// Whether to print ANSI colors; off if `NO_COLOR` is set.
+    use_color: bool,
     table: SummaryTarget,
+    /// Rows of the summary table: stage → (result, text).
     rows: BTreeMap<String, (&'static str, String)>,
+    /// Stages in the order of the table.
     order: Vec<String>,
+    /// Id of the run.
     run: String,
+    /// Rate limits of plain progress lines, by stage.
     plain: BTreeMap<String, Pace>,
-    /// Lines about what is fresh, which are told together.
-    waiting: String,
+    /// Buffered lines about fresh stages, written in one go.
+    pending_fresh: String,
 }
 
-/// Where the table at the end goes.
+/// Where the summary table is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SummaryTarget {
-    /// To standard output, as the result of the command.
+    /// On standard output, as the result of the command.
     Stdout,
-    /// To standard error: standard output has other things to say.
+    /// On standard error, because standard output has other content.
     Stderr,
 }
 
 impl TerminalReporter {
-    /// A reporter for whoever reads standard error.
+    /// A reporter that prints on standard error.
     pub fn new(table: SummaryTarget) -> Self {
         let live = io::stderr().is_terminal();
         Self {
@@ -47,23 +52,24 @@ impl TerminalReporter {
             live,
             bars: BTreeMap::new(),
             screen: SharedTerminal::new(live),
-            paint: live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            use_color: live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             table,
             rows: BTreeMap::new(),
             order: Vec::new(),
             run: String::new(),
             plain: BTreeMap::new(),
-            waiting: String::new(),
+            pending_fresh: String::new(),
         }
     }
 
-    /// What it writes on, for whoever else wants to.
+    /// The shared terminal, for other code that prints or prompts.
     pub fn screen(&self) -> SharedTerminal {
         self.screen.clone()
     }
 
+    /// Prints a line: stage, word, text.
     fn line(&self, stage: &str, word: &str, text: &str) {
-        let line = format!("{stage:<width$}  {}  {text}", self.colour(word, &format!("{word:<11}")), width = self.width);
+        let line = format!("{stage:<width$}  {}  {text}", self.color(word, &format!("{word:<11}")), width = self.width);
         self.say(line.trim_end());
     }
 
@@ -71,16 +77,17 @@ impl TerminalReporter {
         self.screen.say(line);
     }
 
-    fn colour(&self, word: &str, text: &str) -> String {
+    fn color(&self, word: &str, text: &str) -> String {
         let code = match word {
             "done" | "fresh" => 32,
             "failed" | "error" => 31,
             "gate" | "parked" | "interrupted" | "warning" => 33,
             _ => 36,
         };
-        if self.paint { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+        if self.use_color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
+    /// Sets a stage's row of the summary table and removes its progress bar.
     fn row(&mut self, stage: &str, word: &'static str, text: String) {
         if let Some(bar) = self.bars.remove(stage) {
             bar.finish_and_clear();
@@ -89,15 +96,16 @@ impl TerminalReporter {
         self.rows.insert(stage.to_owned(), (word, text));
     }
 
+    /// Updates the progress bar of a stage, or prints a progress line from time to time.
     fn progress(&mut self, stage: &str, done: u64, total: u64, unit: &str, detail: &str) {
         if !self.live {
             if self.plain.entry(stage.to_owned()).or_default().due(done, total) {
                 let of = if total == 0 { format!("{done} {unit}") } else { format!("{done}/{total} {unit}") };
-                self.line(stage, "at", format!("{of}  {detail}").trim_end());
+                self.line(stage, "progress", format!("{of}  {detail}").trim_end());
             }
             return;
         }
-        // A bar starts where the stage starts: what an earlier run did says nothing of the time it takes now.
+        // The bar starts at the current position: work done by an earlier run must not affect the ETA.
         let bars = &self.screen.bars;
         let bar = self.bars.entry(stage.to_owned()).or_insert_with(|| bars.add(ProgressBar::no_length().with_position(done)));
         let template =
@@ -113,11 +121,12 @@ impl TerminalReporter {
         bar.set_position(done);
     }
 
+    /// Prints the summary table.
     fn finish(&self, exit: u8, seconds: f64) {
         let mut text = String::new();
         for stage in &self.order {
-            let (word, said) = self.rows.get(stage).cloned().unwrap_or(("not reached", String::new()));
-            let line = format!("  {stage:<width$}  {word:<11}  {said}", width = self.width);
+            let (word, text_of_row) = self.rows.get(stage).cloned().unwrap_or(("not reached", String::new()));
+            let line = format!("  {stage:<width$}  {word:<11}  {text_of_row}", width = self.width);
             text.push_str(line.trim_end());
             text.push('\n');
         }
@@ -129,7 +138,7 @@ impl TerminalReporter {
         let counted: Vec<_> = words.iter().filter_map(|word| Some(format!("{} {word}", counts.get(word)?))).collect();
         text.push_str(&format!("run {}: {} in {}\n", self.run, counted.join(", "), duration(seconds)));
         if exit == Exit::Interrupted as u8 {
-            text.push_str("interrupted; run again to go on from here\n");
+            text.push_str("interrupted; run again to resume\n");
         }
         match self.table {
             SummaryTarget::Stdout => {
@@ -143,10 +152,10 @@ impl TerminalReporter {
 }
 
 impl Reporter for TerminalReporter {
-    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+    fn report_event(&mut self, event: &Event) -> Result<(), Error> {
         let fresh = matches!(event, Event::StageFresh { .. });
-        if !self.waiting.is_empty() && (!fresh || self.waiting.len() > 64 * 1024) {
-            let lines = std::mem::take(&mut self.waiting);
+        if !self.pending_fresh.is_empty() && (!fresh || self.pending_fresh.len() > 64 * 1024) {
+            let lines = std::mem::take(&mut self.pending_fresh);
             self.say(lines.trim_end());
         }
         match event {
@@ -156,14 +165,14 @@ impl Reporter for TerminalReporter {
                 self.order.clone_from(stages);
             }
             Event::StageFresh { stage, summary, .. } => {
-                let line = format!("{stage:<width$}  {}  {summary}", self.colour("fresh", "fresh      "), width = self.width);
-                self.waiting.push_str(line.trim_end());
-                self.waiting.push('\n');
+                let line = format!("{stage:<width$}  {}  {summary}", self.color("fresh", "fresh      "), width = self.width);
+                self.pending_fresh.push_str(line.trim_end());
+                self.pending_fresh.push('\n');
                 self.row(stage, "fresh", summary.clone());
             }
             Event::StageStarted { stage, why, attempt, .. } => {
                 self.plain.remove(stage);
-                let again = if *attempt > 1 { format!("try {attempt}: ") } else { String::new() };
+                let again = if *attempt > 1 { format!("attempt {attempt}: ") } else { String::new() };
                 self.line(stage, "runs", &format!("{again}{why}"));
             }
             Event::Progress { stage, done, total, unit, detail } => self.progress(stage, *done, *total, unit, detail),
@@ -180,15 +189,15 @@ impl Reporter for TerminalReporter {
             }
             Event::StageFailed { stage, message, hint } => {
                 self.row(stage, "failed", message.lines().next().unwrap_or_default().to_owned());
-                self.say(&format!("{}: stage `{stage}`: {message}", self.colour("error", "error")));
+                self.say(&format!("{}: stage `{stage}`: {message}", self.color("error", "error")));
                 if let Some(hint) = hint {
                     self.say(&format!("  = {hint}"));
                 }
             }
             Event::GateFailed { stage, message } => {
                 self.row(stage, "gate", message.clone());
-                self.say(&format!("{}: stage `{stage}` does not pass its gate: {message}", self.colour("error", "error")));
-                self.say("  = its result is kept; what hangs on it does not run");
+                self.say(&format!("{}: stage `{stage}` does not pass its gate: {message}", self.color("error", "error")));
+                self.say("  = result kept; dependent stages are skipped");
             }
             Event::StageInterrupted { stage } => {
                 self.row(stage, "interrupted", String::new());
@@ -204,11 +213,11 @@ impl Reporter for TerminalReporter {
     }
 }
 
-/// Standard error, shared with whoever asks a person something in between.
+/// Standard error, shared between the reporter and interactive prompts.
 #[derive(Clone, Debug)]
 pub struct SharedTerminal {
     bars: MultiProgress,
-    /// What is said while somebody else has the screen.
+    /// Lines printed while a prompt holds the terminal; `None` if none does.
     held: Arc<Mutex<Option<Vec<String>>>>,
 }
 
@@ -221,12 +230,12 @@ impl SharedTerminal {
     fn say(&self, line: &str) {
         match &mut *self.held() {
             Some(held) => held.push(line.to_owned()),
-            // Nobody reading standard error is no reason to stop.
+            // A closed standard error must not stop the run, so write errors are ignored.
             None => self.bars.suspend(|| _ = io::stderr().write_all(format!("{line}\n").as_bytes())),
         }
     }
 
-    /// Leaves the screen to somebody; what is said meanwhile is shown afterwards.
+    /// Gives `work` exclusive use of the terminal; lines printed meanwhile are buffered and shown afterwards.
     pub fn hold<T>(&self, work: impl FnOnce() -> T) -> T {
         *self.held() = Some(Vec::new());
         self.bars.set_draw_target(ProgressDrawTarget::hidden());
@@ -242,13 +251,14 @@ impl SharedTerminal {
     }
 }
 
-/// When a plain line of progress is due: at the end, and otherwise at each tenth but at least five seconds apart.
+/// Rate limit of plain progress lines: the first, the last, and one per 10 % at least 5 s apart, or one per minute.
 #[derive(Default)]
 struct Pace {
     last: Option<(Instant, u64)>,
 }
 
 impl Pace {
+    /// Whether a line is due now; if so, it counts as printed.
     fn due(&mut self, done: u64, total: u64) -> bool {
         let tenth = done.saturating_mul(10).checked_div(total).unwrap_or(0);
         let due = match self.last {
@@ -265,7 +275,7 @@ impl Pace {
     }
 }
 
-/// A duration for people.
+/// Formats a duration: `9.5 s`, `42 s`, `3 min 5 s`, `2 h 10 min`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {

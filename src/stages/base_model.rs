@@ -1,8 +1,8 @@
-//! Where the base of a trained model is, now that a later stage needs it again.
+//! Finds the base model of a trained model when a later stage needs it.
 //!
-//! `training.json` names the base in a form that may be published, and holds the digest of its files; the digest decides. A place that
-//! the pipeline names for this very purpose has to hold that model. Otherwise the folders that other stages of the pipeline read are
-//! tried, so that a project, or its base, may be moved.
+//! `training.json` holds a publishable name of the base model and the digest of its files; the digest decides. A base that the stage names
+//! explicitly must match the digest. Otherwise the recorded path and the folders that other stages read are tried, so that the project or
+//! the base model may be moved, and finally the recorded Hub revision.
 
 use super::context::SpeechContext;
 use crate::error::{Error, Result, ResultExt};
@@ -14,18 +14,18 @@ use std::path::PathBuf;
 use voxtral::inference::transcriber::WeightsFrom;
 use voxtral::weights::model_dir;
 
-/// A base model that was found.
+/// A base model on disk.
 #[derive(Clone, Debug)]
 pub struct BaseModel {
     /// Its folder.
     pub path: PathBuf,
-    /// How its weights start.
+    /// Where its weights come from.
     pub start: WeightsFrom,
     /// The digest of its files.
     pub digest: String,
 }
 
-/// The part of `training.json` that leads back to the base model.
+/// The part of `training.json` about the base model.
 #[derive(Deserialize)]
 struct Training {
     base: Named,
@@ -37,18 +37,18 @@ struct Named {
     name: String,
     init: String,
     digest: String,
-    /// The commit, if it was a repository of the Hub.
+    /// The commit, if it is a Hub repository.
     revision: Option<String>,
 }
 
 impl BaseModel {
-    /// What decides which weights these are.
+    /// A string that identifies the weights.
     pub fn identity(&self) -> String {
         self.start.identity(&self.digest)
     }
 }
 
-/// The base of `model`; `with` is the stage's own setting, and the port `base` counts more.
+/// Finds the base model of `model`. `with` is the stage's setting `base`; the port `base` takes precedence over it.
 pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Result<BaseModel> {
     let path = model.path.join("training.json");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read `training.json` of stage `{}`", model.stage))?;
@@ -56,21 +56,21 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
         serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
     let Named { name, init, digest, revision } = training.base;
     let start = if init == "random" { WeightsFrom::Random(training.seed) } else { WeightsFrom::Checkpoint };
-    let asked = match (cx.optional("base"), with) {
+    let explicit = match (cx.optional("base"), with) {
         (Some(artifact), _) => Some((artifact.path.clone(), format!("stage `{}`", artifact.stage))),
         (None, Some(with)) => Some((cx.model(with, None)?, format!("`{with}`"))),
         (None, None) => None,
     };
-    if let Some((path, shown)) = asked {
+    if let Some((path, shown)) = explicit {
         if model_dir::digest(&path).map_err(|error| error.environment())? == digest {
             return Ok(BaseModel { path, start, digest });
         }
         return Err(Error::new(format!(
-            "{shown} is not the base that stage `{}` was trained on, `{name}`: their files differ",
+            "{shown} is not the base model that stage `{}` was trained on (`{name}`): the files differ",
             model.stage
         ))
         .environment()
-        .hint("name the folder as it was then, or train again on this one"));
+        .hint("name a folder with the original files, or train again on this one"));
     }
     let named = cx.path(&name);
     let others = cx.sources.values().flatten().map(|source| cx.path(source));
@@ -91,11 +91,15 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
         }
     }
     let message = if tried.contains(&named) {
-        format!("the base model at `{}` is not the one stage `{}` was trained on: its files have changed", named.display(), model.stage)
+        format!(
+            "the base model at `{}` is not the one that stage `{}` was trained on: its files have changed",
+            named.display(),
+            model.stage
+        )
     } else {
-        format!("the base model `{name}` of stage `{}` is not at `{}`", model.stage, named.display())
+        format!("base model `{name}` of stage `{}` not found at `{}`", model.stage, named.display())
     };
     Err(Error::new(message)
         .environment()
-        .hint("name its folder in `with = { base = \"FOLDER\" }`, or, where another stage made it, in `from = { base = \"STAGE\" }`"))
+        .hint("set `with = { base = \"FOLDER\" }`, or, if another stage made it, `from = { base = \"STAGE\" }`"))
 }

@@ -1,7 +1,7 @@
-//! `card`: the model card, made of what was measured and of nothing else.
+//! `card`: writes the model card (`README.md`) from measured values only.
 //!
-//! Everything comes from the files of the stages before: `training.json`, `scores.json`, the dataset's rows. A value that does
-//! not exist is left out where the template asks for it, and is an error where it does not.
+//! Every value comes from files of upstream stages: `training.json`, `scores.json` and the rows of the dataset. The template decides
+//! whether a missing value is left out (it tests for the value) or an error.
 
 use super::{is_hub_id, is_license};
 use crate::data::clip_row::ClipRow;
@@ -19,32 +19,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Writes the model card.
+/// Write the model card.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Card {
-    /// What the model is called; the pipeline's name otherwise.
+    /// Title of the model. Default: the name of the pipeline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// The licence as the Hub writes it: `apache-2.0`, `cc-by-4.0`.
+    /// License of the model, as a Hub license identifier: `apache-2.0`, `cc-by-4.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
-    /// Who made the model.
+    /// Author of the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
-    /// The base's id on the Hub, when the base in your folder is a copy of it: `mistralai/Voxtral-Mini-3B-2507`.
+    /// Hub id of the base model (`mistralai/Voxtral-Mini-3B-2507`) when the base was a local copy of it. Default: the id recorded by the
+    /// training, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
-    /// The ids on the Hub of the datasets it was trained on: `me/accent-fr`. Only those that are there.
+    /// Hub ids of the datasets it was trained on, such as `me/accent-fr`. Name only datasets that exist on the Hub.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<String>,
-    /// A minijinja template of your own instead of the one that ships with voxpipe.
+    /// Path of a custom minijinja template. Default: the built-in template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<PathBuf>,
 }
 
 const TEMPLATE: &str = include_str!("../../templates/model_card.md");
-/// How many clips a card shows as the worst, and a demo as the best.
+/// Number of worst clips shown by a card, and of best clips shown by a demo.
 const EXAMPLES: usize = 5;
 
 impl Stage for Card {
@@ -52,9 +53,9 @@ impl Stage for Card {
     const ABOUT: &'static str = "writes the model card";
     const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
-        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the model the card is about" },
-        Port { name: "scores", kinds: &[ArtifactKind::Scores], arity: Arity::Optional, about: "how well it does" },
-        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::Optional, about: "what it was trained on" },
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the model to describe" },
+        Port { name: "scores", kinds: &[ArtifactKind::Scores], arity: Arity::Optional, about: "its scores" },
+        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::Optional, about: "the dataset it was trained on" },
     ];
 
     fn output(&self) -> ArtifactKind {
@@ -62,23 +63,23 @@ impl Stage for Card {
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         if let Some(license) = self.license.as_deref().filter(|license| !is_license(license)) {
-            let message = format!("`{license}` is not how the Hub writes a licence");
-            complaints.push(SettingError::new("license", message).hint("write its identifier: `apache-2.0`, `cc-by-4.0`, `other`"));
+            let message = format!("`{license}` is not a Hub license identifier");
+            errors.push(SettingError::new("license", message).hint("write an identifier such as `apache-2.0`, `cc-by-4.0` or `other`"));
         }
         if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
-            let message = format!("`{id}` is not the id of a model on the Hub");
-            complaints.push(SettingError::new("base_model", message).hint("write `owner/name`, or leave it out"));
+            let message = format!("`{id}` is not a Hub model id");
+            errors.push(SettingError::new("base_model", message).hint("write `owner/name`, or leave it out"));
         }
         for (index, id) in self.datasets.iter().enumerate().filter(|(_, id)| !is_hub_id(id)) {
-            let message = format!("`{id}` is not the id of a dataset on the Hub");
-            complaints.push(SettingError::new(&format!("datasets.{index}"), message).hint("write `owner/name`, or leave it out"));
+            let message = format!("`{id}` is not a Hub dataset id");
+            errors.push(SettingError::new(&format!("datasets.{index}"), message).hint("write `owner/name`, or leave it out"));
         }
         if self.title.as_deref().is_some_and(|title| title.trim().is_empty()) {
-            complaints.push(SettingError::new("title", "the title is empty").hint("leave it out to use the pipeline's name"));
+            errors.push(SettingError::new("title", "the title is empty").hint("leave it out to use the pipeline's name"));
         }
-        complaints
+        errors
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -100,7 +101,7 @@ impl Stage for Card {
         let title = self.title.clone().unwrap_or_else(|| cx.pipeline.clone());
         let base_model = self.base_model.clone().or_else(|| training.base.hub.clone());
         let worst = scores.iter().flat_map(|scores| &scores.worst).take(EXAMPLES).cloned().collect::<Vec<_>>();
-        // An adapter that was merged into its base is used like any full model.
+        // A merged adapter is used like any full model.
         let method = if training.merged { "merged" } else { training.method.as_str() };
         let mut values = json!({
             "title": title,
@@ -132,13 +133,13 @@ impl Stage for Card {
         };
         let text = template::render(&name, &source, &values)?;
         if !text.starts_with("---\n") {
-            cx.warn(format!("{name}: the card has no front matter, so the Hub will not know what it is about"));
+            cx.warn(format!("{name}: the card has no front matter, so the Hub will show no metadata for the model"));
         }
         fs::write(cx.out.join("README.md"), text).with_context(|| "cannot write the card")?;
 
         let what = match &scores {
             Some(scores) => format!("card of `{title}`, WER {:.1} % on {} clips", scores.tuned.wer * 100.0, scores.clips),
-            None => format!("card of `{title}`, which was not scored"),
+            None => format!("card of `{title}`, without scores"),
         };
         let mut made = StageResult::new(what);
         for name in ["title", "pipeline", "license", "base_model", "method", "library", "languages", "data"] {
@@ -154,7 +155,7 @@ impl Stage for Card {
     }
 }
 
-/// What `training.json` says. What else is in it travels along for templates of one's own.
+/// `training.json`. Unknown fields are passed on to custom templates.
 #[derive(Serialize, Deserialize)]
 struct Training {
     method: String,
@@ -182,14 +183,14 @@ struct Training {
 struct Base {
     name: String,
     init: String,
-    /// The id on the Hub, when the weights came from there. A name alone does not tell: `models/tiny` is a folder.
+    /// The Hub id, if the weights came from the Hub. `name` alone does not tell: `models/tiny` may be a folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hub: Option<String>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
 
-/// What `scores.json` says.
+/// `scores.json`.
 #[derive(Serialize, Deserialize)]
 struct Scores {
     normalisation: String,
@@ -200,7 +201,7 @@ struct Scores {
     base: Option<Score>,
     tuned: Score,
     train: Option<Score>,
-    worst: Vec<Heard>,
+    worst: Vec<ScoredClip>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -214,9 +215,9 @@ struct Score {
     deletions: u64,
 }
 
-/// A clip and what was understood.
+/// A clip with its reference text and transcripts.
 #[derive(Clone, Serialize, Deserialize)]
-struct Heard {
+struct ScoredClip {
     audio_path: String,
     #[serde(default, skip_serializing)]
     split: Option<String>,
@@ -226,10 +227,11 @@ struct Heard {
     wer: f64,
 }
 
-/// The clips understood best, the longest first.
-fn best(artifact: &Artifact, scores: &Scores) -> Result<Vec<Heard>> {
-    let rows: Vec<(usize, Heard)> = voxpipe_io::jsonl::read(&artifact.path.join("clips.jsonl"))?;
-    let mut rows: Vec<Heard> = rows.into_iter().map(|(_, row)| row).filter(|row| row.split.as_deref() == Some(&scores.split)).collect();
+/// The clips with the lowest WER, longest text first among equals.
+fn best(artifact: &Artifact, scores: &Scores) -> Result<Vec<ScoredClip>> {
+    let rows: Vec<(usize, ScoredClip)> = voxpipe_io::jsonl::read(&artifact.path.join("clips.jsonl"))?;
+    let mut rows: Vec<ScoredClip> =
+        rows.into_iter().map(|(_, row)| row).filter(|row| row.split.as_deref() == Some(&scores.split)).collect();
     let shown: BTreeSet<&str> = scores.worst.iter().take(EXAMPLES).map(|row| row.audio_path.as_str()).collect();
     rows.retain(|row| !shown.contains(row.audio_path.as_str()));
     rows.sort_by(|a, b| a.wer.total_cmp(&b.wer).then(b.reference.len().cmp(&a.reference.len())).then(a.audio_path.cmp(&b.audio_path)));
@@ -237,7 +239,7 @@ fn best(artifact: &Artifact, scores: &Scores) -> Result<Vec<Heard>> {
     Ok(rows)
 }
 
-/// What the rows of a dataset say.
+/// Statistics of a dataset.
 #[derive(Serialize)]
 struct Data {
     clips: usize,
@@ -246,14 +248,14 @@ struct Data {
     rejected: usize,
     languages: Vec<String>,
     speakers: BTreeSet<String>,
-    /// Those who speak both where the model learned and where it was measured.
+    /// Speakers in both the train split and the scored split.
     shared_speakers: BTreeSet<String>,
-    /// Clips of the scored split whose sentence was also trained on.
+    /// Number of clips in the scored split whose sentence is also in the train split.
     seen: usize,
 }
 
 impl Data {
-    /// `scored` is the split the model was measured on.
+    /// Reads a dataset; `scored` is the split the model was evaluated on.
     fn of(artifact: &Artifact, scored: &str) -> Result<Self> {
         let records = ClipRow::read_all(&artifact.path.join("data.jsonl"))?;
         let split = |record: &ClipRow| record.rest.get("split").and_then(Value::as_str).map(str::to_owned);
@@ -283,14 +285,14 @@ impl Data {
     }
 }
 
+/// Reads a JSON file of an upstream stage.
 fn read<T: DeserializeOwned>(artifact: &Artifact, name: &str) -> Result<T> {
     let shown = format!("`{name}` of stage `{}`", artifact.stage);
     let text = fs::read_to_string(artifact.path.join(Path::new(name))).with_context(|| format!("cannot read {shown}"))?;
-    serde_json::from_str(&text)
-        .map_err(|error| Error::new(format!("{shown}: {error}")).hint("run that stage again, or correct what it writes"))
+    serde_json::from_str(&text).map_err(|error| Error::new(format!("{shown}: {error}")).hint("rerun that stage, or fix the file it writes"))
 }
 
-/// What kind of LoRA the settings say it is, when it is not the plain one.
+/// Name of the LoRA variant in the settings; none for plain LoRA.
 fn variant(settings: &Value) -> Option<&'static str> {
     let set = |key: &str| settings["lora"][key] == Value::Bool(true);
     match (set("dora"), set("rslora")) {
@@ -301,7 +303,7 @@ fn variant(settings: &Value) -> Option<&'static str> {
     }
 }
 
-/// Nested settings as `lora.r` → `8`; those that were not set are left out.
+/// Flattens nested settings to `lora.r` → `8`; unset ones are left out.
 fn settings(value: &Value) -> BTreeMap<String, String> {
     fn walk(prefix: &str, value: &Value, found: &mut BTreeMap<String, String>) {
         match value {

@@ -1,4 +1,4 @@
-//! What stages that work with models ask of their [`Context`]: a device, the folder of a model, cached encoder outputs.
+//! Extensions of the runner's [`Context`] for stages that use models: device selection, model folders, the feature cache.
 
 use super::base_model::{self, BaseModel};
 use super::feature_cache;
@@ -11,45 +11,45 @@ use voxtral::device::{self, SelectedDevice};
 use voxtral::inference::encoder_cache::FeatureCache;
 use voxtral::inference::transcriber::Transcriber;
 
-/// What the runner's [`Context`] lacks, as it knows nothing of speech.
+/// Speech-specific methods of the runner's [`Context`].
 pub trait SpeechContext {
-    /// The device a setting asks for, one of the stage's own GPUs if it was given any.
+    /// Selects the device for the setting `device`. GPUs allocated to the stage take precedence.
     fn device(&self, wanted: &str) -> Result<SelectedDevice>;
 
-    /// The folder of a model: one in the project, or a repository of the Hub, which is downloaded if it is not here.
+    /// The folder of a model: a folder in the project, or a Hub repository, downloaded if it is not in the cache.
     fn model(&self, name: &str, revision: Option<&str>) -> Result<PathBuf>;
 
-    /// The base of `model`; `with` is the stage's own setting, and the port `base` counts more.
+    /// Finds the base model of `model`. `with` is the stage's setting `base`; the port `base` takes precedence over it.
     fn base_of(&self, model: &Artifact, with: Option<&str>) -> Result<BaseModel>;
 
-    /// The cache for the encoder outputs of so many chunks of audio. `identity` says which weights the model has. With too little room on the
-    /// disk, or where it is not `wanted`, one that keeps nothing.
+    /// Opens the feature cache for the encoder outputs of `chunks` chunks of audio. `identity` identifies the model's weights. If the disk
+    /// has too little free space or the cache is not `wanted`, the returned cache stores nothing.
     fn memory(&self, recognizer: &Transcriber, identity: &str, chosen: &SelectedDevice, chunks: usize, wanted: bool) -> FeatureCache;
 
-    /// Warns of what went wrong with a cache.
+    /// Warns about errors of a cache.
     fn tell_trouble(&self, memory: &FeatureCache);
 }
 
 impl SpeechContext for Context {
     fn device(&self, wanted: &str) -> Result<SelectedDevice> {
-        // `auto` and `cuda` mean the first of the GPUs that were given to this stage.
+        // `auto` and `cuda` mean the first GPU allocated to this stage.
         match self.gpus.first().filter(|_| wanted == "cuda" || wanted == "auto" && device::class(wanted) == "cuda") {
             Some(card) => device::choose(&format!("cuda:{}", card.index))
-                .map(|chosen| SelectedDevice { reason: "given to this stage".to_owned(), ..chosen }),
+                .map(|chosen| SelectedDevice { reason: "allocated to this stage".to_owned(), ..chosen }),
             None => device::choose(wanted),
         }
     }
 
     fn model(&self, name: &str, revision: Option<&str>) -> Result<PathBuf> {
-        let mut said = None;
+        let mut reported = None;
         hub::model_folder(&self.root, name, revision, Network::unless(false), &mut |fetching| {
             if self.stopping() {
-                return Err(Error::new(format!("stopped while `{name}` was downloaded")).kind(ErrorKind::Interrupted).hint("run again"));
+                return Err(Error::new(format!("interrupted while downloading `{name}`")).kind(ErrorKind::Interrupted).hint("run again"));
             }
             let (done, total) = (fetching.done >> 20, fetching.total >> 20);
-            if total > 0 && said != Some(done) {
-                said = Some(done);
-                self.progress(done, total, "MiB", format!("fetching {} of {}", fetching.file, fetching.repository));
+            if total > 0 && reported != Some(done) {
+                reported = Some(done);
+                self.progress(done, total, "MiB", format!("downloading {} of {}", fetching.file, fetching.repository));
             }
             Ok(())
         })

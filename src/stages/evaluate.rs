@@ -1,4 +1,6 @@
-//! `evaluate`: what the tuned model hears in clips it never saw, beside what the base model hears, as error rates.
+//! `evaluate`: word and character error rates (WER, CER) of a fine-tuned model on held-out clips, compared with its base model.
+//!
+//! Output: `scores.json` and, per clip, `clips.jsonl`.
 
 use crate::data::clip_row::ClipRow;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -20,32 +22,33 @@ use voxtral::model::precision::Precision;
 use voxtral::weights::model_dir;
 use voxtral::{device, lora};
 
-/// Clips whose samples are in memory at the same time.
+/// Number of clips whose samples are in memory at the same time.
 const AT_ONCE: usize = 64;
 
-/// Score a model on held-out clips: word and character error rates, against the base model.
+/// Score a model on held-out clips: word and character error rates, compared with the base model.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Evaluate {
-    /// Which split is held out: `test` or `validation`.
+    /// Held-out split to score: `test` or `validation`.
     split: String,
-    /// What is made equal before texts are compared; named beside every score.
+    /// Text normalization applied to reference and transcript before they are compared. Its name is written next to every score; scores
+    /// with different normalizations are not comparable.
     normalisation: TextNormalization,
-    /// Score the base model too.
+    /// Also score the base model.
     compare_base: bool,
-    /// How many training clips are scored as well, from the first on; the gap to the held-out score shows what was only memorised. 0 for none.
+    /// Number of training clips to score as well, from the start of the split; the gap to the held-out score shows overfitting. 0 for none.
     train_clips: usize,
-    /// How many of the worst clips are listed.
+    /// Number of clips to list as the worst, by WER.
     worst: usize,
-    /// Longest transcript, in tokens.
+    /// Maximum length of a generated transcript, in tokens.
     max_new_tokens: usize,
-    /// `auto`, `cpu`, or a card: `cuda:N`, `rocm:N`, `wgpu:N`.
+    /// Device: `auto` (a GPU if there is one, otherwise the CPU), `cpu`, or one GPU: `cuda:N`, `rocm:N`, `wgpu:N`.
     device: String,
-    /// How the model's matrices are kept in memory: `auto` (as the checkpoint stores them), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
+    /// Data type of the weight matrices in memory: `auto` (as stored in the checkpoint), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
     precision: Precision,
-    /// Keep what the audio tower makes of each clip on disk, and use it again.
+    /// Feature cache: store the output of the audio encoder on disk and reuse it.
     audio_cache: bool,
-    /// The base model's folder, where it is not the one the model's `train` stage names.
+    /// Folder or Hub id of the base model. Default: the base model that the model's `train` stage used.
     #[serde(skip_serializing_if = "Option::is_none")]
     base: Option<String>,
 }
@@ -67,7 +70,7 @@ impl Default for Evaluate {
     }
 }
 
-/// A line of `clips.jsonl`.
+/// A row of `clips.jsonl`.
 #[derive(Debug, Serialize)]
 struct Clip {
     audio_path: String,
@@ -82,12 +85,12 @@ struct Clip {
 
 impl Stage for Evaluate {
     const KIND: &'static str = "evaluate";
-    const ABOUT: &'static str = "scores a model on held-out clips by word and character error rate, beside its base model";
+    const ABOUT: &'static str = "scores a model on held-out clips by word and character error rate, compared with its base model";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[
-        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the tuned model or adapter" },
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the fine-tuned model or adapter" },
         Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset with the held-out split" },
-        Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the base model, where another stage made it" },
+        Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the base model, if another stage made it" },
     ];
 
     fn output(&self) -> ArtifactKind {
@@ -95,19 +98,18 @@ impl Stage for Evaluate {
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         if !["test", "validation"].contains(&self.split.as_str()) {
-            complaints.push(
-                SettingError::new("split", format!("there is no held-out split `{}`", self.split)).hint("write `test` or `validation`"),
-            );
+            errors
+                .push(SettingError::new("split", format!("unknown held-out split `{}`", self.split)).hint("write `test` or `validation`"));
         }
         if self.max_new_tokens == 0 {
-            complaints.push(SettingError::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
+            errors.push(SettingError::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
         }
         if !device::is_name(&self.device) {
-            complaints.push(SettingError::new("device", format!("`device` must be {}", device::NAMES)));
+            errors.push(SettingError::new("device", format!("`device` must be {}", device::NAMES)));
         }
-        complaints
+        errors
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -147,8 +149,8 @@ impl Stage for Evaluate {
         let (model, data) = (cx.input("model")?, cx.input("data")?);
         let held_out = records(data, &self.split)?;
         if held_out.is_empty() {
-            return Err(Error::new(format!("the split `{}` of stage `{}` holds no clips", self.split, data.stage))
-                .hint("give it a share in the dataset's `split`"));
+            return Err(Error::new(format!("split `{}` of stage `{}` has no clips", self.split, data.stage))
+                .hint("give it a share in the `split` setting of the dataset stage"));
         }
         let mut train = if self.train_clips > 0 { records(data, "train")? } else { Vec::new() };
         train.truncate(self.train_clips);
@@ -162,18 +164,18 @@ impl Stage for Evaluate {
             let chunks = |record: &ClipRow| recognizer.chunks((seconds(record) * f64::from(SAMPLE_RATE)) as usize + 1);
             held_out.iter().chain(&train).map(chunks).sum()
         };
-        // What a model's ears make of clips is the same before and after an adapter that leaves them alone.
+        // An adapter that does not touch the audio encoder leaves its outputs unchanged: base and adapter share the cache.
         let remember = |recognizer: &mut Transcriber, identity: &str| {
-            recognizer.memory = Some(cx.memory(recognizer, identity, &chosen, chunks(recognizer), self.audio_cache));
+            recognizer.feature_cache = Some(cx.memory(recognizer, identity, &chosen, chunks(recognizer), self.audio_cache));
         };
-        let mut hear = |recognizer: &Transcriber, records: &[ClipRow], what: &str| -> Result<Vec<String>> {
+        let mut transcribe = |recognizer: &Transcriber, records: &[ClipRow], what: &str| -> Result<Vec<String>> {
             let texts =
                 self.transcribe(cx, recognizer, data, records, &mut |count| cx.progress(done + count as u64, total, "clips", what))?;
             done += records.len() as u64;
             Ok(texts)
         };
-        // One model is in memory at a time: an adapter is put on its base after that has been heard.
-        let mut heard_by_base = None;
+        // Keep one model in memory at a time: the adapter is applied to the base model after the base has been scored.
+        let mut base_texts = None;
         let tuned_model = match &base {
             Some(base) if adapter => {
                 let mut recognizer = Transcriber::open(&base.path, base.start, self.precision, &chosen.device)?;
@@ -182,7 +184,7 @@ impl Stage for Evaluate {
                 }
                 remember(&mut recognizer, &base.identity());
                 if self.compare_base {
-                    heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
+                    base_texts = Some(transcribe(&recognizer, &held_out, "base model")?);
                 }
                 recognizer.adapt(&model.path)?;
                 recognizer
@@ -193,15 +195,15 @@ impl Stage for Evaluate {
                 recognizer
             }
         };
-        let tuned = hear(&tuned_model, &held_out, "tuned model")?;
-        let on_train = hear(&tuned_model, &train, "tuned model on training clips")?;
+        let tuned = transcribe(&tuned_model, &held_out, "fine-tuned model")?;
+        let on_train = transcribe(&tuned_model, &train, "fine-tuned model on training clips")?;
         drop(tuned_model);
         if let Some(base) = base.filter(|_| !adapter) {
             let mut recognizer = Transcriber::open(&base.path, base.start, self.precision, &chosen.device)?;
             remember(&mut recognizer, &base.identity());
-            heard_by_base = Some(hear(&recognizer, &held_out, "base model")?);
+            base_texts = Some(transcribe(&recognizer, &held_out, "base model")?);
         }
-        let base = heard_by_base;
+        let base = base_texts;
 
         let tally = |records: &[ClipRow], texts: &[String]| -> ErrorCounts {
             records.iter().zip(texts).map(|(record, text)| ErrorCounts::of(&record.text, text, self.normalisation)).sum()
@@ -214,14 +216,14 @@ impl Stage for Evaluate {
         let mut worst: Vec<&Clip> = clips.iter().collect();
         worst.sort_by(|a, b| b.wer.total_cmp(&a.wer).then_with(|| b.cer.total_cmp(&a.cer)).then_with(|| a.audio_path.cmp(&b.audio_path)));
         let worst: Vec<&Clip> = worst.into_iter().filter(|clip| clip.wer > 0.0).take(self.worst).collect();
-        let told = |clip: &&Clip| WorstClip {
+        let worst_clip = |clip: &&Clip| WorstClip {
             audio: data.path.join(&clip.audio_path).display().to_string(),
             reference: clip.reference.clone(),
             base: clip.base.clone(),
             tuned: clip.tuned.clone(),
             wer: clip.wer,
         };
-        cx.emitter.emit(Event::WorstClips { stage: cx.stage.clone(), clips: worst.iter().map(told).collect() });
+        cx.emitter.emit(Event::WorstClips { stage: cx.stage.clone(), clips: worst.iter().map(worst_clip).collect() });
         let worst: Vec<Value> = worst
             .into_iter()
             .map(|clip| json!({ "audio_path": clip.audio_path, "reference": clip.reference, "base": clip.base, "tuned": clip.tuned, "wer": clip.wer }))
@@ -241,6 +243,7 @@ impl Stage for Evaluate {
 }
 
 impl Evaluate {
+    /// Transcribes the clips in batches of [`AT_ONCE`]; `progress` gets the number of finished clips.
     fn transcribe(
         &self,
         cx: &Context,
@@ -260,21 +263,21 @@ impl Evaluate {
                 utterances.push(Utterance { samples, language });
             }
             let limit = TokenLimit::Tokens(self.max_new_tokens);
-            let heard = recognizer.transcribe_each(&utterances, limit, &mut |heard| {
+            let outcome = recognizer.transcribe_each(&utterances, limit, &mut |event| {
                 if cx.stopping() {
                     return Err(Error::new("stopped before all clips were transcribed").kind(ErrorKind::Interrupted).hint("run again"));
                 }
-                if let TranscribeEvent::Clip(index, transcript) = heard {
+                if let TranscribeEvent::Transcript(index, transcript) = event {
                     texts[index] = transcript.text;
                     done += 1;
                     progress(done);
                 }
                 Ok(())
             });
-            if let Some(memory) = &recognizer.memory {
+            if let Some(memory) = &recognizer.feature_cache {
                 cx.tell_trouble(memory);
             }
-            heard.map_err(|error| match error.kind {
+            outcome.map_err(|error| match error.kind {
                 ErrorKind::Interrupted => error,
                 _ => error.context(named(part)),
             })?;
@@ -282,6 +285,7 @@ impl Evaluate {
         Ok(texts)
     }
 
+    /// The rows of `clips.jsonl` for one split.
     fn clips(&self, split: &str, records: &[ClipRow], tuned: &[String], base: Option<&[String]>) -> Vec<Clip> {
         let clip = |(index, record): (usize, &ClipRow)| {
             let ErrorRates { wer, cer, .. } = ErrorCounts::of(&record.text, &tuned[index], self.normalisation).score();
@@ -299,6 +303,7 @@ impl Evaluate {
         records.iter().enumerate().map(clip).collect()
     }
 
+    /// The stage's result: one-line summary and metrics.
     fn made(&self, clips: usize, tuned: &ErrorRates, base: Option<&ErrorRates>, train: Option<&ErrorRates>) -> StageResult {
         let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
         let mut summary = format!("WER {} on {clips} held-out clips", percent(tuned.wer));
@@ -315,12 +320,13 @@ impl Evaluate {
     }
 }
 
+/// Reads the clips of a split; none if the dataset does not have it.
 fn records(data: &Artifact, split: &str) -> Result<Vec<ClipRow>> {
     let path = data.path.join(format!("{split}.jsonl"));
     if path.exists() { ClipRow::read_all(&path) } else { Ok(Vec::new()) }
 }
 
-/// The clips that were being transcribed, for a message.
+/// Names a batch of clips for an error message.
 fn named(records: &[ClipRow]) -> String {
     match records {
         [one] => one.audio_path.clone(),
@@ -329,6 +335,7 @@ fn named(records: &[ClipRow]) -> String {
     }
 }
 
+/// A score as JSON with the number of clips added; null without a score.
 fn with_clips(score: Option<&ErrorRates>, clips: usize) -> Value {
     let mut value = serde_json::to_value(score).unwrap_or(Value::Null);
     if let Some(fields) = value.as_object_mut() {

@@ -1,4 +1,4 @@
-//! Whether what a frozen audio tower makes of clips is kept in the project's cache.
+//! Opens the feature cache: outputs of a frozen audio encoder, stored in the project's cache.
 
 use pipeline::stage::Context;
 use std::path::Path;
@@ -7,8 +7,8 @@ use voxtral::inference::encoder_cache::FeatureCache;
 use voxtral::inference::transcriber::Transcriber;
 use voxtral::model::precision::Precision;
 
-/// The memory of a model for so many chunks of audio. `identity` says which weights it has. With too little room on the disk, or
-/// where it is not `wanted`, one that remembers nothing.
+/// Opens the feature cache of a model for `chunks` chunks of audio. `identity` identifies its weights. If the disk has too little free
+/// space or the cache is not `wanted`, the returned cache stores nothing.
 pub(super) fn open(
     cx: &Context,
     recognizer: &Transcriber,
@@ -27,10 +27,10 @@ pub(super) fn open(
     let numbers = chunks * config.audio_config.chunk_tokens() * config.text_config.hidden_size;
     let bytes = (numbers * if halved { 2 } else { 4 }) as u64;
     match free(&cx.root) {
-        // Half of what is free stays free.
+        // Leave half of the free space free.
         Some(free) if bytes > free / 2 => {
             cx.note(format!(
-                "the audio tower's output is computed anew each time: it would take {} MiB, and {} MiB are free on the disk",
+                "feature cache disabled: it needs {} MiB and {} MiB are free on the disk; encoder features are recomputed each time",
                 bytes >> 20,
                 free >> 20
             ));
@@ -40,14 +40,14 @@ pub(super) fn open(
     }
 }
 
-/// Says what went wrong with a memory.
+/// Warns about errors of a feature cache.
 pub(super) fn tell_trouble(cx: &Context, memory: &FeatureCache) {
     if let Some(trouble) = memory.trouble() {
-        cx.warn(format!("{trouble}; clips were heard anew instead, which only takes longer"));
+        cx.warn(format!("{trouble}; encoder features were recomputed instead, which is slower but gives the same result"));
     }
 }
 
-/// Bytes an ordinary user may still write.
+/// Free bytes on the file system of a folder, for unprivileged users.
 fn free(folder: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(folder).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))

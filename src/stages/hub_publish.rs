@@ -1,4 +1,4 @@
-//! `target = "hub"` of a stage: the same files as in a folder, put into a repository by one commit.
+//! Publishing to the Hub (`target = "hub"`): uploads the files of a stage to a repository in one commit.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::client::HubClient;
@@ -11,27 +11,27 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-/// Where to, and how.
+/// Target repository and options of an upload.
 pub(super) struct PublishRequest<'a> {
-    /// What kind of repository.
+    /// Type of the repository.
     pub(super) kind: RepoType,
     /// `owner/name`, or `name` for the token's user.
     pub(super) repo: &'a str,
-    /// Whether a repository that is made is private.
+    /// Whether a newly created repository is private.
     pub(super) private: bool,
-    /// Whether to replace what we did not put there.
+    /// Whether to replace files that this stage did not publish.
     pub(super) overwrite: bool,
-    /// What the commit is called.
+    /// Commit message; a default one if `None`.
     pub(super) message: Option<&'a str>,
 }
 
-/// Puts files (path in the repository → file here) into a repository.
+/// Uploads files (path in the repository → local file) to a repository.
 pub(super) fn send(cx: &Context, order: &PublishRequest<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
     let client = HubClient::for_writing()?;
-    carry(cx, order, files, |what, voice| publish(&client, what, voice))
+    carry(cx, order, files, |publication, observer| publish(&client, publication, observer))
 }
 
-/// Puts files into a Space, and sees to it that it runs; returns the stage it was last seen in.
+/// Uploads files to a Space and waits until it runs. Returns its last known state.
 pub(super) fn send_space(
     cx: &Context,
     order: &PublishRequest<'_>,
@@ -39,9 +39,10 @@ pub(super) fn send_space(
     space: &SpaceSettings<'_>,
 ) -> Result<(Published, Option<String>)> {
     let client = HubClient::for_writing()?;
-    carry(cx, order, files, |what, voice| deploy(&client, what, space, voice))
+    carry(cx, order, files, |publication, observer| deploy(&client, publication, space, observer))
 }
 
+/// Runs an upload with progress, notes and interruption connected to the stage's context.
 fn carry<T>(
     cx: &Context,
     order: &PublishRequest<'_>,
@@ -49,7 +50,7 @@ fn carry<T>(
     work: impl FnOnce(&Publication<'_>, &OnProgress<'_>) -> Result<T>,
 ) -> Result<T> {
     let message = order.message.map_or_else(|| format!("Publish `{}` of the pipeline `{}`", cx.stage, cx.pipeline), str::to_owned);
-    let what = Publication {
+    let publication = Publication {
         kind: order.kind,
         repo: order.repo,
         files,
@@ -59,39 +60,38 @@ fn carry<T>(
         by: [&cx.pipeline, &cx.stage],
         scratch: &cx.scratch,
     };
-    let voice = OnProgress {
+    let observer = OnProgress {
         stop: &cx.stop,
-        note: &|words| cx.note(words),
+        note: &|message| cx.note(message),
         progress: &|done, total, file| cx.progress(done >> 10, total >> 10, "KiB", format!("uploading {file}")),
     };
-    work(&what, &voice)
+    work(&publication, &observer)
 }
 
-/// Whether the token may write to a repository; says who it is and where the repository is or will be. Nothing without the network.
+/// Checks that the token may write to a repository. Returns a message with the user and the repository's URL; `None` if the network is
+/// not to be used.
 pub(super) fn may_write(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result<Option<String>> {
     if Network::unless(false) == Network::Forbidden {
         return Ok(None);
     }
     let client = HubClient::for_writing()?;
-    let voice = OnProgress { stop, note: &|_| (), progress: &|_, _, _| () };
-    let user = client.whoami(&voice)?;
+    let observer = OnProgress { stop, note: &|_| (), progress: &|_, _, _| () };
+    let user = client.whoami(&observer)?;
     let place: client::RepoId = client.place(kind, repo, &user);
-    client.may_write(&place, &user, &voice)?;
+    client.may_write(&place, &user, &observer)?;
     Ok(Some(format!("`{}` may write to {}", user.name, client.page(&place))))
 }
 
-/// What is said where the settings name no repository.
+/// The error for settings without a repository.
 pub(super) fn no_repo() -> Error {
-    Error::new("there is no repository to publish to")
-        .kind(ErrorKind::InvalidInput)
-        .hint("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
+    Error::new("no repository to publish to").kind(ErrorKind::InvalidInput).hint("set `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
 }
 
-/// What is wrong with the name of a repository.
+/// The error for an invalid repository name.
 pub(super) fn bad_repo(repo: &str) -> Option<SettingError> {
     let parts: Vec<&str> = repo.split('/').collect();
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let tidy = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed));
-    let hint = "use letters, digits, `-`, `_` and `.`, with at most one `/`";
-    (!tidy).then(|| SettingError::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
+    let hint = "use letters, digits, `-`, `_`, `.` and at most one `/`";
+    (!tidy).then(|| SettingError::new("repo", format!("`{repo}` is not a valid repository name")).hint(hint))
 }

@@ -1,4 +1,4 @@
-//! `merge`: an adapter becomes part of its base, and the two a full model.
+//! `merge`: merges a LoRA adapter into its base model. The result is a full model.
 
 use crate::error::{Error, Result};
 use crate::hub;
@@ -12,16 +12,17 @@ use voxtral::lora;
 use voxtral::lora::merge;
 use voxtral::weights::model_dir;
 
-/// Merges an adapter into its base model.
+/// Merge a LoRA adapter into its base model.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Merge {
-    /// The base model's folder, where it is not the one the adapter's `train` stage names.
+    /// Folder or Hub id of the base model. Default: the base model that the adapter's `train` stage used.
     #[serde(skip_serializing_if = "Option::is_none")]
     base: Option<String>,
-    /// How the merged model is stored: `as-base`, `f32` or `bf16`.
+    /// Data type of the merged weights: `as-base` (the default: the type of each tensor in the base model), `f32` or `bf16`.
     dtype: merge::MergeDtype,
-    /// The largest weights file; a larger model goes into several with an index. `5GB`, `500MB`, or bytes.
+    /// Maximum size of a weights file, such as `5GB`, `500MB` or a number of bytes; a larger model is split into several files (shards)
+    /// with an index.
     max_shard_size: String,
 }
 
@@ -33,11 +34,11 @@ impl Default for Merge {
 
 impl Stage for Merge {
     const KIND: &'static str = "merge";
-    const ABOUT: &'static str = "merges an adapter into its base: a full model that needs neither";
+    const ABOUT: &'static str = "merges a LoRA adapter into its base model, giving a full model";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[
         Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the adapter" },
-        Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the base model, where another stage made it" },
+        Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the base model, if another stage made it" },
     ];
 
     fn output(&self) -> ArtifactKind {
@@ -70,8 +71,8 @@ impl Stage for Merge {
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let adapter = cx.input("model")?;
         if !lora::is_adapter(&adapter.path) {
-            return Err(Error::new(format!("stage `{}` made a full model: there is nothing to merge", adapter.stage))
-                .hint("leave this stage out, and name that one where this one was named"));
+            return Err(Error::new(format!("the result of stage `{}` is a full model, not an adapter: nothing to merge", adapter.stage))
+                .hint("remove this stage and use that result directly"));
         }
         let base = cx.base_of(adapter, self.base.as_deref())?;
         let most = merge::size(&self.max_shard_size).map_err(Error::new)?;

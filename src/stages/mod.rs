@@ -1,4 +1,4 @@
-//! Kinds of stages: one file each, one line each in [`STAGES`].
+//! Stage kinds: one module each, registered in [`STAGES`].
 
 mod base_model;
 pub mod card;
@@ -19,7 +19,7 @@ pub mod uploads;
 
 use pipeline::stage::{FactoryOf, StageFactory};
 
-/// Every kind of work this program knows: one line each, `&Of::<kind::Kind>::NEW`.
+/// All stage kinds of this program, one line each: `&FactoryOf::<kind::Kind>::NEW`.
 #[rustfmt::skip]
 pub static STAGES: &[&dyn StageFactory] = &[
     &FactoryOf::<phrases::Phrases>::NEW,
@@ -36,7 +36,7 @@ pub static STAGES: &[&dyn StageFactory] = &[
     &FactoryOf::<command::Command>::NEW,
 ];
 
-/// `owner/name` as the Hub allows it.
+/// Whether a text is a valid Hub repository id, `owner/name`.
 fn is_hub_id(id: &str) -> bool {
     let part = |part: &str| {
         part.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -45,7 +45,7 @@ fn is_hub_id(id: &str) -> bool {
     matches!(id.split('/').collect::<Vec<_>>().as_slice(), [owner, name] if part(owner) && part(name))
 }
 
-/// An identifier of a licence as the Hub writes it.
+/// Whether a text has the form of a Hub license identifier, such as `cc-by-4.0`.
 fn is_license(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte))
 }

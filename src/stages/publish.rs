@@ -1,7 +1,7 @@
-//! `publish`: a model with its card, or a dataset, laid out as a repository of the Hub, in a folder or on the Hub itself.
+//! `publish`: publishes a model with its card, or a dataset, in the layout of a Hub repository, to a local folder or to the Hub.
 //!
-//! The folder appears whole or not at all and is read back afterwards; one that we did not make ourselves is never touched. What is in
-//! it is the matter of [`crate::release`].
+//! A folder is replaced atomically and verified by reading it back; folders not created by voxpipe are never touched. [`crate::release`]
+//! decides which files are published.
 
 use super::hub_publish::{PublishRequest, bad_repo, may_write, no_repo, send};
 use super::is_license;
@@ -19,43 +19,43 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-/// Publishes a model with its card, or a dataset.
+/// Publish a model with its card, or a dataset.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
-    /// The folder to fill, laid out as a repository; or `hub`.
+    /// Destination: a folder, which gets the layout of a Hub repository, or `hub` to upload to the Hub.
     pub target: String,
-    /// The repository's name on the Hub: `accent-fr` or `owner/accent-fr`.
+    /// Name of the Hub repository: `owner/accent-fr`, or `accent-fr` for one of the token's user. Required with `target = "hub"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
-    /// Whether to replace a folder made by voxpipe even when its files were changed since; on the Hub, whether to replace files that were
-    /// not put there by this stage.
+    /// Overwrite changes: in a folder created by voxpipe, files that were modified since; on the Hub, files that this stage did not
+    /// publish. Default: refuse.
     #[serde(default)]
     pub overwrite: bool,
-    /// Whether a repository that is made on the Hub is private; one that is there stays as it is.
+    /// Create the Hub repository as private. An existing repository keeps its visibility.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub private: bool,
-    /// What the commit on the Hub is called.
+    /// Commit message on the Hub. Default: a message with the names of the stage and the pipeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What a dataset is called; the pipeline's name otherwise.
+    /// Title of a dataset. Default: the name of the pipeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// Who made a dataset.
+    /// Author of a dataset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
-    /// The licence of a dataset as the Hub writes it: `cc-by-4.0`, `cc0-1.0`.
+    /// License of a dataset, as a Hub license identifier: `cc-by-4.0`, `cc0-1.0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
-    /// What those who speak in a dataset agreed to, in a sentence.
+    /// What the speakers in a dataset consented to, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consent: Option<String>,
-    /// Whether a dataset is there as Parquet files with the sounds inside, too: the Hub shows and plays those. It takes the space twice.
+    /// Also publish a dataset as Parquet files with embedded audio, which the Hub's dataset viewer can show and play. Doubles the size.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub parquet: bool,
 }
 
-/// Marks a folder we published.
+/// Marker file in folders created by this stage.
 const MARKER: &str = ".voxpipe-published";
 
 impl Stage for Publish {
@@ -64,7 +64,7 @@ impl Stage for Publish {
     const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
         Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the model to publish" },
-        Port { name: "card", kinds: &[ArtifactKind::Card], arity: Arity::Optional, about: "the model's card" },
+        Port { name: "card", kinds: &[ArtifactKind::Card], arity: Arity::Optional, about: "the model card" },
         Port {
             name: "dataset",
             kinds: &[ArtifactKind::Dataset],
@@ -78,22 +78,22 @@ impl Stage for Publish {
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         if matches!(self.target.trim(), "" | "." | "/") {
-            complaints.push(
-                SettingError::new("target", format!("`{}` is no folder to fill", self.target)).hint("write `target = \"published/NAME\"`"),
+            errors.push(
+                SettingError::new("target", format!("`{}` cannot be a target folder", self.target))
+                    .hint("write `target = \"published/NAME\"`"),
             );
         }
-        complaints.extend(self.repo.as_deref().and_then(bad_repo));
+        errors.extend(self.repo.as_deref().and_then(bad_repo));
         if self.target == "hub" && self.repo.is_none() {
-            complaints
-                .push(SettingError::new("target", "the Hub needs the name of a repository").hint("write `repo = \"OWNER/NAME\"` too"));
+            errors.push(SettingError::new("target", "`target = \"hub\"` needs a repository name").hint("add `repo = \"OWNER/NAME\"`"));
         }
         if let Some(license) = self.license.as_deref().filter(|license| !is_license(license)) {
-            let message = format!("`{license}` is not how the Hub writes a licence");
-            complaints.push(SettingError::new("license", message).hint("write its identifier: `cc-by-4.0`, `cc0-1.0`, `other`"));
+            let message = format!("`{license}` is not a Hub license identifier");
+            errors.push(SettingError::new("license", message).hint("write an identifier such as `cc-by-4.0`, `cc0-1.0` or `other`"));
         }
-        complaints
+        errors
     }
 
     fn reaches_out(&self) -> bool {
@@ -109,36 +109,36 @@ impl Stage for Publish {
         true
     }
 
-    fn tells_upstream(&self) -> bool {
+    fn records_upstream(&self) -> bool {
         true
     }
 
-    fn refuses(&self, given: &[&str]) -> Option<(String, String)> {
+    fn port_conflicts(&self, given: &[&str]) -> Option<(String, String)> {
         let [model, card, dataset] = ["model", "card", "dataset"].map(|port| given.contains(&port));
-        let said = |message: &str, hint: &str| Some((message.to_owned(), hint.to_owned()));
+        let conflict = |message: &str, hint: &str| Some((message.to_owned(), hint.to_owned()));
         match (model, card, dataset) {
-            (false, _, false) => said(
-                "is given nothing to publish",
+            (false, _, false) => conflict(
+                "has nothing to publish",
                 "write `from = { model = \"…\", card = \"…\" }` for a model, `from = { dataset = \"…\" }` for a dataset",
             ),
-            (true, _, true) => said("publishes a model or a dataset, not both", "make two stages of it, each with its own `target`"),
-            (true, false, _) => said("needs a card as `card`", "from = { card = \"…\" }"),
+            (true, _, true) => conflict("publishes a model or a dataset, not both", "use two stages, each with its own `target`"),
+            (true, false, _) => conflict("needs a model card as `card`", "add `card = \"…\"` to `from`"),
             (false, true, true) => {
-                said("is given a model's card for a dataset", "leave `card` out: the card of a dataset is made of its rows")
+                conflict("has a model card for a dataset", "leave `card` out: the card of a dataset is generated from its rows")
             }
-            _ if model && self.parquet => said("publishes a model, which is no table", "leave `parquet` out: it is for datasets"),
-            _ if model && [&self.title, &self.author, &self.license, &self.consent].iter().any(|setting| setting.is_some()) => said(
-                "says of a model what its card says",
-                "write `title`, `author` and `license` in the `card` stage; `consent` is for datasets",
+            _ if model && self.parquet => conflict("sets `parquet` for a model", "leave `parquet` out: it is for datasets only"),
+            _ if model && [&self.title, &self.author, &self.license, &self.consent].iter().any(|setting| setting.is_some()) => conflict(
+                "sets for a model what belongs in its card",
+                "set `title`, `author` and `license` in the `card` stage; `consent` is for datasets only",
             ),
             _ => None,
         }
     }
 
-    fn advises(&self, given: &[&str]) -> Option<(String, String)> {
+    fn port_warnings(&self, given: &[&str]) -> Option<(String, String)> {
         (given.contains(&"dataset") && self.license.is_none()).then(|| {
-            let hint = "write `license = \"cc-by-4.0\"`, or another that the speakers agreed to, and `consent = \"…\"`";
-            ("publishes a dataset without a licence, so nobody may use it".to_owned(), hint.to_owned())
+            let hint = "set `license = \"cc-by-4.0\"`, or another license that the speakers agreed to, and `consent = \"…\"`";
+            ("publishes a dataset without a license, so nobody may use it".to_owned(), hint.to_owned())
         })
     }
 
@@ -175,7 +175,7 @@ impl Stage for Publish {
 }
 
 impl Publish {
-    /// Puts it on the Hub.
+    /// Uploads the release to the Hub.
     fn send(&self, cx: &Context, release: &Release) -> Result<StageOutcome> {
         let repo = self.repo.as_deref().ok_or_else(no_repo)?;
         let order = PublishRequest {
@@ -199,13 +199,13 @@ impl Publish {
         tell_card(&mut published, cx);
         fs::write(cx.out.join("published.json"), serde_json::to_vec_pretty(&published)?)?;
         let bytes: u64 = sent.files.iter().map(|file| file.size).sum();
-        let how = if sent.changed { "" } else { ", which were there already" };
+        let how = if sent.changed { "" } else { " (already up to date)" };
         let made = StageResult::new(format!("{} files, {:.1} MB, at {}{how}", sent.files.len(), bytes as f64 / 1e6, sent.url));
         let made = made.metric("files", sent.files.len() as f64).metric("bytes", bytes as f64);
         Ok(StageOutcome::Done(made.fact("location", sent.url).fact("repo", sent.repo).fact("revision", sent.revision)))
     }
 
-    /// What goes into the repository. What is written for it lies in the stage's scratch folder.
+    /// Collects the files to publish. Generated files are written to the stage's scratch folder.
     pub(super) fn release(&self, cx: &Context) -> Result<Release> {
         let folder = cx.scratch.join("release");
         if folder.exists() {
@@ -230,7 +230,7 @@ impl Publish {
     }
 }
 
-/// A demo is made of what the card says.
+/// Adds the facts of the card, which a `demo` stage reads.
 fn tell_card(published: &mut Value, cx: &Context) {
     if let Some(card) = cx.optional("card") {
         published["base_model"] = json!(card.facts.get("base_model"));

@@ -1,7 +1,7 @@
-//! `recordings`: clips a person records, each named by its phrase, in a folder that only the person writes.
+//! `recordings`: reads recordings of phrases from a folder; each file is named after its phrase.
 //!
-//! Until enough usable clips are there the run parks and says which are missing. Of several takes (`en-0001.wav`,
-//! `en-0001.2.wav`) the newest that can be used counts; nothing is ever moved, changed or deleted.
+//! The run is parked until there are enough usable clips, and reports the missing ones. Of several takes (`en-0001.wav`, `en-0001.2.wav`)
+//! the newest usable one counts. The folder is only read: no file in it is moved, changed or deleted.
 
 use crate::data::clip_row::ClipRow;
 use crate::data::ingest::{AudioCandidate, IngestLimits, is_audio, rounded, take_in};
@@ -18,18 +18,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use voxpipe_io::jsonl;
 
-/// Takes in the clips of a person who reads the phrases.
+/// Collect the recordings of a person who reads the phrases.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recordings {
-    /// The folder with the clips, each named by its phrase: `en-0001.wav`, a second take `en-0001.2.wav`.
+    /// Folder with the recordings, each named after its phrase: `en-0001.wav`, a second take `en-0001.2.wav`.
     pub folder: PathBuf,
-    /// How many phrases need a clip before the run goes on.
+    /// Number of phrases that need a usable recording before the run continues; until then it is parked.
     pub min_clips: usize,
-    /// ISO 639-1 code, when it is not that of the phrases.
+    /// Language of the recordings, as an ISO 639-1 code. Default: the language of the phrases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Who speaks.
+    /// Name of the speaker, written into every row. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speaker: Option<String>,
 }
@@ -40,12 +40,12 @@ impl Default for Recordings {
     }
 }
 
-/// A tap on the record button is no recording.
+/// Minimum and maximum duration in seconds. Shorter files are accidental taps on the record button.
 const LIMITS: IngestLimits = IngestLimits { min: 0.1, max: f64::INFINITY };
 
 impl Stage for Recordings {
     const KIND: &'static str = "recordings";
-    const ABOUT: &'static str = "takes in the clips of a person who reads the phrases";
+    const ABOUT: &'static str = "collects the recordings of a person who reads the phrases";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] =
         &[Port { name: "phrases", kinds: &[ArtifactKind::Phrases], arity: Arity::One, about: "the sentences to read" }];
@@ -55,14 +55,14 @@ impl Stage for Recordings {
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         if self.min_clips == 0 {
-            complaints.push(SettingError::new("min_clips", "the run would go on without any clip").hint("write a number above 0"));
+            errors.push(SettingError::new("min_clips", "`min_clips` must be at least 1").hint("write a number above 0"));
         }
         if self.folder.as_os_str().is_empty() {
-            complaints.push(SettingError::new("folder", "no folder is named").hint("write `folder = \"recordings\"`"));
+            errors.push(SettingError::new("folder", "`folder` is empty").hint("write `folder = \"recordings\"`"));
         }
-        complaints
+        errors
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -72,12 +72,8 @@ impl Stage for Recordings {
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let phrases = PhraseRow::read_all(&cx.input("phrases")?.path.join("phrases.jsonl"))?;
         if phrases.len() < self.min_clips {
-            return Err(Error::new(format!(
-                "`min_clips` asks for {}, but there are only {}",
-                self.min_clips,
-                count(phrases.len(), "phrase")
-            ))
-            .hint("lower `min_clips`, or ask the `phrases` stage for more"));
+            return Err(Error::new(format!("`min_clips` is {}, but there are only {}", self.min_clips, count(phrases.len(), "phrase")))
+                .hint("lower `min_clips`, or raise `count` of the `phrases` stage"));
         }
         let folder = cx.path(&self.folder);
         let Sorted { takes, unmatched, other } = self.sort(&folder, &phrases)?;
@@ -86,7 +82,7 @@ impl Stage for Recordings {
         let mut rejected = BTreeMap::new();
         let mut older = Vec::new();
         let mut used: BTreeMap<&str, (String, f64)> = BTreeMap::new();
-        // One round is enough unless the newest take of a phrase cannot be used: then the one before it has its turn.
+        // Each round tries the newest remaining take of every open phrase; an unusable take is followed by the one before it.
         let mut open: BTreeMap<&str, Vec<Take>> = takes;
         while !open.is_empty() {
             let mut ids = Vec::new();
@@ -122,7 +118,7 @@ impl Stage for Recordings {
             cx.warn(format!("not usable: {reason}"));
         }
         if !unmatched.is_empty() {
-            cx.warn(format!("{} in `{shown}` without a phrase of that name: {}", count(unmatched.len(), "clip"), first_few(&unmatched, 5)));
+            cx.warn(format!("{} in `{shown}` not named after a phrase: {}", count(unmatched.len(), "clip"), first_few(&unmatched, 5)));
         }
         let missing: Vec<&str> = phrases.iter().map(|phrase| phrase.id.as_str()).filter(|id| !used.contains_key(id)).collect();
         if used.len() < self.min_clips {
@@ -134,7 +130,7 @@ impl Stage for Recordings {
                 have: used.len() as u64,
                 need: self.min_clips as u64,
                 message: format!(
-                    "`{shown}` has {} of {} clips{unusable}; record more, named by their phrases (`{}.wav`). Still without a clip: {}",
+                    "`{shown}` has {} of {} clips{unusable}; record more and name each file after its phrase (`{}.wav`). Missing: {}",
                     used.len(),
                     self.min_clips,
                     missing.first().unwrap_or(&"en-0001"),
@@ -163,24 +159,25 @@ impl Stage for Recordings {
     }
 }
 
-/// A recording of a phrase; a later one has a higher number.
+/// A take of a phrase; later takes have higher numbers.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Take {
     number: u32,
     file: String,
 }
 
-/// The files of the folder by what they are.
+/// The files of the folder, sorted by kind.
 struct Sorted<'a> {
     /// The takes of each phrase, the newest last.
     takes: BTreeMap<&'a str, Vec<Take>>,
-    /// Sound without a phrase.
+    /// Audio files that match no phrase.
     unmatched: Vec<String>,
-    /// No sound.
+    /// Files that are not audio.
     other: Vec<String>,
 }
 
 impl Recordings {
+    /// Sorts the files of the folder. A missing folder counts as empty.
     fn sort<'a>(&self, folder: &Path, phrases: &'a [PhraseRow]) -> Result<Sorted<'a>> {
         let ids: BTreeSet<&str> = phrases.iter().map(|phrase| phrase.id.as_str()).collect();
         let mut sorted = Sorted { takes: BTreeMap::new(), unmatched: Vec::new(), other: Vec::new() };
@@ -213,6 +210,7 @@ impl Recordings {
         Ok(sorted)
     }
 
+    /// The row of `clips.jsonl` for a phrase and its take.
     fn record(&self, phrase: &PhraseRow, stems: &BTreeMap<String, String>, (file, seconds): &(String, f64)) -> Option<ClipRow> {
         Some(ClipRow {
             audio_path: format!("audio/{}.wav", stems.get(&phrase.id)?),

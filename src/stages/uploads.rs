@@ -1,7 +1,7 @@
-//! `uploads`: sound files and transcripts a person already has.
+//! `uploads`: imports existing audio files and their transcripts.
 //!
-//! A text finds its file by name — by its relative path first, then by the file's name, then by its name without the ending —
-//! and never by its place in the list. What finds no partner is listed on both sides, and so is every file that cannot be used.
+//! Transcripts and audio files are matched by name: by relative path first, then by file name, then by file name without extension; never
+//! by position. Unmatched files, unmatched transcripts and unusable files are reported.
 
 use crate::data::clip_row::ClipRow;
 use crate::data::ingest::{AudioCandidate, IngestLimits, is_audio, rounded, take_in};
@@ -22,37 +22,37 @@ use unicode_normalization::UnicodeNormalization;
 use voxpipe_io::jsonl;
 use voxtral::tokenizer::prompt::check_language;
 
-/// Takes in sound files with their transcripts.
+/// Import existing audio files with their transcripts.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Uploads {
-    /// Files, folders (with all below them) or patterns such as `clips/*.flac`.
+    /// Audio files, folders (searched recursively) or glob patterns such as `clips/*.flac`.
     pub audio: OneOrMany,
-    /// A .csv, .tsv or .jsonl file with a file column (`audio_path`, `file_name`, `path` …) and a text column (`text`,
-    /// `sentence`, `transcript` …); or `txt` when a .txt file lies beside each clip.
+    /// Transcripts: a .csv, .tsv or .jsonl file with a file column (`audio_path`, `file_name`, `path` …) and a text column (`text`,
+    /// `sentence`, `transcript` …), or `txt` if each audio file has a .txt file of the same name next to it.
     pub transcripts: String,
-    /// ISO 639-1 code of rows that do not name theirs.
+    /// Language of rows without one, as an ISO 639-1 code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Who speaks in rows that do not say.
+    /// Speaker of rows without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaker: Option<String>,
-    /// Shorter clips are left out.
-    #[serde(default = "fifth")]
+    /// Minimum clip duration in seconds; shorter clips are rejected.
+    #[serde(default = "default_min_seconds")]
     pub min_seconds: f64,
-    /// Longer clips are left out.
-    #[serde(default = "thirty")]
+    /// Maximum clip duration in seconds; longer clips are rejected.
+    #[serde(default = "default_max_seconds")]
     pub max_seconds: f64,
-    /// Whether a file that cannot be used, or that finds no partner, is an error.
+    /// Fail if a file is unusable, or if an audio file or a transcript has no match. Default: warn and continue without them.
     #[serde(default)]
     pub strict: bool,
 }
 
-fn fifth() -> f64 {
+fn default_min_seconds() -> f64 {
     0.2
 }
 
-fn thirty() -> f64 {
+fn default_max_seconds() -> f64 {
     30.0
 }
 
@@ -63,13 +63,13 @@ const SPEAKER: &[&str] = &["speaker", "speaker_id", "client_id"];
 
 impl Stage for Uploads {
     const KIND: &'static str = "uploads";
-    const ABOUT: &'static str = "takes in sound files with their transcripts";
+    const ABOUT: &'static str = "imports existing audio files with their transcripts";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[Port {
         name: "phrases",
         kinds: &[ArtifactKind::Phrases],
         arity: Arity::Optional,
-        about: "the sentences that were to be read, to see which are there",
+        about: "the sentences to read, to report which of them have a clip",
     }];
 
     fn output(&self) -> ArtifactKind {
@@ -77,39 +77,42 @@ impl Stage for Uploads {
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         if self.audio.as_slice().iter().all(|entry| entry.trim().is_empty()) {
-            complaints.push(SettingError::new("audio", "no sound file is named").hint("write a folder: `audio = \"recordings\"`"));
+            errors.push(SettingError::new("audio", "`audio` is empty").hint("name a folder: `audio = \"recordings\"`"));
         }
         for entry in self.audio.as_slice().iter().filter(|entry| is_pattern(entry)) {
             if let Err(error) = glob::Pattern::new(entry) {
-                complaints.push(SettingError::new("audio", format!("`{entry}` is not a pattern: {error}")).hint("write `*` for any name"));
+                errors.push(
+                    SettingError::new("audio", format!("`{entry}` is not a valid glob pattern: {error}")).hint("`*` matches any name"),
+                );
             }
         }
         let known = ["csv", "tsv", "jsonl", "ndjson"];
         let ending = Path::new(&self.transcripts).extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase();
         if self.transcripts != "txt" && !known.contains(&ending.as_str()) {
-            let message = format!("`{}` is neither `txt` nor a table", self.transcripts);
-            complaints.push(
-                SettingError::new("transcripts", message).hint("name a .csv, .tsv or .jsonl file, or write `txt` for one .txt a clip"),
+            let message = format!("`{}` is neither a table nor `txt`", self.transcripts);
+            errors.push(
+                SettingError::new("transcripts", message)
+                    .hint("name a .csv, .tsv or .jsonl file, or write `txt` for one .txt file per clip"),
             );
         }
         if let Some(language) = self.language.as_deref().filter(|language| !is_language(language)) {
             let message = format!("`{language}` is not a two-letter language code");
-            complaints.push(SettingError::new("language", message).hint("write an ISO 639-1 code such as `en`"));
+            errors.push(SettingError::new("language", message).hint("write an ISO 639-1 code such as `en`"));
         }
         if !(self.min_seconds >= 0.0 && self.max_seconds > self.min_seconds) {
-            let message = format!("no clip is between {} and {} seconds long", self.min_seconds, self.max_seconds);
-            complaints.push(SettingError::new("max_seconds", message).hint("write a `max_seconds` above `min_seconds`"));
+            let message = format!("`min_seconds` {} and `max_seconds` {} exclude every clip", self.min_seconds, self.max_seconds);
+            errors.push(SettingError::new("max_seconds", message).hint("set `max_seconds` above `min_seconds`"));
         }
-        complaints
+        errors
     }
 
     fn sources(&self) -> Vec<PathBuf> {
         let mut sources: Vec<PathBuf> = Vec::new();
         for entry in self.audio.as_slice() {
             if is_pattern(entry) {
-                sources.push(unpatterned(entry));
+                sources.push(pattern_folder(entry));
             } else {
                 sources.push(entry.into());
                 if self.transcripts == "txt" && is_audio(Path::new(entry)) {
@@ -128,7 +131,7 @@ impl Stage for Uploads {
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let sounds = self.sounds(cx)?;
         let Paired { clips, files_without_text, texts_without_file, ignored } =
-            if self.transcripts == "txt" { self.beside(&sounds)? } else { self.in_table(cx, &sounds)? };
+            if self.transcripts == "txt" { self.match_txt_files(&sounds)? } else { self.match_table(cx, &sounds)? };
 
         let phrases = match cx.optional("phrases") {
             Some(phrases) => Some(PhraseRow::read_all(&phrases.path.join("phrases.jsonl"))?),
@@ -185,26 +188,26 @@ impl Stage for Uploads {
             });
         }
 
-        let mut trouble = Vec::new();
-        let mut say = |number: usize, what: String, list: &[String]| {
+        let mut problems = Vec::new();
+        let mut add_problem = |number: usize, what: String, list: &[String]| {
             if number > 0 {
-                trouble.push(format!("{what}: {}", first_few(list, 5)));
+                problems.push(format!("{what}: {}", first_few(list, 5)));
             }
         };
         let files = |number| count(number, "file");
         let names: Vec<String> = rejected.iter().map(|(_, reason)| reason.clone()).collect();
-        say(rejected.len(), format!("{} cannot be used", files(rejected.len())), &names);
-        say(files_without_text.len(), format!("{} without a text", files(files_without_text.len())), &files_without_text);
+        add_problem(rejected.len(), format!("{} unusable", files(rejected.len())), &names);
+        add_problem(files_without_text.len(), format!("{} without a transcript", files(files_without_text.len())), &files_without_text);
         let names: Vec<String> = texts_without_file.iter().map(|text| format!("{} ({})", text.name, text.reason)).collect();
-        say(names.len(), format!("{} without a file", count(names.len(), "text")), &names);
-        if self.strict && !trouble.is_empty() {
-            let error = Error::new(trouble.join("; ")).hint("correct these, or set `strict = false` to go on without them");
-            return Err(error.context("not everything fits, and `strict` is set"));
+        add_problem(names.len(), format!("{} without an audio file", count(names.len(), "transcript")), &names);
+        if self.strict && !problems.is_empty() {
+            let error = Error::new(problems.join("; ")).hint("fix these, or set `strict = false` to continue without them");
+            return Err(error.context("`strict` is set and some files cannot be used"));
         }
-        trouble.iter().for_each(|message| cx.warn(message));
+        problems.iter().for_each(|message| cx.warn(message));
         if records.is_empty() {
-            return Err(Error::new(format!("none of {} became a clip; {}", files(sounds.len()), trouble.join("; ")))
-                .hint("see that the names in the transcripts are those of the files, and that the files play"));
+            return Err(Error::new(format!("none of {} gave a usable clip; {}", files(sounds.len()), problems.join("; ")))
+                .hint("check that the file names in the transcripts are right, and that the files can be played"));
         }
 
         let seconds = rounded(records.iter().filter_map(|record| record.duration).sum());
@@ -222,11 +225,11 @@ impl Stage for Uploads {
             let missing: Vec<&str> = phrases.iter().map(|phrase| phrase.id.as_str()).filter(|id| !covered.contains(id)).collect();
             let coverage = format!("{} of {} have a clip", covered.len(), count(phrases.len(), "phrase"));
             if !missing.is_empty() {
-                cx.warn(format!("{coverage}; without one: {}", first_few(&missing, 5)));
+                cx.warn(format!("{coverage}; missing: {}", first_few(&missing, 5)));
             }
             if !without_phrase.is_empty() {
                 cx.note(format!(
-                    "{} whose text is none of the phrases: {}",
+                    "{} with a transcript that matches no phrase: {}",
                     count(without_phrase.len(), "clip"),
                     first_few(&without_phrase, 5)
                 ));
@@ -241,7 +244,7 @@ impl Stage for Uploads {
     }
 }
 
-/// A sound file that was brought.
+/// An audio file.
 #[derive(Clone, Debug)]
 struct Sound {
     path: PathBuf,
@@ -254,7 +257,7 @@ impl Sound {
     }
 }
 
-/// A sound with its text.
+/// An audio file with its transcript.
 struct Clip<'a> {
     sound: &'a Sound,
     text: String,
@@ -262,7 +265,7 @@ struct Clip<'a> {
     speaker: Option<String>,
 }
 
-/// A text whose sound is not there.
+/// A transcript without an audio file.
 #[derive(Serialize)]
 struct Orphan {
     place: String,
@@ -270,17 +273,18 @@ struct Orphan {
     reason: String,
 }
 
+/// Matched audio files and transcripts, and what has no match.
 struct Paired<'a> {
     /// In the order of the files.
     clips: Vec<Clip<'a>>,
     files_without_text: Vec<String>,
     texts_without_file: Vec<Orphan>,
-    /// Columns that nobody reads.
+    /// Table columns that are not used.
     ignored: Vec<String>,
 }
 
 impl Uploads {
-    /// Every sound file named in `audio`, sorted by path.
+    /// Finds the audio files of the setting `audio`, sorted by path.
     fn sounds(&self, cx: &Context) -> Result<Vec<Sound>> {
         let mut found: BTreeMap<PathBuf, String> = BTreeMap::new();
         for entry in self.audio.as_slice() {
@@ -295,13 +299,15 @@ impl Uploads {
                 let pattern = format!("{}/{entry}", glob::Pattern::escape(&cx.root.to_string_lossy()));
                 let pattern = if Path::new(entry).is_absolute() { entry.clone() } else { pattern };
                 let matches = glob::glob(&pattern).map_err(|error| {
-                    Error::new(format!("`{entry}` is not a pattern: {error}")).kind(ErrorKind::InvalidInput).hint("write `*` for any name")
+                    Error::new(format!("`{entry}` is not a valid glob pattern: {error}"))
+                        .kind(ErrorKind::InvalidInput)
+                        .hint("`*` matches any name")
                 })?;
                 let before =
                     matches.map(|path| path.map_err(|error| Error::from(std::io::Error::from(error)))).collect::<Result<Vec<_>>>()?;
                 let sounds: Vec<PathBuf> = before.into_iter().filter(|path| path.is_file() && is_audio(path)).collect();
                 if sounds.is_empty() {
-                    return Err(Error::new(format!("no sound file fits `{entry}`")).hint("correct the pattern in `audio`"));
+                    return Err(Error::new(format!("no audio file matches `{entry}`")).hint("fix the pattern in `audio`"));
                 }
                 sounds.into_iter().for_each(&mut add);
             } else if path.is_dir() {
@@ -309,19 +315,20 @@ impl Uploads {
             } else if path.is_file() {
                 add(path);
             } else {
-                return Err(Error::new(format!("`{entry}`, named in `audio`, is not there"))
-                    .hint("correct the path; it starts at the project's root"));
+                return Err(
+                    Error::new(format!("`{entry}` in `audio` does not exist")).hint("fix the path; it is relative to the project root")
+                );
             }
         }
         if found.is_empty() {
-            return Err(Error::new(format!("there is no sound file in {}", first_few(self.audio.as_slice(), 3)))
-                .hint("put WAV, FLAC, MP3, OGG or M4A files there, or correct `audio`"));
+            return Err(Error::new(format!("no audio files in {}", first_few(self.audio.as_slice(), 3)))
+                .hint("add WAV, FLAC, MP3, OGG or M4A files, or fix `audio`"));
         }
         Ok(found.into_iter().map(|(path, shown)| Sound { path, shown }).collect())
     }
 
-    /// `transcripts = "txt"`.
-    fn beside<'a>(&self, sounds: &'a [Sound]) -> Result<Paired<'a>> {
+    /// Matches each audio file with the .txt file of the same name (`transcripts = "txt"`).
+    fn match_txt_files<'a>(&self, sounds: &'a [Sound]) -> Result<Paired<'a>> {
         let mut paired = Paired { clips: Vec::new(), files_without_text: Vec::new(), texts_without_file: Vec::new(), ignored: Vec::new() };
         let mut folders = BTreeSet::new();
         let mut stems = BTreeSet::new();
@@ -337,7 +344,7 @@ impl Uploads {
             let text = fs::read_to_string(&file).with_context(|| format!("cannot read `{shown}`"))?;
             let text = text.trim_start_matches('\u{feff}').split_whitespace().collect::<Vec<_>>().join(" ");
             if text.is_empty() {
-                return Err(Error::new(format!("{shown}:1: the text is empty")).hint("write what is said, or remove the clip"));
+                return Err(Error::new(format!("{shown}:1: the transcript is empty")).hint("write the transcript, or remove the clip"));
             }
             paired.clips.push(Clip { sound, text, language: None, speaker: None });
         }
@@ -354,11 +361,14 @@ impl Uploads {
         Ok(paired)
     }
 
-    fn in_table<'a>(&self, cx: &Context, sounds: &'a [Sound]) -> Result<Paired<'a>> {
+    /// Matches the rows of the transcript table with audio files.
+    fn match_table<'a>(&self, cx: &Context, sounds: &'a [Sound]) -> Result<Paired<'a>> {
         let path = cx.path(&self.transcripts);
         let rows = table::read(&path, &self.transcripts)?;
         let mut bases = vec![path.parent().unwrap_or(Path::new("")).to_owned(), cx.root.clone()];
-        bases.extend(self.audio.as_slice().iter().map(|entry| cx.path(if is_pattern(entry) { unpatterned(entry) } else { entry.into() })));
+        bases.extend(
+            self.audio.as_slice().iter().map(|entry| cx.path(if is_pattern(entry) { pattern_folder(entry) } else { entry.into() })),
+        );
         let index = Index::new(sounds, bases);
         let mut taken: BTreeMap<usize, (usize, Clip)> = BTreeMap::new();
         let mut texts_without_file = Vec::new();
@@ -380,7 +390,7 @@ impl Uploads {
                 Ok(found) => {
                     if let Some((line, _)) = taken.get(&found) {
                         return Err(
-                            Error::new(format!("{place}: `{name}` already has a text on line {line}")).hint("keep one row for each file")
+                            Error::new(format!("{place}: `{name}` already has a transcript on line {line}")).hint("keep one row per file")
                         );
                     }
                     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -400,7 +410,7 @@ impl Uploads {
     }
 }
 
-/// Finds files by what a table calls them.
+/// Index of the audio files, to look up the file names of a table.
 struct Index {
     bases: Vec<PathBuf>,
     sounds: Vec<String>,
@@ -429,7 +439,7 @@ impl Index {
         }
     }
 
-    /// The number of the sound a table calls `name`, or why there is none.
+    /// The index of the audio file that a table calls `name`, or the reason why there is no unique one.
     fn find(&self, name: &str) -> Result<usize, String> {
         let name = name.replace('\\', "/");
         let named = Path::new(&name);
@@ -461,14 +471,14 @@ fn is_pattern(entry: &str) -> bool {
     entry.contains(['*', '?', '['])
 }
 
-/// The folder in which a pattern begins to be one.
-fn unpatterned(entry: &str) -> PathBuf {
+/// The folder in front of the first wildcard of a pattern.
+fn pattern_folder(entry: &str) -> PathBuf {
     let fixed = Path::new(entry).components().take_while(|part| !is_pattern(&part.as_os_str().to_string_lossy()));
     let folder: PathBuf = fixed.collect();
     if folder.as_os_str().is_empty() { ".".into() } else { folder }
 }
 
-/// The path without `.` and `..`, found without looking at the disk.
+/// Resolves `.` and `..` lexically, without accessing the disk.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -483,7 +493,7 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// The path with `/` between its parts and its letters composed, whatever the file system prefers.
+/// The path with `/` as separator and in Unicode NFC, independent of the file system.
 fn slashed(path: &Path) -> String {
     let mut text: String = path.to_string_lossy().nfc().collect();
     if std::path::MAIN_SEPARATOR != '/' {

@@ -1,4 +1,4 @@
-//! Results to look at: the dataset with its sounds, scores, the card, where it went.
+//! Results API: dataset rows with audio and corrections, evaluation scores, model card, published locations.
 
 use super::project::{StudioProject, replace};
 use super::{ApiError, ApiResult, aside, json, plain};
@@ -17,7 +17,7 @@ use std::path::Component;
 use std::sync::{Arc, PoisonError};
 use voxpipe_io::jsonl;
 
-/// What the file of corrections is called, where the pipeline names none.
+/// Default file of corrections, used if the `dataset` stage has no `edits` setting.
 const EDITS: &str = "edits.jsonl";
 
 type Shared = State<Arc<StudioProject>>;
@@ -33,27 +33,30 @@ pub(super) fn routes() -> Router<Arc<StudioProject>> {
 }
 
 impl StudioProject {
-    /// A file of the newest result of a kind.
+    /// A text file of the newest result of a stage kind.
     fn text(&self, kind: &str, name: &str) -> Option<String> {
         fs::read_to_string(self.latest(kind)?.join(name)).ok()
     }
 
+    /// A JSON file of the newest result of a stage kind; null if it is missing.
     fn object(&self, kind: &str, name: &str) -> Value {
         self.text(kind, name).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null)
     }
 
+    /// A JSONL file of the newest result of a stage kind; empty if it is missing.
     fn rows(&self, kind: &str, name: &str) -> Vec<Value> {
         let text = self.text(kind, name).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// The name of the `dataset` stage, and the file of corrections.
     fn edits_file(&self) -> (Option<String>, String) {
         let stage = self.stages("dataset").into_iter().next();
         let named = stage.as_deref().and_then(|stage| self.setting(stage, "edits"));
         (stage, named.unwrap_or_else(|| EDITS.to_owned()))
     }
 
-    /// Corrections by clip.
+    /// Corrections by clip name.
     fn edits(&self) -> BTreeMap<String, Value> {
         let text = fs::read_to_string(self.root.join(self.edits_file().1)).unwrap_or_default();
         let rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -61,6 +64,7 @@ impl StudioProject {
     }
 }
 
+/// Returns the dataset: rows, report, corrections.
 async fn dataset(State(project): Shared) -> ApiResult {
     aside(move || {
         json(value!({
@@ -72,47 +76,49 @@ async fn dataset(State(project): Shared) -> ApiResult {
     .await
 }
 
-/// A sound of a result, whole or the part a player asks for.
+/// Returns a WAV file of a result. Supports byte ranges, which browsers need to seek.
 async fn sound(State(project): Shared, Path((kind, path)): Path<(String, String)>, headers: HeaderMap) -> ApiResult {
     aside(move || {
-        let none = || ApiError::missing("there is no such sound");
+        let none = || ApiError::missing("audio file not found");
         let inside = std::path::Path::new(&path).components().all(|part| matches!(part, Component::Normal(_)));
         if !["dataset", "recordings", "uploads", "import"].contains(&kind.as_str()) || !inside || !path.ends_with(".wav") {
             return Err(none());
         }
         let bytes = fs::read(project.latest(&kind).ok_or_else(none)?.join(&path)).map_err(|_| none())?;
         let kind = [(header::CONTENT_TYPE, "audio/wav"), (header::ACCEPT_RANGES, "bytes")];
-        let asked = headers.get(header::RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
-        let Some((from, to)) = asked else { return Ok((kind, bytes).into_response()) };
+        let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
+        let Some((from, to)) = range else { return Ok((kind, bytes).into_response()) };
         let last = bytes.len().saturating_sub(1);
         let from: usize = from.parse().unwrap_or(0);
         let to = to.parse().unwrap_or(last).min(last);
         if from > to {
-            return Err(ApiError(axum::http::StatusCode::RANGE_NOT_SATISFIABLE, "that part is not there".to_owned()));
+            return Err(ApiError(axum::http::StatusCode::RANGE_NOT_SATISFIABLE, "requested range is not satisfiable".to_owned()));
         }
-        let told = [(header::CONTENT_RANGE, format!("bytes {from}-{to}/{}", bytes.len()))];
-        Ok((axum::http::StatusCode::PARTIAL_CONTENT, kind, told, bytes[from..=to].to_vec()).into_response())
+        let range = [(header::CONTENT_RANGE, format!("bytes {from}-{to}/{}", bytes.len()))];
+        Ok((axum::http::StatusCode::PARTIAL_CONTENT, kind, range, bytes[from..=to].to_vec()).into_response())
     })
     .await
 }
 
-/// Writes down a correction: another text for a clip, or that it is not to be used. The pipeline reads them from then on.
-async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> ApiResult {
+/// Saves a correction: a new transcript for a clip, or its exclusion from the dataset. The first one also sets `edits` in the pipeline
+/// file, so that runs apply the corrections.
+async fn edit(State(project): Shared, axum::Json(request): axum::Json<Value>) -> ApiResult {
     aside(move || {
-        let clip = said["clip"].as_str().filter(|clip| !clip.is_empty()).ok_or_else(|| ApiError::bad("no clip is named"))?.to_owned();
-        let text = said["text"].as_str().map(str::trim);
+        let clip = request["clip"].as_str().filter(|clip| !clip.is_empty());
+        let clip = clip.ok_or_else(|| ApiError::bad("missing field `clip`"))?.to_owned();
+        let text = request["text"].as_str().map(str::trim);
         if text == Some("") {
-            return Err(ApiError::bad("the text is empty; leave the clip out instead"));
+            return Err(ApiError::bad("the transcript is empty; exclude the clip instead"));
         }
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (stage, file) = project.edits_file();
-        let stage = stage.ok_or_else(|| ApiError::missing("the pipeline makes no dataset"))?;
+        let stage = stage.ok_or_else(|| ApiError::missing("the pipeline has no dataset stage"))?;
         let mut edits = project.edits();
         let mut edit = serde_json::Map::from_iter([("clip".to_owned(), value!(clip))]);
         if let Some(text) = text {
             edit.insert("text".to_owned(), value!(text));
         }
-        if said["exclude"] == true {
+        if request["exclude"] == true {
             edit.insert("exclude".to_owned(), value!(true));
         }
         if edit.len() == 1 {
@@ -125,7 +131,7 @@ async fn edit(State(project): Shared, axum::Json(said): axum::Json<Value>) -> Ap
         jsonl::write(scratch.path(), &edits.values().collect::<Vec<_>>())?;
         replace(&path, &fs::read(scratch.path()).with_context(|| "cannot write the correction")?)?;
         if project.setting(&stage, "edits").is_none() {
-            let mut document = project.document()?.ok_or_else(|| ApiError::missing("there is no pipeline yet"))?;
+            let mut document = project.document()?.ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
             super::settings::set(&mut document, &format!("stage.{stage}.with.edits"), &value!(file))?;
             project.write(&document.to_string())?;
         }
@@ -139,22 +145,22 @@ struct ScoredModel {
     run: Option<String>,
 }
 
-/// The newest scores, or those of a run.
+/// Returns the evaluation scores of a run, by default the newest ones.
 async fn scores(State(project): Shared, Query(which): Query<ScoredModel>) -> ApiResult {
     aside(move || {
         let Some(run) = which.run else {
             let (scores, clips) = (project.object("evaluate", "scores.json"), project.rows("evaluate", "clips.jsonl"));
             return json(value!({ "scores": scores, "clips": clips }));
         };
-        let told = project.told(&["show", plain(&run)?, project.name(), "--json"])?;
+        let shown = project.told(&["show", plain(&run)?, project.name(), "--json"])?;
         let kinds = project.stages("evaluate");
-        let stages = told["stages"].as_array().cloned().unwrap_or_default();
+        let stages = shown["stages"].as_array().cloned().unwrap_or_default();
         let stage = stages.into_iter().find(|stage| kinds.iter().any(|kind| stage["stage"] == kind.as_str()));
         let Some(stage) = stage.filter(|stage| stage["fingerprint"].is_string()) else {
             return json(value!({ "scores": null, "clips": [] }));
         };
-        let store = Store::look(&project.root)?;
-        let none = || ApiError::missing(format!("the scores of the run {run} are not kept any more"));
+        let store = Store::open_readonly(&project.root)?;
+        let none = || ApiError::missing(format!("the scores of run {run} are no longer in the cache"));
         let fingerprint = serde_json::from_value(stage["fingerprint"].clone()).map_err(|_| none())?;
         let folder = store.artifact(&store.record(fingerprint).ok_or_else(none)?, "scores").path;
         let read = |name: &str| fs::read_to_string(folder.join(name)).map_err(|_| none());
@@ -164,10 +170,12 @@ async fn scores(State(project): Shared, Query(which): Query<ScoredModel>) -> Api
     .await
 }
 
+/// Returns the model card.
 async fn card(State(project): Shared) -> ApiResult {
     aside(move || json(value!({ "text": project.text("card", "README.md") }))).await
 }
 
+/// Returns where the model and its demo Space were published.
 async fn published(State(project): Shared) -> ApiResult {
     aside(move || json(value!({ "published": project.object("publish", "published.json"), "space": project.object("demo", "space.json") })))
         .await

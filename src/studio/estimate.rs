@@ -1,4 +1,4 @@
-//! Whether a training will fit into memory, as far as that follows from the settings: for a person who is about to begin one.
+//! Memory estimate: whether a training with the current settings fits into the memory of the device.
 
 use super::project::StudioProject;
 use super::{ApiError, ApiResult, aside, json};
@@ -15,22 +15,23 @@ use voxtral::device;
 use voxtral::model::config::VoxtralConfig;
 use voxtral::training::memory_estimate::StepShape;
 
-/// Tokens of half a minute of speech with its transcript.
-const TOKENS: usize = 447;
-/// Settings that are not written.
-const RANK: u64 = 8;
+/// Sequence length of a 30 s clip with its transcript, in tokens.
+const CLIP_TOKENS: usize = 447;
+/// Default LoRA rank, if `lora.r` is not set.
+const DEFAULT_RANK: u64 = 8;
 
 pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new().route("/api/estimate", get(estimate))
 }
 
+/// Returns the estimate as bytes (`need`, `free`), a verdict (`fits`) and a sentence (`words`).
 async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
     aside(move || {
-        let text = fs::read_to_string(&project.file).map_err(|_| ApiError::missing("there is no pipeline yet"))?;
+        let text = fs::read_to_string(&project.file).map_err(|_| ApiError::missing("no pipeline.toml yet"))?;
         let file: Value = toml::from_str(&text).map_err(|error| ApiError::conflict(error.message().to_owned()))?;
-        let stage = project.stages("train").into_iter().next().ok_or_else(|| ApiError::missing("the pipeline trains nothing"))?;
+        let stage = project.stages("train").into_iter().next().ok_or_else(|| ApiError::missing("the pipeline has no train stage"))?;
         let with = &file["stage"][&stage]["with"];
-        // A setting may stand for a parameter.
+        // A setting may refer to a parameter: `${params.NAME}`.
         let setting = |key: &str| {
             let found = with.get(key).cloned().unwrap_or(Value::Null);
             let name = found.as_str().and_then(|text| text.strip_prefix("${params.")?.strip_suffix('}'));
@@ -39,7 +40,7 @@ async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
         let named = setting("base").as_str().unwrap_or_default().to_owned();
         let folder = match hub::model_folder(&project.root, &named, None, Network::Forbidden, &mut |_| Ok(())) {
             Ok(folder) => folder,
-            Err(_) => return json(value!({ "fits": null, "words": format!("`{named}` is not on this machine yet; it is downloaded when the training begins") })),
+            Err(_) => return json(value!({ "fits": null, "words": format!("`{named}` will be downloaded when training starts") })),
         };
         let chosen = match device::choose(setting("device").as_str().unwrap_or("auto")) {
             Ok(chosen) => chosen,
@@ -47,7 +48,7 @@ async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
         };
         let config = VoxtralConfig::read(&folder)?;
         let full = setting("method") == "full";
-        let numbers = numbers(&folder);
+        let parameters = parameters(&folder);
         let bits = match setting("precision").as_str() {
             Some("q4") => 5.0,
             Some("q8") => 8.5,
@@ -55,49 +56,53 @@ async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
             None if !full && is_half(&folder) => 16.0,
             _ => 32.0,
         };
-        let rank = with["lora"]["r"].as_u64().unwrap_or(RANK);
+        let rank = with["lora"]["r"].as_u64().unwrap_or(DEFAULT_RANK);
         let shape = StepShape {
-            length: TOKENS,
+            length: CLIP_TOKENS,
             chunks: 1,
             tower: full || with["lora"]["freeze_audio_tower"] == false,
             feed_forward: full,
             gradient_checkpointing: [setting("gradient_checkpointing"), setting("recompute")].contains(&&serde_json::Value::Bool(true)),
-            model: (numbers as f64 * bits / 8.0) as u64,
-            trained: if full { numbers } else { rank * adapted(&config) },
+            model: (parameters as f64 * bits / 8.0) as u64,
+            trained: if full { parameters } else { rank * rank_one_parameters(&config) },
         };
         let rows = usize::try_from(setting("batch_size").as_u64().unwrap_or(1)).unwrap_or(1);
         let need = shape.step(&config, rows);
         let free = chosen.free_memory();
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
-        let beside = gib(need.saturating_sub(shape.model));
-        let needs = format!("about {} on {}: {} for the model, {beside} for training it with {rows} at once", gib(need), chosen.name, gib(shape.model));
+        let training = gib(need.saturating_sub(shape.model));
+        let parts = format!("{} for the model, {training} for training with batch size {rows}", gib(shape.model));
+        let needs = format!("about {} on {} ({parts})", gib(need), chosen.name);
         let (fits, words) = match free {
-            Some(free) if free > need => (Some(true), format!("Fits: it needs {needs}; {} are free.", gib(free))),
-            Some(free) => (Some(false), format!("Does not fit: it needs {needs}; {} are free. Fewer clips at once, `gradient_checkpointing`, a smaller precision or LoRA need less.", gib(free))),
-            None => (None, format!("It needs {needs}; nothing says how much is free.")),
+            Some(free) if free > need => (Some(true), format!("Fits: needs {needs}, {} free.", gib(free))),
+            Some(free) => {
+                let remedy = "Reduce batch size or precision, enable gradient checkpointing, or use LoRA.";
+                (Some(false), format!("Not enough memory: needs {needs}, {} free. {remedy}", gib(free)))
+            }
+            None => (None, format!("Needs {needs}; free memory is unknown.")),
         };
         json(value!({ "fits": fits, "need": need, "free": free, "device": chosen.name, "words": words }))
     })
     .await
 }
 
-/// Numbers of a model, by the size of its files.
-fn numbers(folder: &Path) -> u64 {
+/// Parameter count of a model, from the size of its safetensors files.
+fn parameters(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let weights = files.filter(|file| file.path().extension().is_some_and(|ending| ending == "safetensors"));
-    // What is read is the file that a link of the cache leads to.
+    // `fs::metadata` follows the symbolic links of the Hub cache.
     let bytes: u64 = weights.filter_map(|file| Some(fs::metadata(file.path()).ok()?.len())).sum();
     bytes / if is_half(folder) { 2 } else { 4 }
 }
 
-/// Whether the numbers are kept in 16 bits.
+/// Whether the weights are stored in 16 bits (bf16 or f16).
 fn is_half(folder: &Path) -> bool {
     let text = fs::read_to_string(folder.join("config.json")).unwrap_or_default();
     text.contains("bfloat16") || text.contains("float16")
 }
 
-/// What an adapter of rank one has on the attention of the text model.
-fn adapted(config: &VoxtralConfig) -> u64 {
+/// Trainable parameters of a rank-1 LoRA adapter on the attention projections of the language model.
+fn rank_one_parameters(config: &VoxtralConfig) -> u64 {
     let text = &config.text_config;
     let (width, queries, keys) = (text.hidden_size, text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim);
     (text.num_hidden_layers * (2 * (width + queries) + 2 * (width + keys))) as u64

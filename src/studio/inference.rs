@@ -1,4 +1,5 @@
-//! Speech written down while somebody waits: models are opened once, each in a thread of its own, and asked in turn.
+//! Transcription service of the studio and the demo: one worker thread per model, which loads the model once and serves requests in
+//! order. The HTTP API includes the transcription endpoint of the OpenAI API.
 
 use super::{ApiError, ApiResult, json};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,23 +17,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use voxtral::audio::wav::load_stream;
 
-/// Longest sound that is written down while somebody waits, in seconds.
+/// Maximum length of the audio in a request, in seconds.
 const LONGEST: f64 = 600.0;
 
-/// Something that hears: 16 kHz samples and a language to text.
+/// Transcribes 16 kHz mono samples; the language is an ISO 639-1 code, or `None` to detect it.
 pub type TranscribeFn = Box<dyn FnMut(&[f32], Option<&str>) -> Result<String>>;
-/// Opens a model by the name it has here.
+/// Loads a model by its name in the service.
 pub type OpenModel = Arc<dyn Fn(&str) -> Result<TranscribeFn> + Send + Sync>;
 
-/// The models that can be asked.
+/// The available models and their worker threads.
 pub struct InferenceService {
-    /// Their names, the one that is meant where none is named first.
+    /// Names of the models; the first one is the default.
     names: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     open: OpenModel,
     workers: Mutex<BTreeMap<String, Sender<InferenceRequest>>>,
 }
 
-/// A question with the way to answer it.
+/// A transcription request with the channel for its response.
 struct InferenceRequest {
     samples: Vec<f32>,
     language: Option<String>,
@@ -40,33 +41,33 @@ struct InferenceRequest {
 }
 
 impl InferenceService {
-    /// Models by their names; each is opened when it is first asked.
+    /// A service for the named models; each one is loaded by its first request.
     pub fn new(names: impl Fn() -> Vec<String> + Send + Sync + 'static, open: OpenModel) -> Self {
         Self { names: Box::new(names), open, workers: Mutex::default() }
     }
 
-    /// Closes all models: what they are has changed.
+    /// Unloads all models, because their files may have changed.
     pub fn forget(&self) {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Writes down what is said.
+    /// Transcribes samples with a model.
     async fn ask(&self, model: &str, samples: Vec<f32>, language: Option<String>) -> Result<String> {
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        let gone = || Error::new("the model ended without an answer").kind(ErrorKind::Other);
+        let (answer, response) = tokio::sync::oneshot::channel();
+        let gone = || Error::new("the model worker stopped without a response").kind(ErrorKind::Other);
         self.worker(model).send(InferenceRequest { samples, language, answer }).map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        response.await.map_err(|_| gone())?
     }
 
+    /// The request channel of a model; starts its worker thread if necessary.
     fn worker(&self, model: &str) -> Sender<InferenceRequest> {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        // A thread that could not open its model has ended: the next question tries again.
         if let Some(worker) = workers.get(model) {
             return worker.clone();
         }
-        let (sender, questions) = channel();
+        let (sender, requests) = channel();
         let (open, name) = (Arc::clone(&self.open), model.to_owned());
-        thread::spawn(move || listen(&open, &name, &questions));
+        thread::spawn(move || run_worker(&open, &name, &requests));
         workers.insert(model.to_owned(), sender.clone());
         sender
     }
@@ -74,24 +75,24 @@ impl InferenceService {
 
 impl std::fmt::Debug for InferenceService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Speech").field("models", &(self.names)()).finish_non_exhaustive()
+        f.debug_struct("InferenceService").field("models", &(self.names)()).finish_non_exhaustive()
     }
 }
 
-/// Answers questions to one model until nobody can ask any more.
-fn listen(open: &OpenModel, name: &str, questions: &Receiver<InferenceRequest>) {
-    let mut hear = None;
-    for question in questions {
-        let opened = match &mut hear {
-            Some(hear) => Ok(hear),
-            None => open(name).map(|opened| hear.insert(opened)),
+/// Worker thread: serves the requests to one model until the channel closes. A model that failed to load is retried by the next request.
+fn run_worker(open: &OpenModel, name: &str, requests: &Receiver<InferenceRequest>) {
+    let mut transcribe = None;
+    for request in requests {
+        let opened = match &mut transcribe {
+            Some(transcribe) => Ok(transcribe),
+            None => open(name).map(|opened| transcribe.insert(opened)),
         };
-        let said = opened.and_then(|hear| hear(&question.samples, question.language.as_deref()));
-        let _ = question.answer.send(said);
+        let said = opened.and_then(|transcribe| transcribe(&request.samples, request.language.as_deref()));
+        let _ = request.answer.send(said);
     }
 }
 
-/// The addresses at which sounds are written down.
+/// Routes for transcription.
 pub(super) fn routes(speech: Arc<InferenceService>) -> Router {
     Router::new()
         .route("/v1/models", get(models))
@@ -100,6 +101,7 @@ pub(super) fn routes(speech: Arc<InferenceService>) -> Router {
         .with_state(speech)
 }
 
+/// Lists the models as the OpenAI API does.
 async fn models(State(speech): State<Arc<InferenceService>>) -> ApiResult {
     let one = |name: String| serde_json::json!({ "id": name, "object": "model", "created": 0, "owned_by": "voxpipe" });
     json(serde_json::json!({ "object": "list", "data": (speech.names)().into_iter().map(one).collect::<Vec<_>>() }))
@@ -110,7 +112,7 @@ struct Said {
     language: Option<String>,
 }
 
-/// What the pages send: a sound, to one model.
+/// Transcribes an audio file with one model; used by the pages.
 async fn try_it(
     State(speech): State<Arc<InferenceService>>,
     Path(model): Path<String>,
@@ -118,14 +120,14 @@ async fn try_it(
     body: Bytes,
 ) -> ApiResult {
     if !(speech.names)().contains(&model) {
-        return Err(ApiError::missing(format!("there is no model `{model}` here")));
+        return Err(ApiError::missing(format!("model not found: `{model}`")));
     }
     let samples = decoded("recording.wav".to_owned(), body.to_vec()).await?;
     let language = language(said.language)?;
     json(serde_json::json!({ "model": model, "text": speech.ask(&model, samples, language).await? }))
 }
 
-/// What OpenAI's clients send.
+/// The transcription endpoint of the OpenAI API: multipart form with `file`, `model`, `language` and `response_format`.
 async fn transcriptions(State(speech): State<Arc<InferenceService>>, mut form: Multipart) -> ApiResult {
     let wrong = |error: axum::extract::multipart::MultipartError| ApiError(error.status(), error.body_text());
     let mut fields = BTreeMap::new();
@@ -139,18 +141,18 @@ async fn transcriptions(State(speech): State<Arc<InferenceService>>, mut form: M
             fields.insert(name, field.text().await.map_err(wrong)?);
         }
     }
-    let (called, bytes) = file.ok_or_else(|| ApiError::bad("there is no `file` in the form"))?;
+    let (called, bytes) = file.ok_or_else(|| ApiError::bad("missing form field `file`"))?;
     let names = (speech.names)();
     let asked = fields.get("model").cloned().unwrap_or_default();
-    // Programs that were written for others name a model of theirs; what is heard here is what `voxpipe demo` was given.
+    // Clients written for other services send foreign model names such as `whisper-1`: those get the default model.
     let model = names.iter().find(|name| **name == asked).or_else(|| names.first()).cloned();
-    let model = model.ok_or_else(|| ApiError::missing("there is no model here yet"))?;
+    let model = model.ok_or_else(|| ApiError::missing("no model available yet"))?;
     let format = fields.get("response_format").map_or("json", String::as_str);
     if !["json", "text", "verbose_json"].contains(&format) {
-        return Err(ApiError::bad(format!("the format `{format}` is not known here: json, text or verbose_json")));
+        return Err(ApiError::bad(format!("unsupported response_format `{format}`: use json, text or verbose_json")));
     }
     if fields.get("stream").is_some_and(|stream| stream == "true") {
-        return Err(ApiError::bad("transcripts do not come in pieces here: leave `stream` out"));
+        return Err(ApiError::bad("streaming is not supported; remove `stream`"));
     }
     let language = language(fields.get("language").cloned())?;
     let samples = decoded(called, bytes).await?;
@@ -166,6 +168,7 @@ async fn transcriptions(State(speech): State<Arc<InferenceService>>, mut form: M
     }
 }
 
+/// Validates a language code; empty and `auto` mean detection.
 fn language(code: Option<String>) -> Result<Option<String>, ApiError> {
     let code = code.filter(|code| !code.is_empty() && code != "auto");
     if let Some(code) = &code {
@@ -174,7 +177,7 @@ fn language(code: Option<String>) -> Result<Option<String>, ApiError> {
     Ok(code)
 }
 
-/// A sound file as samples.
+/// Decodes an audio file to 16 kHz mono samples.
 async fn decoded(name: String, bytes: Vec<u8>) -> Result<Vec<f32>, ApiError> {
     let unusable = |words: String| ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, words);
     super::aside(move || {
@@ -182,17 +185,14 @@ async fn decoded(name: String, bytes: Vec<u8>) -> Result<Vec<f32>, ApiError> {
         let samples = load_stream(name, bytes).map_err(|error| unusable(error.message))?;
         let seconds = samples.len() as f64 / f64::from(voxtral::audio::SAMPLE_RATE);
         if seconds > LONGEST {
-            return Err(ApiError(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the sound has {seconds:.0} s; at most {LONGEST:.0} s are taken here"),
-            ));
+            return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, format!("audio is {seconds:.0} s long; the maximum is {LONGEST:.0} s")));
         }
         Ok(samples)
     })
     .await
 }
 
-/// The names of the models.
+/// Names of the available models.
 pub(super) fn names(speech: &InferenceService) -> Vec<String> {
     (speech.names)()
 }

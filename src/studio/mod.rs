@@ -1,7 +1,7 @@
-//! The pages: a project walked through in the browser, or a model to be tried. One server, on the loopback address unless told.
+//! Web UI: the studio for a project, the recorder, and the demo of a model. One local server, bound to a loopback address by default.
 //!
-//! The studio has no engine of its own. What it changes is `pipeline.toml` and the folders the file names; what it knows it asks the
-//! program (`voxpipe status --json` and the like), and a run is `voxpipe run`, which goes on when the server is gone.
+//! The studio is a front end for the command line. It edits `pipeline.toml` and the folders named in it, reads state from commands such
+//! as `voxpipe status --json`, and starts runs as `voxpipe run` processes, which outlive the server.
 
 mod data;
 mod estimate;
@@ -22,14 +22,14 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 
-/// Where the newest result of a pipeline file is, of the first of these kinds that has one.
+/// Folder of the newest result of a pipeline, for the first of these stage kinds that has one.
 pub fn newest(file: &std::path::Path, kinds: &[&str]) -> Option<std::path::PathBuf> {
-    let none = inference::InferenceService::new(Vec::new, Arc::new(|_| Err(crate::error::Error::new("there is no model"))));
+    let none = inference::InferenceService::new(Vec::new, Arc::new(|_| Err(crate::error::Error::new("no model available"))));
     let project = StudioProject::new(file, Arc::new(none)).ok()?;
     kinds.iter().find_map(|kind| project.latest(kind))
 }
 
-/// The whole studio for a project.
+/// Router of the studio: all pages and APIs of a project.
 pub fn studio(project: &Arc<StudioProject>) -> Router {
     let state = Router::new()
         .merge(runs::routes())
@@ -41,32 +41,35 @@ pub fn studio(project: &Arc<StudioProject>) -> Router {
     pages::studio().merge(state).merge(inference::routes(Arc::clone(&project.speech)))
 }
 
-/// Only the recorder of a project.
+/// Router of the recorder only.
 pub fn recorder(project: &Arc<StudioProject>) -> Router {
     pages::recorder().merge(recordings::routes().merge(runs::routes()).with_state(Arc::clone(project)))
 }
 
-/// Only the page on which a model is tried, and the address that clients of OpenAI's know.
+/// Router of the demo: a page to try one model, and an API compatible with OpenAI clients.
 pub fn demo(speech: Arc<inference::InferenceService>) -> Router {
     pages::demo().merge(inference::routes(speech))
 }
 
-/// An answer in JSON, or an error in words.
+/// Result of a request handler.
 type ApiResult = Result<Response, ApiError>;
 
-/// What went wrong, for the one who asked.
+/// An HTTP status and an error message.
 #[derive(Debug)]
 struct ApiError(axum::http::StatusCode, String);
 
 impl ApiError {
+    /// 400 Bad Request.
     fn bad(words: impl Into<String>) -> Self {
         Self(axum::http::StatusCode::BAD_REQUEST, words.into())
     }
 
+    /// 404 Not Found.
     fn missing(words: impl Into<String>) -> Self {
         Self(axum::http::StatusCode::NOT_FOUND, words.into())
     }
 
+    /// 409 Conflict.
     fn conflict(words: impl Into<String>) -> Self {
         Self(axum::http::StatusCode::CONFLICT, words.into())
     }
@@ -85,21 +88,22 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// A JSON response.
 fn json(value: impl serde::Serialize) -> ApiResult {
     Ok(axum::Json(value).into_response())
 }
 
-/// Does work that waits for disks or processors, without holding up other requests.
+/// Runs blocking work (disk or CPU) on a separate thread, so that it does not delay other requests.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(crate::error::Error::new("the work broke off").into()))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(crate::error::Error::new("the request handler panicked").into()))
 }
 
-/// A name that is one file in one folder, and nothing else.
+/// Validates a file name: not hidden, no path separators, no control characters, at most 200 bytes.
 fn plain(name: &str) -> Result<&str, ApiError> {
-    let sound = !name.is_empty()
+    let valid = !name.is_empty()
         && name.len() <= 200
         && !name.starts_with('.')
         && !name.contains(['/', '\\', '\0'])
         && !name.chars().any(char::is_control);
-    if sound { Ok(name) } else { Err(ApiError::bad("that is not the name of a file")) }
+    if valid { Ok(name) } else { Err(ApiError::bad("invalid file name")) }
 }

@@ -1,4 +1,4 @@
-//! The pages and what they are made of, inside the program: nothing is fetched from elsewhere.
+//! HTML pages, scripts and styles, embedded in the program. Pages load nothing from other servers.
 
 use crate::data::template;
 use axum::Router;
@@ -51,54 +51,58 @@ const ASSETS: &[(&str, &str)] = files![
     "recorder/wav.js",
     "recorder/worklet.js",
 ];
-/// What is between the head of a page and its foot.
+/// HTML bodies of the pages; the layout is shared.
 const BODIES: &[(&str, &str)] =
     files!["phrases.html", "record.html", "uploads.html", "dataset.html", "training.html", "run.html", "after.html", "demo.html",];
 const LAYOUT: &str = include_str!("../../templates/studio/layout.html");
-/// The road, step by step: path, page, title.
+/// Pages of the studio in the order of the workflow: path, page, title.
 const STEPS: [(&str, &str, &str); 7] = [
     ("/", "phrases", "Language and sentences"),
     ("/record", "record", "Record"),
-    ("/uploads", "uploads", "Recordings"),
+    ("/uploads", "uploads", "Upload recordings"),
     ("/dataset", "dataset", "Dataset"),
     ("/training", "training", "Training"),
     ("/run", "run", "Run"),
     ("/after", "after", "Result"),
 ];
 
-/// All pages of a project.
+/// All pages of the studio.
 pub(super) fn studio<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    STEPS.iter().fold(assets(), |router, (path, page, title)| router.route(path, get(move || async move { shown(page, title, true) })))
+    STEPS
+        .iter()
+        .fold(assets(), |router, (path, page, title)| router.route(path, get(move || async move { render_page(page, title, true) })))
 }
 
-/// Only the recorder.
+/// The recorder page only.
 pub(super) fn recorder<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let router = assets().route("/", get(|| async { Redirect::to("/record") }));
-    router.route("/record", get(|| async { shown("record", "Record", false) }))
+    router.route("/record", get(|| async { render_page("record", "Record", false) }))
 }
 
-/// Only the page on which a model is tried.
+/// The demo page only.
 pub(super) fn demo<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    assets().route("/", get(|| async { shown("demo", "What the model hears", false) }))
+    assets().route("/", get(|| async { render_page("demo", "Transcribe", false) }))
 }
 
+/// Routes of scripts and styles.
 fn assets<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/assets/{*name}", get(asset))
 }
 
 async fn asset(Path(name): Path<String>) -> Response {
     let Some((name, text)) = ASSETS.iter().find(|(known, _)| *known == name) else {
-        return super::security::refuse(StatusCode::NOT_FOUND, "there is no such file");
+        return super::security::refuse(StatusCode::NOT_FOUND, "file not found");
     };
     let kind = if name.ends_with(".css") { "text/css; charset=utf-8" } else { "text/javascript; charset=utf-8" };
     ([(header::CONTENT_TYPE, kind)], *text).into_response()
 }
 
-fn shown(page: &str, title: &str, road: bool) -> Response {
+/// Renders a page; `with_steps` adds the navigation.
+fn render_page(page: &str, title: &str, with_steps: bool) -> Response {
     let file = format!("{page}.html");
     let body = BODIES.iter().find(|(name, _)| *name == file).map_or("", |(_, text)| text);
     let step = |(path, page, title): &(&str, &str, &str)| json!({ "path": path, "page": page, "title": title });
-    let steps: Vec<_> = STEPS.iter().filter(|_| road).map(step).collect();
+    let steps: Vec<_> = STEPS.iter().filter(|_| with_steps).map(step).collect();
     match template::render("layout.html", LAYOUT, json!({ "page": page, "title": title, "body": body, "steps": steps })) {
         Ok(text) => Html(text).into_response(),
         Err(error) => super::ApiError::from(error).into_response(),

@@ -1,4 +1,4 @@
-//! The project that the pages work on: its folder, its file, and what the program says of it.
+//! The project that the studio works on: its folder, its pipeline file, and calls of the `voxpipe` program.
 
 use super::ApiError;
 use super::inference::InferenceService;
@@ -19,22 +19,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use toml_edit::DocumentMut;
 
-/// A project and what is known of it.
+/// A project and the state of the server for it.
 #[derive(Debug)]
 pub struct StudioProject {
-    /// Its folder.
+    /// The project folder.
     pub(super) root: PathBuf,
-    /// Its pipeline file.
+    /// The pipeline file.
     pub(super) file: PathBuf,
-    /// This program.
+    /// Path of the running `voxpipe` executable.
     program: PathBuf,
-    /// The models that can be tried.
+    /// Transcription with the models of the project.
     pub(super) speech: Arc<InferenceService>,
-    /// The run that was started here.
+    /// The last run started by this server.
     pub(super) run: Mutex<Option<Started>>,
-    /// Takes that were measured, by file name, with size and time.
+    /// Cached quality metrics of takes: file name → (size, modification time, metrics).
     pub(super) measured: Mutex<BTreeMap<String, (u64, SystemTime, Value)>>,
-    /// Writing to the file or to the folder of the recordings is one thing at a time.
+    /// Serializes writes to the pipeline file and to the recordings folder.
     pub(super) writing: Mutex<()>,
 }
 
@@ -74,65 +74,65 @@ impl PipelineView {
     }
 }
 
-/// A run that was started here.
+/// A run started by this server.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) child: Child,
-    /// What it says on standard error.
+    /// Captured standard error.
     pub(super) said: tempfile::NamedTempFile,
 }
 
 impl StudioProject {
-    /// The project of a pipeline file, which need not be there yet.
+    /// The project of a pipeline file. The file need not exist yet.
     pub fn new(file: &Path, speech: Arc<InferenceService>) -> Result<Self> {
-        let file = std::path::absolute(file).with_context(|| "cannot find the folder")?;
+        let file = std::path::absolute(file).with_context(|| "cannot resolve the path of the pipeline file")?;
         let root = file.parent().map(Path::to_owned).unwrap_or_default();
-        let program = std::env::current_exe().with_context(|| "cannot find this program")?;
+        let program = std::env::current_exe().with_context(|| "cannot find the voxpipe executable")?;
         let (run, measured, writing) = (Mutex::default(), Mutex::default(), Mutex::default());
         Ok(Self { root, file, program, speech, run, measured, writing })
     }
 
-    /// Loads the sentences, if they are not there: a run does that, and then waits for recordings.
+    /// Makes the sentences if they do not exist yet: starts a run, which then parks to wait for recordings.
     pub fn prepare(&self) -> Result<()> {
         if self.latest("phrases").is_none() {
             let ran = self.command(&["run", self.name()]).output().with_context(|| "cannot start voxpipe")?;
             if self.latest("phrases").is_none() {
                 let words = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
-                return Err(Error::new(format!("the sentences cannot be loaded:\n{words}")).environment());
+                return Err(Error::new(format!("failed to load the sentences:\n{words}")).environment());
             }
         }
         Ok(())
     }
 
-    /// This program with arguments, in the project's folder.
+    /// A `voxpipe` command in the project folder.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(&self.root).stdin(Stdio::null());
         command
     }
 
-    /// What the program prints; an error in its own words if it fails.
+    /// Runs a `voxpipe` command and returns its standard output; on failure, its standard error becomes the error.
     pub(super) fn ask(&self, arguments: &[&str]) -> Result<String, ApiError> {
         let ran = self.command(arguments).output().with_context(|| "cannot start voxpipe")?;
         if ran.status.success() {
             return Ok(String::from_utf8_lossy(&ran.stdout).into_owned());
         }
         let words = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
-        Err(ApiError::conflict(if words.is_empty() { "it did not work, without a word".to_owned() } else { words }))
+        Err(ApiError::conflict(if words.is_empty() { "voxpipe failed without an error message".to_owned() } else { words }))
     }
 
-    /// What the program prints as JSON, whatever its exit code.
+    /// Runs a `voxpipe` command and parses its standard output as JSON, whatever the exit code.
     pub(super) fn told(&self, arguments: &[&str]) -> Result<Value, ApiError> {
         let ran = self.command(arguments).output().with_context(|| "cannot start voxpipe")?;
         serde_json::from_slice(&ran.stdout).map_err(|_| ApiError::conflict(String::from_utf8_lossy(&ran.stderr).trim().to_owned()))
     }
 
-    /// The name of the file, as an argument.
+    /// File name of the pipeline file, as a command-line argument.
     pub(super) fn name(&self) -> &str {
         self.file.file_name().and_then(|name| name.to_str()).unwrap_or("pipeline.toml")
     }
 
-    /// The file as it stands; nothing if there is none.
+    /// The parsed pipeline file; `None` if it does not exist.
     pub(super) fn document(&self) -> Result<Option<DocumentMut>, ApiError> {
         let Ok(text) = fs::read_to_string(&self.file) else { return Ok(None) };
         let parsed = text.parse().map_err(|error: toml_edit::TomlError| ApiError::conflict(format!("{}: {error}", self.name())))?;
@@ -156,26 +156,26 @@ impl StudioProject {
         }
     }
 
-    /// The names of stages of a kind.
+    /// Names of the stages of a kind, in file order.
     pub(super) fn stages(&self, kind: &str) -> Vec<String> {
         self.pipeline().stages.into_iter().filter(|stage| stage.kind == kind).map(|stage| stage.name).collect()
     }
 
-    /// A setting of a stage, as text.
+    /// A string setting of a stage.
     pub(super) fn setting(&self, stage: &str, key: &str) -> Option<String> {
         let stage = self.pipeline().stages.into_iter().find(|known| known.name == stage)?;
         Some(stage.settings.get(key)?.as_str()?.to_owned())
     }
 
-    /// Where the newest result of the first stage of a kind is, if there is one.
+    /// Folder of the newest result of the first stage of a kind.
     pub(super) fn latest(&self, kind: &str) -> Option<PathBuf> {
         let pipeline = self.pipeline();
         let stage = pipeline.stages.iter().find(|stage| stage.kind == kind)?;
-        let store = Store::look(&self.root).ok()?;
+        let store = Store::open_readonly(&self.root).ok()?;
         Some(store.latest(&pipeline.name, &stage.name)).filter(|path| path.is_dir())
     }
 
-    /// Whether a run is going on, here or in a shell.
+    /// Whether a run is in progress, started here or in a shell.
     pub(super) fn is_running(&self) -> bool {
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(started) = run.as_mut()
@@ -183,17 +183,17 @@ impl StudioProject {
         {
             return true;
         }
-        Store::look(&self.root).is_ok_and(|store| store.runner().is_some())
+        Store::open_readonly(&self.root).is_ok_and(|store| store.runner().is_some())
     }
 
-    /// Replaces the file, whole or not at all.
+    /// Replaces the pipeline file atomically.
     pub(super) fn write(&self, text: &str) -> Result<(), ApiError> {
         replace(&self.file, text.as_bytes())?;
         Ok(())
     }
 }
 
-/// Writes a file so that it is there whole or not at all, also after the power fails.
+/// Writes a file atomically and durably: a crash or power failure leaves the old or the new content.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let writing = || format!("cannot write `{}`", path.display());
     let folder = path.parent().ok_or_else(|| Error::new(writing()).environment())?;

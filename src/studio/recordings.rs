@@ -1,7 +1,8 @@
-//! What is read aloud: the sentences, and the takes of each in the folder of the recordings.
+//! The recorder API: sentences to read, and the takes (recordings) of each sentence.
 //!
-//! A take is kept as it came, under the name that the `recordings` stage looks for: `en-0001.wav`, then `en-0001.2.wav`. Nothing is ever
-//! deleted: takes that nobody could learn from, and those that were taken away, lie in hidden folders beside the others.
+//! A take is stored unchanged under the name that the `recordings` stage expects: `en-0001.wav`, then `en-0001.2.wav`. The take with the
+//! highest number is used. Nothing is deleted: takes that fail the quality check go to the hidden folder `.rejected`, removed ones to
+//! `.removed`.
 
 use super::project::{StudioProject, replace};
 use super::{ApiError, ApiResult, aside, json, plain};
@@ -22,10 +23,10 @@ use std::sync::{Arc, PoisonError};
 use voxtral::audio::quality::{ClipQuality, QualityVerdict};
 use voxtral::audio::wav::load_stream;
 
-/// Languages that are written from the right.
-const FROM_THE_RIGHT: [&str; 8] = ["ar", "dv", "fa", "he", "ks", "ps", "ur", "yi"];
-/// Most that is said of what is wrong with a sentence.
-const WORDS: usize = 200;
+/// Languages written right to left.
+const RTL_LANGUAGES: [&str; 8] = ["ar", "dv", "fa", "he", "ks", "ps", "ur", "yi"];
+/// Maximum length of a problem report, in characters.
+const MAX_REPORT: usize = 200;
 
 type Shared = State<Arc<StudioProject>>;
 
@@ -38,67 +39,69 @@ pub(super) fn routes() -> Router<Arc<StudioProject>> {
         .route("/api/takes/{name}/remove", post(remove))
 }
 
+/// Lists the sentences with their takes.
 async fn phrases(State(project): Shared) -> ApiResult {
     aside(move || {
         let phrases = project.phrases()?;
-        let told = |phrase: &PhraseRow| {
-            let direction = if FROM_THE_RIGHT.contains(&phrase.language.as_str()) { "rtl" } else { "ltr" };
+        let row = |phrase: &PhraseRow| {
+            let direction = if RTL_LANGUAGES.contains(&phrase.language.as_str()) { "rtl" } else { "ltr" };
             Ok(value!({
                 "id": phrase.id, "text": phrase.text, "language": phrase.language, "direction": direction, "source": phrase.source,
                 "takes": project.takes(phrase)?,
             }))
         };
-        let told = phrases.iter().map(told).collect::<Result<Vec<_>, ApiError>>()?;
-        json(value!({ "phrases": told, "minimum": project.minimum(), "speaker": project.speaker(), "project": project.root.display().to_string() }))
+        let rows = phrases.iter().map(row).collect::<Result<Vec<_>, ApiError>>()?;
+        json(value!({ "phrases": rows, "minimum": project.minimum(), "speaker": project.speaker(), "project": project.root.display().to_string() }))
     })
     .await
 }
 
-/// Takes in a recording.
+/// Stores a take. The request is idempotent: a take with the same SHA-256 is not stored again.
 async fn save(State(project): Shared, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> ApiResult {
     aside(move || {
         let phrase = project.phrase(&id)?;
         let sha256 = format!("{:x}", Sha256::digest(&body));
-        let asked = headers.get("x-sha256").and_then(|asked| asked.to_str().ok()).unwrap_or(&sha256);
-        if !asked.eq_ignore_ascii_case(&sha256) {
-            return Err(ApiError::bad("the recording was damaged on the way: its SHA-256 is another"));
+        let expected = headers.get("x-sha256").and_then(|expected| expected.to_str().ok()).unwrap_or(&sha256);
+        if !expected.eq_ignore_ascii_case(&sha256) {
+            return Err(ApiError::bad("upload corrupted: SHA-256 mismatch"));
         }
         if !body.starts_with(b"RIFF") {
-            return Err(ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a take is a WAV file".to_owned()));
+            return Err(ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, "recordings must be WAV files".to_owned()));
         }
-        let samples = load_stream(std::path::Path::new("the take"), body.to_vec())
+        let samples = load_stream(std::path::Path::new("recording"), body.to_vec())
             .map_err(|error| ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.message))?;
         let quality = ClipQuality::of(&samples, &phrase.text);
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever lost our answer sends it again.
-        if let Some(there) = project.takes(&phrase)?.into_iter().find(|take| take["sha256"] == sha256.as_str()) {
-            return json(there);
+        // A client that lost the response retries the upload.
+        if let Some(existing) = project.takes(&phrase)?.into_iter().find(|take| take["sha256"] == sha256.as_str()) {
+            return json(existing);
         }
         let folder = project.recordings();
         if quality.verdict == QualityVerdict::Reject {
             let file = format!("{}.{}.wav", phrase.id, &sha256[..12]);
             replace(&folder.join(".rejected").join(&file), &body)?;
-            return json(told(&quality, &file, 0, &sha256));
+            return json(take_json(&quality, &file, 0, &sha256));
         }
         let number = 1 + numbers(&folder, &phrase.id).into_iter().max().unwrap_or(0);
         let file = if number == 1 { format!("{}.wav", phrase.id) } else { format!("{}.{number}.wav", phrase.id) };
         replace(&folder.join(&file), &body)?;
-        let mut take = told(&quality, &file, number, &sha256);
+        let mut take = take_json(&quality, &file, number, &sha256);
         take["used"] = value!(true);
         json(take)
     })
     .await
 }
 
+/// Returns the WAV file of a take.
 async fn sound(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
-        let bytes = fs::read(project.recordings().join(plain(&name)?)).map_err(|_| ApiError::missing("there is no such take"))?;
+        let bytes = fs::read(project.recordings().join(plain(&name)?)).map_err(|_| ApiError::missing("recording not found"))?;
         Ok(([(header::CONTENT_TYPE, "audio/wav")], bytes).into_response())
     })
     .await
 }
 
-/// Makes a take the newest, which is the one that counts.
+/// Selects a take: gives it the highest number, so that it is the one used.
 async fn choose(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
         let phrase = project.phrase_of(&name)?;
@@ -106,77 +109,82 @@ async fn choose(State(project): Shared, Path(name): Path<String>) -> ApiResult {
         let folder = project.recordings();
         let newest = numbers(&folder, &phrase.id).into_iter().max().unwrap_or(0);
         let to = folder.join(format!("{}.{}.wav", phrase.id, newest + 1));
-        fs::rename(folder.join(&name), to).with_context(|| "cannot make that take the newest")?;
+        fs::rename(folder.join(&name), to).with_context(|| "cannot select the recording")?;
         json(project.takes(&phrase)?)
     })
     .await
 }
 
-/// Puts a take aside.
+/// Moves a take to the hidden folder `.removed`.
 async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
         let phrase = project.phrase_of(&name)?;
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (from, aside) = (project.recordings().join(&name), project.recordings().join(".removed"));
-        fs::create_dir_all(&aside).with_context(|| "cannot make the folder for takes that are put aside")?;
+        fs::create_dir_all(&aside).with_context(|| "cannot create the folder for removed recordings")?;
         let free = (1..).map(|number| aside.join(format!("{number}-{name}"))).find(|path| !path.exists());
-        fs::rename(from, free.unwrap_or_else(|| aside.join(&name))).with_context(|| "cannot put that take aside")?;
+        fs::rename(from, free.unwrap_or_else(|| aside.join(&name))).with_context(|| "cannot remove the recording")?;
         json(project.takes(&phrase)?)
     })
     .await
 }
 
-/// Notes that something is wrong with a sentence.
+/// Appends a problem report about a sentence to `.reports.jsonl`.
 async fn report(State(project): Shared, Path(id): Path<String>, axum::Json(said): axum::Json<Value>) -> ApiResult {
     aside(move || {
         let phrase = project.phrase(&id)?;
-        let reason: String = said["reason"].as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).take(WORDS).collect();
+        let reason: String = said["reason"].as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_REPORT).collect();
         let folder = project.recordings();
-        let noting = || "cannot write down the report";
-        fs::create_dir_all(&folder).with_context(noting)?;
-        let mut file = fs::File::options().create(true).append(true).open(folder.join(".reports.jsonl")).with_context(noting)?;
-        writeln!(file, "{}", value!({ "id": phrase.id, "text": phrase.text, "reason": reason })).with_context(noting)?;
+        let writing = || "cannot write the report";
+        fs::create_dir_all(&folder).with_context(writing)?;
+        let mut file = fs::File::options().create(true).append(true).open(folder.join(".reports.jsonl")).with_context(writing)?;
+        writeln!(file, "{}", value!({ "id": phrase.id, "text": phrase.text, "reason": reason })).with_context(writing)?;
         Ok(StatusCode::NO_CONTENT.into_response())
     })
     .await
 }
 
 impl StudioProject {
+    /// The sentences of the newest `phrases` result; empty if there is none.
     fn phrases(&self) -> Result<Vec<PhraseRow>, ApiError> {
         let Some(folder) = self.latest("phrases") else { return Ok(Vec::new()) };
         Ok(PhraseRow::read_all(&folder.join("phrases.jsonl"))?)
     }
 
+    /// A sentence by its id.
     fn phrase(&self, id: &str) -> Result<PhraseRow, ApiError> {
-        self.phrases()?.into_iter().find(|phrase| phrase.id == id).ok_or_else(|| ApiError::missing("there is no such sentence"))
+        self.phrases()?.into_iter().find(|phrase| phrase.id == id).ok_or_else(|| ApiError::missing("sentence not found"))
     }
 
-    /// The sentence that a take's name tells.
+    /// The sentence that a take belongs to, by the name of its file.
     fn phrase_of(&self, name: &str) -> Result<PhraseRow, ApiError> {
-        let stem = plain(name)?.strip_suffix(".wav").ok_or_else(|| ApiError::missing("there is no such take"))?;
+        let stem = plain(name)?.strip_suffix(".wav").ok_or_else(|| ApiError::missing("recording not found"))?;
         let of = |phrase: &PhraseRow| number(stem, &phrase.id).is_some();
-        let phrase = self.phrases()?.into_iter().find(of).ok_or_else(|| ApiError::missing("there is no such take"))?;
-        if self.recordings().join(name).is_file() { Ok(phrase) } else { Err(ApiError::missing("there is no such take")) }
+        let phrase = self.phrases()?.into_iter().find(of).ok_or_else(|| ApiError::missing("recording not found"))?;
+        if self.recordings().join(name).is_file() { Ok(phrase) } else { Err(ApiError::missing("recording not found")) }
     }
 
-    /// The folder of the recordings.
+    /// Folder of the takes: `folder` of the `recordings` stage, or `recordings`.
     fn recordings(&self) -> PathBuf {
         let stage = self.stages("recordings").into_iter().next();
         self.root.join(stage.and_then(|stage| self.setting(&stage, "folder")).unwrap_or_else(|| "recordings".to_owned()))
     }
 
+    /// `min_clips` of the `recordings` stage: how many takes it needs.
     fn minimum(&self) -> u64 {
         let stage = self.stages("recordings").into_iter().next();
         let document = self.document().ok().flatten();
-        let told = stage.zip(document).and_then(|(stage, document)| document["stage"][&stage].get("with")?.get("min_clips")?.as_integer());
-        told.and_then(|told| u64::try_from(told).ok()).unwrap_or(40)
+        let minimum =
+            stage.zip(document).and_then(|(stage, document)| document["stage"][&stage].get("with")?.get("min_clips")?.as_integer());
+        minimum.and_then(|minimum| u64::try_from(minimum).ok()).unwrap_or(40)
     }
 
+    /// `speaker` of the `recordings` stage.
     fn speaker(&self) -> Option<String> {
         self.setting(self.stages("recordings").first()?, "speaker")
     }
 
-    /// The takes of a sentence, the oldest first; the last one counts.
+    /// The takes of a sentence in order of their numbers; the last one is used.
     fn takes(&self, phrase: &PhraseRow) -> Result<Vec<Value>, ApiError> {
         let folder = self.recordings();
         let mut numbers = numbers(&folder, &phrase.id);
@@ -190,11 +198,11 @@ impl StudioProject {
         Ok(takes)
     }
 
-    /// What a take is like; nothing if it cannot be read.
+    /// Quality metrics of a take, cached by file size and modification time; `None` if the file cannot be read.
     fn measure(&self, folder: &std::path::Path, file: &str, number: u32, text: &str) -> Option<Value> {
         let path = folder.join(file);
-        let about = fs::metadata(&path).ok()?;
-        let stamp = (about.len(), about.modified().ok()?);
+        let metadata = fs::metadata(&path).ok()?;
+        let stamp = (metadata.len(), metadata.modified().ok()?);
         let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((size, time, take)) = measured.get(file)
             && (*size, *time) == stamp
@@ -203,27 +211,28 @@ impl StudioProject {
         }
         let bytes = fs::read(&path).ok()?;
         let sha256 = format!("{:x}", Sha256::digest(&bytes));
-        let take = told(&ClipQuality::of(&load_stream(&path, bytes).ok()?, text), file, number, &sha256);
+        let take = take_json(&ClipQuality::of(&load_stream(&path, bytes).ok()?, text), file, number, &sha256);
         measured.insert(file.to_owned(), (stamp.0, stamp.1, take.clone()));
         Some(take)
     }
 }
 
-fn told(quality: &ClipQuality, file: &str, number: u32, sha256: &str) -> Value {
-    let mut told = value!(quality);
-    told["file"] = value!(file);
-    told["number"] = value!(number);
-    told["sha256"] = value!(sha256);
-    told
+/// The JSON of a take: its quality metrics, file name, number and SHA-256.
+fn take_json(quality: &ClipQuality, file: &str, number: u32, sha256: &str) -> Value {
+    let mut take = value!(quality);
+    take["file"] = value!(file);
+    take["number"] = value!(number);
+    take["sha256"] = value!(sha256);
+    take
 }
 
-/// The numbers of the takes of a sentence that are there.
+/// Numbers of the existing takes of a sentence.
 fn numbers(folder: &std::path::Path, id: &str) -> Vec<u32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| number(entry.file_name().to_str()?.strip_suffix(".wav")?, id)).collect()
 }
 
-/// `en-0001` is the first take of `en-0001`, and `en-0001.2` the second.
+/// Number of a take from its file stem: `en-0001` is take 1 of `en-0001`, `en-0001.2` is take 2.
 fn number(stem: &str, id: &str) -> Option<u32> {
     match stem.strip_prefix(id)? {
         "" => Some(1),

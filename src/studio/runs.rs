@@ -1,7 +1,7 @@
-//! Runs: begun, stopped, and told as they happen.
+//! Runs API: start and stop runs, stream their events, compare past runs.
 //!
-//! A run is a process of its own. It does not end with the server, and one that was begun in a shell is shown like any other: what is told
-//! comes from the log that every run writes.
+//! A run is a separate process that outlives the server. Events come from the log file that every run writes, so runs started in a shell
+//! are shown as well.
 
 use super::project::{Started, StudioProject};
 use super::{ApiError, ApiResult, aside, json, plain};
@@ -24,12 +24,12 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// How often the log is looked at.
-const LOOK: Duration = Duration::from_millis(200);
-/// As much as is read of it at once.
-const PIECE: u64 = 1 << 20;
-/// As much of what a run said before it could begin as is passed on.
-const WORDS: usize = 4000;
+/// Interval between polls of the run log.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Maximum number of bytes of the log per read.
+const READ_LIMIT: u64 = 1 << 20;
+/// How much of the standard error of a failed start is returned, in bytes from its end.
+const MAX_ERROR_TEXT: usize = 4000;
 
 type Shared = State<Arc<StudioProject>>;
 
@@ -45,7 +45,7 @@ pub(super) fn routes() -> Router<Arc<StudioProject>> {
         .route("/api/curves.svg", get(curves))
 }
 
-/// How everything stands.
+/// Returns the state of the project: pipeline status, run in progress, existing results, models, machine load.
 async fn state(State(project): Shared) -> ApiResult {
     aside(move || {
         let there = project.file.is_file();
@@ -79,7 +79,7 @@ async fn state(State(project): Shared) -> ApiResult {
     .await
 }
 
-/// How busy the machine is, in words, as far as it tells.
+/// Machine load as text lines: CPU load, free memory, `nvidia-smi` line per GPU. Unavailable values are omitted.
 fn machine() -> Vec<String> {
     let mut words = Vec::new();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -92,32 +92,35 @@ fn machine() -> Vec<String> {
         line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok().map(|kib| kib / f64::from(1 << 20))
     };
     if let Some((free, whole)) = gib("MemAvailable:").zip(gib("MemTotal:")) {
-        words.push(format!("{free:.1} of {whole:.1} GiB free"));
+        words.push(format!("{free:.1} of {whole:.1} GiB memory free"));
     }
-    let asked = ["--query-gpu=name,utilization.gpu,memory.used,memory.total", "--format=csv,noheader"];
-    if let Ok(told) = Command::new("nvidia-smi").args(asked).stdin(Stdio::null()).output()
-        && told.status.success()
+    let arguments = ["--query-gpu=name,utilization.gpu,memory.used,memory.total", "--format=csv,noheader"];
+    if let Ok(output) = Command::new("nvidia-smi").args(arguments).stdin(Stdio::null()).output()
+        && output.status.success()
     {
-        words.extend(String::from_utf8_lossy(&told.stdout).lines().map(str::to_owned));
+        words.extend(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned));
     }
     words
 }
 
+/// Options of a run: stages to rerun (`--force`) and settings (`--set`).
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Wanted {
+struct RunOptions {
     force: Vec<String>,
     set: Vec<String>,
 }
 
-async fn run(State(project): Shared, wanted: Option<axum::Json<Wanted>>) -> ApiResult {
-    let wanted = wanted.map(|wanted| wanted.0).unwrap_or_default();
-    aside(move || project.begin(&wanted).and_then(|()| json(value!({ "running": true })))).await
+/// Starts a run.
+async fn run(State(project): Shared, options: Option<axum::Json<RunOptions>>) -> ApiResult {
+    let options = options.map(|options| options.0).unwrap_or_default();
+    aside(move || project.begin(&options).and_then(|()| json(value!({ "running": true })))).await
 }
 
+/// Interrupts the run in progress, as Ctrl-C does.
 async fn stop(State(project): Shared) -> ApiResult {
     aside(move || {
-        let runner = Store::look(&project.root)?.runner().ok_or_else(|| ApiError::conflict("no run is going on"))?;
+        let runner = Store::open_readonly(&project.root)?.runner().ok_or_else(|| ApiError::conflict("no run in progress"))?;
         rustix::process::kill_process(runner, rustix::process::Signal::INT)
             .map_err(std::io::Error::from)
             .with_context(|| "cannot stop the run")?;
@@ -127,49 +130,49 @@ async fn stop(State(project): Shared) -> ApiResult {
 }
 
 impl StudioProject {
-    /// Begins a run.
-    fn begin(&self, wanted: &Wanted) -> Result<(), ApiError> {
+    /// Starts `voxpipe run` in its own process group.
+    fn begin(&self, options: &RunOptions) -> Result<(), ApiError> {
         if self.is_running() {
-            return Err(ApiError::conflict("a run is going on already"));
+            return Err(ApiError::conflict("a run is already in progress"));
         }
-        if wanted.force.iter().chain(&wanted.set).any(|text| text.starts_with('-')) {
-            return Err(ApiError::bad("that is no setting"));
+        if options.force.iter().chain(&options.set).any(|text| text.starts_with('-')) {
+            return Err(ApiError::bad("invalid setting"));
         }
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
-        let beginning = || "cannot begin the run";
-        let said = tempfile::NamedTempFile::new().with_context(beginning)?;
+        let starting = || "failed to start the run";
+        let said = tempfile::NamedTempFile::new().with_context(starting)?;
         let mut command = self.command(&["run", self.name()]);
-        command.args(wanted.force.iter().flat_map(|stage| ["--force", stage]));
-        command.args(wanted.set.iter().flat_map(|set| ["--set", set]));
-        command.stdout(Stdio::null()).stderr(said.reopen().with_context(beginning)?);
-        // A key pressed in the terminal of the studio, or its end, is not meant for the run.
+        command.args(options.force.iter().flat_map(|stage| ["--force", stage]));
+        command.args(options.set.iter().flat_map(|set| ["--set", set]));
+        command.stdout(Stdio::null()).stderr(said.reopen().with_context(starting)?);
+        // Ctrl-C in the studio's terminal, or closing the terminal, must not stop the run.
         command.process_group(0);
-        let child = command.spawn().with_context(beginning)?;
+        let child = command.spawn().with_context(starting)?;
         self.speech.forget();
         *run = Some(Started { child, said });
         Ok(())
     }
 
-    /// Why the run that was begun here did not even begin, if so.
+    /// Error output of a run started here that failed, if it did.
     fn refusal(&self) -> Option<String> {
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         let started = run.as_mut()?;
         let ended = started.child.try_wait().ok()??;
         let code = ended.code().unwrap_or(1);
         let words = fs::read_to_string(started.said.path()).ok()?;
-        let at = words.floor_char_boundary(words.len().saturating_sub(WORDS));
-        // 0 is done and 10 parked; what failed inside a run is in its log too.
+        let at = words.floor_char_boundary(words.len().saturating_sub(MAX_ERROR_TEXT));
+        // Exit code 0 is success, 10 is parked. Failures of stages are in the run log as well.
         (code != 0 && code != 10).then(|| words[at..].trim().to_owned())
     }
 }
 
-/// What happens, from the beginning of the newest run on, and then of those after it.
+/// Streams the events of the newest run from its start, and of each later run (server-sent events).
 async fn events(State(project): Shared) -> Response {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Event, Infallible>>(64);
     tokio::spawn(async move {
         let (mut run, mut read) = (String::new(), 0);
         loop {
-            let newest = Store::look(&project.root).and_then(|store| Ok((store.runs()?.pop(), store)));
+            let newest = Store::open_readonly(&project.root).and_then(|store| Ok((store.runs()?.pop(), store)));
             if let Ok((Some(newest), store)) = newest {
                 if newest != run {
                     (run, read) = (newest, 0);
@@ -177,7 +180,7 @@ async fn events(State(project): Shared) -> Response {
                         return;
                     }
                 }
-                let piece = more(&store.log(&run), read);
+                let piece = read_lines(&store.log(&run), read);
                 read += piece.len() as u64;
                 for line in piece.lines() {
                     if sender.send(Ok(Event::default().data(line))).await.is_err() {
@@ -188,62 +191,67 @@ async fn events(State(project): Shared) -> Response {
             if sender.is_closed() {
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     });
     Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default()).into_response()
 }
 
-/// The whole lines of a file from a place on.
-fn more(path: &std::path::Path, from: u64) -> String {
+/// Reads complete lines of a file from a byte offset.
+fn read_lines(path: &std::path::Path, from: u64) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|mut file| {
         file.seek(SeekFrom::Start(from))?;
-        file.take(PIECE).read_to_end(&mut bytes)
+        file.take(READ_LIMIT).read_to_end(&mut bytes)
     });
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     read.ok().and_then(|_| String::from_utf8(bytes[..whole].to_vec()).ok()).unwrap_or_default()
 }
 
+/// Lists past runs.
 async fn runs(State(project): Shared) -> ApiResult {
     aside(move || json(project.told(&["runs", project.name(), "--json"])?)).await
 }
 
+/// Two runs to compare.
 #[derive(Deserialize)]
-struct Two {
+struct RunPair {
     a: String,
     b: String,
 }
 
-async fn diff(State(project): Shared, Query(two): Query<Two>) -> ApiResult {
-    aside(move || json(project.told(&["diff", plain(&two.a)?, plain(&two.b)?, project.name(), "--json"])?)).await
+/// Returns the differences between two runs.
+async fn diff(State(project): Shared, Query(pair): Query<RunPair>) -> ApiResult {
+    aside(move || json(project.told(&["diff", plain(&pair.a)?, plain(&pair.b)?, project.name(), "--json"])?)).await
 }
 
+/// Returns the stage graph as SVG.
 async fn graph(State(project): Shared) -> ApiResult {
     aside(move || Ok(picture(project.ask(&["graph", project.name(), "--format", "svg"])?))).await
 }
 
+/// Which training curve to plot.
 #[derive(Deserialize)]
-struct Curve {
+struct CurveQuery {
     metric: Option<String>,
     run: Option<String>,
-    /// Drawn beside it.
+    /// A second run, plotted for comparison.
     other: Option<String>,
 }
 
-/// The curves of trainings, also of one that is running.
-async fn curves(State(project): Shared, Query(curve): Query<Curve>) -> ApiResult {
+/// Plots training curves as SVG, including those of a run in progress.
+async fn curves(State(project): Shared, Query(query): Query<CurveQuery>) -> ApiResult {
     aside(move || {
-        let file = tempfile::Builder::new().suffix(".svg").tempfile().with_context(|| "cannot draw")?;
+        let file = tempfile::Builder::new().suffix(".svg").tempfile().with_context(|| "cannot plot the curves")?;
         let path = file.path().display().to_string();
         let mut arguments = vec!["plot", "--svg", &path];
-        for (flag, value) in [("--metric", &curve.metric), ("", &curve.run), ("", &curve.other)] {
+        for (flag, value) in [("--metric", &query.metric), ("", &query.run), ("", &query.other)] {
             if let Some(value) = value {
                 arguments.extend([flag, plain(value)?].into_iter().filter(|part| !part.is_empty()));
             }
         }
         project.ask(&arguments)?;
-        Ok(picture(fs::read_to_string(&path).with_context(|| "cannot read what was drawn")?))
+        Ok(picture(fs::read_to_string(&path).with_context(|| "cannot read the plot")?))
     })
     .await
 }

@@ -1,6 +1,12 @@
-//! Who is let in. A page on the loopback address can be reached by every other page that a browser has open, so each request has to
-//! name this server as its host, come from its own pages if it comes from a page, and carry a header that forms cannot send if it changes
-//! something. Bound to an address that others reach, the server also wants the token that is in the address it printed.
+//! Request checks for the studio server.
+//!
+//! Any page open in the browser can send requests to a loopback server. Every request must therefore pass these checks:
+//!
+//! - `Host` names this server (protects against DNS rebinding).
+//! - `Origin`, if present, is this server (rejects cross-origin requests).
+//! - A request that changes state under `/api/` carries the header `X-Voxpipe` (protects against CSRF: HTML forms cannot send it).
+//! - The body does not exceed the size limit.
+//! - On a non-loopback address, the request carries the access token from the printed URL.
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -13,105 +19,108 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// What requests that change something carry: no form and no link of another page can.
+/// Header required for requests that change state; forms and links on other pages cannot send it.
 pub(super) const OWN: HeaderName = HeaderName::from_static("x-voxpipe");
-/// What the token is called in a cookie.
+/// Name of the cookie that holds the access token.
 const COOKIE_NAME: &str = "voxpipe_token";
-/// Requests that are answered at once.
-const AT_ONCE: usize = 256;
-/// Longest that a request may take to arrive and be answered.
-const SLOWEST: Duration = Duration::from_secs(600);
+/// Limit on concurrent requests.
+const MAX_CONCURRENT: usize = 256;
+/// Time limit from the request line to the response headers.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What the guard knows.
+/// Settings and state of the request checks.
 #[derive(Debug)]
 pub(super) struct RequestGuard {
-    /// Where the server listens.
+    /// The address the server is bound to.
     pub(super) address: IpAddr,
+    /// The port the server is bound to.
     pub(super) port: u16,
-    /// What others have to know; nothing on the loopback address.
+    /// Required access token; `None` on a loopback address or with `--public`.
     pub(super) token: Option<String>,
+    /// Number of requests being processed.
     pub(super) busy: AtomicUsize,
 }
 
-/// Lets a request through, or refuses it.
+/// Middleware: checks a request, passes it on or rejects it, and adds the security headers to the response.
 pub(super) async fn watch(State(guard): State<Arc<RequestGuard>>, request: Request, next: Next) -> Response {
-    let _turn = match Turn::take(&guard.busy) {
-        Some(turn) => turn,
-        None => return finish(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once")),
+    let _slot = match RequestSlot::take(&guard.busy) {
+        Some(slot) => slot,
+        None => return with_security_headers(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many concurrent requests")),
     };
     if let Err(refused) = guard.admit(&request) {
-        return finish(*refused);
+        return with_security_headers(*refused);
     }
-    // The token goes from the address into a cookie, so that pages need not pass it on.
+    // A valid token in the query string is stored in a cookie, so that pages need not pass it on.
     let cookie = guard
         .token
         .as_deref()
         .filter(|token| in_query(&request).as_deref() == Some(*token))
         .map(|token| HeaderValue::from_str(&format!("{COOKIE_NAME}={token}; HttpOnly; SameSite=Strict; Path=/")));
-    // What is streamed afterwards, events say, may take as long as it likes.
-    let answer = tokio::time::timeout(SLOWEST, next.run(request)).await;
-    let mut response = finish(answer.unwrap_or_else(|_| refuse(StatusCode::REQUEST_TIMEOUT, "that took too long")));
+    // The limit ends with the response headers: streamed bodies such as server-sent events have no time limit.
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
+    let mut response = with_security_headers(answer.unwrap_or_else(|_| refuse(StatusCode::REQUEST_TIMEOUT, "request timed out")));
     if let Some(Ok(cookie)) = cookie {
         response.headers_mut().insert(SET_COOKIE, cookie);
     }
     response
 }
 
-/// A refusal in words.
+/// An error response: `{"error": words}`.
 pub(super) fn refuse(status: StatusCode, words: &str) -> Response {
     (status, axum::Json(serde_json::json!({ "error": words }))).into_response()
 }
 
-/// One of the requests that are answered at once.
-struct Turn<'a>(&'a AtomicUsize);
+/// A slot for one of the concurrent requests; dropping it frees the slot.
+struct RequestSlot<'a>(&'a AtomicUsize);
 
-impl<'a> Turn<'a> {
+impl<'a> RequestSlot<'a> {
     fn take(busy: &'a AtomicUsize) -> Option<Self> {
-        let turn = Self(busy);
-        (busy.fetch_add(1, Ordering::Relaxed) < AT_ONCE).then_some(turn)
+        let slot = Self(busy);
+        (busy.fetch_add(1, Ordering::Relaxed) < MAX_CONCURRENT).then_some(slot)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for RequestSlot<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl RequestGuard {
+    /// Applies the checks; the error is the response to send.
     fn admit(&self, request: &Request) -> Result<(), Box<Response>> {
         let headers = request.headers();
-        let no = |status, words: &str| Err(Box::new(refuse(status, words)));
+        let reject = |status, words: &str| Err(Box::new(refuse(status, words)));
         let host = text(headers, &HOST);
-        if !self.is_us(host) {
-            return no(StatusCode::MISDIRECTED_REQUEST, "this server is not called that");
+        if !self.is_own_host(host) {
+            return reject(StatusCode::MISDIRECTED_REQUEST, "unknown Host header");
         }
         let origin = text(headers, &ORIGIN);
-        // Before a server that others reach there may be one that speaks TLS.
-        let ours = origin == format!("http://{host}") || !self.address.is_loopback() && origin == format!("https://{host}");
-        if headers.contains_key(ORIGIN) && !ours {
-            return no(StatusCode::FORBIDDEN, "the request comes from a page of somebody else");
+        // A reverse proxy in front of a non-loopback server may terminate TLS.
+        let same_origin = origin == format!("http://{host}") || !self.address.is_loopback() && origin == format!("https://{host}");
+        if headers.contains_key(ORIGIN) && !same_origin {
+            return reject(StatusCode::FORBIDDEN, "cross-origin request rejected");
         }
         let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
         if changes && request.uri().path().starts_with("/api/") && !headers.contains_key(OWN) {
-            return no(StatusCode::FORBIDDEN, "the request lacks the header X-Voxpipe, which the pages of this server send");
+            return reject(StatusCode::FORBIDDEN, "missing header X-Voxpipe");
         }
         let size = text(headers, &CONTENT_LENGTH).parse::<u64>().unwrap_or(0);
-        let most = if request.uri().path().starts_with("/api/uploads/") { super::uploads::LARGEST } else { super::server::BODY as u64 };
-        if size > most {
-            return no(StatusCode::PAYLOAD_TOO_LARGE, &format!("at most {} MiB are taken here", most >> 20));
+        let limit = if request.uri().path().starts_with("/api/uploads/") { super::uploads::LARGEST } else { super::server::BODY as u64 };
+        if size > limit {
+            return reject(StatusCode::PAYLOAD_TOO_LARGE, &format!("request body exceeds {} MiB", limit >> 20));
         }
         match &self.token {
-            Some(token) if ![bearer(headers), in_cookie(headers), in_query(request)].iter().flatten().any(|given| same(given, token)) => {
-                no(StatusCode::UNAUTHORIZED, "open the address with the token that `voxpipe` printed, or send it as a bearer token")
+            Some(token) if ![bearer(headers), in_cookie(headers), in_query(request)].iter().flatten().any(|given| equal(given, token)) => {
+                reject(StatusCode::UNAUTHORIZED, "missing or wrong token: open the URL that `voxpipe` printed, or send a bearer token")
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether a `Host` is ours: names of other hosts that lead here are somebody's trick.
-    fn is_us(&self, host: &str) -> bool {
-        // Whoever reaches an address that is not the loopback one under another name has to know the token, or is welcome.
+    /// Whether a `Host` header names this server. A foreign name that resolves to a loopback address is DNS rebinding.
+    fn is_own_host(&self, host: &str) -> bool {
+        // On other addresses any name is allowed: access requires the token, unless the server is public.
         if !self.address.is_loopback() {
             return true;
         }
@@ -122,31 +131,35 @@ impl RequestGuard {
     }
 }
 
+/// A header as text; empty if it is missing or not ASCII.
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+/// Token from `Authorization: Bearer TOKEN`.
 fn bearer(headers: &HeaderMap) -> Option<String> {
     Some(text(headers, &AUTHORIZATION).strip_prefix("Bearer ")?.to_owned())
 }
 
+/// Token from the cookie.
 fn in_cookie(headers: &HeaderMap) -> Option<String> {
     let mut cookies = text(headers, &COOKIE).split(';').filter_map(|cookie| cookie.trim().split_once('='));
     cookies.find(|(name, _)| *name == COOKIE_NAME).map(|(_, value)| value.to_owned())
 }
 
+/// Token from `?token=TOKEN`.
 fn in_query(request: &Request) -> Option<String> {
     let mut parts = request.uri().query().unwrap_or_default().split('&').filter_map(|part| part.split_once('='));
     parts.find(|(name, _)| *name == "token").map(|(_, value)| value.to_owned())
 }
 
-/// Compares without telling by the time it takes how much is right.
-fn same(given: &str, token: &str) -> bool {
+/// Compares tokens of equal length in constant time.
+fn equal(given: &str, token: &str) -> bool {
     given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
 }
 
-/// What every answer says to browsers: nothing from elsewhere, in no frame, kept nowhere.
-fn finish(mut response: Response<Body>) -> Response {
+/// Adds the security headers: a content security policy (own resources only), no framing, no referrer, no caching.
+fn with_security_headers(mut response: Response<Body>) -> Response {
     let policy = "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; object-src 'none'; \
                   base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
     for (name, value) in [
@@ -166,16 +179,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_lead_here_are_told_apart() {
+    fn only_loopback_names_pass_the_host_check() {
         let guard = |address: &str| RequestGuard { address: address.parse().unwrap(), port: 7860, token: None, busy: AtomicUsize::new(0) };
         let local = guard("127.0.0.1");
-        assert!(["localhost:7860", "127.0.0.1:7860", "[::1]:7860"].iter().all(|host| local.is_us(host)));
-        assert!(["evil.example:7860", "localhost", "localhost:1", "", "10.0.0.1:7860"].iter().all(|host| !local.is_us(host)));
-        assert!(guard("0.0.0.0").is_us("studio.lan:7860"));
+        assert!(["localhost:7860", "127.0.0.1:7860", "[::1]:7860"].iter().all(|host| local.is_own_host(host)));
+        assert!(["evil.example:7860", "localhost", "localhost:1", "", "10.0.0.1:7860"].iter().all(|host| !local.is_own_host(host)));
+        assert!(guard("0.0.0.0").is_own_host("studio.lan:7860"));
     }
 
     #[test]
-    fn tokens_are_compared_whole() {
-        assert!(same("abc", "abc") && !same("ab", "abc") && !same("abd", "abc") && !same("", "abc"));
+    fn tokens_must_match_completely() {
+        assert!(equal("abc", "abc") && !equal("ab", "abc") && !equal("abd", "abc") && !equal("", "abc"));
     }
 }

@@ -1,4 +1,4 @@
-//! The server itself: it listens, has the guard look at every request, and ends when it is told to.
+//! The HTTP server: binds the address, applies the request checks, limits connections, shuts down gracefully.
 
 use super::security::{RequestGuard, watch};
 use crate::error::{Error, Result, ResultExt};
@@ -17,36 +17,36 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Largest body of a request that does not say otherwise.
+/// Default limit of a request body, in bytes (64 MiB).
 pub(super) const BODY: usize = 64 << 20;
-/// Connections at a time; more are told to come back.
+/// Limit on open connections; further ones are answered with 503 and `Retry-After`.
 const CONNECTIONS: usize = 512;
-/// How often the stop flag is looked at.
-const BEAT: Duration = Duration::from_millis(100);
-/// What running answers get to end after a stop.
+/// Interval between polls of the stop flag.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Time that open requests get to finish after a stop.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Where to listen.
+/// Where the server listens, and who has access.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerOptions {
-    /// The address; others than the loopback one want a token.
+    /// The address to bind. Non-loopback addresses require an access token unless `public` is set.
     pub host: IpAddr,
-    /// The port; any free one if 0.
+    /// The port; 0 picks a free one.
     pub port: u16,
-    /// Whether anybody may come in without a token.
+    /// Whether access without a token is allowed.
     pub public: bool,
 }
 
-/// Serves until `stop` is set. `say` hears the address to open.
+/// Serves until `stop` is set. `say` is called once with the URL to open, including the token.
 pub fn serve(router: Router, listening: ServerOptions, stop: &Arc<AtomicBool>, say: impl FnOnce(&str) -> Result<()>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().with_context(|| "cannot begin to serve")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().with_context(|| "failed to start the server")?;
     runtime.block_on(async {
         let (host, port) = (listening.host, listening.port);
         let listener = TcpListener::bind(SocketAddr::new(host, port)).await.map_err(|error| {
-            Error::new(format!("cannot listen on {host}:{port}: {error}")).environment().hint("name another with `--port`")
+            Error::new(format!("cannot listen on {host}:{port}: {error}")).environment().hint("choose another port with `--port`")
         })?;
-        let port = listener.local_addr().with_context(|| "cannot find the port")?.port();
-        let token = if host.is_loopback() || listening.public { None } else { Some(secret()?) };
+        let port = listener.local_addr().with_context(|| "cannot read the port of the server")?.port();
+        let token = if host.is_loopback() || listening.public { None } else { Some(random_token()?) };
         let shown = if host.is_unspecified() { "localhost".to_owned() } else { host.to_string() };
         let shown = if host.is_ipv6() && !host.is_unspecified() { format!("[{shown}]") } else { shown };
         let query = token.as_ref().map_or_else(String::new, |token| format!("?token={token}"));
@@ -55,66 +55,66 @@ pub fn serve(router: Router, listening: ServerOptions, stop: &Arc<AtomicBool>, s
         let router = router.layer(DefaultBodyLimit::max(BODY)).layer(from_fn_with_state(guard, watch));
         let stopped = |stop: Arc<AtomicBool>| async move {
             while !stop.load(Ordering::Relaxed) {
-                tokio::time::sleep(BEAT).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        let door = Door { listener, open: Arc::new(AtomicUsize::new(0)) };
-        let serving = axum::serve(door, router).with_graceful_shutdown(stopped(Arc::clone(stop)));
-        let late = async {
+        let listener = LimitedListener { listener, open: Arc::new(AtomicUsize::new(0)) };
+        let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(Arc::clone(stop)));
+        let shutdown_deadline = async {
             stopped(Arc::clone(stop)).await;
             tokio::time::sleep(GRACE).await;
         };
-        // Pages that listen for events never hang up by themselves.
+        // Event streams stay open forever, so a graceful shutdown needs a time limit.
         tokio::select! {
-            served = serving => served.with_context(|| "cannot go on serving"),
-            () = late => Ok(()),
+            served = serving => served.with_context(|| "server stopped unexpectedly"),
+            () = shutdown_deadline => Ok(()),
         }
     })?;
     runtime.shutdown_timeout(GRACE);
     Ok(())
 }
 
-/// 128 bits that nobody guesses.
-fn secret() -> Result<String> {
+/// A random 128-bit access token in hexadecimal.
+fn random_token() -> Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut bytes))
-        .with_context(|| "this machine gives no random bytes")?;
+        .with_context(|| "cannot read random bytes from /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Lets only so many connections in.
-struct Door {
+/// A listener that limits the number of open connections.
+struct LimitedListener {
     listener: TcpListener,
     open: Arc<AtomicUsize>,
 }
 
-/// A connection that is counted.
-struct Counted {
+/// A connection that counts towards the limit until it is dropped.
+struct CountedStream {
     stream: TcpStream,
     open: Arc<AtomicUsize>,
 }
 
-impl Drop for Counted {
+impl Drop for CountedStream {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Listener for Door {
-    type Io = Counted;
+impl Listener for LimitedListener {
+    type Io = CountedStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Counted, SocketAddr) {
+    async fn accept(&mut self) -> (CountedStream, SocketAddr) {
         loop {
             let Ok((mut stream, address)) = self.listener.accept().await else {
-                // Out of files, say: that may pass.
-                tokio::time::sleep(BEAT).await;
+                // May be temporary, e.g. when the process is out of file descriptors.
+                tokio::time::sleep(POLL_INTERVAL).await;
                 continue;
             };
             let open = Arc::clone(&self.open);
             if open.fetch_add(1, Ordering::Relaxed) < CONNECTIONS {
-                return (Counted { stream, open }, address);
+                return (CountedStream { stream, open }, address);
             }
             let refusal = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
             tokio::spawn(async move {
@@ -129,13 +129,13 @@ impl Listener for Door {
     }
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

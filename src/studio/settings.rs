@@ -1,4 +1,4 @@
-//! The pipeline file: begun by a few answers, changed setting by setting or as text; what else is in it stays as it was written.
+//! Pipeline file API: create it from a template, change settings or the whole text. Edits keep comments and formatting.
 
 use super::project::{StudioProject, replace};
 use super::{ApiError, ApiResult, aside, json};
@@ -28,17 +28,17 @@ async fn languages() -> ApiResult {
     json(phrases::languages())
 }
 
-/// What somebody says who begins.
+/// Answers on the first page, from which the pipeline file is created.
 #[derive(Deserialize)]
 struct Beginning {
     language: String,
-    /// `record` or `recordings`.
+    /// `record` (record sentences) or `recordings` (use existing recordings).
     way: String,
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
     base: Option<String>,
-    /// Sentences of their own, one a line.
+    /// The user's own sentences, one per line.
     #[serde(default)]
     text: Option<String>,
     /// `embedded`, `granary` or `file`.
@@ -52,7 +52,7 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
     aside(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if !["record", "recordings"].contains(&said.way.as_str()) {
-            return Err(ApiError::bad("the recordings are still to be made (`record`) or there (`recordings`)"));
+            return Err(ApiError::bad("`way` must be `record` or `recordings`"));
         }
         voxtral::tokenizer::prompt::check_language(&said.language).map_err(|error| ApiError::bad(error.message))?;
         if !project.file.is_file() {
@@ -65,7 +65,7 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
             }
             project.ask(&arguments)?;
         }
-        let mut document = project.document()?.ok_or_else(|| ApiError::conflict("the pipeline file is gone"))?;
+        let mut document = project.document()?.ok_or_else(|| ApiError::conflict("pipeline.toml was deleted"))?;
         if let Some(stage) = project.stages("phrases").first() {
             let place = |key: &str| format!("stage.{stage}.with.{key}");
             set(&mut document, &place("language"), &value!(said.language))?;
@@ -92,10 +92,10 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
     .await
 }
 
-/// What is set, as plain values.
+/// Returns the pipeline file as JSON.
 async fn settings(State(project): Shared) -> ApiResult {
     aside(move || {
-        let sources = project.sources().ok_or_else(|| ApiError::missing("there is no pipeline yet"))?;
+        let sources = project.sources().ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
         let slip = |found: Vec<Diagnostic>| found.into_iter().next().map_or_else(String::new, |first| first.message);
         json(sources.values().map_err(|found| ApiError::conflict(slip(found)))?)
     })
@@ -110,7 +110,7 @@ struct Changes {
 async fn change(State(project): Shared, axum::Json(changes): axum::Json<Changes>) -> ApiResult {
     aside(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut document = project.document()?.ok_or_else(|| ApiError::missing("there is no pipeline yet"))?;
+        let mut document = project.document()?.ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
         for (key, told) in &changes.set {
             if told.is_null() { unset(&mut document, key) } else { set(&mut document, key, told)? }
         }
@@ -121,11 +121,10 @@ async fn change(State(project): Shared, axum::Json(changes): axum::Json<Changes>
 }
 
 async fn pipeline(State(project): Shared) -> ApiResult {
-    aside(move || if project.file.is_file() { json(project.looked_at()?) } else { Err(ApiError::missing("there is no pipeline yet")) })
-        .await
+    aside(move || if project.file.is_file() { json(project.looked_at()?) } else { Err(ApiError::missing("no pipeline.toml yet")) }).await
 }
 
-/// The file as somebody wrote it in the editor. It is kept with its mistakes, which are told.
+/// Saves the text from the editor, even with errors, and returns the diagnostics.
 async fn write(State(project): Shared, text: String) -> ApiResult {
     aside(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,27 +139,27 @@ async fn schema(State(project): Shared) -> ApiResult {
 }
 
 impl StudioProject {
-    /// The file with what is wrong with it.
+    /// The text of the pipeline file, with its diagnostics.
     fn looked_at(&self) -> Result<Value, ApiError> {
-        let text = fs::read_to_string(&self.file).map_err(|_| ApiError::missing("there is no pipeline yet"))?;
+        let text = fs::read_to_string(&self.file).map_err(|_| ApiError::missing("no pipeline.toml yet"))?;
         Ok(value!({ "text": text, "check": self.told(&["check", self.name(), "--json"])? }))
     }
 }
 
-/// Sets `stage.adapter.with.epochs`; tables on the way are made.
+/// Sets a dotted key such as `stage.adapter.with.epochs`; missing tables are created.
 pub(super) fn set(document: &mut DocumentMut, key: &str, told: &Value) -> Result<(), ApiError> {
     let parts: Vec<&str> = key.split('.').collect();
-    let (last, way) = parts.split_last().filter(|(last, _)| !last.is_empty()).ok_or_else(|| ApiError::bad("a setting without a name"))?;
-    let new = converted(told).ok_or_else(|| ApiError::bad(format!("`{key}` cannot be set to that")))?;
+    let (last, way) = parts.split_last().filter(|(last, _)| !last.is_empty()).ok_or_else(|| ApiError::bad("empty setting name"))?;
+    let new = converted(told).ok_or_else(|| ApiError::bad(format!("invalid value for `{key}`")))?;
     let mut at: &mut Item = document.as_item_mut();
     for part in way {
         let inline = at.is_inline_table();
-        let table = at.as_table_like_mut().ok_or_else(|| ApiError::bad(format!("`{key}` leads through a value")))?;
+        let table = at.as_table_like_mut().ok_or_else(|| ApiError::bad(format!("cannot set `{key}`: the parent is not a table")))?;
         at = table.entry(part).or_insert_with(|| if inline { Item::Value(InlineTable::new().into()) } else { Item::Table(Table::new()) });
     }
-    let table = at.as_table_like_mut().ok_or_else(|| ApiError::bad(format!("`{key}` leads through a value")))?;
+    let table = at.as_table_like_mut().ok_or_else(|| ApiError::bad(format!("cannot set `{key}`: the parent is not a table")))?;
     match table.get_mut(last) {
-        // The comment behind a value stays.
+        // Keep the comment after the value.
         Some(Item::Value(old)) => {
             let decor = old.decor().clone();
             *old = new;
@@ -171,6 +170,7 @@ pub(super) fn set(document: &mut DocumentMut, key: &str, told: &Value) -> Result
     Ok(())
 }
 
+/// Removes a dotted key, if it exists.
 fn unset(document: &mut DocumentMut, key: &str) {
     let parts: Vec<&str> = key.split('.').collect();
     let Some((last, way)) = parts.split_last() else { return };
@@ -183,6 +183,7 @@ fn unset(document: &mut DocumentMut, key: &str) {
     }
 }
 
+/// A JSON value as TOML; `None` for null, which TOML cannot express.
 fn converted(told: &Value) -> Option<toml_edit::Value> {
     Some(match told {
         Value::Null => return None,

@@ -1,4 +1,4 @@
-//! Sound files and tables that are dragged onto the page: written as they come, into the folder that the pipeline reads.
+//! Uploads of existing audio and transcript files: each request body is streamed into the folder that the `uploads` stage reads.
 
 use super::project::StudioProject;
 use super::{ApiError, ApiResult, aside, json, plain};
@@ -16,12 +16,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_stream::StreamExt;
 
-/// Largest file that is taken in.
+/// Maximum size of an uploaded file, in bytes (4 GiB).
 pub(super) const LARGEST: u64 = 4 << 30;
-/// Largest file that a page looks at.
-const SHOWN: u64 = 64 << 20;
-/// What tables and texts end in.
-const TEXTS: [&str; 5] = ["csv", "tsv", "jsonl", "txt", "json"];
+/// Maximum size of a file that is sent for preview, in bytes (64 MiB).
+const MAX_PREVIEW: u64 = 64 << 20;
+/// File extensions of transcripts.
+const TRANSCRIPT_EXTENSIONS: [&str; 5] = ["csv", "tsv", "jsonl", "txt", "json"];
 
 type Shared = State<Arc<StudioProject>>;
 
@@ -33,13 +33,14 @@ pub(super) fn routes() -> Router<Arc<StudioProject>> {
 }
 
 impl StudioProject {
-    /// The folder in which uploads lie.
+    /// Folder for uploads: `audio` of the `uploads` stage, or `uploads`.
     fn uploads(&self) -> PathBuf {
         let stage = self.stages("uploads").into_iter().next();
         self.root.join(stage.and_then(|stage| self.setting(&stage, "audio")).unwrap_or_else(|| "uploads".to_owned()))
     }
 }
 
+/// Lists the uploaded files, with the report of the last `uploads` result.
 async fn list(State(project): Shared) -> ApiResult {
     aside(move || {
         let mut files = Vec::new();
@@ -51,7 +52,7 @@ async fn list(State(project): Shared) -> ApiResult {
             }
         }
         files.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
-        // How sounds and texts went together when they were last taken in.
+        // The stage's report: how audio files and transcripts were matched in the last run.
         let report = project.latest("uploads").and_then(|folder| fs::read_to_string(folder.join("report.json")).ok());
         let report = report.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
         json(value!({ "files": files, "report": report }))
@@ -59,53 +60,54 @@ async fn list(State(project): Shared) -> ApiResult {
     .await
 }
 
-/// A file as it came, for a look at it.
+/// Returns an uploaded file for preview.
 async fn file(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
-        let none = |_| ApiError::missing("there is no such file");
+        let none = |_| ApiError::missing("file not found");
         let path = project.uploads().join(plain(&name)?);
-        if fs::metadata(&path).map_err(none)?.len() > SHOWN {
-            return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, "that file is too large to be shown".to_owned()));
+        if fs::metadata(&path).map_err(none)?.len() > MAX_PREVIEW {
+            return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, "file too large to preview".to_owned()));
         }
         Ok(([(header::CONTENT_TYPE, "application/octet-stream")], fs::read(&path).map_err(none)?).into_response())
     })
     .await
 }
 
-/// Writes a file piece by piece; it is there whole or not at all.
+/// Streams an upload to disk. The write is atomic: a failed upload leaves no file.
 async fn take_in(State(project): Shared, Path(name): Path<String>, request: Request) -> ApiResult {
     let path = PathBuf::from(plain(&name)?);
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
-    if !ingest::is_audio(&path) && !TEXTS.contains(&ending.as_str()) {
-        let words = format!("`{name}` is neither sound (WAV, FLAC, MP3, OGG, M4A) nor a table or text (CSV, TSV, JSONL, TXT)");
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
+    if !ingest::is_audio(&path) && !TRANSCRIPT_EXTENSIONS.contains(&extension.as_str()) {
+        let words =
+            format!("unsupported file type `{name}`: expected audio (WAV, FLAC, MP3, OGG, M4A) or transcripts (CSV, TSV, JSONL, TXT)");
         return Err(ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
     }
     let folder = project.uploads();
     let writing = || format!("cannot write `{name}`");
     fs::create_dir_all(&folder).with_context(writing)?;
     let mut file = tempfile::Builder::new().prefix(".part-").tempfile_in(&folder).with_context(writing)?;
-    let mut pieces = request.into_body().into_data_stream();
+    let mut chunks = request.into_body().into_data_stream();
     let mut size = 0;
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|_| ApiError::bad("the upload broke off"))?;
-        size += piece.len() as u64;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| ApiError::bad("upload interrupted"))?;
+        size += chunk.len() as u64;
         if size > LARGEST {
             return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, format!("`{name}` is larger than 4 GiB")));
         }
-        file.write_all(&piece).with_context(writing)?;
+        file.write_all(&chunk).with_context(writing)?;
     }
     file.as_file().sync_all().with_context(writing)?;
     file.persist(folder.join(&path)).map_err(|error| error.error).with_context(writing)?;
     json(value!({ "name": name, "size": size }))
 }
 
-/// Puts a file aside.
+/// Moves a file to the hidden folder `.removed`; nothing is deleted.
 async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
     aside(move || {
         let folder = project.uploads();
         let aside = folder.join(".removed");
-        fs::create_dir_all(&aside).with_context(|| "cannot make the folder for what is put aside")?;
-        fs::rename(folder.join(plain(&name)?), aside.join(&name)).map_err(|_| ApiError::missing("there is no such file"))?;
+        fs::create_dir_all(&aside).with_context(|| "cannot create the folder for removed files")?;
+        fs::rename(folder.join(plain(&name)?), aside.join(&name)).map_err(|_| ApiError::missing("file not found"))?;
         json(value!({}))
     })
     .await

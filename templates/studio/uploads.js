@@ -53,9 +53,12 @@ async function refresh() {
   $("#list tbody").replaceChildren(...list.files.map(row));
   await attempt(preview);
   const report = list.report;
-  const problems = [...(report?.rejected || [])].map((entry) => `${entry.file || entry.clip || ""}: ${entry.reason}`);
-  for (const [text, key] of [["no transcript", "without_text"], ["no recording", "without_sound"], ["no transcript", "without_transcript"], ["no recording", "missing_audio"]])
-    problems.push(...(report?.[key] || []).map((name) => `${typeof name === "string" ? name : JSON.stringify(name)}: ${text}`));
+  // The keys of report.json, which the `uploads` stage writes. A rejection reason starts with the file name.
+  const problems = [
+    ...(report?.rejected || []).map((entry) => entry.reason),
+    ...(report?.files_without_text || []).map((name) => `${name}: no transcript`),
+    ...(report?.texts_without_file || []).map((entry) => `${entry.name}${entry.place === entry.name ? "" : ` (${entry.place})`}: no recording (${entry.reason})`),
+  ];
   $("#pairing").replaceChildren(
     ...(report ? [el("h2", {}, "Last run"), el("p", {}, `${report.clips ?? "?"} ${report.clips === 1 ? "recording" : "recordings"} matched with a transcript.`), el("ul", {}, problems.map((text) => el("li", {}, text)))] : []),
   );

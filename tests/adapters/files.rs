@@ -1,4 +1,4 @@
-//! Adapter folders: what is written comes back, and what would be read wrongly is refused by name.
+//! Adapter folders: save and load round trips, and error messages for unsupported or inconsistent folders.
 
 use super::{adapters, distance, logits};
 use crate::model_parity::{Reference, folder, tiny};
@@ -12,7 +12,7 @@ use voxtral::lora;
 use voxtral::lora::{LoraConfig, TargetModules};
 use voxtral::weights::{WeightLoader, read_tensors, tensors, write_tensors};
 
-/// A folder with fresh adapters, and the model that has them.
+/// A folder with new adapters, and the model they were saved from.
 fn written(adapters: &LoraConfig) -> (tempfile::TempDir, voxtral::model::Voxtral) {
     let (folder, mut model) = (tempfile::tempdir().unwrap(), tiny());
     lora::add(&mut model, adapters, &mut WeightLoader::random(1, &Device::flex())).unwrap();
@@ -92,7 +92,7 @@ fn a_pattern_is_written_as_exactly_the_layers_it_meant() {
             LoraConfig { targets: TargetModules::text(text).unwrap(), audio_tower: true, projector: text == "all-linear", ..adapters(&[]) };
         let (folder, model) = written(&adapters);
         assert_eq!(model.clone().linears().iter().filter(|(_, layer)| layer.lora.is_some()).count(), layers, "{text}");
-        // A layer too many or too few would be refused.
+        // Loading fails if the pattern matches a layer too many or too few.
         lora::load(&mut tiny(), folder.path()).unwrap_or_else(|error| panic!("{text}: {error}"));
     }
 }
@@ -105,15 +105,17 @@ fn targets_that_end_up_nowhere_are_an_error() {
     };
     let said = error(&adapters(&["q_proj", "fc1"]));
     assert!(
-        said.contains("target `fc1`") && said.contains("audio_tower.layers.0.fc1") && said.contains("audio tower, which gets none"),
+        said.contains("target `fc1`")
+            && said.contains("audio_tower.layers.0.fc1")
+            && said.contains("audio encoder, which gets no adapters"),
         "{said}"
     );
     let said = error(&adapters(&["linear_1"]));
     assert!(said.contains("target `linear_1`") && said.contains("projector"), "{said}");
     let said = error(&adapters(&["q_porj"]));
-    assert!(said.contains("target `q_porj` names no layer") && said.contains("language_model.model.layers.0.self_attn.q_proj"), "{said}");
+    assert!(said.contains("target `q_porj` matches no layer") && said.contains("language_model.model.layers.0.self_attn.q_proj"), "{said}");
     for (pattern, word) in
-        [("q_proj", "names no layer"), (r".*fc\d", "audio tower"), (".*", "`lm_head`"), (".*embed_tokens|.*q_proj", "`embed_tokens`")]
+        [("q_proj", "matches no layer"), (r".*fc\d", "audio encoder"), (".*", "`lm_head`"), (".*embed_tokens|.*q_proj", "`embed_tokens`")]
     {
         let said = error(&LoraConfig { targets: TargetModules::text(pattern).unwrap(), ..adapters(&[]) });
         assert!(said.contains(pattern) && said.contains(word), "{said}");
@@ -132,7 +134,7 @@ fn a_row_of_zeros_and_dora_do_not_go_together() {
     layer.weight = layer.weight.clone().map(|weight| weight.slice_fill([3..4, 0..48], 0.0));
     let dora = LoraConfig { dora: true, ..adapters(&["v_proj"]) };
     let error = lora::add(&mut model, &dora, &mut WeightLoader::random(1, &Device::flex())).unwrap_err();
-    assert!(error.message.contains("layers.1.self_attn.v_proj.weight`: row 3 has length 0"), "{error}");
+    assert!(error.message.contains("layers.1.self_attn.v_proj.weight`: row 3 has norm 0"), "{error}");
 }
 
 #[test]
@@ -157,9 +159,9 @@ fn tensors_and_layers_that_do_not_meet_are_named() {
     );
     broken(
         &|stored| drop(stored.insert(key.replace("fc1", "fc2"), stored[key].clone())),
-        &["tensors for `audio_tower.layers.0.fc2`", "does not mean"],
+        &["tensors for `audio_tower.layers.0.fc2`", "does not adapt"],
     );
-    broken(&|stored| drop(stored.insert(key.replace("lora_A", "lora_C"), stored[key].clone())), &["lora_C", "no part of a LoRA adapter"]);
+    broken(&|stored| drop(stored.insert(key.replace("lora_A", "lora_C"), stored[key].clone())), &["lora_C", "not part of a LoRA adapter"]);
     broken(
         &|stored| drop(stored.insert(key.replace("model.model.audio", "model.audio"), stored[key].clone())),
         &["twice", "audio_tower.layers.0.fc1"],
@@ -210,7 +212,7 @@ fn a_config_that_would_be_read_wrongly_is_refused_by_its_key() {
         set(copy.path(), key, value);
         refused(copy.path(), &[words]);
     }
-    // What changes nothing, or nothing here, is no reason to refuse.
+    // Settings without an effect are accepted.
     for (key, value) in [
         ("lora_bias", json!(false)),
         ("modules_to_save", json!([])),
@@ -261,7 +263,7 @@ fn of_patterns_the_first_that_matches_counts() {
         lora::load(&mut model, copy.path()).unwrap();
         logits(&model, &reference, 0)
     };
-    // In the order of the file, which is not that of the alphabet; `r.q_proj` ends no name, since what stands before must be a dot.
+    // File order applies, not alphabetical order. `r.q_proj` matches no layer: a suffix must start after a dot.
     let first = computed(r#""self_attn.q_proj": 3, "q_proj": 9, "r.q_proj": 40"#);
     assert_eq!(distance(&first, &computed(r#""q_proj": 3"#)), 0.0);
     assert_eq!(distance(&computed(r#""q_proj": 9, ".*k_proj|self_attn.q_proj": 3"#), &computed(r#""q_proj": 9, "k_proj": 3"#)), 0.0);

@@ -1,4 +1,4 @@
-//! The real PEFT and transformers: they load what we write, we load what they write.
+//! Round trip with the installed PEFT and transformers: they load our adapters, and we load theirs.
 
 use super::{adapters, distance, logits};
 use crate::model_parity::{Reference, folder, tiny};
@@ -12,7 +12,7 @@ use voxtral::lora;
 use voxtral::lora::{LoraConfig, TargetModules};
 use voxtral::weights::{WeightLoader, floats, read_tensors, write_tensors};
 
-/// A Python with the packages: `python3`, or the one the environment names.
+/// A Python that has the packages: `python3`, or the one in `VOXPIPE_TEST_PYTHON`.
 fn python() -> Option<String> {
     let pythons = std::env::var("VOXPIPE_TEST_PYTHON").map_or_else(|_| vec!["python3".into(), "python".into()], |python| vec![python]);
     let knows = |python: &String| {

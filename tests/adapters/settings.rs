@@ -1,4 +1,4 @@
-//! The settings `lora = { … }` of `train`: what is said about mistakes, and what a run says and writes.
+//! `lora = { … }` settings of `train`: validation errors, notes and written files.
 
 use crate::model_parity::folder;
 use crate::stages::{Bench, artifact, clip, complaints};
@@ -19,12 +19,12 @@ fn targets_that_cannot_work_are_told_before_anything_runs() {
         (json!({ "targets": ["q_porj"] }), "no layer `q_porj` | layers: q_proj, k_proj"),
         (
             json!({ "targets": ["q_proj", "fc1"] }),
-            "`fc1` is a layer of the audio tower, which is frozen | write `freeze_audio_tower = false`",
+            "`fc1` is a layer of the audio encoder, which is frozen | write `freeze_audio_tower = false`",
         ),
-        (json!({ "targets": ["linear_1"] }), "layer of the projector | leave it out of the list, and write `projector = true`"),
+        (json!({ "targets": ["linear_1"] }), "layer of the projector | leave it out of the list and write `projector = true`"),
         (json!({ "targets": ["lm_head"] }), "adapters on `lm_head` are not supported"),
         (json!({ "targets": ["embed_tokens"] }), "adapters on `embed_tokens` are not supported"),
-        (json!({ "targets": "q_proj" }), "`q_proj` as a text has to match a layer's whole name | write [\"q_proj\"]"),
+        (json!({ "targets": "q_proj" }), "`q_proj` is read as a regular expression for full module names and matches none | write [\"q_proj\"]"),
         (json!({ "targets": ".*(q_proj" }), "`.*(q_proj` is not a regular expression"),
         (json!({ "r": 0 }), "`lora.r`"),
     ] {
@@ -41,7 +41,7 @@ fn targets_that_cannot_work_are_told_before_anything_runs() {
     }
 }
 
-/// A bench with a dataset of four short clips and the tiny model.
+/// A test bench with a dataset of four short clips and the tiny model.
 fn bench() -> Bench {
     let mut bench = Bench::new();
     for (name, bytes) in files(&folder("tiny")) {
@@ -63,14 +63,14 @@ fn bench() -> Bench {
 fn every_kind_of_adapter_is_trained_and_told() {
     let mut bench = bench();
     for (lora, told) in [
-        (json!({ "r": 2, "rslora": true }), "rank-stabilised LoRA adapters on 8 layers of the text model\n"),
+        (json!({ "r": 2, "rslora": true }), "rank-stabilized LoRA adapters on 8 layers of the language model\n"),
         (
             json!({ "r": 2, "dora": true, "dropout": 0.1, "projector": true }),
-            "DoRA adapters on 8 layers of the text model and 2 of the projector\n",
+            "DoRA adapters on 8 layers of the language model and 2 of the projector\n",
         ),
         (
             json!({ "r": 2, "dora": true, "rslora": true, "freeze_audio_tower": false, "targets": ["fc1"] }),
-            "rank-stabilised DoRA adapters on 2 layers of the audio tower\n",
+            "rank-stabilized DoRA adapters on 2 layers of the audio encoder\n",
         ),
     ] {
         bench.made::<Train>(with(lora.clone()));
@@ -94,9 +94,9 @@ fn what_targets_mean_too_and_what_a_warm_up_does_is_told() {
     settings["warmup_steps"] = json!(2);
     bench.made::<Train>(settings.clone());
     let heard = bench.heard();
-    assert!(heard.contains("LoRA adapters on 1 layer of the text model\n"), "{heard}");
-    assert!(heard.contains("also names 1 layer of the audio tower and 1 of the projector, which get no adapter"), "{heard}");
-    assert!(heard.contains("warning: `warmup_steps` = 2 is not below the 2 steps of this training"), "{heard}");
+    assert!(heard.contains("LoRA adapters on 1 layer of the language model\n"), "{heard}");
+    assert!(heard.contains("also matches 1 layer of the audio encoder and 1 of the projector, which get no adapter"), "{heard}");
+    assert!(heard.contains("warning: `warmup_steps` = 2 is not less than the 2 training steps"), "{heard}");
     settings["warmup_steps"] = json!(1);
     bench.made::<Train>(settings.clone());
     assert!(!bench.heard().contains("warmup_steps"));

@@ -1,11 +1,12 @@
-//! kill -9 at random moments of whole runs.
+//! SIGKILL at random moments of whole runs.
 
 use super::results;
 use crate::support::{Ran, Sandbox, signal};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// Twelve stages, three in a row four times over, then joined; each writes its result in pieces, slowly enough to be cut short.
+/// Twelve stages: three parallel chains from a common start, joined at the end. Each writes its result in pieces, slowly enough to be
+/// interrupted.
 fn project() -> Sandbox {
     let mut text = "schema = 1\n[pipeline]\nname = \"twelve\"\n".to_owned();
     for number in 0..12 {
@@ -32,7 +33,7 @@ fn project() -> Sandbox {
     sandbox
 }
 
-/// VOXPIPE_KILLS says how many; the seed makes the moments, the machine's load shifts them.
+/// VOXPIPE_KILLS sets the number of kills. Their times come from a fixed seed, and vary with the load of the machine.
 #[test]
 fn kill_9_at_random_moments_of_whole_runs() {
     let kills: u32 = std::env::var("VOXPIPE_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(12);

@@ -1,4 +1,4 @@
-//! A Parquet file too large to be fetched for a few of its rows.
+//! Streaming of a large Parquet file: only the needed parts are downloaded.
 
 use super::{clips, run, serve};
 use crate::hub_server::TOKEN;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 const GROUPS: usize = 30;
 const ROWS: usize = 10;
 
-/// Three hundred clips of a hundred kilobytes.
+/// 300 clips of 100 kB each.
 fn large() -> Vec<u8> {
     let schema = "message schema { optional group audio { optional binary bytes; optional binary path (UTF8); } \
                   optional binary text (UTF8); optional binary other (UTF8); }";

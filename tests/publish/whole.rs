@@ -84,8 +84,8 @@ fn one_file_leads_from_granary_to_a_space_and_back() {
     assert!(yes.stdout.contains("yes: 1 result"), "{}", yes.stdout);
     fs::remove_dir_all(other.path("speech/clips")).unwrap();
     let gone = Ran::of(command(&other, &hub, &["repro", &format!("hf://{MODEL}")]).output().unwrap()).exits(2);
-    gone.complains("the stage `uploads` reads `speech/clips`, which is not in this folder");
-    Ran::of(command(&other, &hub, &["repro", "hf://nvidia"]).output().unwrap()).exits(2).complains("is no repository");
+    gone.complains("stage `uploads` reads `speech/clips`, which is not in this folder");
+    Ran::of(command(&other, &hub, &["repro", "hf://nvidia"]).output().unwrap()).exits(2).complains("is not a repository");
     Ran::of(command(&other, &hub, &["repro", "hf://datasets/nvidia/Granary"]).output().unwrap()).exits(2).complains("has no pipeline.toml");
 }
 

@@ -43,7 +43,7 @@ fn progress_and_metrics_are_told_as_such() {
 fn a_failure_names_its_exit_code_and_quotes_the_last_lines() {
     let mut bench = Bench::new();
     let error = bench.error::<Command>(shell("for i in $(seq 30); do echo line $i; done; exit 3"));
-    says(&error, &["`sh` ended with exit code 3; its last 20 lines:\n  line 11\n", "\n  line 30"]);
+    says(&error, &["`sh` failed with exit code 3; its last 20 lines:\n  line 11\n", "\n  line 30"]);
     assert_eq!(error.kind, ErrorKind::Other);
     let error = bench.error::<Command>(shell("kill -9 $$"));
     says(&error, &["`sh` was killed by signal 9; it printed nothing"]);
@@ -67,26 +67,26 @@ fn long_lines_are_cut_and_counted() {
 fn placeholders_that_stand_for_nothing_are_errors() {
     let mut bench = Bench::new();
     let error = bench.error::<Command>(json!({"run": ["ls", "${from.clips}"]}));
-    says(&error, &["`${from.clips}` in `run` of stage `it` stands for nothing"]);
+    says(&error, &["`${from.clips}` in `run` of stage `it` has no such input"]);
     for name in ["one", "two"] {
         let path = bench.folder.path().join(name);
         fs::create_dir(&path).unwrap();
         bench.give("clips", artifact(ArtifactKind::Files, &path));
     }
-    says(&bench.error::<Command>(json!({"run": ["ls", "${from.clips}"]})), &["stands for 2 folders"]);
+    says(&bench.error::<Command>(json!({"run": ["ls", "${from.clips}"]})), &["refers to 2 folders"]);
     bench.made::<Command>(json!({"run": ["sh", "-c", "echo $1 > $0/x", "${out}", "${from.clips.1}"]}));
     assert!(bench.out("x").trim_end().ends_with("/two"));
-    says(&bench.error::<Command>(json!({"run": ["ls", "${from.clips.2}"]})), &["`${from.clips.2}`", "stands for nothing"]);
+    says(&bench.error::<Command>(json!({"run": ["ls", "${from.clips.2}"]})), &["`${from.clips.2}`", "has no such input"]);
 }
 
 #[test]
 fn a_promised_kind_is_checked() {
     let mut bench = Bench::new();
     let clips = |script: &str| json!({"run": ["sh", "-c", script, "${out}"], "output": "clips"});
-    says(&bench.error::<Command>(clips("true")), &["ended well", "`clips.jsonl` is not there"]);
+    says(&bench.error::<Command>(clips("true")), &["succeeded, but its result does not match", "`clips.jsonl` is missing"]);
     says(&bench.error::<Command>(clips("echo '{\"text\":' > $0/clips.jsonl")), &["clips.jsonl:1: "]);
     let row = r#"echo '{"audio_path":"audio/a.wav","text":"a"}' > $0/clips.jsonl"#;
-    says(&bench.error::<Command>(clips(row)), &["`audio/a.wav` is not there"]);
+    says(&bench.error::<Command>(clips(row)), &["`audio/a.wav` is missing"]);
     let made = bench.made::<Command>(clips(&format!("{row}; mkdir $0/audio; touch $0/audio/a.wav")));
     assert_eq!(made.summary, "`sh` made 1 clips");
 }
@@ -129,7 +129,7 @@ fn thread_after(wait: Duration, then: impl FnOnce() + Send + 'static) {
     });
 }
 
-/// Whether a process has ended (a zombie has), given a moment for it.
+/// Waits briefly and returns whether a process has ended; a zombie counts as ended.
 fn gone(pid: &str) -> bool {
     (0..100).any(|_| {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

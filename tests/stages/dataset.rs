@@ -1,10 +1,10 @@
-//! `dataset`: quality checks, doubles, splits, and the folder placed for the user.
+//! `dataset`: quality checks, duplicates, splits, and the user's copy of the dataset.
 
 use super::*;
 use voxpipe::data::clip_row::ClipRow;
 use voxpipe::stages::dataset::Dataset;
 
-/// Clips of a stage, each with its sound and text.
+/// Clips of a stage, each with its audio and transcript.
 fn clips(bench: &mut Bench, name: &str, rows: &[(&str, Vec<u8>, &str)]) {
     let folder = bench.folder.path().join(name);
     fs::create_dir_all(folder.join("audio")).unwrap();
@@ -83,7 +83,7 @@ fn clips_that_cannot_be_used_are_listed() {
         "one/audio/silent.wav is silent (-120 dBFS)",
         "one/audio/long.wav is too long: 31.00 s",
         "one/audio/brief.wav is too short: 0.10 s",
-        "one/audio/rate.wav is not a clip of a dataset",
+        "one/audio/rate.wav is not a dataset clip",
         "one/audio/cut.wav is truncated",
         "two/audio/again.wav sounds exactly like one/audio/a.wav",
     ]) {
@@ -94,7 +94,7 @@ fn clips_that_cannot_be_used_are_listed() {
     assert!(odd[0].starts_with("one/audio/loud.wav is clipped (2.0 %"), "{odd:?}");
     assert_eq!(odd[1..], ["one/audio/slow.wav has 0.2 letters a second: text and sound may not belong together"]);
     let heard = bench.heard();
-    assert!(heard.contains("warning: 6 clips left out: ") && heard.contains("warning: worth listening to: "), "{heard}");
+    assert!(heard.contains("warning: 6 clips rejected: ") && heard.contains("warning: suspicious audio: "), "{heard}");
     let paths: Vec<String> = bench.rows::<ClipRow>("data.jsonl").into_iter().map(|record| record.audio_path).collect();
     assert!(paths[0].starts_with("audio/a-") && paths[4].starts_with("audio/a-") && paths[0] != paths[4], "{paths:?}");
     assert!(!bench.out("report.json").contains(bench.folder.path().to_str().unwrap()), "no absolute path");
@@ -110,11 +110,11 @@ fn nothing_usable_and_too_few_sentences_are_errors() {
     says(&bench.error::<Dataset>(json!({})), &["1 different sentence cannot fill 2 splits: test, train"]);
     let mut bench = Bench::new();
     clips(&mut bench, "one", &[]);
-    says(&bench.error::<Dataset>(json!({})), &["there is not one clip"]);
+    says(&bench.error::<Dataset>(json!({})), &["no clips to build a dataset from"]);
     fs::write(bench.folder.path().join("one/clips.jsonl"), "{\"audio_path\":\"a\"}\n").unwrap();
     says(&bench.error::<Dataset>(json!({})), &["from stage `one`", "clips.jsonl:1: missing field `text`"]);
     fs::write(bench.folder.path().join("one/clips.jsonl"), "{\"audio_path\":\"../a\",\"text\":\"x\"}\n").unwrap();
-    says(&bench.error::<Dataset>(json!({})), &["one/../a leads out of the folder"]);
+    says(&bench.error::<Dataset>(json!({})), &["one/../a is outside the folder"]);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn the_users_folder_is_filled_and_respected() {
     let before = tree(&bench.cx.root);
     bench.cx.seed += 1;
     let error = bench.error::<Dataset>(with);
-    says(&error, &["in `datasets/mine`, `notes.txt` changed or came in after"]);
+    says(&error, &["files in `datasets/mine` were changed or added after voxpipe wrote the folder: `notes.txt`"]);
     assert_eq!((Exit::from(&error), tree(&bench.cx.root)), (Exit::Environment, before));
 
     bench.file("theirs/data.jsonl", "");
@@ -147,10 +147,10 @@ fn the_users_folder_is_filled_and_respected() {
 #[test]
 fn settings_that_cannot_work_are_complained_about() {
     for (with, path, says) in [
-        (json!({"split": {"train": 0.9, "test": 0.2}}), "split", "the shares add up to 1.1, not 1"),
-        (json!({"split": {"test": 0.2}}), "split", "what is not written has its default"),
-        (json!({"split": {"test": -0.1}}), "split.test", "-0.1 is no share of a whole"),
-        (json!({"max_seconds": 0.1}), "max_seconds", "no clip is between"),
+        (json!({"split": {"train": 0.9, "test": 0.2}}), "split", "the split fractions add up to 1.1, not 1"),
+        (json!({"split": {"test": 0.2}}), "split", "omitted ones have their defaults"),
+        (json!({"split": {"test": -0.1}}), "split.test", "-0.1 is not a fraction"),
+        (json!({"max_seconds": 0.1}), "max_seconds", "exclude every clip"),
     ] {
         let found = complaints::<Dataset>(with.clone());
         assert_eq!(found.len(), 1, "{with}: {found:?}");

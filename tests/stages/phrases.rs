@@ -1,4 +1,4 @@
-//! `phrases`: the packs, files of one's own, and what is said when neither can be had.
+//! `phrases`: embedded packs, local files, and error messages.
 
 use super::*;
 use voxpipe::data::phrase::PhraseRow;
@@ -20,7 +20,7 @@ fn a_seeded_choice_from_the_pack_keeps_ids_and_order() {
     bench.made::<Phrases>(json!({"language": "es", "count": 12}));
     assert_ne!(tree(&bench.cx.out), first);
     bench.made::<Phrases>(json!({"language": "en", "count": 100_000}));
-    assert!(bench.heard().contains("100000 asked for, 110 available: all are taken"));
+    assert!(bench.heard().contains("`count` is 100000, but only 110 are available: using all of them"));
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn a_file_may_be_text_or_a_table() {
     assert_eq!(phrases[0].text, "Good morning.");
     assert_eq!((phrases[1].id.as_str(), phrases[1].source.as_str()), ("en-0002", "a.txt, line 3"));
     assert_eq!(bench.json("report.json")["duplicates"], json!([{"id": "en-0003", "text": "good MORNING", "same_as": "en-0001"}]));
-    assert!(bench.heard().contains("warning: 1 sentence left out as repeated: `good MORNING`\n"));
+    assert!(bench.heard().contains("warning: 1 sentence skipped as duplicate: `good MORNING`\n"));
 
     bench.file("a.csv", "id,text\nhello,\"Hello, you\"\nbye,Good bye\n");
     bench.made::<Phrases>(with("a.csv"));
@@ -49,29 +49,29 @@ fn a_file_may_be_text_or_a_table() {
     bench.file("a.csv", "text,x\na,b\nc\n");
     says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:3: the row has 1 columns, the header has 2"]);
     bench.file("a.csv", "x,text\na,\"b\nc,d\n");
-    says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:2: a cell runs over several lines"]);
+    says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:2: a cell spans several lines"]);
     bench.file("a.csv", "id,text\n../x,b\n");
-    says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:2: the id `../x` cannot be a file name"]);
+    says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:2: the id `../x` is not a valid file name"]);
     bench.file("a.tsv", b"text\n\xff\n");
-    says(&bench.error::<Phrases>(with("a.tsv")), &["a.tsv:2: this is not UTF-8"]);
+    says(&bench.error::<Phrases>(with("a.tsv")), &["a.tsv:2: invalid UTF-8"]);
     bench.file("a.txt", "\n");
-    says(&bench.error::<Phrases>(with("a.txt")), &["a.txt: there is no sentence"]);
+    says(&bench.error::<Phrases>(with("a.txt")), &["a.txt: no sentences found"]);
     assert!(bench.error::<Phrases>(with("none.txt")).message.contains("cannot read `none.txt`"));
 }
 
 #[test]
 fn settings_that_cannot_work_are_complained_about() {
     for (with, path, says) in [
-        (json!({"language": "ja"}), "language", "there is no embedded pack for `ja` | packs exist for: "),
+        (json!({"language": "ja"}), "language", "no embedded pack for `ja` | packs exist for: "),
         (json!({"language": "English"}), "language", "did you mean `en`?"),
         (json!({"language": "es-MX"}), "language", "did you mean `es`?"),
         (json!({"language": "Spanisch"}), "language", "did you mean `es`?"),
-        (json!({"language": "xyz", "source": "file", "file": "a"}), "language", "is not a language code of ISO 639-1"),
+        (json!({"language": "xyz", "source": "file", "file": "a"}), "language", "is not an ISO 639-1 language code"),
         (json!({"language": "fr", "source": "file"}), "source", "needs a `file`"),
-        (json!({"language": "en", "file": "a.txt"}), "file", "does not read one"),
-        (json!({"language": "en", "count": 0}), "count", "no phrases are asked for"),
-        (json!({"language": "en", "source": "granary", "file": "a.txt"}), "file", "does not read one"),
-        (json!({"language": "en", "corpus": "yodas"}), "corpus", "`source` does not read it | write `source = \"granary\"`"),
+        (json!({"language": "en", "file": "a.txt"}), "file", "`source` does not use it"),
+        (json!({"language": "en", "count": 0}), "count", "`count` must be at least 1"),
+        (json!({"language": "en", "source": "granary", "file": "a.txt"}), "file", "`source` does not use it"),
+        (json!({"language": "en", "corpus": "yodas"}), "corpus", "`source` does not use it | write `source = \"granary\"`"),
         (json!({"language": "en", "source": "granary", "split": "asr"}), "split", "write `source = \"rows\"`"),
         (
             json!({"language": "en", "source": "granary", "repo": "x"}),
@@ -80,8 +80,8 @@ fn settings_that_cannot_work_are_complained_about() {
         ),
         (json!({"language": "en", "source": "granary", "revision": "../x"}), "revision", "cannot be a revision"),
         (json!({"language": "en", "source": "rows"}), "source", "needs a `repo`"),
-        (json!({"language": "en", "filters": {"max_words": 2}}), "filters.max_words", "between 3 and 2 words"),
-        (json!({"language": "en", "filters": {"max_seconds": 1}}), "filters.max_seconds", "between 2 and 1 seconds"),
+        (json!({"language": "en", "filters": {"max_words": 2}}), "filters.max_words", "`min_words` 3 and `max_words` 2 exclude"),
+        (json!({"language": "en", "filters": {"max_seconds": 1}}), "filters.max_seconds", "`min_seconds` 2 and `max_seconds` 1 exclude"),
     ] {
         let found = complaints::<Phrases>(with.clone());
         assert_eq!(found.len(), 1, "{with}: {found:?}");

@@ -1,4 +1,4 @@
-//! `card`, `publish` and `demo`: what is said of a model, where it goes, and the page that shows it.
+//! `card`, `publish` and `demo`: model cards, publication targets and demo pages.
 
 use super::*;
 use voxpipe::error::ErrorKind;
@@ -19,7 +19,7 @@ fn training(method: &str, hub: Option<&str>) -> Value {
     })
 }
 
-/// Weights of one tensor that are all there.
+/// A complete safetensors file with one tensor.
 fn weights() -> Vec<u8> {
     let header = br#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
     [&(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat()
@@ -71,7 +71,7 @@ fn data(bench: &mut Bench) {
     bench.give("data", artifact(ArtifactKind::Dataset, &folder));
 }
 
-/// The front matter as YAML readers see it, for the subset we write.
+/// Parses the front matter, for the YAML subset that we write.
 fn front_matter(card: &str) -> &str {
     card.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap().0
 }
@@ -168,7 +168,7 @@ fn sentences_that_were_also_trained_on_are_admitted() {
     );
 }
 
-/// A bench on which a scored model has its card.
+/// A bench with the card of a scored model.
 fn carded(method: &str) -> (Bench, PathBuf) {
     let mut bench = Bench::new();
     let folder = model(&mut bench, &training(method, Some("mistralai/Voxtral-Mini-3B-2507")));
@@ -206,11 +206,11 @@ fn a_folder_is_published_as_a_model_repository() {
         let bytes = &there[file["path"].as_str().unwrap()];
         assert_eq!((file["size"].as_u64(), &file["digest"]), (Some(bytes.len() as u64), &json!(Digest::of(bytes))));
     }
-    // Again, with another model: replaced as a whole.
+    // Again, with another model: replaced atomically.
     fs::remove_file(folder.join("loss.jsonl")).unwrap();
     bench.made::<Publish>(with.clone());
     assert!(!bench.cx.root.join("published/voice/loss.jsonl").exists());
-    // Somebody worked in it.
+    // A file in it was edited.
     bench.file("published/voice/README.md", "my words");
     let before = tree(&bench.cx.root);
     let error = bench.error::<Publish>(with.clone());
@@ -230,7 +230,7 @@ fn what_stands_in_the_way_is_left_alone() {
         ("theirs", "the folder `theirs` exists and was not made by voxpipe"),
         ("file", "`file` exists and is not a folder"),
         ("file/below", "`file/below`"),
-        // Nobody may make a folder there, not even root.
+        // Not even root can create a folder there.
         ("/sys/voxpipe/model", "cannot write the folder `/sys/voxpipe/model`"),
     ] {
         let error = bench.error::<Publish>(json!({"target": target, "overwrite": true}));
@@ -241,9 +241,9 @@ fn what_stands_in_the_way_is_left_alone() {
     }
     let whole = fs::read(folder.join("model.safetensors")).unwrap();
     for (bytes, message) in [
-        (&whole[..whole.len() - 1], "it is cut off or has more"),
-        (&whole[..20], "it is cut off: the header"),
-        (&whole[..3], "3 bytes are too few"),
+        (&whole[..whole.len() - 1], "wrong size: expected"),
+        (&whole[..20], "truncated: the header"),
+        (&whole[..3], "3 bytes are too short"),
     ] {
         fs::write(folder.join("model.safetensors"), bytes).unwrap();
         says(&bench.error::<Publish>(json!({"target": "new"})), &["`model.safetensors` of the model: ", message]);
@@ -258,7 +258,7 @@ fn what_stands_in_the_way_is_left_alone() {
 
 #[test]
 fn a_full_disk_leaves_nothing_half_written() {
-    // A file system of 64 kB, where the sandbox lets us have one; the error's road is also tested in `folder`.
+    // A file system of 64 kB, if the sandbox allows mounting one; the error path is also tested in `managed_dir`.
     let (mut bench, folder) = carded("full");
     let disk = bench.folder.path().join("disk");
     fs::create_dir(&disk).unwrap();
@@ -311,5 +311,5 @@ fn the_demo_shows_what_was_published() {
     assert!(bench.out("app.py").contains("model.json"));
 
     fs::write(bench.cx.inputs["published"][0].path.join("published.json"), "{\"location\":\"x\"}").unwrap();
-    says(&bench.error::<Demo>(json!({})), &["`published.json` of stage `the-published` says nothing about its model"]);
+    says(&bench.error::<Demo>(json!({})), &["`published.json` of stage `the-published` has no card facts"]);
 }

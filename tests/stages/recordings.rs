@@ -1,4 +1,4 @@
-//! `recordings`: parking until enough is there, takes, and what cannot be used.
+//! `recordings`: parking until there are enough clips, several takes, and unusable files.
 
 use super::*;
 use voxpipe::data::clip_row::ClipRow;
@@ -29,7 +29,7 @@ fn a_run_parks_until_enough_clips_are_there() {
     bench.file(&format!("mine/{}.wav", ids[7]), "this is not audio");
     let before = tree(&bench.cx.root);
     let Ok(StageOutcome::Parked { have: 7, need: 12, message }) = bench.outcome::<Recordings>(with.clone()) else { panic!("not parked") };
-    let missing = format!("Still without a clip: `{}`, `{}`", ids[7], ids[8]);
+    let missing = format!("Missing: `{}`, `{}`", ids[7], ids[8]);
     assert!(message.starts_with("`mine` has 7 of 12 clips (1 file not usable: `") && message.contains(&missing), "{message}");
     assert!(bench.heard().contains(&format!("warning: not usable: {}.wav", ids[7])), "{}", bench.heard());
     assert_eq!(tree(&bench.cx.root), before, "the folder belongs to the person");
@@ -74,11 +74,11 @@ fn the_newest_usable_take_counts_and_the_rest_is_listed() {
     let rejected: Vec<_> = report["rejected"].as_array().unwrap().iter().map(|it| it["file"].as_str().unwrap()).collect();
     assert_eq!(rejected, [format!("{}.2.wav", ids[1]), format!("{}.wav", ids[2]), format!("{}.wav", ids[3])]);
     assert!(!bench.out("report.json").contains(bench.folder.path().to_str().unwrap()), "no absolute path");
-    assert!(bench.heard().contains("warning: 1 clip in `recordings` without a phrase of that name: `who.wav`"));
+    assert!(bench.heard().contains("warning: 1 clip in `recordings` not named after a phrase: `who.wav`"));
 }
 
 #[test]
 fn more_clips_than_phrases_can_never_come() {
-    says(&bench().error::<Recordings>(json!({"min_clips": 16})), &["`min_clips` asks for 16, but there are only 15 phrases"]);
+    says(&bench().error::<Recordings>(json!({"min_clips": 16})), &["`min_clips` is 16, but there are only 15 phrases"]);
     assert_eq!(complaints::<Recordings>(json!({"min_clips": 0, "folder": ""})).len(), 2);
 }

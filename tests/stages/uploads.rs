@@ -1,4 +1,4 @@
-//! `uploads`: pairing by name, tables that are broken, sound that is.
+//! `uploads`: matching by name, broken tables and broken audio.
 
 use super::*;
 use voxpipe::data::clip_row::ClipRow;
@@ -71,11 +71,11 @@ fn what_finds_no_partner_is_listed_on_both_sides() {
     );
     assert_eq!(report["ignored_columns"], json!(["mood"]));
     let heard = bench.heard();
-    assert!(heard.contains("warning: 2 files without a text: `in/other/b.wav`, `in/sub/c.wav`\n"), "{heard}");
-    assert!(heard.contains("warning: 2 texts without a file: `elsewhere/b.wav ("), "{heard}");
+    assert!(heard.contains("warning: 2 files without a transcript: `in/other/b.wav`, `in/sub/c.wav`\n"), "{heard}");
+    assert!(heard.contains("warning: 2 transcripts without an audio file: `elsewhere/b.wav ("), "{heard}");
     let mut strict = with("t.csv");
     strict["strict"] = true.into();
-    says(&bench.error::<Uploads>(strict), &["2 files without a text", "2 texts without a file"]);
+    says(&bench.error::<Uploads>(strict), &["2 files without a transcript", "2 transcripts without an audio file"]);
 }
 
 #[test]
@@ -104,14 +104,14 @@ fn sound_that_cannot_be_used_is_listed_and_left_out() {
     }
     assert!(rejected[1]["reason"].as_str().unwrap().contains("too long: 30.50 s, at most 30 s"), "{}", rejected[1]);
     assert!(!bench.out("report.json").contains(bench.folder.path().to_str().unwrap()), "no absolute path");
-    assert!(bench.heard().contains("warning: 6 files cannot be used: "), "{}", bench.heard());
+    assert!(bench.heard().contains("warning: 6 files unusable: "), "{}", bench.heard());
     let wav = hound::WavReader::open(bench.cx.out.join("audio/good.wav")).unwrap();
     assert_eq!((wav.spec().channels, wav.spec().sample_rate, wav.spec().bits_per_sample, wav.len()), (1, 16_000, 16, 24_000));
     let mut strict = with("txt");
     strict["strict"] = true.into();
-    says(&bench.error::<Uploads>(strict), &["`strict` is set: 6 files cannot be used: `in/empty.wav"]);
+    says(&bench.error::<Uploads>(strict), &["`strict` is set and some files cannot be used: 6 files unusable: `in/empty.wav"]);
     fs::remove_file(bench.cx.root.join("in/good.wav")).unwrap();
-    says(&bench.error::<Uploads>(with("txt")), &["none of 6 files became a clip", "in/empty.wav"]);
+    says(&bench.error::<Uploads>(with("txt")), &["none of 6 files gave a usable clip", "in/empty.wav"]);
 }
 
 #[test]
@@ -126,8 +126,8 @@ fn a_broken_table_is_an_error_with_its_line() {
         ("t.jsonl", "{\"file\":\"a\",\"text\":null}\n", "t.jsonl:1: `text` is empty"),
         ("t.csv", "file,text\na,x\nb,y,z\n", "t.csv:3: the row has 3 columns, the header has 2"),
         ("t.csv", "file,text\na,\n", "t.csv:2: `text` is empty"),
-        ("t.csv", "file,text\na,x\nin/a.wav,y\n", "t.csv:3: `in/a.wav` already has a text on line 2"),
-        ("t.csv", "file,text,text\na,x,y\n", "t.csv:1: the column `text` is there twice"),
+        ("t.csv", "file,text\na,x\nin/a.wav,y\n", "t.csv:3: `in/a.wav` already has a transcript on line 2"),
+        ("t.csv", "file,text,text\na,x,y\n", "t.csv:1: duplicate column `text`"),
         ("t.csv", "file,text,language\na,x,English\n", "t.csv:2: `English` is not a two-letter language code"),
         ("t.csv", "a.wav,Alpha\nb.wav,Beta\n", "t.csv:2: `audio_path` is missing; the row has: a.wav, alpha"),
     ] {
@@ -135,15 +135,15 @@ fn a_broken_table_is_an_error_with_its_line() {
         says(&bench.error::<Uploads>(with(name)), &[message]);
     }
     bench.file("in/a.txt", " \n");
-    says(&bench.error::<Uploads>(with("txt")), &["in/a.txt:1: the text is empty"]);
+    says(&bench.error::<Uploads>(with("txt")), &["in/a.txt:1: the transcript is empty"]);
     assert!(bench.error::<Uploads>(with("none.csv")).message.contains("cannot read `none.csv`"));
     for (audio, message) in
-        [("none", "`none`, named in `audio`, is not there"), ("in/*.flac", "no sound file fits `in/*.flac`"), (".hidden", "is not there")]
+        [("none", "`none` in `audio` does not exist"), ("in/*.flac", "no audio file matches `in/*.flac`"), (".hidden", "does not exist")]
     {
         says(&bench.error::<Uploads>(json!({"audio": audio, "transcripts": "txt"})), &[message]);
     }
     bench.file("empty/x.md", "");
-    says(&bench.error::<Uploads>(json!({"audio": "empty", "transcripts": "txt"})), &["there is no sound file in `empty`"]);
+    says(&bench.error::<Uploads>(json!({"audio": "empty", "transcripts": "txt"})), &["no audio files in `empty`"]);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn coverage_of_the_phrases_is_told() {
         bench.json("report.json")["phrases"],
         json!({"total": 3, "covered": 2, "missing": ["en-0003"], "clips_without_phrase": ["in/sub/c.wav"]})
     );
-    assert!(bench.heard().contains("2 of 3 phrases have a clip; without one: `en-0003`"));
+    assert!(bench.heard().contains("2 of 3 phrases have a clip; missing: `en-0003`"));
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn settings_that_cannot_work_are_complained_about() {
     let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(paths, ["audio", "transcripts", "language", "max_seconds"], "{found:?}");
     let error = serde_json::from_value::<Uploads>(json!({"audio": 3, "transcripts": "txt"})).unwrap_err();
-    assert!(error.to_string().contains("expected a text or a list of texts"), "{error}");
+    assert!(error.to_string().contains("expected a string or a list of strings"), "{error}");
     let sources = stage::<Uploads>(json!({"audio": ["in/*.wav", "x/y.wav", "*.mp3"], "transcripts": "txt"})).sources();
     assert_eq!(sources, [".", "in", "x/y.txt", "x/y.wav"].map(PathBuf::from));
 }

@@ -1,4 +1,4 @@
-//! The server as a process, and requests to it as bytes: no library between, so that requests can be as bad as one likes.
+//! Starts the server as a process and sends raw HTTP requests. No HTTP library is used, so that requests can be malformed.
 
 use crate::support::Sandbox;
 use serde_json::{Value, json};
@@ -8,18 +8,18 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest that anything here may take.
+/// Time limit of any operation.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A running server; it ends with the test.
+/// A running server; it is killed at the end of the test.
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
-    /// What it printed: the address to open.
+    /// The URL that it printed.
     pub(crate) address: String,
 }
 
-/// What came back.
+/// An HTTP response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -28,7 +28,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The JSON in it, if the status is this one.
+    /// Asserts the status and returns the JSON body.
     #[track_caller]
     pub(crate) fn is(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
@@ -54,11 +54,11 @@ impl Server {
         Self { port: port.unwrap_or_else(|| panic!("no address: {line:?}")), address, child }
     }
 
-    /// A request as it is written here, and the answer.
+    /// Sends raw bytes and returns the response.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It may answer, and hang up, before it has heard everything.
+        // The server may respond and close the connection before it has read the whole request.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -71,7 +71,7 @@ impl Server {
         for (name, value) in usual.iter().filter(|(name, _)| !headers.iter().any(|(given, _)| given == name)) {
             head += &format!("{name}: {value}\r\n");
         }
-        // A header that is given as nothing is left out.
+        // A header with an empty value is omitted.
         for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
             head += &format!("{name}: {value}\r\n");
         }
@@ -86,20 +86,20 @@ impl Server {
         self.send("POST", path, &[("content-type", "application/json")], body.to_string().as_bytes())
     }
 
-    /// A take of a sentence, as the recorder sends it.
+    /// Uploads a take of a sentence as the recorder does.
     pub(crate) fn take(&self, id: &str, wav: &[u8]) -> Answer {
         let digest = format!("{:x}", sha2::Sha256::digest(wav));
         self.send("POST", &format!("/api/takes/{id}"), &[("content-type", "audio/wav"), ("x-sha256", &digest)], wav)
     }
 
-    /// Begins a run and waits for its end.
+    /// Starts a run and waits for its end.
     #[track_caller]
     pub(crate) fn run(&self) {
         self.post("/api/run", &json!({})).is(200);
         self.idle();
     }
 
-    /// Waits until no run is going on.
+    /// Waits until no run is in progress.
     #[track_caller]
     pub(crate) fn idle(&self) {
         let begun = Instant::now();
@@ -109,7 +109,7 @@ impl Server {
         }
     }
 
-    /// What is told of the newest run, up to an event of this kind.
+    /// The events of the newest run, up to the first one of this kind.
     #[track_caller]
     pub(crate) fn events(&self, until: &str) -> Vec<Value> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
@@ -128,13 +128,13 @@ impl Server {
         panic!("no {until} among {events:?}")
     }
 
-    /// Ends it as a power cut does.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Ends it as Ctrl-C does.
+    /// Stops it with SIGINT, as Ctrl-C does.
     #[track_caller]
     pub(crate) fn stop(mut self) {
         assert!(Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap().success());
@@ -149,6 +149,7 @@ impl Drop for Server {
     }
 }
 
+/// Parses a response, including a chunked body.
 fn parse(answer: &[u8]) -> Answer {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(answer.len());
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();

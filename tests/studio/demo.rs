@@ -1,4 +1,4 @@
-//! `voxpipe demo`: one model, a page, and the address that clients of OpenAI's transcription API know.
+//! Tests of `voxpipe demo`: its page, and its API for OpenAI transcription clients.
 
 use super::*;
 use crate::support::{python, skipped};
@@ -10,7 +10,7 @@ fn demo(sandbox: &Sandbox) -> Server {
     Server::start(sandbox, &["demo", "--port", "0", "--model", own(NANO).to_str().unwrap(), "--device", "cpu"])
 }
 
-/// A form with a file, as browsers and libraries write it.
+/// A multipart form with fields and a file, as browsers and HTTP libraries encode it.
 fn form(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, value) in fields {
@@ -45,13 +45,13 @@ fn a_file_is_written_down_as_transcribe_does() {
     let long = send(&[("model", "m"), ("language", "en"), ("response_format", "verbose_json")], Some(("speech.wav", &speech))).is(200);
     assert!(long["duration"].as_f64().unwrap() > 0.5 && long["segments"][0]["text"] == expected.as_str());
     assert_eq!(server.get("/v1/models").is(200)["data"][0]["id"], "voxtral-nano");
-    assert!(server.get("/").text().contains("What the model hears"));
+    assert!(server.get("/").text().contains("<h1>Transcribe</h1>"));
 
     send(&[("model", "m")], None).is(400);
     send(&[("model", "m"), ("response_format", "srt")], Some(("a.wav", &speech))).is(400);
     send(&[("model", "m"), ("language", "xx")], Some(("a.wav", &speech))).is(400);
     send(&[("model", "m")], Some(("a.wav", b"no sound at all"))).is(415);
-    // A page of somebody else cannot ask.
+    // Cross-origin requests are rejected.
     server.send("POST", "/v1/audio/transcriptions", &[("origin", "http://evil.example")], b"").is(403);
 }
 

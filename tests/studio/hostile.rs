@@ -1,4 +1,4 @@
-//! Requests that nobody honest sends: refused with the right status, and without a trace.
+//! Hostile requests: rejected with the right status and without side effects.
 
 use super::*;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ fn what_nobody_honest_sends_is_refused_and_leaves_no_trace() {
         (403, server.send("GET", "/api/phrases", &[("origin", "null")], b"")),
         (421, server.send("GET", "/api/phrases", &[("host", "evil.example")], b"")),
         (421, server.send("POST", &path, &[("host", &format!("rebound.example:{}", server.port))], &wav)),
-        // A form of another page can send this, but not our header.
+        // An HTML form on another page can send this request, but not the header.
         (403, server.send("POST", "/api/run", &[("x-voxpipe", "")], b"")),
         (403, server.send("POST", &path, &[("x-voxpipe", "")], &wav)),
         (404, server.send("POST", "/api/takes/nobody-0001", &[], &wav)),
@@ -44,7 +44,7 @@ fn what_nobody_honest_sends_is_refused_and_leaves_no_trace() {
         assert_eq!(answer.status, *status, "request {at}: {}", answer.text());
         assert!(answer.head.contains("content-security-policy") && !answer.text().contains(&sandbox.root().display().to_string()));
     }
-    // A body that is too large is refused by what it says of itself, before it is sent.
+    // An oversized body is rejected by its Content-Length, before it is sent.
     let begun = format!(
         "POST {path} HTTP/1.1\r\nhost: localhost:{}\r\nx-voxpipe: 1\r\nconnection: close\r\ncontent-length: 9000000000\r\n\r\nRIFF",
         server.port
@@ -54,7 +54,7 @@ fn what_nobody_honest_sends_is_refused_and_leaves_no_trace() {
         assert!([0, 400, 505].contains(&server.raw(nonsense).status));
     }
     let mut after = files(&sandbox.root().to_owned());
-    // Reading may remember what it read.
+    // Reads may create cache files below `.voxpipe`.
     after.retain(|name, _| before.contains_key(name) || !name.starts_with(".voxpipe/"));
     assert!(after.keys().eq(before.keys()), "{:?}", after.keys().filter(|name| !before.contains_key(*name)).collect::<Vec<_>>());
     assert_eq!(after["pipeline.toml"], before["pipeline.toml"]);
@@ -62,7 +62,7 @@ fn what_nobody_honest_sends_is_refused_and_leaves_no_trace() {
 
 #[test]
 fn a_thousand_connections_do_not_bring_it_down() {
-    // The other tests of this process have files open too.
+    // The other tests of this process also need file descriptors.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let most = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, most).unwrap();
@@ -78,7 +78,7 @@ fn a_thousand_connections_do_not_bring_it_down() {
         stream.read_exact(&mut words).is_ok() && &words == b"HTTP/1.1 503"
     });
     assert_eq!(refused.count(), 100);
-    // Those that were let in are served.
+    // Accepted connections are served.
     let first = &mut open[0];
     write!(first, "GET /api/languages HTTP/1.1\r\nhost: localhost:{}\r\nconnection: close\r\n\r\n", server.port).unwrap();
     let mut answer = String::new();
@@ -108,6 +108,6 @@ fn an_address_that_others_reach_wants_the_token() {
     server.send("GET", "/api/languages", &[("cookie", &format!("a=b; voxpipe_token={token}"))], b"").is(200);
     server.send("GET", "/api/languages", &[("authorization", &format!("Bearer {token}"))], b"").is(200);
     server.send("GET", "/api/languages", &[("cookie", "voxpipe_token=wrong")], b"").is(401);
-    // On the loopback address nobody else listens.
+    // A loopback address needs no token.
     assert!(!Server::start(&sandbox, &["studio", "--port", "0"]).address.contains("token"));
 }

@@ -1,6 +1,6 @@
-//! The whole journey in a real browser with a microphone that plays real speech; then the same file in a shell.
+//! The complete workflow in a real browser, with a fake microphone that plays real speech; then a run of the same pipeline in a shell.
 //!
-//! Each step is looked at in three sizes, light and dark; `UPDATE=1` keeps the pictures for the documentation.
+//! Each page is checked in three window sizes, light and dark. `UPDATE=1` saves the screenshots for the documentation.
 
 use super::*;
 use crate::browser::{Browser, Page};
@@ -21,16 +21,16 @@ const SENTENCES: [&str; 12] = [
     "There are two messages.",
     "Nobody is at home.",
 ];
-/// Windows: a phone, a laptop, a wide screen.
+/// Window sizes: phone, laptop, wide screen.
 const SIZES: [(u32, u32); 3] = [(390, 844), (1280, 800), (1920, 1080)];
 
-/// Speech with pauses, which the microphone plays again and again.
+/// Writes the audio that the fake microphone plays in a loop: speech with pauses.
 fn microphone(to: &Path) {
     let mut reader = hound::WavReader::open(own("tests/audio/speech.wav")).unwrap();
     let speech: Vec<i16> = reader.samples().map(Result::unwrap).collect();
     let spec = hound::WavSpec { channels: 1, sample_rate: 48_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
     let mut writer = hound::WavWriter::create(to, spec).unwrap();
-    // A quiet room is never quite silent.
+    // Background noise, because even a quiet room is not completely silent.
     let mut room = (0_u32..).map(|at| (at.wrapping_mul(2_654_435_761) >> 29) as i16 - 4);
     for _ in 0..14_400 {
         writer.write_sample(room.next().unwrap()).unwrap();
@@ -41,7 +41,7 @@ fn microphone(to: &Path) {
     writer.finalize().unwrap();
 }
 
-/// Looks at a page as people do who have other screens, other eyes, other tools.
+/// Checks a page in all window sizes and color schemes: no horizontal overflow, no accessibility violations.
 fn look(page: &mut Page, name: &str) {
     let keep = |size: &str, picture: Vec<u8>| {
         assert!(picture.starts_with(b"\x89PNG") && picture.len() > 5000);
@@ -64,7 +64,7 @@ fn look(page: &mut Page, name: &str) {
     page.size(1280, 800);
 }
 
-/// One take of the sentence that is shown; ends when the server has judged it.
+/// Records one take of the displayed sentence. Returns the verdict of the server.
 fn record(page: &mut Page) -> String {
     page.wait("!voxpipeRecorder.state().recording");
     page.eval("document.querySelector('#verdict').dataset.verdict = ''");
@@ -79,15 +79,15 @@ fn record(page: &mut Page) -> String {
         .to_owned()
 }
 
-/// One take that can be used; on to the next sentence.
+/// Records until a take is accepted, and continues with the next sentence.
 fn good(page: &mut Page) {
-    // On a machine that is busy the microphone of a browser may stutter: then one reads again, as people do.
+    // The browser's microphone may drop samples on a busy machine, so allow a few attempts.
     let mut rejected = Vec::new();
     for _ in 0..5 {
         let verdict = record(page);
         match verdict.split(':').next() {
             Some("ok") => return,
-            // The page waits for a person where there is a remark.
+            // With a warning, the page waits for a confirmation.
             Some("warn") => return page.key("Enter"),
             _ => rejected.push(verdict),
         }
@@ -105,7 +105,7 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     }
     let sound = sandbox.path("../microphone.wav");
     microphone(&sound);
-    // Chromium opens no path with `..` in it.
+    // Chromium does not open paths that contain `..`.
     let Some(browser) = Browser::start(what, &sound.canonicalize().unwrap()) else { return };
     if std::env::var_os("VOXPIPE_TEST_AXE").is_none() {
         skipped("the accessibility of the pages", "VOXPIPE_TEST_AXE does not name the axe.min.js of axe-core");
@@ -131,7 +131,7 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     page.click("#go");
     page.wait("location.pathname === '/record' && window.voxpipeRecorder");
 
-    // Twelve recordings, by keys alone once the microphone is on; one made again, one rejected because the microphone was mute.
+    // Twelve recordings with the keyboard only; one is repeated, one is rejected because the microphone is muted.
     page.eval(
         "(() => { const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices); \
          navigator.mediaDevices.getUserMedia = async (wanted) => (window.heard = await ask(wanted)); })()",
@@ -146,7 +146,7 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     page.wait("voxpipeRecorder.state().recorded === 1");
     page.wait(&format!("voxpipeRecorder.state().phrase !== {first}"));
     page.eval("window.heard.getAudioTracks()[0].enabled = false");
-    // What was heard just before a take belongs to it.
+    // The recorder prepends audio from just before the take, so wait until that is silent too.
     std::thread::sleep(Duration::from_secs(1));
     let silent = record(&mut page);
     assert!(silent.starts_with("reject") && silent.contains("silent"), "{silent}");
@@ -160,7 +160,7 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
             page.wait(&format!("voxpipeRecorder.state().phrase !== {phrase}"));
         }
     }
-    // Back, and once more.
+    // Go back and record another take.
     page.wait("voxpipeRecorder.state().waiting === 0");
     page.click("#back");
     let again = page.eval("voxpipeRecorder.state().phrase");
@@ -171,13 +171,13 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
         assert!(begun.elapsed() < Duration::from_secs(20), "there is no second take of {again}");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // All of it is still there after a reload.
+    // All recordings are still there after a reload.
     page.go(&at("/record"));
     page.wait("window.voxpipeRecorder && voxpipeRecorder.state().recorded === 12");
     page.wait("/^Letter-pair coverage.* (\\d+) of \\1\\.$/.test(document.querySelector('#coverage').textContent)");
     look(&mut page, "4-recorded");
 
-    // Training: the form, and the file beside it.
+    // Training: the form and the pipeline file.
     page.go(&at("/training"));
     page.wait("document.querySelector('[name=\"train.epochs\"]')");
     page.fill("[name='train.epochs']", "4");
@@ -193,20 +193,20 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     look(&mut page, "5-training");
     page.click("#run");
 
-    // The run, with a live curve.
+    // The run, with a live training curve.
     page.wait("location.pathname === '/run'");
     page.wait("document.querySelector('#curves img') && document.querySelector('#curves img').naturalWidth");
     page.wait("Number(document.querySelector('#last').dataset.step) > 3");
     page.wait("document.querySelector('[data-stage=published]')?.dataset.state === 'done'");
     page.wait("document.body.dataset.running === 'false'");
     look(&mut page, "6-run");
-    // The run that loaded the sentences, beside this one.
+    // Compare this run with the one that made the sentences.
     page.click("#compare");
     page.wait("document.querySelector('#difference table')");
     assert!(!page.is_too_wide());
     assert!(hub.files("model", "alice/my-voice").contains_key("adapter_model.safetensors"));
 
-    // The dataset can be listened to, the model tried.
+    // Listen to the dataset and try the model.
     page.go(&at("/dataset"));
     page.wait("document.querySelectorAll('#rows tbody tr').length === 12 || document.querySelector('#left li')");
     look(&mut page, "7-dataset");
@@ -221,7 +221,7 @@ fn a_voice_becomes_a_published_model_in_the_browser() {
     look(&mut page, "8-result");
     assert_eq!(page.errors(), Vec::<String>::new());
 
-    // The same file in a shell: everything is fresh.
+    // A run of the same pipeline in a shell: everything is up to date.
     let mut shell = sandbox.command(&["run", "--json"]);
     shell.env("HF_ENDPOINT", &hub.address).env("HF_HOME", sandbox.path("../home/hf")).env("HF_TOKEN", WRITE);
     let told = crate::support::Ran::of(shell.output().unwrap()).exits(0).json();
@@ -280,5 +280,12 @@ fn recordings_that_exist_are_paired_on_the_page() {
     page.click("#list tbody button");
     page.wait("document.querySelector('#list canvas')");
     look(&mut page, "uploads");
+    // After a run, the page shows which files the stage could not match.
+    server.run();
+    page.go(&format!("http://127.0.0.1:{}/uploads", server.port));
+    page.wait("document.querySelectorAll('#pairing li').length === 2");
+    let unmatched = page.eval("document.querySelector('#pairing').innerText").as_str().unwrap().to_owned();
+    assert!(unmatched.contains("uploads/b.wav: no transcript"), "{unmatched}");
+    assert!(unmatched.contains("c.wav (uploads/transcripts.csv:3): no recording"), "{unmatched}");
     assert_eq!(page.errors(), Vec::<String>::new());
 }

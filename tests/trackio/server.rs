@@ -1,4 +1,4 @@
-//! As much of a Trackio server as a client sees: it keeps what it is sent, and is away for as many requests as it is told.
+//! A fake Trackio server: records the requests it receives and rejects a given number of requests first.
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// A request that came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) path: String,
@@ -20,9 +20,9 @@ impl Asked {
     }
 }
 
-/// The running server; it ends with the tests.
+/// The running server; it ends with the test process.
 pub(crate) struct Server {
-    /// `http://127.0.0.1:PORT`
+    /// URL: `http://127.0.0.1:PORT`.
     pub(crate) address: String,
     state: Arc<Mutex<State>>,
 }
@@ -30,7 +30,7 @@ pub(crate) struct Server {
 #[derive(Default)]
 struct State {
     asked: Vec<Asked>,
-    /// Requests still to be refused.
+    /// Number of requests that are still to be rejected.
     away: usize,
     version: u64,
     token: String,
@@ -50,7 +50,7 @@ impl Server {
         Self { address, state }
     }
 
-    /// What came to a path, except what was refused.
+    /// The accepted requests to a path.
     pub(crate) fn asked(&self, path: &str) -> Vec<Asked> {
         self.state.lock().unwrap().asked.iter().filter(|asked| asked.path == path).cloned().collect()
     }
@@ -83,7 +83,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     } else if path == "/version" {
         (200, format!(r#"{{"version":"0.43.0","api_version":{}}}"#, state.version))
     } else if token.as_deref() != Some(state.token.as_str()) {
-        // As servers should not, but some do: what was sent is in the answer.
+        // Some servers echo the token in the error message; the client must redact it.
         (400, format!(r#"{{"error":"A write_token is required, not {}"}}"#, token.unwrap_or_default()))
     } else {
         let text = if path == "/api/upload" { r#"{"paths":["/tmp/trackio-upload-1.wav"]}"# } else { r#"{"data":null}"# };

@@ -1,9 +1,9 @@
-//! Content digests: BLAKE3, written in hexadecimal.
+//! BLAKE3 content digests.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A BLAKE3 digest, written as 64 hexadecimal digits.
+/// A BLAKE3 digest, displayed and serialized as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
@@ -13,7 +13,7 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The first eight hexadecimal digits, for people.
+    /// The first eight hexadecimal digits, for display.
     pub fn short(&self) -> String {
         self.to_string()[..8].to_owned()
     }

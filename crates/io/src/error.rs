@@ -1,6 +1,6 @@
-//! The error type of the workspace: what kind of failure it is, what happened, which file it concerns, and what to do next.
+//! The error type of the workspace: kind, message, hint and path.
 //!
-//! A message is a lowercase sentence that names the file, the line or the tensor; the hint says what to do next.
+//! A message is a lowercase sentence fragment that names the file, line or tensor; the hint says what to do next.
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -12,25 +12,25 @@ use std::sync::Arc;
 /// Shorthand for results with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure an [`Error`] is, for code that reacts to it.
+/// The kind of an [`Error`], for code that handles it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// None of the kinds below.
+    /// None of the other kinds.
     #[default]
     Other,
-    /// A file, a setting or an argument is wrong, and trying again cannot help.
+    /// A file, setting or argument is invalid; a retry cannot help.
     InvalidInput,
-    /// The environment lacks something: a permission, a device, a program, a network.
+    /// The environment lacks something: a permission, device, program or network.
     Environment,
-    /// Somebody else holds a lock.
+    /// Another process holds a lock.
     Locked,
-    /// Asked to stop; running again continues.
+    /// Stopped on request; running again continues.
     Interrupted,
-    /// The memory of the machine or of its GPU was not enough.
+    /// Out of CPU or GPU memory.
     OutOfMemory,
-    /// A time limit passed.
+    /// A time limit expired.
     Timeout,
-    /// No sign of progress for too long.
+    /// No progress for the stall timeout.
     Stalled,
     /// The loss, a gradient or a weight became infinite or NaN.
     Diverged,
@@ -43,7 +43,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The kind that a panic's message suggests: burn panics where a device fails.
+    /// Classifies a panic message: burn panics when a device fails.
     #[must_use]
     pub fn of_panic(message: &str) -> Self {
         let message = message.to_lowercase();
@@ -57,40 +57,40 @@ impl ErrorKind {
         }
     }
 
-    /// Whether it says more than that the environment is at fault.
+    /// Whether the kind is more specific than [`ErrorKind::Environment`].
     fn is_specific(self) -> bool {
         !matches!(self, Self::Other | Self::InvalidInput | Self::Environment)
     }
 }
 
-/// An error with its kind, a message, and a hint.
+/// An error with kind, message, hint, path and source.
 #[derive(Clone, Debug)]
 pub struct Error {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub kind: ErrorKind,
     /// What happened and where, in one sentence.
     pub message: String,
-    /// What the reader can do about it.
+    /// What the user can do about it.
     pub hint: Option<String>,
-    /// The file or folder it concerns, where there is one.
+    /// The file or folder concerned, if any.
     pub path: Option<PathBuf>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
-    /// An error of no particular kind; see [`Error::kind`].
+    /// An error of kind [`ErrorKind::Other`]; see [`Error::kind`].
     pub fn new(message: impl Into<String>) -> Self {
         Self { kind: ErrorKind::default(), message: message.into(), hint: None, path: None, source: None }
     }
 
-    /// The same error as one of another kind.
+    /// Sets the kind.
     #[must_use]
     pub fn kind(mut self, kind: ErrorKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// The same error as one of the environment, unless its kind says more already: a full disk stays one.
+    /// Sets the kind to [`ErrorKind::Environment`], unless it is more specific already, such as a full disk.
     #[must_use]
     pub fn environment(mut self) -> Self {
         if !self.kind.is_specific() {
@@ -99,21 +99,21 @@ impl Error {
         self
     }
 
-    /// Adds what the reader can do about it.
+    /// Sets the hint: what the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Names the file or folder it concerns; the message does so too.
+    /// Sets the file or folder concerned; the message should name it too.
     #[must_use]
     pub fn at(mut self, path: impl AsRef<Path>) -> Self {
         self.path = Some(path.as_ref().to_owned());
         self
     }
 
-    /// The same error without a secret: the message says `…` in its place, and the source, which may hold it too, is dropped.
+    /// Replaces a secret by `…` in message and hint, and drops the source, which may contain it.
     #[must_use]
     pub fn redacted(mut self, secret: &str) -> Self {
         self.message = self.message.replace(secret, "…");
@@ -122,7 +122,7 @@ impl Error {
         self
     }
 
-    /// Puts what we were doing, or where, in front of the message: `what: message`.
+    /// Prepends context to the message: `what: message`.
     #[must_use]
     pub fn context(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
@@ -166,9 +166,9 @@ impl From<serde_json::Error> for Error {
     }
 }
 
-/// Says what was being done when something failed.
+/// Adds context to errors.
 pub trait ResultExt<T> {
-    /// Puts `what()` in front of the error's message.
+    /// Prepends `what()` to the error message.
     fn with_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
 }
 

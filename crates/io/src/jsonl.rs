@@ -1,4 +1,4 @@
-//! JSON Lines files, read with errors that name the file and the line, and written whole or not at all.
+//! JSON Lines files: reading with errors that name the file and line, and writing.
 
 use crate::error::{Error, Result, ResultExt};
 use serde::Serialize;
@@ -7,7 +7,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-/// Reads every object of a JSONL file with its line number. Empty lines are allowed; anything else that is not a `T` is an error.
+/// Reads all values of a JSON Lines file with their line numbers, from 1. Skips empty lines and a byte order mark.
+///
+/// # Errors
+/// If the file cannot be read or a line is not a valid `T`.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     text.trim_start_matches('\u{feff}')
@@ -17,14 +20,14 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
         .map(|(index, line)| {
             let value = serde_json::from_str(line).map_err(|error| {
                 Error::new(format!("{}:{}: {error}", path.display(), index + 1))
-                    .hint("each line must be one JSON object; correct or remove this one")
+                    .hint("each line must be one JSON object; fix or remove this line")
             })?;
             Ok((index + 1, value))
         })
         .collect()
 }
 
-/// Writes one object a line.
+/// Writes one JSON value per line.
 pub fn write<'a, T: Serialize + 'a>(path: &Path, rows: impl IntoIterator<Item = &'a T>) -> Result<()> {
     let mut bytes = Vec::new();
     for row in rows {

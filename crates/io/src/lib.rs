@@ -1,6 +1,6 @@
-//! What the other crates of voxpipe share: [`Error`](error::Error), content digests and JSON Lines files.
+//! Shared code of the voxpipe crates: the [`Error`](error::Error) type, content digests and JSON Lines files.
 //!
-//! It exists so that `crates/voxtral` and `crates/pipeline`, which know nothing of each other, report errors and write files in one way.
+//! `crates/voxtral` and `crates/pipeline` do not depend on each other; both use this crate for errors and files.
 
 pub mod digest;
 pub mod error;

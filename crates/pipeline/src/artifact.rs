@@ -1,4 +1,4 @@
-//! What travels along the edges of a pipeline: a folder of files with a kind and a digest.
+//! Artifacts: the results that stages pass to each other, each a folder with a kind and a content digest.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,27 +8,27 @@ use std::fmt;
 use std::path::PathBuf;
 use voxpipe_io::digest::Digest;
 
-/// What a folder holds, and so which ports it fits.
+/// The kind of an artifact; it determines which input ports accept it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactKind {
-    /// `phrases.jsonl`: sentences to read aloud, each with an id, a language and its source.
+    /// `phrases.jsonl`: prompts to read aloud, each with an id, a language and a source.
     Phrases,
     /// `clips.jsonl` and `audio/`: 16 kHz mono WAV files with their transcripts.
     Clips,
-    /// `data.jsonl`, one JSONL a split (`train.jsonl`, `test.jsonl`), `audio/` and `report.json`.
+    /// `data.jsonl`, one JSONL file per split (`train.jsonl`, `test.jsonl`), `audio/` and `report.json`.
     Dataset,
-    /// A full model or an adapter, laid out as on the Hub, with `training.json` beside it.
+    /// A full model or a LoRA adapter in Hugging Face layout, with `training.json`.
     Model,
-    /// `scores.json` and `clips.jsonl`: word and character error rates, in total and for each clip.
+    /// `scores.json` and `clips.jsonl`: word and character error rates (WER, CER), overall and per clip.
     Scores,
     /// `README.md`: the model card.
     Card,
-    /// `published.json`: where a model went and what was there afterwards.
+    /// `published.json`: where a model was published, and the files there afterwards.
     Published,
     /// The files of a demo Space.
     Demo,
-    /// Whatever a command left in its output folder.
+    /// The files that a command wrote to its output folder.
     Files,
 }
 
@@ -48,22 +48,22 @@ impl fmt::Display for ArtifactKind {
     }
 }
 
-/// The result of a stage: a folder that never changes again.
+/// The result of a stage: an immutable folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Artifact {
-    /// What the folder holds.
+    /// The kind of its content.
     pub kind: ArtifactKind,
-    /// Where it lies now. Never part of a fingerprint.
+    /// Its current path; not part of any fingerprint.
     pub path: PathBuf,
-    /// The digest of its content: every file's relative path and bytes.
+    /// Content digest: relative path and bytes of every file.
     pub digest: Digest,
-    /// The name of the stage that made it.
+    /// The stage that produced it.
     pub stage: String,
-    /// What the stage said of it, in one sentence.
+    /// One-sentence summary from the stage.
     pub summary: String,
-    /// Numbers worth comparing and gating on (`wer`, `clips`, `seconds`), by name.
+    /// Metrics for comparisons and gates, by name (`wer`, `clips`, `seconds`).
     pub metrics: BTreeMap<String, f64>,
-    /// Further facts for stages downstream, by name.
+    /// Further facts for downstream stages, by name.
     #[serde(default)]
     pub facts: BTreeMap<String, Value>,
 }

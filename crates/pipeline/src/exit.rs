@@ -1,32 +1,32 @@
-//! Exit codes of a program that runs pipelines. The numbers are part of the interface: scripts rely on them.
+//! Exit codes. The numbers are a stable interface for scripts.
 
 use crate::error::{Error, ErrorKind};
 
-/// How the program ends.
+/// Exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything asked for was done.
+    /// Success.
     Done = 0,
     /// A stage failed.
     Failed = 1,
-    /// The file or the command line is wrong.
+    /// The pipeline file or the command line is invalid.
     Usage = 2,
     /// Another run holds the lock.
     Locked = 3,
-    /// The environment lacks something: disk space, a permission, a device, a program.
+    /// The environment lacks something, such as disk space, a permission, a device or a program.
     Environment = 4,
-    /// The run waits for a person.
+    /// The run is parked: a stage waits for a person.
     Parked = 10,
-    /// A stage took longer than its `timeout`.
+    /// A stage exceeded its `timeout` or `stall_timeout`.
     TimedOut = 11,
-    /// A `require` gate was not met.
+    /// A gate (`require`) failed.
     Gate = 12,
-    /// `repro` made other bytes than the run it repeated.
+    /// `repro` produced different bytes than the original run.
     Differs = 13,
-    /// `plan --exit-code`: a run would have something to do.
+    /// `plan --exit-code`: some stages are not up to date.
     Pending = 14,
-    /// Interrupted by a signal; running again continues from here.
+    /// Interrupted by a signal; the next run continues from here.
     Interrupted = 75,
 }
 

@@ -1,7 +1,7 @@
-//! `voxpipe repro RUN`: the same again in a fresh place, and an answer: yes or no.
+//! `voxpipe repro RUN`: repeats a run in a fresh folder and checks that its results are byte-identical.
 //!
-//! The fresh place is a folder with a state of its own. It gets the pipeline file as the run read it, and of the project only the files
-//! that the run is known to have read, each held against the digest it had. So a stage that depends on anything else shows here.
+//! The fresh folder has its own state. It gets the pipeline file as the run read it and only those project files that the run has read,
+//! each verified against its recorded digest. A stage that depends on anything else fails or differs here.
 
 mod published;
 
@@ -32,16 +32,16 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use voxpipe_io::digest::Digest;
 
-/// Which run to repeat.
+/// Options of `voxpipe repro`.
 #[derive(Args)]
 pub(super) struct Repro {
-    /// Its id; the newest if left out or `latest`; or what somebody published: hf://owner/name[@revision], hf://datasets/owner/name
+    /// Run id, `latest`, or a published repository: hf://OWNER/NAME[@REVISION], hf://datasets/OWNER/NAME
     #[arg(default_value = "latest")]
     run: String,
-    /// The pipeline file, by which the project is found
+    /// Pipeline file of the project
     #[arg(default_value = "pipeline.toml")]
     file: PathBuf,
-    /// Keep the fresh place also when the answer is yes
+    /// Keep the fresh folder even if all results are identical
     #[arg(long)]
     keep: bool,
     /// Print JSON
@@ -49,7 +49,7 @@ pub(super) struct Repro {
     json: bool,
 }
 
-/// What became of a stage the second time.
+/// Outcome of a repeated stage.
 #[derive(Serialize)]
 struct Row {
     stage: String,
@@ -57,57 +57,57 @@ struct Row {
     answer: &'static str,
     was: Option<Digest>,
     is: Option<Digest>,
-    /// What is different, in words.
+    /// The differences in words, or the summary of the result.
     says: String,
-    /// The files of the result that are different.
+    /// Changed files of the result.
     changes: ContentDiff,
-    /// What went in differently, beside the results of stages before it.
+    /// Changed inputs other than upstream results.
     reasons: Vec<Why>,
 }
 
-/// A stage of the run with what is known of its result.
+/// A stage of the run with the cache entry of its result.
 struct Known {
     stage: String,
     record: CacheEntry,
 }
 
-/// Larger files are linked into the fresh place: they have just been held against their digest, and nothing there writes to them.
-const LARGE: u64 = 16 << 20;
+/// Files of this size or larger are linked, not copied: their digest has just been verified, and stages do not write to sources.
+const LINK_SIZE: u64 = 16 << 20;
 
 impl Repro {
-    /// Repeats the run and gives the exit code.
+    /// Repeats the run and returns the exit code.
     pub(super) fn go(&self) -> Result<u8> {
         if let Some(name) = self.run.strip_prefix(published::SCHEME) {
             return self.published(name);
         }
-        let store = Store::look(&Project::of(self.file.clone()).root()?)?;
+        let store = Store::open_readonly(&Project::of(self.file.clone()).root()?)?;
         let id = find(&store, &self.run)?;
         let provenance = Provenance::read(&store, &id)?;
         if provenance.voxpipe != env!("CARGO_PKG_VERSION") {
-            note(&format!("the run was made by voxpipe {}, this is {}", provenance.voxpipe, env!("CARGO_PKG_VERSION")));
+            note(&format!("the run was made by voxpipe {}; this is {}", provenance.voxpipe, env!("CARGO_PKG_VERSION")));
         }
         let mut rows = Vec::new();
         let mut known = Vec::new();
         for stage in &provenance.stages {
-            match stage.told.record(&store) {
-                Some(record) => known.push(Known { stage: stage.told.stage.clone(), record }),
-                None => rows.push(Row::without(&stage.told.stage, format!("the run kept no result of it: {}", stage.told.result))),
+            match stage.summary.record(&store) {
+                Some(record) => known.push(Known { stage: stage.summary.stage.clone(), record }),
+                None => rows.push(Row::without(&stage.summary.stage, format!("the run has no result of it: {}", stage.summary.result))),
             }
         }
         if known.is_empty() {
-            return Err(Error::new(format!("there is nothing to compare with: run {id} kept no result"))
+            return Err(Error::new(format!("nothing to compare with: run {id} has no results"))
                 .kind(ErrorKind::InvalidInput)
-                .hint("name a run that has done something; `voxpipe runs` lists them"));
+                .hint("choose a run with finished stages; list runs with `voxpipe runs`"));
         }
         let place = absolute(&store.place_to_repeat(&id)?)?;
         let answer = self.repeat(&store, &provenance, &known, &place, rows);
         self.answer(&store, &place, &id, answer)
     }
 
-    /// Says yes or no, and removes the fresh place if there is nothing to look at.
+    /// Prints the outcome, and removes the fresh folder unless it is needed for inspection. Returns the exit code.
     fn answer(&self, store: &Store, place: &Path, id: &str, answer: Result<(Exit, Vec<Row>)>) -> Result<u8> {
         let same = matches!(&answer, Ok((_, rows)) if rows.iter().all(|row| row.answer != "differs" && row.answer != "failed"));
-        // Where nothing ran there is nothing to look at.
+        // If nothing ran, there is nothing to inspect.
         let ran = matches!(&answer, Ok((_, rows)) if rows.iter().any(|row| row.is.is_some() || row.answer == "failed"));
         let keep = self.keep || (ran && !same);
         if !keep {
@@ -136,8 +136,8 @@ impl Repro {
         place: &Path,
         mut rows: Vec<Row>,
     ) -> Result<(Exit, Vec<Row>)> {
-        let order = |row: &Row| provenance.stages.iter().position(|stage| stage.told.stage == row.stage);
-        // Files beside the project are found beside the fresh one.
+        let order = |row: &Row| provenance.stages.iter().position(|stage| stage.summary.stage == row.stage);
+        // Sources above the project root (`../…`) need folders above the fresh root.
         let up = known.iter().flat_map(|known| &known.record.ingredients.sources).map(|source| climbs(&source.path)).max().unwrap_or(0);
         let base = (0..up).fold(place.to_owned(), |base, _| base.join("up"));
         let (file, root) = (base.join(&provenance.file), base.join(&provenance.root));
@@ -152,19 +152,20 @@ impl Repro {
                 }
                 Ok(())
             })
-            .with_context(|| format!("cannot fill `{}`", place.display()))?;
+            .with_context(|| format!("cannot write to `{}`", place.display()))?;
         let mut pipeline = pipeline(provenance, &file)?;
         if fs::canonicalize(&pipeline.root).ok() != fs::canonicalize(&root).ok() {
-            return Err(Error::new(format!("the run had its root at `{}`, and nowhere else can it be repeated", pipeline.root.display()))
-                .kind(ErrorKind::InvalidInput)
-                .hint("write `[pipeline] root` relative to the file"));
+            let message = format!("the run used the absolute root `{}` and cannot be repeated elsewhere", pipeline.root.display());
+            let hint = "write `[pipeline] root` relative to the pipeline file";
+            return Err(Error::new(message).kind(ErrorKind::InvalidInput).hint(hint));
         }
-        let moved: Vec<Row> = known.iter().filter_map(|known| bring(store, known, provenance, &root).transpose()).collect::<Result<_>>()?;
-        if !moved.is_empty() {
-            // What was read is no longer there to be read: the answer is known without running anything.
-            let others = known.iter().filter(|known| !moved.iter().any(|row| row.stage == known.stage));
+        let changed = known.iter().filter_map(|known| copy_sources(store, known, provenance, &root).transpose());
+        let changed: Vec<Row> = changed.collect::<Result<_>>()?;
+        if !changed.is_empty() {
+            // Sources have changed or are gone, so the outcome is known without running anything.
+            let others = known.iter().filter(|known| !changed.iter().any(|row| row.stage == known.stage));
             rows.extend(others.map(|known| Row::without(&known.stage, "nothing was run".to_owned())));
-            rows.extend(moved);
+            rows.extend(changed);
             rows.sort_by_key(order);
             return Ok((Exit::Differs, rows));
         }
@@ -174,7 +175,7 @@ impl Repro {
                 continue;
             }
             if let Some(outside) = outside(step) {
-                rows.push(Row::without(&step.name, format!("it writes to `{}`, outside of the project", outside.display())));
+                rows.push(Row::without(&step.name, format!("it writes to `{}`, outside the project", outside.display())));
             } else if let Some(missing) = step.from.values().flatten().find(|name| !repeated.contains(*name)) {
                 rows.push(Row::without(&step.name, format!("it needs `{missing}`, which was not repeated")));
             } else {
@@ -196,7 +197,7 @@ impl Repro {
     }
 }
 
-/// The pipeline as the run read it.
+/// Parses the pipeline as the run read it.
 fn pipeline(provenance: &Provenance, file: &Path) -> Result<Pipeline> {
     let changes = super::Changes { set: provenance.set.clone(), profiles: provenance.profiles.clone(), ..super::Changes::default() };
     let (_, parsed) = Project { file: file.to_owned(), changes }.parse()?;
@@ -205,15 +206,15 @@ fn pipeline(provenance: &Provenance, file: &Path) -> Result<Pipeline> {
         let why = first.map_or_else(String::new, |diagnostic| format!(": {}", diagnostic.message));
         let names = provenance.env.iter().cloned().collect::<Vec<_>>().join(", ");
         let hint = if names.is_empty() {
-            format!("repeat it with voxpipe {}", provenance.voxpipe)
+            format!("repeat the run with voxpipe {}", provenance.voxpipe)
         } else {
-            format!("the file uses environment variables, which have to be as they were: {names}")
+            format!("the file uses environment variables; set them as they were: {names}")
         };
-        Error::new(format!("the pipeline of run {} cannot be read any more{why}", provenance.run)).kind(ErrorKind::InvalidInput).hint(hint)
+        Error::new(format!("the pipeline of run {} is no longer valid{why}", provenance.run)).kind(ErrorKind::InvalidInput).hint(hint)
     })
 }
 
-/// Fingerprints of the results by stage.
+/// Fingerprint of each result, by stage.
 type Made = BTreeMap<String, String>;
 
 fn run(pipeline: &Pipeline, force: &[String]) -> Result<(pipeline::scheduler::RunReport, Store, Made)> {
@@ -231,11 +232,11 @@ fn run(pipeline: &Pipeline, force: &[String]) -> Result<(pipeline::scheduler::Ru
     Ok((report, store, made))
 }
 
-/// Hears which results there are.
+/// Reporter that collects the fingerprints of the results.
 struct Listener(Arc<Mutex<Made>>);
 
 impl Reporter for Listener {
-    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+    fn report_event(&mut self, event: &Event) -> Result<(), Error> {
         if let Event::StageFinished { stage, kept, .. } | Event::StageFresh { stage, kept, .. } = event {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(stage.clone(), kept.fingerprint.clone());
         }
@@ -262,7 +263,7 @@ impl Row {
         let changes = trees.map(|(was, is)| was.changes(&is)).unwrap_or_default();
         let mut says = Vec::new();
         if was.digest != now.digest {
-            says.push(if changes.is_empty() { "other bytes".to_owned() } else { changes.sentence() });
+            says.push(if changes.is_empty() { "different bytes".to_owned() } else { changes.sentence() });
         }
         for (name, value) in &was.metrics {
             let is = now.metrics.get(name);
@@ -291,24 +292,24 @@ fn ended(ending: Option<&StepOutcome>) -> String {
     match ending {
         Some(StepOutcome::Failed { message, .. }) => message.clone(),
         Some(StepOutcome::Skipped { because, .. }) => because.clone(),
-        Some(StepOutcome::Parked) => "it waits for a person now".to_owned(),
+        Some(StepOutcome::Parked) => "it is parked now".to_owned(),
         Some(StepOutcome::Interrupted) => "it was interrupted".to_owned(),
-        _ => "its result was not kept: what it read changed meanwhile".to_owned(),
+        _ => "its result was discarded: its sources changed during the run".to_owned(),
     }
 }
 
-/// Where a step would write outside of the fresh place.
+/// A path outside the fresh folder that a step would write to.
 fn outside(step: &Step) -> Option<PathBuf> {
     step.stage.external_outputs().into_iter().find(|path| path.is_absolute() || path.components().any(|part| part == Component::ParentDir))
 }
 
-/// How many folders up a relative path leads.
+/// Number of `..` components in a path.
 fn climbs(path: &str) -> usize {
     Path::new(path).components().filter(|part| *part == Component::ParentDir).count()
 }
 
-/// Copies what a stage read into the fresh place; a row if it is not what it was.
-fn bring(store: &Store, known: &Known, provenance: &Provenance, fresh: &Path) -> Result<Option<Row>> {
+/// Copies the sources of a stage to the fresh folder. Returns a row if they have changed.
+fn copy_sources(store: &Store, known: &Known, provenance: &Provenance, fresh: &Path) -> Result<Option<Row>> {
     let root = store.root().to_owned();
     let mut reasons = Vec::new();
     for SourceInput { path, content } in &known.record.ingredients.sources {
@@ -323,7 +324,7 @@ fn bring(store: &Store, known: &Known, provenance: &Provenance, fresh: &Path) ->
             }
             Content::Folder(FileTree(files)) => {
                 if let Some(to) = &to {
-                    fs::create_dir_all(to).with_context(|| format!("cannot make `{}`", to.display()))?;
+                    fs::create_dir_all(to).with_context(|| format!("cannot create `{}`", to.display()))?;
                 }
                 for (name, leaf) in files {
                     if let Err(how) = copy(&from.join(name), to.as_ref().map(|to| to.join(name)).as_deref(), leaf, store.index())? {
@@ -340,35 +341,36 @@ fn bring(store: &Store, known: &Known, provenance: &Provenance, fresh: &Path) ->
         answer: "differs",
         was: Some(known.record.digest),
         reasons: reasons.clone(),
-        ..Row::without(&known.stage, format!("what it read in run {} is not there any more", provenance.run))
+        ..Row::without(&known.stage, format!("its sources have changed since run {}", provenance.run))
     }))
 }
 
-/// How a file is not what it was.
-enum Moved {
-    Gone,
-    Other,
+/// How a source file has changed.
+enum SourceChange {
+    Removed,
+    Changed,
 }
 
-impl Moved {
+impl SourceChange {
     fn note(self, name: &str, changes: &mut ContentDiff) {
         match self {
-            Self::Gone => changes.removed.push(name.to_owned()),
-            Self::Other => changes.changed.push(name.to_owned()),
+            Self::Removed => changes.removed.push(name.to_owned()),
+            Self::Changed => changes.changed.push(name.to_owned()),
         }
     }
 }
 
-fn copy(from: &Path, to: Option<&Path>, leaf: &FileContent, index: &StatCache) -> Result<std::result::Result<(), Moved>> {
+/// Copies or links a source file after verifying its digest.
+fn copy(from: &Path, to: Option<&Path>, leaf: &FileContent, index: &StatCache) -> Result<std::result::Result<(), SourceChange>> {
     match Content::read(from, index, SymlinkPolicy::Follow)? {
-        Content::Missing => return Ok(Err(Moved::Gone)),
+        Content::Missing => return Ok(Err(SourceChange::Removed)),
         Content::File(now) if now.digest == leaf.digest => {}
-        _ => return Ok(Err(Moved::Other)),
+        _ => return Ok(Err(SourceChange::Changed)),
     }
     let Some(to) = to.filter(|to| !to.exists()) else { return Ok(Ok(())) };
     let copying = || format!("cannot copy `{}`", from.display());
     to.parent().map_or(Ok(()), fs::create_dir_all).with_context(copying)?;
-    if leaf.size >= LARGE {
+    if leaf.size >= LINK_SIZE {
         std::os::unix::fs::symlink(absolute(from)?, to).with_context(copying)?;
     } else {
         fs::copy(from, to).with_context(copying)?;
@@ -382,18 +384,18 @@ fn text(run: &str, rows: &[Row], same: bool, compared: usize, kept: Option<&str>
     for row in rows {
         text.push_str(format!("  {:width$}  {:<12}  {}", row.stage, row.answer, row.says).trim_end());
         text.push('\n');
-        for line in super::look::told(&row.reasons).lines() {
+        for line in super::why::reason_lines(&row.reasons).lines() {
             text.push_str(&format!("  {:width$}  {:<12}{line}\n", "", ""));
         }
     }
     let differ = rows.iter().filter(|row| matches!(row.answer, "differs" | "failed")).count();
     text.push_str(&if same {
-        format!("yes: {} of run {run} came out the same, byte for byte\n", super::project::plural(compared, "result"))
+        format!("yes: {} of run {run} reproduced byte for byte\n", super::project::plural(compared, "result"))
     } else {
-        format!("no: {differ} of {} of run {run} did not come out the same\n", super::project::plural(compared, "result"))
+        format!("no: {differ} of {} of run {run} not reproduced\n", super::project::plural(compared, "result"))
     });
     if let Some(place) = kept {
-        text.push_str(&format!("the repetition is in `{place}`\n"));
+        text.push_str(&format!("the repeated run is in `{place}`\n"));
     }
     text
 }

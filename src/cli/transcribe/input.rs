@@ -1,4 +1,4 @@
-//! What to transcribe: files, folders, patterns and standard input, as a list in a fixed order.
+//! Inputs of a transcription: files, folders, glob patterns and standard input, in a fixed order.
 
 use crate::cli::project::plural;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -9,36 +9,36 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Names of files that are taken from a folder: what we can decode, and what its owner certainly thinks of as audio.
-const AUDIO: &[&str] = &["wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "m4a", "m4b", "mp4", "aac"];
-/// Most bytes that are read from standard input.
-const LONGEST_STREAM: u64 = 1 << 30;
+/// Extensions of the files taken from a folder: decodable formats, and others that are certainly meant as audio.
+const EXTENSIONS: &[&str] = &["wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "m4a", "m4b", "mp4", "aac"];
+/// Maximum bytes read from standard input.
+const MAX_STREAM: u64 = 1 << 30;
 
-/// Something to transcribe.
+/// An input to transcribe.
 #[derive(Debug)]
 pub(super) struct Input {
-    /// As messages and results call it.
+    /// Name in messages and results.
     pub(super) name: PathBuf,
-    /// Where its result goes below an output folder, still with the extension of the audio.
+    /// Path of its result below the output folder, with the extension of the audio file.
     pub(super) below: PathBuf,
     pub(super) source: Source,
-    /// Samples it turned out to have.
+    /// Length in samples; 0 until it is decoded.
     pub(super) length: AtomicUsize,
 }
 
-/// Where the bytes are.
+/// Where the bytes of an input are.
 #[derive(Debug)]
 pub(super) enum Source {
     File,
-    /// Standard input, once it was read.
+    /// Standard input, after it is read.
     Stream(Mutex<Vec<u8>>),
 }
 
-/// All there is to transcribe.
+/// All inputs of a transcription.
 #[derive(Debug)]
 pub(super) struct Inputs {
     pub(super) list: Vec<Input>,
-    /// Whether results must say which file they are of.
+    /// Whether text output has the file name in front of each transcript.
     pub(super) several: bool,
 }
 
@@ -47,23 +47,23 @@ impl Input {
         Self { name, below, source: Source::File, length: AtomicUsize::new(0) }
     }
 
-    /// How long it is, once it was decoded.
+    /// Duration in seconds, after it is decoded.
     pub(super) fn seconds(&self) -> f64 {
         self.length.load(Ordering::Relaxed) as f64 / f64::from(voxtral::audio::SAMPLE_RATE)
     }
 }
 
 impl Inputs {
-    /// Reads standard input, if it is asked for.
+    /// Reads standard input if it is among the inputs.
     pub(super) fn read_stream(&mut self) -> Result<()> {
         for input in &mut self.list {
             if let Source::Stream(bytes) = &mut input.source {
                 let bytes = bytes.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-                io::stdin().lock().take(LONGEST_STREAM + 1).read_to_end(bytes).with_context(|| "cannot read standard input")?;
-                if bytes.len() as u64 > LONGEST_STREAM {
-                    return Err(Error::new(format!("standard input is longer than {LONGEST_STREAM} bytes"))
+                io::stdin().lock().take(MAX_STREAM + 1).read_to_end(bytes).with_context(|| "cannot read standard input")?;
+                if bytes.len() as u64 > MAX_STREAM {
+                    return Err(Error::new(format!("standard input is longer than {MAX_STREAM} bytes"))
                         .kind(ErrorKind::InvalidInput)
-                        .hint("write it to a file and give its name"));
+                        .hint("write it to a file and pass the file name"));
                 }
             }
         }
@@ -71,7 +71,7 @@ impl Inputs {
     }
 }
 
-/// Makes a list of what the command line names. What a folder holds beside audio is counted and said.
+/// Lists the inputs that the command line names. Other files in folders are counted and reported.
 pub(super) fn gather(paths: &[String]) -> Result<Inputs> {
     let mut list = Vec::new();
     let mut several = paths.len() > 1;
@@ -81,7 +81,7 @@ pub(super) fn gather(paths: &[String]) -> Result<Inputs> {
             if list.iter().any(|input: &Input| matches!(input.source, Source::Stream(_))) {
                 return Err(Error::new("standard input can be read only once")
                     .kind(ErrorKind::InvalidInput)
-                    .hint("leave the second `-` out"));
+                    .hint("remove the second `-`"));
             }
             let (name, below) = (PathBuf::from("-"), PathBuf::from("stdin"));
             list.push(Input { name, below, source: Source::Stream(Mutex::default()), length: AtomicUsize::new(0) });
@@ -92,19 +92,19 @@ pub(super) fn gather(paths: &[String]) -> Result<Inputs> {
             several = true;
             list.extend(pattern(text)?);
         } else {
-            // One that is not there is a file that cannot be read, like a damaged one.
+            // A missing file is reported like an unreadable one, while the others are transcribed.
             list.push(Input::file(path.to_owned(), file_name(path)));
         }
     }
     if list.is_empty() {
-        return Err(Error::new("there is no audio file to transcribe")
+        return Err(Error::new("no audio files to transcribe")
             .kind(ErrorKind::InvalidInput)
-            .hint(format!("names of audio files end in {}", AUDIO.join(", "))));
+            .hint(format!("supported extensions: {}", EXTENSIONS.join(", "))));
     }
     Ok(Inputs { list, several })
 }
 
-/// The audio files of a folder and the folders in it, by name.
+/// The audio files of a folder and its subfolders, sorted by name.
 fn folder(root: &Path) -> Result<Vec<Input>> {
     let (mut files, mut others) = (BTreeSet::new(), BTreeSet::new());
     let mut folders = vec![root.to_owned()];
@@ -114,10 +114,10 @@ fn folder(root: &Path) -> Result<Vec<Input>> {
             let entry = entry.with_context(reading)?;
             let path = entry.path();
             let audio = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-            // A link to a folder is not followed: it may lead back here.
+            // Links to folders are not followed: they may form a cycle.
             if entry.file_type().with_context(reading)?.is_dir() {
                 folders.push(path);
-            } else if audio.is_some_and(|extension| AUDIO.contains(&extension.as_str())) && path.is_file() {
+            } else if audio.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) && path.is_file() {
                 files.insert(path);
             } else {
                 others.insert(path);
@@ -125,9 +125,8 @@ fn folder(root: &Path) -> Result<Vec<Input>> {
         }
     }
     if let Some(first) = others.first() {
-        let left_out = plural(others.len(), "file");
-        let _ =
-            writeln!(io::stderr(), "note: left out {left_out} in `{}` not named as audio, such as `{}`", root.display(), first.display());
+        let (skipped, root, first) = (plural(others.len(), "file"), root.display(), first.display());
+        let _ = writeln!(io::stderr(), "note: skipped {skipped} in `{root}` without an audio extension, such as `{first}`");
     }
     let input = |path: PathBuf| {
         let below = path.strip_prefix(root).map(Path::to_owned).unwrap_or_else(|_| file_name(&path));
@@ -136,11 +135,11 @@ fn folder(root: &Path) -> Result<Vec<Input>> {
     Ok(files.into_iter().map(input).collect())
 }
 
-/// The files that a pattern fits, by name.
+/// The files that match a glob pattern, sorted by name.
 fn pattern(text: &str) -> Result<Vec<Input>> {
     let wrong = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
-    let found =
-        glob::glob(text).map_err(|error| wrong(format!("`{text}` is no pattern: {error}")).hint("patterns are like `clips/**/*.wav`"))?;
+    let found = glob::glob(text)
+        .map_err(|error| wrong(format!("invalid pattern `{text}`: {error}")).hint("write a pattern such as `clips/**/*.wav`"))?;
     let mut files = BTreeSet::new();
     for path in found {
         let path = path.map_err(|error| wrong(format!("`{text}`: {error}")))?;
@@ -149,7 +148,7 @@ fn pattern(text: &str) -> Result<Vec<Input>> {
         }
     }
     if files.is_empty() {
-        return Err(wrong(format!("no file fits the pattern `{text}`")).hint("check its spelling; `**` stands for folders at any depth"));
+        return Err(wrong(format!("no file matches the pattern `{text}`")).hint("check the pattern; `**` matches folders at any depth"));
     }
     Ok(files.into_iter().map(|path| (path.clone(), file_name(&path))).map(|(path, below)| Input::file(path, below)).collect())
 }

@@ -1,7 +1,7 @@
-//! `voxpipe transcribe PATH…`: what a model hears in audio files, as text, JSON or subtitles.
+//! `voxpipe transcribe PATH…`: transcribes audio files to text, JSON or subtitles.
 //!
-//! Files are decoded ahead of the model, in groups that fit in memory, and what is heard is printed in the order of the files as soon
-//! as all that comes before is known. A file that cannot be read is said on standard error; the others go on.
+//! Files are decoded ahead of the model in groups bounded by memory. Transcripts are printed in input order, each as soon as all before
+//! it are done. A file that cannot be read is reported on standard error, and the others are still transcribed.
 
 mod input;
 mod model;
@@ -12,7 +12,7 @@ mod reader;
 pub(super) use model::ModelArgs;
 
 use super::run::listen;
-use super::{complain, stream};
+use super::{print_error, stream};
 use crate::error::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 use input::Inputs;
@@ -31,133 +31,135 @@ use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcript, U
 use voxtral::realtime::MODEL_NAME;
 use voxtral::tokenizer::prompt;
 
-/// Longest recording that is heard in one go, in seconds: with its transcript it fills half of the 32 768 tokens the model was made for.
+/// Default maximum chunk length in seconds: with its transcript, a chunk takes half of the model's context of 32 768 tokens.
 const CHUNK_LENGTH: f64 = 1200.0;
-/// Longest piece a subtitle is made of, in seconds.
-const PIECE: f64 = 12.0;
+/// Default maximum segment length of subtitles, in seconds.
+const SUBTITLE_SEGMENT: f64 = 12.0;
 
-/// What to transcribe, with what, and where to.
+/// Options of `voxpipe transcribe`.
 #[derive(Args)]
 pub(super) struct Transcribe {
-    /// Audio files (WAV, FLAC, MP3, OGG, M4A), folders of them, patterns in quotes, or - for standard input
+    /// Audio files (WAV, FLAC, MP3, OGG, M4A), folders, quoted glob patterns, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
     #[command(flatten)]
     model: model::ModelArgs,
-    /// What is spoken, as a two-letter code; left out, the model finds out
+    /// Spoken language as a two-letter code [default: detected by the model]
     #[arg(long, value_name = "CODE")]
     language: Option<String>,
-    /// Longest transcript, in tokens; left out, 64 and 16 for each second of audio
+    /// Maximum transcript length in tokens [default: 64, plus 16 per second of audio]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
-    /// What to write
+    /// Output format [default: text]
     #[arg(long, value_enum, group = "shape")]
     format: Option<Format>,
-    /// The same as `--format json`: one object a file, on one line
+    /// Same as `--format json`: one JSON object per file and line
     #[arg(long, group = "shape")]
     json: bool,
-    /// The same as `--format srt`
+    /// Same as `--format srt`
     #[arg(long, group = "shape")]
     srt: bool,
-    /// The same as `--format vtt`
+    /// Same as `--format vtt`
     #[arg(long, group = "shape")]
     vtt: bool,
-    /// Write a file for each input into this folder; left out, subtitles of several inputs are written beside these, all else is printed
+    /// Write one file per input to this folder [default: standard output; subtitles of several inputs go next to the audio]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Write over files that are there
+    /// Overwrite existing files
     #[arg(long)]
     force: bool,
-    /// Cut at pauses into segments of at most this many seconds, each with its times. Default for subtitles: 12
+    /// Split at pauses into segments of at most this many seconds, with times [default for subtitles: 12]
     #[arg(long, alias = "pieces", value_name = "SECONDS", value_parser = seconds)]
     max_segment: Option<f64>,
-    /// Transcribe at most this many seconds at a time; longer audio is cut at its quietest point
-    #[arg(long, alias = "window", value_name = "SECONDS", value_parser = seconds, default_value_t = CHUNK_LENGTH, conflicts_with = "max_segment")]
+    /// Maximum seconds to transcribe at a time; longer audio is split at quiet points
+    #[arg(long, alias = "window", value_name = "SECONDS", value_parser = seconds, conflicts_with = "max_segment")]
+    #[arg(default_value_t = CHUNK_LENGTH)]
     chunk_length: f64,
-    /// Stop at the first file that cannot be transcribed
+    /// Stop at the first file that fails
     #[arg(long)]
     fail_fast: bool,
-    /// Print text while it is heard, of one file or of standard input: 16 kHz mono of 16 bits, bare or WAV; needs Voxtral Realtime
+    /// Stream the transcript of one file or of standard input (16 kHz mono 16-bit, raw or WAV); needs Voxtral Realtime
     #[arg(long, conflicts_with_all = ["shape", "out", "force", "max_segment", "language", "max_new_tokens", "fail_fast"])]
     stream: bool,
-    /// How far the text of Voxtral Realtime lags behind the sound, in steps of 80 ms; left out, as its files say (480 ms)
+    /// Transcription delay of Voxtral Realtime in steps of 80 ms [default: as in the model's files, usually 6 (480 ms)]
     #[arg(long, value_name = "STEPS")]
     delay: Option<usize>,
 }
 
-/// What is done and what is left.
+/// A transcription while it runs.
 struct Work<'a> {
-    asked: &'a Transcribe,
+    options: &'a Transcribe,
     inputs: &'a Inputs,
     recognizer: &'a AnyTranscriber,
     output: Output,
     progress: Progress,
     stop: &'a AtomicBool,
-    /// Files that are done or have failed.
+    /// Number of files that are done or have failed.
     past: usize,
     failed: usize,
 }
 
-/// A file of a group, with what was heard of it so far.
-struct Hearing {
+/// A file of a group with the transcripts of its pieces so far.
+struct PendingFile {
     index: usize,
     loaded: Result<Vec<f32>>,
+    /// Sample ranges that are transcribed separately.
     pieces: Vec<Range<usize>>,
-    heard: Vec<Option<Transcript>>,
+    transcripts: Vec<Option<Transcript>>,
 }
 
 impl Transcribe {
-    /// Transcribes, and gives the exit code.
+    /// Transcribes all inputs and returns the exit code.
     pub(super) fn go(&self) -> Result<u8> {
         if let Some(language) = &self.language {
             prompt::check_language(language).map_err(|error| error.kind(ErrorKind::InvalidInput))?;
         }
         if self.stream && self.paths.len() > 1 {
-            return Err(Error::new("`--stream` hears one file, or standard input").kind(ErrorKind::InvalidInput).hint("name only one"));
+            return Err(Error::new("`--stream` takes one file or standard input").kind(ErrorKind::InvalidInput).hint("pass only one path"));
         }
         if self.stream {
             return self.go_streaming();
         }
         let mut inputs = input::gather(&self.paths)?;
         let output = Output::new(self.format(), &inputs, self.out.as_deref(), self.force)?;
-        let recognizer = self.listener()?;
-        // Standard input is read before signals are listened to: while it waits, they end the program.
+        let recognizer = self.transcriber()?;
+        // Standard input is read before the signal handlers are installed, so that Ctrl-C ends the program while it waits.
         inputs.read_stream()?;
         let stop = listen()?.asked;
         let progress = Progress::new(inputs.list.len());
-        let mut work = Work { asked: self, inputs: &inputs, recognizer: &recognizer, output, progress, stop: &stop, past: 0, failed: 0 };
+        let mut work = Work { options: self, inputs: &inputs, recognizer: &recognizer, output, progress, stop: &stop, past: 0, failed: 0 };
         thread::scope(|scope| {
-            // One group waits while the model hears another, and a third is being decoded.
+            // One group waits while the model transcribes another and a third is being decoded.
             let (sender, receiver) = sync_channel::<Group>(1);
             scope.spawn(|| reader::read(&inputs.list, sender));
-            receiver.into_iter().try_for_each(|group| work.hear(group))
+            receiver.into_iter().try_for_each(|group| work.transcribe(group))
         })?;
         work.progress.end();
         match work.failed {
             0 => Ok(Exit::Done as u8),
             failed => {
-                work.progress.say(&format!("{failed} of {} files could not be transcribed", inputs.list.len()));
+                work.progress.print(&format!("{failed} of {} files could not be transcribed", inputs.list.len()));
                 Ok(Exit::Failed as u8)
             }
         }
     }
 
     fn go_streaming(&self) -> Result<u8> {
-        match (self.listener()?, self.paths.first()) {
+        match (self.transcriber()?, self.paths.first()) {
             (AnyTranscriber::Realtime(recognizer), Some(path)) => stream::go(&recognizer, path),
-            _ => Err(Error::new(format!("`--stream` needs {MODEL_NAME}; this model hears whole recordings"))
+            _ => Err(Error::new(format!("`--stream` needs {MODEL_NAME}; this model transcribes whole recordings only"))
                 .kind(ErrorKind::InvalidInput)
-                .hint("leave `--stream` out, or give the folder of Voxtral-Mini-4B-Realtime-2602 as `--model`")),
+                .hint("omit `--stream`, or pass Voxtral-Mini-4B-Realtime-2602 as `--model`")),
         }
     }
 
-    /// The model, with the delay that was asked for.
-    fn listener(&self) -> Result<AnyTranscriber> {
+    /// Opens the model, with the delay of `--delay`.
+    fn transcriber(&self) -> Result<AnyTranscriber> {
         match (self.model.open()?, self.delay) {
-            (listener, None) => Ok(listener),
+            (transcriber, None) => Ok(transcriber),
             (AnyTranscriber::Realtime(recognizer), Some(steps)) => Ok(AnyTranscriber::Realtime(Box::new(recognizer.with_delay(steps)?))),
             (AnyTranscriber::Recordings(_), Some(_)) => {
-                Err(Error::new(format!("`--delay` needs {MODEL_NAME}")).kind(ErrorKind::InvalidInput).hint("leave `--delay` out"))
+                Err(Error::new(format!("`--delay` needs {MODEL_NAME}")).kind(ErrorKind::InvalidInput).hint("omit `--delay`"))
             }
         }
     }
@@ -171,10 +173,10 @@ impl Transcribe {
         }
     }
 
-    /// Where a recording is cut.
-    fn cut(&self, samples: &[f32]) -> Vec<Range<usize>> {
+    /// Splits a recording into sample ranges.
+    fn split(&self, samples: &[f32]) -> Vec<Range<usize>> {
         let count = |seconds: f64| (seconds * f64::from(SAMPLE_RATE)) as usize;
-        match self.max_segment.or(self.format().has_times().then_some(PIECE)) {
+        match self.max_segment.or(self.format().has_times().then_some(SUBTITLE_SEGMENT)) {
             Some(longest) => segmentation::pieces(samples, count(longest)),
             None => segmentation::windows(samples, count(self.chunk_length)),
         }
@@ -182,35 +184,36 @@ impl Transcribe {
 }
 
 impl Work<'_> {
-    /// Transcribes a group of files side by side.
-    fn hear(&mut self, group: Group) -> Result<()> {
-        let mut files: Vec<Hearing> = group.into_iter().map(|loaded| self.hearing(loaded)).collect();
-        let stuck = if self.asked.fail_fast { files.iter().position(|file| file.loaded.is_err()) } else { None };
+    /// Transcribes a group of files in batches.
+    fn transcribe(&mut self, group: Group) -> Result<()> {
+        let mut files: Vec<PendingFile> = group.into_iter().map(|loaded| self.pending(loaded)).collect();
+        let failed_at = if self.options.fail_fast { files.iter().position(|file| file.loaded.is_err()) } else { None };
         let samples: Vec<Vec<f32>> = files.iter_mut().map(|file| std::mem::take(file.loaded.as_mut().unwrap_or(&mut Vec::new()))).collect();
-        let first_failure = stuck.map(|stuck| files.split_off(stuck));
+        let first_failure = failed_at.map(|failed_at| files.split_off(failed_at));
         let mut places = Vec::new();
         let mut utterances = Vec::new();
         for (place, (file, samples)) in files.iter().zip(&samples).enumerate() {
             for (piece, range) in file.pieces.iter().enumerate() {
                 places.push((place, piece));
-                utterances.push(Utterance { samples: samples.get(range.clone()).unwrap_or(&[]), language: self.asked.language.as_deref() });
+                let samples = samples.get(range.clone()).unwrap_or(&[]);
+                utterances.push(Utterance { samples, language: self.options.language.as_deref() });
             }
         }
-        let limit = self.asked.max_new_tokens.map_or(TokenLimit::Auto, |tokens| TokenLimit::Tokens(tokens as usize));
+        let limit = self.options.max_new_tokens.map_or(TokenLimit::Auto, |tokens| TokenLimit::Tokens(tokens as usize));
         let mut next = 0;
         let recognizer = self.recognizer;
         self.flush(&mut files, &mut next)?;
-        recognizer.transcribe_each(&utterances, limit, &mut |heard| {
+        recognizer.transcribe_each(&utterances, limit, &mut |event| {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(self.interrupted());
             }
-            match heard {
-                TranscribeEvent::More => self.progress.tick(),
-                TranscribeEvent::Clip(index, transcript) => {
-                    let slot = places.get(index).and_then(|(place, piece)| files.get_mut(*place)?.heard.get_mut(*piece));
+            match event {
+                TranscribeEvent::Progress => self.progress.tick(),
+                TranscribeEvent::Transcript(index, transcript) => {
+                    let slot = places.get(index).and_then(|(place, piece)| files.get_mut(*place)?.transcripts.get_mut(*piece));
                     if let (Some(slot), Some(utterance)) = (slot, utterances.get(index)) {
                         *slot = Some(transcript);
-                        self.progress.heard(utterance.samples.len());
+                        self.progress.add_samples(utterance.samples.len());
                     }
                     self.flush(&mut files, &mut next)?;
                 }
@@ -222,36 +225,36 @@ impl Work<'_> {
         failure.map_or(Ok(()), Err)
     }
 
-    fn hearing(&self, Loaded { index, samples: loaded }: Loaded) -> Hearing {
-        let pieces = loaded.as_ref().map_or_else(|_| Vec::new(), |samples| self.asked.cut(samples));
-        Hearing { index, loaded, heard: vec![None; pieces.len()], pieces }
+    fn pending(&self, Loaded { index, samples: loaded }: Loaded) -> PendingFile {
+        let pieces = loaded.as_ref().map_or_else(|_| Vec::new(), |samples| self.options.split(samples));
+        PendingFile { index, loaded, transcripts: vec![None; pieces.len()], pieces }
     }
 
-    /// Writes what is known, up to the first file that is not.
-    fn flush(&mut self, files: &mut [Hearing], next: &mut usize) -> Result<()> {
-        while let Some(file) = files.get_mut(*next).filter(|file| file.heard.iter().all(Option::is_some)) {
+    /// Writes the results of finished files, up to the first unfinished one.
+    fn flush(&mut self, files: &mut [PendingFile], next: &mut usize) -> Result<()> {
+        while let Some(file) = files.get_mut(*next).filter(|file| file.transcripts.iter().all(Option::is_some)) {
             *next += 1;
             self.past += 1;
             let Some(input) = self.inputs.list.get(file.index) else { continue };
             match &file.loaded {
                 Err(error) => {
                     self.failed += 1;
-                    self.progress.aside(|| complain(error));
+                    self.progress.suspend(|| print_error(error));
                 }
                 Ok(_) => {
                     let seconds = |samples: usize| samples as f64 / f64::from(SAMPLE_RATE);
-                    let heard = file.heard.drain(..).flatten().zip(&file.pieces);
+                    let pieces = file.transcripts.drain(..).flatten().zip(&file.pieces);
                     let segments: Vec<Segment> =
-                        heard.map(|(transcript, piece)| Segment::new(seconds(piece.start), seconds(piece.end), transcript)).collect();
-                    let clip = Clip { input, language: self.asked.language.as_deref(), seconds: input.seconds(), segments };
+                        pieces.map(|(transcript, piece)| Segment::new(seconds(piece.start), seconds(piece.end), transcript)).collect();
+                    let clip = Clip { input, language: self.options.language.as_deref(), seconds: input.seconds(), segments };
                     if !clip.finished() {
-                        self.progress.say(&format!(
-                            "warning: {}: the transcript was cut at its limit; `--max-new-tokens` raises it",
+                        self.progress.print(&format!(
+                            "warning: {}: the transcript reached the token limit; raise it with `--max-new-tokens`",
                             input.name.display()
                         ));
                     }
                     let output = &self.output;
-                    self.progress.aside(|| output.write(file.index, &clip))?;
+                    self.progress.suspend(|| output.write(file.index, &clip))?;
                 }
             }
             self.progress.file();
@@ -264,7 +267,7 @@ impl Work<'_> {
     }
 }
 
-/// A number of seconds that can be heard in one go.
+/// Parses a length in seconds that the model can transcribe at a time.
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
     if (1.0..=2.0 * CHUNK_LENGTH).contains(&seconds) { Ok(seconds) } else { Err(format!("it must be from 1 to {}", 2.0 * CHUNK_LENGTH)) }

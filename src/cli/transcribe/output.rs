@@ -1,4 +1,4 @@
-//! What was heard, as text, JSON or subtitles, on standard output or in files that are never written over unasked.
+//! Writes transcripts as text, JSON or subtitles to standard output or to files. Existing files need `--force`.
 
 use super::ValueEnum;
 use super::input::{Input, Inputs, Source};
@@ -12,12 +12,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use voxtral::inference::transcriber::Transcript;
 
-/// What is written.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// One line a file, after its name if there are several
+    /// One line per file, with the file name if there are several
     Text,
-    /// One object a file, on one line
+    /// One JSON object per file and line
     Json,
     /// SubRip subtitles
     Srt,
@@ -25,18 +25,18 @@ pub(super) enum Format {
     Vtt,
 }
 
-/// Where results go.
+/// Destination of the results.
 #[derive(Debug)]
 pub(super) struct Output {
     format: Format,
-    /// Whether results must say which file they are of.
+    /// Whether text output has the file name in front of each transcript.
     several: bool,
-    /// A file for each input; empty for standard output.
+    /// Output file of each input; empty for standard output.
     files: Vec<PathBuf>,
     force: bool,
 }
 
-/// What was heard in a file.
+/// Transcript of a file.
 pub(super) struct Clip<'a> {
     pub(super) input: &'a Input,
     pub(super) language: Option<&'a str>,
@@ -44,10 +44,10 @@ pub(super) struct Clip<'a> {
     pub(super) segments: Vec<Segment>,
 }
 
-/// What was heard in a part of a file.
+/// Transcript of a part of a file.
 #[derive(Debug, Serialize)]
 pub(super) struct Segment {
-    /// Seconds from the beginning.
+    /// Start in seconds from the beginning of the file.
     start: f64,
     end: f64,
     text: String,
@@ -56,7 +56,7 @@ pub(super) struct Segment {
     finished: bool,
 }
 
-/// The object of a file. The keys are part of the interface.
+/// JSON output of a file. The keys are part of the interface.
 #[derive(Serialize)]
 struct Json<'a> {
     file: String,
@@ -71,7 +71,7 @@ struct Json<'a> {
 }
 
 impl Format {
-    /// Whether it says when things are said.
+    /// Whether the format has times.
     pub(super) fn has_times(self) -> bool {
         matches!(self, Self::Srt | Self::Vtt)
     }
@@ -87,11 +87,11 @@ impl Format {
 }
 
 impl Output {
-    /// Decides where results go, and complains now about what could not be written then.
+    /// Chooses the destination. Conflicts and existing files are errors now, before anything is transcribed.
     pub(super) fn new(format: Format, inputs: &Inputs, out: Option<&Path>, force: bool) -> Result<Self> {
         let mut output = Self { format, several: inputs.several, files: Vec::new(), force };
-        let beside = format.has_times() && inputs.several;
-        if out.is_none() && !beside {
+        let next_to_audio = format.has_times() && inputs.several;
+        if out.is_none() && !next_to_audio {
             return Ok(output);
         }
         let usage = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
@@ -102,34 +102,34 @@ impl Output {
                 (None, Source::File) => input.name.clone(),
                 (None, Source::Stream(_)) => {
                     return Err(
-                        usage("there is no place beside standard input for its subtitles".to_owned()).hint("name a folder with `--out`")
+                        usage("standard input has no folder for its subtitles".to_owned()).hint("choose a folder with `--out`")
                     );
                 }
             };
             let path = path.with_extension(format.extension());
             if path == input.name {
                 return Err(
-                    usage(format!("`{}` would be written over by its own transcript", path.display())).hint("name a folder with `--out`")
+                    usage(format!("the transcript of `{}` would overwrite it", path.display())).hint("choose a folder with `--out`")
                 );
             }
             if let Some(other) = taken.insert(path.clone(), &input.name) {
                 let both = format!("`{}` and `{}`", other.display(), input.name.display());
-                return Err(usage(format!("{both} would both be written to `{}`", path.display())).hint("give them in two commands"));
+                return Err(usage(format!("{both} would both be written to `{}`", path.display())).hint("transcribe them in two commands"));
             }
             output.files.push(path);
         }
-        let there: Vec<&PathBuf> = output.files.iter().filter(|path| path.exists()).collect();
-        match there.first() {
+        let existing: Vec<&PathBuf> = output.files.iter().filter(|path| path.exists()).collect();
+        match existing.first() {
             Some(first) if !force => {
-                let more = if there.len() > 1 { format!(", and {} more,", there.len() - 1) } else { String::new() };
-                Err(usage(format!("`{}`{more} is there already", first.display()))
-                    .hint("`--force` writes over it; `--out DIR` writes elsewhere"))
+                let more = if existing.len() > 1 { format!(" and {} more files", existing.len() - 1) } else { String::new() };
+                Err(usage(format!("output exists: `{}`{more}", first.display()))
+                    .hint("overwrite with `--force`, or choose a folder with `--out`"))
             }
             _ => Ok(output),
         }
     }
 
-    /// Writes what was heard in the input of this number.
+    /// Writes the transcript of the input with this index.
     pub(super) fn write(&self, index: usize, clip: &Clip) -> Result<()> {
         let text = self.render(clip)?;
         let Some(path) = self.files.get(index) else { return print(&text) };
@@ -142,7 +142,7 @@ impl Output {
         if self.force {
             return fs::rename(&part, path).with_context(writing);
         }
-        // A link fails where something is by now, which a rename would replace.
+        // Creating a link fails if the file exists by now; a rename would replace it.
         let linked = fs::hard_link(&part, path);
         fs::remove_file(&part).with_context(writing)?;
         linked.with_context(writing)
@@ -160,12 +160,12 @@ impl Output {
 }
 
 impl Clip<'_> {
-    /// Whether the model ended everything itself.
+    /// Whether the model ended every segment itself, rather than by the token limit.
     pub(super) fn finished(&self) -> bool {
         self.segments.iter().all(|segment| segment.finished)
     }
 
-    /// All that was said, on one line.
+    /// The whole transcript on one line.
     fn text(&self) -> String {
         self.segments.iter().flat_map(|segment| segment.text.split_whitespace()).collect::<Vec<_>>().join(" ")
     }
@@ -183,12 +183,12 @@ impl Clip<'_> {
             log_probabilities: self.segments.iter().flat_map(|segment| &segment.log_probabilities).copied().collect(),
             seconds: self.seconds,
             finished: self.finished(),
-            segments: self.is_cut().then_some(&self.segments),
+            segments: self.is_split().then_some(&self.segments),
         }
     }
 
-    /// Whether anything but the whole was heard in one go.
-    fn is_cut(&self) -> bool {
+    /// Whether the file was transcribed in parts.
+    fn is_split(&self) -> bool {
         !matches!(self.segments.as_slice(), [whole] if whole.start == 0.0 && whole.end == self.seconds)
     }
 

@@ -1,4 +1,4 @@
-//! How far a transcription is, for people at a terminal; programs that read standard error see nothing of it.
+//! Progress bar of a transcription, shown only if standard error is a terminal.
 
 use crate::report::terminal::duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -6,16 +6,16 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 use voxtral::audio::SAMPLE_RATE;
 
-/// A line that moves.
+/// Progress bar with files done, audio transcribed and the real-time factor.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     begun: Instant,
-    /// Samples that were heard.
-    heard: usize,
+    /// Number of samples transcribed.
+    samples: usize,
 }
 
 impl Progress {
-    /// For so many files; the clock starts now.
+    /// A progress bar for this number of files; the clock starts now.
     pub(super) fn new(files: usize) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(files as u64), ProgressDrawTarget::stderr_with_hz(10));
@@ -24,47 +24,47 @@ impl Progress {
             }
             bar
         });
-        Self { bar, begun: Instant::now(), heard: 0 }
+        Self { bar, begun: Instant::now(), samples: 0 }
     }
 
-    /// A little more is done.
+    /// Redraws the bar.
     pub(super) fn tick(&self) {
         if let Some(bar) = &self.bar {
-            let (audio, time) = (self.heard as f64 / f64::from(SAMPLE_RATE), self.begun.elapsed().as_secs_f64());
+            let (audio, time) = (self.samples as f64 / f64::from(SAMPLE_RATE), self.begun.elapsed().as_secs_f64());
             bar.set_message(format!("{} of audio in {}, {:.2}× real time", duration(audio), duration(time), audio / time.max(1e-3)));
         }
     }
 
-    /// So many samples more were heard.
-    pub(super) fn heard(&mut self, samples: usize) {
-        self.heard += samples;
+    /// Adds transcribed samples.
+    pub(super) fn add_samples(&mut self, samples: usize) {
+        self.samples += samples;
         self.tick();
     }
 
-    /// A file is done.
+    /// Counts a finished file.
     pub(super) fn file(&self) {
         if let Some(bar) = &self.bar {
             bar.inc(1);
         }
     }
 
-    /// Does something that prints, out of the way of the line.
-    pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+    /// Hides the bar while `print` writes to the terminal.
+    pub(super) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
         }
     }
 
-    /// Says something on standard error.
-    pub(super) fn say(&self, line: &str) {
-        self.aside(|| {
-            // Nobody reading standard error is no reason to stop.
+    /// Prints a line to standard error.
+    pub(super) fn print(&self, line: &str) {
+        self.suspend(|| {
+            // A closed standard error must not stop the transcription.
             let _ = writeln!(io::stderr(), "{line}");
         });
     }
 
-    /// Takes the line away.
+    /// Removes the bar.
     pub(super) fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! Audio files decoded ahead of the model, in their order, in groups bounded by memory.
+//! Decodes audio files ahead of the model, in input order, in groups bounded by memory.
 
 use super::input::{Input, Source};
 use crate::error::Result;
@@ -8,30 +8,30 @@ use std::sync::mpsc::SyncSender;
 use voxtral::audio;
 use voxtral::audio::SAMPLE_RATE;
 
-/// Samples a group holds at least, unless its files end before: 20 minutes, 77 MB.
+/// A group is complete once it has this many samples: 20 minutes, 77 MB.
 const GROUP_SAMPLES: usize = 20 * 60 * SAMPLE_RATE as usize;
-/// Files of a group: enough to find clips of like length to put side by side, few enough that the first results come soon.
+/// Maximum files in a group: enough to batch clips of similar length, few enough for early first results.
 const GROUP_FILES: usize = 128;
-/// Files decoded at the same time: each may be hours long.
-const AT_ONCE: usize = 4;
+/// Files decoded in parallel; each may be hours long.
+const PARALLEL_FILES: usize = 4;
 
-/// A decoded file, or why it could not be decoded.
+/// A decoded file, or the error.
 pub(super) struct Loaded {
-    /// Which input it is.
+    /// Index of the input.
     pub(super) index: usize,
-    /// 16 kHz mono.
+    /// Samples at 16 kHz, mono.
     pub(super) samples: Result<Vec<f32>>,
 }
 
 /// Files to be transcribed together.
 pub(super) type Group = Vec<Loaded>;
 
-/// Decodes all inputs and sends them in order; ends early when nobody listens any more.
+/// Decodes all inputs and sends them in order. Ends early when the receiver is gone.
 pub(super) fn read(inputs: &[Input], sender: SyncSender<Group>) {
     let mut group = Group::new();
     let mut samples = 0;
-    for (block, some) in inputs.chunks(AT_ONCE).enumerate() {
-        let loaded: Vec<Loaded> = some.par_iter().enumerate().map(|(place, input)| load(block * AT_ONCE + place, input)).collect();
+    for (block, some) in inputs.chunks(PARALLEL_FILES).enumerate() {
+        let loaded: Vec<Loaded> = some.par_iter().enumerate().map(|(place, input)| load(block * PARALLEL_FILES + place, input)).collect();
         for one in loaded {
             samples += one.samples.as_ref().map_or(0, Vec::len);
             group.push(one);
@@ -44,7 +44,7 @@ pub(super) fn read(inputs: &[Input], sender: SyncSender<Group>) {
         }
     }
     if !group.is_empty() {
-        // Nobody listening means that the work was ended elsewhere.
+        // A closed channel means that the transcription has ended.
         let _ = sender.send(group);
     }
 }

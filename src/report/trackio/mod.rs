@@ -1,9 +1,9 @@
-//! To Trackio, the dashboard of experiments: each training is a run there, with its curves, its settings, what the machine did meanwhile,
-//! and the held-out clips that were heard worst, to be listened to.
+//! Reporter for Trackio, an experiment-tracking dashboard. Each training is a Trackio run with its metrics, settings, system metrics and
+//! the held-out clips with the highest word error rate, as audio.
 //!
-//! It stands beside our own journal and never instead of it. Events become parcels; a thread of its own carries them to a folder that
-//! Trackio empties or to a server, so that neither a slow disk nor a server that is away holds up a training. Each parcel has a name of its
-//! own, so sending it twice does no harm: what did not get through is sent again, and a training that goes on sends its whole journal.
+//! Trackio mirrors the metrics log and never replaces it. Events become items; a background thread delivers them to a local folder or a
+//! server, so a slow disk or an unavailable server does not delay training. Every record has a stable id, so resending is safe: failed
+//! deliveries are retried, and a resumed training sends its whole metrics log again.
 
 mod inbox;
 mod server;
@@ -20,39 +20,39 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uploader::{UploadItem, Uploader, Watched};
 
-/// What is shown, and where.
+/// Settings of the reporter.
 #[derive(Clone, Debug)]
 pub struct TrackioSettings {
-    /// Where Trackio is.
+    /// Where Trackio runs.
     pub place: TrackioTarget,
-    /// The project there.
+    /// Name of the Trackio project.
     pub project: String,
-    /// What runs are called there; otherwise a stage and when it began.
+    /// Name of the Trackio runs; default: stage name and start time.
     pub run: Option<String>,
-    /// Stage that scores a model → stage that made the model: both are shown in one run.
+    /// Evaluation stage → stage that trained the model: both are logged to one Trackio run.
     pub models: BTreeMap<String, String>,
 }
 
-/// Where Trackio is.
+/// Where Trackio runs.
 #[derive(Clone, Debug)]
 pub enum TrackioTarget {
-    /// On this machine: the folder where it keeps its data.
+    /// On this machine: Trackio's data folder.
     Here(PathBuf),
-    /// A server or a Space.
+    /// A self-hosted server or a Hugging Face Space.
     Server {
-        /// `http://…` or `https://…`
+        /// URL: `http://…` or `https://…`.
         address: String,
-        /// What it asks of those who write.
+        /// Token for write access, if required.
         token: Option<TrackioToken>,
     },
 }
 
-/// A secret, shown to nobody.
+/// A secret token; its `Debug` output is redacted.
 #[derive(Clone)]
 pub struct TrackioToken(String);
 
 impl TrackioToken {
-    /// A token.
+    /// Wraps a token.
     pub fn new(text: String) -> Self {
         Self(text)
     }
@@ -64,75 +64,77 @@ impl std::fmt::Debug for TrackioToken {
     }
 }
 
-/// Tells events to Trackio.
+/// Sends run events to Trackio.
 pub struct TrackioReporter {
     settings: TrackioSettings,
     runs: BTreeMap<String, Run>,
     kinds: BTreeMap<String, String>,
-    courier: Uploader,
-    /// The time of what is told again; what happens now has none.
-    then: Option<String>,
+    uploader: Uploader,
+    /// Time of the replayed event; `None` for live events.
+    replay_time: Option<String>,
 }
 
-/// A run as Trackio knows it.
+/// A Trackio run.
 #[derive(Clone, Debug, PartialEq)]
 struct Run {
     project: String,
     name: String,
     id: String,
-    /// The newest step that was told.
+    /// The highest step logged.
     step: u64,
-    /// Told once, with the first numbers.
+    /// Settings, sent once with the first metrics.
     config: Value,
 }
 
 impl TrackioReporter {
-    /// A reporter with a courier of its own.
+    /// A reporter with its own uploader thread.
     pub fn new(settings: TrackioSettings) -> Self {
-        let courier = Uploader::start(settings.place.clone());
-        Self { settings, runs: BTreeMap::new(), kinds: BTreeMap::new(), courier, then: None }
+        let uploader = Uploader::start(settings.place.clone());
+        Self { settings, runs: BTreeMap::new(), kinds: BTreeMap::new(), uploader, replay_time: None }
     }
 
-    /// Tells what happened at another time. What Trackio has heard of it already it knows by its name.
+    /// Replays a past event with its original time. Trackio skips records it already has, by their ids.
     pub fn tell_again(&mut self, time: &str, event: &Event) -> Result<(), Error> {
         if matches!(event, Event::RunFinished { .. }) {
             return Ok(());
         }
-        self.then = Some(time.to_owned());
-        self.tell(event)
+        self.replay_time = Some(time.to_owned());
+        self.report_event(event)
     }
 
-    /// Waits until everything has got there, and says how many records and recordings that were.
+    /// Waits until all items are delivered, up to a time limit. Returns the number of items (records and media files).
     pub fn deliver(&mut self, patience: Duration) -> Result<u64, Error> {
-        let (sent, left) = self.courier.settle(patience).unwrap_or_default();
+        let (sent, left) = self.uploader.settle(patience).unwrap_or_default();
         if left == 0 {
             return Ok(sent);
         }
-        let trouble = self.courier.trouble().map_or_else(String::new, |trouble| format!(": {trouble}"));
-        Err(Error::new(format!("{left} of {sent} records did not get to Trackio{trouble}"))
+        let cause = self.uploader.trouble().map_or_else(String::new, |cause| format!(": {cause}"));
+        Err(Error::new(format!("{left} of {sent} records were not sent to Trackio{cause}"))
             .environment()
-            .hint("do it again later: what is there already is not sent twice"))
+            .hint("repeat the command later: records that arrived are not duplicated"))
     }
 
+    /// Time of the current event.
     fn time(&self) -> String {
-        self.then.clone().unwrap_or_else(metrics_log::now)
+        self.replay_time.clone().unwrap_or_else(metrics_log::now)
     }
 
-    fn send(&mut self, parcel: UploadItem) {
-        if self.then.is_some() { self.courier.send_all(parcel) } else { self.courier.send(parcel) }
+    /// Queues an item: live events never wait, replayed ones do.
+    fn send(&mut self, item: UploadItem) {
+        if self.replay_time.is_some() { self.uploader.send_all(item) } else { self.uploader.send(item) }
     }
 
-    /// What the machine does is told of what happens now.
+    /// Sets the run that system metrics are recorded for; live events only.
     fn watch(&mut self, run: Option<Watched>) {
-        if self.then.is_none() {
-            self.courier.watch(run);
+        if self.replay_time.is_none() {
+            self.uploader.watch(run);
         }
     }
 
-    /// Begins a run for a stage.
+    /// Starts a Trackio run for a stage.
     fn open(&mut self, stage: &str, id: &str, began: &str, settings: &Value) -> Run {
         let when: String = began.chars().take(19).map(|letter| if letter == 'T' { ' ' } else { letter }).collect();
-        // The name is part of paths.
+        // The name becomes part of file paths.
         let name = self.settings.run.clone().unwrap_or_else(|| format!("{stage} {when}")).replace(['/', '\\'], "-");
         let mut config = settings.as_object().cloned().unwrap_or_default();
         config.insert("_Created".to_owned(), json!(timestamp(began)));
@@ -142,7 +144,7 @@ impl TrackioReporter {
         run
     }
 
-    /// The run in which a stage is shown; a stage without a journal gets one of its own.
+    /// The key of the Trackio run that a stage logs to. A stage without a metrics log gets a run of its own.
     fn run_of(&mut self, stage: &str) -> String {
         let shown = self.settings.models.get(stage).filter(|model| self.runs.contains_key(*model)).cloned();
         let shown = shown.unwrap_or_else(|| stage.to_owned());
@@ -153,14 +155,15 @@ impl TrackioReporter {
         shown
     }
 
-    /// The id of a stage without a journal; told again it is the same each time.
+    /// Run id of a stage without a metrics log; a replay gives the same id each time.
     fn id_of(&self, stage: &str) -> String {
-        match &self.then {
+        match &self.replay_time {
             Some(time) => blake3::hash(format!("{stage} {time}").as_bytes()).to_hex().chars().take(32).collect(),
             None => metrics_log::id(Path::new(stage)),
         }
     }
 
+    /// Sends metrics of a step; `what` makes the record id unique within the step.
     fn log(&mut self, stage: &str, step: u64, what: &str, time: Option<&str>, metrics: Map<String, Value>) {
         if metrics.is_empty() {
             return;
@@ -175,6 +178,7 @@ impl TrackioReporter {
         self.send(UploadItem::Record(record));
     }
 
+    /// Sends a row of the metrics log.
     fn row(&mut self, stage: &str, row: &MetricsRow) {
         let kind = if row.values.contains_key("loss") { "train" } else { "eval" };
         self.log(
@@ -186,7 +190,7 @@ impl TrackioReporter {
         );
     }
 
-    /// A table of clips, and their sound.
+    /// Sends the worst clips: a table and their audio.
     fn clips(&mut self, stage: &str, clips: &[WorstClip]) {
         let shown = self.run_of(stage);
         let Some(run) = self.runs.get(&shown).cloned() else { return };
@@ -198,12 +202,12 @@ impl TrackioReporter {
             rows.push(json!({
                 "clip": name, "WER": clip.wer, "said": clip.reference, "heard": clip.tuned, "heard before": clip.base,
             }));
-            // Clips of several folders may have one name.
+            // Clips from different folders may share a file name.
             let kept = format!("{index:02}-{name}");
             let caption = format!("WER {:.0} % · said: {} · heard: {}", 100.0 * clip.wer, clip.reference, clip.tuned);
             let path = format!("{}/{}/{}/{kept}", canonical(&run.project), run.name, run.step);
-            // Long afterwards the recording may be gone.
-            if self.then.is_some() && !audio.is_file() {
+            // In a replay the audio file may no longer exist.
+            if self.replay_time.is_some() && !audio.is_file() {
                 continue;
             }
             self.send(UploadItem::Media { from: audio, project: run.project.clone(), run: run.name.clone(), step: run.step, name: kept });
@@ -218,6 +222,7 @@ impl TrackioReporter {
         self.log(&shown, run.step, &format!("{stage}-worst"), None, metrics);
     }
 
+    /// Sends an alert: `level` is `warn` or `error`.
     fn alert(&mut self, stage: &str, level: &str, title: String, text: &str) {
         let time = self.time();
         let Some(run) = self.runs.get(stage) else { return };
@@ -231,14 +236,14 @@ impl TrackioReporter {
 }
 
 impl Reporter for TrackioReporter {
-    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+    fn report_event(&mut self, event: &Event) -> Result<(), Error> {
         match event {
             Event::StageStarted { stage, kind, .. } => {
                 self.kinds.insert(stage.clone(), kind.clone());
             }
             Event::Journal { stage, id, began, path, step, settings } => {
                 self.open(stage, id, began, settings);
-                // What an earlier run could not send is sent now; what it did send is known there by its name.
+                // Send the whole log of a resumed training: Trackio skips the records it already has.
                 let rows = if *step > 0 { metrics_log::read(Path::new(path)).map_or(Vec::new(), |(_, rows)| rows) } else { Vec::new() };
                 for row in rows {
                     self.row(stage, &row);
@@ -262,18 +267,18 @@ impl Reporter for TrackioReporter {
                 self.watch(None);
             }
             Event::Warning { stage, message } => self.alert(stage, "warn", format!("stage {stage}"), message),
-            Event::RunFinished { .. } => self.courier.finish(),
+            Event::RunFinished { .. } => self.uploader.finish(),
             _ => {}
         }
         Ok(())
     }
 
-    fn trouble(&mut self) -> Option<String> {
-        self.courier.trouble()
+    fn warning(&mut self) -> Option<String> {
+        self.uploader.trouble()
     }
 }
 
-/// Metrics as trainers of the field call them: the part before the slash makes a group of charts.
+/// Metric name with its chart group, as the Hugging Face Trainer logs it: `train/loss`, `eval/loss`.
 fn grouped(name: &str) -> String {
     match name.strip_prefix("eval_") {
         Some(name) => format!("eval/{name}"),
@@ -282,13 +287,13 @@ fn grouped(name: &str) -> String {
     }
 }
 
-/// What Trackio makes of a project's name where it names files: letters, digits, `-` and `_`.
+/// The project name as Trackio uses it in file paths: letters, digits, `-` and `_` only.
 fn canonical(project: &str) -> String {
     let kept: String = project.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_')).collect();
     if kept.is_empty() { "default".to_owned() } else { kept }
 }
 
-/// A time of ours as Trackio writes it.
+/// A UTC time in Trackio's format: `+00:00` instead of `Z`.
 fn timestamp(time: &str) -> String {
     time.strip_suffix('Z').map_or_else(|| time.to_owned(), |time| format!("{time}+00:00"))
 }

@@ -1,11 +1,12 @@
-//! What the machine does meanwhile, as Trackio calls it: processor, memory and cards, in per cent, GiB, watts and degrees.
+//! System metrics with Trackio's metric names: CPU and GPU utilization (percent), memory (GiB), power (watts), temperature (°C).
+//! Sources: `/proc/stat`, `/proc/meminfo` and `nvidia-smi`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
 
-/// What the driver's own program is asked of each card, and what that is called in Trackio.
-const CARD: [(&str, &str); 5] = [
+/// `nvidia-smi` query fields and the names of the metrics in Trackio.
+const GPU_FIELDS: [(&str, &str); 5] = [
     ("utilization.gpu", "utilization"),
     ("memory.used", "allocated_memory"),
     ("memory.total", "total_memory"),
@@ -13,27 +14,29 @@ const CARD: [(&str, &str); 5] = [
     ("temperature.gpu", "temp"),
 ];
 
+/// Samples the system metrics.
 #[derive(Default)]
 pub(super) struct Machine {
-    /// The processor's time as last seen: busy and all of it.
+    /// CPU ticks at the last sample: busy, total.
     before: Option<(u64, u64)>,
-    /// Nobody answers for cards.
-    no_cards: bool,
+    /// Set once `nvidia-smi` has failed; it is not called again.
+    no_gpus: bool,
 }
 
 impl Machine {
-    /// What was used since the last look. What the system does not tell is left out.
+    /// Takes a sample; utilization refers to the time since the last one. Unavailable metrics are omitted.
     pub(super) fn look(&mut self) -> BTreeMap<String, f64> {
         let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
         let mut found = self.measure(&read("/proc/stat"), &read("/proc/meminfo"));
-        if !self.no_cards {
-            let said = asked();
-            self.no_cards = said.is_none();
-            found.extend(cards(&said.unwrap_or_default()));
+        if !self.no_gpus {
+            let output = query_gpus();
+            self.no_gpus = output.is_none();
+            found.extend(gpu_metrics(&output.unwrap_or_default()));
         }
         found
     }
 
+    /// CPU and memory metrics from the contents of `/proc/stat` and `/proc/meminfo`.
     fn measure(&mut self, stat: &str, memory: &str) -> BTreeMap<String, f64> {
         let mut found = BTreeMap::new();
         let now = times(stat);
@@ -60,24 +63,24 @@ impl Machine {
     }
 }
 
-/// What the driver's own program says, a line for each card.
-fn asked() -> Option<String> {
-    let names: Vec<&str> = CARD.iter().map(|(asked, _)| *asked).collect();
+/// Output of `nvidia-smi`, one CSV line per GPU.
+fn query_gpus() -> Option<String> {
+    let names: Vec<&str> = GPU_FIELDS.iter().map(|(query_gpus, _)| *query_gpus).collect();
     let query = format!("--query-gpu=index,{}", names.join(","));
-    let said = Command::new("nvidia-smi").args([&query, "--format=csv,noheader,nounits"]).stdin(Stdio::null()).output().ok()?;
-    said.status.success().then(|| String::from_utf8_lossy(&said.stdout).into_owned())
+    let output = Command::new("nvidia-smi").args([&query, "--format=csv,noheader,nounits"]).stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The numbers of each card, and how busy they are on average. What a card does not tell is left out.
-fn cards(said: &str) -> BTreeMap<String, f64> {
+/// Metrics of each GPU, and the mean utilization. Values that a GPU does not report are omitted.
+fn gpu_metrics(output: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     let mut busy = Vec::new();
-    for line in said.lines() {
+    for line in output.lines() {
         let mut cells = line.split(',').map(str::trim);
         let Some(index) = cells.next().and_then(|index| index.parse::<u32>().ok()) else { continue };
-        for ((_, name), cell) in CARD.iter().zip(cells) {
+        for ((_, name), cell) in GPU_FIELDS.iter().zip(cells) {
             let Ok(value) = cell.parse::<f64>() else { continue };
-            // Memory comes in MiB.
+            // `nvidia-smi` reports memory in MiB.
             let value = if name.ends_with("memory") { value / 1024.0 } else { value };
             busy.extend((*name == "utilization").then_some(value));
             found.insert(format!("gpu/{index}/{name}"), value);
@@ -89,10 +92,10 @@ fn cards(said: &str) -> BTreeMap<String, f64> {
     found
 }
 
-/// Busy ticks and all ticks of all processors together.
+/// Busy and total CPU ticks, summed over all cores.
 fn times(stat: &str) -> Option<(u64, u64)> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    // user nice system idle iowait irq softirq steal; what guests use is in user already.
+    // user nice system idle iowait irq softirq steal; guest time is already included in user.
     let ticks: Vec<u64> = line.split_whitespace().take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
     let all: u64 = ticks.iter().sum();
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
@@ -104,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_of_the_time_between_two_looks() {
+    fn cpu_utilization_is_measured_between_two_samples() {
         let memory = "MemTotal:       8388608 kB\nMemFree: 1 kB\nMemAvailable:   2097152 kB\n";
         let mut machine = Machine::default();
         assert!(!machine.measure("cpu  10 0 10 80 0 0 0 0 5 5\ncpu0 1 1\n", memory).contains_key("cpu/utilization"));
@@ -116,8 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn cards_are_told_by_their_numbers() {
-        let found = cards("0, 90, 2048, 81559, 412.55, 61\n1, 10, 0, 81559, [N/A], 40\nno devices\n");
+    fn gpu_metrics_are_named_by_index() {
+        let found = gpu_metrics("0, 90, 2048, 81559, 412.55, 61\n1, 10, 0, 81559, [N/A], 40\nno devices\n");
         let expected = [
             ("gpu/0/utilization", 90.0),
             ("gpu/0/allocated_memory", 2.0),

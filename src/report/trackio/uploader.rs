@@ -1,4 +1,4 @@
-//! Carries parcels to Trackio in a thread of its own, in order, again and again until they are there.
+//! Background uploader: a thread that delivers items to Trackio in order, with retries and exponential backoff.
 
 use super::inbox::FileSink;
 use super::server::Server;
@@ -13,140 +13,150 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Something for Trackio.
+/// An item to deliver to Trackio.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum UploadItem {
-    /// A record in the form of Trackio's fragments.
+    /// A record in the format of Trackio's fragments.
     Record(Value),
-    /// A file that records speak of.
+    /// A media file that records refer to.
     Media { from: PathBuf, project: String, run: String, step: u64, name: String },
 }
 
-/// A project, a run's name and its id.
+/// The run that system metrics are recorded for: project, run name, run id.
 pub(super) type Watched = (String, String, String);
 
-enum Word {
+/// A message to the uploader thread.
+enum Message {
     Item(UploadItem),
-    /// Whose run the machine's numbers belong to.
+    /// Sets the run that system metrics are recorded for.
     Watch(Option<Watched>),
-    /// The last word, and how long to try; answered with how many parcels did not get there.
+    /// Delivers what is left within a time limit and ends the thread; the response is the number of undelivered items.
     Finish(SyncSender<usize>, Duration),
 }
 
-/// The reporter's end.
+/// Handle of the uploader thread.
 pub(super) struct Uploader {
-    words: SyncSender<Word>,
+    sender: SyncSender<Message>,
     trouble: Arc<Mutex<Vec<String>>>,
+    /// Items that were not accepted because the queue was full.
     lost: u64,
+    /// Items handed over, including lost ones.
     sent: u64,
 }
 
-/// Parcels between the reporter and the thread; more than a step ever makes.
-const QUEUE: usize = 4096;
-/// Parcels that wait for a server that is away; beyond it the oldest go, and the journal still has them.
-const WAITING: usize = 100_000;
-/// Parcels in one delivery.
-const AT_ONCE: usize = 500;
-/// From one delivery to the next.
-const BEAT: Duration = Duration::from_secs(1);
-/// The longest pause after deliveries that failed.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the end of a run waits for the last delivery.
-const LAST: Duration = Duration::from_secs(5);
-/// From one look at the machine to the next.
-const LOOK: Duration = Duration::from_secs(10);
+/// Capacity of the queue to the thread; larger than the number of items of one step.
+const QUEUE_CAPACITY: usize = 4096;
+/// Maximum number of items kept while the server is unavailable. Beyond it the oldest are dropped; the metrics log still has them.
+const MAX_WAITING: usize = 100_000;
+/// Maximum number of items per delivery.
+const BATCH: usize = 500;
+/// Interval between deliveries.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum backoff after failed deliveries.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// How long the end of a run waits for the final delivery.
+const FINAL_WAIT: Duration = Duration::from_secs(5);
+/// Interval between samples of system metrics.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Uploader {
+    /// Starts the thread.
     pub(super) fn start(place: TrackioTarget) -> Self {
-        let (words, heard) = sync_channel(QUEUE);
+        let (sender, receiver) = sync_channel(QUEUE_CAPACITY);
         let trouble = Arc::new(Mutex::new(Vec::new()));
-        let of_thread = Arc::clone(&trouble);
+        let warnings = Arc::clone(&trouble);
         thread::spawn(move || {
-            let way: Box<dyn Transport> = match place {
+            let transport: Box<dyn Transport> = match place {
                 TrackioTarget::Here(folder) => Box::new(FileSink::new(folder)),
                 TrackioTarget::Server { address, token } => Box::new(Server::new(address, token)),
             };
-            Round { way, waiting: VecDeque::new(), dropped: 0, failures: 0, due: Instant::now(), trouble: of_thread, told: false }
-                .go(&heard);
+            Worker { transport, waiting: VecDeque::new(), dropped: 0, failures: 0, due: Instant::now(), trouble: warnings, warned: false }
+                .run_loop(&receiver);
         });
-        Self { words, trouble, lost: 0, sent: 0 }
+        Self { sender, trouble, lost: 0, sent: 0 }
     }
 
-    /// Hands over a parcel, however long that takes.
-    pub(super) fn send_all(&mut self, parcel: UploadItem) {
+    /// Queues an item; waits while the queue is full.
+    pub(super) fn send_all(&mut self, item: UploadItem) {
         self.sent += 1;
-        if self.words.send(Word::Item(parcel)).is_err() {
+        if self.sender.send(Message::Item(item)).is_err() {
             self.lost += 1;
         }
     }
 
-    /// Hands over a parcel; never waits.
-    pub(super) fn send(&mut self, parcel: UploadItem) {
+    /// Queues an item without waiting; drops it if the queue is full.
+    pub(super) fn send(&mut self, item: UploadItem) {
         self.sent += 1;
-        if let Err(TrySendError::Full(_)) = self.words.try_send(Word::Item(parcel)) {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Message::Item(item)) {
             self.lost += 1;
         }
     }
 
+    /// Sets the run that system metrics are recorded for; `None` stops them.
     pub(super) fn watch(&mut self, run: Option<Watched>) {
-        let _ = self.words.try_send(Word::Watch(run));
+        let _ = self.sender.try_send(Message::Watch(run));
     }
 
-    /// Waits for the last delivery, and says how many parcels there were and how many did not get there; none after the first time.
-    pub(super) fn settle(&mut self, patience: Duration) -> Option<(u64, u64)> {
+    /// Delivers what is left and ends the thread. Returns the number of items handed over and of those not delivered; `None` after the
+    /// first call.
+    pub(super) fn settle(&mut self, limit: Duration) -> Option<(u64, u64)> {
         let (answer, left) = sync_channel(1);
-        self.words.send(Word::Finish(answer, patience)).ok()?;
-        Some((self.sent, left.recv_timeout(patience + PATIENCE).unwrap_or(1) as u64 + self.lost))
+        self.sender.send(Message::Finish(answer, limit)).ok()?;
+        Some((self.sent, left.recv_timeout(limit + MAX_BACKOFF).unwrap_or(1) as u64 + self.lost))
     }
 
-    /// Waits a little for the last delivery.
+    /// Ends the thread at the end of a run, with a short wait; undelivered items become a warning.
     pub(super) fn finish(&mut self) {
-        if let Some((_, left)) = self.settle(LAST).filter(|(_, left)| *left > 0) {
+        if let Some((_, left)) = self.settle(FINAL_WAIT).filter(|(_, left)| *left > 0) {
             let message =
-                format!("{left} numbers did not get to Trackio; the run's log has them, and running on sends what a journal holds");
+                format!("{left} records were not sent to Trackio; the run log has them, and a resumed run sends its metrics log again");
             self.trouble.lock().unwrap_or_else(PoisonError::into_inner).push(message);
         }
     }
 
-    /// What went wrong since last asked.
+    /// Removes and returns the oldest pending warning.
     pub(super) fn trouble(&mut self) -> Option<String> {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         (!trouble.is_empty()).then(|| trouble.remove(0))
     }
 }
 
-/// A way parcels go.
+/// A destination of items: the inbox folder or a server.
 pub(super) trait Transport {
-    /// Delivers the first parcels and says how many. What it does not count is brought again.
-    fn deliver(&mut self, parcels: &[UploadItem]) -> Result<usize>;
+    /// Delivers items from the front and returns how many. The others are passed again in the next call.
+    fn deliver(&mut self, items: &[UploadItem]) -> Result<usize>;
 }
 
-/// The thread's work.
-struct Round {
-    way: Box<dyn Transport>,
+/// State of the uploader thread.
+struct Worker {
+    transport: Box<dyn Transport>,
     waiting: VecDeque<UploadItem>,
-    /// How many were given up.
+    /// Number of dropped items.
     dropped: usize,
+    /// Consecutive failures.
     failures: u32,
+    /// Time of the next delivery.
     due: Instant,
     trouble: Arc<Mutex<Vec<String>>>,
-    told: bool,
+    /// Whether a delivery failure was already reported.
+    warned: bool,
 }
 
-impl Round {
-    fn go(&mut self, heard: &Receiver<Word>) {
-        let (mut watched, mut look, mut machine) = (None::<Watched>, Instant::now(), system::Machine::default());
+impl Worker {
+    /// The thread's loop: queues items, samples system metrics, delivers.
+    fn run_loop(&mut self, receiver: &Receiver<Message>) {
+        let (mut watched, mut next_sample, mut machine) = (None::<Watched>, Instant::now(), system::Machine::default());
         loop {
-            match heard.recv_timeout(BEAT) {
-                Ok(Word::Item(parcel)) => self.take(parcel),
-                Ok(Word::Watch(run)) => {
-                    (watched, look) = (run, Instant::now() + LOOK);
+            match receiver.recv_timeout(INTERVAL) {
+                Ok(Message::Item(item)) => self.take(item),
+                Ok(Message::Watch(run)) => {
+                    (watched, next_sample) = (run, Instant::now() + SAMPLE_INTERVAL);
                     machine.look();
                 }
-                Ok(Word::Finish(answer, patience)) => {
-                    let end = Instant::now() + patience;
+                Ok(Message::Finish(answer, limit)) => {
+                    let end = Instant::now() + limit;
                     while !self.waiting.is_empty() && !self.deliver() && Instant::now() < end {
-                        thread::sleep(BEAT / 4);
+                        thread::sleep(INTERVAL / 4);
                     }
                     let _ = answer.send(self.waiting.len() + self.dropped);
                     return;
@@ -154,8 +164,8 @@ impl Round {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if let Some((project, run, id)) = watched.as_ref().filter(|_| Instant::now() >= look) {
-                look = Instant::now() + LOOK;
+            if let Some((project, run, id)) = watched.as_ref().filter(|_| Instant::now() >= next_sample) {
+                next_sample = Instant::now() + SAMPLE_INTERVAL;
                 let time = metrics_log::now();
                 let metrics = machine.look();
                 if !metrics.is_empty() {
@@ -171,35 +181,36 @@ impl Round {
         }
     }
 
-    fn take(&mut self, parcel: UploadItem) {
-        if self.waiting.len() >= WAITING {
+    /// Queues an item; drops the oldest one if too many are waiting.
+    fn take(&mut self, item: UploadItem) {
+        if self.waiting.len() >= MAX_WAITING {
             self.waiting.pop_front();
             self.dropped += 1;
         }
-        self.waiting.push_back(parcel);
+        self.waiting.push_back(item);
     }
 
-    /// Delivers what waits, and says whether all of it is there.
+    /// Delivers the waiting items. Returns whether all were delivered.
     fn deliver(&mut self) -> bool {
-        self.due = Instant::now() + BEAT;
+        self.due = Instant::now() + INTERVAL;
         while !self.waiting.is_empty() {
-            let parcels: Vec<UploadItem> = self.waiting.iter().take(AT_ONCE).cloned().collect();
-            match self.way.deliver(&parcels) {
+            let items: Vec<UploadItem> = self.waiting.iter().take(BATCH).cloned().collect();
+            match self.transport.deliver(&items) {
                 Ok(count) => {
                     self.failures = 0;
-                    self.waiting.drain(..count.min(parcels.len()));
+                    self.waiting.drain(..count.min(items.len()));
                 }
                 Err(error) => {
                     self.failures += 1;
-                    // A recording that cannot be read must not keep back what comes after it.
+                    // An unreadable media file must not block the items after it.
                     if self.failures.is_multiple_of(4) && matches!(self.waiting.front(), Some(UploadItem::Media { .. })) {
                         self.waiting.pop_front();
                         self.dropped += 1;
                     }
-                    self.due = Instant::now() + (BEAT * 2_u32.saturating_pow(self.failures.min(8))).min(PATIENCE);
-                    if !std::mem::replace(&mut self.told, true) {
+                    self.due = Instant::now() + (INTERVAL * 2_u32.saturating_pow(self.failures.min(8))).min(MAX_BACKOFF);
+                    if !std::mem::replace(&mut self.warned, true) {
                         let hint = error.hint.map(|hint| format!(": {hint}")).unwrap_or_default();
-                        let message = format!("Trackio: {}{hint}; it is tried again now and then, and the run goes on", error.message);
+                        let message = format!("Trackio: {}{hint}; uploads are retried, the run continues", error.message);
                         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).push(message);
                     }
                     return false;

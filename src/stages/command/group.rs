@@ -1,4 +1,4 @@
-//! A running program with everything it started: watched, asked to end, and made to.
+//! A program in its own process group: supervision, graceful termination (SIGTERM), then SIGKILL.
 
 use super::events::Voice;
 use super::lines::{Ear, Source};
@@ -12,49 +12,50 @@ use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-/// How long a program that is asked to end may take before it is made to.
+/// Grace period between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
-/// How often a quiet program is looked at.
-const GLANCE: Duration = Duration::from_millis(50);
-/// The first wait for a program of whose end the system does not tell.
-const SHORTEST: Duration = Duration::from_micros(50);
+/// Maximum poll interval.
+const MAX_POLL: Duration = Duration::from_millis(50);
+/// First poll interval if the system does not notify about process exit (no pidfd).
+const FIRST_POLL: Duration = Duration::from_micros(50);
 
-/// The running program and everything it started; nothing of it survives this value.
+/// A running program and its process group. Dropping it kills the whole group.
 pub(super) struct Group {
     child: Child,
     pid: Pid,
-    /// Becomes readable when the program ends, where the system has such a thing.
+    /// A pidfd, readable when the program ends (Linux only).
     end: Option<OwnedFd>,
     watched: reaper::ReapedGroup,
 }
 
 impl Group {
+    /// Supervises a child that leads its own process group.
     pub(super) fn new(mut child: Child) -> Result<Self> {
         match i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             Some(pid) => Ok(Self { child, pid, end: end_of(pid), watched: reaper::watch(pid) }),
             None => {
                 let _ = child.kill();
-                Err(Error::new(format!("the system gave the program the impossible number {}", child.id())))
+                Err(Error::new(format!("invalid process id {}", child.id())))
             }
         }
     }
 
-    /// Listens until the program has ended, and ends it when the run should stop.
-    pub(super) fn finish(mut self, cx: &Context, voice: &mut Voice) -> Result<ExitStatus> {
+    /// Reads output until the program has ended. Terminates it when the run is stopped.
+    pub(super) fn finish(mut self, cx: &Context, output: &mut Voice) -> Result<ExitStatus> {
         let out = self.child.stdout.take().map(|pipe| Ear::new(pipe, Source::Out)).transpose()?;
         let err = self.child.stderr.take().map(|pipe| Ear::new(pipe, Source::Err)).transpose()?;
         let mut ears: Vec<Ear> = out.into_iter().chain(err).collect();
-        let mut asked = None;
-        let mut pause = SHORTEST;
+        let mut terminated = None;
+        let mut pause = FIRST_POLL;
         while !self.ended()? {
             self.wait(&ears, &mut pause)?;
             for ear in &mut ears {
-                let _ = ear.hear(&mut |line| voice.tell(line));
+                let _ = ear.hear(&mut |line| output.tell(line));
             }
-            match asked {
+            match terminated {
                 None if cx.stopping() => {
                     let _ = kill_process_group(self.pid, Signal::TERM);
-                    asked = Some(Instant::now());
+                    terminated = Some(Instant::now());
                 }
                 Some(since) if since.elapsed() > GRACE => {
                     let _ = kill_process_group(self.pid, Signal::KILL);
@@ -62,40 +63,41 @@ impl Group {
                 _ => {}
             }
         }
-        // The program has ended but is not yet reaped, so its number still names its group: whatever it left running ends too.
+        // The program has ended but is not reaped yet, so its pid still names the group: kill whatever it left running.
         let _ = kill_process_group(self.pid, Signal::KILL);
-        // A process that left the group may hold the pipes open: what is in them now is all we wait for.
+        // A process that left the group may keep the pipes open: read only what they contain now.
         for ear in &mut ears {
-            ear.drain(&mut |line| voice.tell(line));
+            ear.drain(&mut |line| output.tell(line));
         }
         self.watched.end();
-        self.child.wait().with_context(|| "cannot learn how the program ended")
+        self.child.wait().with_context(|| "cannot read the exit status of the program")
     }
 
-    /// Waits until the program prints something or ends, or for a moment.
+    /// Waits until the program prints something or ends, at most [`MAX_POLL`].
     fn wait(&self, ears: &[Ear], pause: &mut Duration) -> Result<()> {
         let pipes = ears.iter().filter_map(Ear::pipe);
-        let mut doors: Vec<PollFd<'_>> =
-            pipes.chain(self.end.as_ref().map(AsFd::as_fd)).map(|door| PollFd::from_borrowed_fd(door, PollFlags::IN)).collect();
-        if self.end.is_none() && doors.is_empty() {
-            // Nobody holds its pipes: it ends now, or goes on in silence.
+        let mut fds: Vec<PollFd<'_>> =
+            pipes.chain(self.end.as_ref().map(AsFd::as_fd)).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        if self.end.is_none() && fds.is_empty() {
+            // All its pipes are closed: it is ending, or runs without output.
             thread::sleep(*pause);
-            *pause = (*pause * 2).min(GLANCE);
+            *pause = (*pause * 2).min(MAX_POLL);
             return Ok(());
         }
-        let glance = Timespec { tv_sec: 0, tv_nsec: GLANCE.subsec_nanos().into() };
-        match poll(&mut doors, Some(&glance)) {
+        let glance = Timespec { tv_sec: 0, tv_nsec: MAX_POLL.subsec_nanos().into() };
+        match poll(&mut fds, Some(&glance)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(Error::from(io::Error::from(error)).context("cannot listen to the program")),
+            Err(error) => Err(Error::from(io::Error::from(error)).context("cannot read the output of the program")),
         }
     }
 
+    /// Whether the program has ended, without reaping it.
     fn ended(&self) -> Result<bool> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         match waitid(WaitId::Pid(self.pid), options) {
             Ok(status) => Ok(status.is_some()),
             Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(Error::from(io::Error::from(error)).context("cannot look after the program")),
+            Err(error) => Err(Error::from(io::Error::from(error)).context("cannot query the state of the program")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The lines a program prints, read as they come and made plain text.
+//! Non-blocking reader of a program's output: splits it into lines of plain text without terminal escapes.
 
 use crate::error::{Result, ResultExt};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -7,38 +7,38 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Where a line was printed.
+/// Output stream of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Out,
     Err,
 }
 
-/// A line a program printed.
+/// A line printed by a program.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) source: Source,
     pub(super) text: String,
-    /// Bytes of the line that were not kept.
+    /// Number of bytes of the line that were dropped.
     pub(super) lost: u64,
 }
 
-/// The longest line we keep; what is told is cut much shorter, but only after secrets were blacked out.
-const LONGEST: usize = 64 * 1024;
-/// How much is read at a time.
+/// Maximum length of a kept line in bytes. Notes are much shorter, but are cut only after secrets are redacted.
+const MAX_LINE: usize = 64 * 1024;
+/// Size of a read in bytes.
 const CHUNK: usize = 16 * 1024;
-/// How often one pipe is read before the other has its turn.
+/// Maximum number of reads from one pipe before the other gets its turn.
 const TURN: usize = 16;
-/// How long we listen to a program that has ended: somebody may go on printing for ever into what it left open.
-const LONGEST_REST: Duration = Duration::from_secs(5);
+/// Maximum time to drain the output of a program that has ended; another process may print into the open pipe forever.
+const MAX_DRAIN: Duration = Duration::from_secs(5);
 
-/// Our end of a pipe that a program prints into.
+/// Reading end of a pipe from a program.
 pub(super) struct Ear {
     pipe: Option<File>,
     splitter: Splitter,
 }
 
-/// Bytes cut into lines.
+/// Splits bytes into lines.
 struct Splitter {
     source: Source,
     line: Vec<u8>,
@@ -46,21 +46,21 @@ struct Splitter {
 }
 
 impl Ear {
-    /// Listens without ever waiting.
+    /// Makes the pipe non-blocking.
     pub(super) fn new(pipe: impl Into<OwnedFd>, source: Source) -> Result<Self> {
         let pipe: OwnedFd = pipe.into();
-        let listening = || "cannot listen to the program";
-        let flags = fcntl_getfl(&pipe).map_err(io::Error::from).with_context(listening)?;
-        fcntl_setfl(&pipe, flags | OFlags::NONBLOCK).map_err(io::Error::from).with_context(listening)?;
+        let reading = || "cannot read the output of the program";
+        let flags = fcntl_getfl(&pipe).map_err(io::Error::from).with_context(reading)?;
+        fcntl_setfl(&pipe, flags | OFlags::NONBLOCK).map_err(io::Error::from).with_context(reading)?;
         Ok(Self { pipe: Some(pipe.into()), splitter: Splitter { source, line: Vec::new(), lost: 0 } })
     }
 
-    /// The pipe, as long as somebody may still print into it.
+    /// The pipe, until its writing end is closed.
     pub(super) fn pipe(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Tells the lines that are there now, and says whether there may be more.
+    /// Passes the available lines to `tell`. Returns whether more may be available.
     pub(super) fn hear(&mut self, tell: &mut impl FnMut(Line)) -> bool {
         let mut chunk = [0; CHUNK];
         for _ in 0..TURN {
@@ -78,9 +78,9 @@ impl Ear {
         true
     }
 
-    /// Tells what is left, a line without an end among it.
+    /// Passes the rest to `tell`, including a last line without newline.
     pub(super) fn drain(&mut self, tell: &mut impl FnMut(Line)) {
-        let until = Instant::now() + LONGEST_REST;
+        let until = Instant::now() + MAX_DRAIN;
         while self.hear(tell) && Instant::now() < until {}
         self.close(tell);
     }
@@ -94,11 +94,11 @@ impl Ear {
 impl Splitter {
     fn take(&mut self, bytes: &[u8], tell: &mut impl FnMut(Line)) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let (text, whole) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
-            let room = LONGEST.saturating_sub(self.line.len()).min(text.len());
+            let (text, complete) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            let room = MAX_LINE.saturating_sub(self.line.len()).min(text.len());
             self.line.extend_from_slice(&text[..room]);
             self.lost += (text.len() - room) as u64;
-            if whole {
+            if complete {
                 self.tell(tell);
             }
         }
@@ -111,7 +111,7 @@ impl Splitter {
     }
 
     fn tell(&mut self, tell: &mut impl FnMut(Line)) {
-        // A progress bar rewrites its line with carriage returns: only its last state counts.
+        // A progress bar rewrites its line with carriage returns: keep only its last state.
         let text = String::from_utf8_lossy(&self.line);
         let text = plain(text.trim_end().rsplit('\r').next().unwrap_or_default());
         let lost = std::mem::take(&mut self.lost);
@@ -120,7 +120,7 @@ impl Splitter {
     }
 }
 
-/// The text without terminal escapes and other control characters.
+/// Removes terminal escapes and other control characters.
 fn plain(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_cut_into_lines_without_waiting() {
+    fn a_pipe_is_split_into_lines_without_blocking() {
         let (read, mut write) = std::io::pipe().unwrap();
         let mut ear = Ear::new(read, Source::Out).unwrap();
         let mut heard = Vec::new();
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(hear(&mut ear), [("one".to_owned(), 0)]);
         write.write_all(b"o\r\n 10 %\r 20 %\n\n").unwrap();
         assert_eq!(hear(&mut ear), [("two".to_owned(), 0), (" 20 %".to_owned(), 0), (String::new(), 0)]);
-        let long = vec![b'x'; LONGEST + 7];
+        let long = vec![b'x'; MAX_LINE + 7];
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 write.write_all(&long).unwrap();
@@ -172,6 +172,6 @@ mod tests {
                 ear.hear(&mut |line| heard.push((line.text, line.lost)));
             }
         });
-        assert_eq!(heard, [("x".repeat(LONGEST), 7), ("last".to_owned(), 0)]);
+        assert_eq!(heard, [("x".repeat(MAX_LINE), 7), ("last".to_owned(), 0)]);
     }
 }

@@ -1,9 +1,9 @@
-//! `command`: any program can be a stage.
+//! `command`: runs any program as a stage.
 //!
-//! The program is started without a shell, in the project's root, with the folders it needs written into its arguments. It
-//! leads a process group of its own, so that it can be stopped with everything it started. What it prints is told as notes;
-//! a line that is a JSON object with `progress` or `metrics` is told as such. Nothing secret is handed over unasked, and what
-//! is secret is blacked out wherever the program prints it.
+//! The program is started without a shell in the project root, with input and output folders substituted into its arguments. It runs in its
+//! own process group, so it is stopped together with everything it started. Its output lines become notes; a line that is a JSON object
+//! with `progress` or `metrics` becomes a progress or metrics event. Secret environment variables are passed on only if requested, and
+//! their values are redacted in the output.
 
 mod events;
 mod group;
@@ -31,35 +31,36 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use template::Template;
 
-/// Runs a program of your own; what it leaves in `${out}` is the result.
+/// Run any program; the files that it writes to `${out}` are the result.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// The program and its arguments, started without a shell. `${from.PORT}` becomes the folder of an input (`${from.PORT.0}`,
-    /// `${from.PORT.1}` … when there are several), `${out}` the folder for the result, `${scratch}` a folder kept between
-    /// attempts, `${seed}` the stage's seed. A line it prints like `{"progress": {"done": 3, "total": 10}, "metrics": {"loss": 0.4}}` is
-    /// told as such, and the last value of each metric is one of the result's.
+    /// The program and its arguments, started without a shell in the project root. `${from.PORT}` becomes the folder of an input
+    /// (`${from.PORT.0}`, `${from.PORT.1}` … if there are several), `${out}` the output folder, `${scratch}` a folder that is kept between
+    /// attempts, `${seed}` the stage's seed. A printed line such as `{"progress": {"done": 3, "total": 10}, "metrics": {"loss": 0.4}}`
+    /// reports progress and metrics; the last value of each metric becomes a metric of the result.
     pub run: Vec<String>,
-    /// Files and folders the program is made of; the stage runs again when they change.
+    /// Source files and folders of the program; the stage reruns when they change.
     #[serde(default)]
     pub code: Vec<PathBuf>,
-    /// Programs the result depends on, by their names in PATH or their paths: the stage runs again when one of them is another.
-    /// Of an interpreter that is the interpreter itself, not the packages it loads: name their list in `code`.
+    /// Programs the result depends on, by name in PATH or by path; the stage reruns when the executable file changes. For an interpreter
+    /// this does not cover the packages it loads: list their lockfile or requirements file in `code`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<String>,
-    /// Environment variables for the program, with their values: `{ OMP_NUM_THREADS = "1" }`. They are settings like the arguments.
+    /// Environment variables for the program, such as `{ OMP_NUM_THREADS = "1" }`. Like arguments, they are part of the fingerprint and may
+    /// contain `${…}` references.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
-    /// What the program leaves in `${out}`.
+    /// Artifact kind of the result in `${out}`, which is checked for the files of that kind. Default: `files`, no requirements.
     #[serde(default = "files")]
     pub output: ArtifactKind,
-    /// Names of secret environment variables the program may see; those whose names contain TOKEN, SECRET, PASSWORD or KEY
-    /// are kept from it otherwise.
+    /// Names of secret environment variables to pass to the program. By default, variables whose names contain TOKEN, SECRET, PASSWORD or
+    /// KEY are withheld.
     #[serde(default)]
     pub env: Vec<String>,
 }
 
-const KNOWN: &str = "known are ${out}, ${scratch}, ${seed} and ${from.PORT}; `$${` stands for `${`";
+const KNOWN: &str = "use ${out}, ${scratch}, ${seed} or ${from.PORT}; `$${` is a literal `${`";
 
 fn files() -> ArtifactKind {
     ArtifactKind::Files
@@ -67,60 +68,59 @@ fn files() -> ArtifactKind {
 
 impl Stage for Command {
     const KIND: &'static str = "command";
-    const ABOUT: &'static str = "runs a program of your own";
+    const ABOUT: &'static str = "runs any program";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] =
-        &[Port { name: "*", kinds: &[], arity: Arity::Many, about: "whatever the program reads, as `${from.NAME}` in `run`" }];
+        &[Port { name: "*", kinds: &[], arity: Arity::Many, about: "any input of the program, as `${from.NAME}` in `run`" }];
 
     fn output(&self) -> ArtifactKind {
         self.output
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         if self.run.first().is_none_or(|program| program.trim().is_empty()) {
-            complaints.push(
-                SettingError::new("run", "no program is named").hint("write the program and its arguments: [\"python\", \"step.py\"]"),
-            );
+            errors.push(SettingError::new("run", "`run` is empty").hint("write the program and its arguments: [\"python\", \"step.py\"]"));
         }
         for (index, argument) in self.run.iter().enumerate() {
             if let Err(message) = Template::parse(argument) {
-                complaints.push(SettingError::new(&format!("run.{index}"), message).hint(KNOWN));
+                errors.push(SettingError::new(&format!("run.{index}"), message).hint(KNOWN));
             }
         }
         for (index, path) in self.code.iter().enumerate() {
             if path.to_string_lossy().contains(['*', '?']) {
-                let message = format!("`{}` is a pattern, and `code` takes files and folders", path.display());
-                complaints.push(SettingError::new(&format!("code.{index}"), message).hint("name the folder: every file in it counts"));
+                let message = format!("`{}` is a pattern, but `code` takes only files and folders", path.display());
+                errors.push(SettingError::new(&format!("code.{index}"), message).hint("name the folder, which includes every file in it"));
             }
         }
         for (index, tool) in self.tools.iter().enumerate().filter(|(_, tool)| tool.trim().is_empty()) {
-            complaints
-                .push(SettingError::new(&format!("tools.{index}"), format!("`{tool}` is no program")).hint("write its name: \"python3\""));
+            errors.push(
+                SettingError::new(&format!("tools.{index}"), format!("`{tool}` is not a program name"))
+                    .hint("write a name such as \"python3\""),
+            );
         }
         for (name, value) in &self.variables {
-            let complaint = |message: String| SettingError { path: vec!["variables".to_owned(), name.clone()], message, hint: None };
+            let error = |message: String| SettingError { path: vec!["variables".to_owned(), name.clone()], message, hint: None };
             if !is_variable(name) || value.contains('\0') {
-                complaints.push(
-                    complaint(format!("`{name}` cannot be an environment variable with this value")).hint("use letters, digits and `_`"),
-                );
+                errors.push(error(format!("`{name}` cannot be set as an environment variable")).hint("use letters, digits and `_`"));
             } else if is_secret(OsStr::new(name)) {
-                let message = format!("`{name}` looks like a secret, and secrets never enter settings");
-                complaints.push(complaint(message).hint(format!("set it in the environment, and write env = [\"{name}\"]")));
+                let message = format!("`{name}` looks like a secret; secrets are not allowed in settings");
+                errors.push(error(message).hint(format!("set it in the environment and add it to `env = [\"{name}\"]`")));
             } else if let Err(message) = Template::parse(value) {
-                complaints.push(complaint(message).hint(KNOWN));
+                errors.push(error(message).hint(KNOWN));
             } else if self.env.contains(name) {
-                complaints
-                    .push(complaint(format!("`{name}` is in `env` too, which takes its value from outside")).hint("keep one of them"));
+                errors.push(
+                    error(format!("`{name}` is also in `env`, which takes its value from the environment")).hint("remove one of them"),
+                );
             }
         }
         for (index, name) in self.env.iter().enumerate() {
             if name.is_empty() || name.contains(['=', '\0']) {
-                let message = format!("`{name}` is not the name of an environment variable");
-                complaints.push(SettingError::new(&format!("env.{index}"), message).hint("write names only, never values"));
+                let message = format!("`{name}` is not a valid environment variable name");
+                errors.push(SettingError::new(&format!("env.{index}"), message).hint("write names only, never values"));
             }
         }
-        complaints
+        errors
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -139,21 +139,21 @@ impl Stage for Command {
     }
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
-        let root = std::path::absolute(&cx.root).with_context(|| "cannot find the project's folder")?;
+        let root = std::path::absolute(&cx.root).with_context(|| "cannot resolve the project root")?;
         let arguments =
             self.run.iter().map(|argument| Template::parse(argument).map_err(Error::new)?.fill(cx)).collect::<Result<Vec<_>>>()?;
-        let (program, arguments) = arguments.split_first().ok_or_else(|| Error::new("no program is named in `run`"))?;
+        let (program, arguments) = arguments.split_first().ok_or_else(|| Error::new("`run` is empty"))?;
         let secrets = Secrets::of(std::env::vars_os(), &self.env);
         if let Some(name) = self.env.iter().find(|name| std::env::var_os(name).is_none()) {
-            return Err(Error::new(format!("the environment variable `{name}`, which `env` asks for, is not set"))
+            return Err(Error::new(format!("environment variable `{name}`, listed in `env`, is not set"))
                 .environment()
-                .hint(format!("set `{name}` before running, or take it out of `env`")));
+                .hint(format!("set `{name}` before running, or remove it from `env`")));
         }
 
         if let Some(tool) = self.tools.iter().find(|tool| found(tool).is_none_or(|path| !root.join(path).is_file())) {
-            return Err(Error::new(format!("the program `{tool}`, which `tools` names, is not there"))
+            return Err(Error::new(format!("program `{tool}`, listed in `tools`, not found"))
                 .environment()
-                .hint(format!("install `{tool}`, or take it out of `tools`")));
+                .hint(format!("install `{tool}`, or remove it from `tools`")));
         }
 
         let mut command = std::process::Command::new(resolve(&root, program));
@@ -172,35 +172,33 @@ impl Stage for Command {
             liveness.inherit()?;
         }
         let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;
-        let mut voice = Voice::new(cx, secrets);
-        let status = Group::new(child)?.finish(cx, &mut voice)?;
+        let mut output = Voice::new(cx, secrets);
+        let status = Group::new(child)?.finish(cx, &mut output)?;
         if cx.stopping() && !status.success() {
-            return Err(Error::new(format!("`{}` was stopped", self.run[0]))
+            return Err(Error::new(format!("`{}` was interrupted", self.run[0]))
                 .kind(ErrorKind::Interrupted)
-                .hint("run again to start it anew"));
+                .hint("run again to restart it"));
         }
         if !status.success() {
-            return Err(failed(&self.run[0], status, &voice.tail));
+            return Err(failed(&self.run[0], status, &output.tail));
         }
         let found = promised::check(self.output, &cx.out).map_err(|error| {
-            let hint = error.hint.clone().unwrap_or_else(|| format!("make the program write its {} there", self.output));
-            error
-                .context(format!("`{}` ended well, but its result is not what `output = \"{}\"` promises", self.run[0], self.output))
-                .hint(hint)
+            let hint = error.hint.clone().unwrap_or_else(|| format!("make the program write a valid result of kind `{}`", self.output));
+            error.context(format!("`{}` succeeded, but its result does not match `output = \"{}\"`", self.run[0], self.output)).hint(hint)
         })?;
         let mut made = StageResult::new(format!("`{}` made {found}", self.run[0]));
-        made.metrics = voice.metrics;
+        made.metrics = output.metrics;
         Ok(StageOutcome::Done(made))
     }
 }
 
-/// A program written with a slash lies in the project; any other is looked for in `PATH`.
+/// The path to execute: a program with a slash is relative to the project root; any other is searched in `PATH` by the system.
 fn resolve(root: &Path, program: &OsString) -> PathBuf {
     let path = Path::new(program);
     if path.components().count() > 1 { root.join(path) } else { path.to_owned() }
 }
 
-/// The file of a program: one written with a slash lies in the project, any other is the first of its name in `PATH`.
+/// The file of a program: with a slash a path in the project, otherwise the first match in `PATH`.
 fn found(tool: &str) -> Option<PathBuf> {
     if tool.contains('/') {
         return Some(tool.into());
@@ -222,25 +220,28 @@ fn candidates(tool: &str) -> Vec<PathBuf> {
     tried
 }
 
+/// Whether a text is a valid environment variable name.
 fn is_variable(name: &str) -> bool {
     let fine = |character: char| character.is_ascii_alphanumeric() || character == '_';
     !name.is_empty() && name.chars().all(fine) && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
+/// The error for a program that could not be started.
 fn not_started(program: &str, error: io::Error) -> Error {
     let hint = match error.kind() {
-        io::ErrorKind::NotFound => "install it, or write its path in `run`; a path with a slash starts at the project's root",
-        io::ErrorKind::PermissionDenied => "make the file executable (`chmod +x`), or start it through its interpreter",
-        _ => "see whether it starts by hand",
+        io::ErrorKind::NotFound => "install it, or write its path in `run`; a path with a slash is relative to the project root",
+        io::ErrorKind::PermissionDenied => "make the file executable (`chmod +x`), or run it with its interpreter",
+        _ => "try to start it by hand",
     };
     Error::new(format!("cannot start `{program}`: {error}")).environment().hint(hint)
 }
 
+/// The error for a program that failed, with its last output lines.
 fn failed(program: &str, status: ExitStatus, tail: &VecDeque<String>) -> Error {
     let how = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with exit code {code}"),
+        (Some(code), _) => format!("failed with exit code {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
-        (None, None) => "ended in an unknown way".to_owned(),
+        (None, None) => "ended for an unknown reason".to_owned(),
     };
     let last = match tail.len() {
         0 => "; it printed nothing".to_owned(),
@@ -248,9 +249,9 @@ fn failed(program: &str, status: ExitStatus, tail: &VecDeque<String>) -> Error {
     };
     let hint = match status.code() {
         Some(127) => "a program or script it calls was not found",
-        Some(126) => "something it calls may not be executed",
-        None => "it may have run out of memory, or somebody ended it",
-        Some(_) => "correct the program or its arguments and run again",
+        Some(126) => "something it calls is not executable",
+        None => "it may have run out of memory, or someone may have killed it",
+        Some(_) => "fix the program or its arguments, then run again",
     };
     Error::new(format!("`{program}` {how}{last}")).hint(hint)
 }
@@ -259,7 +260,7 @@ fn failed(program: &str, status: ExitStatus, tail: &VecDeque<String>) -> Error {
 mod tests {
     use super::*;
 
-    /// New settings must not throw away what people have.
+    /// New settings must not invalidate existing results.
     #[test]
     fn settings_that_are_not_used_leave_the_identity_as_it_was() {
         let command: Command = toml::from_str("run = [\"true\"]").unwrap();
@@ -278,11 +279,11 @@ mod tests {
             env: vec![],
         };
         assert!(command("--in=${from.clips}/a/${out}${seed}${scratch}$${HOME}").check().is_empty());
-        for (argument, message) in [("${ou}", "`${ou}` is nothing"), ("${out", "has no `}`"), ("${from.}", "is nothing")] {
-            let complaints = command(argument).check();
-            assert_eq!(complaints.len(), 1, "{argument}");
-            assert!(complaints[0].message.contains(message), "{}", complaints[0].message);
-            assert_eq!(complaints[0].path, ["run", "1"]);
+        for (argument, message) in [("${ou}", "unknown reference `${ou}`"), ("${out", "has no `}`"), ("${from.}", "unknown reference")] {
+            let errors = command(argument).check();
+            assert_eq!(errors.len(), 1, "{argument}");
+            assert!(errors[0].message.contains(message), "{}", errors[0].message);
+            assert_eq!(errors[0].path, ["run", "1"]);
         }
     }
 }

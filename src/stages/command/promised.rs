@@ -1,4 +1,4 @@
-//! Whether a program left what its `output` promises.
+//! Validates the result of a program against its declared `output` kind.
 
 use crate::data::clip_row::ClipRow;
 use crate::data::phrase::PhraseRow;
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use voxpipe_io::jsonl;
 
-/// Checks that a folder holds what its kind promises, and says in words what was found.
+/// Checks that a folder has the files of an artifact kind. Returns a description of what was found.
 pub(super) fn check(kind: ArtifactKind, folder: &Path) -> Result<String> {
     let object = |name: &str| -> Result<Map<String, Value>> {
         let path = present(folder, name)?;
@@ -66,7 +66,8 @@ pub(super) fn check(kind: ArtifactKind, folder: &Path) -> Result<String> {
     })
 }
 
+/// The path of a required file.
 fn present(folder: &Path, name: &str) -> Result<PathBuf> {
     let path = folder.join(name);
-    if path.is_file() { Ok(path) } else { Err(Error::new(format!("`{name}` is not there"))) }
+    if path.is_file() { Ok(path) } else { Err(Error::new(format!("`{name}` is missing"))) }
 }

@@ -1,20 +1,21 @@
-//! Environment variables a program does not see, and values blacked out in what it prints.
+//! Secret environment variables: withheld from programs, and redacted in their output.
 
 use pipeline::secrets::is_secret;
 use std::ffi::OsString;
 
-/// Environment variables that are nobody's business.
+/// Secret environment variables.
 pub(super) struct Secrets {
-    /// Names not handed to the program.
+    /// Names of variables that are not passed to the program.
     pub(super) withheld: Vec<OsString>,
-    /// Values blacked out in what it prints, the longest first.
+    /// Values to redact in its output, longest first.
     values: Vec<String>,
 }
 
-/// Shorter values are words and numbers that occur everywhere, and blacking them out would hide what is not secret.
+/// Minimum length of a redacted value. Shorter ones are common words and numbers; redacting them would hide ordinary output.
 const SHORTEST_SECRET: usize = 6;
 
 impl Secrets {
+    /// Finds the secrets of an environment; those in `allowed` are passed on, but still redacted.
     pub(super) fn of(environment: impl Iterator<Item = (OsString, OsString)>, allowed: &[String]) -> Self {
         let mut secrets = Self { withheld: Vec::new(), values: Vec::new() };
         for (name, value) in environment {
@@ -33,6 +34,7 @@ impl Secrets {
         secrets
     }
 
+    /// Replaces secret values by `[redacted]`.
     pub(super) fn redact(&self, text: &str) -> String {
         self.values
             .iter()
@@ -45,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_withheld_and_blacked_out() {
+    fn secrets_are_withheld_and_redacted() {
         let environment = [("HF_TOKEN", "hf_abcdefgh"), ("MY_ApiKey", "sk-123456"), ("HOME", "/home/x"), ("USE_KEY", "1")];
         let secrets = Secrets::of(environment.iter().map(|(name, value)| ((*name).into(), (*value).into())), &["HF_TOKEN".to_owned()]);
         assert_eq!(secrets.withheld, ["MY_ApiKey", "USE_KEY"]);

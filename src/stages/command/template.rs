@@ -1,11 +1,11 @@
-//! An argument of a command with its `${…}`, and the folders they stand for.
+//! `${…}` references in the arguments of a command.
 
 use crate::error::{Error, ErrorKind, Result};
 use pipeline::stage::Context;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// An argument with its `${…}` found.
+/// A parsed argument.
 pub(super) struct Template(Vec<Piece>);
 
 enum Piece {
@@ -17,6 +17,7 @@ enum Piece {
 }
 
 impl Template {
+    /// Parses an argument. `$${` is a literal `${`.
     pub(super) fn parse(argument: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = argument;
@@ -36,7 +37,7 @@ impl Template {
                 "seed" => Piece::Seed,
                 _ => match name.strip_prefix("from.") {
                     Some(port) if !port.is_empty() => Piece::From(port.to_owned()),
-                    _ => return Err(format!("`${{{name}}}` is nothing a command knows")),
+                    _ => return Err(format!("unknown reference `${{{name}}}`")),
                 },
             });
             rest = after;
@@ -45,6 +46,7 @@ impl Template {
         Ok(Self(pieces))
     }
 
+    /// Substitutes the references.
     pub(super) fn fill(&self, cx: &Context) -> Result<OsString> {
         let mut filled = OsString::new();
         for piece in &self.0 {
@@ -60,15 +62,15 @@ impl Template {
     }
 }
 
-/// The folder `${from.NAME}` stands for, NAME being a port or a port and a number.
+/// The folder of `${from.NAME}`, where NAME is `PORT` or `PORT.INDEX`.
 fn input<'a>(cx: &'a Context, name: &str) -> Result<&'a Path> {
     let named = format!("`${{from.{name}}}` in `run` of stage `{}`", cx.stage);
     match cx.all(name) {
         [one] => return Ok(&one.path),
         [] => {}
         several => {
-            return Err(Error::new(format!("{named} stands for {} folders", several.len()))
-                .hint(format!("write `${{from.{name}.0}}` to `${{from.{name}.{}}}`, each in an argument of its own", several.len() - 1)));
+            return Err(Error::new(format!("{named} refers to {} folders", several.len()))
+                .hint(format!("write `${{from.{name}.0}}` to `${{from.{name}.{}}}`, each in its own argument", several.len() - 1)));
         }
     }
     if let Some((port, Ok(index))) = name.rsplit_once('.').map(|(port, index)| (port, index.parse::<usize>()))
@@ -78,5 +80,5 @@ fn input<'a>(cx: &'a Context, name: &str) -> Result<&'a Path> {
     }
     let ports = cx.inputs.iter().map(|(port, artifacts)| format!("{port} ({})", artifacts.len())).collect::<Vec<_>>();
     let hint = if ports.is_empty() { "add it to `from`".to_owned() } else { format!("`from` has: {}", ports.join(", ")) };
-    Err(Error::new(format!("{named} stands for nothing")).kind(ErrorKind::InvalidInput).hint(hint))
+    Err(Error::new(format!("{named} has no such input")).kind(ErrorKind::InvalidInput).hint(hint))
 }

@@ -1,4 +1,4 @@
-//! Corrections that a person made after listening: another text, or that a clip is not to be used.
+//! Manual corrections of clips (JSON Lines): a new transcript, or exclusion of the clip.
 
 use crate::error::{Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use voxpipe_io::jsonl;
 
-/// A line of the file.
+/// One correction.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Edit {
@@ -17,14 +17,14 @@ pub(super) struct Edit {
     pub(super) exclude: bool,
 }
 
-/// Reads corrections, by clip; of several for one clip the last counts.
+/// Reads corrections by clip name. If a clip has several, the last one counts.
 pub(super) fn read(path: &Path, shown: &Path) -> Result<BTreeMap<String, Edit>> {
     let rows: Vec<(usize, Edit)> = jsonl::read(path)?;
     let mut edits = BTreeMap::new();
     for (line, edit) in rows {
         if edit.text.as_deref().is_some_and(|text| text.trim().is_empty()) {
             let message = format!("{}:{line}: the text of `{}` is empty", shown.display(), edit.clip);
-            return Err(Error::new(message).kind(ErrorKind::InvalidInput).hint("write what is said, or `\"exclude\": true`"));
+            return Err(Error::new(message).kind(ErrorKind::InvalidInput).hint("write the transcript, or set `\"exclude\": true`"));
         }
         edits.insert(edit.clip.clone(), edit);
     }

@@ -1,7 +1,7 @@
-//! `dataset`: clips become a dataset — listened to, cleared of doubles, and split so that no sentence is on two sides.
+//! `dataset`: checks audio quality, removes duplicates, and splits clips by sentence so that no sentence appears in two splits.
 //!
-//! Which side a sentence falls on hangs on the seed and its words alone, so that most stay where they are when others come
-//! in. What is left out is listed in `report.json` with its reason, and so is what merely sounds odd.
+//! The split of a sentence depends only on a hash of the seed and its words, so most sentences keep their split when clips are added.
+//! `report.json` lists rejected clips with reasons, and clips with suspicious audio.
 
 mod edits;
 
@@ -24,23 +24,24 @@ use voxpipe_io::digest::Digest;
 use voxpipe_io::jsonl;
 use voxtral::audio;
 
-/// Makes a checked, split dataset of clips.
+/// Build a checked dataset with train, test and validation splits from clips.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dataset {
-    /// The shares of the splits; together 1.
+    /// Fraction of the clips in each split; the fractions must add up to 1. All clips of a sentence go to the same split.
     pub split: Split,
-    /// Shorter clips are left out.
+    /// Minimum clip duration in seconds; shorter clips are rejected.
     pub min_seconds: f64,
-    /// Longer clips are left out.
+    /// Maximum clip duration in seconds; longer clips are rejected.
     pub max_seconds: f64,
-    /// Clips with a shorter text are left out.
+    /// Minimum transcript length in characters; clips with a shorter transcript are rejected.
     pub min_text_chars: usize,
-    /// Corrections of yours, a JSON object a line: `{"clip": "en-0001.wav", "text": "What was said."}`, or with `"exclude": true`. `clip` is
-    /// the name of the recording, or `audio_path` as the stage before has it.
+    /// Path of a JSON Lines file with manual corrections: `{"clip": "en-0001.wav", "text": "What was said."}` replaces a transcript,
+    /// `"exclude": true` removes the clip. `clip` is the name of the recording, or its `audio_path` in the upstream stage. The file may be
+    /// missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edits: Option<PathBuf>,
-    /// A folder of yours in which the dataset is also placed.
+    /// Additional folder to copy the dataset to. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
 }
@@ -51,15 +52,15 @@ impl Default for Dataset {
     }
 }
 
-/// Shares of a whole.
+/// Fraction of the clips in each split, from 0 to 1.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Split {
-    /// To learn from.
+    /// Training data.
     pub train: f64,
-    /// To measure with at the end.
+    /// Held out for the final evaluation.
     pub test: f64,
-    /// To measure with on the way.
+    /// Held out for validation during training.
     pub validation: f64,
 }
 
@@ -75,20 +76,20 @@ impl Split {
     }
 }
 
-/// Marks the folder we place for the user.
+/// Marker file in the folder that `folder` creates.
 const MARKER: &str = ".voxpipe-dataset";
-/// Full scale and the step below it: where a microphone that is too loud ends up.
+/// Samples of at least this amplitude count as clipped: full scale and one 16-bit step below.
 const CLIPPED: f32 = 32_766.0 / 32_768.0;
-/// Nobody speaks below this.
+/// RMS level in dBFS below which a clip is silent.
 const SILENCE_DBFS: f64 = -60.0;
-/// From here on clipping is heard.
+/// Fraction of clipped samples above which a clip is reported as clipped.
 const CLIPPED_SHARE: f64 = 0.001;
-/// Letters a second between which people speak, single words and pauses included.
+/// Plausible speech rates in letters per second, for single words and with pauses.
 const SPEECH_RATE: std::ops::RangeInclusive<f64> = 2.0..=30.0;
 
 impl Stage for Dataset {
     const KIND: &'static str = "dataset";
-    const ABOUT: &'static str = "makes a checked, split dataset of clips";
+    const ABOUT: &'static str = "builds a checked dataset with train, test and validation splits from clips";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] =
         &[Port { name: "clips", kinds: &[ArtifactKind::Clips], arity: Arity::Many, about: "clips with their transcripts" }];
@@ -98,24 +99,23 @@ impl Stage for Dataset {
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         let shares = self.split.shares();
         for (name, share) in shares.iter().filter(|(_, share)| !(0.0..=1.0).contains(share)) {
-            complaints.push(
-                SettingError::new(&format!("split.{name}"), format!("{share} is no share of a whole")).hint("write a number from 0 to 1"),
-            );
+            errors
+                .push(SettingError::new(&format!("split.{name}"), format!("{share} is not a fraction")).hint("write a number from 0 to 1"));
         }
         let sum: f64 = shares.iter().map(|(_, share)| share).sum();
-        if complaints.is_empty() && (sum - 1.0).abs() > 1e-6 {
+        if errors.is_empty() && (sum - 1.0).abs() > 1e-6 {
             let named = shares.map(|(name, share)| format!("{name} {share}")).join(", ");
-            let hint = format!("the shares are {named}; what is not written has its default");
-            complaints.push(SettingError::new("split", format!("the shares add up to {}, not 1", rounded(sum))).hint(hint));
+            let hint = format!("the fractions are {named}; omitted ones have their defaults");
+            errors.push(SettingError::new("split", format!("the split fractions add up to {}, not 1", rounded(sum))).hint(hint));
         }
         if !(self.min_seconds >= 0.0 && self.max_seconds > self.min_seconds) {
-            let message = format!("no clip is between {} and {} seconds long", self.min_seconds, self.max_seconds);
-            complaints.push(SettingError::new("max_seconds", message).hint("write a `max_seconds` above `min_seconds`"));
+            let message = format!("`min_seconds` {} and `max_seconds` {} exclude every clip", self.min_seconds, self.max_seconds);
+            errors.push(SettingError::new("max_seconds", message).hint("set `max_seconds` above `min_seconds`"));
         }
-        complaints
+        errors
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -128,18 +128,18 @@ impl Stage for Dataset {
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let mut clips = self.gather(cx)?;
-        let excluded = self.correct(cx, &mut clips)?;
-        let heard = self.hear(cx, &clips)?;
+        let excluded = self.apply_edits(cx, &mut clips)?;
+        let measured = self.measure(cx, &clips)?;
         let mut rejected = Vec::new();
         let mut odd = Vec::new();
         let mut kept = Vec::new();
         let mut first: BTreeMap<Digest, &str> = BTreeMap::new();
-        for (clip, heard) in clips.iter().zip(heard) {
+        for (clip, sound) in clips.iter().zip(measured) {
             if excluded.contains(&clip.key) {
                 rejected.push((clip.shown.as_str(), "is left out by a correction".to_owned()));
                 continue;
             }
-            let sound = match heard {
+            let sound = match sound {
                 Ok(sound) => sound,
                 Err(reason) => {
                     rejected.push((clip.shown.as_str(), reason));
@@ -156,19 +156,19 @@ impl Stage for Dataset {
         }
         let list = |pairs: &[(&str, String)]| pairs.iter().map(|(clip, reason)| format!("{clip} {reason}")).collect::<Vec<_>>();
         if !rejected.is_empty() {
-            cx.warn(format!("{} left out: {}", count(rejected.len(), "clip"), first_few(&list(&rejected), 5)));
+            cx.warn(format!("{} rejected: {}", count(rejected.len(), "clip"), first_few(&list(&rejected), 5)));
         }
         if kept.is_empty() {
             return Err(Error::new(format!("none of {} can be used: {}", count(clips.len(), "clip"), first_few(&list(&rejected), 3)))
-                .hint("record them again, or change the limits in `with`"));
+                .hint("record the clips again, or change the limits in `with`"));
         }
         if !odd.is_empty() {
-            cx.warn(format!("worth listening to: {}", first_few(&list(&odd), 5)));
+            cx.warn(format!("suspicious audio: {}", first_few(&list(&odd), 5)));
         }
-        let speechless: Vec<&str> =
+        let without_language: Vec<&str> =
             kept.iter().filter(|(clip, _)| clip.record.language.is_none()).map(|(clip, _)| clip.shown.as_str()).collect();
-        if !speechless.is_empty() {
-            cx.note(format!("{} without a language; the model will find out by itself", count(speechless.len(), "clip")));
+        if !without_language.is_empty() {
+            cx.note(format!("{} without a language; the model detects it automatically", count(without_language.len(), "clip")));
         }
 
         let splits = self.split(cx.seed, &kept.iter().map(|(clip, _)| clip.record.text.as_str()).collect::<Vec<_>>())?;
@@ -203,7 +203,7 @@ impl Stage for Dataset {
             "splits": counts,
             "rejected": rejected.iter().map(entry).collect::<Vec<_>>(),
             "odd": odd.iter().map(entry).collect::<Vec<_>>(),
-            "without_language": speechless,
+            "without_language": without_language,
             "sound": kept.iter().zip(&records).map(|((_, sound), record)| json!({
                 "audio_path": record.audio_path,
                 "seconds": rounded(sound.seconds),
@@ -221,7 +221,7 @@ impl Stage for Dataset {
                 &managed_dir::named(&cx.out)?,
                 &ManagedDir { path: &path, written: &written, marker: MARKER, overwrite: false },
             )?;
-            cx.note(format!("the dataset also lies in `{written}`"));
+            cx.note(format!("the dataset was also written to `{written}`"));
         }
         let parts = counts.iter().map(|(name, number)| format!("{number} {name}")).collect::<Vec<_>>().join(", ");
         let mut made = StageResult::new(format!("{}, {:.1} min: {parts}", count(records.len(), "clip"), seconds / 60.0));
@@ -233,13 +233,13 @@ impl Stage for Dataset {
     }
 }
 
-/// A clip of one of the inputs.
+/// A clip from one of the inputs.
 struct Clip {
     record: ClipRow,
     path: PathBuf,
     /// Unique among all inputs.
     key: String,
-    /// For people: the file, and its stage when there are several.
+    /// Name in messages and reports: the file, preceded by its stage if there are several inputs.
     shown: String,
 }
 
@@ -249,12 +249,14 @@ impl Clip {
     }
 }
 
-/// What was measured of a clip.
+/// Audio measurements of a clip.
 struct Sound {
     seconds: f64,
     peak_dbfs: f64,
     rms_dbfs: f64,
+    /// Fraction of clipped samples.
     clipped: f64,
+    /// Digest of the samples, to find duplicates.
     digest: Digest,
 }
 
@@ -274,11 +276,12 @@ impl Sound {
         }
     }
 
+    /// Speech rate in letters per second.
     fn rate(&self, text: &str) -> f64 {
         text.chars().filter(|character| character.is_alphanumeric()).count() as f64 / self.seconds
     }
 
-    /// What a person should listen to.
+    /// Properties of the audio that a person should check.
     fn oddities(&self, text: &str) -> Vec<String> {
         let mut odd = Vec::new();
         if self.clipped > CLIPPED_SHARE {
@@ -295,7 +298,7 @@ impl Sound {
     }
 }
 
-/// Decibels below full scale; silence is not infinitely far below it, so that it can be written as a number.
+/// Amplitude in dBFS, limited to -120 so that silence has a finite value.
 fn dbfs(amplitude: f64) -> f64 {
     (20.0 * amplitude.log10()).max(-120.0)
 }
@@ -305,10 +308,10 @@ fn tenths(value: f64) -> f64 {
 }
 
 impl Dataset {
-    /// Puts corrections into the clips; returns the keys of those that are not to be used.
-    fn correct(&self, cx: &Context, clips: &mut [Clip]) -> Result<BTreeSet<String>> {
+    /// Applies manual corrections to the clips. Returns the keys of excluded clips.
+    fn apply_edits(&self, cx: &Context, clips: &mut [Clip]) -> Result<BTreeSet<String>> {
         let mut excluded = BTreeSet::new();
-        // The file comes to be with the first correction.
+        // The studio creates the file with the first correction.
         let Some(file) = self.edits.as_deref().filter(|file| cx.path(file).exists()) else { return Ok(excluded) };
         let mut edits = edits::read(&cx.path(file), file)?;
         for clip in clips {
@@ -323,11 +326,12 @@ impl Dataset {
         }
         if !edits.is_empty() {
             let unknown: Vec<&String> = edits.keys().collect();
-            cx.warn(format!("`{}` corrects clips that are not there: {}", file.display(), first_few(&unknown, 3)));
+            cx.warn(format!("`{}` has corrections for unknown clips: {}", file.display(), first_few(&unknown, 3)));
         }
         Ok(excluded)
     }
 
+    /// Reads the clips of all inputs.
     fn gather(&self, cx: &Context) -> Result<Vec<Clip>> {
         let inputs = cx.all("clips");
         let mut clips = Vec::new();
@@ -338,7 +342,7 @@ impl Dataset {
                 let key = format!("{}/{}", input.stage, record.audio_path);
                 if !Path::new(&record.audio_path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
                     return Err(
-                        Error::new(format!("{key} leads out of the folder of its stage")).hint("write `audio_path` relative, without `..`")
+                        Error::new(format!("{key} is outside the folder of its stage")).hint("write a relative `audio_path` without `..`")
                     );
                 }
                 let shown = if inputs.len() > 1 { key.clone() } else { record.audio_path.clone() };
@@ -346,31 +350,34 @@ impl Dataset {
             }
         }
         if clips.is_empty() {
-            return Err(Error::new("there is not one clip to make a dataset of").hint("see what the stages named in `from` made"));
+            return Err(Error::new("no clips to build a dataset from").hint("check the results of the stages in `from`"));
         }
         Ok(clips)
     }
 
-    /// What each clip sounds like, or why it cannot be used.
-    fn hear(&self, cx: &Context, clips: &[Clip]) -> Result<Vec<Result<Sound, String>>> {
+    /// Measures the audio of each clip, or gives the reason why it cannot be used.
+    fn measure(&self, cx: &Context, clips: &[Clip]) -> Result<Vec<Result<Sound, String>>> {
         let done = std::sync::atomic::AtomicU64::new(0);
         clips
             .par_iter()
             .map(|clip| {
                 if cx.stopping() {
-                    return Err(Error::new("stopped while listening to the clips").kind(ErrorKind::Interrupted).hint("run again to go on"));
+                    return Err(Error::new("interrupted while reading the clips")
+                        .kind(ErrorKind::Interrupted)
+                        .hint("run again to continue"));
                 }
                 let sound = audio::read_wav16k(&clip.path)
                     .map_err(|error| error.message.replace(&clip.path.display().to_string(), "").trim().to_owned())
                     .map(|samples| Sound::of(&samples));
                 let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
                 cx.progress(done, clips.len() as u64, "clips", "");
-                Ok(sound.and_then(|sound| self.fits(&sound, &clip.record.text).map(|()| sound)))
+                Ok(sound.and_then(|sound| self.check_limits(&sound, &clip.record.text).map(|()| sound)))
             })
             .collect()
     }
 
-    fn fits(&self, sound: &Sound, text: &str) -> Result<(), String> {
+    /// Checks a clip against the limits of the settings.
+    fn check_limits(&self, sound: &Sound, text: &str) -> Result<(), String> {
         let letters = text.trim().chars().count();
         if sound.seconds < self.min_seconds {
             Err(format!("is too short: {:.2} s", sound.seconds))
@@ -392,7 +399,7 @@ impl Dataset {
             sentences.entry(normalised(text)).or_default().push(index);
         }
         let mut wanted: Vec<(&'static str, f64)> = self.split.shares().into_iter().filter(|(_, share)| *share > 0.0).collect();
-        // The largest takes what the others leave.
+        // The largest split gets the remaining sentences.
         wanted.sort_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(a.0)));
         if sentences.len() < wanted.len() {
             let names = wanted.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
@@ -401,21 +408,21 @@ impl Dataset {
                 count(sentences.len(), "different sentence"),
                 count(wanted.len(), "split")
             ))
-            .hint("bring more clips, or ask for fewer splits"));
+            .hint("add more clips, or use fewer splits"));
         }
         let different = sentences.len();
         let mut open: Vec<(Digest, Vec<usize>)> =
             sentences.into_iter().map(|(sentence, members)| (Digest::of(format!("{seed}/{sentence}").as_bytes()), members)).collect();
         open.sort();
         let Some((largest, others)) = wanted.split_last() else {
-            return Err(Error::new("no split has a share")
+            return Err(Error::new("every split has the fraction 0")
                 .kind(ErrorKind::InvalidInput)
                 .hint("write `split = { train = 0.9, test = 0.1 }`"));
         };
         let mut splits = vec![largest.0; texts.len()];
         for (turn, (name, share)) in others.iter().enumerate() {
             let target = ((share * texts.len() as f64).round() as usize).max(1);
-            // Every split still to come needs a sentence too.
+            // Leave at least one sentence for each of the remaining splits.
             let spare = others.len() - turn;
             let (mut taken, mut left) = (0, Vec::new());
             let mut available = open.len();
@@ -429,11 +436,11 @@ impl Dataset {
                 }
             }
             if taken == 0 {
-                // Every sentence has more clips than the split should have: the one with the fewest comes closest.
+                // Every sentence has more clips than the split should get: take the one with the fewest.
                 let fewest = left.iter().enumerate().min_by_key(|(_, (_, members))| members.len()).map(|(index, _)| index);
                 let Some(fewest) = fewest else {
-                    return Err(Error::new(format!("{} leave nothing for `{name}`", count(different, "different sentence")))
-                        .hint("bring more clips"));
+                    return Err(Error::new(format!("{} are too few to fill `{name}`", count(different, "different sentence")))
+                        .hint("add more clips"));
                 };
                 left.remove(fewest).1.iter().for_each(|index| splits[*index] = name);
             }
@@ -452,14 +459,14 @@ mod tests {
     }
 
     #[test]
-    fn no_sentence_is_on_two_sides() {
+    fn no_sentence_is_in_two_splits() {
         let texts: Vec<String> = (0..200).map(|n| format!("Sentence {}{}", n % 70, if n % 2 == 0 { "." } else { "!" })).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         for seed in 0..50 {
             let splits = shares(0.7, 0.2, 0.1).split(seed, &texts).unwrap();
-            let mut side = BTreeMap::new();
+            let mut split_of = BTreeMap::new();
             for (text, split) in texts.iter().zip(&splits) {
-                assert_eq!(*side.entry(normalised(text)).or_insert(*split), *split, "{text}");
+                assert_eq!(*split_of.entry(normalised(text)).or_insert(*split), *split, "{text}");
             }
             let number = |name: &str| splits.iter().filter(|split| **split == name).count();
             assert!((36..=40).contains(&number("test")), "{}", number("test"));
@@ -480,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn sentences_stay_where_they_are_when_others_come_in() {
+    fn sentences_keep_their_split_when_others_are_added() {
         let texts: Vec<String> = (0..220).map(|n| format!("sentence {n}")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let (before, after) = (shares(0.9, 0.1, 0.0).split(3, &texts[..200]).unwrap(), shares(0.9, 0.1, 0.0).split(3, &texts).unwrap());

@@ -1,4 +1,4 @@
-//! The sounds of the clips a demo shows.
+//! Audio files of the clips that a demo shows.
 
 use crate::data::clip_row::ClipRow;
 use crate::error::{Error, Result, ResultExt};
@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Puts the sound of every shown clip beside the page, and its name there into the clip. Only clips of this dataset can be shown: that it
-/// is given to the stage is what says that they may be heard.
+/// Copies the audio of every shown clip next to the page and writes its file name into the clip. Only clips of `data` can be published:
+/// passing the dataset to the stage is the permission to publish its audio.
 pub(super) fn add_sounds(scores: &mut Value, data: &Artifact, out: &Path) -> Result<()> {
     let records = ClipRow::read_all(&data.path.join("data.jsonl"))?;
     let known: BTreeSet<&str> = records.iter().map(|record| record.audio_path.as_str()).collect();
@@ -19,11 +19,11 @@ pub(super) fn add_sounds(scores: &mut Value, data: &Artifact, out: &Path) -> Res
             let Some(path) = clip["audio_path"].as_str().map(str::to_owned) else { continue };
             if !known.contains(path.as_str()) {
                 return Err(Error::new(format!("the scored clip `{path}` is not in the dataset of stage `{}`", data.stage))
-                    .hint("give the demo the dataset that was evaluated, or leave `data` out"));
+                    .hint("set `data` to the dataset that was evaluated, or leave it out"));
             }
-            fs::create_dir_all(&folder).with_context(|| "cannot make the folder of the sounds")?;
+            fs::create_dir_all(&folder).with_context(|| "cannot create the audio folder")?;
             let name = format!("{list}-{}.wav", at + 1);
-            fs::copy(data.path.join(&path), folder.join(&name)).with_context(|| format!("cannot copy the sound `{path}`"))?;
+            fs::copy(data.path.join(&path), folder.join(&name)).with_context(|| format!("cannot copy the audio file `{path}`"))?;
             clip["sound"] = json!(name);
         }
     }

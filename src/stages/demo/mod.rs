@@ -1,7 +1,8 @@
-//! `demo`: the files of a Space that shows the published model.
+//! `demo`: generates a Hugging Face Space that shows the published model.
 //!
-//! `static` is a page that needs nothing from anywhere: facts, scores, examples. `gradio` is a small app that loads the published
-//! weights, says which, and refuses to start with any others. The Space is a folder, or is made on the Hub and waited for until it runs.
+//! `static` is a self-contained page with facts, scores and examples. `gradio` is a small app that loads the published weights, shows which
+//! they are, and refuses to start with any others. `docker` is this program with the model in a container. The Space is written to a folder
+//! or created on the Hub; then the stage waits until it runs.
 
 mod examples;
 
@@ -23,36 +24,36 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// Writes the demo Space of a published model.
+/// Generate a demo Space of a published model.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Demo {
-    /// A folder of yours in which the demo is also placed, or `hub`.
+    /// Destination: a folder to also write the demo to, or `hub` to create the Space on the Hub. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The Space's name on the Hub: `accent-fr-demo` or `owner/accent-fr-demo`; the model's with `-demo` otherwise.
+    /// Name of the Space on the Hub: `accent-fr-demo` or `owner/accent-fr-demo`. Default: the model's id followed by `-demo`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
-    /// Whether to replace files that were not put there by this stage.
+    /// Overwrite files that this stage did not write. Default: refuse.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub overwrite: bool,
-    /// The page's title; the model's otherwise.
+    /// Title of the page. Default: the model's title.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// What the Space runs.
+    /// Type of the Space.
     pub sdk: Sdk,
-    /// The hardware a gradio Space asks for, as the Hub calls it: `l4x1`, `a10g-small`, `zero-a10g`.
+    /// Hardware to request for the Space (not for `static`), by its Hub name: `l4x1`, `a10g-small`, `zero-a10g`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
-    /// Whether only its owner may see the Space; one that is there stays as it is.
+    /// Create the Space as private. An existing Space keeps its visibility.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub private: bool,
-    /// How long to wait until the Space on the Hub runs, in seconds; 0 does not wait. A build takes minutes.
-    #[serde(skip_serializing_if = "is_patience")]
+    /// Maximum time in seconds to wait until the Space on the Hub runs; 0 does not wait. A build takes minutes. Default: 1800.
+    #[serde(skip_serializing_if = "is_default_patience")]
     pub wait_seconds: Patience,
 }
 
-/// Half an hour, if nothing is said.
+/// Waiting time in seconds; half an hour by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Patience(u64);
@@ -63,28 +64,28 @@ impl Default for Patience {
     }
 }
 
-fn is_patience(patience: &Patience) -> bool {
+fn is_default_patience(patience: &Patience) -> bool {
     *patience == Patience::default()
 }
 
-/// What a Space runs.
+/// Type of a Space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sdk {
-    /// A page with facts, scores and examples; free on the Hub.
+    /// Static page with facts, scores and examples; free on the Hub.
     #[default]
     Static,
-    /// An app that transcribes; it needs hardware that can hold the model.
+    /// Gradio app that transcribes; needs hardware with enough memory for the model.
     Gradio,
-    /// This program with the model, in a container: it needs no Python.
+    /// Container with this program and the model; needs no Python.
     Docker,
 }
 
-/// What `target` says of a Space on the Hub.
+/// The value of `target` for a Space on the Hub.
 const HUB: &str = "hub";
-/// What a Space needs beside its files.
+/// File with the settings of the Space that are not part of its files.
 const SPACE: &str = "space.json";
-/// Marks a folder we placed.
+/// Marker file in folders created by this stage.
 const MARKER: &str = ".voxpipe-demo";
 const GRADIO_VERSION: &str = "6.31.0";
 const README: &str = include_str!("../../../templates/demo/README.md");
@@ -92,16 +93,21 @@ const PAGE: &str = include_str!("../../../templates/demo/index.html");
 const APP: &str = include_str!("../../../templates/demo/app.py");
 const DOCKERFILE: &str = include_str!("../../../templates/demo/Dockerfile");
 const REQUIREMENTS: &str = include_str!("../../../templates/demo/requirements.txt");
-/// The longest short description the Hub takes.
+/// Maximum length of a Space's short description on the Hub, in characters.
 const SHORT: usize = 60;
 
 impl Stage for Demo {
     const KIND: &'static str = "demo";
-    const ABOUT: &'static str = "writes the demo Space of a published model";
+    const ABOUT: &'static str = "generates a demo Space of a published model";
     const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
-        Port { name: "published", kinds: &[ArtifactKind::Published], arity: Arity::One, about: "the model to show" },
-        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::Optional, about: "the scored clips, to be heard on the page" },
+        Port { name: "published", kinds: &[ArtifactKind::Published], arity: Arity::One, about: "the published model to show" },
+        Port {
+            name: "data",
+            kinds: &[ArtifactKind::Dataset],
+            arity: Arity::Optional,
+            about: "the dataset with the scored clips, to play them on the page",
+        },
     ];
 
     fn output(&self) -> ArtifactKind {
@@ -110,27 +116,28 @@ impl Stage for Demo {
 
     fn check(&self) -> Vec<SettingError> {
         let empty = |text: &str| text.trim().is_empty();
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         if self.title.as_deref().is_some_and(empty) {
-            complaints.push(SettingError::new("title", "the title is empty").hint("leave it out to use the model's"));
+            errors.push(SettingError::new("title", "the title is empty").hint("leave it out to use the model's"));
         }
         if self.target.as_deref().is_some_and(|target| matches!(target.trim(), "" | "." | "/")) {
             let hint = "write `target = \"published/NAME-demo\"`, or `target = \"hub\"`";
-            complaints.push(SettingError::new("target", "this is no folder to fill").hint(hint));
+            errors.push(SettingError::new("target", "this cannot be a target folder").hint(hint));
         }
-        complaints.extend(self.repo.as_deref().and_then(bad_repo));
+        errors.extend(self.repo.as_deref().and_then(bad_repo));
         let hardware =
             |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         match self.hardware.as_deref() {
-            Some(_) if self.sdk == Sdk::Static => complaints
-                .push(SettingError::new("hardware", "a static page runs on no hardware").hint("leave it out, or write `sdk = \"gradio\"`")),
-            Some(name) if !hardware(name) => complaints.push(
-                SettingError::new("hardware", format!("`{name}` is not how the Hub writes hardware"))
-                    .hint("write `l4x1`, `a10g-small` or `zero-a10g`"),
+            Some(_) if self.sdk == Sdk::Static => errors.push(
+                SettingError::new("hardware", "a static Space needs no hardware").hint("leave `hardware` out, or write `sdk = \"gradio\"`"),
+            ),
+            Some(name) if !hardware(name) => errors.push(
+                SettingError::new("hardware", format!("`{name}` is not a Hub hardware name"))
+                    .hint("write a name such as `l4x1`, `a10g-small` or `zero-a10g`"),
             ),
             _ => {}
         }
-        complaints
+        errors
     }
 
     fn external_outputs(&self) -> Vec<PathBuf> {
@@ -149,9 +156,9 @@ impl Stage for Demo {
         may_write(RepoType::Space, self.repo.as_deref().unwrap_or("demo"), stop)
     }
 
-    fn refuses(&self, given: &[&str]) -> Option<(String, String)> {
+    fn port_conflicts(&self, given: &[&str]) -> Option<(String, String)> {
         (given.contains(&"data") && self.sdk != Sdk::Static).then(|| {
-            ("is given clips to show, which only a static page does".to_owned(), "leave `data` out, or write `sdk = \"static\"`".to_owned())
+            ("has clips to play, which only a static page can do".to_owned(), "leave `data` out, or write `sdk = \"static\"`".to_owned())
         })
     }
 
@@ -162,7 +169,7 @@ impl Stage for Demo {
         let published: Value =
             serde_json::from_str(&text).map_err(|error| Error::new(format!("{shown}: {error}")).hint("run that stage again"))?;
         let card = published.get("card").filter(|card| card.is_object()).ok_or_else(|| {
-            Error::new(format!("{shown} says nothing about its model under `card`")).hint("publish it with a card made by the `card` stage")
+            Error::new(format!("{shown} has no card facts (`card`)")).hint("publish it with a card made by the `card` stage")
         })?;
         let required = |name: &str| {
             card.get(name).filter(|value| !value.is_null()).ok_or_else(|| {
@@ -174,7 +181,7 @@ impl Stage for Demo {
             None => required("title")?.as_str().unwrap_or_default().to_owned(),
         };
         let languages: Vec<&str> = required("languages")?.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        // A bare name has no owner yet, and the Hub would refuse the link.
+        // The Hub refuses links to a repository name without an owner.
         let model_id = published.get("repo").and_then(Value::as_str).filter(|repo| repo.contains('/'));
         let mut values = json!({
             "title": title,
@@ -195,7 +202,7 @@ impl Stage for Demo {
         }
         let write = |name: &str, text: String| fs::write(cx.out.join(name), text).with_context(|| format!("cannot write `{name}`"));
         write("README.md", render("templates/demo/README.md", README, &values)?)?;
-        // For whoever makes the Space: what it needs beside its files. The Hub itself does not read it.
+        // Settings for creating the Space by hand; the Hub does not read this file.
         let variables = json!({
             "HF_MODEL_ID": model_id,
             "BASE_MODEL_ID": if values["method"] == "lora" { values["base_model"].clone() } else { Value::Null },
@@ -213,20 +220,20 @@ impl Stage for Demo {
             Sdk::Static => write("index.html", render("templates/demo/index.html", PAGE, &values)?)?,
             Sdk::Docker => {
                 let model = model_id.ok_or_else(|| {
-                    Error::new("the model has no id on the Hub, so a container could not load it")
+                    Error::new("the model has no Hub id, so a container cannot load it")
                         .kind(ErrorKind::InvalidInput)
-                        .hint("publish it with `repo = \"owner/name\"`, or write `sdk = \"static\"`")
+                        .hint("publish the model with `repo = \"owner/name\"`, or write `sdk = \"static\"`")
                 })?;
                 if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-                    return Err(Error::new("a container needs this program for Linux on x86-64, and this is another")
+                    return Err(Error::new("a container needs the Linux x86-64 build of this program; this is another build")
                         .environment()
-                        .hint("run this stage there, or write `sdk = \"gradio\"`"));
+                        .hint("run this stage on Linux x86-64, or write `sdk = \"gradio\"`"));
                 }
                 let revision = published.get("revision").and_then(Value::as_str).map_or_else(String::new, |commit| format!("@{commit}"));
                 let base = if values["method"] == "lora" { values["base_model"].clone() } else { Value::Null };
-                let told = json!({ "model": format!("{model}{revision}"), "base": base });
-                write("Dockerfile", render("templates/demo/Dockerfile", DOCKERFILE, &told)?)?;
-                let program = std::env::current_exe().with_context(|| "cannot find this program")?;
+                let container = json!({ "model": format!("{model}{revision}"), "base": base });
+                write("Dockerfile", render("templates/demo/Dockerfile", DOCKERFILE, &container)?)?;
+                let program = std::env::current_exe().with_context(|| "cannot find the path of this program")?;
                 fs::copy(program, cx.out.join("voxpipe")).with_context(|| "cannot copy this program")?;
             }
             Sdk::Gradio => {
@@ -236,11 +243,11 @@ impl Stage for Demo {
                 write("requirements.txt", REQUIREMENTS.to_owned())?;
                 if model_id.is_none() {
                     if self.reaches_out() {
-                        return Err(Error::new("the model is not on the Hub, so a Space there could not load it")
+                        return Err(Error::new("the model is not on the Hub, so a Space on the Hub cannot load it")
                             .environment()
-                            .hint("publish it there: `target = \"hub\"` in the stage that publishes it; or write `sdk = \"static\"`"));
+                            .hint("set `target = \"hub\"` in the stage that publishes the model, or write `sdk = \"static\"`"));
                     }
-                    cx.warn("the model has no id on the Hub yet: set the variable `HF_MODEL_ID` of the Space to `owner/name`");
+                    cx.warn("the model has no Hub id yet: set the variable `HF_MODEL_ID` of the Space to `owner/name`");
                 }
             }
         }
@@ -263,7 +270,7 @@ impl Stage for Demo {
 }
 
 impl Demo {
-    /// Makes the Space on the Hub.
+    /// Creates or updates the Space on the Hub.
     fn deploy(
         &self,
         cx: &Context,
@@ -273,7 +280,7 @@ impl Demo {
         model: Option<&str>,
     ) -> Result<StageOutcome> {
         let repo = self.repo.clone().or_else(|| model.map(|model| format!("{model}-demo"))).ok_or_else(|| {
-            Error::new("the Space has no name").kind(ErrorKind::InvalidInput).hint("write `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
+            Error::new("the Space has no name").kind(ErrorKind::InvalidInput).hint("set `repo = \"NAME\"` or `repo = \"OWNER/NAME\"`")
         })?;
         let variables = space["variables"].as_object().into_iter().flatten();
         let variables = variables.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
@@ -297,7 +304,7 @@ impl Demo {
 }
 
 impl Sdk {
-    /// As the Hub writes it.
+    /// The name on the Hub.
     const fn word(self) -> &'static str {
         match self {
             Self::Static => "static",
@@ -307,6 +314,7 @@ impl Sdk {
     }
 }
 
+/// The Space's short description, with the languages if they fit.
 fn short_description(languages: &[&str]) -> String {
     let base = "Speech recognition tuned with voxpipe";
     let full = format!("{base} ({})", languages.join(", "));

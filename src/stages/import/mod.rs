@@ -1,7 +1,7 @@
-//! `import`: a data set that exists already, from the Hub or from a folder, in the forms it is usually in.
+//! `import`: imports an existing dataset from the Hub or a folder (metadata tables, Parquet, JSON Lines manifests, CSV/TSV).
 //!
-//! Rows are taken one after another until there are enough; of a large data set on the Hub no more is read than that. Every row that is
-//! not used is listed with its reason.
+//! Rows are streamed until there are enough clips, so only the needed part of a large Hub dataset is downloaded. Rejected rows are listed
+//! with their reasons.
 
 mod parquet;
 mod place;
@@ -31,86 +31,86 @@ use std::path::{Path, PathBuf};
 use voxpipe_io::jsonl;
 use voxtral::tokenizer::prompt::check_language;
 
-/// Takes in a data set from the Hub or from a folder.
+/// Import an existing dataset from the Hub or from a folder.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Import {
-    /// The data set on the Hub, `owner/name`.
+    /// Hub id of the dataset, `owner/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
-    /// A branch, tag or commit of it; `main` if none is named.
+    /// Branch, tag or commit of `repo`. Default: `main`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Instead of `repo`: a folder with a data set.
+    /// Folder with a dataset, instead of `repo`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
-    /// Which configuration, where the data set has several: a folder in it.
+    /// Configuration to import, if the dataset has several: the name of a folder in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// Which split, as it stands in the names of its files or folders; `train` if there is one and none is named.
+    /// Split to import, as it appears in the names of files or folders. Default: `train` if there is one, otherwise all tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// Which tables hold the rows, as patterns such as `data/train-*.parquet`. If it is not given: `metadata.jsonl` or `metadata.csv`,
-    /// or else Parquet files, or else manifests of JSON lines.
+    /// Tables to read, as glob patterns such as `data/train-*.parquet`. Default: the first of these that exist: `metadata.jsonl`,
+    /// `metadata.csv` or `metadata.tsv`; Parquet files; JSON Lines manifests; CSV or TSV files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<OneOrMany>,
-    /// A folder of your own with the sound files that the rows name, where the data set does not have them.
+    /// Local folder with the audio files that the rows name, if the dataset does not contain them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<PathBuf>,
-    /// What the columns are called, where it is nothing usual.
+    /// Column names, if they are not the usual ones.
     #[serde(default, skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
-    /// ISO 639-1 code: rows in another language are left out, and rows that do not name theirs have this one.
+    /// ISO 639-1 code of the language. Rows in another language are rejected; rows without a language get this one. Default: all languages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// How many clips to take at most; all of them if it is not given.
+    /// Maximum number of clips to import. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
-    /// Which of them.
+    /// Which clips to take if there are more than `count`.
     #[serde(default)]
     pub pick: Pick,
-    /// Rows with fewer words are left out.
-    #[serde(default = "one")]
+    /// Minimum number of words; rows with a shorter transcript are rejected.
+    #[serde(default = "default_min_words")]
     pub min_words: usize,
-    /// Rows with more words are left out.
+    /// Maximum number of words; rows with a longer transcript are rejected. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_words: Option<usize>,
-    /// Shorter clips are left out.
-    #[serde(default = "fifth")]
+    /// Minimum clip duration in seconds; shorter clips are rejected.
+    #[serde(default = "default_min_seconds")]
     pub min_seconds: f64,
-    /// Longer clips are left out.
-    #[serde(default = "thirty")]
+    /// Maximum clip duration in seconds; longer clips are rejected.
+    #[serde(default = "default_max_seconds")]
     pub max_seconds: f64,
-    /// Whether a row that cannot be used is an error.
+    /// Fail if a row is rejected. Default: warn and continue without it.
     #[serde(default)]
     pub strict: bool,
 }
 
-/// Which clips are taken where there are more than wanted.
+/// Which clips are taken if there are more than `count`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pick {
-    /// The first.
+    /// The first ones.
     #[default]
     First,
-    /// Some that the seed chooses: single rows of a table, row groups of a Parquet file.
+    /// A random sample drawn with the stage's seed: single rows of a table, or row groups of a Parquet file.
     Sample,
 }
 
-/// Names of columns.
+/// Column names. The defaults are tried in the given order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
-    /// The sound, or the path of its file: `audio_path`, `audio`, `file_name`, `audio_filepath`, `path`.
+    /// Column with the audio, embedded or as a file path. Default: `audio_path`, `audio`, `file_name`, `audio_filepath`, `path` or `file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<String>,
-    /// What is said: `text`, `transcription`, `sentence`, `transcript`, `normalized_text`.
+    /// Column with the transcript. Default: `text`, `transcription`, `sentence`, `transcript` or `normalized_text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// In which language: `language`, `lang`, `locale`, `source_lang`.
+    /// Column with the language. Default: `language`, `lang`, `locale` or `source_lang`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Who speaks: `speaker`, `speaker_id`, `client_id`.
+    /// Column with the speaker. Default: `speaker`, `speaker_id` or `client_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaker: Option<String>,
 }
@@ -121,26 +121,26 @@ impl Columns {
     }
 }
 
-/// Clips that are fetched and decoded side by side.
+/// Number of clips that are downloaded and decoded in parallel.
 const BATCH: usize = 16;
-/// A sound file larger than this is left out.
+/// Maximum size of an audio file (512 MiB); larger ones are rejected.
 const LARGEST: u64 = 512 << 20;
 
-fn one() -> usize {
+fn default_min_words() -> usize {
     1
 }
 
-fn fifth() -> f64 {
+fn default_min_seconds() -> f64 {
     0.2
 }
 
-fn thirty() -> f64 {
+fn default_max_seconds() -> f64 {
     30.0
 }
 
 impl Stage for Import {
     const KIND: &'static str = "import";
-    const ABOUT: &'static str = "takes in a data set from the Hub or from a folder";
+    const ABOUT: &'static str = "imports an existing dataset from the Hub or from a folder";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[];
 
@@ -149,13 +149,13 @@ impl Stage for Import {
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
-        let mut wrong = |path: &str, message: String, hint: String| complaints.push(SettingError::new(path, message).hint(hint));
+        let mut errors = Vec::new();
+        let mut wrong = |path: &str, message: String, hint: String| errors.push(SettingError::new(path, message).hint(hint));
         match (&self.repo, &self.folder) {
-            (None, None) => wrong("", "nothing is named to import".into(), "add `repo = \"owner/name\"` or `folder = \"…\"`".into()),
-            (Some(_), Some(_)) => wrong("folder", "`repo` and `folder` are both given".into(), "keep one of them".into()),
+            (None, None) => wrong("", "nothing to import".into(), "set `repo = \"owner/name\"` or `folder = \"…\"`".into()),
+            (Some(_), Some(_)) => wrong("folder", "`repo` and `folder` are both set".into(), "remove one of them".into()),
             (None, Some(_)) if self.revision.is_some() => {
-                wrong("revision", "a folder has no revisions".into(), "take `revision` out, or name a `repo`".into());
+                wrong("revision", "`revision` has no effect on a folder".into(), "remove `revision`, or set `repo`".into());
             }
             (Some(repo), None) => {
                 if let Err(error) = hub::dataset(repo, None) {
@@ -168,26 +168,30 @@ impl Stage for Import {
         }
         for pattern in self.files.iter().flat_map(|files| files.as_slice()) {
             if let Err(error) = glob::Pattern::new(pattern) {
-                wrong("files", format!("`{pattern}` is not a pattern: {error}"), "write `*` for any name".into());
+                wrong("files", format!("`{pattern}` is not a valid glob pattern: {error}"), "`*` matches any name".into());
             }
         }
         if let Some(Err(error)) = self.language.as_deref().map(check_language) {
             wrong("language", error.message, error.hint.unwrap_or_default());
         }
         if self.count == Some(0) {
-            wrong("count", "no clips are asked for".into(), "write a number above 0, or take it out for all".into());
+            wrong("count", "`count` must be at least 1".into(), "write a number above 0, or remove `count` to take all clips".into());
         }
         if self.pick == Pick::Sample && self.count.is_none() {
-            wrong("pick", "a sample of all clips is all of them".into(), "say how many with `count`".into());
+            wrong("pick", "`pick = \"sample\"` needs a `count`".into(), "set `count` to the size of the sample".into());
         }
         if self.max_words.is_some_and(|most| most < self.min_words.max(1)) {
-            wrong("max_words", format!("no text has {} words at least and fewer at most", self.min_words), "write a larger number".into());
+            wrong(
+                "max_words",
+                format!("`max_words` must be at least {}, like `min_words`", self.min_words.max(1)),
+                "write a larger number".into(),
+            );
         }
         if !(self.min_seconds >= 0.0 && self.max_seconds > self.min_seconds) {
-            let message = format!("no clip is between {} and {} seconds long", self.min_seconds, self.max_seconds);
-            wrong("max_seconds", message, "write a `max_seconds` above `min_seconds`".into());
+            let message = format!("`min_seconds` {} and `max_seconds` {} exclude every clip", self.min_seconds, self.max_seconds);
+            wrong("max_seconds", message, "set `max_seconds` above `min_seconds`".into());
         }
-        complaints
+        errors
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -209,7 +213,7 @@ impl Stage for Import {
             }
             (None, Some(folder)) => Place::folder(&cx.path(folder), &folder.display().to_string())?,
             (None, None) => {
-                return Err(Error::new("nothing is named to import").kind(ErrorKind::InvalidInput).hint("add `repo` or `folder`"));
+                return Err(Error::new("nothing to import").kind(ErrorKind::InvalidInput).hint("set `repo` or `folder`"));
             }
         };
         let audio = match &self.audio {
@@ -238,12 +242,12 @@ impl Stage for Import {
     }
 }
 
-/// Clips being taken.
+/// State of an import.
 struct Taking<'a> {
     import: &'a Import,
     cx: &'a Context,
     place: &'a Place<'a>,
-    /// Where the sounds are.
+    /// Where the audio files are.
     audio: &'a Place<'a>,
     into: PathBuf,
     seen: usize,
@@ -252,14 +256,14 @@ struct Taking<'a> {
     rejected: Vec<Rejected>,
 }
 
-/// A row whose sound is still to be decoded.
+/// A row whose audio is not decoded yet.
 struct Waiting {
     number: usize,
     table: String,
     row: Row,
 }
 
-/// A row that is not used.
+/// A rejected row.
 #[derive(Serialize)]
 struct Rejected {
     row: String,
@@ -271,13 +275,13 @@ impl Taking<'_> {
         self.import.count.unwrap_or(usize::MAX)
     }
 
-    /// Takes a row in, or says why not; answers whether more are wanted.
+    /// Queues a row or rejects it. Returns whether more rows are wanted.
     fn offer(&mut self, table: &str, row: Row) -> Result<bool> {
         if self.cx.stopping() {
-            return Err(Error::new("stopped while importing").kind(ErrorKind::Interrupted).hint("run again to go on"));
+            return Err(Error::new("import interrupted").kind(ErrorKind::Interrupted).hint("run again to continue"));
         }
         self.seen += 1;
-        match self.unfit(&row) {
+        match self.rejection(&row) {
             Some(reason) => self.rejected.push(Rejected { row: row.place, reason }),
             None => self.waiting.push(Waiting { number: self.seen, table: table.to_owned(), row }),
         }
@@ -287,8 +291,8 @@ impl Taking<'_> {
         Ok(self.records.len() < self.wanted())
     }
 
-    /// Why a row is left out before its sound is looked at.
-    fn unfit(&self, row: &Row) -> Option<String> {
+    /// The reason to reject a row before its audio is read, if any.
+    fn rejection(&self, row: &Row) -> Option<String> {
         let import = self.import;
         let Some(text) = &row.text else { return Some("it has no text".to_owned()) };
         let words = text.split_whitespace().count();
@@ -302,7 +306,7 @@ impl Taking<'_> {
         if words < import.min_words || import.max_words.is_some_and(|most| words > most) {
             return Some(format!("its text has {}", count(words, "word")));
         }
-        // A hundredth of a second is lost in rounding; what is decoded is measured again.
+        // Allow for rounding; the decoded audio is measured again.
         let seconds = row.seconds.filter(|seconds| *seconds < import.min_seconds - 0.01 || *seconds > import.max_seconds + 0.01);
         if let Some(seconds) = seconds {
             return Some(format!("it says to have {seconds} s, between {} and {} s are asked for", import.min_seconds, import.max_seconds));
@@ -310,7 +314,7 @@ impl Taking<'_> {
         (row.sound.bytes.is_none() && row.sound.path.is_none()).then(|| "it names no sound".to_owned())
     }
 
-    /// Fetches and decodes what waits.
+    /// Fetches and decodes the queued rows.
     fn take(&mut self) -> Result<()> {
         let mut ready = Vec::new();
         for waiting in std::mem::take(&mut self.waiting) {
@@ -349,7 +353,7 @@ impl Taking<'_> {
         Ok(())
     }
 
-    /// The file of a row's sound, on this machine; or why there is none.
+    /// The local audio file of a row, downloaded if necessary; or the reason why there is none.
     fn fetch(&self, Waiting { number, table, row }: &Waiting) -> Result<Result<AudioCandidate, String>> {
         let named = row.sound.path.clone().unwrap_or_default();
         let name = Path::new(&named);
@@ -375,23 +379,24 @@ impl Taking<'_> {
         Ok(Ok(AudioCandidate { path, shown, stem }))
     }
 
+    /// Writes the clips and the report.
     fn finish(self, tables: &[String]) -> Result<StageOutcome> {
         let (cx, import) = (self.cx, self.import);
         let reasons: Vec<String> = self.rejected.iter().map(|rejected| format!("{}: {}", rejected.row, rejected.reason)).collect();
         if !reasons.is_empty() {
-            let message = format!("{} cannot be used: {}", count(reasons.len(), "row"), first_few(&reasons, 5));
+            let message = format!("{} rejected: {}", count(reasons.len(), "row"), first_few(&reasons, 5));
             if import.strict {
-                return Err(Error::new(message).hint("correct these, or set `strict = false` to go on without them"));
+                return Err(Error::new(message).hint("fix these, or set `strict = false` to continue without them"));
             }
             cx.warn(message);
         }
         if self.records.is_empty() {
-            let why = if reasons.is_empty() { "its tables have no rows".to_owned() } else { first_few(&reasons, 3) };
-            return Err(Error::new(format!("none of {} of `{}` became a clip; {why}", count(self.seen, "row"), self.place.name))
-                .hint("see what the columns are called (`columns`), and whether `language`, `min_words` and `max_seconds` leave any"));
+            let why = if reasons.is_empty() { "the tables have no rows".to_owned() } else { first_few(&reasons, 3) };
+            return Err(Error::new(format!("none of {} of `{}` gave a usable clip; {why}", count(self.seen, "row"), self.place.name))
+                .hint("check the column names (`columns`), and whether `language`, `min_words` and `max_seconds` reject every row"));
         }
         if let Some(wanted) = import.count.filter(|wanted| *wanted > self.records.len()) {
-            cx.note(format!("{wanted} asked for, {} found: all are taken", self.records.len()));
+            cx.note(format!("`count` is {wanted}, but only {} were found: using all of them", self.records.len()));
         }
         let seconds = rounded(self.records.iter().filter_map(|record| record.duration).sum());
         let mut languages: BTreeMap<&str, usize> = BTreeMap::new();
@@ -421,7 +426,7 @@ impl Taking<'_> {
     }
 }
 
-/// `de` of `de`, `de-DE` or `DE_at`; nothing of what is no code.
+/// The two-letter code of `de`, `de-DE` or `DE_at`; none if it is not a valid code.
 fn two_letters(language: &str) -> Option<String> {
     let code = language.split(['-', '_']).next()?.to_lowercase();
     check_language(&code).is_ok().then_some(code)

@@ -1,7 +1,7 @@
-//! Rows of Parquet files, a few at a time: of a file of gigabytes only its list of contents and the pages of the rows that are wanted
-//! are read.
+//! Streaming Parquet reader: reads only the footer and the pages of the wanted rows and columns, so multi-gigabyte files are cheap.
 //!
-//! The reader works in a thread of its own and asks for bytes; whoever has the file answers, and takes each row before the next is read.
+//! The parquet crate runs in its own thread and requests byte ranges over a channel. The calling thread answers the requests and consumes
+//! each row before the next one is decoded.
 
 use super::rows::{Cells, Sound};
 use crate::error::{Error, Result};
@@ -20,26 +20,27 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-/// Least that is asked for at once.
+/// Minimum size of a read request in bytes.
 const WINDOW: u64 = 256 << 10;
-/// What a page begins with is shorter than this.
+/// Upper limit of the size of a page header in bytes.
 const HEAD: u64 = 64 << 10;
-/// How many parts of the file are at hand: one for each column that is read, or so.
+/// Number of cached byte ranges: about one for each column that is read.
 const WINDOWS: usize = 6;
-/// Rows that are read ahead.
+/// Number of rows decoded ahead.
 const AHEAD: usize = 4;
 
-/// What the thread says.
+/// Message from the reader thread.
 enum Word {
-    /// Bytes are needed: from where, and how many.
+    /// Request for bytes: offset and length.
     Bytes(u64, u64),
-    /// A row, and its number in the file.
+    /// A row and its index in the file.
     Row(u64, Box<Cells>),
+    /// The thread has ended.
     Ended(Result<(), ParquetError>),
 }
 
-/// Gives every row of a file to `each`, until that says it is enough; in a seeded order of row groups if there is a seed.
-/// `fetch` gives bytes of the file, `shown` is its name.
+/// Passes every row of a file to `each` until that returns `false`. With a seed, row groups are read in a seeded random order. `fetch`
+/// reads a byte range of the file, `shown` is its name for messages.
 pub(super) fn read(
     shown: &str,
     size: u64,
@@ -49,19 +50,19 @@ pub(super) fn read(
     each: &mut dyn FnMut(u64, Cells) -> Result<bool>,
 ) -> Result<()> {
     let damaged = |error: &dyn std::fmt::Display| {
-        Error::new(format!("`{shown}` cannot be read as Parquet: {error}")).hint("get the file anew, or leave it out with `files`")
+        Error::new(format!("`{shown}` cannot be read as Parquet: {error}")).hint("download the file again, or exclude it with `files`")
     };
     thread::scope(|scope| {
-        // No room between: the thread waits until its word is heard.
-        let (words, heard) = sync_channel::<Word>(0);
+        // A rendezvous channel: the thread waits until its message is received.
+        let (words, requests) = sync_channel::<Word>(0);
         let (bytes, answers) = channel::<Bytes>();
         let thread = scope.spawn(move || {
             let source = Source { size, line: Arc::new(Mutex::new((words.clone(), answers, Vec::new()))) };
             let ended = rows(source, columns, seed, &words);
-            // Nobody hears it where enough was read.
+            // The receiver is gone if enough rows were read.
             let _ = words.send(Word::Ended(ended));
         });
-        let served = serve(heard, bytes, fetch, each);
+        let served = serve(requests, bytes, fetch, each);
         let joined = thread.join();
         match (served, joined) {
             (Err(error), _) => Err(error),
@@ -72,17 +73,17 @@ pub(super) fn read(
     })
 }
 
-/// Answers the thread until it ends, or enough rows were taken; tells how it ended, if it did.
+/// Serves the thread until it ends or enough rows were read. Returns its result if it has ended.
 fn serve(
-    heard: Receiver<Word>,
+    requests: Receiver<Word>,
     bytes: Sender<Bytes>,
     fetch: &mut dyn FnMut(u64, u64) -> Result<Vec<u8>>,
     each: &mut dyn FnMut(u64, Cells) -> Result<bool>,
 ) -> Result<Option<Result<(), ParquetError>>> {
-    while let Ok(word) = heard.recv() {
+    while let Ok(word) = requests.recv() {
         match word {
             Word::Bytes(from, length) => {
-                // A thread that is gone needs none.
+                // Sending fails only if the thread has ended.
                 let _ = bytes.send(fetch(from, length)?.into());
             }
             Word::Row(number, cells) => {
@@ -96,6 +97,7 @@ fn serve(
     Ok(None)
 }
 
+/// Decodes the wanted columns of all rows and sends them.
 fn rows(source: Source, wanted: &dyn Fn(&str) -> bool, seed: Option<u64>, words: &SyncSender<Word>) -> Result<(), ParquetError> {
     let file = SerializedFileReader::new(source)?;
     let schema = file.metadata().file_metadata().schema_descr_ptr();
@@ -103,7 +105,7 @@ fn rows(source: Source, wanted: &dyn Fn(&str) -> bool, seed: Option<u64>, words:
     let fields: Vec<_> = root.get_fields().iter().filter(|field| wanted(field.name())).cloned().collect();
     if fields.is_empty() {
         let names = root.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
-        return Err(ParquetError::General(format!("none of its columns is known ({names})")));
+        return Err(ParquetError::General(format!("it has no known column ({names})")));
     }
     let binary: Vec<String> = fields.iter().filter(|field| is_binary(field)).map(|field| field.name().to_owned()).collect();
     let projection = Type::group_type_builder(root.name()).with_fields(fields).build()?;
@@ -127,7 +129,7 @@ fn rows(source: Source, wanted: &dyn Fn(&str) -> bool, seed: Option<u64>, words:
     Ok(())
 }
 
-/// Whether a column holds plain bytes, a sound without a name.
+/// Whether a column holds plain bytes: audio without a file name.
 fn is_binary(field: &Type) -> bool {
     field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY && {
         let info = field.get_basic_info();
@@ -162,21 +164,21 @@ fn cells(row: Row, binary: &[String]) -> Cells {
     cells
 }
 
-/// The file as the reader sees it.
+/// The file as a [`ChunkReader`].
 struct Source {
     size: u64,
     line: Arc<Mutex<Line>>,
 }
 
-/// Where bytes are asked for, where they come from, and those that came last.
+/// Request channel, response channel, and the cached byte ranges with their offsets, most recently used last.
 type Line = (SyncSender<Word>, Receiver<Bytes>, Vec<(u64, Bytes)>);
 
 impl Source {
-    /// At least so many bytes from a place on, as far as the file goes.
+    /// At least `length` bytes from offset `start`, or an error if the file is shorter.
     fn window(&self, start: u64, length: u64) -> Result<Bytes, ParquetError> {
         let end = start.saturating_add(length);
         if end > self.size {
-            return Err(ParquetError::EOF(format!("bytes {start} to {end} of {} are named", self.size)));
+            return Err(ParquetError::EOF(format!("bytes {start} to {end} are outside the file of {} bytes", self.size)));
         }
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         let (words, answers, windows) = &mut *line;
@@ -187,7 +189,7 @@ impl Source {
             return Ok(window.1.slice((start - window.0) as usize..));
         }
         let wanted = length.max(WINDOW).min(self.size - start);
-        let gone = || ParquetError::General("nobody reads on".to_owned());
+        let gone = || ParquetError::General("the reader was stopped".to_owned());
         words.send(Word::Bytes(start, wanted)).map_err(|_| gone())?;
         let bytes = answers.recv().map_err(|_| gone())?;
         if windows.len() == WINDOWS {

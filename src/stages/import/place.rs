@@ -1,4 +1,4 @@
-//! Where a data set is: a folder, or a repository of the Hub, read in parts.
+//! Access to the files of a dataset in a folder or a Hub repository, with partial reads.
 
 use crate::data::ingest;
 use crate::error::{Error, Result, ResultExt};
@@ -8,24 +8,24 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// The files of a data set, by their paths in it.
+/// The files of a dataset by their relative paths.
 pub(super) struct Place<'a> {
-    /// As it is named in results.
+    /// Name in results.
     pub(super) name: String,
     files: BTreeMap<String, u64>,
-    whence: Whence<'a>,
+    source: Source<'a>,
 }
 
-enum Whence<'a> {
+enum Source<'a> {
     Folder(PathBuf),
     Hub(Box<RepoReader<'a>>),
 }
 
 impl<'a> Place<'a> {
-    /// A folder; `name` is what the user calls it.
+    /// Opens a folder; `name` is its name in messages and results.
     pub(super) fn folder(path: &Path, name: &str) -> Result<Self> {
         if !path.is_dir() {
-            return Err(Error::new(format!("there is no folder `{name}`")).hint("correct the path; it starts at the project's root"));
+            return Err(Error::new(format!("folder `{name}` not found")).hint("fix the path; it is relative to the project root"));
         }
         let mut files = BTreeMap::new();
         for file in ingest::files(path)? {
@@ -33,62 +33,64 @@ impl<'a> Place<'a> {
                 files.insert(inside.replace('\\', "/"), fs::metadata(&file).map_or(0, |found| found.len()));
             }
         }
-        Ok(Self { name: name.to_owned(), files, whence: Whence::Folder(path.to_owned()) })
+        Ok(Self { name: name.to_owned(), files, source: Source::Folder(path.to_owned()) })
     }
 
-    /// A repository.
+    /// Opens a Hub repository.
     pub(super) fn hub(reader: RepoReader<'a>) -> Result<Self> {
         let files = reader.list("", true)?.unwrap_or_default();
         let files = files.into_iter().filter(|entry| !entry.folder).map(|entry| (entry.path, entry.size)).collect();
-        Ok(Self { name: reader.name(), files, whence: Whence::Hub(Box::new(reader)) })
+        Ok(Self { name: reader.name(), files, source: Source::Hub(Box::new(reader)) })
     }
 
-    /// The repository, if it is one.
+    /// The reader of the Hub repository; `None` for a folder.
     pub(super) fn reader(&self) -> Option<&RepoReader<'a>> {
-        match &self.whence {
-            Whence::Hub(reader) => Some(reader),
-            Whence::Folder(_) => None,
+        match &self.source {
+            Source::Hub(reader) => Some(reader),
+            Source::Folder(_) => None,
         }
     }
 
+    /// Paths of all files.
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
 
+    /// Size of a file in bytes; 0 if it does not exist.
     pub(super) fn size(&self, path: &str) -> u64 {
         self.files.get(path).copied().unwrap_or(0)
     }
 
-    /// The file that a row of the table `table` means by a path: beside the table, from the top, or, for a path of another machine, by the
-    /// end of it that is here.
+    /// Resolves the path in a row of `table`: relative to the table, relative to the root, or, for a path from another machine, by the
+    /// longest suffix that exists.
     pub(super) fn find(&self, table: &str, meant: &str) -> Option<String> {
         let meant = meant.replace('\\', "/");
         let parts: Vec<&str> = meant.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
         if parts.contains(&"..") {
             return None;
         }
-        let beside = table.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let folder = table.rsplit_once('/').map_or("", |(folder, _)| folder);
         let ends = (0..parts.len()).map(|from| parts[from..].join("/"));
-        let mut tried = ends.flat_map(|end| [if beside.is_empty() { end.clone() } else { format!("{beside}/{end}") }, end]);
+        let mut tried = ends.flat_map(|end| [if folder.is_empty() { end.clone() } else { format!("{folder}/{end}") }, end]);
         tried.find(|path| self.files.contains_key(path))
     }
 
-    /// Where the file is on this machine; one of the Hub is put into `into` first.
+    /// The local path of a file; a file on the Hub is first downloaded to `into`.
     pub(super) fn local(&self, path: &str, into: &Path) -> Result<PathBuf> {
-        match &self.whence {
-            Whence::Folder(folder) => Ok(folder.join(path)),
-            Whence::Hub(reader) => {
+        match &self.source {
+            Source::Folder(folder) => Ok(folder.join(path)),
+            Source::Hub(reader) => {
                 fs::write(into, reader.part(path, 0, self.size(path))?).with_context(|| format!("cannot write `{}`", into.display()))?;
                 Ok(into.to_owned())
             }
         }
     }
 
-    /// A part of a file.
+    /// Reads `length` bytes at offset `from` of a file.
     pub(super) fn part(&self, path: &str, from: u64, length: u64) -> Result<Vec<u8>> {
-        match &self.whence {
-            Whence::Hub(reader) => reader.part(path, from, length),
-            Whence::Folder(folder) => {
+        match &self.source {
+            Source::Hub(reader) => reader.part(path, from, length),
+            Source::Folder(folder) => {
                 let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
                 let mut read = || -> std::io::Result<()> {
                     let mut file = File::open(folder.join(path))?;
@@ -105,7 +107,7 @@ impl<'a> Place<'a> {
 const METADATA: &[&str] = &["metadata.jsonl", "metadata.csv", "metadata.tsv"];
 const SPLITS: &[&str] = &["train", "validation", "valid", "val", "dev", "test", "eval"];
 
-/// Which tables hold the rows: those of the form that tells most, of the split and the configuration that are meant.
+/// Selects the tables that hold the rows: the richest format present, restricted to the split and configuration.
 pub(super) fn tables(place: &Place, patterns: &[String], config: Option<&str>, split: Option<&str>) -> Result<Vec<String>> {
     let wrong = |message: String, hint: String| Err(Error::new(format!("{message} in `{}`", place.name)).hint(hint));
     let all: Vec<&str> = place.paths().collect();
@@ -125,14 +127,14 @@ pub(super) fn tables(place: &Place, patterns: &[String], config: Option<&str>, s
         of(&|path| patterns.iter().any(|pattern| pattern.matches(path)))
     };
     if found.is_empty() {
-        let hint = "it needs a metadata.csv or metadata.jsonl, Parquet files, or a manifest of JSON lines; name them with `files`";
-        return wrong(format!("there is no table of clips among {} files", all.len()), hint.to_owned());
+        let hint = "expected metadata.csv or metadata.jsonl, Parquet files or a JSON Lines manifest; name other tables in `files`";
+        return wrong(format!("no table of clips among {} files", all.len()), hint.to_owned());
     }
     let parts = |path: &str| -> BTreeSet<String> { path.split(['/', '-', '_', '.']).map(str::to_owned).collect() };
     if let Some(config) = config {
         found.retain(|path| path.split('/').any(|part| part == config));
         if found.is_empty() {
-            return wrong(format!("no table is in a folder `{config}`"), format!("there is: {}", few(&all)));
+            return wrong(format!("no table in a folder `{config}`"), format!("files: {}", few(&all)));
         }
     }
     let has = |found: &[&str], split: &str| found.iter().any(|path| parts(path).contains(split));
@@ -140,19 +142,20 @@ pub(super) fn tables(place: &Place, patterns: &[String], config: Option<&str>, s
         Some(split) if has(&found, split) => found.retain(|path| parts(path).contains(split)),
         Some(split) => {
             let known = SPLITS.iter().copied().filter(|split| has(&found, split)).collect::<Vec<_>>().join(", ");
-            let known = if known.is_empty() { "its tables name none: leave `split` out".to_owned() } else { format!("there is: {known}") };
-            return wrong(format!("there is no split `{split}`"), known);
+            let known =
+                if known.is_empty() { "its tables have no splits: remove `split`".to_owned() } else { format!("available: {known}") };
+            return wrong(format!("no split `{split}`"), known);
         }
         None if patterns.is_empty() && has(&found, "train") => found.retain(|path| parts(path).contains("train")),
         None => {}
     }
-    // Several configurations are several data sets; which one is meant, nobody but the user knows.
+    // Several configurations are several datasets; only the user knows which one is wanted.
     let folder = |path: &&str| path.split('/').find(|part| !SPLITS.contains(part) && !["data", "audio"].contains(part)).map(str::to_owned);
     let folders: BTreeSet<String> =
         found.iter().filter(|path| path.contains('/')).filter_map(folder).filter(|part| !part.contains('.')).collect();
     if config.is_none() && patterns.is_empty() && place.reader().is_some() && folders.len() > 1 {
         let known = folders.iter().map(String::as_str).collect::<Vec<_>>();
-        return wrong("there are several configurations".to_owned(), format!("name one in `config`: {}", few(&known)));
+        return wrong("several configurations".to_owned(), format!("set `config` to one of: {}", few(&known)));
     }
     Ok(found.into_iter().map(str::to_owned).collect())
 }

@@ -1,34 +1,34 @@
-//! What a row of somebody's table says, whatever they call it.
+//! Maps table rows with varying column names to clips.
 
 use super::Columns;
 use crate::data::table;
 
-/// A sound as a Parquet file has it.
+/// Audio of a row: embedded bytes, a file path, or both.
 #[derive(Clone, Debug)]
 pub(super) struct Sound {
     pub(super) bytes: Option<Vec<u8>>,
     pub(super) path: Option<String>,
 }
 
-/// The columns of a row.
+/// The cells of a row by column name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cells {
     pub(super) texts: Vec<(String, String)>,
     pub(super) sounds: Vec<(String, Sound)>,
 }
 
-/// A clip that may be taken.
+/// A row as a candidate clip.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
-    /// Where it stands, in words.
+    /// Table and line or row, for results and messages.
     pub(super) place: String,
     pub(super) sound: Sound,
     pub(super) text: Option<String>,
     pub(super) language: Option<String>,
     pub(super) speaker: Option<String>,
-    /// How long the row says the clip is.
+    /// Duration of the clip in seconds, according to the row.
     pub(super) seconds: Option<f64>,
-    /// Where in the file the clip begins.
+    /// Start of the clip in its audio file, in seconds.
     pub(super) offset: Option<f64>,
 }
 
@@ -54,10 +54,11 @@ pub(super) fn is_read(columns: &Columns, name: &str) -> bool {
 }
 
 impl Row {
+    /// Reads a row; `columns` overrides the usual column names.
     pub(super) fn new(place: String, cells: Cells, columns: &Columns) -> Self {
         let text = |own: &Option<String>, accepted: &[&str]| {
             let get = |wanted: &str| {
-                // Tables have their column names in small letters.
+                // `table` lowercases column names.
                 let named = |(name, _): &&(String, String)| name == wanted || *name == wanted.to_lowercase();
                 cells.texts.iter().find(named).map(|(_, text)| text.trim().to_owned()).filter(|text| !text.is_empty())
             };

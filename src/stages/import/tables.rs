@@ -1,4 +1,4 @@
-//! The rows of tables, in their order or in a seeded one.
+//! Iterates over the rows of tables, in order or in a seeded random order.
 
 use super::place::Place;
 use super::rows::{Cells, Row, is_read};
@@ -12,14 +12,14 @@ use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
 
-/// What is read at once of a table that is too large to be read as a whole.
+/// Block size in bytes for streaming a large table.
 const BLOCK: u64 = 1 << 20;
-/// A manifest of JSON lines larger than this is read block by block.
+/// JSON Lines manifests larger than this are streamed in blocks.
 const SHORT: u64 = 4 << 20;
-/// A table up to this size is read as a whole where rows of all of it are chosen from.
+/// Maximum size of a table for random sampling, which reads the whole table.
 const WHOLE: u64 = 64 << 20;
 
-/// Gives the rows of all tables to `each` with the table they are of, until that says it is enough.
+/// Passes the rows of all tables, with the name of their table, to `each` until that returns `false`.
 pub(super) fn each_row(
     place: &Place,
     tables: &[String],
@@ -53,8 +53,8 @@ pub(super) fn each_row(
         let mut all = Vec::new();
         for table in tables {
             if place.size(table) > WHOLE {
-                return Err(Error::new(format!("`{table}` of `{}` is too large to choose from all its rows", place.name))
-                    .hint("leave `pick` out to take the first, or name a smaller table with `files`"));
+                return Err(Error::new(format!("`{table}` of `{}` is too large for random sampling", place.name))
+                    .hint("remove `pick` to take the first rows, or name a smaller table in `files`"));
             }
             all.extend(whole(place, table, columns, scratch)?.into_iter().map(|row| (table, row)));
         }
@@ -86,8 +86,9 @@ pub(super) fn each_row(
     Ok(())
 }
 
+/// Reads a whole table.
 fn whole(place: &Place, table: &str, columns: &Columns, scratch: &Path) -> Result<Vec<Row>> {
-    // NeMo calls manifests of JSON lines `.json`.
+    // NeMo names JSON Lines manifests `.json`.
     let ending = Path::new(table).extension().and_then(|ending| ending.to_str()).unwrap_or_default().replace("ndjson", "jsonl");
     let ending = if ending == "json" { "jsonl" } else { &ending };
     let copy = scratch.join(format!("table.{ending}"));
@@ -97,7 +98,7 @@ fn whole(place: &Place, table: &str, columns: &Columns, scratch: &Path) -> Resul
     Ok(rows?.iter().map(|row| Row::new(format!("{} {table}:{}", place.name, row.line), row.into(), columns)).collect())
 }
 
-/// The rows of a large manifest of JSON lines, a block of it at a time.
+/// Streams the rows of a large JSON Lines manifest. Returns whether `each` wants more.
 fn streamed(place: &Place, table: &str, columns: &Columns, each: &mut dyn FnMut(&str, Row) -> Result<bool>) -> Result<bool> {
     let (size, mut from, mut number) = (place.size(table), 0, 0);
     let mut rest = Vec::new();

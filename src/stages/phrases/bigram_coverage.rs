@@ -1,17 +1,17 @@
-//! Few sentences that together have as many different sounds as can be had, as far as letters tell sounds.
+//! Greedy selection of sentences for letter-bigram coverage: a few sentences that cover many sounds, with letters as a proxy for sounds.
 
 use crate::data::phrase::PhraseRow;
 use std::collections::BTreeSet;
 
-/// So many phrases, each chosen because it has the most pairs of letters that those before it lack; by their places in the list.
+/// Greedily selects `count` phrases: each adds the most letter pairs not covered yet. Returns sorted indices.
 pub(super) fn choose(phrases: &[PhraseRow], count: usize) -> Vec<usize> {
     let mut left: Vec<(usize, BTreeSet<(char, char)>)> = phrases.iter().map(|phrase| pairs(&phrase.text)).enumerate().collect();
     let mut covered = BTreeSet::new();
     let mut chosen = Vec::new();
     while chosen.len() < count && !left.is_empty() {
-        // Of those with as many, the first: the list is in a seeded order.
-        let news = |pairs: &BTreeSet<(char, char)>| pairs.difference(&covered).count();
-        let best = left.iter().enumerate().map(|(place, (_, pairs))| (news(pairs), std::cmp::Reverse(place))).max();
+        // Ties go to the first phrase: the list is in a seeded random order.
+        let new_pairs = |pairs: &BTreeSet<(char, char)>| pairs.difference(&covered).count();
+        let best = left.iter().enumerate().map(|(place, (_, pairs))| (new_pairs(pairs), std::cmp::Reverse(place))).max();
         let Some((_, std::cmp::Reverse(place))) = best else { break };
         let (index, pairs) = left.remove(place);
         covered.extend(pairs);
@@ -21,7 +21,7 @@ pub(super) fn choose(phrases: &[PhraseRow], count: usize) -> Vec<usize> {
     chosen
 }
 
-/// The pairs of neighbouring letters, beginnings and ends of words among them.
+/// The letter bigrams of a text, including word starts and ends.
 fn pairs(text: &str) -> BTreeSet<(char, char)> {
     let letter = |letter: char| if letter.is_alphabetic() { letter } else { ' ' };
     let letters: Vec<char> = std::iter::once(' ').chain(text.to_lowercase().chars().map(letter)).collect();
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_yet_is_chosen() {
+    fn sentences_with_new_bigrams_are_selected() {
         let phrase = |text: &str| PhraseRow { id: String::new(), text: text.into(), language: "en".into(), source: String::new() };
         let phrases = ["aba ab", "abab ba", "xyz uvw"].map(phrase);
         assert_eq!(choose(&phrases, 2), [1, 2]);

@@ -1,6 +1,6 @@
-//! Sentences out of any data set on the Hub that its viewer shows, by the rows it gives (datasets-server).
+//! Reads sentences from any dataset on the Hub that the dataset viewer supports, through the datasets-server API (`/rows`).
 //!
-//! It gives a hundred rows at a time, and limits how often it may be asked: where a data set has Granary's layout, that is the better way.
+//! The API returns 100 rows per request and is rate-limited; prefer `source = "granary"` for datasets with Granary's layout.
 
 use super::filters::FilterStats;
 use super::{Choice, Phrases, granary};
@@ -15,17 +15,18 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 
-/// Where the viewer of the Hub is.
+/// URL of the Hub's datasets-server.
 pub(super) const SERVER: &str = "https://datasets-server.huggingface.co";
-/// Rows it gives at once.
+/// Rows per request.
 const PAGE: u64 = 100;
-/// Most pages that are asked for.
+/// Maximum number of requested pages.
 const PAGES: usize = 40;
 
 impl Phrases {
-    /// Reads pages in a seeded order until there are as many fit sentences as `wanted`.
-    pub(super) fn rows(&self, cx: &Context, sieve: &mut FilterStats, wanted: usize) -> Result<Choice> {
-        let needed = |name: &str| Error::new(format!("`source = \"rows\"` needs `{name}`")).kind(ErrorKind::InvalidInput).hint("add it");
+    /// Reads pages in a seeded random order until there are `wanted` suitable sentences.
+    pub(super) fn rows(&self, cx: &Context, filter: &mut FilterStats, wanted: usize) -> Result<Choice> {
+        let needed =
+            |name: &str| Error::new(format!("`source = \"rows\"` needs `{name}`")).kind(ErrorKind::InvalidInput).hint("set it in `with`");
         let repository = hub::dataset(self.repo.as_deref().ok_or_else(|| needed("repo"))?, self.revision.as_deref())?;
         let config = self.config.as_deref().unwrap_or("default");
         let split = self.split.as_deref().unwrap_or("train");
@@ -36,12 +37,12 @@ impl Phrases {
             let (page, commit) = reader.rows(server, config, split, number * PAGE, PAGE)?;
             match commit {
                 Some(commit) if commit != reader.commit() => Err(Error::new(format!(
-                    "`{server}` has the commit {commit} of `{}`, and {} is asked for",
+                    "`{server}` has commit {commit} of `{}`, not the requested {}",
                     repository.id(),
                     reader.commit()
                 ))
                 .environment()
-                .hint("wait until it has the newest one, or pin the one it has with `revision`")),
+                .hint("wait until the server has the newest commit, or set `revision` to the commit it has")),
                 _ => Ok(page),
             }
         };
@@ -62,9 +63,9 @@ impl Phrases {
                 let place = || format!("{} {config}/{split} row {index}", reader.name());
                 let empty = Map::new();
                 match granary::read(row["row"].as_object().unwrap_or(&empty), self.column.as_deref(), place) {
-                    Err(reason) => sieve.reject(reason, &format!("row {index}")),
+                    Err(reason) => filter.reject(reason, &format!("row {index}")),
                     Ok(found) => {
-                        if let Some(text) = sieve.pass(&found) {
+                        if let Some(text) = filter.pass(&found) {
                             phrases.push(self.by_text(text, found.place));
                         }
                     }
@@ -74,7 +75,7 @@ impl Phrases {
         }
         if rows == 0 {
             return Err(Error::new(format!("`{server}` has no rows of `{}` (`{config}`, `{split}`)", reader.name()))
-                .hint("check `config` and `split` on the page of the data set"));
+                .hint("check `config` and `split` on the Hub page of the dataset"));
         }
         let licence = reader.licence()?;
         let about = json!({ "repository": repository.id(), "commit": reader.commit(), "licence": licence, "config": config, "split": split, "rows_read": rows, "rows": total });

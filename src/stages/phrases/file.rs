@@ -1,4 +1,4 @@
-//! Sentences in a file: one a line, or a column of a table.
+//! Reads sentences from a file: one per line (.txt), or a column of a table (.csv, .tsv, .jsonl).
 
 use super::Phrases;
 use crate::data::phrase::PhraseRow;
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 impl Phrases {
-    /// One sentence a line; ids are counted over the sentences, not the lines, so that empty lines do not matter.
+    /// Reads one sentence per line. Ids count sentences, not lines, so empty lines do not matter.
     pub(super) fn lines(&self, text: &str, source: impl Fn(usize) -> String) -> Vec<PhraseRow> {
         let lines = text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         lines.enumerate().map(|(index, (line, text))| self.phrase(None, index, text, source(line + 1))).collect()
@@ -20,6 +20,7 @@ impl Phrases {
         PhraseRow { id, text: text.split_whitespace().collect::<Vec<_>>().join(" "), language: self.language.clone(), source }
     }
 
+    /// Reads a file; `written` is its path as written in the settings.
     pub(super) fn read(&self, path: &Path, written: &Path) -> Result<Vec<PhraseRow>> {
         let shown = written.display();
         let source = |line: usize| format!("{shown}, line {line}");
@@ -37,8 +38,8 @@ impl Phrases {
             let id = row.get("id");
             if let Some(id) = id {
                 if crate::data::text::safe_name(id) != id {
-                    return Err(Error::new(format!("{place}: the id `{id}` cannot be a file name"))
-                        .hint("use only letters, digits, `-`, `_` and `.` in ids"));
+                    return Err(Error::new(format!("{place}: the id `{id}` is not a valid file name"))
+                        .hint("use only letters, digits, `-`, `_` and `.`"));
                 }
                 if let Some(first) = ids.insert(id.to_lowercase(), row.line) {
                     return Err(Error::new(format!("{place}: the id `{id}` is already used on line {first}"))

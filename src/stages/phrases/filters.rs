@@ -1,4 +1,4 @@
-//! Which sentences are fit to be read aloud, and why the others are not.
+//! Filters for sentences to read aloud: length, characters, completeness and near-duplicates, with rejection statistics.
 
 use super::languages::Language;
 use super::{SettingError, languages};
@@ -8,28 +8,28 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use unicode_normalization::UnicodeNormalization;
 
-/// What a sentence must be like to be chosen. Besides, it must be one whole sentence in the letters of the language, without addresses,
-/// brackets and other signs nobody knows how to read, and none that is almost the same may have been chosen.
+/// Criteria for sentences. In addition, a sentence must be complete, in the script of the language, without addresses, brackets or other
+/// symbols that cannot be read aloud, and not a near-duplicate of an accepted one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Filters {
-    /// Fewest words.
+    /// Minimum number of words.
     pub min_words: usize,
-    /// Most words.
+    /// Maximum number of words.
     pub max_words: usize,
-    /// Fewest characters.
+    /// Minimum number of characters.
     pub min_chars: usize,
-    /// Most characters.
+    /// Maximum number of characters.
     pub max_chars: usize,
-    /// Shortest duration in seconds, where the source tells how long the sentence took to say.
+    /// Minimum duration in seconds, if the source gives the duration of the spoken sentence.
     pub min_seconds: f64,
-    /// Longest duration in seconds, where the source tells it.
+    /// Maximum duration in seconds, if the source gives it.
     pub max_seconds: f64,
-    /// Whether digits may be in a sentence; people read them in different ways.
+    /// Allow digits. Default: reject them, because they can be read in several ways.
     pub digits: bool,
-    /// Most sentences of one recording, where the source tells which recording it is.
+    /// Maximum number of sentences from one recording, if the source names the recording.
     pub per_source: usize,
-    /// Words that must not be in a sentence, in small letters.
+    /// Words that must not appear in a sentence; case does not matter.
     pub without: Vec<String>,
 }
 
@@ -49,19 +49,20 @@ impl Default for Filters {
     }
 }
 
-/// A sentence that was found, with what its source tells of it.
+/// A candidate sentence with facts from its source.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     pub(super) text: String,
-    /// Where it is, in words.
+    /// Location in the source, for results.
     pub(super) place: String,
+    /// Duration in seconds.
     pub(super) seconds: Option<f64>,
     pub(super) language: Option<String>,
-    /// The recording it is from.
+    /// Id of the recording it is from.
     pub(super) recording: Option<String>,
 }
 
-/// Lets the sentences through that are fit, and counts the others.
+/// Applies the filters and counts rejected sentences by reason.
 pub(super) struct FilterStats<'a> {
     filters: &'a Filters,
     code: &'a str,
@@ -69,14 +70,15 @@ pub(super) struct FilterStats<'a> {
     without: Vec<String>,
     texts: BTreeMap<String, ()>,
     beginnings: BTreeMap<String, ()>,
-    /// Which of the kept sentences have three words in a row; and how many such rows each has.
+    /// Word trigram (hashed) → indices of the accepted sentences that contain it.
     rows: HashMap<u64, Vec<usize>>,
+    /// Number of distinct trigrams of each accepted sentence.
     sizes: Vec<usize>,
     recordings: BTreeMap<String, usize>,
     rejected: BTreeMap<&'static str, Rejected>,
 }
 
-/// What was left out for one reason.
+/// Sentences rejected for one reason.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Rejected {
     count: usize,
@@ -84,37 +86,42 @@ pub(super) struct Rejected {
     examples: Vec<String>,
 }
 
-/// How many examples are kept of each reason.
+/// Number of examples kept per reason.
 const EXAMPLES: usize = 3;
-/// From which share of equal rows of three words on two sentences count as almost the same.
+/// Jaccard similarity of word trigrams above which two sentences are near-duplicates.
 const ALIKE: f64 = 0.8;
-/// Which share of a sentence has to be letters and spaces.
+/// Minimum fraction of letters and spaces in a sentence.
 const LETTERS: f64 = 0.85;
 
 impl Filters {
-    /// What cannot work.
-    pub(super) fn check(&self, complaints: &mut Vec<SettingError>) {
+    /// Checks the criteria.
+    pub(super) fn check(&self, errors: &mut Vec<SettingError>) {
         let mut wrong = |name: &str, message: String, hint: &str| {
-            complaints.push(SettingError::new(&format!("filters.{name}"), message).hint(hint));
+            errors.push(SettingError::new(&format!("filters.{name}"), message).hint(hint));
         };
         if self.max_words < self.min_words.max(1) {
-            wrong("max_words", format!("no sentence has between {} and {} words", self.min_words, self.max_words), "write a larger number");
+            wrong(
+                "max_words",
+                format!("`min_words` {} and `max_words` {} exclude every sentence", self.min_words, self.max_words),
+                "write a larger number",
+            );
         }
         if self.max_chars < self.min_chars.max(1) {
-            let message = format!("no sentence has between {} and {} characters", self.min_chars, self.max_chars);
+            let message = format!("`min_chars` {} and `max_chars` {} exclude every sentence", self.min_chars, self.max_chars);
             wrong("max_chars", message, "write a larger number");
         }
         if !(self.min_seconds >= 0.0 && self.max_seconds > self.min_seconds) {
-            let message = format!("no sentence takes between {} and {} seconds", self.min_seconds, self.max_seconds);
-            wrong("max_seconds", message, "write a `max_seconds` above `min_seconds`");
+            let message = format!("`min_seconds` {} and `max_seconds` {} exclude every sentence", self.min_seconds, self.max_seconds);
+            wrong("max_seconds", message, "set `max_seconds` above `min_seconds`");
         }
         if self.per_source == 0 {
-            wrong("per_source", "no sentence of any recording may be chosen".to_owned(), "write a number above 0");
+            wrong("per_source", "`per_source` must be at least 1".to_owned(), "write a number above 0");
         }
     }
 }
 
 impl<'a> FilterStats<'a> {
+    /// Starts without accepted sentences; `code` is the language code.
     pub(super) fn new(filters: &'a Filters, code: &'a str) -> Self {
         Self {
             filters,
@@ -130,10 +137,10 @@ impl<'a> FilterStats<'a> {
         }
     }
 
-    /// The sentence in one form, if it is fit.
+    /// Returns the sentence with normalized whitespace and in NFC if it passes all filters; otherwise counts the rejection.
     pub(super) fn pass(&mut self, found: &Found) -> Option<String> {
         let text = found.text.split_whitespace().collect::<Vec<_>>().join(" ").nfc().collect::<String>();
-        match self.looks(&text, found).and_then(|()| self.is_new(&text, found)) {
+        match self.check_sentence(&text, found).and_then(|()| self.check_new(&text, found)) {
             Ok(()) => Some(text),
             Err(reason) => {
                 self.reject(reason, &text);
@@ -142,7 +149,7 @@ impl<'a> FilterStats<'a> {
         }
     }
 
-    /// Counts something that was left out.
+    /// Counts a rejection.
     pub(super) fn reject(&mut self, reason: &'static str, example: &str) {
         let rejected = self.rejected.entry(reason).or_default();
         rejected.count += 1;
@@ -151,20 +158,20 @@ impl<'a> FilterStats<'a> {
         }
     }
 
-    /// What was left out, by reason.
+    /// Rejected sentences by reason.
     pub(super) fn rejected(&self) -> &BTreeMap<&'static str, Rejected> {
         &self.rejected
     }
 
-    /// The most frequent reasons, in words.
+    /// The most frequent rejection reasons, for a message.
     pub(super) fn reasons(&self) -> String {
         let mut reasons: Vec<_> = self.rejected.iter().map(|(reason, rejected)| (rejected.count, *reason)).collect();
         reasons.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
         reasons.iter().take(4).map(|(count, reason)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether the sentence by itself can be read aloud.
-    fn looks(&self, text: &str, found: &Found) -> Result<(), &'static str> {
+    /// Checks a sentence on its own. The error is the reason for rejection.
+    fn check_sentence(&self, text: &str, found: &Found) -> Result<(), &'static str> {
         let filters = self.filters;
         let foreign = |language: &str| {
             let code = language.split(['-', '_']).next().unwrap_or_default();
@@ -208,8 +215,8 @@ impl<'a> FilterStats<'a> {
         self.without.iter().any(|word| padded.contains(&format!(" {word} ")))
     }
 
-    /// Whether nothing like it was let through before; if so, it counts from now on.
-    fn is_new(&mut self, text: &str, found: &Found) -> Result<(), &'static str> {
+    /// Checks that a sentence is no (near-)duplicate of an accepted one, and accepts it.
+    fn check_new(&mut self, text: &str, found: &Found) -> Result<(), &'static str> {
         let plain = normalised(text);
         let words: Vec<&str> = plain.split_whitespace().collect();
         if self.texts.contains_key(&plain) {
@@ -249,7 +256,7 @@ impl<'a> FilterStats<'a> {
     }
 }
 
-/// Whether a sentence ends before the text does.
+/// Whether the text has more than one sentence.
 fn several(text: &str, ending: impl Fn(char) -> bool) -> bool {
     let mut letters = text.chars().peekable();
     while let Some(letter) = letters.next() {
@@ -260,11 +267,13 @@ fn several(text: &str, ending: impl Fn(char) -> bool) -> bool {
     false
 }
 
+/// Whether a word of more than four letters is in capitals.
 fn shouted(word: &str) -> bool {
     let letters = || word.chars().filter(|letter| letter.is_alphabetic());
     letters().count() > 4 && letters().all(char::is_uppercase)
 }
 
+/// First 8 bytes of the BLAKE3 hash.
 fn hash(text: &str) -> u64 {
     let hash = blake3::hash(text.as_bytes());
     hash.as_bytes()[..8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
@@ -281,7 +290,7 @@ mod tests {
     #[test]
     fn each_reason_has_its_sentence() {
         let filters = Filters { without: vec!["Blasted".into()], ..Filters::default() };
-        let mut sieve = FilterStats::new(&filters, "en");
+        let mut filter = FilterStats::new(&filters, "en");
         let long = format!("It {}goes on.", "very very ".repeat(12));
         for (text, reason) in [
             ("  ", "empty"),
@@ -299,17 +308,17 @@ mod tests {
             ("He told me NEVER to do that.", "in capitals"),
             ("That blasted thing is broken.", "with unwanted words"),
         ] {
-            assert_eq!(sieve.pass(&found(text)), None, "{text}");
-            let rejected = sieve.rejected().get(reason);
-            assert!(rejected.is_some_and(|it| it.examples.last().is_some_and(|it| it == text.trim())), "{text}: {:?}", sieve.rejected());
+            assert_eq!(filter.pass(&found(text)), None, "{text}");
+            let rejected = filter.rejected().get(reason);
+            assert!(rejected.is_some_and(|it| it.examples.last().is_some_and(|it| it == text.trim())), "{text}: {:?}", filter.rejected());
         }
-        assert_eq!(sieve.pass(&found("  The rain\thas stopped now. ")).as_deref(), Some("The rain has stopped now."));
-        assert_eq!(sieve.pass(&found("The rain has stopped, now!")), None);
-        assert!(sieve.pass(&found("I would not say that it is wrong at all.")).is_some());
-        assert_eq!(sieve.pass(&found("I would not say that it rained.")), None);
-        assert!(sieve.pass(&found("Is it the cat that sat on the mat by the door of a red house?")).is_some());
-        assert_eq!(sieve.pass(&found("So is it the cat that sat on the mat by the door of a red house?")), None);
-        let reasons = sieve.rejected();
+        assert_eq!(filter.pass(&found("  The rain\thas stopped now. ")).as_deref(), Some("The rain has stopped now."));
+        assert_eq!(filter.pass(&found("The rain has stopped, now!")), None);
+        assert!(filter.pass(&found("I would not say that it is wrong at all.")).is_some());
+        assert_eq!(filter.pass(&found("I would not say that it rained.")), None);
+        assert!(filter.pass(&found("Is it the cat that sat on the mat by the door of a red house?")).is_some());
+        assert_eq!(filter.pass(&found("So is it the cat that sat on the mat by the door of a red house?")), None);
+        let reasons = filter.rejected();
         for reason in ["repeated", "beginning like another", "almost like another"] {
             assert_eq!(reasons[reason].count, 1, "{reason}: {reasons:?}");
         }
@@ -318,17 +327,17 @@ mod tests {
     #[test]
     fn what_the_source_tells_counts() {
         let filters = Filters::default();
-        let mut sieve = FilterStats::new(&filters, "de");
+        let mut filter = FilterStats::new(&filters, "de");
         let text = |number: &str| Found { recording: Some("a".into()), ..found(&format!("Heute regnet es {number} in Berlin.")) };
-        assert!(sieve.pass(&text("wieder")).is_some() && sieve.pass(&text("kräftig")).is_some());
-        assert_eq!(sieve.pass(&text("überall")), None);
+        assert!(filter.pass(&text("wieder")).is_some() && filter.pass(&text("kräftig")).is_some());
+        assert_eq!(filter.pass(&text("überall")), None);
         let with = |seconds, language: &str| Found {
             seconds: Some(seconds),
             language: Some(language.into()),
             ..found("Morgen scheint wohl die Sonne.")
         };
-        assert_eq!((sieve.pass(&with(1.0, "de")), sieve.pass(&with(40.0, "de")), sieve.pass(&with(3.0, "nl"))), (None, None, None));
-        assert!(sieve.pass(&with(3.0, "de-DE")).is_some());
-        assert_eq!(sieve.rejected().len(), 4, "{:?}", sieve.rejected());
+        assert_eq!((filter.pass(&with(1.0, "de")), filter.pass(&with(40.0, "de")), filter.pass(&with(3.0, "nl"))), (None, None, None));
+        assert!(filter.pass(&with(3.0, "de-DE")).is_some());
+        assert_eq!(filter.rejected().len(), 4, "{:?}", filter.rejected());
     }
 }

@@ -1,7 +1,7 @@
-//! Sentences out of NVIDIA Granary, or a data set laid out like it: `{language}/{corpus}/{language}_asr*.jsonl` on the Hub.
+//! Reads sentences from NVIDIA Granary, or a dataset with the same layout: `{language}/{corpus}/{language}_asr*.jsonl` on the Hub.
 //!
-//! A manifest there may have gigabytes. Blocks of it are read at places that the seed chooses, in turn from every corpus, until there
-//! are enough sentences. What a block begins and ends with is cut off in the middle of a line and is left out.
+//! Manifests may have gigabytes, so random blocks (chosen by the seed) are read, round-robin over the corpora, until there are enough
+//! sentences. Incomplete lines at both ends of a block are skipped.
 
 use super::filters::{FilterStats, Found};
 use super::{Choice, Phrases};
@@ -16,20 +16,20 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where Granary is.
+/// Hub id of Granary.
 pub(super) const REPOSITORY: &str = "nvidia/Granary";
-/// What is read at once.
+/// Size of a block in bytes.
 const BLOCK: u64 = 64 << 10;
-/// Most that is read of all manifests together.
+/// Maximum number of bytes read from all manifests together.
 const MOST: u64 = 4 << 20;
-/// Sentences of one block are at most this part of all that are wanted, as long as there are other blocks.
+/// One block contributes at most 1/`SHARE` of the wanted sentences, as long as other blocks have enough.
 const SHARE: usize = 4;
 
 const TEXT: &[&str] = &["text", "transcript", "transcription", "sentence"];
 const LANGUAGE: &[&str] = &["source_lang", "lang", "language"];
 const RECORDING: &[&str] = &["original_source_id", "source_id", "video_id"];
 
-/// A corpus with its manifests, and which of their blocks were read.
+/// A corpus with its manifests and the blocks read so far.
 struct Corpus {
     name: String,
     manifests: Vec<RepoEntry>,
@@ -38,11 +38,12 @@ struct Corpus {
 }
 
 impl Corpus {
+    /// Total number of blocks.
     fn blocks(&self) -> u64 {
         self.manifests.iter().map(|manifest| manifest.size.div_ceil(BLOCK)).sum()
     }
 
-    /// A block that was not read yet, any of them with the same chance; none when all were.
+    /// Picks a random unread block (manifest and offset); `None` if all blocks were read.
     fn next(&mut self, random: &mut ChaCha8Rng) -> Option<(RepoEntry, u64)> {
         let blocks = self.blocks();
         if self.read.len() as u64 >= blocks {
@@ -65,8 +66,8 @@ impl Corpus {
 }
 
 impl Phrases {
-    /// Reads blocks until there are as many fit sentences as `wanted`.
-    pub(super) fn granary(&self, cx: &Context, sieve: &mut FilterStats, wanted: usize) -> Result<Choice> {
+    /// Reads blocks until there are `wanted` suitable sentences.
+    pub(super) fn granary(&self, cx: &Context, filter: &mut FilterStats, wanted: usize) -> Result<Choice> {
         let repository = hub::dataset(self.repo.as_deref().unwrap_or(REPOSITORY), self.revision.as_deref())?;
         let stopped = || cx.stopping();
         let reader = RepoReader::open(&repository, Network::unless(false), &stopped)?;
@@ -93,11 +94,11 @@ impl Phrases {
                 let found = match found(line, || format!("{} {} byte {}", reader.name(), manifest.path, from + at as u64)) {
                     Ok(found) => found,
                     Err(reason) => {
-                        sieve.reject(reason, &String::from_utf8_lossy(line));
+                        filter.reject(reason, &String::from_utf8_lossy(line));
                         continue;
                     }
                 };
-                if let Some(text) = sieve.pass(&found) {
+                if let Some(text) = filter.pass(&found) {
                     of_block += 1;
                     let list = if of_block <= most_of_block { &mut chosen } else { &mut spare };
                     list.push((self.by_text(text, found.place), corpora[place].name.clone()));
@@ -106,22 +107,22 @@ impl Phrases {
         }
         let rows: usize = corpora.iter().map(|corpus| corpus.rows).sum();
         if rows == 0 {
-            return Err(Error::new(format!("no line of the manifests for `{}` in `{}` can be read", self.language, reader.name())));
+            return Err(Error::new(format!("no readable line in the manifests for `{}` in `{}`", self.language, reader.name())));
         }
         chosen.extend(spare);
         let licence = reader.licence()?;
-        let told = |corpus: &Corpus| {
+        let describe = |corpus: &Corpus| {
             let manifests: Vec<Value> =
                 corpus.manifests.iter().map(|manifest| json!({ "path": manifest.path, "bytes": manifest.size })).collect();
             (corpus.name.clone(), json!({ "rows": corpus.rows, "manifests": manifests, "licence": licence }))
         };
-        let corpora: Map<String, Value> = corpora.iter().map(told).collect();
+        let corpora: Map<String, Value> = corpora.iter().map(describe).collect();
         let about = json!({ "repository": repository.id(), "commit": reader.commit(), "licence": licence, "bytes_read": bytes, "rows_read": rows, "corpora": corpora });
         let (phrases, corpora) = chosen.into_iter().unzip();
         Ok(Choice { phrases, corpora, about, from: format!("{} of `{}`", count(rows, "row"), reader.name()) })
     }
 
-    /// The manifests of the language, by corpus.
+    /// Lists the manifests of the language by corpus.
     fn corpora(&self, reader: &RepoReader) -> Result<Vec<Corpus>> {
         let language = &self.language;
         let missing = |message: String, hint: String| Err(Error::new(message).kind(ErrorKind::InvalidInput).hint(hint));
@@ -130,8 +131,8 @@ impl Phrases {
             let known: Vec<&str> =
                 folders.iter().filter(|entry| entry.folder && entry.path.len() == 2).map(|entry| entry.path.as_str()).collect();
             return missing(
-                format!("`{}` has nothing in the language `{language}`", reader.name()),
-                format!("it has: {}; for others use `source = \"embedded\"`, or a file of your own", known.join(", ")),
+                format!("`{}` does not have the language `{language}`", reader.name()),
+                format!("available: {}; for others use `source = \"embedded\"` or `\"file\"`", known.join(", ")),
             );
         };
         let mut corpora: BTreeMap<&str, Vec<RepoEntry>> = BTreeMap::new();
@@ -149,14 +150,14 @@ impl Phrases {
         if corpora.is_empty() {
             return missing(
                 format!("`{}` has no manifest `{language}/CORPUS/{stem}*.jsonl`", reader.name()),
-                "name a data set laid out like nvidia/Granary, or use another `source`".to_owned(),
+                "name a dataset with the layout of nvidia/Granary, or use another `source`".to_owned(),
             );
         }
         let known = corpora.keys().copied().collect::<Vec<_>>().join(", ");
         if let Some(wanted) = &self.corpus {
             corpora.retain(|corpus, _| corpus == wanted);
             if corpora.is_empty() {
-                return missing(format!("`{}` has no corpus `{wanted}` for `{language}`", reader.name()), format!("it has: {known}"));
+                return missing(format!("`{}` has no corpus `{wanted}` for `{language}`", reader.name()), format!("available: {known}"));
             }
         }
         let corpus =
@@ -165,13 +166,13 @@ impl Phrases {
     }
 }
 
-/// The whole lines of a block with their places in it.
+/// The complete lines of a block with their offsets.
 fn lines(block: &[u8], cut_before: bool, cut_behind: bool) -> Vec<(usize, &[u8])> {
     let mut found = Vec::new();
     let mut at = 0;
     for (index, line) in block.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let whole = line.ends_with(b"\n") || !cut_behind;
-        // Whether the byte before a block was the end of a line is not known.
+        // It is unknown whether the byte before the block ended a line.
         if whole && (index > 0 || !cut_before) && !line.trim_ascii().is_empty() {
             found.push((at, line.trim_ascii()));
         }
@@ -180,13 +181,13 @@ fn lines(block: &[u8], cut_before: bool, cut_behind: bool) -> Vec<(usize, &[u8])
     found
 }
 
-/// A row of a manifest; only the text has to be there.
+/// Parses a row of a manifest; only the text is required.
 fn found(line: &[u8], place: impl FnOnce() -> String) -> Result<Found, &'static str> {
     let row: Map<String, Value> = serde_json::from_slice(line).map_err(|_| "no JSON object")?;
     read(&row, None, place)
 }
 
-/// What a row says, whatever the columns are called.
+/// Reads a row with any of the usual column names; `column` overrides the one of the text.
 pub(super) fn read(row: &Map<String, Value>, column: Option<&str>, place: impl FnOnce() -> String) -> Result<Found, &'static str> {
     let text = |names: &[&str]| names.iter().find_map(|name| row.get(*name)?.as_str()).map(str::to_owned);
     let sentence = match column {
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_lines_count() {
+    fn only_complete_lines_are_read() {
         let block = b"xx\n{1}\n\n{2}\nyy";
         let shown = |before, behind| -> Vec<(usize, &str)> {
             lines(block, before, behind).into_iter().map(|(at, line)| (at, std::str::from_utf8(line).unwrap())).collect()

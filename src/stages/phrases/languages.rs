@@ -1,29 +1,29 @@
-//! The languages phrases are kept in: what people call them, what they are written with, and the packs inside the program.
+//! Languages of phrases: codes, names, scripts and embedded packs.
 
 use crate::data::text::closest;
 use serde_json::{Value, json};
 
 /// A language.
 pub(super) struct Language {
-    /// ISO 639-1.
+    /// ISO 639-1 code.
     pub(super) code: &'static str,
-    /// The names people may type instead of the code: the English one first, then its own.
+    /// Names that users may type instead of the code: the English name first, then the native one.
     names: &'static [&'static str],
     script: Script,
-    /// Original sentences, written for this program, if there are any.
+    /// Original sentences written for this program, if there are any.
     pub(super) pack: Option<Pack>,
 }
 
-/// Sentences inside the program.
+/// Embedded sentences.
 #[derive(Clone, Copy)]
 pub(super) struct Pack {
-    /// One a line.
+    /// One sentence per line.
     pub(super) text: &'static str,
-    /// Raised when the sentences change, so that results say which ones they are from.
+    /// Version number, raised when the sentences change; results record it.
     pub(super) version: u32,
 }
 
-/// What a language is written with.
+/// Script of a language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Script {
     Latin,
@@ -43,7 +43,7 @@ macro_rules! languages {
     };
 }
 
-/// Version 0 is none.
+/// Version 0 means no pack.
 macro_rules! pack {
     ($code:literal 0) => {
         None
@@ -53,7 +53,7 @@ macro_rules! pack {
     };
 }
 
-/// Those of Granary, and Hindi. The number is the version of the pack.
+/// The languages of Granary, and Hindi. The number is the version of the pack.
 pub(super) const LANGUAGES: &[Language] = languages! {
     "bg" Cyrillic ["bulgarian", "български"], 1;
     "cs" Latin ["czech", "čeština", "česky"], 1;
@@ -83,7 +83,7 @@ pub(super) const LANGUAGES: &[Language] = languages! {
     "uk" Cyrillic ["ukrainian", "українська"], 1;
 };
 
-/// The language of a code.
+/// Looks up a language by code.
 pub(super) fn of(code: &str) -> Option<&'static Language> {
     LANGUAGES.iter().find(|language| language.code == code)
 }
@@ -93,13 +93,13 @@ pub(super) fn pack(code: &str) -> Option<Pack> {
     of(code)?.pack
 }
 
-/// The codes of all languages with a pack.
+/// Codes of all languages with a pack, comma-separated.
 pub(super) fn packs() -> String {
     let packs = LANGUAGES.iter().filter(|language| language.pack.is_some());
     packs.map(|language| language.code).collect::<Vec<_>>().join(", ")
 }
 
-/// The language code a person may have meant by `English` or `en-GB`.
+/// The language code for a text such as `English` or `en-GB`, for suggestions.
 pub(super) fn meant(typed: &str) -> Option<&'static str> {
     let typed = typed.to_lowercase();
     if let Some(language) = typed.split(['-', '_']).next().and_then(of) {
@@ -110,16 +110,16 @@ pub(super) fn meant(typed: &str) -> Option<&'static str> {
 }
 
 impl Language {
-    /// What a page shows of it.
+    /// The language as JSON for the studio.
     pub(super) fn told(&self) -> Value {
         let title = |name: &str| name.chars().take(1).flat_map(char::to_uppercase).chain(name.chars().skip(1)).collect::<String>();
         let (name, native) = (self.names.first().unwrap_or(&self.code), self.names.get(1).or(self.names.first()).unwrap_or(&self.code));
         let pack = self.pack.map_or(0, |pack| pack.text.lines().count());
-        // Granary has the languages of Europe.
+        // Granary has European languages only.
         json!({ "code": self.code, "name": title(name), "native": title(native), "pack": pack, "granary": self.script != Script::Devanagari })
     }
 
-    /// Whether a letter belongs to what the language is written with.
+    /// Whether a letter belongs to the language's script.
     pub(super) fn has(&self, letter: char) -> bool {
         let ranges: &[(char, char)] = match self.script {
             Script::Latin => &[('A', 'Z'), ('a', 'z'), ('\u{aa}', '\u{24f}'), ('\u{2b0}', '\u{2ff}'), ('\u{1e00}', '\u{1eff}')],

@@ -1,6 +1,6 @@
-//! `phrases`: sentences to read aloud, from a pack inside the program, from a file of the user's own, or from the Hub.
+//! `phrases`: selects sentences to read aloud, from an embedded pack, a file, or a dataset on the Hub.
 //!
-//! Where the sentences come from is written into every row and never changes silently: what cannot be had is an error.
+//! Every row names its source. An unavailable source is an error; there is no silent fallback to another one.
 
 mod bigram_coverage;
 mod datasets_server;
@@ -31,94 +31,95 @@ use voxpipe_io::digest::Digest;
 use voxpipe_io::jsonl;
 use voxtral::tokenizer::prompt::check_language;
 
-/// Chooses sentences to read aloud.
+/// Select sentences to read aloud.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Phrases {
-    /// ISO 639-1 code of the language: `en`.
+    /// Language of the sentences, as an ISO 639-1 code: `en`.
     pub language: String,
-    /// Where the sentences come from.
+    /// Source of the sentences.
     #[serde(default)]
     pub source: Source,
-    /// With `source = "file"`: a .txt (one sentence a line), or a .csv, .tsv or .jsonl with a `text` column. An `id` column keeps
-    /// recordings with their sentences when lines are inserted later.
+    /// With `source = "file"`: a .txt file (one sentence per line), or a .csv, .tsv or .jsonl file with a `text` or `sentence` column. An
+    /// optional `id` column keeps recordings matched to their sentences when lines are inserted later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// How many sentences to choose.
-    #[serde(default = "hundred")]
+    /// Number of sentences to select.
+    #[serde(default = "default_count")]
     pub count: usize,
-    /// With `source = "granary"` or `"rows"`: the data set on the Hub, `owner/name`. Granary is `nvidia/Granary`; others have to be laid
-    /// out like it.
+    /// With `source = "granary"` or `"rows"`: Hub id of the dataset, `owner/name`. Default with `granary`: `nvidia/Granary`; other datasets
+    /// must have the same layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
-    /// A branch, tag or commit of `repo`; `main` if none is named.
+    /// Branch, tag or commit of `repo`. Default: `main`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// With `source = "granary"`: only this corpus (`voxpopuli`, `yodas`, `ytc` …); all of them if none is named.
+    /// With `source = "granary"`: the corpus to read (`voxpopuli`, `yodas`, `ytc` …). Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corpus: Option<String>,
-    /// With `source = "rows"`: the configuration of the data set; `default` if none is named.
+    /// With `source = "rows"`: the configuration of the dataset. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// With `source = "rows"`: the split; `train` if none is named.
+    /// With `source = "rows"`: the split of the dataset. Default: `train`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// With `source = "rows"`: the column with the sentences; `text`, `transcript`, `transcription` or `sentence` if none is named.
+    /// With `source = "rows"`: the column with the sentences. Default: `text`, `transcript`, `transcription` or `sentence`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// With `source = "rows"`: the address of the server that gives rows, if it is not that of the Hub.
+    /// With `source = "rows"`: URL of the datasets-server. Default: the one of the Hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// What sentences must be like. Those from the Hub are filtered in any case, those of a pack or a file only if this is given.
+    /// Criteria for sentences. Sentences from the Hub are always filtered, by default with the default criteria; those from a pack or a
+    /// file only if this is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<Filters>,
-    /// Whether to choose sentences that together have as many different pairs of letters as can be had, so that a few of them
-    /// cover the sounds of the language.
+    /// Select for letter-bigram coverage: sentences that together contain as many different letter pairs as possible, so that a few of them
+    /// cover the sounds of the language. Default: a seeded random selection.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cover: bool,
 }
 
-/// Where phrases come from.
+/// Source of the sentences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// A pack that ships inside the program.
+    /// A pack embedded in the program.
     #[default]
     Embedded,
-    /// A file of your own.
+    /// A local file.
     File,
-    /// NVIDIA Granary on the Hub, or a data set laid out like it.
+    /// NVIDIA Granary on the Hub, or a dataset with the same layout.
     Granary,
-    /// Any data set on the Hub that its viewer shows.
+    /// Any dataset on the Hub that the dataset viewer supports.
     Rows,
 }
 
-/// With `cover`, so many times the wanted sentences are read from the Hub to choose from.
+/// With `cover`, this many times `count` sentences are read from the Hub as candidates.
 const CHOICE: usize = 4;
 
-fn hundred() -> usize {
+fn default_count() -> usize {
     100
 }
 
-/// What a source has to give.
+/// Candidate sentences from a Hub source.
 struct Choice {
     phrases: Vec<PhraseRow>,
-    /// The corpus of each, where a source has several.
+    /// Corpus or configuration of each phrase.
     corpora: Vec<String>,
-    /// For the report.
+    /// Facts about the source for `report.json`.
     about: Value,
-    /// Where they are from, in words.
+    /// Description of the source for messages.
     from: String,
 }
 
-/// The languages that are known, for a page: code, names, how many sentences of ours there are, and whether Granary has it.
+/// The known languages for the studio: code, names, number of embedded sentences, and whether Granary has the language.
 pub fn languages() -> Value {
     languages::LANGUAGES.iter().map(languages::Language::told).collect()
 }
 
 impl Stage for Phrases {
     const KIND: &'static str = "phrases";
-    const ABOUT: &'static str = "chooses sentences to read aloud";
+    const ABOUT: &'static str = "selects sentences to read aloud";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[];
 
@@ -127,37 +128,37 @@ impl Stage for Phrases {
     }
 
     fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         let meant = languages::meant(&self.language);
         if self.source == Source::Embedded && languages::pack(&self.language).is_none() {
             let packs = languages::packs();
             let hint = match meant.filter(|code| *code != self.language) {
                 Some(code) => format!("did you mean `{code}`? Packs exist for: {packs}"),
-                None => format!("packs exist for: {packs}; or bring your own with `source = \"file\"` and `file = \"…\"`"),
+                None => format!("packs exist for: {packs}; or use your own sentences with `source = \"file\"` and `file = \"…\"`"),
             };
-            complaints.push(SettingError::new("language", format!("there is no embedded pack for `{}`", self.language)).hint(hint));
+            errors.push(SettingError::new("language", format!("no embedded pack for `{}`", self.language)).hint(hint));
         } else if let Err(error) = check_language(&self.language) {
             let hint = meant.map(|code| format!("did you mean `{code}`?")).or(error.hint).unwrap_or_default();
-            complaints.push(SettingError::new("language", error.message).hint(hint));
+            errors.push(SettingError::new("language", error.message).hint(hint));
         }
         match (&self.file, self.source) {
             (None, Source::File) => {
-                complaints.push(SettingError::new("source", "`source = \"file\"` needs a `file`").hint("add `file = \"phrases.txt\"`"));
+                errors.push(SettingError::new("source", "`source = \"file\"` needs a `file`").hint("add `file = \"phrases.txt\"`"));
             }
             (Some(_), Source::Embedded | Source::Granary | Source::Rows) => {
-                let message = "`file` is given, but `source` does not read one";
-                complaints.push(SettingError::new("file", message).hint("write `source = \"file\"`, or take `file` out"));
+                let message = "`file` is set, but `source` does not use it";
+                errors.push(SettingError::new("file", message).hint("write `source = \"file\"`, or remove `file`"));
             }
             _ => {}
         }
         if self.count == 0 {
-            complaints.push(SettingError::new("count", "no phrases are asked for").hint("write a number above 0"));
+            errors.push(SettingError::new("count", "`count` must be at least 1").hint("write a number above 0"));
         }
-        self.check_hub(&mut complaints);
+        self.check_hub(&mut errors);
         if let Some(filters) = &self.filters {
-            filters.check(&mut complaints);
+            filters.check(&mut errors);
         }
-        complaints
+        errors
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -172,15 +173,15 @@ impl Stage for Phrases {
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         match self.source {
-            Source::Embedded | Source::File => self.here(cx),
-            Source::Granary | Source::Rows => self.hub(cx),
+            Source::Embedded | Source::File => self.from_local(cx),
+            Source::Granary | Source::Rows => self.from_hub(cx),
         }
     }
 }
 
 impl Phrases {
-    /// Settings that only some sources read.
-    fn check_hub(&self, complaints: &mut Vec<SettingError>) {
+    /// Checks the settings that only some sources use.
+    fn check_hub(&self, errors: &mut Vec<SettingError>) {
         let hub = matches!(self.source, Source::Granary | Source::Rows);
         let rows = self.source == Source::Rows;
         for (name, given, read) in [
@@ -194,25 +195,25 @@ impl Phrases {
         ] {
             if given && !read {
                 let source = if name == "corpus" || name == "repo" || name == "revision" { "granary" } else { "rows" };
-                let message = format!("`{name}` is given, but `source` does not read it");
-                complaints.push(SettingError::new(name, message).hint(format!("write `source = \"{source}\"`, or take `{name}` out")));
+                let message = format!("`{name}` is set, but `source` does not use it");
+                errors.push(SettingError::new(name, message).hint(format!("write `source = \"{source}\"`, or remove `{name}`")));
             }
         }
         if rows && self.repo.is_none() {
-            complaints.push(SettingError::new("source", "`source = \"rows\"` needs a `repo`").hint("add `repo = \"owner/name\"`"));
+            errors.push(SettingError::new("source", "`source = \"rows\"` needs a `repo`").hint("add `repo = \"owner/name\"`"));
         }
         if let (true, Some(repo)) = (hub, &self.repo)
             && let Err(error) = hub::dataset(repo, None)
         {
-            complaints.push(SettingError::new("repo", error.message).hint(error.hint.unwrap_or_default()));
+            errors.push(SettingError::new("repo", error.message).hint(error.hint.unwrap_or_default()));
         } else if let (true, Some(repo)) = (hub, self.repository())
             && let Err(error) = hub::dataset(repo, self.revision.as_deref())
         {
-            complaints.push(SettingError::new("revision", error.message).hint(error.hint.unwrap_or_default()));
+            errors.push(SettingError::new("revision", error.message).hint(error.hint.unwrap_or_default()));
         }
     }
 
-    /// The data set that is read, if any is.
+    /// The Hub dataset to read, if any.
     fn repository(&self) -> Option<&str> {
         match self.source {
             Source::Granary => Some(self.repo.as_deref().unwrap_or(granary::REPOSITORY)),
@@ -221,8 +222,8 @@ impl Phrases {
         }
     }
 
-    /// From a pack or a file: all that is there is looked at, and a seeded part of it chosen.
-    fn here(&self, cx: &Context) -> Result<StageOutcome> {
+    /// Selects from a pack or a file: reads all sentences and takes a seeded random selection.
+    fn from_local(&self, cx: &Context) -> Result<StageOutcome> {
         let found = match &self.file {
             Some(file) => self.read(&cx.path(file), file)?,
             None if self.source == Source::File => {
@@ -230,7 +231,7 @@ impl Phrases {
             }
             None => {
                 let pack = languages::pack(&self.language).ok_or_else(|| {
-                    Error::new(format!("there is no embedded pack for `{}`", self.language))
+                    Error::new(format!("no embedded pack for `{}`", self.language))
                         .kind(ErrorKind::InvalidInput)
                         .hint("use `source = \"file\"`")
                 })?;
@@ -241,11 +242,11 @@ impl Phrases {
         let (mut phrases, duplicates) = without_duplicates(found);
         if !duplicates.is_empty() {
             let texts: Vec<&str> = duplicates.iter().map(|(phrase, _)| phrase.text.as_str()).collect();
-            cx.warn(format!("{} left out as repeated: {}", count(texts.len(), "sentence"), first_few(&texts, 3)));
+            cx.warn(format!("{} skipped as duplicate: {}", count(texts.len(), "sentence"), first_few(&texts, 3)));
         }
         let place = self.file.as_deref().unwrap_or(Path::new("the pack")).display().to_string();
         if phrases.is_empty() {
-            return Err(Error::new(format!("{place}: there is no sentence in it")).hint("write at least one sentence"));
+            return Err(Error::new(format!("{place}: no sentences found")).hint("add at least one sentence"));
         }
         let mut report = json!({
             "language": self.language,
@@ -254,12 +255,12 @@ impl Phrases {
             "duplicates": duplicates.iter().map(|(phrase, first)| json!({"id": phrase.id, "text": phrase.text, "same_as": first})).collect::<Vec<_>>(),
         });
         if let Some(filters) = &self.filters {
-            let mut sieve = FilterStats::new(filters, &self.language);
-            phrases.retain(|phrase| sieve.pass(&Found { text: phrase.text.clone(), ..Found::default() }).is_some());
+            let mut filter = FilterStats::new(filters, &self.language);
+            phrases.retain(|phrase| filter.pass(&Found { text: phrase.text.clone(), ..Found::default() }).is_some());
             if phrases.is_empty() {
-                return Err(nothing_left(&place, &sieve));
+                return Err(nothing_left(&place, &filter));
             }
-            report["rejected"] = json!(sieve.rejected());
+            report["rejected"] = json!(filter.rejected());
         }
         let available = phrases.len();
         if self.count < available {
@@ -282,17 +283,17 @@ impl Phrases {
         self.write(cx, &phrases, &report, &format!("{available} from {from}"))
     }
 
-    /// From the Hub: read until there are enough.
-    fn hub(&self, cx: &Context) -> Result<StageOutcome> {
+    /// Selects from the Hub: reads until there are enough suitable sentences.
+    fn from_hub(&self, cx: &Context) -> Result<StageOutcome> {
         let filters = self.filters.clone().unwrap_or_default();
-        let mut sieve = FilterStats::new(&filters, &self.language);
+        let mut filter = FilterStats::new(&filters, &self.language);
         let wanted = if self.cover { self.count.saturating_mul(CHOICE) } else { self.count };
         let Choice { mut phrases, corpora, about, from } = match self.source {
-            Source::Rows => self.rows(cx, &mut sieve, wanted)?,
-            _ => self.granary(cx, &mut sieve, wanted)?,
+            Source::Rows => self.rows(cx, &mut filter, wanted)?,
+            _ => self.granary(cx, &mut filter, wanted)?,
         };
         if phrases.is_empty() {
-            return Err(nothing_left(&from, &sieve));
+            return Err(nothing_left(&from, &filter));
         }
         let available = phrases.len();
         let chosen: Vec<usize> =
@@ -310,19 +311,20 @@ impl Phrases {
             "chosen_by_corpus": by_corpus,
             "filters": filters,
             "seed": cx.seed,
-            "rejected": sieve.rejected(),
+            "rejected": filter.rejected(),
         });
         if let (Some(report), Value::Object(about)) = (report.as_object_mut(), about) {
             report.extend(about);
         }
         phrases = chosen.into_iter().map(|index| phrases[index].clone()).collect();
-        self.write(cx, &phrases, &report, &format!("{available} fit ones in {from}"))
+        self.write(cx, &phrases, &report, &format!("{available} suitable ones in {from}"))
     }
 
+    /// Writes the phrases and the report.
     fn write(&self, cx: &Context, phrases: &[PhraseRow], report: &Value, of: &str) -> Result<StageOutcome> {
         let available = report["available"].as_u64().unwrap_or(0);
         if self.count as u64 > available {
-            cx.note(format!("{} asked for, {available} available: all are taken", self.count));
+            cx.note(format!("`count` is {}, but only {available} are available: using all of them", self.count));
         }
         jsonl::write(&cx.out.join("phrases.jsonl"), phrases)?;
         fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(report)?)?;
@@ -330,19 +332,20 @@ impl Phrases {
         Ok(StageOutcome::Done(made.metric("phrases", phrases.len() as f64).fact("language", self.language.clone())))
     }
 
-    /// A phrase named after its text, so that a recording finds it again whatever else is chosen.
+    /// A phrase with an id derived from its text, so that recordings stay matched whatever else is selected.
     fn by_text(&self, text: String, source: String) -> PhraseRow {
         let id = format!("{}-{}", self.language, Digest::of(normalised(&text).as_bytes()).short());
         PhraseRow { id, text, language: self.language.clone(), source }
     }
 }
 
-fn nothing_left(place: &str, sieve: &FilterStats) -> Error {
-    Error::new(format!("{place}: no sentence is left by the filters ({})", sieve.reasons()))
-        .hint("set some of `filters` less strictly, or use another `source`")
+/// The error for filters that reject every sentence.
+fn nothing_left(place: &str, filter: &FilterStats) -> Error {
+    Error::new(format!("{place}: the filters reject every sentence ({})", filter.reasons()))
+        .hint("relax some of `filters`, or use another `source`")
 }
 
-/// The phrases without those whose text was there before; and these, each with the id of the first.
+/// Removes phrases with a repeated text. Returns the rest, and the removed phrases with the id of the first occurrence.
 fn without_duplicates(found: Vec<PhraseRow>) -> (Vec<PhraseRow>, Vec<(PhraseRow, String)>) {
     let mut first: BTreeMap<String, String> = BTreeMap::new();
     let (mut kept, mut repeated) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! The settings `lora = { … }`: which layers get an adapter, of what kind and size.
+//! LoRA settings (`lora = { … }`): target layers, rank, scaling, and the variants rsLoRA (Kalajdzievski 2023) and DoRA (Liu 2024).
 
 use super::{MOST, SettingError};
 use crate::error::Result;
@@ -8,28 +8,28 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use voxtral::lora::{AdaptedLayers, LoraConfig, ModelPart, TargetModules};
 
-/// The adapter's shape.
+/// LoRA adapter settings.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Lora {
-    /// Rank.
+    /// Rank of the update matrices.
     r: usize,
-    /// The update is scaled by alpha / r; by alpha / √r with `rslora`.
+    /// Scaling: the update is multiplied by alpha / r, or by alpha / √r with `rslora`.
     alpha: f64,
-    /// Share of the adapter's inputs dropped while training.
+    /// Dropout probability of the adapter's inputs during training, from 0 to below 1.
     dropout: f64,
-    /// Which linear layers get an adapter: a list of names, or one text, a regular expression for whole names such as
-    /// `.*layers\.(2[0-9])\..*(q|v)_proj` or the word `all-linear`.
+    /// Target modules, the linear layers that get an adapter: a list of layer names, a regular expression that matches full module names,
+    /// such as `.*layers\.(2[0-9])\..*(q|v)_proj`, or the word `all-linear`.
     targets: OneOrMany,
-    /// Keep the audio tower as it is: no adapters there.
+    /// Freeze the audio encoder: no adapters on its layers. With `false`, targets in the audio encoder get adapters too.
     freeze_audio_tower: bool,
-    /// Adapters also on the two layers of the projector between audio tower and text model.
+    /// Also put adapters on the two linear layers of the projector between the audio encoder and the language model.
     projector: bool,
-    /// Rank-stabilised LoRA: scale by alpha / √r, so that the update does not shrink as the rank grows. With the same `alpha` that is a
-    /// larger step: 2.8 times at rank 8.
+    /// Rank-stabilized LoRA (rsLoRA): scale by alpha / √r, so that the update does not shrink as the rank grows. With the same `alpha` the
+    /// update is larger: 2.8 times at rank 8.
     rslora: bool,
-    /// DoRA: learn the length of each row of a weight apart from its direction. Slower, and read by PEFT and
-    /// transformers but not by every server.
+    /// Weight-decomposed LoRA (DoRA): train the magnitude of each weight row separately from its direction. Slower; PEFT and transformers
+    /// load it, but not every inference server does.
     dora: bool,
 }
 
@@ -40,18 +40,18 @@ impl Default for Lora {
     }
 }
 
-/// The linear layers of the text model's blocks.
+/// Linear layers in the blocks of the language model.
 const TEXT: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-/// Those of the audio tower's.
+/// Linear layers in the blocks of the audio encoder.
 const AUDIO: &[&str] = &["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"];
 const PROJECTOR: &[&str] = &["linear_1", "linear_2"];
 const TABLES: &[&str] = &["lm_head", "embed_tokens"];
 
 impl Lora {
-    /// What is wrong with the settings as they are.
+    /// Errors in the settings.
     pub(super) fn check(&self) -> Vec<SettingError> {
         let positive = |ok: bool, key: &str, what: &str| (!ok).then(|| SettingError::new(key, format!("`{key}` must be {what}")));
-        let mut complaints: Vec<SettingError> = [
+        let mut errors: Vec<SettingError> = [
             positive((1..=MOST).contains(&self.r), "lora.r", "from 1 to 65536"),
             positive(self.alpha > 0.0 && self.alpha.is_finite(), "lora.alpha", "a number above 0, such as 32"),
             positive((0.0..1.0).contains(&self.dropout), "lora.dropout", "from 0 to below 1"),
@@ -61,45 +61,47 @@ impl Lora {
         .flatten()
         .collect();
         match &self.targets {
-            OneOrMany::Many(names) => complaints.extend(names.iter().filter_map(|name| self.complaint(name))),
+            OneOrMany::Many(names) => errors.extend(names.iter().filter_map(|name| self.name_error(name))),
             OneOrMany::One(text) => {
                 if let Err(error) = TargetModules::text(text) {
-                    complaints
-                        .push(SettingError::new("lora.targets", error.message).hint("write a regular expression or a list of layers"));
+                    errors.push(SettingError::new("lora.targets", error.message).hint("write a regular expression or a list of layers"));
                 }
-                // A name alone matches no whole name, and was meant for a list.
+                // A layer name matches no full module name as a regular expression; a list was meant.
                 if [TEXT, AUDIO, PROJECTOR, TABLES].concat().contains(&text.as_str()) {
-                    let complaint = SettingError::new("lora.targets", format!("`{text}` as a text has to match a layer's whole name"));
-                    complaints.push(complaint.hint(format!("write [\"{text}\"]")));
+                    let error = SettingError::new(
+                        "lora.targets",
+                        format!("`{text}` is read as a regular expression for full module names and matches none"),
+                    );
+                    errors.push(error.hint(format!("write [\"{text}\"]")));
                 }
             }
         }
-        complaints
+        errors
     }
 
-    /// Why a name in the list of targets cannot be meant.
-    fn complaint(&self, target: &str) -> Option<SettingError> {
+    /// The error for a name in the list of targets, if it has one.
+    fn name_error(&self, target: &str) -> Option<SettingError> {
         let layer = target.rsplit('.').next().unwrap_or(target);
-        let complaint = |message: String, hint: String| Some(SettingError::new("lora.targets", message).hint(hint));
+        let error = |message: String, hint: String| Some(SettingError::new("lora.targets", message).hint(hint));
         if TEXT.contains(&layer) || (AUDIO.contains(&layer) && !self.freeze_audio_tower) {
             None
         } else if AUDIO.contains(&layer) {
-            complaint(
-                format!("`{target}` is a layer of the audio tower, which is frozen"),
+            error(
+                format!("`{target}` is a layer of the audio encoder, which is frozen"),
                 format!("write `freeze_audio_tower = false`, or leave `{target}` out"),
             )
         } else if PROJECTOR.contains(&layer) {
-            let hint = "leave it out of the list, and write `projector = true` for adapters there";
-            complaint(format!("`{target}` is a layer of the projector"), hint.to_owned())
+            let hint = "leave it out of the list and write `projector = true`";
+            error(format!("`{target}` is a layer of the projector"), hint.to_owned())
         } else if TABLES.contains(&layer) {
-            complaint(format!("adapters on `{target}` are not supported"), "name layers of the blocks".to_owned())
+            error(format!("adapters on `{target}` are not supported"), "name linear layers of the transformer blocks".to_owned())
         } else {
             let layers: Vec<&str> = TEXT.iter().chain(&AUDIO[3..]).copied().collect();
-            complaint(format!("Voxtral has no layer `{target}`"), format!("layers: {}", layers.join(", ")))
+            error(format!("Voxtral has no layer `{target}`"), format!("layers: {}", layers.join(", ")))
         }
     }
 
-    /// The same for the model.
+    /// The settings as the configuration of the model's adapters.
     pub(super) fn adapters(&self) -> Result<LoraConfig> {
         Ok(LoraConfig {
             r: self.r,
@@ -116,7 +118,7 @@ impl Lora {
         })
     }
 
-    /// Whether feed-forward blocks may get one.
+    /// Whether layers of the MLP (feed-forward) blocks may get an adapter.
     pub(super) fn on_feed_forward(&self) -> bool {
         match &self.targets {
             OneOrMany::One(_) => true,
@@ -126,35 +128,35 @@ impl Lora {
         }
     }
 
-    /// A sentence on what got an adapter, and one on what the targets mean too but that stays as it is.
+    /// A note on the layers that got an adapter, and one on the matched layers that got none.
     pub(super) fn told(&self, placed: &AdaptedLayers) -> (String, Option<String>) {
         let kind = match (self.dora, self.rslora) {
             (false, false) => "LoRA",
-            (false, true) => "rank-stabilised LoRA",
+            (false, true) => "rank-stabilized LoRA",
             (true, false) => "DoRA",
-            (true, true) => "rank-stabilised DoRA",
+            (true, true) => "rank-stabilized DoRA",
         };
         let kept_out = (!placed.kept_out.is_empty()).then(|| {
-            format!("`lora.targets` also names {}, which get no adapter (see freeze_audio_tower, projector)", by_part(&placed.kept_out))
+            format!("`lora.targets` also matches {}, which get no adapter (see freeze_audio_tower, projector)", by_part(&placed.kept_out))
         });
         (format!("{kind} adapters on {}", by_part(&placed.adapted)), kept_out)
     }
 }
 
-/// `4 layers of the text model and 2 of the projector`.
+/// Counts layers per part of the model: `4 layers of the text model and 2 of the projector`.
 fn by_part(layers: &[String]) -> String {
     let mut counts: BTreeMap<ModelPart, usize> = BTreeMap::new();
     for layer in layers {
         *counts.entry(ModelPart::of(layer)).or_default() += 1;
     }
-    let mut said = String::new();
+    let mut text = String::new();
     for (place, (part, count)) in counts.into_iter().enumerate() {
         let noun = match (place, count) {
             (0, 1) => " layer",
             (0, _) => " layers",
             _ => "",
         };
-        said.push_str(&format!("{}{count}{noun} of the {part}", if place == 0 { "" } else { " and " }));
+        text.push_str(&format!("{}{count}{noun} of the {part}", if place == 0 { "" } else { " and " }));
     }
-    said
+    text
 }

@@ -1,32 +1,32 @@
-//! The settings `augment = { … }`: clips made a little different in each pass over the data.
+//! Data augmentation settings (`augment = { … }`): speed perturbation, gain, noise, and SpecAugment masks (Park 2019).
 
 use super::SettingError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use voxtral::audio::augment::Augmentation;
 
-/// Make clips a little different in each pass over the data. What is left out does not happen.
+/// Data augmentation: random changes to each clip in every epoch. Only the changes that are set are applied.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Augment {
-    /// How likely a clip is changed in a pass; otherwise it is heard as it is.
+    /// Probability that a clip is augmented in an epoch, above 0 and at most 1.
     probability: f64,
-    /// The slowest and the fastest a clip is played, such as [0.9, 1.1].
+    /// Speed perturbation: lowest and highest playback speed factor, such as [0.9, 1.1].
     #[serde(skip_serializing_if = "Option::is_none")]
     speed: Option<[f64; 2]>,
-    /// How much softer and louder, in dB, such as [-6, 6]; never beyond full scale.
+    /// Gain: lowest and highest change in dB, such as [-6, 6]; limited so that the clip never exceeds full scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     gain_db: Option<[f64; 2]>,
-    /// How far white noise lies below the recording, in dB, such as [15, 40].
+    /// White noise: lowest and highest signal-to-noise ratio in dB, such as [15, 40].
     #[serde(skip_serializing_if = "Option::is_none")]
     noise_snr_db: Option<[f64; 2]>,
-    /// How many stretches of time are hidden, as in SpecAugment.
+    /// SpecAugment: number of time masks per clip. Default: 0, none.
     time_masks: usize,
-    /// The longest of them, in frames of 10 ms.
+    /// Maximum width of a time mask, in frames of 10 ms.
     time_mask_frames: usize,
-    /// How many groups of mel bands are hidden, as in SpecAugment.
+    /// SpecAugment: number of frequency masks per clip. Default: 0, none.
     frequency_masks: usize,
-    /// The largest of them, in bands.
+    /// Maximum width of a frequency mask, in mel bands.
     frequency_mask_bins: usize,
 }
 
@@ -46,42 +46,38 @@ impl Default for Augment {
 }
 
 impl Augment {
-    /// What is wrong with the settings as they are.
+    /// Errors in the settings.
     pub(super) fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
-        let mut complain = |wrong: bool, key: &str, what: &str| {
+        let mut errors = Vec::new();
+        let mut check = |wrong: bool, key: &str, what: &str| {
             if wrong {
-                complaints.push(SettingError::new(&format!("augment.{key}"), format!("`{key}` must be {what}")));
+                errors.push(SettingError::new(&format!("augment.{key}"), format!("`{key}` must be {what}")));
             }
         };
         let outside = |range: Option<[f64; 2]>, low: f64, high: f64| {
             range.is_some_and(|[from, to]| !(low..=high).contains(&from) || !(low..=high).contains(&to) || from > to)
         };
-        complain(!(self.probability > 0.0 && self.probability <= 1.0), "probability", "above 0 and at most 1");
-        complain(outside(self.speed, 0.5, 2.0), "speed", "two numbers from 0.5 to 2, the lower first, such as [0.9, 1.1]");
-        complain(outside(self.gain_db, -60.0, 60.0), "gain_db", "two numbers from -60 to 60, the lower first, such as [-6, 6]");
-        complain(
-            outside(self.noise_snr_db, -20.0, 100.0),
-            "noise_snr_db",
-            "two numbers from -20 to 100, the lower first, such as [15, 40]",
-        );
+        check(!(self.probability > 0.0 && self.probability <= 1.0), "probability", "above 0 and at most 1");
+        check(outside(self.speed, 0.5, 2.0), "speed", "two numbers from 0.5 to 2, the lower first, such as [0.9, 1.1]");
+        check(outside(self.gain_db, -60.0, 60.0), "gain_db", "two numbers from -60 to 60, the lower first, such as [-6, 6]");
+        check(outside(self.noise_snr_db, -20.0, 100.0), "noise_snr_db", "two numbers from -20 to 100, the lower first, such as [15, 40]");
         for (count, widest, keys) in [
             (self.time_masks, self.time_mask_frames, ["time_masks", "time_mask_frames"]),
             (self.frequency_masks, self.frequency_mask_bins, ["frequency_masks", "frequency_mask_bins"]),
         ] {
-            complain(count > 100, keys[0], "at most 100");
-            complain(widest == 0 || widest > super::MOST, keys[1], "at least 1, and not more than a clip has");
+            check(count > 100, keys[0], "at most 100");
+            check(widest == 0 || widest > super::MOST, keys[1], "from 1 to 65536");
         }
         let idle =
             self.speed.is_none() && self.gain_db.is_none() && self.noise_snr_db.is_none() && self.time_masks + self.frequency_masks == 0;
         if idle {
-            let complaint = SettingError::new("augment", "`augment` says nothing that could happen to a clip");
-            complaints.push(complaint.hint("write at least one of `speed`, `gain_db`, `noise_snr_db`, `time_masks` and `frequency_masks`"));
+            let error = SettingError::new("augment", "`augment` sets no augmentation");
+            errors.push(error.hint("set at least one of `speed`, `gain_db`, `noise_snr_db`, `time_masks` and `frequency_masks`"));
         }
-        complaints
+        errors
     }
 
-    /// The same for those who do it.
+    /// The settings as an [`Augmentation`].
     pub(super) fn augmentation(&self) -> Augmentation {
         Augmentation {
             probability: self.probability,
@@ -95,7 +91,7 @@ impl Augment {
         }
     }
 
-    /// How much longer a clip can become.
+    /// Maximum factor by which augmentation lengthens a clip; at least 1.
     pub(super) fn longest(&self) -> f64 {
         self.speed.map_or(1.0, |[slowest, _]| (1.0 / slowest).max(1.0))
     }

@@ -1,4 +1,4 @@
-//! How many clips a step takes, and how many of them at once.
+//! Batch sizes: clips per optimizer step, and how a step is split into forward passes (gradient accumulation).
 
 use super::{MOST, SettingError};
 use crate::error::{Error, ErrorKind, Result};
@@ -10,40 +10,40 @@ use voxtral::device::SelectedDevice;
 use voxtral::model::config::VoxtralConfig;
 use voxtral::training::memory_estimate::StepShape;
 
-/// Clips in one forward pass.
+/// Clips per forward pass: a number or `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(untagged)]
 pub(super) enum BatchSize {
-    /// So many.
+    /// A fixed number of clips.
     Clips(usize),
-    /// As many as fit in memory.
+    /// As many as fit into the free memory of the device.
     #[schemars(with = "AutoText")]
     Auto,
 }
 
 #[derive(JsonSchema)]
 #[schemars(rename_all = "kebab-case")]
-#[expect(dead_code, reason = "stands for the schema of the word")]
+#[expect(dead_code, reason = "only gives the JSON schema of the word")]
 enum AutoText {
     Auto,
 }
 
-/// How a step is cut.
+/// How an optimizer step is split into forward passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
-    /// Clips in one forward pass.
+    /// Clips per forward pass.
     pub(super) rows: usize,
-    /// Forward passes in a step.
+    /// Forward passes per optimizer step.
     pub(super) passes: usize,
 }
 
-/// Clips in a step with `batch_size = "auto"` where nothing is said: as many as with the other defaults.
+/// Default effective batch size with `batch_size = "auto"`: `batch_size` × `gradient_accumulation` of the other defaults.
 const EFFECTIVE: usize = 8;
 
-/// The part of free memory that is planned with.
+/// Fraction of the free memory to plan with.
 const USED: f64 = 0.8;
 
-/// The three settings together.
+/// The settings `batch_size`, `gradient_accumulation` and `effective_batch`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batches {
     pub(super) size: BatchSize,
@@ -52,12 +52,13 @@ pub(super) struct Batches {
 }
 
 impl Batches {
+    /// Errors in the settings.
     pub(super) fn check(&self) -> Vec<SettingError> {
         let counts = |count: usize| (1..=MOST).contains(&count);
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         let mut positive = |ok: bool, key: &str, what: &str| {
             if !ok {
-                complaints.push(SettingError::new(key, format!("`{key}` must be {what}")));
+                errors.push(SettingError::new(key, format!("`{key}` must be {what}")));
             }
         };
         positive(!matches!(self.size, BatchSize::Clips(clips) if !counts(clips)), "batch_size", "from 1 to 65536, or \"auto\"");
@@ -66,13 +67,14 @@ impl Batches {
         if let (BatchSize::Clips(clips), Some(effective)) = (self.size, self.effective)
             && clips.saturating_mul(self.accumulation) != effective
         {
-            let message = format!("{clips} clips at once, {} times, are not {effective} in a step", self.accumulation);
-            complaints.push(SettingError::new("effective_batch", message).hint("leave it out, or write `batch_size = \"auto\"`"));
+            let message = format!("batch_size {clips} × gradient_accumulation {} is not effective_batch {effective}", self.accumulation);
+            errors
+                .push(SettingError::new("effective_batch", message).hint("leave `effective_batch` out, or write `batch_size = \"auto\"`"));
         }
-        complaints
+        errors
     }
 
-    /// Clips in a step: what shapes the result.
+    /// Effective batch size: clips per optimizer step. The result depends on this number only, not on how the step is split.
     pub(super) fn effective(&self) -> usize {
         match self.size {
             BatchSize::Clips(clips) => clips.saturating_mul(self.accumulation),
@@ -80,31 +82,34 @@ impl Batches {
         }
     }
 
-    /// How a step is cut on a device, and a sentence on why if that was left to us.
+    /// Splits a step for a device. With `batch_size = "auto"` also returns a note on the chosen size.
     pub(super) fn cut(&self, shape: &StepShape, config: &VoxtralConfig, chosen: &SelectedDevice) -> Result<(Cut, Option<String>)> {
         let effective = self.effective();
         let BatchSize::Clips(rows) = self.size else {
-            // On a processor more rows at once than cores only take memory.
+            // On the CPU, more rows per pass than cores only use more memory.
             let most = if chosen.name == "cpu" { rayon::current_num_threads() } else { effective };
             let Some(free) = chosen.free_memory() else {
                 let cut = Cut { rows: 1, passes: effective };
-                return Ok((cut, Some("batch_size: 1, because nothing says how much memory is free".to_owned())));
+                return Ok((cut, Some("batch_size: 1 (the amount of free memory is unknown)".to_owned())));
             };
-            // The model is loaded already, and no longer among what is free.
+            // The model is already loaded, so its memory is no longer counted as free.
             let usable = (free as f64 * USED) as u64 + shape.model;
             let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
             return match shape.rows_that_fit(config, effective, most, usable) {
                 Some(rows) => {
                     let need = gib(shape.step(config, rows) - shape.model);
-                    let said =
-                        format!("batch_size: {rows}, which takes about {need:.1} GiB beside the model, and {:.1} are free", gib(free));
-                    Ok((Cut { rows, passes: effective / rows }, Some(said)))
+                    let note =
+                        format!("batch_size: {rows} (needs about {need:.1} GiB in addition to the model; {:.1} GiB are free)", gib(free));
+                    Ok((Cut { rows, passes: effective / rows }, Some(note)))
                 }
                 None => {
                     let need = gib(shape.step(config, 1) - shape.model);
-                    Err(Error::new(format!("one clip at a time takes about {need:.1} GiB beside the model, and {:.1} are free", gib(free)))
-                        .kind(ErrorKind::OutOfMemory)
-                        .hint("write `gradient_checkpointing = true`, `precision = \"bf16\"` or shorter clips; or a number as `batch_size` to try all the same"))
+                    let free = gib(free);
+                    let message = format!("a batch of one clip needs about {need:.1} GiB in addition to the model; {free:.1} GiB are free");
+                    Err(Error::new(message).kind(ErrorKind::OutOfMemory).hint(
+                        "set `gradient_checkpointing = true` or `precision = \"bf16\"`, or use shorter clips; \
+                             a fixed `batch_size` skips this check",
+                    ))
                 }
             };
         };
@@ -123,7 +128,7 @@ impl Serialize for BatchSize {
 
 impl<'de> Deserialize<'de> for BatchSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By hand, because the error of a derived untagged enum does not say what was expected.
+        // Written by hand: the error of a derived untagged enum does not say what was expected.
         struct Either;
         impl Visitor<'_> for Either {
             type Value = BatchSize;

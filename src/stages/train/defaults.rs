@@ -1,4 +1,4 @@
-//! What settings are where the file does not say.
+//! Default values of the `train` settings.
 
 use super::BatchSize;
 use voxtral::training::adamw::AdamWConfig;

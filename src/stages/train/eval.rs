@@ -1,4 +1,4 @@
-//! The settings `eval = { … }`: held-out clips that are looked at while training, to keep the best model and to know when to stop.
+//! Validation settings (`eval = { … }`): evaluates held-out clips during training, to keep the best model and to stop early.
 
 use super::SettingError;
 use super::examples::{Tokenized, examples};
@@ -16,47 +16,48 @@ use voxtral::model::Voxtral;
 use voxtral::training::collate::Example;
 use voxtral::training::mean_loss;
 
-/// Look at held-out clips while training.
+/// Validation during training.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Eval {
-    /// Which split: `validation` or `test`. What chooses a model should not be what the model is scored on.
+    /// Split to evaluate: `validation` or `test`. Do not select the model on the split that you report scores on.
     pub(super) split: String,
-    /// Optimizer steps from one look to the next; the last step is always looked at.
+    /// Optimizer steps between two validations; the last step is always validated.
     pub(super) steps: u64,
-    /// What decides which model is the best: `loss`, or the error rates `wer` and `cer`, for which the clips are transcribed.
+    /// Metric that selects the best model, lower is better: `loss` (the default), or the error rates `wer` and `cer`, for which the clips
+    /// are transcribed at each validation.
     pub(super) metric: Metric,
-    /// Which model is the result: the `best` or the `last`.
+    /// Model to keep as the result: the `best` (the default) or the `last`.
     pub(super) keep: Keep,
-    /// End after so many looks without a better model.
+    /// Early stopping: end the training after this many validations without improvement. Default: no early stopping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) patience: Option<u64>,
-    /// Look at the first so many clips of the split only.
+    /// Maximum number of clips to evaluate, taken from the start of the split. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) clips: Option<usize>,
 }
 
-/// What is measured.
+/// Metric that selects the best model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Metric {
-    /// The mean loss over the clips' target tokens.
+    /// Mean loss over the target tokens of the clips.
     #[default]
     Loss,
-    /// The word error rate.
+    /// Word error rate (WER).
     Wer,
-    /// The character error rate.
+    /// Character error rate (CER).
     Cer,
 }
 
-/// Which model is the result.
+/// Model to keep as the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Keep {
-    /// The one with the lowest metric.
+    /// The model with the lowest metric.
     #[default]
     Best,
-    /// The one after the last step.
+    /// The model after the last step.
     Last,
 }
 
@@ -67,7 +68,7 @@ impl Default for Eval {
 }
 
 impl Metric {
-    /// What it is called in journals.
+    /// Name of the metric in the metrics log.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Loss => "eval_loss",
@@ -78,39 +79,39 @@ impl Metric {
 }
 
 impl Eval {
-    /// What is wrong with the settings as they are.
+    /// Errors in the settings.
     pub(super) fn check(&self) -> Vec<SettingError> {
-        let mut complaints = Vec::new();
+        let mut errors = Vec::new();
         if !["test", "validation"].contains(&self.split.as_str()) {
-            let complaint = SettingError::new("eval.split", format!("there is no held-out split `{}`", self.split));
-            complaints.push(complaint.hint("write `validation` or `test`"));
+            let error = SettingError::new("eval.split", format!("unknown held-out split `{}`", self.split));
+            errors.push(error.hint("write `validation` or `test`"));
         }
         for (zero, key) in [(self.steps == 0, "steps"), (self.patience == Some(0), "patience"), (self.clips == Some(0), "clips")] {
             if zero {
-                complaints.push(SettingError::new(&format!("eval.{key}"), format!("`{key}` must be at least 1")));
+                errors.push(SettingError::new(&format!("eval.{key}"), format!("`{key}` must be at least 1")));
             }
         }
-        complaints
+        errors
     }
 
-    /// The clips of a dataset that are looked at.
+    /// Reads the clips to evaluate from a dataset.
     pub(super) fn records(&self, data: &Path) -> Result<Vec<ClipRow>> {
         let path = data.join(format!("{}.jsonl", self.split));
         let mut records = if path.exists() { ClipRow::read_all(&path)? } else { Vec::new() };
         records.truncate(self.clips.unwrap_or(usize::MAX));
         if records.is_empty() {
-            return Err(Error::new(format!("`eval`: the dataset's split `{}` holds no clips", self.split))
-                .hint(format!("give it a share in the dataset's `split`, such as `{} = 0.1`", self.split)));
+            return Err(Error::new(format!("`eval`: split `{}` of the dataset has no clips", self.split))
+                .hint(format!("give it a share in the `split` setting of the dataset stage, such as `{} = 0.1`", self.split)));
         }
         Ok(records)
     }
 }
 
-/// The held-out clips, ready to be looked at.
+/// Evaluates models on the held-out clips.
 pub(super) struct Look<'a> {
     recognizer: &'a mut Transcriber,
     examples: Vec<Example>,
-    /// Only where they are transcribed.
+    /// Empty if the metric is the loss, which needs no transcripts.
     clips: Vec<Clip>,
 }
 
@@ -121,6 +122,7 @@ struct Clip {
 }
 
 impl<'a> Look<'a> {
+    /// Loads the clips in `records`.
     pub(super) fn new(
         eval: &Eval,
         recognizer: &'a mut Transcriber,
@@ -129,7 +131,7 @@ impl<'a> Look<'a> {
         memory: Option<&FeatureCache>,
     ) -> Result<Self> {
         let examples = examples(recognizer, data, records, memory)?;
-        recognizer.memory = memory.cloned();
+        recognizer.feature_cache = memory.cloned();
         let clip = |(record, _): &Tokenized| {
             let samples = read_wav16k(&data.join(&record.audio_path))?;
             Ok(Clip { samples, language: record.language.clone(), text: record.text.clone() })
@@ -138,7 +140,7 @@ impl<'a> Look<'a> {
         Ok(Self { recognizer, examples, clips })
     }
 
-    /// What a model is worth.
+    /// Computes the metrics of a model: its loss and, if the clips are transcribed, WER and CER.
     pub(super) fn look(&mut self, model: &Voxtral) -> Result<BTreeMap<String, f64>> {
         let loss = mean_loss(model, &self.examples, self.recognizer.special().pad, &self.recognizer.device)?;
         let mut metrics = BTreeMap::from([(Metric::Loss.name().to_owned(), loss)]);
@@ -149,7 +151,7 @@ impl<'a> Look<'a> {
         let utterances: Vec<Utterance> =
             self.clips.iter().map(|clip| Utterance { samples: &clip.samples, language: clip.language.as_deref() }).collect();
         let transcripts = self.recognizer.transcribe(&utterances, TokenLimit::Auto, &mut |_| ())?;
-        let of = |(clip, heard): (&Clip, &Transcript)| ErrorCounts::of(&clip.text, &heard.text, TextNormalization::default());
+        let of = |(clip, transcript): (&Clip, &Transcript)| ErrorCounts::of(&clip.text, &transcript.text, TextNormalization::default());
         let score = self.clips.iter().zip(&transcripts).map(of).sum::<ErrorCounts>().score();
         metrics.insert(Metric::Wer.name().to_owned(), score.wer);
         metrics.insert(Metric::Cer.name().to_owned(), score.cer);

@@ -1,4 +1,4 @@
-//! What a training says, as events and in its journal.
+//! Translates training events into runner events and rows of the metrics log.
 
 use super::Context;
 use pipeline::events::Event;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use voxtral::training::checkpoint::TrainingState;
 use voxtral::training::{EvalResult, LossRow, TrainingEvent};
 
-/// Speaks for a training.
+/// Observer of a training: emits progress, notes and metrics.
 pub(super) struct Voice<'a> {
     cx: &'a Context,
     settings: Value,
@@ -16,14 +16,15 @@ pub(super) struct Voice<'a> {
 }
 
 impl<'a> Voice<'a> {
-    /// A voice for a training with these settings.
+    /// An observer for a training with these settings.
     pub(super) fn new(cx: &'a Context, settings: Value) -> Self {
         Self { cx, settings, journal: None, begun: false }
     }
 
-    pub(super) fn say(&mut self, said: TrainingEvent) {
+    /// Reports one event.
+    pub(super) fn say(&mut self, event: TrainingEvent) {
         let cx = self.cx;
-        match said {
+        match event {
             TrainingEvent::Step(row, steps) => {
                 self.begin(None);
                 cx.progress(row.step, steps, "steps", format!("epoch {:.1}, loss {:.3}", row.epoch, row.loss));
@@ -31,26 +32,26 @@ impl<'a> Voice<'a> {
             }
             TrainingEvent::Evaluated(judgement) => {
                 self.begin(None);
-                let said: Vec<String> = judgement.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-                cx.note(format!("step {}: {}", judgement.step, said.join(", ")));
-                self.measured(of_look(judgement));
+                let metrics: Vec<String> = judgement.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                cx.note(format!("step {}: {}", judgement.step, metrics.join(", ")));
+                self.measured(of_validation(judgement));
             }
             TrainingEvent::Resumed(state) => {
                 self.begin(Some(state));
-                cx.note(format!("goes on from the checkpoint at step {}", state.step));
+                cx.note(format!("resuming from the checkpoint at step {}", state.step));
             }
             TrainingEvent::Warning(message) => cx.warn(message),
         }
     }
 
-    /// Opens the journal, once, with what a checkpoint knows of the steps before.
+    /// Opens the metrics log once, with the rows of the steps before a checkpoint.
     fn begin(&mut self, state: Option<&TrainingState>) {
         if std::mem::replace(&mut self.begun, true) {
             return;
         }
         let mut rows: Vec<MetricsRow> = state.iter().flat_map(|state| &state.losses).map(of_step).collect();
-        rows.extend(state.iter().flat_map(|state| &state.evaluations).map(of_look));
-        // Stable: a step's loss comes before what was thought of the model it left.
+        rows.extend(state.iter().flat_map(|state| &state.evaluations).map(of_validation));
+        // A stable sort: the loss of a step stays before its validation metrics.
         rows.sort_by_key(|row| row.step);
         match MetricsLog::open(&self.cx.scratch.join(FILE), &self.cx.pipeline, &self.cx.stage, rows) {
             Ok(journal) => {
@@ -64,15 +65,16 @@ impl<'a> Voice<'a> {
                 });
                 self.journal = Some(journal);
             }
-            Err(error) => self.cx.warn(format!("{}: no curve can be shown while the training runs", error.message)),
+            Err(error) => self.cx.warn(format!("{}: live metrics are not available for this training", error.message)),
         }
     }
 
+    /// Writes one row to the metrics log and emits it.
     fn measured(&mut self, row: MetricsRow) {
         let (stage, step, values) = (self.cx.stage.clone(), row.step, row.values.clone());
         if let Some(Err(error)) = self.journal.as_mut().map(|journal| journal.write(row)) {
             self.journal = None;
-            self.cx.warn(format!("{}: the curve shown while the training runs ends here", error.message));
+            self.cx.warn(format!("{}: live metrics stop here", error.message));
         }
         self.cx.emitter.emit(Event::Metrics { stage, step, values });
     }
@@ -83,6 +85,6 @@ fn of_step(row: &LossRow) -> MetricsRow {
     MetricsRow::new(step, [("loss", loss), ("learning_rate", learning_rate), ("grad_norm", grad_norm), ("epoch", epoch)])
 }
 
-fn of_look(judgement: &EvalResult) -> MetricsRow {
+fn of_validation(judgement: &EvalResult) -> MetricsRow {
     MetricsRow::new(judgement.step, judgement.metrics.iter().map(|(name, value)| (name.as_str(), *value)))
 }

@@ -1,4 +1,4 @@
-//! From the rows of a dataset to what the training loop wants of them.
+//! Builds training examples (prompt, target tokens, audio features) from the clips of a dataset.
 
 use super::augment::Augment;
 use crate::data::clip_row::ClipRow;
@@ -12,21 +12,21 @@ use voxtral::inference::encoder_cache::FeatureCache;
 use voxtral::inference::transcriber::Transcriber;
 use voxtral::training::collate::{Example, ExampleAudio, LoadAudio};
 
-/// Features of a dataset up to this size stay in memory; beyond it they are computed for each batch.
+/// Mel features of a dataset up to this size (2 GiB) stay in memory; larger ones are computed for each batch.
 const FEATURES_IN_MEMORY: u64 = 2 << 30;
 
-/// A clip with the tokens of its text.
+/// A clip and the tokens of its transcript.
 pub(super) type Tokenized = (ClipRow, Vec<u32>);
 
-/// About how many chunks of audio the clips have, never too few.
+/// Upper bound of the number of audio chunks in the clips.
 pub(super) fn chunks(recognizer: &Transcriber, folder: &Path, records: &[Tokenized]) -> usize {
-    // Two bytes a sample and a header: no clip is read twice to learn its length.
+    // Estimated from the file size (2 bytes per sample, plus a header), so that no clip is read twice.
     let bytes = |record: &ClipRow| fs::metadata(folder.join(&record.audio_path)).map_or(0, |file| file.len());
     records.iter().map(|(record, _)| recognizer.chunks(usize::try_from(bytes(record) / 2).unwrap_or(usize::MAX))).sum()
 }
 
-/// Turns records into prompts with targets. With a `memory` the frozen ears of the model hear the clips as they are needed; otherwise
-/// spectrograms are made of them, now if all of them fit in memory.
+/// Builds one example per record. With a feature cache (`memory`), examples load the output of the frozen audio encoder on demand.
+/// Otherwise they hold log-mel features, computed now if all of them fit into [`FEATURES_IN_MEMORY`], else on demand.
 pub(super) fn examples(
     recognizer: &Transcriber,
     folder: &Path,
@@ -45,7 +45,7 @@ pub(super) fn examples(
         let mut ids = recognizer.prompt(record.language.as_deref(), chunks).map_err(|error| error.context(&record.audio_path))?;
         let prompt = ids.len();
         ids.extend(text);
-        ids.push(recognizer.special().end);
+        ids.push(recognizer.special().eos);
         let sound: LoadAudio = if let Some(ears) = ears.clone() {
             Arc::new(move || Ok(ExampleAudio::Rows(ears.encode(&read_wav16k(&path)?)?)))
         } else if fits {
@@ -60,8 +60,8 @@ pub(super) fn examples(
     records.par_iter().map(example).collect()
 }
 
-/// Lets examples be others in each pass: what happens to a clip depends on the seed, the pass and its name alone. A clip that is played
-/// slower may fill more chunks, and then has a longer prompt.
+/// Adds augmentation to examples: the changes to a clip depend only on the seed, the epoch and the clip's name. A slowed-down clip may
+/// fill more chunks and then has a longer prompt.
 pub(super) fn augmented(
     recognizer: &Transcriber,
     folder: &Path,
@@ -86,7 +86,7 @@ pub(super) fn augmented(
             let length = drawn.length(samples);
             let chunks = length.div_ceil(capacity);
             let Some(prompt) = prompts.get(chunks.saturating_sub(1)) else {
-                return Err(Error::new(format!("it fills {chunks} chunks where {most} are the most")));
+                return Err(Error::new(format!("the augmented clip fills {chunks} chunks, more than the maximum of {most}")));
             };
             let (path, mel, augmentation) = (path.clone(), Arc::clone(&mel), Arc::clone(&augmentation));
             let sound: LoadAudio = Arc::new(move || {

@@ -1,4 +1,7 @@
-//! `train`: a dataset and a base model become an adapter (LoRA) or a new full model.
+//! `train`: fine-tunes a Voxtral model on a dataset, with LoRA (Hu 2021) or in full.
+//!
+//! Input: a dataset and a base model. Output: a PEFT adapter or a full model in the layout of the Hub, with `training.json`, `loss.jsonl`
+//! and, with validation, `eval.jsonl`.
 
 mod adapter;
 mod augment;
@@ -46,129 +49,134 @@ use voxtral::{device, lora, training, weights};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// The base model: a folder laid out as on the Hub, in transformers' form or Mistral's, or a repository there, like `mistralai/Voxtral-Mini-3B-2507`. Left out when `from.base` names a stage.
+    /// The base model: a model folder in transformers' or Mistral's layout, or a repository id on the Hub such as
+    /// `mistralai/Voxtral-Mini-3B-2507`. Leave it out when `from.base` names a stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<String>,
-    /// The branch, tag or commit of the base's repository. Name a commit, and the result does not depend on when it is made.
+    /// Branch, tag or commit of the base model's repository. Default: the main branch. Name a commit for a reproducible result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revision: Option<String>,
-    /// The base's id on the Hub, where the base in your folder is a copy of it (`mistralai/Voxtral-Mini-3B-2507`): the adapter then names it
-    /// instead of your folder.
+    /// Hub id of the base model (`mistralai/Voxtral-Mini-3B-2507`) when `base` is a local copy of it: the adapter then names this id as its
+    /// base instead of your folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base_model: Option<String>,
-    /// Where the base model's weights come from: `checkpoint` (its safetensors files) or `random` (the stage's seed, to train from scratch).
+    /// Initial weights of the base model: `checkpoint` (its safetensors files, the default) or `random` (initialized from the stage's seed,
+    /// to train from scratch).
     #[serde(default)]
     init: Init,
-    /// `lora` trains a small adapter beside frozen weights, `full` trains every weight.
+    /// Training method: `lora` (the default) trains a small adapter and freezes the base weights, `full` trains every weight.
     #[serde(default)]
     method: Method,
-    /// The adapter, with `method = "lora"`.
+    /// LoRA adapter settings; used with `method = "lora"`.
     #[serde(default)]
     lora: adapter::Lora,
-    /// The highest learning rate.
+    /// Peak learning rate, reached after the warmup.
     #[serde(default = "defaults::learning_rate")]
     learning_rate: f64,
-    /// The folder of an adapter, as PEFT or voxpipe writes it, to go on from instead of a fresh one. Its layers and ranks have to be
-    /// those that `lora` says.
+    /// Folder of an existing adapter, written by PEFT or voxpipe, to continue training from instead of a new one. Its layers and rank must
+    /// match `lora`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
-    /// Passes over the training clips; may be a fraction.
+    /// Number of passes over the training clips; may be fractional.
     #[serde(default = "defaults::epochs")]
     epochs: f64,
-    /// Optimizer steps in all, instead of `epochs`.
+    /// Total number of optimizer steps; overrides `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_steps: Option<u64>,
-    /// In which order each pass visits the clips: `seeded`, `torch` (that of transformers' Trainer, for comparison) or `none`.
+    /// Order of the clips: `seeded` (the default) shuffles them anew in each epoch, `torch` does so in the order of transformers' Trainer
+    /// (for comparison), `none` keeps the order of the dataset.
     #[serde(default, skip_serializing_if = "is_default")]
     shuffle: Shuffle,
-    /// The seed of that order; left out, the stage's own.
+    /// Seed of the shuffle. Default: the stage's seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shuffle_seed: Option<u64>,
-    /// Clips in one forward pass, or `auto` for as many as fit in memory.
+    /// Clips per forward pass, or `auto` for as many as fit into the free memory of the device.
     #[serde(default = "defaults::batch_size")]
     batch_size: BatchSize,
-    /// Forward passes in one optimizer step; the effective batch is this times `batch_size`. With `batch_size = "auto"` it follows.
+    /// Forward passes per optimizer step; the effective batch size is this times `batch_size`. Ignored with `batch_size = "auto"`, which
+    /// sets it.
     #[serde(default = "defaults::gradient_accumulation")]
     gradient_accumulation: usize,
-    /// Clips in one optimizer step with `batch_size = "auto"`; 8 when left out.
+    /// Effective batch size, in clips per optimizer step, with `batch_size = "auto"`. Default: 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     effective_batch: Option<usize>,
-    /// Gradient checkpointing: store layer inputs only and recompute activations in the backward pass. Less memory, about a third more time, the
-    /// same result.
+    /// Gradient checkpointing: store layer inputs only and recompute activations in the backward pass. Uses less memory, takes about a
+    /// third more time, and gives the same result.
     #[serde(default)]
     #[schemars(extend("x-formerly" = "recompute"))]
     gradient_checkpointing: bool,
-    /// How the learning rate changes after the warm-up.
+    /// Learning-rate scheduler after the warmup.
     #[serde(default)]
     #[schemars(extend("x-formerly" = "schedule"))]
     lr_scheduler: LrScheduler,
-    /// Optimizer steps over which the learning rate rises from zero.
+    /// Optimizer steps over which the learning rate rises linearly from zero to `learning_rate`.
     #[serde(default)]
     warmup_steps: u64,
-    /// AdamW's weight decay; norms and biases are exempt.
+    /// AdamW weight decay; not applied to norms and biases.
     #[serde(default)]
     weight_decay: f64,
-    /// Decay rate of AdamW's running mean of gradients.
+    /// AdamW beta1: decay rate of the running mean of the gradients.
     #[serde(default = "defaults::adam_beta1")]
     adam_beta1: f64,
-    /// Decay rate of AdamW's running mean of squared gradients; 0.98 suits short runs from scratch.
+    /// AdamW beta2: decay rate of the running mean of the squared gradients; 0.98 suits short runs from scratch.
     #[serde(default = "defaults::adam_beta2")]
     adam_beta2: f64,
-    /// Keeps AdamW's division finite.
+    /// AdamW epsilon, added to the denominator for numerical stability.
     #[serde(default = "defaults::adam_epsilon")]
     adam_epsilon: f64,
-    /// Longest gradient, over all trained parameters together; 0 for no limit.
+    /// Gradient clipping: maximum L2 norm of the gradient over all trained parameters; 0 disables clipping.
     #[serde(default = "defaults::max_grad_norm")]
     max_grad_norm: f64,
-    /// Transcripts with more tokens are left out, and listed.
+    /// Maximum transcript length in tokens; clips with longer transcripts are excluded from training, with a warning for each.
     #[serde(default = "defaults::max_text_tokens")]
     max_text_tokens: usize,
-    /// Make clips a little different in each pass over the data, so that little of it is learned by heart. The audio tower then hears each
-    /// clip anew every time.
+    /// Data augmentation: apply random changes to each clip in every epoch, against overfitting. The audio encoder then runs on every clip
+    /// in every epoch. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     augment: Option<augment::Augment>,
-    /// Look at held-out clips while training, keep the best model, and end when it gets no better.
+    /// Validation during training: evaluate held-out clips at intervals, keep the best model, and optionally stop early. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     eval: Option<eval::Eval>,
-    /// How many checkpoints are kept; an older one serves if the newest is damaged.
+    /// Number of checkpoints to keep; an older one is used if the newest is damaged.
     #[serde(default = "defaults::save_total_limit")]
     #[schemars(extend("x-formerly" = "keep_checkpoints"))]
     save_total_limit: usize,
-    /// Optimizer steps from one checkpoint to the next.
+    /// Optimizer steps between two checkpoints.
     #[serde(default = "defaults::save_steps")]
     #[schemars(extend("x-formerly" = "checkpoint_steps"))]
     save_steps: u64,
-    /// Keep what a frozen audio tower makes of each clip on disk, and use it again in later epochs, runs and evaluations.
+    /// Feature cache: store the output of a frozen audio encoder on disk and reuse it in later epochs, runs and evaluations.
     #[serde(default = "defaults::audio_cache")]
     audio_cache: bool,
-    /// `auto`, `cpu`, or a card: `cuda:N`, `rocm:N`, `wgpu:N`.
+    /// Device: `auto` (a GPU if there is one, otherwise the CPU), `cpu`, or one GPU: `cuda:N`, `rocm:N`, `wgpu:N`.
     #[serde(default = "defaults::device")]
     device: String,
-    /// How frozen matrices are kept in memory: `auto` (as the base stores them), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
-    /// What is trained is always kept in `f32`; a full fine-tuning in `bf16` rounds it for products, forwards and backwards, which is faster.
+    /// Data type of frozen weight matrices in memory: `auto` (as stored by the base model), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
+    /// Trained weights are always kept in `f32`; full fine-tuning with `bf16` rounds them to bf16 for the matrix products of the forward
+    /// and backward passes, which is faster.
     #[serde(default)]
     precision: Precision,
 }
 
-/// Where weights come from.
+/// Source of the initial weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Init {
     /// The base model's safetensors files.
     #[default]
     Checkpoint,
-    /// The stage's seed.
+    /// Random initialization from the stage's seed.
     Random,
 }
 
-/// What is trained.
+/// Training method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Method {
-    /// An adapter beside frozen weights.
+    /// A LoRA adapter on frozen weights.
     #[default]
     Lora,
-    /// Every weight but the fixed position table.
+    /// Every weight except the fixed position embeddings of the audio encoder.
     Full,
 }
 
@@ -176,7 +184,7 @@ fn is_default(shuffle: &Shuffle) -> bool {
     *shuffle == Shuffle::default()
 }
 
-/// No batch and no rank is larger.
+/// Upper limit for batch sizes, ranks and mask widths.
 const MOST: usize = 1 << 16;
 
 impl Stage for Train {
@@ -184,12 +192,12 @@ impl Stage for Train {
     const ABOUT: &'static str = "fine-tunes a Voxtral model on a dataset, with LoRA or in full";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[
-        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset; its train split is learned" },
+        Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset; training uses its train split" },
         Port {
             name: "base",
             kinds: &[ArtifactKind::Model],
             arity: Arity::Optional,
-            about: "a full model made by another stage, instead of `with.base`",
+            about: "the base model: a full model from another stage, instead of `with.base`",
         },
     ];
 
@@ -217,28 +225,28 @@ impl Stage for Train {
         .flatten()
         .collect();
         if self.init == Init::Random && self.method == Method::Lora {
-            let message = "an adapter beside random weights is of no use: nothing could load it again";
-            complaints.push(SettingError::new("init", message).hint("write `method = \"full\"`, or name a trained base"));
+            let message = "a LoRA adapter needs a trained base model: no base with these random weights could be loaded again";
+            complaints.push(SettingError::new("init", message).hint("write `method = \"full\"`, or leave `init` out"));
         }
         if self.method == Method::Full && self.precision.bits().is_some() {
-            let message = "full fine-tuning trains every matrix, and what is trained is kept in 32-bit floats";
+            let message = "full fine-tuning trains every weight matrix, and trained weights are kept in f32";
             complaints.push(
                 SettingError::new("precision", message)
-                    .hint("leave `precision` out or write \"bf16\", or train an adapter with `method = \"lora\"`"),
+                    .hint("leave `precision` out or write \"bf16\", or train a LoRA adapter with `method = \"lora\"`"),
             );
         }
         if let Some(id) = self.base_model.as_deref().filter(|id| !is_hub_id(id)) {
-            let message = format!("`{id}` is not the id of a model on the Hub");
+            let message = format!("`{id}` is not a Hub model id");
             complaints.push(SettingError::new("base_model", message).hint("write `owner/name`, or leave it out"));
         }
         if self.revision.is_some() && self.base.as_deref().and_then(RepoRevision::parse).is_none() {
-            let message = "`revision` belongs to a base that is a repository like `org/name`";
-            complaints.push(SettingError::new("revision", message).hint("leave it out, or name a repository in `base`"));
+            let message = "`revision` needs a `base` that is a Hub repository such as `org/name`";
+            complaints.push(SettingError::new("revision", message).hint("leave `revision` out, or name a repository in `base`"));
         }
         if self.method == Method::Lora {
             complaints.extend(self.lora.check());
         } else if self.adapter.is_some() {
-            let message = "full fine-tuning has no adapter to go on from";
+            let message = "full fine-tuning cannot continue from an adapter";
             complaints
                 .push(SettingError::new("adapter", message).hint("write `method = \"lora\"`, or merge the adapter into its base first"));
         }
@@ -246,7 +254,8 @@ impl Stage for Train {
         complaints.extend(self.eval.iter().flat_map(eval::Eval::check));
         complaints.extend(self.augment.iter().flat_map(augment::Augment::check));
         if self.shuffle_seed.is_some() && self.shuffle == Shuffle::None {
-            complaints.push(SettingError::new("shuffle_seed", "`shuffle = \"none\"` needs no seed").hint("leave it out"));
+            complaints
+                .push(SettingError::new("shuffle_seed", "`shuffle_seed` has no effect with `shuffle = \"none\"`").hint("leave it out"));
         }
         complaints
     }
@@ -268,12 +277,12 @@ impl Stage for Train {
     fn identity(&self) -> Value {
         let mut identity = self.settings();
         if let Some(settings) = identity.as_object_mut() {
-            // How a batch is cut into forward passes and how often is saved leaves the result what it is.
+            // How a batch is split into forward passes and how often checkpoints are saved do not change the result.
             let cuts = ["batch_size", "gradient_accumulation", "gradient_checkpointing"];
             for key in cuts.into_iter().chain(["save_steps", "save_total_limit", "audio_cache", "device"]) {
                 settings.remove(key);
             }
-            // Its name when the first results were recorded: they still count.
+            // Its former name, which the fingerprints of earlier results contain.
             if let Some(scheduler) = settings.remove("lr_scheduler") {
                 settings.insert("schedule".to_owned(), scheduler);
             }
@@ -282,9 +291,9 @@ impl Stage for Train {
         identity
     }
 
-    fn recipe(&self) -> Value {
+    fn portable_settings(&self) -> Value {
         let mut recipe = self.identity();
-        // How the batch is cut is for the machine to say that repeats it.
+        // The machine that reproduces the result chooses its own batch size.
         recipe["batch_size"] = json!("auto");
         recipe
     }
@@ -293,19 +302,19 @@ impl Stage for Train {
         Some(format!("{}-{}", device::class(&self.device), self.precision()))
     }
 
-    fn remedies(&self, failure: Failure) -> Vec<SuggestedSettings> {
+    fn recovery_suggestions(&self, failure: Failure) -> Vec<SuggestedSettings> {
         let remedy = |about: &'static str, set: Value| serde_json::from_value(set).ok().map(|set| SuggestedSettings { set, about });
         let remedies = match failure {
             Failure::OutOfMemory => vec![
-                remedy("the same effective batch in smaller parts", json!({ "batch_size": "/2", "gradient_accumulation": "*2" })),
-                remedy("layers are computed twice and not kept", json!({ "gradient_checkpointing": true })),
-                remedy("frozen matrices at half the size", json!({ "precision": "bf16" })).filter(|_| self.method == Method::Lora),
+                remedy("smaller batches, same effective batch size", json!({ "batch_size": "/2", "gradient_accumulation": "*2" })),
+                remedy("recompute activations instead of storing them", json!({ "gradient_checkpointing": true })),
+                remedy("half the memory for frozen weights", json!({ "precision": "bf16" })).filter(|_| self.method == Method::Lora),
             ],
             Failure::Diverged => vec![
-                remedy("smaller steps", json!({ "learning_rate": "/4" })),
-                remedy("shorter gradients", json!({ "max_grad_norm": 0.3 })),
+                remedy("lower learning rate", json!({ "learning_rate": "/4" })),
+                remedy("stricter gradient clipping", json!({ "max_grad_norm": 0.3 })),
             ],
-            Failure::LostDevice => vec![remedy("on the processor", json!({ "device": "cpu" }))],
+            Failure::LostDevice => vec![remedy("train on the CPU", json!({ "device": "cpu" }))],
             Failure::Crash | Failure::Timeout | Failure::Stalled | Failure::DiskFull | Failure::BadSample => Vec::new(),
         };
         remedies.into_iter().flatten().collect()
@@ -317,13 +326,13 @@ impl Stage for Train {
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let chosen = cx.device(&self.device)?;
-        cx.note(format!("on {} ({})", chosen.name, chosen.reason));
+        cx.note(format!("device: {} ({})", chosen.name, chosen.reason));
         let (base_name, base) = self.base_folder(cx)?;
         let start = match self.init {
             Init::Checkpoint => WeightsFrom::Checkpoint,
             Init::Random => WeightsFrom::Random(cx.seed),
         };
-        // Taken before the weights are read, so that it is theirs.
+        // Computed before the weights are loaded, so that it describes the files that are read.
         let digest = model_dir::digest(&base)?;
         let mut recognizer = Transcriber::open(&base, start, self.loaded_precision(), &chosen.device)?;
         if let Some(note) = &recognizer.loaded.note {
@@ -355,12 +364,12 @@ impl Stage for Train {
                 .sum();
             cx.memory(&recognizer, &start.identity(&digest), &chosen, chunks, self.audio_cache)
         });
-        // What is another sound each time is not worth remembering.
+        // Augmented audio differs in every epoch, so its encoder outputs are not cached.
         let remembered = memory.as_ref().filter(|_| self.augment.is_none());
         let mut examples = examples::examples(&recognizer, &data.path, &records, remembered)?;
         if let Some(augment) = &self.augment {
             examples = examples::augmented(&recognizer, &data.path, &records, examples, augment, cx.seed)?;
-            cx.note("clips are made a little different in each pass, so each is heard anew every time");
+            cx.note("augmentation is on: encoder features are recomputed in every epoch");
         }
         let trained = |name: &str| match self.method {
             Method::Lora => name.contains(".lora."),
@@ -387,10 +396,10 @@ impl Stage for Train {
         let recipe = self.recipe(cx, recognizer.special().pad, cut);
         let steps = recipe.steps(examples.len());
         if self.warmup_steps > 0 && self.warmup_steps >= steps {
-            let message = format!("`warmup_steps` = {} is not below the {steps} steps of this training", self.warmup_steps);
+            let message = format!("`warmup_steps` = {} is not less than the {steps} training steps", self.warmup_steps);
             cx.warn(format!("{message}: the learning rate never reaches `learning_rate` = {}", self.learning_rate));
         }
-        cx.note(format!("{} of {} parameters are trained, on {} clips, in {} steps", trainable, total, examples.len(), steps));
+        cx.note(format!("training {} of {} parameters on {} clips for {} steps", trainable, total, examples.len(), steps));
         let rounds = self.method == Method::Full && self.precision == Precision::Bf16;
         let precision = if rounds { Precision::Bf16 } else { recognizer.loaded.precision };
         if rounds {
@@ -400,7 +409,7 @@ impl Stage for Train {
         let mut look =
             self.eval.as_ref().map(|eval| eval::Look::new(eval, &mut recognizer, &data.path, &held_out, memory.as_ref())).transpose()?;
         let mut look = look.as_mut().map(|look| |model: &Voxtral| look.look(model));
-        let judge = self.eval.as_ref().zip(look.as_mut()).map(|(eval, look)| Validation {
+        let validation = self.eval.as_ref().zip(look.as_mut()).map(|(eval, look)| Validation {
             every: eval.steps,
             look,
             metric: eval.metric.name().to_owned(),
@@ -419,14 +428,14 @@ impl Stage for Train {
             device: &chosen.device,
             stop: &cx.stop,
             say: &mut |said| voice.say(said),
-            judge,
+            validation,
         };
         let TrainingOutput { model, losses, evaluations, kept, stopped_early } = training.run(model)?;
         if stopped_early {
-            cx.note(format!("ended after {} of {steps} steps: it no longer got better", losses.len()));
+            cx.note(format!("early stopping after {} of {steps} steps: no further improvement on the held-out clips", losses.len()));
         }
         if kept != losses.len() as u64 {
-            cx.note(format!("the model is that of step {kept}, the best on the held-out clips"));
+            cx.note(format!("keeping the model of step {kept}, the best on the held-out clips"));
         }
         if let Some(memory) = &memory {
             cx.tell_trouble(memory);
@@ -455,7 +464,7 @@ impl Stage for Train {
         let seconds = rounded(seconds);
         let mut settings = self.identity();
         if self.base.is_some() {
-            // The folder's place is nobody's business but this machine's.
+            // Do not publish the local path of the folder.
             settings["base"] = json!(base_name);
         }
         let mut base_facts = json!({ "name": base_name, "init": self.init, "digest": digest });
@@ -471,8 +480,8 @@ impl Stage for Train {
             "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
             "first_loss": first, "final_loss": last, "device": chosen.name, "precision": precision, "languages": languages, "seed": cx.seed,
         });
-        let judged = evaluations.iter().find(|judgement| judgement.step == kept).map(|judgement| &judgement.metrics);
-        if let Some(metrics) = judged {
+        let evaluated = evaluations.iter().find(|evaluation| evaluation.step == kept).map(|evaluation| &evaluation.metrics);
+        if let Some(metrics) = evaluated {
             facts["kept_step"] = json!(kept);
             facts["eval"] = json!(metrics);
         }
@@ -483,7 +492,7 @@ impl Stage for Train {
             .metric("first_loss", first)
             .metric("final_loss", last)
             .metric("steps", losses.len() as f64);
-        for (name, value) in judged.into_iter().flatten() {
+        for (name, value) in evaluated.into_iter().flatten() {
             made = made.metric(name, *value);
         }
         Ok(StageOutcome::Done(made))
@@ -491,7 +500,7 @@ impl Stage for Train {
 }
 
 impl Train {
-    /// The settings that were used, defaults filled in.
+    /// The effective settings, with defaults filled in.
     fn settings(&self) -> Value {
         let mut settings = serde_json::to_value(self).unwrap_or(Value::Null);
         if let (Method::Full, Some(settings)) = (self.method, settings.as_object_mut()) {
@@ -500,7 +509,7 @@ impl Train {
         settings
     }
 
-    /// What is computed in. Full fine-tuning does so in 32-bit floats unless the file says otherwise.
+    /// The compute precision. Full fine-tuning computes in f32 unless `precision` says otherwise.
     fn precision(&self) -> Precision {
         match (self.method, self.precision) {
             (Method::Full, Precision::Auto) => Precision::F32,
@@ -508,7 +517,7 @@ impl Train {
         }
     }
 
-    /// What is trained is kept in 32-bit floats, so a full run loads everything so.
+    /// The precision to load weights in. Trained weights are kept in f32, so full fine-tuning loads everything in f32.
     fn loaded_precision(&self) -> Precision {
         match self.method {
             Method::Lora => self.precision,
@@ -516,13 +525,13 @@ impl Train {
         }
     }
 
-    /// Puts adapters on a model, fresh ones or those of a folder.
+    /// Adds LoRA adapters to a model: newly initialized, or loaded from the folder `adapter`.
     fn place(&self, cx: &Context, adapters: &LoraConfig, model: &mut Voxtral, device: &Device) -> Result<AdaptedLayers> {
         let mut source = WeightLoader::random(cx.seed, device);
         let placed = lora::add(model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
         if let Some(folder) = &self.adapter {
             lora::go_on_from(model, adapters, &cx.path(folder)).map_err(|error| error.context("`adapter`"))?;
-            cx.note(format!("goes on from the adapter `{folder}`"));
+            cx.note(format!("continuing from the adapter `{folder}`"));
         }
         Ok(placed)
     }
@@ -555,7 +564,7 @@ impl Train {
         }
     }
 
-    /// The records whose texts are within the limit, with the tokens of these, and what is left out.
+    /// Tokenizes the transcripts. Returns the clips within `max_text_tokens` and descriptions of the excluded ones.
     fn short_enough(&self, cx: &Context, recognizer: &Transcriber, records: Vec<ClipRow>) -> Result<(Vec<Tokenized>, Vec<String>)> {
         let (mut used, mut left_out) = (Vec::new(), Vec::new());
         for record in records {
@@ -575,13 +584,13 @@ impl Train {
             cx.warn(format!("left out: {clip}"));
         }
         if used.is_empty() {
-            return Err(Error::new("there is no clip to train on").hint("raise max_text_tokens, or give the dataset more clips"));
+            return Err(Error::new("no clips to train on").hint("raise `max_text_tokens`, or add clips to the dataset"));
         }
         Ok((used, left_out))
     }
 }
 
-/// Parameters in all, and those that are trained.
+/// Counts all parameters and the trained ones.
 fn sizes(recognizer: &Transcriber, trained: &training::TrainableFilter) -> (usize, usize) {
     use burn::module::Param;
     use burn::tensor::Tensor;
@@ -589,20 +598,20 @@ fn sizes(recognizer: &Transcriber, trained: &training::TrainableFilter) -> (usiz
     use voxtral::model::visitor::NamedVisitor;
     struct Count<'a>(&'a training::TrainableFilter<'a>, usize, usize);
     impl NamedVisitor for Count<'_> {
-        fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+        fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             let size = param.shape().num_elements();
             self.1 += size;
             self.2 += if (self.0)(name) { size } else { 0 };
         }
     }
     let mut count = Count(trained, 0, 0);
-    visitor::look(&recognizer.model, &mut count);
-    // Quantised matrices hold fewer numbers than they stand for.
+    visitor::visit_named(&recognizer.model, &mut count);
+    // Quantized matrices store fewer numbers than they have parameters.
     let beyond: usize = recognizer.model.clone().linears().iter().map(|(_, layer)| layer.beyond()).sum();
     (count.1 + beyond, count.2)
 }
 
-/// The mean loss of the last ten steps, so that one odd batch says little.
+/// Mean loss of the last ten steps, to smooth out single batches.
 fn final_loss(losses: &[LossRow]) -> f64 {
     let last = &losses[losses.len().saturating_sub(10)..];
     last.iter().map(|row| row.loss).sum::<f64>() / last.len().max(1) as f64

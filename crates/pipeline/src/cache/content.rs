@@ -1,6 +1,6 @@
-//! The content of a file or a folder as a value: relative paths, sizes and digests, and nothing else.
+//! Content hashing of files and folders: relative paths, sizes and BLAKE3 digests.
 //!
-//! Neither clock, owner nor place enters: two folders with the same names and bytes are the same [`FileTree`].
+//! Times, owners and absolute paths are ignored: two folders with the same names and bytes have the same [`FileTree`].
 
 use crate::cache::stat_cache::StatCache;
 use crate::error::{Error, Result, ResultExt};
@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use voxpipe_io::digest::Digest;
 
-/// The folder every project keeps its state in; never part of a content.
+/// The state folder of a project; content hashing skips it.
 pub const STATE_FOLDER: &str = ".voxpipe";
 
-/// What is at a path.
+/// The content found at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Content {
-    /// Nothing.
+    /// The path does not exist.
     Missing,
     /// A file.
     File(FileContent),
@@ -29,47 +29,47 @@ pub enum Content {
     Folder(FileTree),
 }
 
-/// A folder's files by relative path, `/` separated.
+/// The files of a folder by relative path, separated by `/`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FileTree(pub BTreeMap<String, FileContent>);
 
-/// A file's content.
+/// Size and digest of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileContent {
-    /// Its length in bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// The digest of its bytes.
+    /// Digest of the bytes.
     pub digest: Digest,
 }
 
-/// What is different between two contents, file by file.
+/// The differences between two contents, by file name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentDiff {
-    /// Only in the newer one.
+    /// Files that only the newer content has.
     pub added: Vec<String>,
-    /// Only in the older one.
+    /// Files that only the older content has.
     pub removed: Vec<String>,
-    /// In both, with other bytes.
+    /// Files with different bytes.
     pub changed: Vec<String>,
 }
 
-/// What to do about symbolic links.
+/// How to treat symbolic links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SymlinkPolicy {
-    /// Look at what they point to: for things a person keeps.
+    /// Follow them: for the user's source files.
     Follow,
-    /// They are an error: for results, which must stand on their own.
+    /// Reject them: results must be self-contained.
     Refuse,
 }
 
 impl Content {
-    /// Reads what is at `path`, hashing only what the index does not know already.
+    /// Reads the content at `path`; hashes only files whose digest is not in the stat cache.
     pub fn read(path: &Path, index: &StatCache, links: SymlinkPolicy) -> Result<Self> {
         Self::read_some(path, index, links, &|_| true)
     }
 
-    /// The same, of a folder only the files that `counts` accepts by their path in it.
+    /// Like [`Content::read`], but includes only the files of a folder whose relative path `counts` accepts.
     pub fn read_some(path: &Path, index: &StatCache, links: SymlinkPolicy, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
@@ -77,7 +77,7 @@ impl Content {
                 index.saw(path, None);
                 return Ok(Self::Missing);
             }
-            Err(error) => return Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+            Err(error) => return Err(error).with_context(|| format!("cannot access `{}`", path.display())),
         };
         if meta.is_dir() {
             return FileTree::read_some(path, index, links, counts).map(Self::Folder);
@@ -88,7 +88,7 @@ impl Content {
         Ok(leaf.map_or(Self::Missing, Self::File))
     }
 
-    /// The digest that stands for the content in a fingerprint.
+    /// The digest that represents the content in a fingerprint; `None` if the path does not exist.
     pub fn digest(&self) -> Option<Digest> {
         match self {
             Self::Missing => None,
@@ -97,7 +97,7 @@ impl Content {
         }
     }
 
-    /// What changed from this content to a newer one; a lone file is named by `name`.
+    /// The changes from this content to a newer one; `name` names a single file.
     pub fn changes(&self, newer: &Self, name: &str) -> ContentDiff {
         self.listing(name).changes(&newer.listing(name))
     }
@@ -112,7 +112,7 @@ impl Content {
 }
 
 impl FileTree {
-    /// Reads a folder.
+    /// Reads and hashes a folder.
     pub fn read(folder: &Path, index: &StatCache, links: SymlinkPolicy) -> Result<Self> {
         Self::read_some(folder, index, links, &|_| true)
     }
@@ -123,7 +123,7 @@ impl FileTree {
         hash_all(&mut files, index)
     }
 
-    /// The digest of the whole: every relative path in order, each with the digest of its bytes.
+    /// The digest of the folder: every relative path in sorted order, each with the digest of its bytes.
     pub fn digest(&self) -> Digest {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"voxpipe tree 1\n");
@@ -135,7 +135,7 @@ impl FileTree {
         Digest(*hasher.finalize().as_bytes())
     }
 
-    /// What changed from this tree to a newer one.
+    /// The changes from this tree to a newer one.
     pub fn changes(&self, newer: &Self) -> ContentDiff {
         let only_in = |a: &Self, b: &Self| a.0.keys().filter(|path| !b.0.contains_key(*path)).cloned().collect();
         ContentDiff {
@@ -152,12 +152,12 @@ impl FileTree {
 }
 
 impl ContentDiff {
-    /// Whether nothing changed.
+    /// Whether there is no difference.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 
-    /// The changes in words: `2 added (a.wav, b.wav), 1 changed (c.wav)`.
+    /// Describes the changes: `2 added (a.wav, b.wav), 1 changed (c.wav)`.
     pub fn sentence(&self) -> String {
         let part = |paths: &[String], what: &str| {
             let shown = paths.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -172,7 +172,7 @@ impl ContentDiff {
     }
 }
 
-/// A file met on the walk, not hashed yet.
+/// A file found by the walk, not hashed yet.
 struct Found {
     name: String,
     path: PathBuf,
@@ -183,28 +183,28 @@ fn regular(name: String, path: PathBuf, meta: Metadata) -> Result<Found> {
     if meta.is_file() {
         return Ok(Found { name, path, meta });
     }
-    // Reading a pipe or a device could wait for ever.
+    // Reading a pipe or a device could block forever.
     Err(Error::new(format!("`{}` is neither a file nor a folder", path.display()))
         .hint("move it elsewhere: only files and folders can be hashed"))
 }
 
 impl SymlinkPolicy {
-    /// What is known of an entry; nothing of a link that cannot be followed, or must not be.
-    fn look(self, entry: &fs::DirEntry) -> Result<Option<Metadata>> {
-        let looking = || format!("cannot look at `{}`", entry.path().display());
-        // Anything but a link is looked up in the open folder, which takes half as long as by its path.
-        if !entry.file_type().with_context(looking)?.is_symlink() {
-            return entry.metadata().map(Some).with_context(looking);
+    /// The metadata of an entry; `None` for a link that is broken or not allowed.
+    fn metadata(self, entry: &fs::DirEntry) -> Result<Option<Metadata>> {
+        let accessing = || format!("cannot access `{}`", entry.path().display());
+        // For anything but a link, `DirEntry::metadata` uses the open folder, which takes half as long as a lookup by path.
+        if !entry.file_type().with_context(accessing)?.is_symlink() {
+            return entry.metadata().map(Some).with_context(accessing);
         }
         match (self, fs::metadata(entry.path())) {
             (SymlinkPolicy::Refuse, _) => Ok(None),
             (SymlinkPolicy::Follow, Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            (SymlinkPolicy::Follow, meta) => meta.map(Some).with_context(looking),
+            (SymlinkPolicy::Follow, meta) => meta.map(Some).with_context(accessing),
         }
     }
 }
 
-/// How a folder is walked.
+/// A recursive folder walk.
 struct Walk<'a> {
     index: &'a StatCache,
     links: SymlinkPolicy,
@@ -213,37 +213,38 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn through(&self, folder: &Path, prefix: &str, above: &mut Vec<(u64, u64)>, files: &mut Vec<Found>) -> Result<()> {
-        let looking = || format!("cannot read folder `{}`", folder.display());
-        // Before its names are read: a name that comes or goes meanwhile gives the folder another stamp.
-        let here = fs::metadata(folder).with_context(looking)?;
+        let reading = || format!("cannot read folder `{}`", folder.display());
+        // Taken before the names are read: adding or removing a name meanwhile changes the folder's stat key.
+        let here = fs::metadata(folder).with_context(reading)?;
         self.index.saw(folder, Some(&here));
         let here = (here.dev(), here.ino());
         if above.contains(&here) {
-            return Err(Error::new(format!("`{}` is a link to a folder that contains it", folder.display())).hint("remove the link"));
+            return Err(Error::new(format!("symbolic link cycle: `{}` points to a folder that contains it", folder.display()))
+                .hint("remove the link"));
         }
         above.push(here);
         let ours = |entry: &io::Result<fs::DirEntry>| entry.as_ref().is_ok_and(|entry| entry.file_name() == STATE_FOLDER);
-        let entries = fs::read_dir(folder).with_context(looking)?.filter(|entry| !ours(entry));
-        let entries = entries.collect::<io::Result<Vec<_>>>().with_context(looking)?;
+        let entries = fs::read_dir(folder).with_context(reading)?.filter(|entry| !ours(entry));
+        let entries = entries.collect::<io::Result<Vec<_>>>().with_context(reading)?;
         let links = self.links;
-        let look = |entry| -> Result<_> { Ok((links.look(&entry)?, entry)) };
-        let looked: Vec<_> = if entries.len() > WORTH_THREADS.1 {
-            entries.into_par_iter().map(look).collect::<Result<_>>()?
+        let stat = |entry| -> Result<_> { Ok((links.metadata(&entry)?, entry)) };
+        let entries: Vec<_> = if entries.len() > WORTH_THREADS.1 {
+            entries.into_par_iter().map(stat).collect::<Result<_>>()?
         } else {
-            entries.into_iter().map(look).collect::<Result<_>>()?
+            entries.into_iter().map(stat).collect::<Result<_>>()?
         };
-        for (meta, entry) in looked {
+        for (meta, entry) in entries {
             let (path, file_name) = (entry.path(), entry.file_name());
             let Some(file_name) = file_name.to_str() else {
-                return Err(Error::new(format!("the name of `{}` is not UTF-8", path.display())).hint("rename it"));
+                return Err(Error::new(format!("the file name of `{}` is not valid UTF-8", path.display())).hint("rename it"));
             };
             let name = format!("{prefix}{file_name}");
             let Some(meta) = meta else {
                 return Err(match self.links {
                     SymlinkPolicy::Refuse => Error::new(format!("`{name}` in the result is a symbolic link"))
-                        .hint("copy the file: a result has to stand on its own"),
+                        .hint("copy the file instead: a result must be self-contained"),
                     SymlinkPolicy::Follow => {
-                        Error::new(format!("`{}` is a link to nothing", path.display())).hint("remove the link or bring its target back")
+                        Error::new(format!("`{}` is a broken symbolic link", path.display())).hint("remove the link or restore its target")
                     }
                 });
             };
@@ -259,7 +260,7 @@ impl Walk<'_> {
     }
 }
 
-/// Below this many bytes, or files, there is less to gain from more threads than starting them costs.
+/// Use several threads only above this many bytes or files: below, starting them costs more than it saves.
 const WORTH_THREADS: (u64, usize) = (4 << 20, 200);
 
 fn hash_all(files: &mut Vec<Found>, index: &StatCache) -> Result<FileTree> {
@@ -287,14 +288,14 @@ fn hash_all(files: &mut Vec<Found>, index: &StatCache) -> Result<FileTree> {
     Ok(FileTree(tree))
 }
 
-/// Up to this many bytes a file is read at once.
+/// Files of up to this many bytes are read with a single call.
 const SMALL: u64 = 16 << 10;
 
 fn hash_file(path: &Path, length: u64) -> Result<Digest> {
     let reading = || format!("cannot read `{}`", path.display());
-    // A file nobody lets us read is a matter of the machine, whatever stage asked.
+    // An unreadable file is an environment error, whichever stage asked.
     let file = fs::File::open(path).with_context(reading).map_err(|error| error.environment())?;
-    // Some file systems call files empty that are not: these are read piece by piece.
+    // Some file systems (such as /proc) report size 0 for files that are not empty: these take the streaming path.
     if (1..=SMALL).contains(&length) {
         let mut bytes = Vec::with_capacity(length as usize);
         (&file).read_to_end(&mut bytes).with_context(reading)?;

@@ -1,36 +1,38 @@
-//! What a file system tells of a file without opening it: enough to see that nothing changed, and whether that can be trusted.
+//! Stat keys: detect that a file is unchanged from its metadata, without opening it.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Device, inode, size and both times. A file with an equal stamp was neither written to, nor replaced, nor had its modification time
-/// put back: the status change time moves with each of these.
+/// Device, inode, size, mtime and ctime of a file.
+///
+/// A file with an equal key was not written to or replaced, and its mtime was not reset: each of these changes the ctime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatKey {
     device: u64,
     inode: u64,
     size: u64,
-    /// Nanoseconds since 1970. A year beyond 2262 counts as the last moment there is.
+    /// mtime in nanoseconds since 1970; saturates in the year 2262.
     modified: i64,
+    /// ctime in nanoseconds since 1970.
     changed: i64,
 }
 
-/// Something that was looked at, with its stamp; without one it was not there.
+/// A path that was accessed, with its stat key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchedPath {
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// Its stamp.
+    /// The stat key; `None` if the path did not exist.
     pub stamp: Option<StatKey>,
 }
 
 impl StatKey {
-    /// How many bytes [`StatKey::write`] makes.
+    /// The length in bytes of a key written by [`StatKey::write`].
     pub const BYTES: usize = 40;
 
-    /// The stamp of what was looked at.
+    /// The key of a file's metadata.
     pub fn of(meta: &Metadata) -> Self {
         Self {
             device: meta.dev(),
@@ -41,12 +43,12 @@ impl StatKey {
         }
     }
 
-    /// The stamp of a path now, links followed; none if nothing is there or it cannot be looked at.
+    /// The current key of a path, with links followed; `None` if it does not exist or cannot be accessed.
     pub fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|meta| Self::of(&meta))
     }
 
-    /// The same, of a name in an open folder.
+    /// Like [`StatKey::at`], for a name in an open folder.
     pub fn below(folder: &impl std::os::fd::AsFd, name: &str) -> Option<Self> {
         let stat = rustix::fs::statat(folder, name, rustix::fs::AtFlags::empty()).ok()?;
         Some(Self {
@@ -63,17 +65,19 @@ impl StatKey {
         (self.device, self.inode)
     }
 
-    /// Whether a further change would give another stamp. `now` was taken before the stamp: what had changed just then could change
-    /// again within the same tick of the file system's clock and leave no trace.
+    /// Whether a later change is certain to change the key.
+    ///
+    /// `now` must be taken before the key. A file modified just before `now` could be modified again within the same tick of the file
+    /// system's clock, which would leave the key unchanged.
     pub fn settled(&self, now: SystemTime) -> bool {
-        // File systems that keep whole seconds need a longer pause to tell two changes apart.
+        // File systems with timestamps in whole seconds need a longer interval to distinguish two changes.
         let tick = if self.modified % 1_000_000_000 == 0 { Duration::from_secs(2) } else { Duration::from_millis(50) };
         let before = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(tick);
         let before = i64::try_from(before.as_nanos()).unwrap_or(0);
         self.modified < before && self.changed < before
     }
 
-    /// Appends the stamp.
+    /// Appends the key in its binary form.
     pub fn write(&self, to: &mut Vec<u8>) {
         for number in [self.device, self.inode, self.size] {
             to.extend_from_slice(&number.to_le_bytes());
@@ -83,7 +87,7 @@ impl StatKey {
         }
     }
 
-    /// Takes a stamp off the front.
+    /// Reads a key and advances `bytes` past it.
     pub fn read(bytes: &mut &[u8]) -> Option<Self> {
         let mut next = || {
             let (head, rest) = bytes.split_first_chunk::<8>()?;

@@ -1,17 +1,17 @@
-//! What a result depends on, as one digest, and the full list behind it.
+//! Fingerprints: a digest of everything a result depends on, with the list of inputs behind it.
 //!
-//! | enters | how |
+//! | input | form |
 //! |---|---|
 //! | kind and contract version | `train`, 3 |
 //! | settings | [`crate::stage::Stage::identity`], defaults filled in, keys sorted, floats in their shortest exact form |
-//! | inputs | by port: the digest of the upstream *output* and of the facts and numbers that travel with it |
-//! | sources | outside files: the digest of their bytes; folders: every relative path and its bytes; a missing one counts as missing |
-//! | seed | the step's own |
-//! | the pipeline's name | for kinds that write it into their result |
+//! | inputs | by port: the digest of the upstream *output*, and of its facts and metrics |
+//! | sources | external files: the digest of their bytes; folders: every relative path and its bytes; a missing source enters as missing |
+//! | seed | the step's seed |
+//! | pipeline name | for kinds that write it into their result |
 //! | numerics class | for kinds whose bytes depend on precision and device class |
 //!
-//! Nothing else does: no clock, no host, no absolute path (a source outside the project is known by its position), no order of keys,
-//! no resources, retries or timeouts.
+//! Excluded: time, host, absolute paths (a source outside the project enters by position), the order of keys, resources, retries and
+//! timeouts.
 
 use crate::artifact::Artifact;
 use crate::cache::content::Content;
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use voxpipe_io::digest::Digest;
 
-/// The name of a result before it exists.
+/// The cache key of a result, known before the result exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(pub Digest);
@@ -34,61 +34,61 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// Everything a result depends on.
+/// The fingerprint inputs of a result: everything it depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FingerprintInputs {
     /// The stage's kind.
     pub kind: String,
-    /// The kind's contract version.
+    /// The contract version of the kind.
     pub version: u32,
-    /// The settings that shape the result.
+    /// The settings that affect the result.
     pub settings: Value,
-    /// What goes in, by port.
+    /// Upstream results by port.
     pub inputs: BTreeMap<String, Vec<UpstreamInput>>,
-    /// Outside files and folders, in the order the stage names them.
+    /// External files and folders, in the order the stage lists them.
     pub sources: Vec<SourceInput>,
     /// The step's seed.
     pub seed: u64,
-    /// Precision and device class, when the bytes depend on them.
+    /// Precision and device class, if the bytes of the result depend on them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub numerics: Option<String>,
-    /// The pipeline's name, when the result tells it.
+    /// The pipeline's name, if the result contains it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<String>,
-    /// Filled by [`FingerprintInputs::fingerprint`].
+    /// The digest, computed by the first call of [`FingerprintInputs::fingerprint`].
     #[serde(skip)]
     pub known: LazyFingerprint,
 }
 
-/// An upstream result.
+/// An upstream result as a fingerprint input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamInput {
-    /// The step that made it; for people, not part of the fingerprint.
+    /// The step that made it; for display only, not part of the fingerprint.
     pub stage: String,
     /// The digest of its files.
     pub digest: Digest,
-    /// The digest of the facts and numbers a later stage may read beside the files.
+    /// The digest of the facts and metrics, which a downstream stage may read in addition to the files.
     pub said: Digest,
 }
 
 impl UpstreamInput {
-    /// What of an artifact enters a fingerprint.
+    /// The part of an artifact that enters a fingerprint.
     pub fn of(artifact: &Artifact) -> Self {
         let said = canonical(&json!({ "metrics": artifact.metrics, "facts": artifact.facts }));
         Self { stage: artifact.stage.clone(), digest: artifact.digest, said: Digest::of(said.as_bytes()) }
     }
 }
 
-/// An outside file or folder.
+/// An external file or folder as a fingerprint input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceInput {
-    /// Where it is, relative to the project's root if it lies inside.
+    /// The path, relative to the project root if it lies inside.
     pub path: String,
-    /// What is there.
+    /// The content at that path.
     pub content: Content,
 }
 
-/// The fingerprint of a list that was asked for it. It says nothing that the list does not say.
+/// A lazily computed fingerprint. Ignored in comparisons, as it is derived from the other fields.
 #[derive(Clone, Debug, Default)]
 pub struct LazyFingerprint(OnceLock<Fingerprint>);
 
@@ -99,7 +99,7 @@ impl PartialEq for LazyFingerprint {
 }
 
 impl FingerprintInputs {
-    /// The digest of the list. It is computed once: whoever changes a list asks a new one.
+    /// The fingerprint. It is computed once: do not change the inputs after the first call.
     pub fn fingerprint(&self) -> Fingerprint {
         *self.known.0.get_or_init(|| self.computed())
     }
@@ -127,7 +127,7 @@ impl FingerprintInputs {
             "kind": self.kind, "version": self.version, "inputs": inputs, "sources": sources,
             "seed": self.seed, "numerics": self.numerics, "pipeline": self.pipeline,
         });
-        // Without a copy of the settings: they may be long, and stages many.
+        // Avoids a copy of the settings: they may be long, and there may be many stages.
         let parts = parts.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value));
         let mut text = String::from("voxpipe fingerprint 1\n");
         write_object(parts.chain([("settings", &self.settings)]).collect(), &mut text);
@@ -135,7 +135,7 @@ impl FingerprintInputs {
     }
 }
 
-/// The settings with the absolute paths of sources taken out, so that a project may be moved.
+/// Replaces absolute paths in settings by relative ones or source positions, so that a project can be moved.
 pub fn portable(settings: Value, sources: &[PathBuf], root: &Path) -> Value {
     match settings {
         Value::String(text) if Path::new(&text).is_absolute() => {
@@ -156,7 +156,7 @@ pub fn portable(settings: Value, sources: &[PathBuf], root: &Path) -> Value {
     }
 }
 
-/// JSON with sorted keys and no space: one text for one value.
+/// Canonical JSON: sorted keys and no whitespace, so that equal values have equal text.
 pub fn canonical(value: &Value) -> String {
     let mut text = String::new();
     write_canonical(value, &mut text);
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use crate::cache::content::{FileContent, FileTree};
 
-    fn ingredients() -> FingerprintInputs {
+    fn inputs() -> FingerprintInputs {
         let leaf = FileContent { size: 1, digest: Digest::of(b"1") };
         let input = UpstreamInput { stage: "dataset".into(), digest: Digest::of(b"d"), said: Digest::of(b"s") };
         FingerprintInputs {
@@ -215,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn every_ingredient_counts() {
-        let base = ingredients().fingerprint();
+    fn every_input_changes_the_fingerprint() {
+        let base = inputs().fingerprint();
         type Change = fn(&mut FingerprintInputs);
         let changes: [(&str, Change); 11] = [
             ("kind", |i| i.kind = "merge".into()),
@@ -232,7 +232,7 @@ mod tests {
             ("the pipeline's name", |i| i.pipeline = Some("mine".into())),
         ];
         for (what, change) in changes {
-            let mut changed = ingredients();
+            let mut changed = inputs();
             change(&mut changed);
             assert_ne!(changed.fingerprint(), base, "{what}");
         }
@@ -240,10 +240,10 @@ mod tests {
 
     #[test]
     fn names_of_steps_and_absolute_places_do_not_count() {
-        let mut renamed = ingredients();
+        let mut renamed = inputs();
         renamed.inputs.get_mut("data").unwrap()[0].stage = "clips".into();
-        assert_eq!(renamed.fingerprint(), ingredients().fingerprint());
-        let (mut here, mut there) = (ingredients(), ingredients());
+        assert_eq!(renamed.fingerprint(), inputs().fingerprint());
+        let (mut here, mut there) = (inputs(), inputs());
         here.sources[0].path = "/home/a/clips".into();
         there.sources[0].path = "/mnt/b/clips".into();
         assert_eq!(here.fingerprint(), there.fingerprint());
@@ -252,13 +252,13 @@ mod tests {
         assert_eq!(settings, json!({ "path": "<source 0>", "list": ["in", "/elsewhere"] }));
     }
 
-    /// Written down once: a change here throws away every result people have.
+    /// A change of this digest invalidates every existing result.
     #[test]
     fn the_recipe_does_not_change_by_accident() {
         assert_eq!(
             canonical(&json!({ "b": [1, 0.1, 1e-5], "a": { "z": null, "ä": "\n" } })),
             r#"{"a":{"z":null,"ä":"\n"},"b":[1,0.1,0.00001]}"#
         );
-        assert_eq!(ingredients().fingerprint().to_string()[..16].to_owned(), "a1f69075c5d651f4");
+        assert_eq!(inputs().fingerprint().to_string()[..16].to_owned(), "a1f69075c5d651f4");
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept between runs: fingerprints, content digests, the store, and the fast path of a run with nothing to do.
+//! The result cache: fingerprints, content digests, the store on disk, and the fast path for up-to-date runs.
 
 pub mod content;
 pub mod file_stat;

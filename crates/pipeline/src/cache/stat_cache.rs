@@ -1,8 +1,8 @@
-//! Digests of files seen before, so that a file that did not change need not be read again.
+//! Stat cache: digests of files by their metadata, so that unchanged files are not hashed again (as in git's index).
 //!
-//! A file counts as unchanged when device, inode, size, modification time *and* status change time are what they were when it
-//! was hashed: the last one moves even when somebody puts the modification time back. A file that had changed just before it was
-//! hashed is not remembered at all: a second change within the same tick of the file system's clock would leave no trace.
+//! A file is unchanged if device, inode, size, mtime *and* ctime are the same as when it was hashed; ctime changes even when mtime is
+//! reset. A file modified just before it was hashed is not cached: a second modification within the same tick of the file system's
+//! clock would go undetected.
 
 use crate::cache::file_stat::{StatKey, WatchedPath};
 use std::collections::BTreeMap;
@@ -13,11 +13,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use voxpipe_io::digest::Digest;
 
-/// What is known of files, by device and inode. It decides nothing alone: without it everything is hashed again.
+/// File digests by device and inode. Losing the cache only costs time: every file is hashed again.
 #[derive(Debug, Default)]
 pub struct StatCache {
     known: Mutex<CachedDigest>,
-    /// Whether what is looked at is noted.
+    /// Whether accessed paths are recorded.
     watching: AtomicBool,
     watched: Mutex<Vec<WatchedPath>>,
 }
@@ -32,12 +32,12 @@ struct CachedDigest {
 struct Entry {
     stamp: StatKey,
     digest: Digest,
-    /// Whether this process asked for it; others may be leftovers of files long gone.
+    /// Whether this process looked it up; other entries may belong to deleted files.
     used: bool,
 }
 
 impl StatCache {
-    /// The digest of a file that has not changed since it was hashed.
+    /// The cached digest of a file that has not changed since it was hashed.
     pub fn known(&self, meta: &Metadata) -> Option<Digest> {
         let mut known = self.lock();
         let stamp = StatKey::of(meta);
@@ -47,14 +47,14 @@ impl StatCache {
         same.then_some(entry.digest)
     }
 
-    /// Remembers a digest; `meta` and `now` were taken before the file was read.
+    /// Caches a digest if the file is settled; `meta` and `now` must be taken before the file is read.
     pub fn learn(&self, meta: &Metadata, digest: Digest, now: SystemTime) {
         if StatKey::of(meta).settled(now) {
             self.learn_settled(meta, digest);
         }
     }
 
-    /// Remembers the digest of a file nobody else can be writing.
+    /// Caches the digest of a file that no other process can be writing.
     pub fn learn_settled(&self, meta: &Metadata, digest: Digest) {
         let stamp = StatKey::of(meta);
         let mut known = self.lock();
@@ -62,31 +62,31 @@ impl StatCache {
         known.news = true;
     }
 
-    /// Begins to note everything that is looked at.
+    /// Starts to record every path that is accessed.
     pub fn watch(&self) {
         self.noted().clear();
         self.watching.store(true, Ordering::Relaxed);
     }
 
-    /// Ends [`StatCache::watch`] and gives what was looked at.
+    /// Stops recording and returns the paths accessed since [`StatCache::watch`].
     pub fn watched(&self) -> Vec<WatchedPath> {
         self.watching.store(false, Ordering::Relaxed);
         std::mem::take(&mut self.noted())
     }
 
-    /// Whether somebody wants to know what is looked at.
+    /// Whether accessed paths are being recorded.
     pub fn watching(&self) -> bool {
         self.watching.load(Ordering::Relaxed)
     }
 
-    /// Notes that something was looked at, or looked for and not found.
+    /// Records an accessed path; `meta` is `None` if it does not exist.
     pub fn saw(&self, path: &Path, meta: Option<&Metadata>) {
         if self.watching() {
             self.noted().push(WatchedPath { path: path.to_owned(), stamp: meta.map(StatKey::of) });
         }
     }
 
-    /// The bytes to keep, if there is anything new in them.
+    /// The serialized cache, if it changed since it was saved.
     pub fn to_save(&self) -> Option<Vec<u8>> {
         let mut known = self.lock();
         if !std::mem::take(&mut known.news) {
@@ -101,7 +101,7 @@ impl StatCache {
         Some([HEAD, Digest::of(&body).0.as_slice(), &body].concat())
     }
 
-    /// Reads what [`StatCache::to_save`] gave; whatever is not exactly that counts as nothing.
+    /// Reads the bytes of [`StatCache::to_save`]; invalid or damaged bytes give an empty cache.
     pub fn load(bytes: &[u8]) -> Self {
         let body = bytes.strip_prefix(HEAD).and_then(|rest| rest.split_at_checked(32));
         let Some((sum, body)) = body else { return Self::default() };
@@ -127,7 +127,7 @@ impl StatCache {
 
 const HEAD: &[u8] = b"voxpipe stat index 2\n";
 const ENTRY: usize = StatKey::BYTES + 32;
-/// Above this, entries nobody asked for are dropped.
+/// Above this many entries, unused ones are dropped when the cache is saved.
 const MOST_ENTRIES: usize = 200_000;
 
 #[cfg(test)]
@@ -148,7 +148,7 @@ mod tests {
         index.learn(&before, digest, SystemTime::now() + Duration::from_secs(3));
         assert_eq!(index.known(&before), Some(digest));
 
-        // The same size and the modification time put back: the status change time gives it away.
+        // Same size and mtime reset: ctime still reveals the change.
         std::thread::sleep(Duration::from_millis(20));
         fs::write(&path, "bbbb").unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(before.modified().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! For machines and for later: one JSON object a line, each written whole and at once.
+//! The run log: events as JSON Lines.
 //!
 //! `{"v":1,"time":"2026-11-22T15:01:07.120Z","run":"2026-11-22-3","event":"stage-started","stage":"train",…}`
 
@@ -10,19 +10,19 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// An event with its time and its run.
+/// An event with its time and run id: a line of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventLine {
-    /// When it was told, in UTC.
+    /// The time of the event, in UTC.
     pub time: String,
-    /// The run's id.
+    /// The run id.
     pub run: String,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
 impl EventLine {
-    /// The line as it is written, without its end. What every line says comes first.
+    /// The text of the line, without a line break. The fields common to all events come first.
     pub fn text(&self) -> Result<String> {
         let mut event = serde_json::to_value(&self.event)?;
         let fields = event.as_object_mut().ok_or_else(|| Error::new("an event is not a JSON object"))?;
@@ -36,12 +36,12 @@ impl EventLine {
         Ok(text)
     }
 
-    /// Reads a line; none if it is of a newer version and says something we do not know.
+    /// Parses a line; `None` for an unknown event of a newer version.
     fn read(text: &[u8]) -> Result<Option<Self>, serde_json::Error> {
         let value: Value = serde_json::from_slice(text)?;
         let newer = value.get("v").and_then(Value::as_u64).is_some_and(|version| version > u64::from(VERSION));
-        let told = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (time, run) = (told("time"), told("run"));
+        let field = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (time, run) = (field("time"), field("run"));
         match serde_json::from_value(value) {
             Ok(event) => Ok(Some(Self { time, run, event })),
             Err(_) if newer => Ok(None),
@@ -50,20 +50,20 @@ impl EventLine {
     }
 }
 
-/// Above this many bytes lines are written whatever follows.
+/// Buffered lines are written when they exceed this many bytes.
 const MOST_WAITING: usize = 64 * 1024;
 
-/// Writes every event as a line.
+/// A reporter that writes every event as a JSON line.
 pub struct JsonLinesReporter<W: Write> {
     to: W,
-    /// Lines that nobody waits for: what is fresh is told together.
+    /// Buffered lines: consecutive `stage-fresh` events are written together.
     waiting: String,
     name: String,
     run: String,
 }
 
 impl JsonLinesReporter<File> {
-    /// Writes to a file, which is made anew.
+    /// Writes to a new file; truncates an existing one.
     pub fn create(path: &Path, run: &str) -> Result<Self> {
         let to = File::create(path).with_context(|| format!("cannot write `{}`", path.display()))?;
         Ok(Self::new(to, path.display().to_string(), run))
@@ -71,7 +71,7 @@ impl JsonLinesReporter<File> {
 }
 
 impl<W: Write + Send> JsonLinesReporter<W> {
-    /// Writes to `to`, which people know as `name`.
+    /// Writes to `to`; `name` is its name in error messages.
     pub fn new(to: W, name: impl Into<String>, run: &str) -> Self {
         Self { to, waiting: String::new(), name: name.into(), run: run.to_owned() }
     }
@@ -84,7 +84,7 @@ impl<W: Write> Drop for JsonLinesReporter<W> {
 }
 
 impl<W: Write + Send> Reporter for JsonLinesReporter<W> {
-    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+    fn report_event(&mut self, event: &Event) -> Result<(), Error> {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
         if let Event::StageFresh { stage, summary, kept } = event {
             let (run, stage, summary) = (Value::from(self.run.as_str()), Value::from(stage.as_str()), Value::from(summary.as_str()));
@@ -106,29 +106,33 @@ impl<W: Write + Send> Reporter for JsonLinesReporter<W> {
         }
         let lines = std::mem::take(&mut self.waiting);
         match self.to.write_all(lines.as_bytes()).and_then(|()| self.to.flush()) {
-            // A reader that went away is no fault of ours, and nothing to speak of.
+            // A reader that closed the pipe is not worth a warning: an empty message gives none.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new("")),
             written => written.with_context(|| format!("cannot write events to `{}`", self.name)),
         }
     }
 }
 
-/// Reads a log. A last line without its end is one a killed run did not finish: it is left out. Events of a newer version that we
-/// do not know are left out as well; a damaged line is an error.
+/// Reads a run log.
+///
+/// Skips an unfinished last line of a killed run, and unknown events of newer versions.
+///
+/// # Errors
+/// If the file cannot be read or a line is damaged.
 pub fn read(path: &Path) -> Result<Vec<EventLine>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     parse(&bytes[..whole]).map_err(|error| error.context(path.display()))
 }
 
-/// Reads whole lines; see [`read`].
+/// Parses complete lines; see [`read`].
 pub fn parse(bytes: &[u8]) -> Result<Vec<EventLine>> {
     let mut lines = Vec::new();
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         match EventLine::read(line) {
             Ok(line) => lines.extend(line),
             Err(error) => {
-                return Err(Error::new(format!("line {}: {error}", number + 1)).hint("remove the line; the others are readable"));
+                return Err(Error::new(format!("line {}: {error}", number + 1)).hint("remove this line; the other lines can be read"));
             }
         }
     }
@@ -148,15 +152,15 @@ mod tests {
         let mut log = JsonLinesReporter::create(&path, "2026-11-22-3").unwrap();
         let kept = ResultRef { fingerprint: "0f".into(), digest: "1e".into() };
         let fresh = Event::StageFresh { stage: "a".into(), summary: "b \"c\"".into(), kept };
-        log.tell(&fresh).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"", "nobody waits for it");
-        log.tell(&event).unwrap();
+        log.report_event(&fresh).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"", "fresh events are buffered");
+        log.report_event(&event).unwrap();
         let time = read(&path).unwrap()[0].time.clone();
         let plain = EventLine { time, run: "2026-11-22-3".into(), event: fresh }.text().unwrap();
         assert_eq!(String::from_utf8(fs::read(&path).unwrap()).unwrap().lines().next().unwrap(), plain);
         let mut log = JsonLinesReporter::create(&path, "2026-11-22-3").unwrap();
-        log.tell(&event).unwrap();
-        log.tell(&event).unwrap();
+        log.report_event(&event).unwrap();
+        log.report_event(&event).unwrap();
         let bytes = fs::read(&path).unwrap();
         assert!(bytes.starts_with(br#"{"v":1,"time":"2"#), "{}", String::from_utf8_lossy(&bytes));
         for cut in bytes.len() / 2..bytes.len() {

@@ -1,9 +1,8 @@
-//! What a training says of itself on the way, row by row: the truth that curves are drawn from while it runs.
+//! Metrics log: the metrics of a training as JSON Lines, the source of training curves.
 //!
-//! The first line says whose journal it is; each further line is a step with its numbers, written whole and at once, so that a killed run
-//! loses none but the one it was writing. A training that goes on from a checkpoint opens its journal with the rows of that checkpoint:
-//! steps that will be taken once more are cut off, and what the disk may have lost is put back. So no step stands there twice. Unlike a
-//! result a journal knows the time.
+//! The first line is a header; each further line holds the metrics of a step. Each line is written with a single call, so a killed run
+//! loses at most the line being written. When a training resumes from a checkpoint, the log is rewritten with the rows of that checkpoint:
+//! later rows are dropped and lost rows restored, so no step occurs twice. Unlike results, metrics logs contain times.
 
 use crate::error::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
@@ -13,59 +12,59 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What it is called in a stage's scratch folder.
+/// The file name in a stage's scratch folder.
 pub const FILE: &str = "journal.jsonl";
 
-/// Whose journal it is: its first line.
+/// The header of a metrics log: its first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetricsLogHeader {
-    /// The same for as long as the training goes on from its own checkpoints, and in no other journal.
+    /// The unique id of the log; unchanged while the training resumes from its own checkpoints.
     pub id: String,
     /// The pipeline's name.
     pub pipeline: String,
     /// The stage.
     pub stage: String,
-    /// When it began, in UTC.
+    /// When the training began, in UTC.
     pub began: String,
 }
 
-/// A step and what was measured then.
+/// The metrics of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricsRow {
     /// The step, from 1.
     pub step: u64,
-    /// When it was written down, in UTC; none if only its checkpoint remembers it.
+    /// When the row was written, in UTC; `None` for a row restored from a checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
-    /// The numbers by name.
+    /// The metrics by name.
     #[serde(flatten)]
     pub values: BTreeMap<String, f64>,
 }
 
 impl MetricsRow {
-    /// A row without a time. What is no number is left out: JSON has no word for it.
+    /// A row without a time. Infinite and NaN values are omitted: JSON cannot represent them.
     pub fn new<'a>(step: u64, values: impl IntoIterator<Item = (&'a str, f64)>) -> Self {
         let values = values.into_iter().filter(|(_, value)| value.is_finite()).map(|(name, value)| (name.to_owned(), value));
         Self { step, time: None, values: values.collect() }
     }
 
-    /// What tells the rows of a step apart: what was learned from, and what was only looked at.
+    /// The key of a row; distinguishes the training and evaluation rows of a step.
     fn key(&self) -> (u64, Option<&String>) {
         (self.step, self.values.keys().next_back())
     }
 }
 
-/// A journal that is being written.
+/// A metrics log open for writing.
 #[derive(Debug)]
 pub struct MetricsLog {
-    /// Whose it is.
+    /// The header.
     pub head: MetricsLogHeader,
     path: PathBuf,
     file: File,
 }
 
 impl MetricsLog {
-    /// Opens the journal of a stage in which the rows `kept` stand already, and no others.
+    /// Opens the log of a stage and replaces its rows by `kept`. Keeps the header and the times of an existing log of the same stage.
     pub fn open(path: &Path, pipeline: &str, stage: &str, mut kept: Vec<MetricsRow>) -> Result<Self> {
         let before = read(path).ok();
         let head = match &before {
@@ -91,12 +90,12 @@ impl MetricsLog {
         Ok(Self { head, path: path.to_owned(), file })
     }
 
-    /// Where it is.
+    /// The path of the log.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes a row down, with the time.
+    /// Appends a row with the current time.
     pub fn write(&mut self, row: MetricsRow) -> Result<()> {
         let mut bytes = serde_json::to_vec(&MetricsRow { time: Some(now()), ..row })?;
         bytes.push(b'\n');
@@ -104,12 +103,12 @@ impl MetricsLog {
     }
 }
 
-/// Reads a journal. A last line without its end is one that a killed run did not finish, or that is being written: it is left out.
+/// Reads a metrics log. Skips an unfinished last line.
 pub fn read(path: &Path) -> Result<(MetricsLogHeader, Vec<MetricsRow>)> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let wrong = |number: usize, error: serde_json::Error| {
-        Error::new(format!("{}:{number}: {error}", path.display())).hint("remove this line; the others can be read")
+        Error::new(format!("{}:{number}: {error}", path.display())).hint("remove this line; the other lines can be read")
     };
     let mut lines = whole.lines().enumerate();
     let Some((_, head)) = lines.next() else { return Err(Error::new(format!("`{}` is empty", path.display()))) };
@@ -118,12 +117,12 @@ pub fn read(path: &Path) -> Result<(MetricsLogHeader, Vec<MetricsRow>)> {
     Ok((head, rows))
 }
 
-/// The time now, in UTC.
+/// The current time in UTC, ISO 8601 with milliseconds.
 pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-/// A name that no other journal has.
+/// Creates a unique id for a metrics log.
 pub fn id(path: &Path) -> String {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let mut hasher = blake3::Hasher::new();

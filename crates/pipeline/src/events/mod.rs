@@ -1,6 +1,6 @@
-//! The one stream of events: the runner and the stages *say* what happens, reporters *tell* it.
+//! Event stream: the scheduler and the stages emit events; reporters write them to the run log, the terminal and other sinks.
 //!
-//! Run log, terminal and (later) the browser read the same values, so what one shows the others can show too.
+//! All reporters receive the same values, so each can show everything.
 
 pub mod jsonl;
 pub mod metrics_log;
@@ -11,206 +11,206 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The version of the event format, written with every event.
+/// The version of the event format, written to every line.
 pub const VERSION: u32 = 1;
 
-/// Something that happened. Every event names the stage it belongs to, if it belongs to one.
+/// An event of a run. Events of a stage carry its name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A run begins.
+    /// A run started.
     RunStarted {
         /// The pipeline's name.
         pipeline: String,
-        /// The run's id, unique in its project.
+        /// The run id, unique in its project.
         run: String,
-        /// The stages to be visited, in order.
+        /// All stages, in pipeline order.
         stages: Vec<String>,
     },
-    /// A stage's result is already there.
+    /// A stage's result is up to date.
     StageFresh {
         /// The stage.
         stage: String,
-        /// What it had said of its result.
+        /// The summary of the result.
         summary: String,
-        /// Which result that is.
+        /// The result.
         #[serde(flatten)]
         kept: ResultRef,
     },
-    /// A stage begins.
+    /// An attempt at a stage started.
     StageStarted {
         /// The stage.
         stage: String,
-        /// Its kind.
+        /// The stage's kind.
         kind: String,
-        /// Why it has to run, in words.
+        /// Why the stage has to run.
         why: String,
-        /// 1 for the first try.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
-    /// A stage is `done` of `total` through.
+    /// Progress of a stage.
     Progress {
         /// The stage.
         stage: String,
-        /// Units finished.
+        /// Finished units.
         done: u64,
-        /// Units in all, 0 when unknown.
+        /// Total units; 0 if unknown.
         total: u64,
-        /// What is counted: `clips`, `steps`.
+        /// The unit: `clips`, `steps`.
         unit: String,
-        /// A short word on what is being done now (`epoch 3, loss 0.41`), may be empty.
+        /// A short description of the current work (`epoch 3, loss 0.41`); may be empty.
         detail: String,
     },
-    /// Numbers measured on the way, such as the loss at a step.
+    /// Metrics measured during a stage, such as the loss at a step.
     Metrics {
         /// The stage.
         stage: String,
-        /// The step they belong to.
+        /// The training step.
         step: u64,
         /// The values by name.
         values: BTreeMap<String, f64>,
     },
-    /// A training begins to keep a journal, or goes on with the one it has.
+    /// A training opened its metrics log, new or resumed.
     Journal {
         /// The stage.
         stage: String,
-        /// The journal's id, the same when the training goes on.
+        /// The id of the metrics log; unchanged when the training resumes.
         id: String,
         /// When the training began, in UTC.
         began: String,
-        /// Where the journal is.
+        /// The path of the metrics log.
         path: String,
-        /// The step after which it goes on; 0 at the beginning.
+        /// The last step before the training resumes; 0 for a new training.
         step: u64,
         /// The stage's settings.
         settings: Value,
     },
-    /// The held-out clips that a model heard worst, the worst first.
+    /// The held-out clips with the highest word error rate, worst first.
     WorstClips {
         /// The stage.
         stage: String,
         /// The clips.
         clips: Vec<WorstClip>,
     },
-    /// Something a person should read, but nothing is wrong.
+    /// Information for the user.
     Note {
         /// The stage.
         stage: String,
-        /// The sentence.
+        /// The text.
         message: String,
     },
-    /// Something a person should look at; the run goes on.
+    /// A problem that does not stop the run.
     Warning {
         /// The stage.
         stage: String,
-        /// The sentence.
+        /// The text.
         message: String,
     },
-    /// A stage is done and its result is kept.
+    /// A stage succeeded and its result is stored.
     StageFinished {
         /// The stage.
         stage: String,
-        /// How long it took.
+        /// The duration in seconds.
         seconds: f64,
-        /// What it made, in one sentence.
+        /// A one-line summary of the result.
         summary: String,
-        /// Its numbers.
+        /// The metrics of the result.
         metrics: BTreeMap<String, f64>,
-        /// Which result that is.
+        /// The result.
         #[serde(flatten)]
         kept: ResultRef,
     },
-    /// A stage waits for a person.
+    /// A stage is parked: it waits for a person.
     StageParked {
         /// The stage.
         stage: String,
-        /// How much is there.
+        /// How many items exist.
         have: u64,
-        /// How much is needed.
+        /// How many items are needed.
         need: u64,
-        /// What to do.
+        /// What the person has to do.
         message: String,
     },
     /// A stage failed.
     StageFailed {
         /// The stage.
         stage: String,
-        /// What happened.
+        /// The error message.
         message: String,
-        /// What to do.
+        /// What the user can do.
         #[serde(rename = "advice")]
         hint: Option<String>,
     },
-    /// A stage's result is kept, but a `require` gate was not met: what hangs on it does not run.
+    /// A stage's result is stored but failed a `require` gate, so dependent stages are skipped.
     GateFailed {
         /// The stage.
         stage: String,
-        /// The number and the bound.
+        /// The metric and its bound.
         message: String,
     },
-    /// A stage was told to stop and stopped; running again goes on with it.
+    /// A stage was stopped on request; the next run resumes it.
     StageInterrupted {
         /// The stage.
         stage: String,
     },
-    /// A stage was not reached because of another.
+    /// A stage was not started.
     StageSkipped {
         /// The stage.
         stage: String,
-        /// Why not.
+        /// The reason.
         because: String,
     },
-    /// The run ends.
+    /// The run ended.
     RunFinished {
         /// The exit code.
         exit: u8,
-        /// How long it took.
+        /// The duration in seconds.
         seconds: f64,
     },
 }
 
-/// Which result a stage stands at. Logs of before this was told have neither.
+/// The current result of a stage. Logs of older versions have neither field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultRef {
-    /// The digest of everything the result depends on, 64 hexadecimal digits: the name of its record.
+    /// The fingerprint, 64 hexadecimal digits: the key of the cache entry.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fingerprint: String,
-    /// The digest of its files, 64 hexadecimal digits.
+    /// The digest of the files, 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,
 }
 
-/// A clip that a model did not hear well.
+/// A clip with a high word error rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorstClip {
-    /// The recording, 16 kHz WAV.
+    /// The path of the recording, 16 kHz WAV.
     pub audio: String,
-    /// What was said.
+    /// The reference transcript.
     pub reference: String,
-    /// What the base model heard.
+    /// The transcript of the base model.
     pub base: Option<String>,
-    /// What the tuned model heard.
+    /// The transcript of the fine-tuned model.
     pub tuned: String,
-    /// Its word error rate.
+    /// The word error rate of the fine-tuned model.
     pub wer: f64,
 }
 
-/// The sending end of the stream; cheap to clone, silent by default.
+/// The sending end of the event stream; cheap to clone.
 #[derive(Clone)]
 pub struct Emitter(Arc<dyn Fn(Event) + Send + Sync>);
 
 impl Emitter {
-    /// An emitter that hands every event to `listener`.
+    /// An emitter that passes every event to `listener`.
     pub fn new(listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listener))
     }
 
-    /// An emitter nobody listens to.
+    /// An emitter that drops all events.
     pub fn silent() -> Self {
         Self::new(|_| ())
     }
 
-    /// Says one event.
+    /// Emits an event.
     pub fn emit(&self, event: Event) {
         (self.0)(event);
     }

@@ -1,38 +1,39 @@
-//! Telling what happens: the runner and the stages say each fact once, every reporter tells it in its own way.
+//! Reporters: the sinks of the event stream.
 
 use crate::error::Error;
 use crate::events::{Emitter, Event};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Tells events to somebody.
+/// A sink for events, such as a log, the terminal or an experiment tracker.
 pub trait Reporter: Send {
-    /// Tells one event.
-    fn tell(&mut self, event: &Event) -> Result<(), Error>;
+    /// Handles an event. After an error, the reporter gets no more events.
+    fn report_event(&mut self, event: &Event) -> Result<(), Error>;
 
-    /// What the others should hear of this reporter, which goes on all the same.
-    fn trouble(&mut self) -> Option<String> {
+    /// A problem to report as a warning, after which the reporter continues. Called after each event.
+    fn warning(&mut self) -> Option<String> {
         None
     }
 }
 
-/// An emitter that hands every event to each of the reporters, in order. One that fails is heard of once, through the others,
-/// and then left out: a full disk below a log must not take the run with it.
+/// An emitter that passes every event to each of the reporters, in order.
+///
+/// A reporter that fails is removed, and the others get one warning: a full disk under a log must not stop the run.
 pub fn fan_out(reporters: Vec<Box<dyn Reporter>>) -> Emitter {
     let reporters = Arc::new(Mutex::new(reporters));
     Emitter::new(move |event| {
         let mut reporters = reporters.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut news = vec![event];
-        while let Some(event) = news.pop() {
-            reporters.retain_mut(|reporter| match reporter.tell(&event) {
+        let mut pending = vec![event];
+        while let Some(event) = pending.pop() {
+            reporters.retain_mut(|reporter| match reporter.report_event(&event) {
                 Ok(()) => {
-                    news.extend(reporter.trouble().map(|message| Event::Warning { stage: String::new(), message }));
+                    pending.extend(reporter.warning().map(|message| Event::Warning { stage: String::new(), message }));
                     true
                 }
                 Err(error) => {
                     if !error.message.is_empty() {
-                        news.push(Event::Warning {
+                        pending.push(Event::Warning {
                             stage: String::new(),
-                            message: format!("{}; nothing more is told there", error.message),
+                            message: format!("{}; no more events are sent there", error.message),
                         });
                     }
                     false
@@ -46,9 +47,9 @@ pub fn fan_out(reporters: Vec<Box<dyn Reporter>>) -> Emitter {
 mod tests {
     use super::*;
 
-    struct Heard(Arc<Mutex<Vec<String>>>);
-    impl Reporter for Heard {
-        fn tell(&mut self, event: &Event) -> Result<(), Error> {
+    struct Messages(Arc<Mutex<Vec<String>>>);
+    impl Reporter for Messages {
+        fn report_event(&mut self, event: &Event) -> Result<(), Error> {
             if let Event::Note { message, .. } | Event::Warning { message, .. } = event {
                 self.0.lock().unwrap().push(message.clone());
             }
@@ -57,18 +58,18 @@ mod tests {
     }
     struct Full;
     impl Reporter for Full {
-        fn tell(&mut self, _: &Event) -> Result<(), Error> {
+        fn report_event(&mut self, _: &Event) -> Result<(), Error> {
             Err(Error::new("cannot write the log: no space left"))
         }
     }
 
     #[test]
-    fn a_reporter_that_fails_is_heard_of_once_and_the_others_go_on() {
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let emitter = fan_out(vec![Box::new(Full), Box::new(Heard(Arc::clone(&heard)))]);
+    fn a_failing_reporter_gives_one_warning_and_the_others_continue() {
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        let emitter = fan_out(vec![Box::new(Full), Box::new(Messages(Arc::clone(&messages)))]);
         for message in ["one", "two"] {
             emitter.emit(Event::Note { stage: "s".into(), message: message.into() });
         }
-        assert_eq!(*heard.lock().unwrap(), ["one", "cannot write the log: no space left; nothing more is told there", "two"]);
+        assert_eq!(*messages.lock().unwrap(), ["one", "cannot write the log: no space left; no more events are sent there", "two"]);
     }
 }

@@ -1,15 +1,16 @@
-//! The folder of a job: what is to be done, and what it says while it is done.
+//! Job folder: the interface between the runner and a cluster job.
 //!
 //! ```text
-//! task.json      what is to be done; no secret is in it
-//! id             what the job is called where it runs
-//! told.jsonl     the stage's events as they happen; the last line says how it ended
+//! task.json      the task; contains no secrets
+//! id             the job id on the cluster
+//! told.jsonl     the event stream of the stage; the last line is the outcome
 //! out/           the result
-//! job.sh, job.log
+//! job.sh         the batch script
+//! job.log        the output of the job
 //! ```
 //!
-//! The runner writes the first, the job the others. Everything the job says is in one file that is there before the job begins: a network
-//! file system may hide a new file for a minute, but shows the end of an old one.
+//! All messages of the job go to one file that exists before the job starts: a network file system may delay the appearance of a new file
+//! by a minute, but not the growth of an existing one.
 
 use super::{Watchdog, WatchdogLimits};
 use crate::artifact::Artifact;
@@ -31,18 +32,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// What a job does.
+/// The task of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobTask {
-    /// The kind of work.
+    /// The stage's kind.
     pub kind: String,
-    /// Its version.
+    /// The contract version of the kind.
     pub version: u32,
-    /// Its settings, defaults filled in.
+    /// The stage's settings with defaults filled in.
     pub settings: Value,
-    /// Precision and device class its result is recorded under.
+    /// The numerics class (precision and device class) in the fingerprint of the result.
     pub numerics: Option<String>,
-    /// The run's id.
+    /// The run id.
     pub run: String,
     /// See [`Context::stage`].
     pub stage: String,
@@ -63,13 +64,13 @@ pub struct JobTask {
     pub scratch: PathBuf,
     /// See [`Context::cache`].
     pub cache: PathBuf,
-    /// How long it may take.
+    /// The maximum duration of the attempt.
     pub timeout: Option<Duration>,
-    /// How long it may say nothing.
+    /// The maximum time without an event.
     pub stall_timeout: Option<Duration>,
 }
 
-/// How a job ended, as its last line says.
+/// The outcome of a job: the last line of its event stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ended", rename_all = "kebab-case")]
 pub enum JobOutcome {
@@ -82,30 +83,30 @@ pub enum JobOutcome {
         /// See [`StageResult::facts`].
         facts: BTreeMap<String, Value>,
     },
-    /// A person has to do something first.
+    /// The stage waits for a person.
     Parked {
-        /// How much is there.
+        /// How many items exist.
         have: u64,
-        /// How much is needed.
+        /// How many items are needed.
         need: u64,
-        /// What to do.
+        /// What the person has to do.
         message: String,
     },
-    /// It failed, or was interrupted.
+    /// The stage failed or was interrupted.
     Failed {
-        /// What happened.
+        /// The error message.
         message: String,
-        /// What to do.
+        /// The hint of the error.
         #[serde(rename = "advice")]
         hint: Option<String>,
-        /// The exit code that becomes.
+        /// The exit code of the error.
         exit: u8,
-        /// What kind of failure it is.
+        /// The kind of failure.
         failure: Failure,
     },
 }
 
-/// A job's folder.
+/// The folder of a job.
 #[derive(Clone, Debug)]
 pub struct JobDir(pub PathBuf);
 
@@ -115,52 +116,52 @@ impl JobDir {
         Self(cx.scratch.join(JOB))
     }
 
-    /// Where the result is.
+    /// The folder of the result.
     pub fn out(&self) -> PathBuf {
         self.0.join("out")
     }
 
-    /// What the job says.
-    pub fn told(&self) -> PathBuf {
+    /// The event stream of the job.
+    pub fn events_path(&self) -> PathBuf {
         self.0.join("told.jsonl")
     }
 
-    /// What is printed beside that.
+    /// The log of the job: its standard output and error.
     pub fn log(&self) -> PathBuf {
         self.0.join("job.log")
     }
 
-    /// Makes the folder anew for a task.
+    /// Creates an empty folder for a task; removes an existing one.
     pub fn make(&self, task: &JobTask) -> Result<()> {
         self.remove()?;
-        let making = || format!("cannot make the job's folder `{}`", self.0.display());
+        let making = || format!("cannot create the job folder `{}`", self.0.display());
         fs::create_dir_all(self.out()).with_context(making)?;
-        fs::write(self.told(), "").with_context(making)?;
-        // Written last: a folder without it is none.
+        fs::write(self.events_path(), "").with_context(making)?;
+        // Written last: a folder without it is not a job folder.
         let (path, aside) = (self.0.join("task.json"), self.0.join(".task.json"));
         fs::write(&aside, serde_json::to_vec_pretty(task)?).with_context(making)?;
         fs::rename(aside, path).with_context(making)
     }
 
-    /// The task, if the folder is whole.
+    /// The task, if this is a complete job folder.
     pub fn task(&self) -> Option<JobTask> {
         serde_json::from_slice(&fs::read(self.0.join("task.json")).ok()?).ok()
     }
 
-    /// Notes what the job is called where it runs.
+    /// Records the job id on the cluster.
     pub fn note(&self, id: &str) -> Result<()> {
         let (path, aside) = (self.0.join("id"), self.0.join(".id"));
         fs::write(&aside, id)
             .and_then(|()| fs::rename(aside, path))
-            .with_context(|| format!("cannot note job {id} in `{}`", self.0.display()))
+            .with_context(|| format!("cannot record job {id} in `{}`", self.0.display()))
     }
 
-    /// What the job is called where it runs, if that was noted.
+    /// The recorded job id, if there is one.
     pub fn id(&self) -> Option<String> {
         fs::read_to_string(self.0.join("id")).ok().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty())
     }
 
-    /// The last lines of what was printed.
+    /// The last lines of the log, at most 10.
     pub fn last_words(&self) -> Vec<String> {
         let text = fs::read(self.log()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -168,31 +169,34 @@ impl JobDir {
         lines[lines.len().saturating_sub(10)..].iter().map(|line| (*line).to_owned()).collect()
     }
 
-    /// Moves the result to where the runner wants it.
+    /// Moves the result to the output folder `out` of the attempt.
     pub fn hand_over(&self, out: &Path) -> Result<()> {
-        let moving = || format!("cannot take the result from `{}`", self.out().display());
+        let moving = || format!("cannot move the result out of `{}`", self.out().display());
         match fs::remove_dir(out) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(moving),
             _ => fs::rename(self.out(), out).with_context(moving),
         }
     }
 
-    /// Clears away a job of an earlier run that has ended, or says that it may go on: a stage has one scratch folder, and only one may work in it.
+    /// Removes the folder of an ended job of an earlier run.
+    ///
+    /// # Errors
+    /// If the job may still be running: only one process may use the stage's scratch folder.
     pub fn settle(&self) -> Result<()> {
-        if self.task().is_none() || matches!(JobFollower::of(self).tell(&Emitter::silent()), Ok(Some(_))) {
+        if self.task().is_none() || matches!(JobFollower::of(self).emit_new_events(&Emitter::silent()), Ok(Some(_))) {
             return self.remove();
         }
         let id = self.id().map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
-        Err(Error::new(format!("{id}, submitted by an earlier run for this stage, may still go on"))
+        Err(Error::new(format!("{id}, submitted by an earlier run for this stage, may still be running"))
             .kind(ErrorKind::Locked)
-            .hint(format!("run the stage there once more, or cancel the job and remove `{}`", self.0.display())))
+            .hint(format!("run the stage on the cluster again, or cancel the job and remove `{}`", self.0.display())))
     }
 
-    /// Removes the folder, if it is there.
+    /// Removes the folder, if it exists.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove the job's folder `{}`", self.0.display()))
+                Err(error).with_context(|| format!("cannot remove the job folder `{}`", self.0.display()))
             }
             _ => Ok(()),
         }
@@ -200,7 +204,7 @@ impl JobDir {
 }
 
 impl JobOutcome {
-    /// How a stage ended, for its last line.
+    /// Converts the outcome of a stage.
     pub fn of(outcome: &Result<StageOutcome>) -> Self {
         match outcome.clone() {
             Ok(StageOutcome::Done(StageResult { summary, metrics, facts })) => Self::Done { summary, metrics, facts },
@@ -212,14 +216,14 @@ impl JobOutcome {
         }
     }
 
-    /// What the stage said.
+    /// Converts back to the outcome of the stage.
     pub fn outcome(self) -> Result<StageOutcome> {
         match self {
             Self::Done { summary, metrics, facts } => Ok(StageOutcome::Done(StageResult { summary, metrics, facts })),
             Self::Parked { have, need, message } => Ok(StageOutcome::Parked { have, need, message }),
             Self::Failed { message, hint, exit, failure } => {
                 let known = [ErrorKind::InvalidInput, ErrorKind::Environment, ErrorKind::Timeout, ErrorKind::Interrupted];
-                // The failure says more than the exit code, except where it only says that there was one.
+                // The failure is more specific than the exit code, except for `Crash`.
                 let kind = match failure {
                     Failure::Crash => known.into_iter().find(|kind| Exit::from(*kind) as u8 == exit).unwrap_or_default(),
                     failure => failure.kind(),
@@ -232,7 +236,7 @@ impl JobOutcome {
     }
 }
 
-/// Reads on in what a job says.
+/// Follows the event stream of a job.
 #[derive(Debug)]
 pub struct JobFollower {
     path: PathBuf,
@@ -240,13 +244,13 @@ pub struct JobFollower {
 }
 
 impl JobFollower {
-    /// Begins at the first line.
+    /// A follower that starts at the first line.
     pub fn of(folder: &JobDir) -> Self {
-        Self { path: folder.told(), read: 0 }
+        Self { path: folder.events_path(), read: 0 }
     }
 
-    /// Tells the events since the last time, and how the job ended if it has.
-    pub fn tell(&mut self, emitter: &Emitter) -> Result<Option<JobOutcome>> {
+    /// Emits the events since the last call; returns the outcome if the job has ended.
+    pub fn emit_new_events(&mut self, emitter: &Emitter) -> Result<Option<JobOutcome>> {
         let reading = || format!("cannot read `{}`", self.path.display());
         let mut bytes = Vec::new();
         let mut file = File::open(&self.path).with_context(reading)?;
@@ -267,17 +271,17 @@ impl JobFollower {
     }
 }
 
-/// Does the work a folder describes, where the job runs; `asked` is set when it should stop.
+/// Runs the task of a job folder, on the cluster node; `asked` requests it to stop.
 pub fn carry_out(folder: &JobDir, registry: &[&dyn StageFactory], asked: Arc<AtomicBool>) -> Result<()> {
     let task = folder.task().ok_or_else(|| {
-        Error::new(format!("`{}` is not the folder of a job", folder.0.display()))
+        Error::new(format!("`{}` is not a job folder", folder.0.display()))
             .kind(ErrorKind::InvalidInput)
-            .hint("this command is started by `voxpipe run` where a stage runs elsewhere")
+            .hint("this command is internal: `voxpipe run` starts it in cluster jobs")
     })?;
-    let told = folder.told();
-    let writing = || format!("cannot write `{}`", told.display());
-    let open = || File::options().append(true).open(&told).with_context(writing);
-    let log: Box<dyn Reporter> = Box::new(JsonLinesReporter::new(open()?, told.display().to_string(), &task.run));
+    let events = folder.events_path();
+    let writing = || format!("cannot write `{}`", events.display());
+    let open = || File::options().append(true).open(&events).with_context(writing);
+    let log: Box<dyn Reporter> = Box::new(JsonLinesReporter::new(open()?, events.display().to_string(), &task.run));
     let clock = Watchdog::new(WatchdogLimits { timeout: task.timeout, stall_timeout: task.stall_timeout }, asked);
     let emitter = clock.listen(fan_out(vec![log]));
     let outcome = stage(&task, registry).and_then(|stage| {
@@ -305,14 +309,18 @@ pub fn carry_out(folder: &JobDir, registry: &[&dyn StageFactory], asked: Arc<Ato
     file.write_all(&line).and_then(|()| file.sync_all()).with_context(writing)
 }
 
-/// The stage of a task, if this program would make of it what the submitting one recorded.
+/// The stage of a task.
+///
+/// # Errors
+/// If the kind's version or the numerics class differ from the task: the result would not match its fingerprint.
 fn stage(task: &JobTask, registry: &[&dyn StageFactory]) -> Result<Box<dyn AnyStage>> {
     let other = |what: String| {
-        Error::new(format!("the voxpipe on this node is not the one that submitted the job: {what}"))
+        Error::new(format!("the voxpipe on this node differs from the one that submitted the job: {what}"))
             .environment()
-            .hint("let `program` in `[slurm]` name the same version")
+            .hint("set `program` in `[slurm]` to the same version of voxpipe")
     };
-    let entry = registry.iter().find(|entry| entry.kind() == task.kind).ok_or_else(|| other(format!("it knows no `{}`", task.kind)))?;
+    let entry =
+        registry.iter().find(|entry| entry.kind() == task.kind).ok_or_else(|| other(format!("it has no stage kind `{}`", task.kind)))?;
     if entry.version() != task.version {
         return Err(other(format!("its `{}` has version {}, not {}", task.kind, entry.version(), task.version)));
     }
@@ -320,11 +328,13 @@ fn stage(task: &JobTask, registry: &[&dyn StageFactory]) -> Result<Box<dyn AnySt
     let here = stage.numerics();
     if here != task.numerics {
         let name = |numerics: &Option<String>| numerics.clone().unwrap_or_else(|| "none".to_owned());
-        return Err(Error::new(format!("this node would compute in {}, and the run was planned in {}", name(&here), name(&task.numerics)))
-            .environment()
-            .hint(
-                "write the device into the stage's settings, `device = \"cuda\"` or `\"cpu\"`: `auto` means another one on each machine",
-            ));
+        return Err(Error::new(format!(
+            "this node would compute in {}, but the run was planned for {}",
+            name(&here),
+            name(&task.numerics)
+        ))
+        .environment()
+        .hint("set `device = \"cuda\"` or `\"cpu\"` in the stage's settings: `auto` selects a device per machine"));
     }
     Ok(stage)
 }

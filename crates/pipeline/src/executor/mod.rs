@@ -1,9 +1,9 @@
-//! Where a stage runs: in this process, or as a job somewhere else.
+//! Executors: run a stage in this process or as a cluster job.
 //!
-//! The runner hands over a [`StageJob`] and gets an [`StageOutcome`] or an error, after the stage's events have come through the job's emitter: it
-//! cannot tell where the work was done. What a place away from here has to know is a [`ClusterBackend`]: how to submit a job, look at it, cancel it
-//! and bring back what it wrote. Everything else ([`RemoteExecutor`]) is the same for all of them: a [`folder`] describes the job and takes what it
-//! says, the job is found again after this program was killed, and it is cancelled when somebody asks the run to stop.
+//! The scheduler passes a [`StageJob`] and gets a [`StageOutcome`] or an error; events arrive through the job's emitter, so the scheduler
+//! need not know where the stage ran. A [`ClusterBackend`] submits, polls, cancels and fetches jobs of one kind of cluster. The
+//! [`RemoteExecutor`] is common to all backends: it describes the job in a [`job_dir`], follows its events, finds the job again after this
+//! process was killed, and cancels it when the run is stopped.
 
 pub mod job_dir;
 mod remote;
@@ -18,29 +18,29 @@ use crate::error::Result;
 use crate::stage::{AnyStage, Context, StageOutcome};
 use std::collections::BTreeMap;
 
-/// A way to get a stage's work done.
+/// Runs stages.
 pub trait Executor: Send + Sync {
-    /// Does the work, or has it done, and waits for its end.
+    /// Runs an attempt at a stage and waits until it ends.
     fn execute(&self, job: &StageJob<'_>) -> Result<StageOutcome>;
 }
 
-/// One try at a stage, ready to go.
+/// An attempt at a stage, ready to run.
 pub struct StageJob<'a> {
     /// The stage.
     pub stage: &'a dyn AnyStage,
-    /// What it is given.
+    /// The stage's context: inputs, folders, seed.
     pub cx: &'a Context,
-    /// How long it may take, and whether somebody asked it to stop.
+    /// The watchdog: time limits and stop request.
     pub clock: &'a Watchdog,
-    /// What it needs of a machine, by name.
+    /// The resources it needs, by name.
     pub amounts: &'a BTreeMap<String, f64>,
-    /// Further arguments for the place where it runs.
+    /// Additional submission arguments for the cluster.
     pub arguments: &'a [String],
-    /// The run's id.
+    /// The run id.
     pub run: &'a str,
 }
 
-/// In this process.
+/// Runs stages in this process.
 #[derive(Debug)]
 pub struct LocalExecutor;
 

@@ -1,4 +1,4 @@
-//! A stage as a job somewhere else: submitted, followed, cancelled when the run should stop, and found again by a later run.
+//! Remote executor: submits a stage as a cluster job, follows it, cancels it when the run stops, and adopts jobs of earlier runs.
 
 use super::job_dir::{JobDir, JobFollower, JobOutcome, JobTask};
 use super::{Executor, StageJob};
@@ -11,87 +11,87 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What has to be known of a place where jobs run.
+/// A cluster backend: the job operations of one kind of cluster.
 pub trait ClusterBackend: Send + Sync {
-    /// What people call it.
+    /// The display name.
     fn name(&self) -> &'static str;
 
-    /// Submits a job that carries out what its folder describes ([`super::job_dir::carry_out`]) and gives what it is called there.
+    /// Submits a job that runs [`super::job_dir::carry_out`] on its folder, and returns the job id.
     fn submit(&self, order: &JobSpec<'_>) -> Result<String>;
 
-    /// A job that has this name and has not ended: one whose submission outlived the run that made it.
+    /// The id of an unended job with this name, submitted by a run that was killed before it recorded the id.
     fn find(&self, name: &str) -> Result<Option<String>>;
 
-    /// How a job is. It is asked often; a place that minds has to remember its answers.
-    fn look(&self, id: &str) -> Result<JobStatus>;
+    /// The status of a job. Called often: backends should cache answers where polling is expensive.
+    fn status(&self, id: &str) -> Result<JobStatus>;
 
-    /// Ends a job.
+    /// Cancels a job.
     fn cancel(&self, id: &str, how: CancelMode) -> Result<()>;
 
-    /// Brings what the job has written since the last time into its folder here. Where both are the same folder there is nothing to do.
+    /// Copies new output of the job to its local folder. Does nothing if both are the same folder (shared file system).
     fn fetch(&self, _id: &str, _folder: &Path) -> Result<()> {
         Ok(())
     }
 
-    /// How often it is asked.
+    /// The polling interval.
     fn poll(&self) -> Duration;
 }
 
 /// A job to be submitted.
 pub struct JobSpec<'a> {
-    /// A name no other job of this project has.
+    /// The job name, unique in this project.
     pub name: &'a str,
-    /// The job's folder.
+    /// The job folder.
     pub folder: &'a Path,
-    /// Where it runs.
+    /// The working directory.
     pub root: &'a Path,
-    /// What it needs, by name.
+    /// The resources it needs, by name.
     pub amounts: &'a BTreeMap<String, f64>,
-    /// Further arguments of the stage.
+    /// Additional submission arguments of the stage.
     pub arguments: &'a [String],
-    /// Names of secret environment variables that the stage asks for; no others are handed over.
+    /// Names of the secret environment variables that the stage declares; no others are passed on.
     pub secrets: Vec<String>,
 }
 
-/// How a job is.
+/// The status of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobStatus {
-    /// In a queue, and why.
+    /// Queued, with the reason.
     Waits(String),
-    /// At work, and where.
+    /// Running, with the node.
     Runs(String),
-    /// It has ended, or nobody knows it any more.
+    /// Ended or unknown to the cluster.
     Ended(JobEnd),
 }
 
-/// How a job ended that may not have been able to say so itself.
+/// The end of a job as reported by the cluster, for jobs that could not report their outcome themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobEnd {
-    /// `it ended as OUT_OF_MEMORY`
+    /// A description, such as `final state OUT_OF_MEMORY`.
     pub words: String,
-    /// What kind of failure that is.
+    /// The kind of failure.
     pub failure: Failure,
-    /// What to do.
+    /// What the user can do.
     pub hint: Option<&'static str>,
 }
 
-/// How a job is ended.
+/// How a job is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelMode {
-    /// Asked to; a training writes a checkpoint.
+    /// Request it to stop (SIGTERM), so that a training can write a checkpoint.
     Ask,
-    /// Made to.
+    /// Terminate it.
     Make,
 }
 
-/// How long a job may take to stop when it was asked to.
+/// How long a job may take to stop after a request.
 const GRACE: Duration = Duration::from_secs(60);
-/// How long it may take to end when it was made to.
+/// How long a job may take to end after it was terminated.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often the job's folder is looked at.
-const GLANCE: Duration = Duration::from_millis(200);
+/// How often the job folder is read.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Has stages run at a [`ClusterBackend`].
+/// Runs stages as jobs of a [`ClusterBackend`].
 #[derive(Debug)]
 pub struct RemoteExecutor<S>(pub S);
 
@@ -104,15 +104,15 @@ impl<S: ClusterBackend> Executor for RemoteExecutor<S> {
             None => self.submit(job, &folder, &name)?,
         };
         let outcome = match self.follow(job, &folder, &id) {
-            // A later run finds the job there.
+            // Keep the folder: a later run adopts the job.
             End::Alive(error) => return Err(error),
             End::Lost(error) => Err(error),
-            End::Said(ended) => ended.outcome(),
+            End::Reported(outcome) => outcome.outcome(),
         };
         if outcome.is_ok() {
             folder.hand_over(&job.cx.out)?;
         }
-        // What cannot be cleared away is cleared away by the next job.
+        // The next job removes what cannot be removed now.
         let _ = folder.remove();
         outcome
     }
@@ -120,11 +120,11 @@ impl<S: ClusterBackend> Executor for RemoteExecutor<S> {
 
 /// How following a job ends.
 enum End {
-    /// The job said how it ended.
-    Said(JobOutcome),
-    /// It ended without saying so.
+    /// The job reported its outcome.
+    Reported(JobOutcome),
+    /// The job ended without an outcome.
     Lost(Error),
-    /// It may go on, but nobody follows it any more.
+    /// The job may still be running, but is no longer followed.
     Alive(Error),
 }
 
@@ -163,34 +163,35 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
         if let Err(error) = folder.note(&id) {
             cx.warn(error.message);
         }
-        cx.note(format!("is {} job {id}", self.0.name()));
+        cx.note(format!("submitted as {} job {id}", self.0.name()));
         Ok(id)
     }
 
-    /// The job that an earlier run left, if it still goes on or has ended well.
+    /// The job of an earlier run, if it is still running or has not failed.
     fn adopt(&self, cx: &Context, folder: &JobDir, name: &str) -> Result<Option<String>> {
         if folder.task().is_none() {
             return Ok(None);
         }
         let site = self.0.name();
-        let unknown =
-            |error: Error| error.context(format!("cannot learn from {site} whether the job of an earlier run still goes on")).environment();
-        let noted = folder.id();
-        let Some(id) = noted.map_or_else(|| self.0.find(name).map_err(unknown), |id| Ok(Some(id)))? else { return Ok(None) };
+        let unknown = |error: Error| {
+            error.context(format!("cannot find out from {site} whether the job of an earlier run is still running")).environment()
+        };
+        let recorded = folder.id();
+        let Some(id) = recorded.map_or_else(|| self.0.find(name).map_err(unknown), |id| Ok(Some(id)))? else { return Ok(None) };
         let _ = self.0.fetch(&id, &folder.0);
-        match JobFollower::of(folder).tell(&crate::events::Emitter::silent()) {
+        match JobFollower::of(folder).emit_new_events(&crate::events::Emitter::silent()) {
             Ok(Some(JobOutcome::Failed { .. })) | Err(_) => return Ok(None),
             Ok(Some(_)) => {
-                cx.note(format!("{site} job {id} of an earlier run has ended meanwhile"));
+                cx.note(format!("{site} job {id} of an earlier run has ended in the meantime"));
                 return Ok(Some(id));
             }
             Ok(None) => {}
         }
-        if matches!(self.0.look(&id).map_err(unknown)?, JobStatus::Ended(_)) {
+        if matches!(self.0.status(&id).map_err(unknown)?, JobStatus::Ended(_)) {
             return Ok(None);
         }
         folder.note(&id)?;
-        cx.note(format!("{site} job {id} of an earlier run goes on"));
+        cx.note(format!("{site} job {id} of an earlier run is still running"));
         Ok(Some(id))
     }
 
@@ -198,47 +199,47 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
     fn follow(&self, job: &StageJob<'_>, folder: &JobDir, id: &str) -> End {
         let (cx, site) = (job.cx, self.0.name());
         let mut follower = JobFollower::of(folder);
-        let mut seen: Option<JobStatus> = None;
-        let mut gone: Option<Instant> = None;
+        let mut last_status: Option<JobStatus> = None;
+        let mut ended_at: Option<Instant> = None;
         let mut asked: Option<Instant> = None;
-        let mut made = false;
-        let mut troubled = false;
+        let mut terminated = false;
+        let mut warned = false;
         loop {
             if let Err(error) = self.0.fetch(id, &folder.0)
-                && !troubled
+                && !warned
             {
                 cx.warn(error.message);
-                troubled = true;
+                warned = true;
             }
-            match follower.tell(&cx.emitter) {
+            match follower.emit_new_events(&cx.emitter) {
                 Ok(None) => {}
                 Ok(Some(JobOutcome::Failed { exit, .. })) if exit == Exit::Interrupted as u8 && asked.is_none() => {
-                    return End::Said(stopped_there(site, id));
+                    return End::Reported(stopped_externally(site, id));
                 }
-                Ok(Some(ended)) => return End::Said(ended),
+                Ok(Some(outcome)) => return End::Reported(outcome),
                 Err(error) => {
                     let _ = self.0.cancel(id, CancelMode::Make);
-                    return End::Alive(error.context(format!("cannot follow {site} job {id}, which was cancelled")));
+                    return End::Alive(error.context(format!("cannot follow {site} job {id}, so it was cancelled")));
                 }
             }
-            if gone.is_some_and(|since| since.elapsed() > self.0.poll()) {
-                return End::Lost(match (asked, &seen) {
-                    (None, Some(JobStatus::Ended(fate))) => lost(site, id, fate, folder),
+            if ended_at.is_some_and(|since| since.elapsed() > self.0.poll()) {
+                return End::Lost(match (asked, &last_status) {
+                    (None, Some(JobStatus::Ended(end))) => lost(site, id, end, folder),
                     _ => interrupted(site, id),
                 });
             }
             if job.clock.asked() {
                 match asked {
                     None => {
-                        let waits = !matches!(seen, Some(JobStatus::Runs(_)));
-                        made = waits;
-                        if let Err(error) = self.0.cancel(id, if waits { CancelMode::Make } else { CancelMode::Ask }) {
+                        let queued = !matches!(last_status, Some(JobStatus::Runs(_)));
+                        terminated = queued;
+                        if let Err(error) = self.0.cancel(id, if queued { CancelMode::Make } else { CancelMode::Ask }) {
                             return End::Alive(error);
                         }
                         asked = Some(Instant::now());
                     }
-                    Some(since) if since.elapsed() > GRACE && !made => {
-                        made = true;
+                    Some(since) if since.elapsed() > GRACE && !terminated => {
+                        terminated = true;
                         if let Err(error) = self.0.cancel(id, CancelMode::Make) {
                             return End::Alive(error);
                         }
@@ -247,37 +248,37 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
                         let message = format!("{site} job {id} was cancelled but does not end");
                         cx.warn(&message);
                         return End::Alive(
-                            Error::new(message).kind(ErrorKind::Interrupted).hint("see that it does: a later run would wait for it"),
+                            Error::new(message).kind(ErrorKind::Interrupted).hint("make sure that it ends: a later run would wait for it"),
                         );
                     }
                     Some(_) => {}
                 }
             }
-            // One that has ended has only its last word left to say.
-            if gone.is_none() {
-                match self.0.look(id) {
-                    Ok(sight) if seen.as_ref() != Some(&sight) => {
-                        match &sight {
-                            JobStatus::Waits(why) => cx.note(format!("{site} job {id} waits in the queue{}", bracketed(why))),
-                            JobStatus::Runs(node) => cx.note(format!("{site} job {id} runs{}", bracketed(node))),
-                            JobStatus::Ended(_) => gone = Some(Instant::now()),
+            // For an ended job, only its last events are still to be read.
+            if ended_at.is_none() {
+                match self.0.status(id) {
+                    Ok(status) if last_status.as_ref() != Some(&status) => {
+                        match &status {
+                            JobStatus::Waits(why) => cx.note(format!("{site} job {id} is queued{}", bracketed(why))),
+                            JobStatus::Runs(node) => cx.note(format!("{site} job {id} is running{}", bracketed(node))),
+                            JobStatus::Ended(_) => ended_at = Some(Instant::now()),
                         }
-                        (seen, troubled) = (Some(sight), false);
+                        (last_status, warned) = (Some(status), false);
                     }
-                    Ok(_) => troubled = false,
-                    Err(error) if !troubled => {
-                        troubled = true;
-                        cx.warn(format!("{site} does not say how job {id} is: {}; asking on", error.message));
+                    Ok(_) => warned = false,
+                    Err(error) if !warned => {
+                        warned = true;
+                        cx.warn(format!("cannot get the status of {site} job {id}: {}; retrying", error.message));
                     }
                     Err(_) => {}
                 }
             }
-            thread::sleep(GLANCE.min(self.0.poll()));
+            thread::sleep(FOLLOW_INTERVAL.min(self.0.poll()));
         }
     }
 }
 
-/// A name that no other job of anybody's has, the same whenever this stage with these ingredients is a job.
+/// A job name that is unique to this stage and its fingerprint, so that a later run can find the job.
 fn name(cx: &Context, folder: &JobDir) -> String {
     let hash = blake3::hash(folder.0.as_os_str().as_encoded_bytes()).to_hex();
     format!("voxpipe-{}-{}", cx.stage, &hash[..12])
@@ -287,12 +288,12 @@ fn bracketed(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
-/// The job was told to stop, but not by us: its time there is over, or somebody cancelled it.
-fn stopped_there(site: &str, id: &str) -> JobOutcome {
+/// The outcome of a job that was stopped from outside: it reached its time limit, or somebody cancelled it.
+fn stopped_externally(site: &str, id: &str) -> JobOutcome {
     JobOutcome::Failed {
-        message: format!("{site} job {id} was stopped from outside: its time there was over, or somebody cancelled it"),
+        message: format!("{site} job {id} was stopped from outside: it reached its time limit, or somebody cancelled it"),
         hint: Some(
-            "run again to go on from its last checkpoint; `retry = { times = 5, on = [\"timeout\"] }` does that by itself".to_owned(),
+            "run again to resume from its last checkpoint; `retry = { times = 5, on = [\"timeout\"] }` does so automatically".to_owned(),
         ),
         exit: Exit::TimedOut as u8,
         failure: Failure::Timeout,
@@ -300,16 +301,16 @@ fn stopped_there(site: &str, id: &str) -> JobOutcome {
 }
 
 fn interrupted(site: &str, id: &str) -> Error {
-    Error::new(format!("{site} job {id} was cancelled")).kind(ErrorKind::Interrupted).hint("run again to start it anew")
+    Error::new(format!("{site} job {id} was cancelled")).kind(ErrorKind::Interrupted).hint("run again to restart it")
 }
 
-/// The job ended without a last word.
-fn lost(site: &str, id: &str, fate: &JobEnd, folder: &JobDir) -> Error {
+/// The error for a job that ended without an outcome.
+fn lost(site: &str, id: &str, end: &JobEnd, folder: &JobDir) -> Error {
     let lines = folder.last_words();
     let last = match lines.len() {
         0 => "; it printed nothing".to_owned(),
         count => format!("; its last {count} lines:\n{}", lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")),
     };
-    let error = Error::new(format!("{site} job {id} ended without a result: {}{last}", fate.words)).kind(fate.failure.kind());
-    error.hint(fate.hint.unwrap_or("correct what its last lines say and run again"))
+    let error = Error::new(format!("{site} job {id} ended without a result: {}{last}", end.words)).kind(end.failure.kind());
+    error.hint(end.hint.unwrap_or("fix the problem shown in its last lines and run again"))
 }

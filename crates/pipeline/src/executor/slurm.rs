@@ -1,7 +1,6 @@
-//! Slurm: jobs are submitted with `sbatch`, looked at with `squeue` and `sacct`, cancelled with `scancel`.
+//! Slurm backend: submits jobs with `sbatch`, polls them with `squeue` and `sacct`, and cancels them with `scancel`.
 //!
-//! Nodes and this machine share the project's folder, as they do on clusters, so nothing has to be carried there or back. All jobs are
-//! asked after in one call each poll, however many there are.
+//! Assumes that the project folder is on a file system shared with the nodes, so nothing is copied. Each poll queries all jobs in one call.
 
 use super::job_dir::JobDir;
 use super::{CancelMode, ClusterBackend, JobEnd, JobSpec, JobStatus};
@@ -16,58 +15,60 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-/// A Slurm cluster, as far as this machine's client programs reach it.
+/// A Slurm cluster, accessed through the client programs of this machine.
 #[derive(Debug)]
 pub struct SlurmBackend {
     settings: Settings,
-    /// The command on a node that carries out a job's folder.
+    /// The voxpipe executable on the nodes.
     program: String,
-    known: Mutex<Known>,
+    cached: Mutex<QueueCache>,
 }
 
-/// What `squeue` said last.
+/// The last answer of `squeue`.
 #[derive(Debug, Default)]
-struct Known {
+struct QueueCache {
+    /// When it was queried.
     at: Option<Instant>,
-    asked: BTreeSet<String>,
-    told: BTreeMap<String, JobStatus>,
-    /// Why it said nothing.
-    trouble: Option<Error>,
+    /// The ids of the jobs to query.
+    ids: BTreeSet<String>,
+    statuses: BTreeMap<String, JobStatus>,
+    /// The error of the last query, if it failed.
+    error: Option<Error>,
 }
 
 impl SlurmBackend {
-    /// A cluster with the settings of `[slurm]`; `program` is the voxpipe of this machine.
+    /// A cluster with the settings of `[slurm]`; `program` is the default executable on the nodes.
     pub fn new(settings: Settings, program: &Path) -> Self {
         let program = settings.program.clone().unwrap_or_else(|| program.display().to_string());
-        Self { settings, program, known: Mutex::default() }
+        Self { settings, program, cached: Mutex::default() }
     }
 
-    /// The script of a job.
+    /// The batch script of a job.
     fn script(&self, folder: &Path) -> String {
         let setup: String = self.settings.setup.iter().map(|line| format!("{line}\n")).collect();
-        // In place of the shell, so that a signal to the job is a signal to the stage.
+        // `exec` replaces the shell, so that a signal to the job reaches the stage.
         format!("#!/bin/bash\nset -e\n{setup}exec {} work {}\n", quoted(&self.program), quoted(&folder.display().to_string()))
     }
 
-    /// Asks after all jobs at once.
-    fn ask(&self, known: &mut Known) -> Result<()> {
-        let ids = known.asked.iter().cloned().collect::<Vec<_>>().join(",");
+    /// Queries the status of all jobs in one call.
+    fn query(&self, cache: &mut QueueCache) -> Result<()> {
+        let ids = cache.ids.iter().cloned().collect::<Vec<_>>().join(",");
         let output = start("squeue", &["--noheader", "--states=all", "--format=%i|%T|%r|%N", &format!("--jobs={ids}")])?;
         let unknown = String::from_utf8_lossy(&output.stderr).contains("Invalid job id");
         if !output.status.success() && !unknown {
-            return Err(complaint("squeue", &output));
+            return Err(failure_of("squeue", &output));
         }
-        known.told = String::from_utf8_lossy(&output.stdout).lines().filter_map(row).collect();
+        cache.statuses = String::from_utf8_lossy(&output.stdout).lines().filter_map(row).collect();
         Ok(())
     }
 
-    /// What the books say of a job that the queue has forgotten.
-    fn booked(id: &str) -> JobStatus {
+    /// The status of a job that has left the queue, from Slurm's accounting.
+    fn accounted(id: &str) -> JobStatus {
         let unknown = || {
             JobStatus::Ended(JobEnd {
-                words: "Slurm no longer knows it".to_owned(),
+                words: "Slurm has no record of it".to_owned(),
                 failure: Failure::Crash,
-                hint: Some("see `sacct` and the node's log, and run again"),
+                hint: Some("check `sacct` and the node's log, then run again"),
             })
         };
         let Ok(output) = start("sacct", &["--noheader", "--parsable2", "--allocations", "--format=State,NodeList", "--jobs", id]) else {
@@ -75,7 +76,7 @@ impl SlurmBackend {
         };
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         match text.lines().next().and_then(|line| line.split('|').next()).filter(|state| !state.trim().is_empty()) {
-            Some(state) if output.status.success() => sight(state, "", ""),
+            Some(state) if output.status.success() => job_status(state, "", ""),
             _ => unknown(),
         }
     }
@@ -101,7 +102,7 @@ impl ClusterBackend for SlurmBackend {
             command.arg(format!("--gres=gpu:{}", amount(GPU)));
         }
         command.args(&self.settings.args).args(order.arguments).arg(&script);
-        // Slurm writes a job's environment down: what is secret goes there only if the stage asks for it.
+        // Slurm stores a job's environment on disk: pass on only the secrets that the stage declares.
         for (name, _) in std::env::vars_os() {
             if is_secret(&name) && !order.secrets.iter().any(|asked| **asked == *name) {
                 command.env_remove(name);
@@ -109,12 +110,12 @@ impl ClusterBackend for SlurmBackend {
         }
         let output = finish("sbatch", &mut command)?;
         if !output.status.success() {
-            return Err(complaint("sbatch", &output).hint("see `args` in `[slurm]` and `resources` of the stage"));
+            return Err(failure_of("sbatch", &output).hint("check `args` in `[slurm]` and the stage's `resources`"));
         }
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let id = said.lines().last().and_then(|line| line.split(';').next()).map(str::trim).unwrap_or_default();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let id = printed.lines().last().and_then(|line| line.split(';').next()).map(str::trim).unwrap_or_default();
         if id.is_empty() || !id.chars().all(|digit| digit.is_ascii_digit()) {
-            return Err(Error::new(format!("`sbatch` did not say the job's number, but: {}", said.trim())).environment());
+            return Err(Error::new(format!("`sbatch` did not print a job id, but: {}", printed.trim())).environment());
         }
         Ok(id.to_owned())
     }
@@ -122,27 +123,27 @@ impl ClusterBackend for SlurmBackend {
     fn find(&self, name: &str) -> Result<Option<String>> {
         let output = start("squeue", &["--noheader", "--me", "--format=%i", &format!("--name={name}")])?;
         if !output.status.success() {
-            return Err(complaint("squeue", &output));
+            return Err(failure_of("squeue", &output));
         }
         Ok(String::from_utf8_lossy(&output.stdout).lines().next().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()))
     }
 
-    fn look(&self, id: &str) -> Result<JobStatus> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = known.asked.insert(id.to_owned());
-        if fresh || known.at.is_none_or(|at| at.elapsed() >= self.settings.poll) {
-            // A controller that is away is not asked by each job in turn.
-            known.at = Some(Instant::now());
-            known.trouble = self.ask(&mut known).err();
+    fn status(&self, id: &str) -> Result<JobStatus> {
+        let mut cache = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = cache.ids.insert(id.to_owned());
+        if new || cache.at.is_none_or(|at| at.elapsed() >= self.settings.poll) {
+            // Errors are cached too, so that an unreachable controller is not queried once per job.
+            cache.at = Some(Instant::now());
+            cache.error = self.query(&mut cache).err();
         }
-        if let Some(trouble) = &known.trouble {
-            return Err(trouble.clone());
+        if let Some(error) = &cache.error {
+            return Err(error.clone());
         }
-        let sight = known.told.get(id).cloned().unwrap_or_else(|| Self::booked(id));
-        if matches!(sight, JobStatus::Ended(_)) {
-            known.asked.remove(id);
+        let status = cache.statuses.get(id).cloned().unwrap_or_else(|| Self::accounted(id));
+        if matches!(status, JobStatus::Ended(_)) {
+            cache.ids.remove(id);
         }
-        Ok(sight)
+        Ok(status)
     }
 
     fn cancel(&self, id: &str, how: CancelMode) -> Result<()> {
@@ -151,12 +152,12 @@ impl ClusterBackend for SlurmBackend {
             CancelMode::Make => &[id],
         };
         let output = start("scancel", arguments)?;
-        // One that has ended already is no trouble.
+        // Cancelling a job that has already ended is not an error.
         let ended = String::from_utf8_lossy(&output.stderr).contains("already completed");
         if output.status.success() || ended {
             Ok(())
         } else {
-            Err(complaint("scancel", &output).hint(format!("cancel it by hand: scancel {id}")))
+            Err(failure_of("scancel", &output).hint(format!("cancel it manually: scancel {id}")))
         }
     }
 
@@ -165,28 +166,31 @@ impl ClusterBackend for SlurmBackend {
     }
 }
 
-/// A row of `squeue`.
+/// Parses a row of `squeue`: job id and status.
 fn row(line: &str) -> Option<(String, JobStatus)> {
     let mut fields = line.trim().split('|');
     let (id, state) = (fields.next()?, fields.next()?);
     let (reason, nodes) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-    Some((id.to_owned(), sight(state, reason, nodes)))
+    Some((id.to_owned(), job_status(state, reason, nodes)))
 }
 
-fn sight(state: &str, reason: &str, nodes: &str) -> JobStatus {
-    let ended = |failure, hint| JobStatus::Ended(JobEnd { words: format!("it ended as {state}"), failure, hint });
-    // `sacct` says CANCELLED by 1000.
+/// The status of a job for a Slurm job state.
+fn job_status(state: &str, reason: &str, nodes: &str) -> JobStatus {
+    let ended = |failure, hint| JobStatus::Ended(JobEnd { words: format!("final state {state}"), failure, hint });
+    // The first word only: `sacct` prints `CANCELLED by 1000`.
     match state.split_whitespace().next().unwrap_or_default() {
         "PENDING" | "CONFIGURING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED" | "RESV_DEL_HOLD" | "SPECIAL_EXIT" => {
             JobStatus::Waits(if reason == "None" { String::new() } else { reason.to_owned() })
         }
         "RUNNING" | "COMPLETING" | "STAGE_OUT" | "SIGNALING" | "STOPPED" | "SUSPENDED" | "RESIZING" => JobStatus::Runs(nodes.to_owned()),
-        "OUT_OF_MEMORY" => ended(Failure::OutOfMemory, Some("ask for more, such as `slurm = [\"--mem=64G\"]` in the stage's `resources`")),
-        "TIMEOUT" | "DEADLINE" => {
-            ended(Failure::Timeout, Some("ask for more time, such as `slurm = [\"--time=12:00:00\"]` in the stage's `resources`"))
+        "OUT_OF_MEMORY" => {
+            ended(Failure::OutOfMemory, Some("request more memory, e.g. `slurm = [\"--mem=64G\"]` in the stage's `resources`"))
         }
-        "NODE_FAIL" | "BOOT_FAIL" => ended(Failure::LostDevice, Some("run again; `retry` with \"lost-device\" does that by itself")),
-        "CANCELLED" | "PREEMPTED" | "REVOKED" => ended(Failure::Timeout, Some("somebody took it away; run again")),
+        "TIMEOUT" | "DEADLINE" => {
+            ended(Failure::Timeout, Some("request more time, e.g. `slurm = [\"--time=12:00:00\"]` in the stage's `resources`"))
+        }
+        "NODE_FAIL" | "BOOT_FAIL" => ended(Failure::LostDevice, Some("run again; `retry` on \"lost-device\" does so automatically")),
+        "CANCELLED" | "PREEMPTED" | "REVOKED" => ended(Failure::Timeout, Some("it was cancelled or preempted; run again")),
         _ => ended(Failure::Crash, None),
     }
 }
@@ -198,21 +202,22 @@ fn start(program: &str, arguments: &[&str]) -> Result<Output> {
 fn finish(program: &str, command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => "run this on a machine with Slurm's client programs, or the stage here: `on = \"local\"`",
-            _ => "see whether it starts by hand",
+            io::ErrorKind::NotFound => "run this on a machine with the Slurm client programs, or run the stage locally: `on = \"local\"`",
+            _ => "check that it runs from the command line",
         };
         Error::new(format!("cannot start `{program}`: {error}")).environment().hint(hint)
     })
 }
 
-fn complaint(program: &str, output: &Output) -> Error {
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-    let said = if said.is_empty() { output.status.to_string() } else { said };
-    Error::new(format!("`{program}` says: {said}")).environment()
+/// The error of a Slurm client program that failed.
+fn failure_of(program: &str, output: &Output) -> Error {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let message = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    let message = if message.is_empty() { output.status.to_string() } else { message };
+    Error::new(format!("`{program}` failed: {message}")).environment()
 }
 
-/// A word for the shell.
+/// Quotes a word for the shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -233,8 +238,8 @@ mod tests {
             ("FAILED", Failure::Crash),
             ("SOMETHING_NEW", Failure::Crash),
         ] {
-            let JobStatus::Ended(fate) = sight(state, "", "") else { panic!("{state} is an end") };
-            assert_eq!((fate.failure, fate.words), (failure, format!("it ended as {state}")));
+            let JobStatus::Ended(end) = job_status(state, "", "") else { panic!("{state} is an end") };
+            assert_eq!((end.failure, end.words), (failure, format!("final state {state}")));
         }
     }
 

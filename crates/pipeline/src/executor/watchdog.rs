@@ -1,4 +1,4 @@
-//! An eye on a stage while it works: on the time it takes, on its silence, and on whoever asks it to stop.
+//! Watchdog: enforces the timeout and the stall timeout of a stage, and passes on stop requests.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Emitter;
@@ -11,43 +11,44 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often the watch looks.
-const GLANCE: Duration = Duration::from_millis(20);
+/// How often the watchdog checks.
+const INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long a stage may take.
+/// The time limits of a stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WatchdogLimits {
-    /// In all.
+    /// The maximum duration of an attempt.
     pub timeout: Option<Duration>,
-    /// Without a word.
+    /// The maximum time without an event.
     pub stall_timeout: Option<Duration>,
 }
 
-/// The watch over one try at a stage.
+/// The watchdog of one attempt at a stage.
 #[derive(Debug)]
 pub struct Watchdog {
-    /// How long it may take.
+    /// The time limits.
     pub limits: WatchdogLimits,
     asked: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
-    heard: Arc<Mutex<Instant>>,
+    last_event: Arc<Mutex<Instant>>,
 }
 
+/// The limit that expired.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expired {
-    Late,
-    Silent,
+    Timeout,
+    StallTimeout,
 }
 
 impl Watchdog {
-    /// A watch; `asked` is set when the whole run should stop.
+    /// A watchdog; `asked` is set when the whole run should stop.
     pub fn new(limits: WatchdogLimits, asked: Arc<AtomicBool>) -> Self {
-        // Without limits there is nothing to watch: the stage looks at what the run is asked itself.
+        // Without limits there is nothing to watch: the stage checks the stop flag of the run directly.
         let stop = if limits == WatchdogLimits::default() { Arc::clone(&asked) } else { Arc::default() };
-        Self { limits, asked, stop, heard: Arc::new(Mutex::new(Instant::now())) }
+        Self { limits, asked, stop, last_event: Arc::new(Mutex::new(Instant::now())) }
     }
 
-    /// The flag the stage looks at.
+    /// The stop flag for the stage.
     pub fn stop(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
@@ -57,89 +58,89 @@ impl Watchdog {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// An emitter through which the watch hears the stage.
+    /// Wraps an emitter, so that every event resets the stall timeout.
     pub fn listen(&self, to: Emitter) -> Emitter {
         if self.limits.stall_timeout.is_none() {
             return to;
         }
-        let heard = Arc::clone(&self.heard);
+        let last_event = Arc::clone(&self.last_event);
         Emitter::new(move |event| {
-            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *last_event.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             to.emit(event);
         })
     }
 
-    /// Watches over some work. A panic in it becomes an error.
+    /// Runs `work` under the watchdog. A panic in it becomes an error.
     pub fn watch(&self, work: impl FnOnce() -> Result<StageOutcome>) -> Result<StageOutcome> {
         let work = || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
         if self.limits == WatchdogLimits::default() {
             return work();
         }
         let begun = Instant::now();
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = begun;
-        let (tell, told) = channel::<()>();
-        let (outcome, over) = thread::scope(|scope| {
+        *self.last_event.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+        let (sender, ended) = channel::<()>();
+        let (outcome, expired) = thread::scope(|scope| {
             let watch = scope.spawn(move || {
-                let mut over = None;
-                while told.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
-                    if over.is_none() && !self.asked() {
-                        over = self.over(begun);
+                let mut expired = None;
+                while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    if expired.is_none() && !self.asked() {
+                        expired = self.expired(begun);
                     }
-                    if over.is_some() || self.asked() {
+                    if expired.is_some() || self.asked() {
                         self.stop.store(true, Ordering::Relaxed);
                     }
                 }
-                over
+                expired
             });
             let outcome = work();
-            drop(tell);
+            drop(sender);
             (outcome, watch.join().unwrap_or_default())
         });
-        match over {
-            Some(over) if outcome.is_err() && !self.asked() => Err(self.told(over)),
+        match expired {
+            Some(expired) if outcome.is_err() && !self.asked() => Err(self.expired_error(expired)),
             _ => outcome,
         }
     }
 
-    fn over(&self, begun: Instant) -> Option<Expired> {
-        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+    fn expired(&self, begun: Instant) -> Option<Expired> {
+        let last_event = *self.last_event.lock().unwrap_or_else(PoisonError::into_inner);
         let past = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
         if past(begun, self.limits.timeout) {
-            Some(Expired::Late)
+            Some(Expired::Timeout)
         } else {
-            past(heard, self.limits.stall_timeout).then_some(Expired::Silent)
+            past(last_event, self.limits.stall_timeout).then_some(Expired::StallTimeout)
         }
     }
 
-    fn told(&self, over: Expired) -> Error {
-        let (limit, kind) = match over {
-            Expired::Late => (self.limits.timeout, ErrorKind::Timeout),
-            Expired::Silent => (self.limits.stall_timeout, ErrorKind::Stalled),
+    fn expired_error(&self, expired: Expired) -> Error {
+        let (limit, kind) = match expired {
+            Expired::Timeout => (self.limits.timeout, ErrorKind::Timeout),
+            Expired::StallTimeout => (self.limits.stall_timeout, ErrorKind::Stalled),
         };
         let limit = words(limit.unwrap_or_default());
-        let (message, name) = match over {
-            Expired::Late => (format!("it took longer than its timeout of {limit}"), "timeout"),
-            Expired::Silent => (format!("it said nothing for {limit}, so it counts as stuck"), "stall_timeout"),
+        let (message, name) = match expired {
+            Expired::Timeout => (format!("it exceeded its timeout of {limit}"), "timeout"),
+            Expired::StallTimeout => (format!("it reported no progress for {limit} and counts as stalled"), "stall_timeout"),
         };
-        Error::new(message).kind(kind).hint(format!("run again to go on from its last checkpoint, or raise `{name}`"))
+        Error::new(message).kind(kind).hint(format!("run again to resume from its last checkpoint, or raise `{name}`"))
     }
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Error {
     let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-    let said = text.unwrap_or("no message");
-    let kind = ErrorKind::of_panic(said);
+    let message = text.unwrap_or("no message");
+    let kind = ErrorKind::of_panic(message);
     match kind {
-        ErrorKind::OutOfMemory => Error::new(format!("there is not enough memory: {said}"))
-            .hint("choose a smaller `batch_size` with more `gradient_accumulation`, or a smaller `precision`"),
-        ErrorKind::LostDevice => Error::new(format!("the device gave up: {said}"))
-            .hint("run again to go on from the last checkpoint; if it happens again, look at the driver's log"),
-        _ => Error::new(format!("the stage panicked: {said}")).hint("this is a bug in voxpipe; please report it with the line above"),
+        ErrorKind::OutOfMemory => Error::new(format!("out of memory: {message}"))
+            .hint("use a smaller `batch_size` with more `gradient_accumulation`, or a lower `precision`"),
+        ErrorKind::LostDevice => Error::new(format!("the GPU or its driver failed: {message}"))
+            .hint("run again to resume from the last checkpoint; if it happens again, check the driver's log"),
+        _ => Error::new(format!("the stage panicked: {message}")).hint("this is a bug in voxpipe; please report it with the line above"),
     }
     .kind(kind)
 }
 
-/// A duration as one would write it.
+/// Formats a duration with the largest whole unit: `500 ms`, `90 s`, `2 min`, `1 h`.
 pub(crate) fn words(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{} ms", duration.as_millis()),

@@ -1,4 +1,4 @@
-//! What is kept, and with whom it is shared. Nothing of it enters a fingerprint.
+//! Resolves `[cache]`: size limit and sharing of the result cache. Not part of any fingerprint.
 
 use super::resolver::Resolver;
 use crate::manifest::diagnostic::Diagnostic;
@@ -8,11 +8,11 @@ use std::path::PathBuf;
 /// `[cache]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheSettings {
-    /// How many bytes `voxpipe gc` leaves, beside what is still needed.
+    /// Size in bytes that `voxpipe gc` reduces the cache to; results in use are kept even if they exceed it.
     pub max_size: Option<u64>,
-    /// The folder a team shares; relative to the project's root.
+    /// Folder of the shared cache, relative to the project root.
     pub shared: Option<PathBuf>,
-    /// Whether nothing is put there.
+    /// Whether results are only pulled from the shared cache, never pushed.
     pub read_only: bool,
 }
 
@@ -22,15 +22,15 @@ impl Resolver<'_, '_> {
         let max_size = table.max_size.and_then(|written| {
             let bytes = byte_size::parse(written.get_ref());
             if bytes.is_none() {
-                let message = format!("\"{}\" is not a size with its unit", written.get_ref());
-                self.found.push(Diagnostic::error(written.span(), message).hint(format!("write it like {}", byte_size::FORMS)));
+                let message = format!("\"{}\" is not a size with a unit", written.get_ref());
+                self.found.push(Diagnostic::error(written.span(), message).hint(format!("write a size such as {}", byte_size::FORMS)));
             }
             bytes
         });
         let shared = table.shared.and_then(|written| {
             if written.get_ref().trim().is_empty() {
                 self.found.push(
-                    Diagnostic::error(written.span(), "the name of the shared folder is empty").hint("write a folder, or leave it out"),
+                    Diagnostic::error(written.span(), "the path of the shared folder is empty").hint("write a folder, or remove the key"),
                 );
                 return None;
             }

@@ -1,4 +1,4 @@
-//! What flows where: that `from` and `after` name stages, that the ports exist, and that what flows in fits them.
+//! Validates the edges: `from` and `after` name existing stages, ports exist, and artifact kinds fit the ports.
 
 use super::resolver::{Draft, Resolver};
 use crate::artifact::ArtifactKind;
@@ -26,10 +26,10 @@ impl<'a> Resolver<'a, '_> {
                 let several = upstreams.len();
                 let single = draft.entry.and_then(|entry| port_of(entry, port.get_ref())).filter(|port| port.arity != Arity::Many);
                 if let Some(single) = single.filter(|_| several > 1) {
-                    let makers = list(upstreams.iter().map(|name| name.get_ref().as_str()));
+                    let choices = list(upstreams.iter().map(|name| name.get_ref().as_str()));
                     let complaint =
                         Diagnostic::error(span.clone(), format!("`{}` takes one {}, not {several}", port.get_ref(), kinds_of(single)));
-                    self.found.push(complaint.hint(format!("choose one of {makers}")));
+                    self.found.push(complaint.hint(format!("choose one of {choices}")));
                 }
                 if upstreams.is_empty()
                     && self
@@ -38,8 +38,8 @@ impl<'a> Resolver<'a, '_> {
                         .is_some_and(|text| text.trim_start_matches('[').trim().trim_end_matches(']').trim().is_empty())
                 {
                     self.found.push(
-                        Diagnostic::error(span, format!("`{}` is given nothing", port.get_ref()))
-                            .hint("name a stage, or leave the port out"),
+                        Diagnostic::error(span, format!("`{}` is empty", port.get_ref()))
+                            .hint("name a stage, or remove the port"),
                     );
                 }
                 draft.from.push((port, upstreams));
@@ -51,20 +51,20 @@ impl<'a> Resolver<'a, '_> {
         }
     }
 
-    /// Complains of names that are no stages or stand there twice, and takes them out.
+    /// Reports and removes unknown and duplicate stage names.
     fn only_stages(&mut self, names: &[String], upstreams: &mut Vec<Spanned<String>>) {
         let mut seen = BTreeSet::new();
         upstreams.retain(|upstream| {
             if !names.contains(upstream.get_ref()) {
                 let (hint, known) = suggest_stage(upstream.get_ref(), names.iter().map(String::as_str));
-                let unknown = Diagnostic::error(upstream.span(), format!("no stage is called `{}`", upstream.get_ref()));
+                let unknown = Diagnostic::error(upstream.span(), format!("unknown stage `{}`", upstream.get_ref()));
                 self.found.push(unknown.maybe_hint(hint).note(known));
                 return false;
             }
             let new = seen.insert(upstream.get_ref().clone());
             if !new {
                 self.found
-                    .push(Diagnostic::error(upstream.span(), format!("`{}` stands here twice", upstream.get_ref())).hint("remove one"));
+                    .push(Diagnostic::error(upstream.span(), format!("`{}` is listed twice", upstream.get_ref())).hint("remove one"));
             }
             new
         });
@@ -73,7 +73,7 @@ impl<'a> Resolver<'a, '_> {
     fn unknown_port(&mut self, draft: &Draft<'a>, port: &Spanned<String>) {
         let Some(entry) = draft.entry else { return };
         let ports = || entry.ports().iter().map(|port| port.name);
-        let complaint = Diagnostic::error(port.span(), format!("`{}` has no input called `{}`", entry.kind(), port.get_ref()));
+        let complaint = Diagnostic::error(port.span(), format!("`{}` has no input `{}`", entry.kind(), port.get_ref()));
         let inputs: Vec<String> = entry.ports().iter().map(|port| format!("`{}` ({})", port.name, port.about)).collect();
         let known =
             if inputs.is_empty() { format!("`{}` takes no inputs", entry.kind()) } else { format!("inputs: {}", inputs.join(", ")) };
@@ -84,12 +84,12 @@ impl<'a> Resolver<'a, '_> {
         let Some(entry) = draft.entry else { return };
         for port in entry.ports().iter().filter(|port| port.name != "*" && port.arity != Arity::Optional) {
             if !draft.from.iter().any(|(given, _)| given.get_ref() == port.name) {
-                // A misspelt port was told of already.
-                let misspelt = draft
+                // A misspelled port has already been reported.
+                let misspelled = draft
                     .from
                     .iter()
                     .any(|(given, _)| port_of(entry, given.get_ref()).is_none() && closest(given.get_ref(), [port.name]).is_some());
-                if !misspelt {
+                if !misspelled {
                     let place = draft.table.from.as_ref().map_or_else(|| draft.place(), Spanned::span);
                     let message = format!("`{}` needs {} as `{}`", draft.name.get_ref(), article(&kinds_of(port)), port.name);
                     self.found.push(
@@ -102,32 +102,32 @@ impl<'a> Resolver<'a, '_> {
         }
     }
 
-    /// Checks that what flows in fits the port.
+    /// Checks that upstream results have a kind that the port accepts.
     pub(super) fn kinds_fit(&mut self, drafts: &[Draft<'a>]) {
-        let made: BTreeMap<&str, ArtifactKind> =
+        let outputs: BTreeMap<&str, ArtifactKind> =
             drafts.iter().filter_map(|draft| Some((draft.name.get_ref().as_str(), draft.stage.as_ref()?.output()))).collect();
         for draft in drafts {
             let Some(entry) = draft.entry else { continue };
             let given: Vec<&str> = draft.from.iter().map(|(port, _)| port.get_ref().as_str()).collect();
             let place = || draft.table.from.as_ref().map_or_else(|| draft.place(), Spanned::span);
-            if let Some((message, hint)) = draft.stage.as_ref().and_then(|stage| stage.refuses(&given)) {
+            if let Some((message, hint)) = draft.stage.as_ref().and_then(|stage| stage.port_conflicts(&given)) {
                 self.found.push(Diagnostic::error(place(), format!("`{}` {message}", draft.name.get_ref())).hint(hint));
             }
-            if let Some((message, hint)) = draft.stage.as_ref().and_then(|stage| stage.advises(&given)) {
+            if let Some((message, hint)) = draft.stage.as_ref().and_then(|stage| stage.port_warnings(&given)) {
                 self.found.push(Diagnostic::warning(place(), format!("`{}` {message}", draft.name.get_ref())).hint(hint));
             }
             for (port_name, upstreams) in &draft.from {
                 let Some(port) = port_of(entry, port_name.get_ref()).filter(|port| !port.kinds.is_empty()) else { continue };
                 for upstream in upstreams {
-                    let Some(kind) = made.get(upstream.get_ref().as_str()).filter(|kind| !port.kinds.contains(kind)) else { continue };
+                    let Some(kind) = outputs.get(upstream.get_ref().as_str()).filter(|kind| !port.kinds.contains(kind)) else { continue };
                     let message = format!(
-                        "`{}` takes {}, but `{}` makes {}",
+                        "`{}` takes {}, but `{}` produces {}",
                         port_name.get_ref(),
                         article(&kinds_of(port)),
                         upstream.get_ref(),
                         article(&kind.to_string())
                     );
-                    let fitting: Vec<&str> = made
+                    let fitting: Vec<&str> = outputs
                         .iter()
                         .filter(|(name, kind)| port.kinds.contains(kind) && **name != draft.name.get_ref().as_str())
                         .map(|(name, _)| *name)
@@ -144,7 +144,7 @@ impl<'a> Resolver<'a, '_> {
     }
 }
 
-/// The port a key of `from` means.
+/// The port for a key of `from`; `*` matches any name.
 fn port_of(entry: &dyn StageFactory, name: &str) -> Option<&'static Port> {
     let ports = entry.ports().iter();
     ports.clone().find(|port| port.name == name).or_else(|| ports.clone().find(|port| port.name == "*"))
@@ -157,7 +157,7 @@ fn kinds_of(port: &Port) -> String {
     }
 }
 
-/// "a dataset", but "phrases".
+/// The noun with an indefinite article: "a dataset", but "phrases".
 fn article(noun: &str) -> String {
     let plural = noun.split_whitespace().next().is_some_and(|first| first.trim_end_matches(',').ends_with('s')) || noun == "published";
     if plural { noun.to_owned() } else { format!("a {noun}") }

@@ -1,18 +1,18 @@
-//! Limits a file sets for a stage: how long it may take, and what its numbers must be.
+//! Limits of a stage: durations (`timeout`, `stall_timeout`) and metric bounds (`require`).
 
 use std::fmt;
 use std::time::Duration;
 
-/// What a gate asks of a number, as in `require = { wer = "< 0.15" }`.
+/// The bound that a gate sets for a metric, as in `require = { wer = "< 0.15" }`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MetricBound {
     /// The comparison.
     pub comparison: Comparison,
-    /// The number on its right.
+    /// The limit on its right-hand side.
     pub limit: f64,
 }
 
-/// A comparison a gate may use.
+/// Comparison operator of a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// `<`
@@ -26,7 +26,7 @@ pub enum Comparison {
 }
 
 impl MetricBound {
-    /// Whether a number meets it. What is not a number meets nothing.
+    /// Whether a value satisfies the bound; NaN never does.
     pub fn holds(&self, value: f64) -> bool {
         match self.comparison {
             Comparison::Less => value < self.limit,
@@ -49,7 +49,7 @@ impl fmt::Display for MetricBound {
     }
 }
 
-/// "90s", "15m", "12h", "2d" and sums of them ("1h30m").
+/// Parses a duration such as "90s", "15m", "12h", "2d" or "1h30m": units in descending order, more than zero in total.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut seconds = 0u64;
@@ -74,7 +74,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
-/// "< 0.15"
+/// Parses a bound such as "< 0.15"; the limit must be finite.
 pub(super) fn bound(text: &str) -> Option<MetricBound> {
     let text = text.trim();
     let (comparison, limit) =

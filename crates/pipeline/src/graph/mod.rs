@@ -1,7 +1,7 @@
-//! A pipeline whose names are resolved and whose ports fit: everything there is to know before looking at the disk.
+//! The resolved pipeline: a validated DAG of stages, built without reading the disk.
 //!
-//! [`Pipeline::parse`] is a function of its arguments. It goes on after a mistake: a stage whose settings cannot be read still
-//! has a name others may refer to, so a file with five mistakes gets five complaints, and no sixth that follows from them.
+//! [`Pipeline::parse`] is a pure function. It continues after a mistake: a stage with invalid settings still has a name that other
+//! stages can refer to, so a file with five mistakes gets five diagnostics and no follow-up errors.
 
 mod cache;
 pub mod draw;
@@ -33,64 +33,64 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A checked `pipeline.toml`.
+/// A validated `pipeline.toml`.
 pub struct Pipeline {
     /// `[pipeline] name`.
     pub name: String,
-    /// The folder relative paths start from: that of the file, joined with `[pipeline] root`.
+    /// The folder that relative paths start from: the file's folder joined with `[pipeline] root`.
     pub root: PathBuf,
     /// `[pipeline] seed`.
     pub seed: u64,
-    /// The steps in an order in which every step comes after those it needs (ties in file order).
+    /// The steps in topological order (ties in file order).
     pub steps: Vec<Step>,
-    /// Where its runs are shown beside our own log.
+    /// Experiment tracking.
     pub tracking: Option<TrackingSettings>,
-    /// What there is to run it on.
+    /// Resources to run it on.
     pub machines: MachineResources,
-    /// What is kept, and with whom it is shared.
+    /// Settings of the result cache.
     pub cache: CacheSettings,
     /// The environment variables that its settings were filled from (`${env.NAME}`).
     pub variables: BTreeSet<String>,
 }
 
-/// What came of a text.
+/// Result of parsing a pipeline file.
 #[derive(Debug)]
 pub struct ParsedPipeline {
-    /// The pipeline, if there is no error among the diagnostics.
+    /// The pipeline; `None` if any diagnostic is an error.
     pub pipeline: Option<Pipeline>,
-    /// Its `[matrix]`, if it has one and nothing is wrong with it.
+    /// Its `[matrix]`, if there is one and it is valid.
     pub matrix: Option<SweepMatrix>,
-    /// Everything there is to say, in the order of the file.
+    /// All errors and warnings, in file order.
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// One `[stage.NAME]`.
+/// A resolved `[stage.NAME]`.
 pub struct Step {
-    /// NAME.
+    /// The stage's name.
     pub name: String,
-    /// The kind with its settings.
+    /// The stage kind with its settings.
     pub stage: Box<dyn AnyStage>,
-    /// Port → names of the steps whose results go in.
+    /// Input port → names of the upstream steps.
     pub from: BTreeMap<String, Vec<String>>,
-    /// Steps that must be done first although no data flows.
+    /// Steps that must finish first although no data flows from them.
     pub after: Vec<String>,
-    /// Derived from the pipeline's seed and the step's name.
+    /// Seed, derived from the pipeline's seed and the step's name.
     pub seed: u64,
     /// Gates: metric name → bound.
     pub require: BTreeMap<String, MetricBound>,
-    /// How long it may take.
+    /// Maximum run time of one attempt.
     pub timeout: Option<Duration>,
-    /// How long it may say nothing.
+    /// Maximum time without an event.
     pub stall_timeout: Option<Duration>,
-    /// What it needs of a machine.
+    /// Resources it needs, and where it runs.
     pub resources: ResourceRequest,
-    /// When it is tried again.
+    /// Retries after a failure.
     pub retry: RetryPolicy,
 }
 
 impl Pipeline {
-    /// Reads the text of a `pipeline.toml` whose stages are of the kinds in `registry`. `file` is only used as the place relative paths start
-    /// from; nothing is read.
+    /// Parses the text of a `pipeline.toml` with the stage kinds in `registry`. `file` only determines where relative paths start; no
+    /// file is read.
     pub fn parse(
         registry: &[&dyn StageFactory],
         text: &str,
@@ -101,7 +101,7 @@ impl Pipeline {
         Self::parse_sources(registry, &ManifestSources::alone(text, file), file, overrides, env)
     }
 
-    /// As [`Pipeline::parse`], for a file with everything it includes.
+    /// Like [`Pipeline::parse`], for a file with its includes.
     pub fn parse_sources(
         registry: &[&dyn StageFactory],
         sources: &ManifestSources,
@@ -119,19 +119,19 @@ impl Pipeline {
         let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, &mut arguments);
         let matrix = manifest.as_mut().and_then(|manifest| manifest.sweep.take());
         let pipeline = manifest.map(|manifest| Resolver { registry, text, env, found: &mut diagnostics }.pipeline(manifest, file));
-        // As long as nothing is placed, the files and the command line lie one behind the other.
+        // Sort before mapping spans to files and arguments: until then all spans count bytes of one text.
         diagnostics.sort_by(Diagnostic::in_order);
         for diagnostic in &mut diagnostics {
             arguments.place(diagnostic);
             sources.place(diagnostic);
         }
         diagnostics.dedup();
-        let sound = !diagnostics.iter().any(Diagnostic::is_error);
-        let pipeline = pipeline.filter(|_| sound).map(|pipeline| Pipeline { variables: asked.take(), ..pipeline });
+        let valid = !diagnostics.iter().any(Diagnostic::is_error);
+        let pipeline = pipeline.filter(|_| valid).map(|pipeline| Pipeline { variables: asked.take(), ..pipeline });
         ParsedPipeline { pipeline, matrix, diagnostics }
     }
 
-    /// The part of the pipeline that makes one step's result.
+    /// The part of the pipeline that one step depends on, including the step.
     pub fn up_to(self, name: &str) -> Self {
         let mut needed = BTreeSet::from([name.to_owned()]);
         for step in self.steps.iter().rev() {
@@ -143,25 +143,25 @@ impl Pipeline {
         Self { steps, ..self }
     }
 
-    /// The step of a name.
+    /// The step with this name.
     pub fn step(&self, name: &str) -> Option<&Step> {
         self.steps.iter().find(|step| step.name == name)
     }
 }
 
 impl Step {
-    /// The names of all steps that must be done first, each once, sorted.
+    /// The direct dependencies (`from` and `after`), sorted and unique.
     pub fn needs(&self) -> BTreeSet<&str> {
         self.from.values().flatten().chain(&self.after).map(String::as_str).collect()
     }
 
-    /// The ports that are given something, sorted.
+    /// The connected input ports, sorted.
     pub fn ports(&self) -> Vec<&str> {
         self.from.keys().map(String::as_str).collect()
     }
 }
 
-/// The seed of a step: 53 bits, so that it is the same number in JSON.
+/// The seed of a step: a BLAKE3 hash truncated to 53 bits, which JSON numbers represent exactly.
 pub fn derived_seed(seed: u64, step: &str) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"voxpipe seed").update(&seed.to_le_bytes()).update(step.as_bytes());
@@ -182,7 +182,7 @@ impl std::fmt::Debug for Pipeline {
 }
 
 impl Step {
-    /// The same step with another stage.
+    /// The same step with other stage settings.
     pub fn with_stage(&self, stage: Box<dyn AnyStage>) -> Self {
         Self {
             name: self.name.clone(),

@@ -1,4 +1,4 @@
-//! From a manifest to a pipeline: every stage's kind and settings, and every complaint on the way.
+//! Resolves a manifest into a pipeline: stage kinds, settings, limits and edges, with diagnostics for every mistake.
 
 use super::limits::MetricBound;
 use super::{MachineResources, Pipeline, RecoveryRule, ResourceRequest, RetryPolicy, Step, derived_seed, limits};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Goes through a manifest and collects what there is to complain of.
+/// Resolves a manifest and collects diagnostics.
 pub(super) struct Resolver<'a, 'f> {
     pub(super) registry: &'a [&'a dyn StageFactory],
     pub(super) text: &'a str,
@@ -21,15 +21,15 @@ pub(super) struct Resolver<'a, 'f> {
     pub(super) found: &'f mut Vec<Diagnostic>,
 }
 
-/// A stage on its way to a [`Step`].
+/// A partially resolved stage, before it becomes a [`Step`].
 pub(super) struct Draft<'t> {
     pub(super) name: Spanned<String>,
     pub(super) table: StageTable<'t>,
-    /// The kind, if `uses` names one.
+    /// The stage kind, if `uses` names a known one.
     pub(super) entry: Option<&'t dyn StageFactory>,
-    /// The stage, if its settings can be read.
+    /// The stage, if its settings are valid.
     pub(super) stage: Option<Box<dyn AnyStage>>,
-    /// Port → upstreams, as far as both exist.
+    /// Input port → existing upstream stages.
     pub(super) from: Vec<(Spanned<String>, Vec<Spanned<String>>)>,
     pub(super) require: BTreeMap<String, MetricBound>,
     pub(super) timeout: Option<Duration>,
@@ -50,8 +50,8 @@ impl<'a> Resolver<'a, '_> {
 
         let mut names: Vec<Spanned<String>> = stage.keys().cloned().collect();
         names.sort_by_key(|name| name.span().start);
-        let misspelt = self.found.iter().any(|other| other.hint.as_deref() == Some("did you mean `stage`?"));
-        if names.is_empty() && !misspelt && !self.found.iter().any(|other| other.message.starts_with("`stage")) {
+        let misspelled = self.found.iter().any(|other| other.hint.as_deref() == Some("did you mean `stage`?"));
+        if names.is_empty() && !misspelled && !self.found.iter().any(|other| other.message.starts_with("`stage")) {
             self.found.push(Diagnostic::error(0..0, "the pipeline has no stages").hint("add a `[stage.NAME]` table with `uses = \"…\"`"));
         }
         let mut drafts: Vec<Draft<'a>> = Vec::new();
@@ -112,7 +112,7 @@ impl<'a> Resolver<'a, '_> {
         }
     }
 
-    /// Stage names become folder names, keys of `--set` and labels in a graph.
+    /// Checks a stage name: it is used as a folder name, a key of `--set` and a graph label.
     fn name(&mut self, name: &Spanned<String>) {
         let written = name.get_ref();
         let fine = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
@@ -127,12 +127,12 @@ impl<'a> Resolver<'a, '_> {
         draft.entry = self.registry.iter().copied().find(|entry| entry.kind() == uses.get_ref());
         if draft.entry.is_none() {
             let kinds = || self.registry.iter().map(|entry| entry.kind());
-            let unknown = Diagnostic::error(uses.span(), format!("no stage kind is called `{}`", uses.get_ref()));
+            let unknown = Diagnostic::error(uses.span(), format!("unknown stage kind `{}`", uses.get_ref()));
             self.found.push(unknown.maybe_hint(did_you_mean(uses.get_ref(), kinds())).note(format!("stage kinds: {}", list(kinds()))));
         }
     }
 
-    /// Lets the stage read its `with`.
+    /// Interpolates, parses and checks `with`.
     fn settings(&mut self, draft: &mut Draft<'a>, params: Option<&DeTable<'a>>) {
         let Some(entry) = draft.entry else { return };
         let mut with = draft.table.with.take().unwrap_or_else(|| Spanned::new(draft.place(), DeTable::new()));
@@ -147,7 +147,7 @@ impl<'a> Resolver<'a, '_> {
 
         let mut complaints = match entry.parse(with.clone()) {
             Ok(stage) => {
-                // A reference that leads nowhere still stands there as text, which the stage need not judge.
+                // Unresolved references are still in the settings as text: skip the stage's own checks.
                 let complaints = if unresolved { Vec::new() } else { stage.check() };
                 draft.stage = Some(stage);
                 complaints.into_iter().map(|complaint| placed(complaint, &with)).collect()
@@ -165,7 +165,7 @@ impl<'a> Resolver<'a, '_> {
         self.found.append(&mut complaints);
     }
 
-    /// Reads `timeout`, `stall_timeout`, `require`, `resources` and what follows a failure.
+    /// Resolves `timeout`, `stall_timeout`, `require`, `resources`, `retry` and `recover`.
     fn limits(&mut self, draft: &mut Draft<'a>, machines: &MachineResources) {
         draft.timeout = draft.table.timeout.as_ref().and_then(|timeout| self.duration(timeout));
         draft.stall_timeout = draft.table.stall_timeout.as_ref().and_then(|stall_timeout| self.duration(stall_timeout));
@@ -183,7 +183,8 @@ impl<'a> Resolver<'a, '_> {
         self.retry(draft);
     }
 
-    /// Reads `retry` and `recover`. What `recover` would set has to be possible now: it is too late to learn that after the failure.
+    /// Resolves `retry` and `recover`. Overrides in `recover` are tried here, so that invalid ones are reported before the run, not after a
+    /// failure.
     fn retry(&mut self, draft: &mut Draft<'a>) {
         if let Some(retry) = draft.table.retry.take() {
             draft.retry.times = retry.times.map(Spanned::into_inner);
@@ -195,7 +196,7 @@ impl<'a> Resolver<'a, '_> {
         for RecoverTable { on, set } in recover.into_inner() {
             let tried = draft.stage.as_ref().filter(|stage| stage.check().is_empty()).map(|stage| stage.changed(&set));
             if set.is_empty() {
-                let nothing = Diagnostic::error(span.clone(), "an entry of `recover` sets nothing");
+                let nothing = Diagnostic::error(span.clone(), "an entry of `recover` changes no setting");
                 self.found.push(nothing.hint("write `set = { batch_size = \"/2\" }`, or use `retry`"));
             } else if let Some(Err(error)) = tried {
                 self.found.push(Diagnostic::error(span.clone(), format!("`recover`: {}", error.message)));
@@ -206,7 +207,7 @@ impl<'a> Resolver<'a, '_> {
 }
 
 impl Draft<'_> {
-    /// Where to point for what is not there.
+    /// The span for a diagnostic about something missing.
     pub(super) fn place(&self) -> Range<usize> {
         self.table.uses.as_ref().map_or_else(|| self.name.span(), Spanned::span)
     }
@@ -229,7 +230,7 @@ impl Draft<'_> {
     }
 }
 
-/// A stage's complaint at the place of the setting it names, or of the innermost table that is there.
+/// A setting error as a diagnostic at the setting's span, or at the innermost enclosing value that exists.
 fn placed(complaint: SettingError, with: &Spanned<DeTable<'_>>) -> Diagnostic {
     let mut span = with.span();
     let mut value: Option<&DeValue<'_>> = None;

@@ -1,4 +1,4 @@
-//! What happens after a step has failed.
+//! Retry policy of a step: retries, exponential backoff, and setting overrides after particular failures.
 
 use crate::error::Error;
 use crate::exit::Exit;
@@ -6,55 +6,55 @@ use crate::stage::Failure;
 use crate::stage::SettingOverrides;
 use std::time::Duration;
 
-/// When a step is tried again, and how.
+/// When and how a failed step is retried.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RetryPolicy {
-    /// How many more times, if the file says.
+    /// Number of retries, if the file sets it.
     pub times: Option<u32>,
-    /// After which failures; after any when empty.
+    /// Failures to retry after; if empty, see [`RetryPolicy::repeats`].
     pub on: Vec<Failure>,
-    /// How long to wait before the first of them.
+    /// Delay before the first retry.
     pub backoff: Option<Duration>,
-    /// What is changed first, after which failures.
+    /// Setting overrides after particular failures.
     pub recover: Vec<RecoveryRule>,
 }
 
-/// Settings to change after a failure.
+/// Setting overrides for a retry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecoveryRule {
-    /// After which; after any when left out.
+    /// The failure they apply to; `None` for any.
     pub on: Option<Failure>,
-    /// The changes.
+    /// The overrides.
     pub set: SettingOverrides,
 }
 
-/// How often a step with `recover` is tried again where the file does not say.
-const TIMES: u32 = 2;
-/// The longest wait before a try.
-const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+/// Default number of retries of a step with `recover`.
+const DEFAULT_RECOVERIES: u32 = 2;
+/// The maximum delay before a retry.
+const MAX_DELAY: Duration = Duration::from_secs(60 * 60);
 
 impl RetryPolicy {
-    /// How many more tries there are after the first.
+    /// The number of retries after the first attempt.
     pub fn times(&self) -> u32 {
-        self.times.unwrap_or(if self.recover.is_empty() { 0 } else { TIMES })
+        self.times.unwrap_or(if self.recover.is_empty() { 0 } else { DEFAULT_RECOVERIES })
     }
 
-    /// How long to wait after the failure of try `number`, counted from 1: twice as long each time.
+    /// The delay after attempt `number` (from 1) failed: exponential backoff, doubling up to the maximum.
     pub fn wait(&self, number: u32) -> Option<Duration> {
         let factor = 2u32.checked_pow(number.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.backoff.map(|backoff| backoff.saturating_mul(factor).min(LONGEST_WAIT))
+        self.backoff.map(|backoff| backoff.saturating_mul(factor).min(MAX_DELAY))
     }
 
-    /// The changes to make after a failure, one after the other until one can be made.
+    /// The overrides that apply after a failure, in file order; the first that can be applied is used.
     pub fn recoveries(&self, error: &Error) -> impl Iterator<Item = &SettingOverrides> {
         let failure = Failure::from(error.kind);
         self.recover.iter().filter(move |recovery| recovery.on.is_none_or(|on| on == failure)).map(|recovery| &recovery.set)
     }
 
-    /// Whether it is tried again as it is.
+    /// Whether the step is retried with unchanged settings.
     pub fn repeats(&self, error: &Error) -> bool {
         match self.on.is_empty() {
-            // Without a list, what a person has to mend first is not tried again.
+            // Without a list, failures that a person has to fix first are not retried.
             true => Exit::from(error) == Exit::Failed && self.times.is_some(),
             false => self.on.contains(&error.kind.into()),
         }

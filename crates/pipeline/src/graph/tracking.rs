@@ -1,4 +1,4 @@
-//! Where runs are shown beside our own log.
+//! Resolves `[tracking]`: experiment tracking with Trackio.
 
 use super::resolver::Resolver;
 use crate::manifest::diagnostic::Diagnostic;
@@ -8,20 +8,20 @@ use toml::Spanned;
 /// `[tracking]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrackingSettings {
-    /// Where Trackio is.
+    /// Where Trackio runs.
     pub to: TrackerKind,
-    /// The project's name there; the pipeline's, if it is left out.
+    /// Trackio project; `None` for the pipeline's name.
     pub project: Option<String>,
-    /// The run's name there.
+    /// Trackio run name; `None` for the stage's name and start time.
     pub run: Option<String>,
 }
 
-/// Where Trackio is.
+/// Where Trackio runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrackerKind {
     /// On this machine.
     Here,
-    /// At this address.
+    /// On a server with this URL.
     Server(String),
 }
 
@@ -32,7 +32,7 @@ impl Resolver<'_, '_> {
             let value = value?;
             if value.get_ref().trim().is_empty() || matches!(value.get_ref().as_str(), "." | "..") {
                 let message = format!("\"{}\" cannot be the name of a {what}", value.get_ref());
-                self.found.push(Diagnostic::error(value.span(), message).hint("write another, or leave it out"));
+                self.found.push(Diagnostic::error(value.span(), message).hint("use another name, or remove the key"));
             }
             Some(value.into_inner())
         };
@@ -46,13 +46,13 @@ impl Resolver<'_, '_> {
                 let rest = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://"));
                 let complaint = match rest {
                     None | Some("") => Some((
-                        format!("\"{address}\" is not the address of a server"),
-                        "write `true`, or an address such as \"https://user-space.hf.space\"",
+                        format!("\"{address}\" is not the URL of a server"),
+                        "write `true`, or a URL such as \"https://user-space.hf.space\"",
                     )),
                     Some(rest) if rest.contains(['?', '#', '@']) => {
-                        // What stands there may be a secret: it is not repeated.
-                        let message = "the address of a server has no `?`, `#` or `@` in it".to_owned();
-                        Some((message, "give the write token in the environment variable TRACKIO_WRITE_TOKEN"))
+                        // It may contain a secret, so the message does not repeat it.
+                        let message = "the URL of a server must not contain `?`, `#` or `@`".to_owned();
+                        Some((message, "set the write token in the environment variable TRACKIO_WRITE_TOKEN"))
                     }
                     Some(_) => None,
                 };

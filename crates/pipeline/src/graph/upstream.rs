@@ -1,7 +1,7 @@
-//! What a published result tells of how it was made: the settings of the steps before it, as they were resolved.
+//! Provenance of a published result: the resolved settings of its upstream steps.
 //!
-//! It is not the text of the file, so that a comment, or a stage beside the road, does not publish anew. No path outside the project is
-//! told, and no value of an environment variable that is a secret by its name.
+//! It contains settings, not the text of the file, so that a changed comment or an unrelated stage does not cause a new publication. Paths
+//! outside the project and values of secret environment variables (by name) are redacted.
 
 use super::{Pipeline, Step};
 use crate::cache::fingerprint::portable;
@@ -10,13 +10,13 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Shorter values are words and numbers that occur everywhere.
-const SHORTEST_SECRET: usize = 6;
+/// Minimum length, in bytes, of a value to redact; shorter values are ordinary words and numbers.
+const MIN_SECRET_LENGTH: usize = 6;
 
 impl Pipeline {
-    /// The steps that lead to one, by name, if its result tells of them; nothing otherwise.
+    /// The settings of all upstream steps by name, if the step's result records them; empty otherwise.
     pub fn upstream(&self, step: &Step) -> BTreeMap<String, Value> {
-        if !step.stage.tells_upstream() {
+        if !step.stage.records_upstream() {
             return BTreeMap::new();
         }
         let mut needed: BTreeSet<&str> = step.needs();
@@ -29,22 +29,22 @@ impl Pipeline {
         let secrets: Vec<String> = std::env::vars_os()
             .filter(|(name, _)| is_secret(name))
             .map(|(_, value)| value.to_string_lossy().trim().to_owned())
-            .filter(|value| value.len() >= SHORTEST_SECRET)
+            .filter(|value| value.len() >= MIN_SECRET_LENGTH)
             .collect();
-        let told = |step: &Step| {
+        let described = |step: &Step| {
             json!({
                 "uses": step.stage.kind(),
                 "version": step.stage.version(),
                 "from": step.from,
-                "with": public(portable(step.stage.recipe(), &[], &root), &secrets),
+                "with": public(portable(step.stage.portable_settings(), &[], &root), &secrets),
                 "pipeline_seed": self.seed,
             })
         };
-        self.steps.iter().filter(|step| needed.contains(step.name.as_str())).map(|step| (step.name.clone(), told(step))).collect()
+        self.steps.iter().filter(|step| needed.contains(step.name.as_str())).map(|step| (step.name.clone(), described(step))).collect()
     }
 }
 
-/// Settings without what was not set, folders outside the project and secrets.
+/// The settings without nulls, folders outside the project, and secrets.
 fn public(value: Value, secrets: &[String]) -> Value {
     match value {
         Value::String(text) => {

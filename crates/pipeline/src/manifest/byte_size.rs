@@ -1,6 +1,6 @@
-//! Sizes of files as people write and read them: `20GB`, `1.5 GiB`.
+//! Parses and formats byte sizes such as `20GB` and `1.5 GiB`.
 
-/// Units by their letters; the first of each pair counts by thousands.
+/// Unit symbols and their sizes in bytes: binary (IEC), then decimal (SI), each from large to small.
 const UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -13,10 +13,10 @@ const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// How a size may be written.
+/// Examples of valid sizes, for messages.
 pub const FORMS: &str = "\"500MB\", \"20GB\" or \"1.5 TiB\"";
 
-/// Reads a size in bytes; a bare number has no unit and is none.
+/// Parses a size into bytes. A number without a unit is not a size.
 pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
     let (unit, factor) = UNITS.iter().find(|(unit, _)| {
@@ -32,10 +32,10 @@ pub fn parse(text: &str) -> Option<u64> {
     (bytes.is_finite() && bytes < u64::MAX as f64).then_some(bytes as u64)
 }
 
-/// A size in the unit that suits it: `5.2 MB`.
+/// Formats a size with the largest decimal unit that fits: `5.2 MB`.
 pub fn words(bytes: u64) -> String {
-    let by_thousands = UNITS.iter().filter(|(unit, factor)| !unit.contains('i') && *factor > 1);
-    by_thousands
+    let decimal = UNITS.iter().filter(|(unit, factor)| !unit.contains('i') && *factor > 1);
+    decimal
         .into_iter()
         .find(|(_, factor)| bytes >= *factor)
         .map_or_else(|| format!("{bytes} B"), |(unit, factor)| format!("{:.1} {unit}", bytes as f64 / *factor as f64))
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_and_written() {
+    fn sizes_are_parsed_and_formatted() {
         for (text, bytes) in
             [("20GB", 20_000_000_000), ("1.5 TiB", 1_649_267_441_664), ("500mb", 500_000_000), ("0 B", 0), (" 2 kB ", 2_000)]
         {

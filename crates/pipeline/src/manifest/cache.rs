@@ -1,4 +1,4 @@
-//! `[cache]`: what is kept, and with whom it is shared.
+//! `[cache]`: size limit and sharing of the result cache.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -8,14 +8,15 @@ use toml::Spanned;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CacheTable {
-    /// How much `voxpipe gc` leaves, "20GB"; what is still needed stays even if it is more. Without it nothing stays but what is needed.
+    /// Size that `voxpipe gc` reduces the cache to, such as "20GB". Results in use are kept even if they exceed it. Default: `gc` removes
+    /// every result that is not in use.
     #[schemars(with = "Option<String>", example = &"20GB")]
     pub max_size: Option<Spanned<String>>,
-    /// A folder that a team shares: results are taken from it and put into it. The environment variable VOXPIPE_SHARED_CACHE says otherwise
-    /// if it is set, and with an empty value that nothing is shared.
+    /// Folder of a shared (team) cache: results are pulled from it and pushed to it. The environment variable VOXPIPE_SHARED_CACHE
+    /// overrides it; an empty value turns sharing off.
     #[schemars(with = "Option<String>", example = &"/mnt/team/voxpipe")]
     pub shared: Option<Spanned<String>>,
-    /// Take results from the shared folder, but put none into it. VOXPIPE_SHARED_CACHE_READ_ONLY=1 says the same.
+    /// Pull results from the shared cache but never push to it (default false). VOXPIPE_SHARED_CACHE_READ_ONLY=1 does the same.
     #[serde(default)]
     pub read_only: bool,
 }

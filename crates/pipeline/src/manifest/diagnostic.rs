@@ -1,8 +1,8 @@
-//! A complaint about the text a person wrote: what is wrong, where, and what to write instead.
+//! Diagnostics for `pipeline.toml`: message, source span and hint, rendered with carets like those of rustc.
 //!
-//! Diagnostics are values that are collected, so that one look at the screen shows every mistake in the file. A span counts
-//! bytes of the text; lines, columns and carets are only worked out when a diagnostic is shown, and then by what a terminal
-//! displays: a tab is drawn as four spaces, a wide character takes two columns, a combining one none.
+//! Diagnostics are collected, so that one run reports every mistake in the file. A span counts bytes of the text. Lines, columns
+//! and carets are computed when a diagnostic is rendered, in terminal columns: a tab counts as four, a wide character as two, a
+//! combining character as none.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -13,61 +13,61 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use unicode_width::UnicodeWidthChar;
 
-/// A complaint with its place.
+/// An error or warning with its source span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Whether the pipeline can still be used.
+    /// Error or warning.
     pub severity: Severity,
     /// What is wrong, in one lowercase sentence.
     pub message: String,
-    /// The offending bytes of the text.
+    /// The byte range it is about.
     pub span: Range<usize>,
-    /// What to write instead; stands beside the carets.
+    /// What to write instead; rendered next to the carets.
     pub hint: Option<String>,
-    /// Other places that belong to the story.
+    /// Related places in the text.
     pub related: Vec<RelatedPlace>,
-    /// Sentences without a place, such as the list of all keys.
+    /// Notes without a place, such as the list of all keys.
     pub notes: Vec<String>,
-    /// The command line argument (`--set lr=5e-5`) the span counts bytes of; `None` means the file.
+    /// The command-line argument (`--set lr=5e-5`) that the span refers to; `None` for a file.
     pub argument: Option<String>,
-    /// The included file the span counts bytes of; `None` means the pipeline's own.
+    /// The included file that the span refers to; `None` for the main pipeline file.
     pub file: Option<Arc<IncludedFile>>,
 }
 
-/// A file that the pipeline's file includes.
+/// An included file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct IncludedFile {
     /// Its path.
     pub path: PathBuf,
-    /// What it says.
+    /// Its text.
     pub text: String,
 }
 
-/// How bad it is.
+/// Severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// The file cannot be used like this.
+    /// The pipeline cannot be used.
     Error,
-    /// The file can be used, but perhaps does not mean what its author thinks.
+    /// The pipeline can be used, but may not do what its author intends.
     Warning,
 }
 
-/// Another place that belongs to a diagnostic.
+/// A related place of a diagnostic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelatedPlace {
-    /// The bytes of the text.
+    /// The byte range.
     pub span: Range<usize>,
-    /// What they have to do with it.
+    /// How it relates to the diagnostic.
     pub message: String,
-    /// As [`Diagnostic::argument`].
+    /// See [`Diagnostic::argument`].
     pub argument: Option<String>,
-    /// As [`Diagnostic::file`].
+    /// See [`Diagnostic::file`].
     pub file: Option<Arc<IncludedFile>>,
 }
 
 impl Diagnostic {
-    /// A mistake.
+    /// An error.
     pub fn error(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
@@ -81,49 +81,49 @@ impl Diagnostic {
         }
     }
 
-    /// Something to look at.
+    /// A warning.
     pub fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(span, message) }
     }
 
-    /// Adds what to write instead.
+    /// Sets the hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Adds what to write instead, if there is anything to suggest.
+    /// Sets the hint if there is one.
     pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint.or(self.hint);
         self
     }
 
-    /// Adds a sentence without a place.
+    /// Adds a note.
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
     }
 
-    /// Adds another place.
+    /// Adds a related place.
     pub fn related(mut self, span: Range<usize>, message: impl Into<String>) -> Self {
         self.related.push(RelatedPlace { span, message: message.into(), argument: None, file: None });
         self
     }
 
-    /// Whether it is a mistake and not merely something to look at.
+    /// Whether it is an error, not a warning.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
 
-    /// By place, those of the file before those of the command line; then by message, so that the order is always the same.
+    /// Orders diagnostics by place (files before the command line), then by message, so that the order is deterministic.
     pub fn in_order(&self, other: &Self) -> Ordering {
         let key = |diagnostic: &Self| (diagnostic.argument.clone(), diagnostic.span.start, diagnostic.span.end, diagnostic.severity);
         key(self).cmp(&key(other)).then_with(|| self.message.cmp(&other.message))
     }
 
-    /// The complaint as a person reads it, with the line it is about and carets under the place. Ends with a newline.
-    pub fn render(&self, file: &Path, text: &str, colour: bool) -> String {
-        let paint = Paint(colour);
+    /// Renders it for a terminal: message, source line and carets under the span. Ends with a newline.
+    pub fn render(&self, file: &Path, text: &str, color: bool) -> String {
+        let paint = Paint(color);
         let (word, style) = match self.severity {
             Severity::Error => ("error", RED),
             Severity::Warning => ("warning", YELLOW),
@@ -154,7 +154,7 @@ impl Diagnostic {
         out
     }
 
-    /// The complaint as a program reads it, with lines and columns (in characters) counted from 1.
+    /// The diagnostic as JSON. Lines and columns (in characters) start at 1.
     pub fn to_json(&self, file: &Path, text: &str) -> Value {
         let place = |span: &Range<usize>, spot: &Spot<'_>| {
             let place = Place::of(span, spot.text());
@@ -185,12 +185,12 @@ impl Diagnostic {
     }
 }
 
-/// "did you mean `x`?", when one of the names is close to what was written.
+/// The hint "did you mean `x`?" if one of the names is similar to `written`.
 pub fn did_you_mean<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     closest(written, names).map(|name| format!("did you mean `{name}`?"))
 }
 
-/// The name closest to what was written, if any is close enough to be meant.
+/// The most similar name by Damerau-Levenshtein distance, if any is similar enough.
 pub fn closest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace('-', "_");
     let written = plain(written);
@@ -224,17 +224,17 @@ pub fn join(mut words: Vec<String>, last_word: &str) -> String {
     }
 }
 
-/// A span, worked out for people.
+/// A span as lines and columns.
 struct Place {
     line: usize,
     column: usize,
     end_line: usize,
     end_column: usize,
-    /// The (first) line as it is drawn.
+    /// The first line as it is rendered.
     drawn_line: String,
-    /// Columns before the carets.
+    /// Terminal columns before the carets.
     indent: usize,
-    /// How many carets; at least one.
+    /// Number of carets; at least one.
     width: usize,
 }
 
@@ -245,28 +245,28 @@ impl Place {
         let (line, line_start) = line_of(text, start);
         let (end_line, end_line_start) = line_of(text, end);
         let line_end = text[line_start..].find('\n').map_or(text.len(), |length| line_start + length);
-        let whole = text[line_start..line_end].trim_end_matches('\r');
+        let full_line = text[line_start..line_end].trim_end_matches('\r');
         let before = text[line_start..start].trim_end_matches('\r');
-        let under = &text[start..end.clamp(start, line_start + whole.len().max(start - line_start)).min(text.len())];
+        let under = &text[start..end.clamp(start, line_start + full_line.len().max(start - line_start)).min(text.len())];
         Self {
             line,
             column: before.chars().count() + 1,
             end_line,
             end_column: text[end_line_start..end].chars().count() + 1,
-            drawn_line: drawn(whole),
+            drawn_line: drawn(full_line),
             indent: width(before),
             width: width(under).max(1),
         }
     }
 }
 
-/// The number of the line a byte is in, and where that line starts.
+/// The line number of a byte, and the byte where that line starts.
 fn line_of(text: &str, at: usize) -> (usize, usize) {
     let before = &text[..at];
     (before.bytes().filter(|byte| *byte == b'\n').count() + 1, before.rfind('\n').map_or(0, |newline| newline + 1))
 }
 
-/// What a span counts bytes of.
+/// The text that a span refers to.
 #[derive(Clone, Copy)]
 enum Spot<'a> {
     File(&'a Path, &'a str),
@@ -296,7 +296,7 @@ impl<'a> Spot<'a> {
     }
 }
 
-/// A line without what a terminal would act on.
+/// A line with tabs expanded and control characters replaced.
 fn drawn(line: &str) -> String {
     line.chars().fold(String::new(), |mut out, character| {
         match character {
@@ -308,7 +308,7 @@ fn drawn(line: &str) -> String {
     })
 }
 
-/// How many columns [`drawn`] text takes.
+/// The width of [`drawn`] text in terminal columns.
 fn width(text: &str) -> usize {
     text.chars()
         .map(|character| match character {
@@ -319,7 +319,7 @@ fn width(text: &str) -> usize {
         .sum()
 }
 
-/// A message without what a terminal would act on: it may quote the file.
+/// A message with control characters replaced, because it may quote the file.
 fn printable(message: &str) -> String {
     message.chars().map(|character| if character.is_control() && character != '\n' { '\u{fffd}' } else { character }).collect()
 }
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn carets_stand_under_the_place() {
+    fn carets_mark_the_span() {
         let text = "a = 1\nepoch = 3\n";
         assert_eq!(shown(text, spot(text, "epoch")), "error: wrong\n --> p.toml:2:1\n  |\n2 | epoch = 3\n  | ^^^^^ why\n");
     }
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_over_several_lines_marks_the_first_and_any_span_is_drawn() {
+    fn a_multiline_span_marks_its_first_line_and_any_span_is_rendered() {
         let text = "with = {\r\n  a = 1\r\n}\r\n";
         assert!(shown(text, 7..text.len()).contains("1 | with = {\n  |        ^ why\n"));
         for start in 0..text.len() + 3 {
@@ -385,14 +385,14 @@ mod tests {
     }
 
     #[test]
-    fn json_counts_lines_and_characters_from_one() {
+    fn json_lines_and_columns_start_at_one() {
         let text = "a = 1\né = \"x\", epoch = 3";
         let json = Diagnostic::error(spot(text, "epoch"), "wrong").to_json(Path::new("p.toml"), text);
         assert_eq!((&json["place"]["line"], &json["place"]["column"], &json["place"]["end_column"]), (&json!(2), &json!(10), &json!(15)));
     }
 
     #[test]
-    fn suggestions_are_close_or_absent() {
+    fn suggestions_are_similar_or_absent() {
         for (written, expected) in [
             ("epoch", Some("epochs")),
             ("evl", Some("eval")),

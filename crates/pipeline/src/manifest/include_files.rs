@@ -10,11 +10,11 @@ pub fn read_included(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     }
     let text = path.to_str().filter(|text| text.contains(['*', '?', '[']));
     let Some(pattern) = text else {
-        return Err(if path.is_dir() { "it is a folder".to_owned() } else { "there is no such file".to_owned() });
+        return Err(if path.is_dir() { "it is a folder".to_owned() } else { "no such file".to_owned() });
     };
     let mut found = Vec::new();
-    for file in glob::glob(pattern).map_err(|error| format!("it is no pattern: {error}"))? {
-        let file = file.map_err(|error| format!("cannot look for files: {error}"))?;
+    for file in glob::glob(pattern).map_err(|error| format!("invalid pattern: {error}"))? {
+        let file = file.map_err(|error| format!("cannot list files: {error}"))?;
         if file.is_file() {
             found.push((file.clone(), read(&file)?));
         }
@@ -23,5 +23,5 @@ pub fn read_included(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| format!("`{}` cannot be read: {error}", path.display()))
+    fs::read_to_string(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))
 }

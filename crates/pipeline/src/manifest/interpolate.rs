@@ -1,10 +1,9 @@
-//! `${params.x}` and `${env.X}` in a stage's settings, replaced before the stage reads them.
+//! Interpolation of `${params.x}` and `${env.X}` in a stage's `with`, before the stage reads it.
 //!
-//! A string that is nothing but a reference becomes the param's value with its type; inside a longer string the value is
-//! written out, and so it is everywhere in the settings of a command, which are words for its program. `$${` stands for `${`.
-//! What is put in takes the place of the reference, so a stage that complains about the value complains where the reference
-//! stands, and `InterpolationTrail::origins` still knows where the value was written.
-//! Secrets never enter settings, because settings are kept, shown and published.
+//! A string that consists of one reference becomes the param's value and keeps its type. Inside a longer string, and everywhere in
+//! the settings of a `command` stage, the value is converted to text. `$${` is an escaped `${`. An interpolated value gets the span
+//! of its reference, so diagnostics point there; `InterpolationTrail::origins` records where the value was defined.
+//! Environment variables that look like secrets are rejected, because settings are stored, printed and published.
 
 use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
 use crate::manifest::include::moved;
@@ -13,29 +12,29 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What references may refer to.
+/// What references can refer to.
 pub(crate) struct Interpolation<'a, 't> {
-    /// The file, to find the place of a reference inside a string.
+    /// The source text, to find the span of a reference inside a string.
     pub(crate) text: &'a str,
     /// `[params]`
     pub(crate) params: Option<&'a DeTable<'t>>,
-    /// The environment.
+    /// Looks up an environment variable.
     pub(crate) env: &'a dyn Fn(&str) -> Option<String>,
-    /// The ports of a stage that fills in `${from.PORT}` and `${out}` itself when it runs; `None` for all others.
+    /// The input ports of a `command` stage, which resolves `${from.PORT}` and `${out}` itself at run time; `None` for other kinds.
     pub(crate) ports: Option<Vec<&'a str>>,
 }
 
-/// Where a value that was put in came from.
+/// The origin of an interpolated value.
 pub(crate) struct InterpolatedValue {
-    /// The place of the reference.
+    /// The span of the reference.
     pub(crate) reference: Range<usize>,
-    /// The place of the param's value.
+    /// The span of the param's value.
     pub(crate) value: Range<usize>,
-    /// The param.
+    /// The name of the param.
     pub(crate) name: String,
 }
 
-/// What came of the replacing.
+/// Origins and diagnostics collected during interpolation.
 #[derive(Default)]
 pub(crate) struct InterpolationTrail {
     pub(crate) origins: Vec<InterpolatedValue>,
@@ -43,7 +42,7 @@ pub(crate) struct InterpolationTrail {
 }
 
 impl<'t> Interpolation<'_, 't> {
-    /// Replaces every reference in a table.
+    /// Interpolates every reference in a table.
     pub(crate) fn table(&self, table: &mut DeTable<'t>, trail: &mut InterpolationTrail) {
         for (_, value) in table.iter_mut() {
             self.value(value, trail);
@@ -65,7 +64,7 @@ impl<'t> Interpolation<'_, 't> {
         }
     }
 
-    /// The value a string stands for; nothing when a reference in it leads nowhere.
+    /// The interpolated value of a string; `None` if a reference cannot be resolved.
     fn string(
         &self,
         text: &str,
@@ -76,14 +75,14 @@ impl<'t> Interpolation<'_, 't> {
         let parts = match parts(text) {
             Ok(parts) => parts,
             Err(message) => {
-                trail.found.push(Diagnostic::error(span, message).hint("close it with `}`, or write `$${` for the characters `${`"));
+                trail.found.push(Diagnostic::error(span, message).hint("close it with `}`, or write `$${` for a literal `${`"));
                 return None;
             }
         };
         if let [Part::Reference(reference)] = parts.as_slice() {
             return match self.reference(reference, &span, within, trail)? {
-                // The settings of a command are words for its program, whatever the type of the param.
-                Some(value) => match written_out(value.get_ref()).filter(|_| self.ports.is_some()) {
+                // The settings of a command are arguments of its program: text, whatever the type of the param.
+                Some(value) => match to_text(value.get_ref()).filter(|_| self.ports.is_some()) {
                     Some(text) => Some(Spanned::new(span, DeValue::String(Cow::Owned(text)))),
                     None => Some(moved(value, &|_| span.clone())),
                 },
@@ -95,17 +94,17 @@ impl<'t> Interpolation<'_, 't> {
         for part in parts {
             match part {
                 Part::Text(text) => out.push_str(text),
-                // A stage that knows `${…}` itself has to see the difference.
+                // A stage that resolves `${…}` itself removes the escape itself.
                 Part::Escape => out.push_str(if self.ports.is_some() { "$${" } else { "${" }),
                 Part::Reference(reference) => match self.reference(reference, &span, within, trail) {
                     None => complete = false,
                     Some(None) => out.push_str(&format!("${{{reference}}}")),
-                    Some(Some(value)) => match written_out(value.get_ref()) {
+                    Some(Some(value)) => match to_text(value.get_ref()) {
                         Some(text) => out.push_str(&text),
                         None => {
                             let what = crate::manifest::schema::kind_of(value.get_ref());
-                            let message = format!("`${{{reference}}}` is {what}, which cannot stand inside a longer string");
-                            trail.found.push(Diagnostic::error(self.place(&span, reference), message).hint("let it be the whole string"));
+                            let message = format!("`${{{reference}}}` is {what}, which cannot be interpolated into a longer string");
+                            trail.found.push(Diagnostic::error(self.place(&span, reference), message).hint("make it the whole string"));
                             complete = false;
                         }
                     },
@@ -115,7 +114,7 @@ impl<'t> Interpolation<'_, 't> {
         complete.then(|| Spanned::new(span, DeValue::String(Cow::Owned(out))))
     }
 
-    /// What a reference stands for: `None` after a complaint, `Some(None)` when the stage will know.
+    /// The value of a reference: `None` after an error, `Some(None)` if the stage resolves it at run time.
     fn reference(
         &self,
         reference: &str,
@@ -137,11 +136,11 @@ impl<'t> Interpolation<'_, 't> {
             };
         }
         if let Some(ports) = self.ports.as_ref() {
-            // Which other references there are is for the stage to say; it cannot know what `from` holds, though.
+            // The stage validates its own references, but it does not know its `from`: check the ports here.
             if let Some(port) = reference.strip_prefix("from.") {
                 let port = port.split_once('.').map_or(port, |(port, _)| port);
                 if !ports.contains(&port) {
-                    let message = format!("`${{{reference}}}`: nothing comes in as `{port}`");
+                    let message = format!("`${{{reference}}}`: the stage has no input `{port}`");
                     let known = if ports.is_empty() {
                         "the stage has no `from`".to_owned()
                     } else {
@@ -154,7 +153,7 @@ impl<'t> Interpolation<'_, 't> {
             return Some(None);
         }
         let known = if reference == "out" || reference.starts_with("from.") {
-            Diagnostic::error(place, format!("`${{{reference}}}` has a meaning only in stages that use `command`"))
+            Diagnostic::error(place, format!("`${{{reference}}}` is available in `command` stages only"))
         } else {
             let params = self.names().into_iter().map(|name| format!("params.{name}")).collect::<Vec<_>>();
             let guess = params
@@ -162,9 +161,9 @@ impl<'t> Interpolation<'_, 't> {
                 .find(|name| name.strip_prefix("params.") == Some(reference))
                 .map(|name| format!("did you mean `${{{name}}}`?"));
             let guess = guess.or_else(|| did_you_mean(reference, params.iter().map(String::as_str)));
-            Diagnostic::error(place, format!("`${{{reference}}}` refers to nothing"))
+            Diagnostic::error(place, format!("unknown reference `${{{reference}}}`"))
                 .maybe_hint(guess)
-                .note("a reference is `${params.NAME}` or `${env.NAME}`; `$${` stands for the characters `${`")
+                .note("a reference is `${params.NAME}` or `${env.NAME}`; write `$${` for a literal `${`")
         };
         trail.found.push(known);
         None
@@ -174,7 +173,7 @@ impl<'t> Interpolation<'_, 't> {
         &self,
         name: &str,
         place: Range<usize>,
-        whole: &Range<usize>,
+        string_span: &Range<usize>,
         within: &mut Vec<String>,
         trail: &mut InterpolationTrail,
     ) -> Option<Spanned<DeValue<'t>>> {
@@ -182,24 +181,24 @@ impl<'t> Interpolation<'_, 't> {
             let names = self.names();
             let known =
                 if names.is_empty() { "the file has no [params]".to_owned() } else { format!("params: {}", list(names.iter().copied())) };
-            let unknown = Diagnostic::error(place, format!("no param is called `{name}`"));
+            let unknown = Diagnostic::error(place, format!("unknown param `{name}`"));
             trail.found.push(unknown.maybe_hint(did_you_mean(name, names.iter().copied())).note(known));
             return None;
         };
         if within.iter().any(|outer| outer == name) {
-            let ring = within.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(" → ");
-            trail.found.push(Diagnostic::error(place, format!("params refer to each other in a circle: {ring}")));
+            let cycle = within.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(" → ");
+            trail.found.push(Diagnostic::error(place, format!("params refer to each other in a cycle: {cycle}")));
             return None;
         }
-        for reference in [place, whole.clone()] {
+        for reference in [place, string_span.clone()] {
             trail.origins.push(InterpolatedValue { reference, value: value.span(), name: name.to_owned() });
         }
         match value.get_ref() {
             DeValue::String(text) if text.contains("${") => {
                 within.push(name.to_owned());
-                // A param belongs to all stages: what only one of them could fill in does not belong here.
-                let plain = Interpolation { text: self.text, params: self.params, env: self.env, ports: None };
-                let value = plain.string(text, value.span(), within, trail);
+                // Params are shared by all stages, so they cannot use references that only one stage resolves.
+                let shared = Interpolation { text: self.text, params: self.params, env: self.env, ports: None };
+                let value = shared.string(text, value.span(), within, trail);
                 within.pop();
                 value
             }
@@ -209,11 +208,11 @@ impl<'t> Interpolation<'_, 't> {
 
     fn variable(&self, name: &str, place: Range<usize>) -> Result<String, Box<Diagnostic>> {
         if looks_secret(name) {
-            let message = format!("`${{env.{name}}}` looks like a secret, and secrets never enter settings");
+            let message = format!("`${{env.{name}}}` looks like a secret; secrets are not allowed in settings");
             return Err(Box::new(
                 Diagnostic::error(place, message)
                     .hint("remove it")
-                    .note("stages that need a token read it from the environment themselves"),
+                    .note("stages that need a token read it from the environment"),
             ));
         }
         (self.env)(name).ok_or_else(|| {
@@ -228,7 +227,7 @@ impl<'t> Interpolation<'_, 't> {
         self.params.map(|params| params.keys().map(|key| key.get_ref().as_ref()).collect()).unwrap_or_default()
     }
 
-    /// The place of a reference inside the string that holds it, or the string where escapes hide it.
+    /// The span of a reference inside its string, or of the whole string if TOML escapes hide the reference.
     fn place(&self, span: &Range<usize>, reference: &str) -> Range<usize> {
         let needle = format!("${{{reference}}}");
         match self.text.get(span.clone()).and_then(|written| written.find(&needle)) {
@@ -238,12 +237,12 @@ impl<'t> Interpolation<'_, 't> {
     }
 }
 
-/// A piece of a string.
+/// A part of a string.
 enum Part<'a> {
     Text(&'a str),
     /// `$${`
     Escape,
-    /// What stands between `${` and `}`.
+    /// The text between `${` and `}`.
     Reference(&'a str),
 }
 
@@ -270,8 +269,8 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {
     Ok(parts)
 }
 
-/// A scalar as it stands in a longer string.
-fn written_out(value: &DeValue<'_>) -> Option<String> {
+/// A scalar as text; `None` for arrays and tables.
+fn to_text(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(integer) => Some(integer.to_string()),
@@ -282,7 +281,7 @@ fn written_out(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// Whether a variable's name says that its value is nobody's business: `HF_TOKEN`, `API_KEYS`, `MYSQL_PASSWORD2`.
+/// Whether a variable's name suggests a secret value: `HF_TOKEN`, `API_KEYS`, `MYSQL_PASSWORD2`.
 fn looks_secret(name: &str) -> bool {
     const WORDS: [&str; 6] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL"];
     let name = name.to_uppercase();
@@ -298,7 +297,7 @@ mod tests {
     use super::looks_secret;
 
     #[test]
-    fn secrets_are_told_by_their_names() {
+    fn secrets_are_recognized_by_name() {
         for name in
             ["HF_TOKEN", "hf_token", "HFTOKEN", "API_KEY", "APIKEYS", "MYSQL_PASSWORD2", "CLIENT_SECRET_FILE", "AWS_SECRET_ACCESS_KEY"]
         {

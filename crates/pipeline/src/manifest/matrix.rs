@@ -1,7 +1,7 @@
-//! `[matrix]`: settings to compare, and which outcome is the best.
+//! `[matrix]`: the grid of a parameter sweep, and how to select the best combination.
 //!
-//! Axes are read from the tree of values, so that each value keeps its place; a combination is a choice of one value from every axis,
-//! written into the tree like a `--set`. The first axis changes slowest.
+//! Axes are read from the tree of TOML values, so that each value keeps its span. A combination takes one value of every axis and is
+//! written into the tree like `--set` overrides. The first axis varies slowest.
 
 use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
 use crate::manifest::include::{Tree, key_name};
@@ -9,54 +9,54 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// No sweep is larger.
-const MOST: usize = 10_000;
+/// The maximum number of combinations.
+const MAX_COMBINATIONS: usize = 10_000;
 
-/// A checked `[matrix]`.
+/// A validated `[matrix]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SweepMatrix {
-    /// The settings that vary, in the order of the file.
+    /// The varied settings, in file order.
     pub axes: Vec<MatrixAxis>,
-    /// One value of each, without what is excluded.
+    /// The combinations that are not excluded.
     pub combinations: Vec<SweepCombination>,
-    /// What the outcomes are judged by.
+    /// How to select the best combination.
     pub best: Option<BestCriterion>,
 }
 
-/// A setting that varies.
+/// A varied setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixAxis {
-    /// A param, or a path such as `stage.adapter.with.epochs`.
+    /// A param name, or a dotted path such as `stage.adapter.with.epochs`.
     pub key: String,
-    /// What people call it: the end of the path, where that says which one is meant.
+    /// Display name: the end of the path if that is unique, or else the key.
     pub name: String,
-    /// Its values as they are written.
+    /// Its values as written in the file.
     pub values: Vec<String>,
 }
 
-/// One value of each axis.
+/// A combination: the index of a value for each axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SweepCombination(pub Vec<usize>);
 
 /// `best = { metric = "scores.wer", direction = "min" }`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BestCriterion {
-    /// The stage that measures.
+    /// The stage whose result has the metric.
     pub stage: String,
-    /// Its number.
+    /// The name of the metric.
     pub metric: String,
-    /// Whether more is better.
+    /// Whether a higher value is better.
     pub most: bool,
 }
 
 impl SweepMatrix {
-    /// `lr=1e-4, r=8`.
+    /// The combination as text: `lr=1e-4, r=8`.
     pub fn words(&self, combination: &SweepCombination) -> String {
         let settings = self.settings(combination).into_iter().map(|(axis, value)| format!("{}={value}", axis.name));
         settings.collect::<Vec<_>>().join(", ")
     }
 
-    /// Each axis with its value.
+    /// Each axis with its value in a combination.
     pub fn settings<'a>(&'a self, combination: &SweepCombination) -> Vec<(&'a MatrixAxis, &'a str)> {
         let value = |(axis, choice): (&'a MatrixAxis, &usize)| Some((axis, axis.values.get(*choice)?.as_str()));
         self.axes.iter().zip(&combination.0).filter_map(value).collect()
@@ -64,19 +64,19 @@ impl SweepMatrix {
 }
 
 impl BestCriterion {
-    /// Whether one value is better than another; what is no number is never better.
+    /// Whether `one` is better than `other`; NaN is never better.
     pub fn prefers(&self, one: f64, other: f64) -> bool {
         if self.most { one > other } else { one < other }
     }
 }
 
-/// An axis with the places of its values.
+/// An axis with the spans of its values.
 pub(crate) struct AxisTable<'t> {
     pub(crate) key: Spanned<String>,
     pub(crate) values: Vec<Spanned<DeValue<'t>>>,
 }
 
-/// The axes as far as they have the right shape; what has not is told of where all shapes are.
+/// The axes with the right TOML types; schema validation reports the others.
 pub(crate) fn axes<'t>(tree: &DeTable<'t>) -> Vec<AxisTable<'t>> {
     let axes = matrix(tree).and_then(|(_, matrix)| matrix.get("axes")).and_then(|axes| axes.get_ref().as_table());
     let mut axes: Vec<AxisTable<'t>> = axes
@@ -88,7 +88,7 @@ pub(crate) fn axes<'t>(tree: &DeTable<'t>) -> Vec<AxisTable<'t>> {
     axes
 }
 
-/// Reads `[matrix]`, if there is one, and says what is wrong with it.
+/// Reads and validates `[matrix]`; `None` if it is missing or has errors.
 pub(crate) fn read(tree: &Tree<'_>, text: &str, found: &mut Vec<Diagnostic>) -> Option<SweepMatrix> {
     let (span, table) = matrix(tree.get_ref())?;
     let axes = axes(tree.get_ref());
@@ -107,10 +107,12 @@ pub(crate) fn read(tree: &Tree<'_>, text: &str, found: &mut Vec<Diagnostic>) -> 
     }
     let combinations = combinations(&axes, &excluded);
     match combinations {
-        Err(count) => found.push(Diagnostic::error(span, format!("the matrix has {count} combinations; {MOST} are the most"))),
+        Err(count) => {
+            found.push(Diagnostic::error(span, format!("the matrix has {count} combinations; the maximum is {MAX_COMBINATIONS}")));
+        }
         Ok(combinations) if combinations.is_empty() => {
             let place = table.get("exclude").map_or(span, Spanned::span);
-            found.push(Diagnostic::error(place, "every combination is excluded").hint("take an entry out"));
+            found.push(Diagnostic::error(place, "every combination is excluded").hint("remove an entry"));
         }
         Ok(combinations) => {
             let keys: Vec<&str> = axes.iter().map(|axis| axis.key.get_ref().as_str()).collect();
@@ -133,17 +135,17 @@ fn matrix<'a, 't>(tree: &'a DeTable<'t>) -> Option<(Range<usize>, &'a DeTable<'t
 fn check_axis(axis: &AxisTable<'_>, text: &str, found: &mut Vec<Diagnostic>) {
     if axis.values.is_empty() {
         let empty = Diagnostic::error(axis.key.span(), format!("the axis `{}` has no values", axis.key.get_ref()));
-        found.push(empty.hint("name the values to compare, or take the axis out"));
+        found.push(empty.hint("list the values to compare, or remove the axis"));
     }
     for (index, value) in axis.values.iter().enumerate() {
         if let Some(first) = axis.values[..index].iter().find(|first| same(first.get_ref(), value.get_ref())) {
-            let twice = Diagnostic::error(value.span(), format!("the axis `{}` has {} twice", axis.key.get_ref(), written(value, text)));
-            found.push(twice.hint("remove one").related(first.span(), "here it stands first"));
+            let twice = Diagnostic::error(value.span(), format!("the axis `{}` lists {} twice", axis.key.get_ref(), written(value, text)));
+            found.push(twice.hint("remove one").related(first.span(), "first listed here"));
         }
     }
 }
 
-/// The entries of `exclude`: for each, which value of which axis.
+/// The entries of `exclude`, each as pairs of axis index and value index.
 fn excluded(table: &DeTable<'_>, axes: &[AxisTable<'_>], text: &str, found: &mut Vec<Diagnostic>) -> Vec<Vec<(usize, usize)>> {
     let entries = table.get("exclude").and_then(|exclude| exclude.get_ref().as_array());
     let mut excluded = Vec::new();
@@ -153,7 +155,7 @@ fn excluded(table: &DeTable<'_>, axes: &[AxisTable<'_>], text: &str, found: &mut
         for (key, value) in settings.iter() {
             let names = || axes.iter().map(|axis| axis.key.get_ref().as_str());
             let Some(axis) = axes.iter().position(|axis| axis.key.get_ref() == key.get_ref()) else {
-                let unknown = Diagnostic::error(key.span(), format!("no axis is called `{}`", key.get_ref()));
+                let unknown = Diagnostic::error(key.span(), format!("unknown axis `{}`", key.get_ref()));
                 found.push(unknown.maybe_hint(did_you_mean(key.get_ref(), names())).note(format!("axes: {}", list(names()))));
                 continue;
             };
@@ -162,12 +164,12 @@ fn excluded(table: &DeTable<'_>, axes: &[AxisTable<'_>], text: &str, found: &mut
                 None => {
                     let values: Vec<String> = axes[axis].values.iter().map(|value| written(value, text)).collect();
                     let unknown = Diagnostic::error(value.span(), format!("the axis `{}` has no such value", key.get_ref()));
-                    found.push(unknown.hint(format!("it has {}", values.join(", "))));
+                    found.push(unknown.hint(format!("its values are {}", values.join(", "))));
                 }
             }
         }
         if settings.is_empty() {
-            found.push(Diagnostic::error(entry.span(), "an entry of `exclude` without settings leaves nothing").hint("take it out"));
+            found.push(Diagnostic::error(entry.span(), "an empty entry of `exclude` excludes every combination").hint("remove it"));
         }
         excluded.push(wanted);
     }
@@ -184,12 +186,12 @@ fn best(tree: &DeTable<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) ->
         .map(|stages| stages.keys().map(|key| key.get_ref().as_ref()).collect())
         .unwrap_or_default();
     let Some((stage, name)) = written.split_once('.').filter(|(stage, name)| !stage.is_empty() && !name.is_empty()) else {
-        let wrong = Diagnostic::error(metric.span(), format!("\"{written}\" names no metric of a stage"));
-        found.push(wrong.hint("write the stage and its number: \"scores.wer\""));
+        let wrong = Diagnostic::error(metric.span(), format!("\"{written}\" is not a metric of a stage"));
+        found.push(wrong.hint("write STAGE.METRIC, such as \"scores.wer\""));
         return None;
     };
     if !stages.contains(&stage) {
-        let unknown = Diagnostic::error(metric.span(), format!("no stage is called `{stage}`"));
+        let unknown = Diagnostic::error(metric.span(), format!("unknown stage `{stage}`"));
         found.push(
             unknown.maybe_hint(did_you_mean(stage, stages.iter().copied())).note(format!("stages: {}", list(stages.iter().copied()))),
         );
@@ -198,12 +200,13 @@ fn best(tree: &DeTable<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) ->
     Some(BestCriterion { stage: stage.to_owned(), metric: name.to_owned(), most })
 }
 
-/// All combinations that no entry excludes; the number of all where they are too many.
+/// All combinations that no entry excludes; an error with the total number if there are too many.
 fn combinations(axes: &[AxisTable<'_>], excluded: &[Vec<(usize, usize)>]) -> Result<Vec<SweepCombination>, usize> {
     let count = axes.iter().fold(1_usize, |count, axis| count.saturating_mul(axis.values.len()));
-    if count > MOST {
+    if count > MAX_COMBINATIONS {
         return Err(count);
     }
+    // Mixed-radix digits of the number: one digit per axis, the last axis varies fastest.
     let choice = |mut number: usize| {
         let mut choice = vec![0; axes.len()];
         for (place, axis) in choice.iter_mut().zip(axes).rev() {
@@ -212,18 +215,18 @@ fn combinations(axes: &[AxisTable<'_>], excluded: &[Vec<(usize, usize)>]) -> Res
         }
         choice
     };
-    let out = |choice: &Vec<usize>| excluded.iter().any(|entry| entry.iter().all(|(axis, value)| choice[*axis] == *value));
-    Ok((0..count).map(choice).filter(|choice| !out(choice)).map(SweepCombination).collect())
+    let is_excluded = |choice: &Vec<usize>| excluded.iter().any(|entry| entry.iter().all(|(axis, value)| choice[*axis] == *value));
+    Ok((0..count).map(choice).filter(|choice| !is_excluded(choice)).map(SweepCombination).collect())
 }
 
-/// The end of a path that tells it from the others.
+/// The end of a key if no other key has the same, or else the whole key.
 fn short(key: &str, keys: &[&str]) -> String {
     let tail = |key: &str| key.rsplit_once(".with.").map_or(key, |(_, tail)| tail).trim_start_matches("params.").to_owned();
     let own = tail(key);
     if keys.iter().filter(|other| tail(other) == own).count() == 1 { own } else { key.to_owned() }
 }
 
-/// A value as people read it.
+/// A value as text for display.
 fn written(value: &Spanned<DeValue<'_>>, text: &str) -> String {
     match value.get_ref() {
         DeValue::String(string) => string.to_string(),
@@ -231,7 +234,7 @@ fn written(value: &Spanned<DeValue<'_>>, text: &str) -> String {
     }
 }
 
-/// Whether two values are the same however they are written: `1e-4` and `0.0001`.
+/// Whether two values are equal, however they are written: `1e-4` and `0.0001`.
 fn same(one: &DeValue<'_>, other: &DeValue<'_>) -> bool {
     let number = |value: &DeValue<'_>| match value {
         DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix()).ok().map(|integer| integer as f64),

@@ -1,8 +1,8 @@
-//! From older versions of the file format to the one this program reads.
+//! Migration of `pipeline.toml` from older schema versions to the current one.
 //!
-//! A pipeline says which version it is written in, `schema = N`. For each version that was given up there is a step here which makes the
-//! next one of it, by edits at places in the text, so that comments and layout stay. Steps follow each other until the version of today is
-//! reached. There has been one version so far, so there is no step yet; a file that names no version gets the line that does.
+//! A pipeline declares its version with `schema = N`. Each former version has a step here that converts it to the next one with text
+//! edits, so that comments and layout stay. Steps run in sequence up to the current version. There has been one version so far, so there
+//! is no step yet; a file without `schema` gets the line.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::SCHEMA;
@@ -10,37 +10,38 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What came of a text.
+/// Result of migrating a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MigratedFile {
-    /// It was right as it is.
+    /// It already has the current version.
     Current,
-    /// It was written in an older version.
+    /// It was converted.
     Changed {
-        /// As it is now.
+        /// The new text.
         text: String,
-        /// The version it had; none if it named none.
+        /// The version it declared, if any.
         from: Option<u64>,
-        /// What was done, a sentence for each version.
+        /// A description of each step that was applied.
         steps: Vec<&'static str>,
     },
 }
 
-/// Makes one version of the next older one.
+/// Converts one version to the next.
 struct Step {
-    /// The version it starts from; the next one is made of it.
+    /// The version it converts from.
     from: u64,
     about: &'static str,
     edits: fn(&DeTable<'_>) -> Vec<Edit>,
 }
 
-/// A part of the text and what takes its place.
+/// A byte range of the text and its replacement.
 type Edit = (Range<usize>, String);
 
-/// One for each version that was given up, the oldest first.
+/// One step per former version, oldest first.
 const STEPS: &[Step] = &[];
 
-/// Brings a text up to the version of today. One that names none is taken for the first; `states` says whether it has to name one.
+/// Converts a text to the current version. A text without `schema` counts as version 1; it gets the line if `states` is true (the main
+/// file, as opposed to an included file).
 pub fn migrate(text: &str, states: bool) -> Result<MigratedFile> {
     through(text, states, STEPS, SCHEMA)
 }
@@ -51,15 +52,15 @@ fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<Migr
     let wrong = |message: String, hint: &str| Error::new(message).kind(ErrorKind::InvalidInput).hint(hint);
     if now > newest {
         return Err(wrong(
-            format!("the file is written in schema {now}, and this voxpipe knows {newest} at most: it cannot be taken back"),
-            "use a newer voxpipe, the one the file was written for",
+            format!("the file is written in schema {now}, but this voxpipe reads schema {newest} at most; it cannot be downgraded"),
+            "use a newer voxpipe",
         ));
     }
     let mut new = text.to_owned();
     let mut done = Vec::new();
     while now < newest {
         let step = steps.iter().find(|step| step.from == now).ok_or_else(|| {
-            wrong(format!("there has never been a schema {now}"), &format!("write `schema = {newest}`, if the file is new"))
+            wrong(format!("schema {now} does not exist"), &format!("write `schema = {newest}` if the file is new"))
         })?;
         let (tree, _) = DeTable::parse_recoverable(&new);
         let edits = (step.edits)(tree.get_ref());
@@ -71,12 +72,12 @@ fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<Migr
         done.push(step.about);
     }
     if version(&new)?.is_none() && states {
-        // Behind the comment at the top, before the first key or table.
+        // After the comments at the top, before the first key or table.
         let first = new.lines().take_while(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
         let at: usize = first.map(|line| line.len() + 1).sum::<usize>().min(new.len());
         let newline = if at == new.len() && !new.is_empty() && !new.ends_with('\n') { "\n" } else { "" };
         new.insert_str(at, &format!("{newline}schema = {newest}\n"));
-        done.push("names its version");
+        done.push("declares its schema version");
     }
     if new == text {
         return Ok(MigratedFile::Current);
@@ -84,23 +85,23 @@ fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<Migr
     Ok(MigratedFile::Changed { text: new, from: written.map(|(version, _)| version), steps: done })
 }
 
-/// The version a text names, with its place.
+/// The version that a text declares, with its span.
 fn version(text: &str) -> Result<Option<(u64, Range<usize>)>> {
-    let (tree, slips) = DeTable::parse_recoverable(text);
+    let (tree, errors) = DeTable::parse_recoverable(text);
     let usage = |message: String| Error::new(message).kind(ErrorKind::InvalidInput).hint("`voxpipe check` shows the place");
-    if let Some(slip) = slips.first() {
-        return Err(usage(format!("this is not TOML: {}", slip.message().lines().collect::<Vec<_>>().join(", "))));
+    if let Some(error) = errors.first() {
+        return Err(usage(format!("this is not TOML: {}", error.message().lines().collect::<Vec<_>>().join(", "))));
     }
     let Some(schema) = tree.get_ref().get("schema") else { return Ok(None) };
     let number = match schema.get_ref() {
         DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
         _ => None,
     };
-    let number = number.ok_or_else(|| usage("`schema` must be a whole number".to_owned()))?;
+    let number = number.ok_or_else(|| usage("`schema` must be an integer of at least 0".to_owned()))?;
     Ok(Some((number, Spanned::span(schema))))
 }
 
-/// The text with its edits, which do not touch each other.
+/// Applies edits to the text; they must not overlap.
 fn edited(text: &str, mut edits: Vec<Edit>) -> String {
     edits.sort_by_key(|(place, _)| place.start);
     let mut new = text.to_owned();
@@ -116,7 +117,7 @@ fn edited(text: &str, mut edits: Vec<Edit>) -> String {
 mod tests {
     use super::*;
 
-    /// As a step of tomorrow would be written: `[pipeline] title` became `name`.
+    /// An example of a future step: `[pipeline] title` became `name`.
     const RENAME: Step = Step {
         from: 1,
         about: "`title` is called `name`",
@@ -129,7 +130,7 @@ mod tests {
     const NOTHING: Step = Step { from: 2, about: "nothing to do", edits: |_| Vec::new() };
 
     #[test]
-    fn steps_follow_each_other_and_comments_stay() {
+    fn steps_run_in_sequence_and_comments_stay() {
         let text = "# mine\nschema = 1 # old\n[pipeline]\ntitle = \"x\" # title\n";
         let expected = "# mine\nschema = 3 # old\n[pipeline]\nname = \"x\" # title\n";
         let steps = vec!["`title` is called `name`", "nothing to do"];
@@ -138,7 +139,7 @@ mod tests {
             MigratedFile::Changed { text: expected.to_owned(), from: Some(1), steps }
         );
         assert_eq!(through(expected, true, &[RENAME, NOTHING], 3).unwrap(), MigratedFile::Current);
-        // An included file need not say its version, and is still brought along.
+        // An included file need not declare its version, and is still converted.
         let MigratedFile::Changed { text, .. } = through("[pipeline]\ntitle = 1\n", false, &[RENAME, NOTHING], 3).unwrap() else {
             panic!()
         };
@@ -146,11 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_newer_or_never_was_is_refused() {
+    fn newer_and_nonexistent_versions_are_rejected() {
         for (text, message) in [
-            ("schema = 2\n", "is written in schema 2, and this voxpipe knows 1 at most"),
-            ("schema = 0\n", "there has never been a schema 0"),
-            ("schema = \"1\"\n", "`schema` must be a whole number"),
+            ("schema = 2\n", "is written in schema 2, but this voxpipe reads schema 1 at most"),
+            ("schema = 0\n", "schema 0 does not exist"),
+            ("schema = \"1\"\n", "`schema` must be an integer"),
             ("schema = \n", "this is not TOML"),
         ] {
             let error = migrate(text, true).unwrap_err();

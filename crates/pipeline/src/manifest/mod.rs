@@ -1,13 +1,13 @@
-//! What `pipeline.toml` may say, with the place of everything it does say.
+//! Parser for `pipeline.toml`; every value keeps its source span.
 //!
-//! The thinking goes in passes, each over the same tree of spanned TOML values:
-//! 1. the texts become a tree ([`crate::manifest::include`]); only the earliest slip of syntax in each is worth telling;
-//! 2. the profiles and the `--set`s are written into the tree ([`crate::manifest::overrides`]);
-//! 3. the tree is held against the schema ([`crate::manifest::schema`]), which takes out what does not fit;
-//! 4. tables whose content belongs to others (`params`, every `with`) are lifted out whole, so that their spans survive;
-//! 5. serde reads the rest into a [`Manifest`].
+//! Parsing runs in passes over one tree of spanned TOML values:
+//! 1. Parse the files and merge them into a tree ([`crate::manifest::include`]). Only the first syntax error of each file is reported.
+//! 2. Write profiles and `--set` overrides into the tree ([`crate::manifest::overrides`]).
+//! 3. Validate the tree against the JSON Schema ([`crate::manifest::schema`]) and remove what does not fit.
+//! 4. Take out the free-form tables (`params`, every `with`, every profile's `set`), because serde would lose their spans.
+//! 5. Deserialize the rest into a [`Manifest`] with serde.
 //!
-//! A manifest has names and places but no meaning yet: that is [`crate::graph`].
+//! A [`Manifest`] is not resolved yet: references between stages are resolved in [`crate::graph`].
 
 pub mod byte_size;
 mod cache;
@@ -45,16 +45,16 @@ use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The number this version of the file format has.
+/// The version of the file format that this program reads.
 pub const SCHEMA: u64 = 1;
 
-/// A table that is handed on as it stands.
+/// A table of unparsed TOML values.
 pub type TomlTable<'t> = Spanned<DeTable<'t>>;
 
-/// Shown in the schema; a path because schemars takes no array without features of syn.
+/// Example in the schema. A constant, because the schemars attribute does not accept an array literal here.
 const INCLUDE_EXAMPLE: [&str; 1] = ["defaults.toml"];
 
-/// From recordings to a fine-tuned, evaluated, published Voxtral speech recogniser.
+/// A pipeline of stages that prepare data and fine-tune, evaluate and publish a Voxtral speech recognizer.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "A voxpipe pipeline")]
@@ -62,39 +62,39 @@ pub struct Manifest<'t> {
     /// The version of the file format: 1.
     #[schemars(with = "u64", example = SCHEMA)]
     pub schema: Option<Spanned<u64>>,
-    /// Other files, or patterns of such, that this one is laid over: what they say holds where this file says nothing else. Paths start at
-    /// this file's folder.
+    /// Files to include, as paths or glob patterns relative to this file's folder. Values in this file override included values; tables are
+    /// merged. Later entries override earlier ones.
     #[serde(default)]
     #[schemars(with = "Vec<String>", example = INCLUDE_EXAMPLE)]
     pub include: Vec<Spanned<String>>,
-    /// What holds for the whole pipeline.
+    /// Settings of the whole pipeline: name, seed and root folder.
     #[schemars(with = "PipelineTable")]
     pub pipeline: Option<PipelineTable>,
-    /// Knobs: `${params.NAME}` in a stage's settings stands for the value, `--set NAME=VALUE` changes it.
+    /// Parameters. `${params.NAME}` in a stage's `with` is replaced by the value; `--set NAME=VALUE` overrides it.
     #[serde(default, deserialize_with = "lifted")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub params: Option<TomlTable<'t>>,
-    /// The stages by name. Their order in the file does not matter: what a stage needs is written in `from`.
+    /// Stages by name. Their order in the file does not matter: `from` and `after` define the dependencies.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, StageTable<'static>>")]
     pub stage: BTreeMap<Spanned<String>, StageTable<'t>>,
-    /// Named sets of changed settings, chosen with `-p NAME`.
+    /// Profiles: named sets of overrides, selected with `-p NAME`.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, NamedProfile<'static>>")]
     pub profile: BTreeMap<Spanned<String>, NamedProfile<'t>>,
-    /// Where runs are shown beside our own log. It changes no result.
+    /// Experiment tracking. It does not affect results.
     pub tracking: Option<TrackingTable>,
-    /// How much this machine has of what stages may need: `cpu` and `gpu`, which are counted when left out, and names of your own.
+    /// Capacities of this machine: `cpu` (cores) and `gpu` (devices), both detected by default, and resources with names of your own.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, f64>")]
     pub resources: BTreeMap<Spanned<String>, Spanned<f64>>,
-    /// How jobs are given to a Slurm cluster.
+    /// How stages are submitted to a Slurm cluster.
     pub slurm: Option<SlurmTable>,
-    /// What is kept, and with whom it is shared. It changes no result.
+    /// Size limit and sharing of the result cache. It does not affect results.
     pub cache: Option<CacheTable>,
-    /// Settings to compare: one run for each combination.
+    /// Settings to compare with `voxpipe sweep`: one run per combination.
     pub matrix: Option<MatrixTable>,
-    /// What the matrix comes to.
+    /// The validated `[matrix]`.
     #[serde(skip)]
     pub sweep: Option<SweepMatrix>,
 }
@@ -103,13 +103,13 @@ pub struct Manifest<'t> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PipelineTable {
-    /// What the pipeline is called, in reports and on the model card.
+    /// The pipeline's name, used in reports and on the model card.
     #[schemars(with = "String", example = &"accent-fr")]
     pub name: Option<Spanned<String>>,
-    /// Every stage's seed is derived from it and the stage's name.
+    /// Random seed (default 0). Each stage derives its own seed from this value and its name.
     #[serde(default)]
     pub seed: u64,
-    /// The folder relative paths start from, relative to this file.
+    /// The folder that relative paths start from, relative to this file. Default: the folder of this file.
     #[serde(default = "here")]
     #[schemars(with = "String")]
     pub root: Spanned<String>,
@@ -119,43 +119,43 @@ pub struct PipelineTable {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StageTable<'t> {
-    /// The kind of work.
+    /// The stage kind.
     #[schemars(with = "String", example = &"train")]
     pub uses: Option<Spanned<String>>,
-    /// The inputs: port = "stage", or port = ["one", "another"].
+    /// Inputs: `port = "stage"`, or `port = ["one", "another"]` where a port takes several stages.
     #[serde(default)]
     #[schemars(with = "Option<BTreeMap<String, UpstreamNames>>")]
     pub from: Option<Spanned<BTreeMap<Spanned<String>, Spanned<UpstreamNames>>>>,
-    /// The settings of the kind of work.
+    /// Settings of the stage; which ones exist depends on `uses`.
     #[serde(default, deserialize_with = "lifted")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub with: Option<TomlTable<'t>>,
-    /// Stages that must be done first although nothing flows from them.
+    /// Stages that must finish first although this stage does not use their results.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub after: Vec<Spanned<String>>,
-    /// What the stage needs of a machine, such as `{ gpu = 1 }`, and where it runs.
+    /// Resources that the stage needs, such as `{ gpu = 1 }`, and where it runs.
     #[schemars(with = "Option<resources::NeedsTable>")]
     pub resources: Option<Spanned<ResourceNeeds>>,
-    /// How long the stage may take.
+    /// Maximum run time of one attempt, such as "12h". Default: no limit.
     #[schemars(with = "Option<TimeoutText>")]
     pub timeout: Option<Spanned<String>>,
-    /// How long the stage may say nothing before it counts as stuck.
+    /// Maximum time without a progress report before the attempt counts as stalled, such as "30m". Default: no limit.
     #[schemars(with = "Option<TimeoutText>", extend("x-formerly" = "stall"))]
     pub stall_timeout: Option<Spanned<String>>,
-    /// Whether it is tried again after a failure.
+    /// Retries after a failure. Default: none.
     pub retry: Option<RetryTable>,
-    /// Settings to change before trying again after a certain failure, twice at most unless `retry.times` says otherwise.
+    /// Setting overrides for retries after particular failures. At most 2 retries unless `retry.times` is set.
     #[serde(default)]
     #[schemars(with = "Option<Vec<RecoverTable>>")]
     pub recover: Option<Spanned<Vec<RecoverTable>>>,
-    /// Gates: a bound for a metric of the result. What hangs on this stage does not run when one is not met.
+    /// Gates: bounds for metrics of the result, such as `{ wer = "< 0.15" }`. Dependent stages do not run if a gate fails.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, BoundText>")]
     pub require: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
-/// One upstream or several.
+/// One upstream stage or several.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
 pub enum UpstreamNames {
@@ -169,13 +169,13 @@ pub enum UpstreamNames {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetryTable {
-    /// How many more times.
+    /// Number of retries after the first attempt.
     #[schemars(with = "u32", example = 2)]
     pub times: Option<Spanned<u32>>,
-    /// After which failures; after any when left out.
+    /// Failures to retry after. Default: all but "timeout", "stalled", "disk-full" and errors in the environment or the configuration.
     #[schemars(with = "Option<Vec<Failure>>")]
     pub on: Option<Spanned<Vec<Failure>>>,
-    /// How long to wait before the first of them; before each further one twice as long, an hour at most.
+    /// Delay before the first retry, such as "30s"; it doubles with each further retry, up to 1 hour. Default: no delay.
     #[schemars(with = "Option<TimeoutText>")]
     pub backoff: Option<Spanned<String>>,
 }
@@ -184,10 +184,10 @@ pub struct RetryTable {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecoverTable {
-    /// After which failure.
+    /// The failure this entry applies to. Default: any failure.
     #[schemars(with = "Failure", example = Failure::OutOfMemory.word())]
     pub on: Option<Failure>,
-    /// The settings to change: a value, or "/2" and "*2" for half and twice the old one.
+    /// Settings to change: a new value, or "/2" or "*2" to halve or double the current number.
     #[serde(default)]
     pub set: BTreeMap<String, Value>,
 }
@@ -196,11 +196,11 @@ pub struct RecoverTable {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedProfile<'t> {
-    /// The changes: the name of a param, or a dotted path such as "stage.adapter.with.epochs".
+    /// Overrides. Keys are param names or dotted paths such as "stage.adapter.with.epochs".
     #[serde(default, deserialize_with = "lifted")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub set: Option<TomlTable<'t>>,
-    /// The profile whose changes are made first.
+    /// A profile whose overrides are applied first.
     #[schemars(with = "Option<String>")]
     pub extends: Option<Spanned<String>>,
 }
@@ -209,11 +209,11 @@ pub struct NamedProfile<'t> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MatrixTable {
-    /// The settings to vary, each with its values: the name of a param, or a dotted path such as "stage.adapter.with.epochs".
+    /// Settings to vary, each with a list of values. Keys are param names or dotted paths such as "stage.adapter.with.epochs".
     pub axes: Option<BTreeMap<String, Vec<Value>>>,
-    /// Which run is the best one. Stages that its metric does not need are run for that one alone.
+    /// How to select the best combination. Stages that the metric does not depend on run for the best combination only.
     pub best: Option<BestTable>,
-    /// Combinations to leave out, each by some of its values.
+    /// Combinations to skip. An entry names values of some axes and skips every combination that has all of them.
     #[serde(default)]
     pub exclude: Vec<BTreeMap<String, Value>>,
 }
@@ -222,41 +222,42 @@ pub struct MatrixTable {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BestTable {
-    /// The stage and the name of its metric.
+    /// The metric to compare, as STAGE.METRIC.
     #[schemars(with = "String", example = &"scores.wer")]
     pub metric: Option<String>,
-    /// Whether less is better.
+    /// Whether the lowest ("min", the default) or the highest ("max") value is best.
     #[serde(default)]
     #[schemars(extend("x-formerly" = "goal"))]
     pub direction: Direction,
 }
 
-/// The better end of a metric.
+/// Whether a lower or a higher metric is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
-    /// The least value is the best.
+    /// The lowest value is best.
     #[default]
     Min,
-    /// The greatest value is the best.
+    /// The highest value is best.
     Max,
 }
 
 impl<'t> Manifest<'t> {
-    /// Reads the text, with the overrides written into it. There is no manifest when the text is not TOML.
+    /// Parses the files and applies the overrides. Returns no manifest if a file is not valid TOML or has an unsupported schema.
     pub(crate) fn read(
         sources: &'t ManifestSources,
         overrides: &'t CommandLineOverrides,
         arguments: &mut Arguments,
     ) -> (Option<Self>, Vec<Diagnostic>) {
         let MergedToml { mut tree, mut found, schemas } = match sources.tree() {
-            Ok(laid) => laid,
-            Err(slips) => return (None, slips),
+            Ok(merged) => merged,
+            Err(errors) => return (None, errors),
         };
-        // A file for another version may say anything: its other mistakes would be none.
-        let foreign: Vec<Diagnostic> = tree.get_ref().get("schema").into_iter().chain(&schemas).filter_map(foreign).collect();
-        if !foreign.is_empty() {
-            return (None, foreign);
+        // A file of another schema version may have other keys: do not report them as mistakes.
+        let declared = tree.get_ref().get("schema").into_iter().chain(&schemas);
+        let unsupported: Vec<Diagnostic> = declared.filter_map(unsupported_schema).collect();
+        if !unsupported.is_empty() {
+            return (None, unsupported);
         }
         overrides::apply(&mut tree, overrides, arguments, &mut found);
 
@@ -282,20 +283,20 @@ impl<'t> Manifest<'t> {
     }
 }
 
-/// Whether a file is written for another version of the format, and what to do then.
-fn foreign(schema: &Spanned<DeValue<'_>>) -> Option<Diagnostic> {
+/// The diagnostic for a file of an unsupported schema version.
+fn unsupported_schema(schema: &Spanned<DeValue<'_>>) -> Option<Diagnostic> {
     let DeValue::Integer(written) = schema.get_ref() else { return None };
     let number = i128::from_str_radix(written.as_str(), written.radix()).unwrap_or(i128::MAX);
-    let message = format!("this version of voxpipe reads schema {SCHEMA}, and the file says {number}");
+    let message = format!("unsupported schema {number}: this version of voxpipe reads schema {SCHEMA}");
     let hint = match number.cmp(&i128::from(SCHEMA)) {
         Ordering::Equal => return None,
-        Ordering::Greater => "use a newer voxpipe, the one the file was written for".to_owned(),
-        Ordering::Less => format!("`voxpipe migrate` makes it schema {SCHEMA}"),
+        Ordering::Greater => "use a newer voxpipe".to_owned(),
+        Ordering::Less => format!("run `voxpipe migrate` to convert it to schema {SCHEMA}"),
     };
     Some(Diagnostic::error(schema.span(), message).hint(hint))
 }
 
-/// The JSON Schema of the whole file, in which the shape of `with` depends on `uses`.
+/// The JSON Schema of `pipeline.toml`; the schema of `with` and `from` depends on `uses`.
 pub fn schema(registry: &[&dyn StageFactory]) -> Value {
     let mut generator = schema::generator();
     let kinds: Vec<(&dyn StageFactory, Value)> = registry.iter().map(|entry| (*entry, entry.schema(&mut generator).to_value())).collect();
@@ -332,18 +333,18 @@ pub fn schema(registry: &[&dyn StageFactory]) -> Value {
             stage["properties"]["uses"]["oneOf"] = Value::Array(uses);
             stage["allOf"] = Value::Array(choices);
         }
-        stage["properties"]["with"] = json!({ "type": "object", "description": "The settings of the kind of work." });
+        stage["properties"]["with"] = json!({ "type": "object", "description": "Settings of the stage; which ones exist depends on `uses`." });
     }
     root["$defs"]["Reference"] = json!({
         "type": "string",
         "pattern": r"^\$\{\s*(params|env)\.[^}]+\}$",
-        "description": "A param or an environment variable: ${params.NAME}, ${env.NAME}.",
+        "description": "A reference to a param or an environment variable: ${params.NAME} or ${env.NAME}.",
     });
     root["properties"]["schema"]["const"] = json!(SCHEMA);
     root
 }
 
-/// Lets `${params.x}` stand for every value inside a table of settings.
+/// Allows a reference such as `${params.x}` in place of every value inside a settings table.
 fn allow_references(schema: &mut Value) {
     for key in ["properties", "items", "additionalProperties"] {
         match schema.get_mut(key) {
@@ -368,7 +369,7 @@ fn allow_reference(value: &mut Value) {
     if free || constant || value.as_object().is_none_or(serde_json::Map::is_empty) {
         return;
     }
-    // What editors show stays outside.
+    // Editors read these keys from the outer schema.
     let mut outside = serde_json::Map::new();
     if let Some(inside) = value.as_object_mut() {
         for key in ["description", "default", "title"] {
@@ -379,7 +380,7 @@ fn allow_reference(value: &mut Value) {
     *value = Value::Object(outside);
 }
 
-/// Tables that are taken out before serde reads the rest, by the name of what they belong to.
+/// Free-form tables taken out before serde reads the rest, by stage or profile name.
 #[derive(Default)]
 struct Lifted<'t> {
     params: Option<TomlTable<'t>>,
@@ -389,7 +390,7 @@ struct Lifted<'t> {
 
 impl<'t> Lifted<'t> {
     fn out_of(tree: &mut DeTable<'t>) -> Self {
-        let mut every = |family: &str, key: &str| {
+        let mut take_all = |family: &str, key: &str| {
             let Some(DeValue::Table(family)) = tree.get_mut(family).map(Spanned::get_mut) else { return BTreeMap::new() };
             let members = family.iter_mut().filter_map(|(name, member)| match member.get_mut() {
                 DeValue::Table(member) => Some((name.get_ref().to_string(), take_table(member, key)?)),
@@ -397,8 +398,8 @@ impl<'t> Lifted<'t> {
             });
             members.collect()
         };
-        let with = every("stage", "with");
-        let set = every("profile", "set");
+        let with = take_all("stage", "with");
+        let set = take_all("profile", "set");
         Self { params: take_table(tree, "params"), with, set }
     }
 
@@ -422,7 +423,7 @@ fn take_table<'t>(table: &mut DeTable<'t>, key: &str) -> Option<TomlTable<'t>> {
     }
 }
 
-/// For tables that [`Lifted`] has taken out: nothing is left to read.
+/// Deserializes a table that [`Lifted`] has already taken out: always `None`.
 fn lifted<'de, 't, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TomlTable<'t>>, D::Error> {
     de::IgnoredAny::deserialize(deserializer).map(|_| None)
 }
@@ -438,7 +439,7 @@ impl Default for PipelineTable {
 }
 
 impl UpstreamNames {
-    /// The names with their places; `span` is that of the whole value.
+    /// The names with their spans; `span` is the span of the whole value.
     pub fn names(&self, span: std::ops::Range<usize>) -> Vec<Spanned<String>> {
         match self {
             Self::One(name) => vec![Spanned::new(span, name.clone())],
@@ -447,7 +448,7 @@ impl UpstreamNames {
     }
 }
 
-/// By hand, because a derived untagged enum forgets the places.
+/// Implemented by hand because a derived untagged enum loses the spans.
 impl<'de> Deserialize<'de> for UpstreamNames {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Names;
@@ -455,7 +456,7 @@ impl<'de> Deserialize<'de> for UpstreamNames {
             type Value = UpstreamNames;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a stage or an array of them")
+                f.write_str("a stage name or an array of stage names")
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<UpstreamNames, E> {
@@ -475,16 +476,16 @@ impl<'de> Deserialize<'de> for UpstreamNames {
 }
 
 #[derive(JsonSchema)]
-#[schemars(inline, title = "a duration with its unit, in quotes", example = &"90s", example = &"15m", example = &"12h", example = &"2d")]
+#[schemars(inline, title = "a duration string with a unit", example = &"90s", example = &"15m", example = &"12h", example = &"2d")]
 #[expect(dead_code, reason = "stands for the schema of a duration")]
 struct TimeoutText(String);
 
 #[derive(JsonSchema)]
-#[schemars(inline, title = "a comparison in quotes", example = &"< 0.15", example = &">= 100")]
+#[schemars(inline, title = "a comparison string", example = &"< 0.15", example = &">= 100")]
 #[expect(dead_code, reason = "stands for the schema of a bound")]
 struct BoundText(String);
 
-/// Suggests one of the stages for a name that is none.
+/// A "did you mean" hint for an unknown stage name, and a note that lists all stages.
 pub(crate) fn suggest_stage<'a>(written: &str, stages: impl IntoIterator<Item = &'a str> + Clone) -> (Option<String>, String) {
     let hint = did_you_mean(written, stages.clone());
     (hint, format!("stages: {}", crate::manifest::diagnostic::list(stages)))

@@ -1,11 +1,11 @@
-//! Shapes that settings of several stages share.
+//! A setting that takes one string or a list of strings.
 
 use schemars::JsonSchema;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 
-/// One text or a list of them.
+/// One string or a list of strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum OneOrMany {
@@ -16,7 +16,7 @@ pub enum OneOrMany {
 }
 
 impl OneOrMany {
-    /// All of them.
+    /// All strings.
     pub fn as_slice(&self) -> &[String] {
         match self {
             Self::One(one) => std::slice::from_ref(one),
@@ -27,12 +27,12 @@ impl OneOrMany {
 
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By hand, because the error of a derived untagged enum does not say what was expected.
+        // Implemented by hand because the error of a derived untagged enum does not say what was expected.
         struct Either;
         impl<'de> Visitor<'de> for Either {
             type Value = OneOrMany;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a text or a list of texts")
+                f.write_str("a string or a list of strings")
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<OneOrMany, E> {
                 Ok(OneOrMany::One(text.to_owned()))

@@ -1,4 +1,4 @@
-//! Where every value of a pipeline was written: in which file, profile or argument.
+//! Provenance of configuration values: the file or command-line argument that set each value (like `git config --show-origin`).
 
 use crate::manifest::include::ManifestSources;
 use crate::manifest::overrides;
@@ -7,21 +7,21 @@ use serde::Serialize;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
-/// A value and its place.
+/// A value and where it was set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ValueOrigin {
-    /// Its path from the top: `stage.adapter.with.epochs`.
+    /// Its dotted path: `stage.adapter.with.epochs`.
     pub key: String,
-    /// As it is written.
+    /// The value as written.
     pub value: String,
-    /// `defaults.toml:12:9`, or the argument.
+    /// FILE:LINE:COLUMN, such as `defaults.toml:12:9`, or the command-line argument.
     pub place: String,
 }
 
-/// All values, sorted by their path. A file that is not TOML has none.
+/// All values, sorted by path. Empty if a file is not valid TOML.
 pub fn all(sources: &ManifestSources, overrides: &CommandLineOverrides) -> Vec<ValueOrigin> {
-    let Ok(laid) = sources.tree() else { return Vec::new() };
-    let mut tree = laid.tree;
+    let Ok(merged) = sources.tree() else { return Vec::new() };
+    let mut tree = merged.tree;
     let mut arguments = Arguments::after(sources.text());
     overrides::apply(&mut tree, overrides, &mut arguments, &mut Vec::new());
     let mut found = Vec::new();

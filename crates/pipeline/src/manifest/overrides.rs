@@ -1,8 +1,8 @@
-//! Changes to a pipeline made from outside its file: `--set lr=5e-5`, `-p smoke`.
+//! Overrides: profiles (`-p smoke`) and values from the command line (`--set lr=5e-5`).
 //!
-//! They are written into the tree before anything else looks at it, so that a changed value is checked like any other. A value
-//! from the command line has no place in the file. It gets one behind the file's last byte, where `Arguments` keeps the
-//! arguments one after the other; a diagnostic that ends up there is moved to the argument it is about.
+//! Overrides are written into the tree before validation, so that an overridden value is checked like any other. A value from the
+//! command line has no span in the file. `Arguments` appends the arguments after the last byte of the file and gives their values
+//! spans there; diagnostics with such spans are mapped back to their argument.
 
 use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
 use crate::manifest::include::{Tree, key_name, moved};
@@ -13,20 +13,20 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What was asked for on the command line.
+/// Overrides from the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandLineOverrides {
     /// `--set KEY=VALUE`, in the order given.
     pub set: Vec<(String, String)>,
-    /// `-p NAME`, in the order given: each is laid over those before it.
+    /// `-p NAME`, in the order given; later profiles override earlier ones.
     pub profiles: Vec<String>,
-    /// One value of each axis of `[matrix]`, by its number.
+    /// The selected combination of `[matrix]`.
     pub combination: Option<SweepCombination>,
 }
 
-/// The command line as a continuation of the file's text.
+/// Command-line arguments, with spans that continue after the text of the file.
 pub(crate) struct Arguments {
-    /// One more than the length of the file, so that no span of the file reaches here.
+    /// Where the next argument starts. The first starts one byte after the end of the text, so that no span of the file reaches it.
     end: usize,
     written: Vec<(usize, String)>,
 }
@@ -36,7 +36,7 @@ impl Arguments {
         Self { end: text.len() + 1, written: Vec::new() }
     }
 
-    /// Gives an argument a place and says where it starts.
+    /// Appends an argument and returns where it starts.
     fn add(&mut self, argument: String) -> usize {
         let start = self.end;
         self.end += argument.len() + 1;
@@ -44,7 +44,7 @@ impl Arguments {
         start
     }
 
-    /// Moves what lies behind the file to the argument it belongs to.
+    /// Maps spans after the end of the file back to their argument.
     pub(crate) fn place(&self, diagnostic: &mut Diagnostic) {
         diagnostic.argument = self.find(&mut diagnostic.span);
         for related in &mut diagnostic.related {
@@ -52,7 +52,7 @@ impl Arguments {
         }
     }
 
-    /// The argument a span lies in; the span then counts its bytes.
+    /// The argument that contains a span; makes the span relative to it.
     pub(crate) fn find(&self, span: &mut Range<usize>) -> Option<String> {
         let (start, argument) = self.written.iter().rev().find(|(start, _)| span.start >= *start)?;
         *span = span.start - start..span.end.saturating_sub(*start);
@@ -60,14 +60,15 @@ impl Arguments {
     }
 }
 
-/// Writes the profile, then every `--set`, into the tree. Profiles nobody asked for are tried on a copy, for their mistakes.
+/// Writes profiles, then `--set` values, then the sweep combination into the tree. Profiles that are not selected are applied to a copy, to
+/// report their mistakes.
 pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t CommandLineOverrides, arguments: &mut Arguments, found: &mut Vec<Diagnostic>) {
     let profiles = profiles(tree.get_ref());
     let mut chosen: Vec<String> = Vec::new();
     for name in &overrides.profiles {
         let start = arguments.add(format!("-p {name}"));
         let named = Spanned::new(start + 3..start + 3 + name.len(), name.clone());
-        // What several profiles extend is laid down once, or it would undo what the first of them changed.
+        // A common ancestor is applied once; a second time it would undo the overrides of the profile before.
         let chain = chain(&profiles, &named, found).into_iter().filter(|ancestor| ancestor == name || !chosen.contains(ancestor));
         chosen.extend(chain.collect::<Vec<_>>());
     }
@@ -97,7 +98,7 @@ pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t CommandLineOverrides
         let mut values = axis.values.into_iter();
         match chosen {
             Some(choice) => values.nth(choice).into_iter().for_each(|value| write(tree, &axis.key, value, found)),
-            // Where none is chosen, a wrong key is a mistake all the same.
+            // Without a combination, a wrong key is still reported.
             None => values.next().into_iter().for_each(|value| write(&mut tree.clone(), &axis.key, value, found)),
         }
     }
@@ -123,24 +124,24 @@ fn profiles<'t>(tree: &DeTable<'t>) -> Vec<ProfileTable<'t>> {
         .collect()
 }
 
-/// The profile and those it extends, the outermost ancestor first.
+/// The profile and its ancestors (`extends`), the most distant ancestor first.
 fn chain(profiles: &[ProfileTable<'_>], name: &Spanned<String>, found: &mut Vec<Diagnostic>) -> Vec<String> {
     let mut chain: Vec<String> = Vec::new();
     let mut next = Some(name.clone());
     while let Some(name) = next {
         if chain.contains(name.get_ref()) {
-            // Every way into the circle leads here; it is told of once, at its first name.
+            // The cycle may be entered at several profiles: report it once, starting at its alphabetically first name.
             let start = chain.iter().position(|other| other == name.get_ref()).unwrap_or(0);
-            let circle = &chain[start..];
-            let first = circle.iter().min().map_or(0, |least| circle.iter().position(|name| name == least).unwrap_or(0));
-            let mut ring: Vec<&str> = (0..=circle.len()).map(|step| circle[(first + step) % circle.len()].as_str()).collect();
+            let cycle = &chain[start..];
+            let first = cycle.iter().min().map_or(0, |least| cycle.iter().position(|name| name == least).unwrap_or(0));
+            let mut ring: Vec<&str> = (0..=cycle.len()).map(|step| cycle[(first + step) % cycle.len()].as_str()).collect();
             let place = profiles.iter().find(|profile| profile.name.get_ref() == ring[0]).and_then(|profile| profile.extends.as_ref());
             if ring.len() == 2 {
                 ring.truncate(1);
             }
             let message = match ring.as_slice() {
                 [own] => format!("profile `{own}` extends itself"),
-                ring => format!("profiles extend each other in a circle: {}", ring.join(" → ")),
+                ring => format!("profiles extend each other in a cycle: {}", ring.join(" → ")),
             };
             push_once(found, Diagnostic::error(place.map_or_else(|| name.span(), Spanned::span), message));
             break;
@@ -148,7 +149,7 @@ fn chain(profiles: &[ProfileTable<'_>], name: &Spanned<String>, found: &mut Vec<
         let Some(profile) = profiles.iter().find(|profile| profile.name.get_ref() == name.get_ref()) else {
             let names = || profiles.iter().map(|profile| profile.name.get_ref().as_str());
             let known = if profiles.is_empty() { "the file has no profiles".to_owned() } else { format!("profiles: {}", list(names())) };
-            let unknown = Diagnostic::error(name.span(), format!("no profile is called `{}`", name.get_ref()));
+            let unknown = Diagnostic::error(name.span(), format!("unknown profile `{}`", name.get_ref()));
             push_once(found, unknown.maybe_hint(did_you_mean(name.get_ref(), names())).note(known));
             break;
         };
@@ -171,7 +172,7 @@ fn write_profile<'t>(tree: &mut Tree<'t>, profile: &ProfileTable<'t>, found: &mu
     }
 }
 
-/// Writes one value to the place its key names: a param, or a path from the top of the file.
+/// Writes a value to its key: a param name, or a dotted path from the top of the file.
 fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<'t>>, found: &mut Vec<Diagnostic>) {
     let mut path: Vec<&str> = key.get_ref().split('.').map(|part| part.trim().trim_matches('"')).collect();
     if path.iter().any(|part| part.is_empty()) {
@@ -186,7 +187,7 @@ fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<
         let complaint = Diagnostic::error(key.span(), format!("`{}` cannot be set", key.get_ref()));
         return found.push(complaint.hint("write a param's name, or a path that starts with `stage.`, `params.` or `pipeline.`"));
     }
-    // Params and stages are not invented here: a name that is not in the file is a slip.
+    // Overrides cannot create params or stages: an unknown name is a mistake.
     if family != "pipeline" {
         let names: Vec<String> = tree
             .get_ref()
@@ -198,7 +199,7 @@ fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<
             let (what, plural) = if family == "stage" { ("stage", "stages") } else { ("param", "params") };
             let names = || names.iter().map(String::as_str);
             let known = if names().next().is_none() { format!("the file has no {plural}") } else { format!("{plural}: {}", list(names())) };
-            let unknown = Diagnostic::error(key.span(), format!("no {what} is called `{}`", path[1]));
+            let unknown = Diagnostic::error(key.span(), format!("unknown {what} `{}`", path[1]));
             return found.push(unknown.maybe_hint(did_you_mean(path[1], names())).note(known));
         }
         if family == "stage" && path.len() == 2 {
@@ -223,12 +224,12 @@ fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<
             }
         };
     }
-    // The key keeps its place in the file where it has one; only the value comes from elsewhere.
+    // An existing key keeps its span in the file; only the value is replaced.
     let at = table.remove_entry(*last).map_or_else(|| Spanned::new(key.span(), Cow::Owned((*last).to_owned())), |(key, _)| key);
     table.insert(at, value);
 }
 
-/// A value as TOML writes it, or else the text itself: `--set base=models/tiny` needs no quotes.
+/// Parses a value as TOML, or else takes it as a string: `--set base=models/tiny` needs no quotes.
 fn read_value(text: &str, start: usize) -> Result<Spanned<DeValue<'_>>, Box<Diagnostic>> {
     match DeValue::parse(text) {
         Ok(value) => Ok(moved(value, &|span| span.start + start..span.end + start)),

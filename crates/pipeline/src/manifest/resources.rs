@@ -1,4 +1,4 @@
-//! What a stage needs of a machine, which machine, and what there is: a stage's `resources`, `[resources]` and `[slurm]`.
+//! Resource settings: a stage's `resources` (requests), `[resources]` (capacities) and `[slurm]`.
 
 use schemars::JsonSchema;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -7,24 +7,24 @@ use std::collections::BTreeMap;
 use std::fmt;
 use toml::Spanned;
 
-/// Where a stage runs.
+/// The executor that runs a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExecutorKind {
     /// On this machine.
     Local,
-    /// As a job of a Slurm cluster that shares the project's folder with this machine.
+    /// As a job on a Slurm cluster whose nodes share the project folder with this machine.
     Slurm,
 }
 
-/// What a stage needs, such as `{ gpu = 1 }`, and where it runs.
+/// Resources that a stage requests, such as `{ gpu = 1 }`, and where it runs.
 #[derive(Debug, Default)]
 pub struct ResourceNeeds {
-    /// How much of what, with the places of both.
+    /// Resource names and amounts, with their spans.
     pub amounts: Vec<(Spanned<String>, Spanned<f64>)>,
-    /// Where.
+    /// The executor.
     pub on: Option<ExecutorKind>,
-    /// Further arguments of `sbatch`.
+    /// Additional arguments for `sbatch`.
     pub slurm: Vec<Spanned<String>>,
 }
 
@@ -54,18 +54,18 @@ impl<'de> Deserialize<'de> for ResourceNeeds {
     }
 }
 
-/// What a stage needs, such as `{ gpu = 1 }`, and where it runs. Names other than these are those of `[resources]`.
+/// Resources that the stage needs, such as `{ gpu = 1 }`, and where it runs. Other names are resources declared in `[resources]`.
 #[derive(JsonSchema)]
 #[schemars(inline)]
 #[expect(dead_code, reason = "stands for the schema of a stage's resources")]
 pub(super) struct NeedsTable {
-    /// Processor cores; 1 when left out.
+    /// CPU cores. Default: 1; without a `resources` table, compute-heavy stages such as `train` take all cores.
     cpu: Option<f64>,
-    /// Graphics cards, or a part of one.
+    /// Number of GPUs; a value below 1 shares one GPU with other stages.
     gpu: Option<f64>,
-    /// Where the stage runs; on this machine when left out.
+    /// Where the stage runs: "local" (the default) or "slurm".
     on: Option<ExecutorKind>,
-    /// Further arguments of `sbatch`, such as "--mem=32G".
+    /// Additional arguments for `sbatch`, such as "--mem=32G".
     #[serde(default)]
     slurm: Vec<String>,
     #[serde(flatten)]
@@ -76,19 +76,19 @@ pub(super) struct NeedsTable {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SlurmTable {
-    /// Arguments of `sbatch` for every job, such as "--partition=gpu".
+    /// Arguments for `sbatch` of every job, such as "--partition=gpu".
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub args: Vec<Spanned<String>>,
-    /// Shell commands to be run on the node before the stage, such as "module load cuda".
+    /// Shell commands to run on the node before the stage, such as "module load cuda".
     #[serde(default)]
     pub setup: Vec<String>,
-    /// The voxpipe to be run on the node; the one that submits when left out.
+    /// Path of the voxpipe program on the node. Default: the program that submits the job.
     pub program: Option<String>,
-    /// How many jobs there may be at once.
+    /// Maximum number of jobs at a time (default 50).
     #[schemars(with = "Option<u32>", example = 50)]
     pub jobs: Option<Spanned<u32>>,
-    /// How often Slurm is asked how its jobs are.
+    /// Interval between queries for the state of the jobs (default "5s").
     #[schemars(with = "Option<String>", example = &"5s")]
     pub poll: Option<Spanned<String>>,
 }

@@ -1,9 +1,9 @@
-//! Holds a TOML value against a JSON Schema, so that every misspelt key and every wrong type is found, not only the first.
+//! JSON Schema validation of spanned TOML values that reports every unknown key and wrong type, not only the first.
 //!
-//! Serde stops at the first mistake it meets. So before a type reads its table, the table is held against the type's own
-//! schema (the same that `voxpipe schema` prints), and what does not fit is reported *and taken out*: what remains can be
-//! read, and further mistakes in it can be found. Only the part of JSON Schema that `schemars` makes of Rust types is
-//! understood; where several readings of a value remain, the choice is left to serde.
+//! Serde stops at its first error. So before a type deserializes its table, the table is validated against the type's own
+//! schema (the one that `voxpipe schema` prints), and every value that does not fit is reported *and removed*: serde can read
+//! the rest, and later passes can find more mistakes in it. Only the subset of JSON Schema that `schemars` generates from Rust
+//! types is supported. Where several alternatives of a choice match a value, serde decides.
 
 use crate::manifest::diagnostic::{Diagnostic, closest, did_you_mean, join, list};
 use schemars::{JsonSchema, SchemaGenerator};
@@ -16,26 +16,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The settings with which all schemas of this crate are made.
+/// The schema generator of this crate (draft 2020-12).
 pub fn generator() -> SchemaGenerator {
     schemars::generate::SchemaSettings::draft2020_12().into_generator()
 }
 
-/// A schema and its definitions.
+/// A schema and its `$defs`.
 pub type SchemaWithDefinitions = Arc<(Value, Map<String, Value>)>;
 
-/// The schema of a type with its definitions, made when it is asked for first: a pipeline may have a thousand stages of a kind.
+/// The schema of a type with its `$defs`. Cached, because a pipeline may have a thousand stages of one kind.
 pub fn of<T: JsonSchema + 'static>() -> SchemaWithDefinitions {
-    static MADE: Mutex<BTreeMap<TypeId, SchemaWithDefinitions>> = Mutex::new(BTreeMap::new());
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    Arc::clone(made.entry(TypeId::of::<T>()).or_insert_with(|| {
+    static CACHE: Mutex<BTreeMap<TypeId, SchemaWithDefinitions>> = Mutex::new(BTreeMap::new());
+    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(cache.entry(TypeId::of::<T>()).or_insert_with(|| {
         let mut generator = generator();
         let schema = generator.subschema_for::<T>().to_value();
         Arc::new((schema, generator.take_definitions(true)))
     }))
 }
 
-/// A schema and the definitions its `$ref`s lead to.
+/// A schema and the definitions that its `$ref`s point to.
 #[derive(Clone, Copy)]
 pub struct SchemaShape<'a> {
     schema: &'a Value,
@@ -48,7 +48,7 @@ impl<'a> SchemaShape<'a> {
         Self { schema, definitions }.resolved()
     }
 
-    /// Reports everything in `table` that does not fit, and takes it out. `name` is what messages call the table.
+    /// Validates `table`: reports what does not fit the schema and removes it. Messages call the table `name`.
     pub fn check(self, table: &mut Spanned<DeTable<'_>>, name: &str) -> Vec<Diagnostic> {
         let mut found = Vec::new();
         let span = table.span();
@@ -56,7 +56,7 @@ impl<'a> SchemaShape<'a> {
         found
     }
 
-    /// The keys a table of this shape may have.
+    /// The known keys of a table with this schema.
     pub fn keys(self) -> Vec<&'a str> {
         self.properties().map(|properties| properties.keys().map(String::as_str).collect()).unwrap_or_default()
     }
@@ -65,7 +65,7 @@ impl<'a> SchemaShape<'a> {
         let none = Map::new();
         let closed = self.get("additionalProperties") == Some(&Value::Bool(false));
         let Some(properties) = self.properties().or(closed.then_some(&none)) else {
-            // A map: every value has the same shape.
+            // A map: all values have the same schema.
             if let Some(values) = self.get("additionalProperties").filter(|values| values.is_object()) {
                 let shape = self.with(values);
                 keep(table, |key, value| shape.value(value, &format!("{name}.{}", key.get_ref()), found));
@@ -76,7 +76,7 @@ impl<'a> SchemaShape<'a> {
         let open = ["allOf", "anyOf", "oneOf"].iter().any(|key| self.get(key).is_some());
         let others = self.get("additionalProperties").or_else(|| self.get("unevaluatedProperties"));
         let strict = others.map_or(!open, |others| *others == Value::Bool(false));
-        // What is there, or was meant to be.
+        // Keys that are present, or probably meant by a misspelled key.
         let mut present: Vec<String> = table.keys().map(|key| key.get_ref().to_string()).collect();
         keep(table, |key, value| match properties.get(key.get_ref().as_ref()) {
             Some(schema) => self.with(schema).value(value, &below(name, key.get_ref()), found),
@@ -98,24 +98,24 @@ impl<'a> SchemaShape<'a> {
                     schema.and_then(|schema| schema.get("description")).and_then(Value::as_str).and_then(|text| text.lines().next());
                 let about = about.map(|about| format!("`{key}`: {about}"));
                 let wanted = schema.map(|schema| self.with(schema));
-                let mut lacking = Diagnostic::error(span.clone(), format!("{} lacks `{key}`", quoted(name)));
-                lacking.hint = wanted.and_then(SchemaShape::example).map(|example| format!("add `{key} = {example}`"));
-                lacking.notes.extend(about);
-                found.push(lacking);
+                let mut missing = Diagnostic::error(span.clone(), format!("missing key `{key}` in {}", quoted(name)));
+                missing.hint = wanted.and_then(SchemaShape::example).map(|example| format!("add `{key} = {example}`"));
+                missing.notes.extend(about);
+                found.push(missing);
             }
         }
     }
 
-    /// Whether the value may stay.
+    /// Validates one value; returns whether to keep it.
     fn value(self, value: &mut Spanned<DeValue<'_>>, name: &str, found: &mut Vec<Diagnostic>) -> bool {
         let span = value.span();
-        let readings = self.readings();
-        let fitting: Vec<Self> = readings.iter().copied().filter(|shape| shape.takes(value.get_ref())).collect();
+        let alternatives = self.alternatives();
+        let fitting: Vec<Self> = alternatives.iter().copied().filter(|shape| shape.takes(value.get_ref())).collect();
         let Some(first) = fitting.first().copied() else {
             let wanted = self.wanted();
             let mut wrong = match value.get_ref() {
-                DeValue::String(text) if readings.iter().any(|shape| shape.words().is_some()) => {
-                    let words: Vec<&str> = readings.iter().filter_map(|shape| shape.words()).flatten().collect();
+                DeValue::String(text) if alternatives.iter().any(|shape| shape.words().is_some()) => {
+                    let words: Vec<&str> = alternatives.iter().filter_map(|shape| shape.words()).flatten().collect();
                     Diagnostic::error(span, format!("`{name}` must be {wanted}, not \"{text}\"")).maybe_hint(did_you_mean(text, words))
                 }
                 other => Diagnostic::error(span, format!("`{name}` must be {wanted}, not {}", kind_of(other))),
@@ -155,7 +155,7 @@ impl<'a> SchemaShape<'a> {
 
     fn range(self, number: f64, span: Range<usize>, name: &str, found: &mut Vec<Diagnostic>) -> bool {
         let bound = |key| self.get(key).and_then(Value::as_f64);
-        // The types of Rust, which `schemars` gives as formats.
+        // `schemars` writes Rust integer types as formats.
         let widest = match self.get("format").and_then(Value::as_str) {
             Some("uint8") => f64::from(u8::MAX),
             Some("uint16") => f64::from(u16::MAX),
@@ -175,7 +175,7 @@ impl<'a> SchemaShape<'a> {
         false
     }
 
-    /// Whether a value of this TOML type (and, for words, this word) may be meant.
+    /// Whether the value has an allowed TOML type (and, for an enumeration, is one of its words).
     fn takes(self, value: &DeValue<'_>) -> bool {
         if let (Some(words), DeValue::String(text)) = (self.words(), value) {
             return words.contains(&text.as_ref());
@@ -198,7 +198,7 @@ impl<'a> SchemaShape<'a> {
         fits && value.as_table().is_none_or(|table| self.tagged(table))
     }
 
-    /// Whether the constants of this shape (`kind = "a"`) agree with the table's.
+    /// Whether the table agrees with the string constants of this schema, such as the tag `kind = "a"`.
     fn tagged(self, table: &DeTable<'_>) -> bool {
         self.properties().into_iter().flatten().all(|(key, schema)| {
             match (schema.get("const").and_then(Value::as_str), table.get(key.as_str()).and_then(|value| value.get_ref().as_str())) {
@@ -208,21 +208,21 @@ impl<'a> SchemaShape<'a> {
         })
     }
 
-    /// The alternatives of a choice, or the shape itself; `null` is no alternative in TOML.
-    fn readings(self) -> Vec<Self> {
+    /// The alternatives of `anyOf` or `oneOf`, or the schema itself. `null` is left out: TOML has no null.
+    fn alternatives(self) -> Vec<Self> {
         let choices = self.get("anyOf").or_else(|| self.get("oneOf")).and_then(Value::as_array);
         match choices {
             Some(choices) if self.properties().is_none() => choices
                 .iter()
                 .map(|choice| self.with(choice))
                 .filter(|choice| choice.get("type").and_then(Value::as_str) != Some("null"))
-                .flat_map(Self::readings)
+                .flat_map(Self::alternatives)
                 .collect(),
             _ => vec![self],
         }
     }
 
-    /// The words a string may be, if it may only be some.
+    /// The allowed strings of a constant or an enumeration.
     fn words(self) -> Option<Vec<&'a str>> {
         match (self.get("const"), self.get("enum")) {
             (Some(Value::String(one)), _) => Some(vec![one]),
@@ -231,22 +231,22 @@ impl<'a> SchemaShape<'a> {
         }
     }
 
-    /// What belongs here, in words.
+    /// The expected value, in words.
     fn wanted(self) -> String {
         if let Some(title) = self.get("title").and_then(Value::as_str) {
             return title.to_owned();
         }
         let mut wanted: Vec<String> = Vec::new();
-        for reading in self.readings() {
-            if let Some(words) = reading.words() {
+        for alternative in self.alternatives() {
+            if let Some(words) = alternative.words() {
                 wanted.extend(words.iter().map(|word| format!("\"{word}\"")));
                 continue;
             }
-            if let Some(title) = reading.get("title").and_then(Value::as_str) {
+            if let Some(title) = alternative.get("title").and_then(Value::as_str) {
                 wanted.push(title.to_owned());
                 continue;
             }
-            let types: Vec<&str> = match reading.get("type") {
+            let types: Vec<&str> = match alternative.get("type") {
                 Some(Value::String(one)) => vec![one],
                 Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
                 _ => Vec::new(),
@@ -257,7 +257,7 @@ impl<'a> SchemaShape<'a> {
         join(wanted, "or")
     }
 
-    /// An example of what belongs here, in TOML.
+    /// The examples of the schema, as TOML.
     fn example(self) -> Option<String> {
         let examples = self.get("examples").and_then(Value::as_array)?;
         Some(join(examples.iter().map(Value::to_string).collect(), "or"))
@@ -275,7 +275,7 @@ impl<'a> SchemaShape<'a> {
         Self { schema, ..self }.resolved()
     }
 
-    /// Follows `$ref`.
+    /// Follows `$ref`s; the limit guards against cycles.
     fn resolved(self) -> Self {
         let mut shape = self;
         for _ in 0..16 {
@@ -289,7 +289,7 @@ impl<'a> SchemaShape<'a> {
     }
 }
 
-/// Gives keys that are written with a former name (`x-formerly` in the schema) the name of today. A key that is there under both is a mistake.
+/// Renames keys written with a former name (`x-formerly` in the schema) to the current name. Using both names is an error.
 fn current_names(table: &mut DeTable<'_>, properties: &Map<String, Value>, name: &str, found: &mut Vec<Diagnostic>) {
     for (current, schema) in properties {
         let Some(former) = former_name(schema).filter(|former| table.contains_key(*former)) else { continue };
@@ -299,7 +299,7 @@ fn current_names(table: &mut DeTable<'_>, properties: &Map<String, Value>, name:
                 return true;
             }
             if both {
-                let message = format!("`{former}` is the former name of `{current}`, which {} has too", quoted(name));
+                let message = format!("`{former}` is the former name of `{current}`, which is also set in {}", quoted(name));
                 found.push(Diagnostic::error(key.span(), message).hint(format!("keep only `{current}`")));
                 return false;
             }
@@ -309,12 +309,12 @@ fn current_names(table: &mut DeTable<'_>, properties: &Map<String, Value>, name:
     }
 }
 
-/// What a setting was called before it had its name of today, for settings that were renamed.
+/// The former name of a renamed setting.
 fn former_name(schema: &Value) -> Option<&str> {
     schema.get("x-formerly").and_then(Value::as_str)
 }
 
-/// The name of today for a setting of `T` that may be written with a former one.
+/// The current name of a setting of `T`, given its current or former name.
 pub fn current_name<T: JsonSchema + 'static>(written: &str) -> String {
     let schema = of::<T>();
     let top = SchemaShape::new(&schema.0, &schema.1);
@@ -322,18 +322,18 @@ pub fn current_name<T: JsonSchema + 'static>(written: &str) -> String {
     renamed.map_or(written, |(current, _)| current).to_owned()
 }
 
-/// What serde says of a value that has the right type and still cannot be read.
+/// A diagnostic for a serde error; `otherwise` is the span to use if the error has none.
 pub fn unreadable(error: &toml::de::Error, otherwise: Range<usize>) -> Diagnostic {
     Diagnostic::error(error.span().unwrap_or(otherwise), error.message().lines().collect::<Vec<_>>().join(", "))
 }
 
-/// Keeps the entries for which `wanted` is true.
+/// Keeps the entries for which `wanted` returns true.
 fn keep(table: &mut DeTable<'_>, mut wanted: impl FnMut(&mut Spanned<Cow<'_, str>>, &mut Spanned<DeValue<'_>>) -> bool) {
     let entries = std::mem::take(table).into_iter();
     *table = entries.filter_map(|(mut key, mut value)| wanted(&mut key, &mut value).then_some((key, value))).collect();
 }
 
-/// The dotted path of a key. At the top of the file there is nothing before it.
+/// The dotted path of a key; a top-level key has no prefix.
 fn below(name: &str, key: &str) -> String {
     match name {
         TOP => key.to_owned(),
@@ -348,10 +348,10 @@ fn quoted(name: &str) -> String {
     }
 }
 
-/// What messages call the outermost table.
+/// What messages call the top-level table.
 pub const TOP: &str = "the file";
 
-/// What a TOML value is, in words.
+/// The type of a TOML value, in words.
 pub fn kind_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_left_alone() {
+    fn valid_tables_have_no_complaints() {
         for text in [
             "source = 'embedded'",
             "source = 'on-disk'\nparts = { a = 1, b = 0.5 }\nlist = [{ size = 1 }, { size = 0xff, share = 1 }]",
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_told_at_once() {
+    fn every_mistake_is_reported_at_once() {
         let text = "sauce = 'x'\nparts = { a = 1, b = '2' }\ninner = { size = 256, share = 2.0, sise = 1 }\nlist = [{ size = 1 }, { }, 3]\neither = 1";
         assert_eq!(
             complaints::<Settings>(text),
@@ -473,7 +473,7 @@ mod tests {
                 "2.0: `with.inner.share` must be at most 1, not 2",
                 "sise: unknown key `sise` in `with.inner`",
                 "256: `with.inner.size` must be at most 255, not 256",
-                "{ }: `with.list[1]` lacks `size`",
+                "{ }: missing key `size` in `with.list[1]`",
                 "3: `with.list[2]` must be a table, not an integer",
                 "'2': `with.parts.b` must be a number, not a string",
                 "sauce: unknown key `sauce` in `with`",
@@ -487,7 +487,7 @@ mod tests {
                 "'embeded': `with.source` must be \"embedded\" or \"on-disk\", not \"embeded\"",
             ]
         );
-        assert_eq!(complaints::<Settings>(""), [": `with` lacks `source`"]);
+        assert_eq!(complaints::<Settings>(""), [": missing key `source` in `with`"]);
         assert_eq!(complaints::<Nothing>("a = 1"), ["a: unknown key `a` in `with`"]);
     }
 }

@@ -1,4 +1,4 @@
-//! `[tracking]`: where runs are shown beside our own log.
+//! `[tracking]`: experiment tracking with Trackio, in addition to the local log.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -10,25 +10,25 @@ use toml::Spanned;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrackingTable {
-    /// Show trainings in Trackio while they run: `true` for the one on this machine, or the address of a server or a Space. The write token is
-    /// taken from TRACKIO_WRITE_TOKEN, for a Space from HF_TOKEN.
+    /// Log training runs to Trackio live: `true` for Trackio on this machine, or the URL of a server or a Space. The write token is read
+    /// from TRACKIO_WRITE_TOKEN, for a Space from HF_TOKEN.
     #[schemars(with = "Option<TrackioTable>")]
     pub trackio: Option<Spanned<TrackioTable>>,
-    /// The project there; the pipeline's name if left out.
+    /// Trackio project. Default: the pipeline's name.
     #[schemars(with = "Option<String>")]
     pub project: Option<Spanned<String>>,
-    /// What the run is called there; the stage and when it began if left out.
+    /// Trackio run name. Default: the stage's name and the start time.
     #[schemars(with = "Option<String>")]
     pub run: Option<Spanned<String>>,
 }
 
-/// On this machine or not at all, or an address.
+/// Whether to log to Trackio on this machine, or the URL of a server.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
 pub enum TrackioTable {
-    /// Whether it is shown on this machine.
+    /// Whether to log to Trackio on this machine.
     Here(bool),
-    /// The address of a server.
+    /// The URL of a server.
     Server(String),
 }
 
@@ -39,7 +39,7 @@ impl<'de> Deserialize<'de> for TrackioTable {
             type Value = TrackioTable;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true, false or the address of a server")
+                f.write_str("true, false or the URL of a server")
             }
 
             fn visit_bool<E: de::Error>(self, here: bool) -> Result<TrackioTable, E> {

@@ -1,7 +1,8 @@
-//! What a run would do, before it does it: each step is fresh, stale for a reason, or has to wait for what comes before it.
+//! Run planning (dry run): which steps are up to date, which are stale and why, and which depend on pending upstream results.
 //!
-//! A step's fingerprint needs the digests of its inputs. While a step before it still has to run they are unknown, and they may
-//! well come out as they were: then nothing after it runs. So such a step waits, unless it has reasons of its own.
+//! A step's fingerprint includes the digests of its inputs. They are unknown while an upstream step still has to run. If the new
+//! upstream result is the same as before, its dependents need not run (early cutoff). So such a step waits, unless it is stale for
+//! reasons of its own.
 
 pub mod why;
 
@@ -16,63 +17,63 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use why::Why;
 
-/// What a run would do.
+/// The plan of a run.
 #[derive(Debug)]
 pub struct Plan {
-    /// The steps in the order of the pipeline.
+    /// The steps in pipeline order.
     pub steps: Vec<PlannedStep>,
 }
 
-/// What a run would do with one step.
+/// The plan for one step.
 #[derive(Debug)]
 pub struct PlannedStep {
     /// The step's name.
     pub stage: String,
-    /// Its kind.
+    /// The stage kind.
     pub kind: &'static str,
-    /// Whether it has to run.
+    /// Whether and why it would run.
     pub state: StepState,
-    /// How long it took when it was done last, in seconds, if it has to run or may have to.
+    /// Duration of its last completed run, in seconds; only for steps that run or may run.
     pub took: Option<f64>,
 }
 
-/// Whether a step has to run.
+/// State of a step in a plan.
 #[derive(Debug)]
 pub enum StepState {
-    /// Its result is there.
+    /// Up to date.
     Fresh(Box<Artifact>),
-    /// Its result is in the shared cache, from where a run takes it.
+    /// Up to date: a run pulls the result from the shared cache.
     Shared(Box<Artifact>),
-    /// Its result is there, but does not pass its gates; each is told in a sentence.
+    /// Up to date, but some gates fail; one message per failed gate.
     GateUnmet(Box<Artifact>, Vec<String>),
-    /// It runs.
+    /// Stale: it runs, for these reasons.
     Stale(Vec<Why>),
-    /// It may run: that depends on what these steps make.
+    /// It runs if the results of these upstream steps change.
     Waits(Vec<String>),
-    /// It cannot run: this step does not pass its gate.
+    /// It cannot run, because a gate of this upstream step fails.
     Blocked(String),
 }
 
-/// What is known of a step once its inputs are there.
+/// Whether a step with known inputs is up to date.
 #[derive(Debug)]
 pub enum Freshness {
-    /// Its result is there.
+    /// Up to date.
     Fresh(Box<Artifact>),
-    /// It has to run.
+    /// Stale, for these reasons.
     Stale(Vec<Why>),
 }
 
 impl PlannedStep {
-    /// Whether a run would do it, or might.
+    /// Whether it runs or may run.
     pub fn may_run(&self) -> bool {
         matches!(self.state, StepState::Stale(_) | StepState::Waits(_))
     }
 }
 
 impl Plan {
-    /// Looks at the whole pipeline. Writes nothing.
+    /// Plans the whole pipeline. Writes nothing.
     pub fn of(pipeline: &Pipeline, store: &Store, force: &BTreeSet<String>) -> Result<Self> {
-        let judge = FreshnessCheck { pipeline, store, force };
+        let check = FreshnessCheck { pipeline, store, force };
         let mut done: BTreeMap<String, Artifact> = BTreeMap::new();
         let mut blocked: BTreeMap<String, String> = BTreeMap::new();
         let mut steps = Vec::new();
@@ -82,7 +83,7 @@ impl Plan {
                 blocked.insert(step.name.clone(), gate.clone());
                 StepState::Blocked(gate)
             } else if needed.iter().all(|name| done.contains_key(*name)) {
-                match judge.verdict(step, &judge.ingredients(step, &done)?)? {
+                match check.verdict(step, &check.ingredients(step, &done)?)? {
                     Freshness::Fresh(artifact) => {
                         let unmet = unmet(&step.require, &artifact);
                         if unmet.is_empty() {
@@ -97,7 +98,7 @@ impl Plan {
                 }
             } else {
                 let upstream: BTreeSet<_> = needed.into_iter().filter(|name| !done.contains_key(*name)).cloned().collect();
-                let mut reasons = judge.own_reasons(step, &done)?;
+                let mut reasons = check.own_reasons(step, &done)?;
                 if reasons.is_empty() {
                     StepState::Waits(upstream.into_iter().collect())
                 } else {
@@ -107,14 +108,14 @@ impl Plan {
             };
             let took = match state {
                 StepState::Fresh(_) | StepState::Shared(_) | StepState::GateUnmet(..) => None,
-                _ => judge.took(step),
+                _ => check.took(step),
             };
             steps.push(PlannedStep { stage: step.name.clone(), kind: step.stage.kind(), state, took });
         }
         Ok(Self { steps })
     }
 
-    /// How many steps run for certain, may run, and need not.
+    /// The number of steps that run, that may run, and that are up to date.
     pub fn counts(&self) -> (usize, usize, usize) {
         self.steps.iter().fold((0, 0, 0), |(run, may, fresh), step| match step.state {
             StepState::Stale(_) => (run + 1, may, fresh),
@@ -123,30 +124,34 @@ impl Plan {
         })
     }
 
-    /// How long what runs for certain took last time, in seconds, and with it what may run; none where nothing of that is known.
+    /// Estimated duration in seconds, from the last runs: of the steps that run, and of the steps that run or may run. `None` if no
+    /// duration is known.
     pub fn times(&self) -> (Option<f64>, Option<f64>) {
-        let known = |counts: fn(&StepState) -> bool| -> Option<f64> {
+        let estimate = |counts: fn(&StepState) -> bool| -> Option<f64> {
             let times: Vec<f64> = self.steps.iter().filter(|step| counts(&step.state)).filter_map(|step| step.took).collect();
             (!times.is_empty()).then(|| times.iter().sum())
         };
-        (known(|state| matches!(state, StepState::Stale(_))), known(|state| matches!(state, StepState::Stale(_) | StepState::Waits(_))))
+        (
+            estimate(|state| matches!(state, StepState::Stale(_))),
+            estimate(|state| matches!(state, StepState::Stale(_) | StepState::Waits(_))),
+        )
     }
 }
 
 impl StepState {
-    /// The state as one word and a sentence.
+    /// The state as a word (also used in JSON) and a sentence.
     pub fn words(&self) -> (&'static str, String) {
         match self {
             Self::Fresh(artifact) => ("fresh", artifact.summary.clone()),
             Self::Shared(artifact) => ("shared", artifact.summary.clone()),
             Self::GateUnmet(_, unmet) => ("gate", unmet.join("; ")),
             Self::Stale(reasons) => ("run", why::sentence(reasons)),
-            Self::Waits(upstream) => ("waits", format!("runs if {} out different", come(upstream))),
+            Self::Waits(upstream) => ("waits", format!("runs if the result of {} changes", alternatives(upstream))),
             Self::Blocked(gate) => ("blocked", format!("`{gate}` does not pass its gate")),
         }
     }
 
-    /// The state for programs.
+    /// The state as JSON.
     pub fn json(&self) -> Value {
         let (word, sentence) = self.words();
         match self {
@@ -160,23 +165,23 @@ impl StepState {
     }
 }
 
-fn come(upstream: &[String]) -> String {
-    let names = upstream.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
-    format!("{names} {}", if upstream.len() == 1 { "comes" } else { "come" })
+/// "`a` or `b`".
+fn alternatives(upstream: &[String]) -> String {
+    upstream.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
 }
 
-/// Decides whether a step has to run.
+/// Decides whether a step is up to date or stale.
 pub struct FreshnessCheck<'a> {
     /// The pipeline.
     pub pipeline: &'a Pipeline,
-    /// What is there already.
+    /// The store with recorded results.
     pub store: &'a Store,
-    /// Steps that run whatever is there.
+    /// Steps to run even if they are up to date (`--force`).
     pub force: &'a BTreeSet<String>,
 }
 
 impl FreshnessCheck<'_> {
-    /// What a step's result depends on, given the results before it.
+    /// The fingerprint inputs of a step, given the results of its upstream steps.
     pub fn ingredients(&self, step: &Step, done: &BTreeMap<String, Artifact>) -> Result<FingerprintInputs> {
         let root = absolute(&self.pipeline.root)?;
         let sources = step.stage.sources();
@@ -218,14 +223,14 @@ impl FreshnessCheck<'_> {
         Ok(read)
     }
 
-    /// The first source that is no longer what it was when the ingredients were listed.
+    /// The first source that changed since the fingerprint inputs were collected.
     pub fn moved_source(&self, step: &Step, before: &FingerprintInputs) -> Result<Option<String>> {
         let root = absolute(&self.pipeline.root)?;
         let now = self.read_sources(&root, step)?;
         Ok(now.iter().zip(&before.sources).find(|(now, before)| now != before).map(|(now, _)| now.path.clone()))
     }
 
-    /// Whether a step has to run, and why.
+    /// Whether a step is up to date, or why it has to run.
     pub fn verdict(&self, step: &Step, ingredients: &FingerprintInputs) -> Result<Freshness> {
         if self.force.contains(&step.name) {
             return Ok(Freshness::Stale(vec![Why::Forced]));
@@ -244,7 +249,7 @@ impl FreshnessCheck<'_> {
         }
     }
 
-    /// What is wrong with a recorded result.
+    /// Reasons why a recorded result cannot be used.
     fn broken(&self, record: &CacheEntry) -> Result<Vec<Why>> {
         let lent = || self.store.lent(record.ingredients.fingerprint()).is_some();
         let problem = if !self.store.keeps(record.digest) && lent() { None } else { self.store.problem(record.digest) };
@@ -259,7 +264,7 @@ impl FreshnessCheck<'_> {
         Ok(reasons)
     }
 
-    /// Why there is no result with this fingerprint.
+    /// Reasons why there is no result with this fingerprint.
     fn missing(&self, step: &Step, new: &FingerprintInputs, fingerprint: Fingerprint) -> Vec<Why> {
         let Some(last) = self.store.last(&self.pipeline.name, &step.name) else { return vec![Why::NeverRun] };
         if last.tried.fingerprint == fingerprint {
@@ -268,7 +273,7 @@ impl FreshnessCheck<'_> {
                 AttemptEnd::Failed { message } => return vec![Why::PreviousFailed { message }],
                 AttemptEnd::Interrupted | AttemptEnd::Begun => return vec![Why::Interrupted],
                 AttemptEnd::SourceMoved { path } => return vec![Why::SourceMoved { path }],
-                AttemptEnd::Done => return vec![Why::OutputMissing { problem: "the record of its result is gone".to_owned() }],
+                AttemptEnd::Done => return vec![Why::OutputMissing { problem: "the cache entry of its result is missing".to_owned() }],
             }
         }
         let Some(done) = &last.done else { return vec![Why::NeverRun] };
@@ -276,7 +281,7 @@ impl FreshnessCheck<'_> {
         if reasons.is_empty() { vec![Why::NeverRun] } else { reasons }
     }
 
-    /// The reasons that do not hang on the inputs, for a step whose inputs are not there yet.
+    /// The reasons that do not depend on the inputs, for a step whose inputs are not known yet.
     fn own_reasons(&self, step: &Step, done: &BTreeMap<String, Artifact>) -> Result<Vec<Why>> {
         if self.force.contains(&step.name) {
             return Ok(vec![Why::Forced]);
@@ -289,32 +294,32 @@ impl FreshnessCheck<'_> {
         Ok(why::differences(&old, &new, |_, _| ContentDiff::default()))
     }
 
-    /// How long the newest result of a step took to make.
+    /// The duration of a step's last completed run, in seconds.
     fn took(&self, step: &Step) -> Option<f64> {
         let last = self.store.last(&self.pipeline.name, &step.name)?;
         self.store.record(last.done.as_ref()?.fingerprint()).map(|record| record.seconds)
     }
 
-    /// What two results have different in them, file by file, as far as they are still known.
+    /// The difference between two results, file by file; empty if a file list is no longer available.
     pub fn compare(&self, was: &UpstreamInput, is: &UpstreamInput) -> ContentDiff {
         let trees = self.store.tree(was.digest).zip(self.store.tree(is.digest));
         trees.map(|(was, is)| was.changes(&is)).unwrap_or_default()
     }
 }
 
-/// A path made absolute, where an empty one is the current folder.
+/// Makes a path absolute; an empty path is the current folder.
 pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(Path::new(".").join(path)).with_context(|| format!("cannot find `{}`", path.display()))
 }
 
-/// The gates an artifact does not pass, each in a sentence.
+/// The failed gates of an artifact, one message each.
 pub fn unmet(require: &BTreeMap<String, MetricBound>, artifact: &Artifact) -> Vec<String> {
     let check = |(name, bound): (&String, &MetricBound)| match artifact.metrics.get(name) {
         Some(value) if bound.holds(*value) => None,
         Some(value) => Some(format!("{name} is {value}, which is not {bound}")),
         None => {
             let known = artifact.metrics.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            Some(format!("it has no number called `{name}`; it has: {}", if known.is_empty() { "none" } else { &known }))
+            Some(format!("it has no metric `{name}`; it has: {}", if known.is_empty() { "none" } else { &known }))
         }
     };
     require.iter().filter_map(check).collect()

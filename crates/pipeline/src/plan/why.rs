@@ -1,4 +1,4 @@
-//! Why a step has to run, as a type and as a sentence.
+//! Reasons why a step is stale, as a type (also in JSON) and as a sentence.
 
 use crate::cache::content::ContentDiff;
 use crate::cache::fingerprint::{FingerprintInputs, UpstreamInput};
@@ -7,123 +7,123 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// One reason to run; a step may have several.
+/// A reason why a step is stale; a step may have several.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum Why {
-    /// It has never been done.
+    /// It has never run to completion.
     NeverRun,
-    /// The kind, or its contract version, is another.
+    /// The stage kind or its version changed.
     KindVersion {
-        /// Such as `train@2`.
+        /// Before, such as `train@2`.
         old: String,
-        /// Such as `train@3`.
+        /// Now, such as `train@3`.
         new: String,
     },
-    /// A setting is another.
+    /// A setting changed.
     Setting {
         /// Its dotted key.
         key: String,
-        /// Its value then, if it had one.
+        /// Value before; `None` if it was not set.
         old: Option<Value>,
-        /// Its value now, if it has one.
+        /// Value now; `None` if it is not set.
         new: Option<Value>,
     },
-    /// An outside file or folder is another.
+    /// A source file or folder outside the store changed.
     Source {
-        /// Which, as the settings name it.
+        /// Its path as written in the settings.
         path: String,
-        /// File by file.
+        /// Differences, file by file.
         changes: ContentDiff,
     },
-    /// An upstream result is another.
+    /// An upstream result changed.
     Input {
-        /// The port it goes in.
+        /// The input port.
         port: String,
-        /// The step it comes from.
+        /// The upstream step.
         stage: String,
-        /// File by file, as far as the older result is still there to compare with.
+        /// Differences, file by file; empty if the former result is no longer available.
         changes: ContentDiff,
     },
-    /// The seed is another.
+    /// The seed changed.
     Seed {
-        /// The seed then.
+        /// Seed before.
         old: u64,
-        /// The seed now.
+        /// Seed now.
         new: u64,
     },
-    /// Precision or device class is another.
+    /// The precision or device class changed.
     Numerics {
-        /// The class then.
+        /// Class before.
         old: Option<String>,
-        /// The class now.
+        /// Class now.
         new: Option<String>,
     },
-    /// The pipeline has another name, and the result tells it.
+    /// The pipeline was renamed, and the result contains its name.
     Renamed {
-        /// The name then, if it was told.
+        /// Name before, if the result contained it.
         old: Option<String>,
-        /// The name now, if it is told.
+        /// Name now, if the result contains it.
         new: Option<String>,
     },
-    /// A step before it runs first.
+    /// An upstream step runs first.
     UpstreamWillRun {
-        /// That step.
+        /// The upstream step.
         stage: String,
     },
-    /// The kept result is gone or damaged.
+    /// The stored result is missing or damaged.
     OutputMissing {
-        /// What is wrong with it.
+        /// What is wrong.
         problem: String,
     },
-    /// Something it left outside the store is gone or changed.
+    /// An output outside the store is missing or changed.
     PromiseChanged {
-        /// What.
+        /// Its path.
         path: String,
-        /// File by file.
+        /// Differences, file by file.
         changes: ContentDiff,
     },
-    /// A file it read changed while it ran.
+    /// A source changed while the step ran.
     SourceMoved {
-        /// Which.
+        /// Its path.
         path: String,
     },
-    /// It waits for a person.
+    /// Parked: it waits for a person.
     Parked {
-        /// How much was there.
+        /// Amount present.
         have: u64,
-        /// How much is needed.
+        /// Amount needed.
         need: u64,
     },
     /// It was interrupted, or the program was killed.
     Interrupted,
-    /// It failed.
+    /// The last attempt failed.
     PreviousFailed {
-        /// What had happened.
+        /// The error message.
         message: String,
     },
-    /// Somebody said so.
+    /// Requested with `--force`.
     Forced,
 }
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NeverRun => write!(f, "it has not been done yet"),
+            Self::NeverRun => write!(f, "it has not run yet"),
             Self::KindVersion { old, new } => write!(f, "the stage changed: {old} → {new}"),
             Self::Setting { key, old, new } => match (old, new) {
                 (Some(old), Some(new)) => write!(f, "setting `{key}` {} → {}", short(old), short(new)),
                 (None, Some(new)) => write!(f, "setting `{key}` is new: {}", short(new)),
-                _ => write!(f, "setting `{key}` is gone"),
+                _ => write!(f, "setting `{key}` was removed"),
             },
             Self::Source { path, changes } => match (changes.added.as_slice(), changes.removed.as_slice(), changes.changed.as_slice()) {
                 ([], [], [one]) if one == path => write!(f, "`{path}` changed"),
-                ([], [one], []) if one == path => write!(f, "`{path}` is gone"),
+                ([], [one], []) if one == path => write!(f, "`{path}` is missing"),
                 ([one], [], []) if one == path => write!(f, "`{path}` is new"),
-                ([], [], []) => write!(f, "`{path}` is different"),
+                ([], [], []) => write!(f, "`{path}` changed"),
                 _ => write!(f, "`{path}`: {}", changes.sentence()),
             },
-            Self::Input { port, stage, changes } if changes.is_empty() => write!(f, "input `{port}` from `{stage}` is different"),
+            Self::Input { port, stage, changes } if changes.is_empty() => write!(f, "input `{port}` from `{stage}` changed"),
             Self::Input { port, stage, changes } => write!(f, "input `{port}` from `{stage}`: {}", changes.sentence()),
             Self::Seed { old, new } => write!(f, "the seed changed: {old} → {new}"),
             Self::Numerics { old, new } => {
@@ -133,13 +133,13 @@ impl fmt::Display for Why {
             Self::Renamed { .. } => write!(f, "the pipeline's name changed"),
             Self::UpstreamWillRun { stage } => write!(f, "`{stage}` runs first"),
             Self::OutputMissing { problem } => write!(f, "{problem}"),
-            Self::PromiseChanged { path, changes } if changes.is_empty() => write!(f, "`{path}` is gone"),
+            Self::PromiseChanged { path, changes } if changes.is_empty() => write!(f, "`{path}` is missing"),
             Self::PromiseChanged { path, changes } => write!(f, "`{path}` changed since it was made: {}", changes.sentence()),
             Self::SourceMoved { path } => write!(f, "`{path}` changed while it ran"),
             Self::Parked { have, need } => write!(f, "it waits for a person: {have}/{need}"),
             Self::Interrupted => write!(f, "it was interrupted"),
             Self::PreviousFailed { message } => write!(f, "it failed last time: {}", message.lines().next().unwrap_or_default()),
-            Self::Forced => write!(f, "asked for with --force"),
+            Self::Forced => write!(f, "requested with --force"),
         }
     }
 }
@@ -149,7 +149,7 @@ pub fn sentence(reasons: &[Why]) -> String {
     reasons.iter().map(Why::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What is different between two lists of ingredients. `compare` tells two upstream results apart, file by file.
+/// The differences between two sets of fingerprint inputs. `compare` returns the difference between two upstream results, file by file.
 pub fn differences(
     old: &FingerprintInputs,
     new: &FingerprintInputs,
@@ -225,7 +225,7 @@ fn sources(old: &FingerprintInputs, new: &FingerprintInputs, reasons: &mut Vec<W
     }
 }
 
-/// A value that fits in a line.
+/// A value as JSON, truncated to 60 characters.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 60 { text } else { format!("{}…", text.chars().take(59).collect::<String>()) }

@@ -1,7 +1,7 @@
-//! A lock that the programs of a run inherit from it, so that a later run can tell whether one of them still lives.
+//! Liveness lock: a file lock inherited by the child processes of a run, so that a later run can detect orphaned processes.
 //!
-//! With the run that started it a program is ended ([`crate::process::reaper`]), but not what left the program's group. Whoever was left over could
-//! go on writing into a scratch folder that the next try works in.
+//! The [reaper](crate::process::reaper) terminates the process groups of a run, but not processes that left their group. Such an orphaned
+//! process could still write to a scratch folder that the next attempt uses.
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,10 +10,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-/// What the folder of a job is called in a stage's scratch folder.
+/// The name of the job folder in a stage's scratch folder.
 pub const JOB: &str = "job";
 
-/// The name of the lock in a project's state.
+/// The file name of the lock in the state folder.
 const NAME: &str = "alive";
 
 /// The held lock.
@@ -21,30 +21,34 @@ const NAME: &str = "alive";
 pub struct LivenessLock(File);
 
 impl LivenessLock {
-    /// Takes the lock in a project's state; nobody of an earlier run holds it.
+    /// Takes the lock in the state folder; fails if an orphaned process holds it.
     pub fn take(state: &Path) -> Result<Self> {
         let path = state.join(NAME);
         let locking = || format!("cannot lock `{}`", path.display());
         let file = File::options().write(true).create(true).truncate(false).open(&path).with_context(locking)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(Error::new(format!("a program of an earlier run still holds `{}`", path.display()))
+            Err(TryLockError::WouldBlock) => Err(Error::new(format!("a process of an earlier run still holds `{}`", path.display()))
                 .kind(ErrorKind::Locked)
-                .hint("wait for it to end, or stop it, and run again")),
+                .hint("wait for it to finish, or stop it, and run again")),
             Err(TryLockError::Error(error)) => Err(error).with_context(locking),
         }
     }
 
-    /// Lets every program that is started from now on hold it too.
+    /// Lets child processes started from now on inherit the lock.
     pub fn inherit(&self) -> Result<()> {
-        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::empty()).map_err(io::Error::from).with_context(|| "cannot hand on a lock")
+        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::empty())
+            .map_err(io::Error::from)
+            .with_context(|| "cannot make the liveness lock inheritable")
     }
 }
 
-/// How long a program that is asked to end may take before it is made to.
+/// How long a process may take to end after SIGTERM before it gets SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Ends what earlier runs have left running, and says what that was. The project's lock is held: whoever works here is left over.
+/// Terminates orphaned processes of earlier runs, and returns a description of them.
+///
+/// The caller must hold the project lock, so that every holder of the liveness lock is an orphan.
 pub fn reap_orphans(state: &Path) -> Result<Option<String>> {
     let path = state.join(NAME);
     let Ok(file) = File::open(&path) else { return Ok(None) };
@@ -53,14 +57,14 @@ pub fn reap_orphans(state: &Path) -> Result<Option<String>> {
     while let Err(TryLockError::WouldBlock) = file.try_lock() {
         let holders = holders(&path);
         if begun.elapsed() > GRACE * 2 || holders.is_empty() && begun.elapsed() > GRACE {
-            let who = if holders.is_empty() { "a program".to_owned() } else { list(&holders) };
-            return Err(Error::new(format!("{who} of an earlier run still works in `{}`", state.display()))
+            let who = if holders.is_empty() { "a process".to_owned() } else { list(&holders) };
+            return Err(Error::new(format!("{who} of an earlier run is still running in `{}`", state.display()))
                 .kind(ErrorKind::Locked)
                 .hint("stop it and run again"));
         }
         let signal = if begun.elapsed() > GRACE { Signal::KILL } else { Signal::TERM };
         if !holders.is_empty() && (ended.is_none() || signal == Signal::KILL) {
-            ended.get_or_insert_with(|| format!("{} of an earlier run was still at work and was ended", list(&holders)));
+            ended.get_or_insert_with(|| format!("{} of an earlier run was still running and was terminated", list(&holders)));
             for holder in &holders {
                 let _ = kill_process(*holder, signal);
             }
@@ -75,7 +79,7 @@ fn list(holders: &[Pid]) -> String {
     format!("process {numbers}")
 }
 
-/// The processes other than ours that have a file open, as far as the system tells.
+/// The other processes that have a file open, from `/proc`; empty where that is not available.
 fn holders(path: &Path) -> Vec<Pid> {
     let Ok(path) = fs::canonicalize(path) else { return Vec::new() };
     let own = rustix::process::getpid();

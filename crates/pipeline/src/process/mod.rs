@@ -1,4 +1,4 @@
-//! Processes of a run: none outlives it unseen.
+//! Child processes: the reaper terminates them with the run, and the liveness lock detects orphaned ones.
 
 pub mod liveness_lock;
 pub mod reaper;

@@ -1,8 +1,8 @@
-//! A process that ends what this one has started, should it die without a chance to do so itself.
+//! Reaper: a helper process that kills the child processes of this one if it is killed itself.
 //!
-//! It is this program once more. It reads the numbers of process groups from a pipe, and when the pipe is closed, which the kernel does
-//! for a killed process too, it ends those that are left. Unlike a signal at the parent's death that reaches everything in a group,
-//! and programs can be started without copying this process first.
+//! The reaper is a second instance of this program. It reads process group ids from a pipe. When the pipe closes, which the kernel does
+//! even for a killed process, it kills the remaining groups. Compared with PR_SET_PDEATHSIG, this reaches all processes of a group, and
+//! needs no `fork` of this process to start a child.
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
@@ -12,37 +12,37 @@ use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
-/// What starts the guard: the program and its argument.
+/// The command that starts the reaper: the program and its argument.
 static PROGRAM: OnceLock<(PathBuf, &'static str)> = OnceLock::new();
-static GUARD: LazyLock<Option<Mutex<ChildStdin>>> = LazyLock::new(|| start().map(Mutex::new));
+static REAPER: LazyLock<Option<Mutex<ChildStdin>>> = LazyLock::new(|| start().map(Mutex::new));
 
-/// Names the program that is a guard when it is started with `argument`; without this there is none.
+/// Enables the reaper: this executable acts as one when started with `argument`.
 pub fn configure(argument: &'static str) {
     if let Ok(program) = std::env::current_exe() {
         let _ = PROGRAM.set((program, argument));
     }
 }
 
-/// A process group that the guard ends if this process cannot.
+/// A process group that the reaper kills if this process dies.
 #[derive(Debug)]
 pub struct ReapedGroup(Option<Pid>);
 
-/// Starts the guard, if there is none yet. What this process hands on to others from now on the guard does not get.
+/// Starts the reaper, if it is not running yet. It does not inherit file descriptors made inheritable later.
 pub fn start_reaper() {
-    LazyLock::force(&GUARD);
+    LazyLock::force(&REAPER);
 }
 
-/// Has a process group watched.
+/// Registers a process group with the reaper.
 pub fn watch(group: Pid) -> ReapedGroup {
-    tell('+', group);
+    send('+', group);
     ReapedGroup(Some(group))
 }
 
 impl ReapedGroup {
-    /// The group has ended: its number may soon be another's.
+    /// Unregisters an ended group: its id may be reused.
     pub fn end(&mut self) {
         if let Some(group) = self.0.take() {
-            tell('-', group);
+            send('-', group);
         }
     }
 }
@@ -56,20 +56,20 @@ impl Drop for ReapedGroup {
 fn start() -> Option<ChildStdin> {
     let (program, argument) = PROGRAM.get()?;
     let mut command = Command::new(program);
-    // A group of its own: what is typed at the terminal is not meant for it.
+    // A process group of its own, so that Ctrl-C at the terminal does not reach it.
     command.arg(argument).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     command.spawn().ok()?.stdin
 }
 
-/// A guard that is gone is no reason to stop: the next run finds what this one leaves, too.
-fn tell(sign: char, group: Pid) {
-    if let Some(guard) = &*GUARD {
+/// Sends a registration to the reaper. Errors are ignored: the next run also finds orphaned processes, by the liveness lock.
+fn send(sign: char, group: Pid) {
+    if let Some(reaper) = &*REAPER {
         let line = format!("{sign}{}\n", group.as_raw_nonzero());
-        let _ = guard.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+        let _ = reaper.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
     }
 }
 
-/// Stands guard until standard input is closed.
+/// Runs the reaper: waits until standard input is closed, then kills the registered groups.
 pub fn stand() {
     let mut groups = BTreeSet::new();
     for line in io::stdin().lock().lines().map_while(Result::ok) {

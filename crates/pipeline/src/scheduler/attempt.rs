@@ -1,4 +1,4 @@
-//! One try at a step, and what follows a failure: the same again, other settings as the file declares them, or as a person chooses.
+//! Attempts at a step and retries after a failure: with the same settings, with `recover` settings, or as the user chooses.
 
 use super::PipelineRun;
 use crate::artifact::Artifact;
@@ -8,67 +8,67 @@ use crate::events::Event;
 use crate::executor::words;
 use crate::graph::Step;
 use crate::plan::FreshnessCheck;
-use crate::stage::{SettingOverrides, told};
+use crate::stage::{SettingOverrides, describe_overrides};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-/// A try at a step.
+/// An attempt at a step.
 #[derive(Clone)]
 pub(super) struct Attempt {
-    /// From 1.
+    /// The number of the attempt, from 1.
     pub(super) number: u32,
-    /// What goes in, with the settings of this try.
-    pub(super) ingredients: FingerprintInputs,
-    /// The step with other settings than the file's.
+    /// The fingerprint inputs, with the settings of this attempt.
+    pub(super) inputs: FingerprintInputs,
+    /// The step with overridden settings, if this attempt does not use the declared ones.
     changed: Option<Arc<Step>>,
-    /// Those settings in words, one change after the other.
+    /// Descriptions of the overrides, in the order they were applied.
     pub(super) changes: Vec<String>,
-    /// How long to wait before it.
+    /// The delay before the attempt.
     pub(super) wait: Option<Duration>,
 }
 
-/// What a person is asked after a failure.
+/// The question to the user after a failure.
 #[derive(Debug)]
 pub struct RetryQuestion<'a> {
     /// The stage that failed.
     pub stage: &'a str,
-    /// How.
+    /// The error.
     pub error: &'a Error,
-    /// What can be done, the most promising first.
+    /// The possible retries, most promising first.
     pub offers: &'a [RetryOffer],
-    /// What is wrong with the settings just written, if any were.
+    /// Why the previous answer was rejected, if it was.
     pub complaint: Option<&'a str>,
 }
 
-/// A way to go on.
+/// A possible retry.
 #[derive(Debug)]
 pub struct RetryOffer {
-    /// `batch_size = 1, gradient_accumulation = 8`, or nothing for the settings as they are.
+    /// The overrides, such as `batch_size = 1, gradient_accumulation = 8`; `None` keeps the settings.
     pub settings: Option<String>,
-    /// What that does, half a sentence.
+    /// The effect, as a short phrase.
     pub about: &'static str,
-    /// Whether it goes on from a checkpoint; otherwise it starts over.
+    /// Whether the retry resumes from a checkpoint; otherwise it starts over.
     pub keeps_checkpoint: bool,
 }
 
-/// What a person answers.
+/// The user's answer.
 #[derive(Debug)]
 pub enum RetryAnswer {
-    /// The offer at this place.
+    /// Retry with the offer at this index.
     Offer(usize),
-    /// Settings of their own.
+    /// Retry with these settings.
     Settings(SettingOverrides),
-    /// To leave it.
+    /// Do not retry.
     Leave,
 }
 
 impl Attempt {
-    pub(super) fn first(ingredients: &FingerprintInputs) -> Self {
-        Self { number: 1, ingredients: ingredients.clone(), changed: None, changes: Vec::new(), wait: None }
+    pub(super) fn first(inputs: &FingerprintInputs) -> Self {
+        Self { number: 1, inputs: inputs.clone(), changed: None, changes: Vec::new(), wait: None }
     }
 
-    /// The step with the settings of this try.
+    /// The step with the settings of this attempt.
     pub(super) fn step<'a>(&'a self, declared: &'a Step) -> &'a Step {
         self.changed.as_deref().unwrap_or(declared)
     }
@@ -79,69 +79,70 @@ impl Attempt {
 }
 
 impl PipelineRun<'_> {
-    /// What is tried after a failure, if anything is.
+    /// The attempt after a failure; `None` if there is no retry.
     pub(super) fn next(&self, step: &Step, now: &Attempt, done: &BTreeMap<String, Artifact>, error: &Error) -> Option<Attempt> {
-        let tries = step.retry.times() + 1;
-        if now.number < tries {
-            let failed = format!("try {} of {tries} failed: {}", now.number, error.message);
+        let attempts = step.retry.times() + 1;
+        if now.number < attempts {
+            let failed = format!("attempt {} of {attempts} failed: {}", now.number, error.message);
             let wait = step.retry.wait(now.number);
             let when = wait.map_or_else(String::new, |wait| format!(" in {}", words(wait)));
             for changes in step.retry.recoveries(error) {
                 if let Ok(Some(next)) = self.changed(step, now, done, changes) {
-                    let start = if self.goes_on(now, &next) { "going on from its checkpoint" } else { "starting over" };
+                    let start = if self.resumes(now, &next) { "resuming from its checkpoint" } else { "starting over" };
                     let settings = next.changes.last().cloned().unwrap_or_default();
-                    self.warn(step, format!("{failed}; trying again{when} with {settings}, {start}"));
+                    self.warn(step, format!("{failed}; retrying{when} with {settings}, {start}"));
                     return Some(Attempt { wait, ..next });
                 }
             }
             if step.retry.repeats(error) {
-                self.warn(step, format!("{failed}; trying again{when}"));
+                self.warn(step, format!("{failed}; retrying{when}"));
                 return Some(Attempt { wait, ..now.again() });
             }
         }
         self.asked(step, now, done, error)
     }
 
-    /// What a person chooses, if one is there to ask.
+    /// Asks the user for the next attempt; `None` if the run is not interactive or the user declines.
     fn asked(&self, step: &Step, now: &Attempt, done: &BTreeMap<String, Artifact>, error: &Error) -> Option<Attempt> {
         let ask = self.ask.filter(|_| self.is_asked(error))?;
         let _asking = self.means.asking.lock().unwrap_or_else(PoisonError::into_inner);
         self.emitter.emit(Event::StageFailed { stage: step.name.clone(), message: error.message.clone(), hint: error.hint.clone() });
-        let remedies = now.step(step).stage.remedies(error.kind.into());
-        let keeps_checkpoint = self.store.has_scratch(now.ingredients.fingerprint());
-        let mut ways = Vec::new();
+        let remedies = now.step(step).stage.recovery_suggestions(error.kind.into());
+        let keeps_checkpoint = self.store.has_scratch(now.inputs.fingerprint());
+        let mut retries = Vec::new();
         for remedy in remedies {
             if let Ok(Some(next)) = self.changed(step, now, done, &remedy.set) {
-                let keeps_checkpoint = self.goes_on(now, &next);
-                ways.push((RetryOffer { settings: next.changes.last().cloned(), about: remedy.about, keeps_checkpoint }, next));
+                let keeps_checkpoint = self.resumes(now, &next);
+                retries.push((RetryOffer { settings: next.changes.last().cloned(), about: remedy.about, keeps_checkpoint }, next));
             }
         }
-        ways.push((RetryOffer { settings: None, about: "as it is", keeps_checkpoint }, now.again()));
-        let (offers, mut ways): (Vec<RetryOffer>, Vec<Option<Attempt>>) = ways.into_iter().map(|(offer, way)| (offer, Some(way))).unzip();
+        retries.push((RetryOffer { settings: None, about: "same settings", keeps_checkpoint }, now.again()));
+        let (offers, mut attempts): (Vec<RetryOffer>, Vec<Option<Attempt>>) =
+            retries.into_iter().map(|(offer, attempt)| (offer, Some(attempt))).unzip();
         let mut complaint = None;
         loop {
             let question = RetryQuestion { stage: &step.name, error, offers: &offers, complaint: complaint.as_deref() };
             match ask(&question) {
                 RetryAnswer::Leave => return None,
-                RetryAnswer::Offer(place) => match ways.get_mut(place).and_then(Option::take) {
-                    Some(way) => return Some(way),
-                    None => complaint = Some("there is no such choice".to_owned()),
+                RetryAnswer::Offer(index) => match attempts.get_mut(index).and_then(Option::take) {
+                    Some(attempt) => return Some(attempt),
+                    None => complaint = Some("no such choice".to_owned()),
                 },
                 RetryAnswer::Settings(changes) => match self.changed(step, now, done, &changes) {
                     Ok(Some(next)) => return Some(next),
-                    Ok(None) => complaint = Some("that changes nothing".to_owned()),
+                    Ok(None) => complaint = Some("these settings change nothing".to_owned()),
                     Err(error) => complaint = Some(error.message),
                 },
             }
         }
     }
 
-    /// Whether a person is asked after a failure; what is wrong in the file has to be mended there.
+    /// Whether the user is asked after a failure. Invalid input is not offered for a retry: it must be fixed in the file.
     pub(super) fn is_asked(&self, error: &Error) -> bool {
         self.ask.is_some() && error.kind != ErrorKind::InvalidInput
     }
 
-    /// The next try with other settings; nothing if they are what they were.
+    /// The next attempt with overridden settings; `None` if they are equal to the current ones.
     fn changed(
         &self,
         step: &Step,
@@ -156,16 +157,16 @@ impl PipelineRun<'_> {
             return Ok(None);
         }
         let step = step.with_stage(stage);
-        let judge = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
-        let ingredients = judge.ingredients(&step, done)?;
-        let mut told_so_far = now.changes.clone();
-        told_so_far.push(told(changes, &settings));
-        Ok(Some(Attempt { number: now.number + 1, ingredients, changed: Some(Arc::new(step)), changes: told_so_far, wait: None }))
+        let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let inputs = check.ingredients(&step, done)?;
+        let mut all_changes = now.changes.clone();
+        all_changes.push(describe_overrides(changes, &settings));
+        Ok(Some(Attempt { number: now.number + 1, inputs, changed: Some(Arc::new(step)), changes: all_changes, wait: None }))
     }
 
-    /// Whether the next try goes on where this one ended.
-    fn goes_on(&self, now: &Attempt, next: &Attempt) -> bool {
-        let fingerprint = next.ingredients.fingerprint();
-        fingerprint == now.ingredients.fingerprint() && self.store.has_scratch(fingerprint)
+    /// Whether the next attempt resumes from a checkpoint of this one.
+    fn resumes(&self, now: &Attempt, next: &Attempt) -> bool {
+        let fingerprint = next.inputs.fingerprint();
+        fingerprint == now.inputs.fingerprint() && self.store.has_scratch(fingerprint)
     }
 }

@@ -1,7 +1,7 @@
-//! Walks a pipeline: what is fresh is taken, what is stale runs, and each fact is said once as an event.
+//! Scheduler: reuses fresh results, runs stale steps, and reports everything as events.
 //!
-//! A step that fails, parks or misses a gate stops what hangs on it; independent branches go on. Whether a step is fresh is
-//! decided when its turn comes, from what its inputs have become by then. Steps that do not hang on each other run side by side.
+//! A step that fails, is parked or fails a gate blocks its dependents; independent branches continue. Freshness is decided when all inputs
+//! of a step are known. Independent steps run in parallel.
 
 mod attempt;
 pub mod gpu;
@@ -35,84 +35,84 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use voxpipe_io::digest::Digest;
 
-/// A run about to go.
+/// A run of a pipeline.
 pub struct PipelineRun<'a> {
-    /// What to run.
+    /// The pipeline.
     pub pipeline: &'a Pipeline,
-    /// Where results are; opened for writing.
+    /// The store, opened for writing.
     pub store: &'a Store,
-    /// Where events go.
+    /// The event stream.
     pub emitter: Emitter,
-    /// The run's id.
+    /// The run id.
     pub id: String,
-    /// Steps that run whatever is there.
+    /// Steps that run even if they are fresh.
     pub force: BTreeSet<String>,
-    /// How to ask it to stop.
+    /// Requests the run to stop.
     pub stop: StopSignal,
-    /// Asks a person what to do after a failure, where one is there.
+    /// Asks the user what to do after a failure; `None` if the run is not interactive.
     pub ask: Option<&'a (dyn Fn(&RetryQuestion) -> RetryAnswer + Sync)>,
-    /// How it makes use of the machine.
+    /// Parallelism and executor.
     pub scheduling: SchedulerOptions,
     means: LazyResources,
 }
 
-/// How a run is asked to stop; signal handlers set it.
+/// A request to stop a run; set by signal handlers.
 #[derive(Clone, Debug, Default)]
 pub struct StopSignal {
-    /// Somebody asked. Every stage that runs is told within a moment.
+    /// Whether a stop was requested. Running stages see it within a moment.
     pub asked: Arc<AtomicBool>,
 }
 
-/// How a run went.
+/// The outcome of a run.
 #[derive(Debug, Serialize)]
 pub struct RunReport {
-    /// Its id.
+    /// The run id.
     pub run: String,
-    /// The exit code it becomes.
+    /// The exit code.
     pub exit: u8,
-    /// How long it took.
+    /// The duration in seconds.
     pub seconds: f64,
-    /// How each step ended, in the order of the pipeline.
+    /// The outcome of each step, in pipeline order.
     pub stages: Vec<(String, StepOutcome)>,
 }
 
-/// How a step ended.
+/// The outcome of a step.
 #[derive(Debug, Serialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum StepOutcome {
-    /// Its result was there.
+    /// The result was up to date.
     Fresh,
-    /// It ran.
+    /// The step ran and succeeded.
     Done,
-    /// It waits for a person.
+    /// The step waits for a person.
     Parked,
-    /// It did not pass its gates.
+    /// The result failed a gate.
     Gate {
-        /// Which, in words.
+        /// The failed gates.
         message: String,
     },
-    /// It failed.
+    /// The step failed.
     Failed {
-        /// What happened.
+        /// The error message.
         message: String,
-        /// The exit code that becomes.
+        /// The exit code of the error.
         #[serde(skip)]
         exit: Exit,
     },
-    /// It was told to stop.
+    /// The step was stopped on request.
     Interrupted,
-    /// It was not reached.
+    /// The step was not started.
     Skipped {
-        /// Why not.
+        /// The reason.
         because: String,
-        /// Whether it was the run that ended early, and not a step it needs.
+        /// Whether the run was interrupted, as opposed to an upstream step not succeeding.
         #[serde(skip)]
         interrupted: bool,
     },
 }
 
 impl<'a> PipelineRun<'a> {
-    /// A run that forces nothing, asks nobody and has the machine to itself; its fields may be changed before it goes.
+    /// A non-interactive run with default options; change its fields before [`PipelineRun::go`].
     pub fn new(pipeline: &'a Pipeline, store: &'a Store, emitter: Emitter, id: String) -> Self {
         Self {
             pipeline,
@@ -129,7 +129,7 @@ impl<'a> PipelineRun<'a> {
 }
 
 impl PipelineRun<'_> {
-    /// Goes through all steps.
+    /// Runs the pipeline.
     pub fn go(&self) -> RunReport {
         let begun = Instant::now();
         let names: Vec<_> = self.pipeline.steps.iter().map(|step| step.name.clone()).collect();
@@ -142,20 +142,20 @@ impl PipelineRun<'_> {
         RunReport { run: self.id.clone(), exit, seconds, stages }
     }
 
-    /// Asks what is outside this machine, for every stage that may run and needs it. If one is refused, nothing begins.
+    /// Runs the preflight check of every stage that may run and uses external services. If one fails, no step starts.
     fn preflight(&self) -> Option<Vec<(String, StepOutcome)>> {
         let steps = &self.pipeline.steps;
         if !steps.iter().any(|step| step.stage.reaches_out()) {
             return None;
         }
-        // A pipeline that cannot be planned says so where it comes to it.
+        // Planning errors are reported later, by the step that causes them.
         let plan = Plan::of(self.pipeline, self.store, &self.force).ok()?;
         let may_run: BTreeSet<&str> = plan.steps.iter().filter(|step| step.may_run()).map(|step| step.stage.as_str()).collect();
         let asked = steps.iter().filter(|step| step.stage.reaches_out() && may_run.contains(step.name.as_str()));
         let (refused, error) =
             asked.into_iter().find_map(|step| Some((step, step.stage.preflight(&step.ports(), &self.stop.asked).err()?)))?;
         let skipped = |step: &Step| {
-            let because = format!("`{}` could not do its part later", refused.name);
+            let because = format!("`{}` failed its preflight check", refused.name);
             self.emitter.emit(Event::StageSkipped { stage: step.name.clone(), because: because.clone() });
             StepOutcome::Skipped { because, interrupted: false }
         };
@@ -163,7 +163,7 @@ impl PipelineRun<'_> {
         Some(steps.iter().map(|step| (step.name.clone(), ending(step))).collect())
     }
 
-    /// Waits until what was done is on the disk; the newest stage speaks for all that could not be recorded.
+    /// Waits until all cache entries are on disk. If that fails, the last step that ran is reported as failed.
     fn settle(&self, stages: &mut [(String, StepOutcome)]) {
         if let Err(error) = self.store.flush() {
             let error = error.context("not every result could be recorded");
@@ -175,7 +175,7 @@ impl PipelineRun<'_> {
         self.store.save_index();
     }
 
-    /// Tries a step once.
+    /// Runs one attempt at a step.
     fn attempt(
         &self,
         step: &Step,
@@ -184,9 +184,9 @@ impl PipelineRun<'_> {
         declared: &FingerprintInputs,
         work: &ExecContext<'_>,
     ) -> Result<AttemptOutcome> {
-        let (step, ingredients) = (now.step(step), &now.ingredients);
+        let (step, fingerprint_inputs) = (now.step(step), &now.inputs);
         let begun = Instant::now();
-        let fingerprint = ingredients.fingerprint();
+        let fingerprint = fingerprint_inputs.fingerprint();
         self.write_last(step, declared, AttemptEnd::Begun)?;
         let space = self.store.workspace(fingerprint, &self.id, now.number, step.stage.uses_scratch())?;
         let mut inputs = BTreeMap::new();
@@ -215,7 +215,7 @@ impl PipelineRun<'_> {
             emitter: clock.listen(self.emitter.clone()),
             stop: clock.stop(),
         };
-        let read: Vec<_> = ingredients.inputs.values().flatten().collect();
+        let read: Vec<_> = fingerprint_inputs.inputs.values().flatten().collect();
         let before: Vec<_> = read.iter().map(|input| self.store.stamps(input.digest)).collect();
         let arguments = &step.resources.slurm;
         let job = StageJob { stage: step.stage.as_ref(), cx: &cx, clock: &clock, amounts: &work.amounts, arguments, run: &self.id };
@@ -223,12 +223,12 @@ impl PipelineRun<'_> {
             StageOutcome::Parked { have, need, message } => Ok(AttemptOutcome::Parked { have, need, message }),
             StageOutcome::Done(made) => {
                 for (input, before) in read.iter().zip(before) {
-                    // A program may well have made a link to a file, which leaves another stamp and the same bytes.
+                    // A hard link to a file changes its stat key but not its bytes, so compare the content as well.
                     if self.store.stamps(input.digest) != before
                         && let Some(problem) = self.store.problem(input.digest)
                     {
                         return Err(Error::new(format!("the result of `{}` was changed while this stage read it: {problem}", input.stage))
-                            .hint("have the program write only into `${out}` and `${scratch}`; run again to make that result anew"));
+                            .hint("make the program write only to `${out}` and `${scratch}`; run again to recreate that result"));
                     }
                 }
                 self.commit(step, now, declared, &space, made, begun)
@@ -242,7 +242,7 @@ impl PipelineRun<'_> {
         finished
     }
 
-    /// Checks what a stage made and takes it into the store.
+    /// Validates the result of a stage and commits it to the store.
     fn commit(
         &self,
         step: &Step,
@@ -252,7 +252,7 @@ impl PipelineRun<'_> {
         made: StageResult,
         begun: Instant,
     ) -> Result<AttemptOutcome> {
-        let ingredients = &now.ingredients;
+        let inputs = &now.inputs;
         let kind = step.stage.output();
         validate::check(kind, &space.out)?;
         let digest = self.store.keep(space)?;
@@ -260,34 +260,37 @@ impl PipelineRun<'_> {
         for path in step.stage.external_outputs() {
             let content = Content::read(&self.pipeline.root.join(&path), self.store.index(), SymlinkPolicy::Follow)?;
             if content == Content::Missing {
-                return Err(Error::new(format!("the stage ended well but `{}` is not there", path.display())));
+                return Err(Error::new(format!("the stage succeeded but `{}` does not exist", path.display())));
             }
             promises.insert(path.display().to_string(), content);
         }
-        let judge = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
-        let moved = judge.moved_source(step, ingredients)?;
+        let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let moved = check.moved_source(step, inputs)?;
         let StageResult { summary, metrics, facts } = made;
         let seconds = begun.elapsed().as_secs_f64();
         let record =
-            CacheEntry { ingredients: ingredients.clone(), run: self.id.clone(), seconds, kind, digest, summary, metrics, facts, promises };
+            CacheEntry { ingredients: inputs.clone(), run: self.id.clone(), seconds, kind, digest, summary, metrics, facts, promises };
         let end = match moved {
             None => {
                 self.store.commit(&record)?;
-                self.lend(step, &record);
-                if ingredients.fingerprint() != declared.fingerprint() {
-                    // What the file says has been done as far as it could be, and is not to be tried again each time.
+                self.push(step, &record);
+                if inputs.fingerprint() != declared.fingerprint() {
+                    // Also commit the result under the declared settings, so that the failed attempts are not repeated in the next run.
                     let mut record = CacheEntry { ingredients: declared.clone(), ..record.clone() };
                     record.facts.insert("recovered".to_owned(), now.changes.clone().into());
                     self.store.commit(&record)?;
                     self.warn(
                         step,
-                        format!("the result is that of {}; write that into the file to make it last", now.changes.join(", then ")),
+                        format!("the result was made with {}; put this into the file to make it permanent", now.changes.join(", then ")),
                     );
                 }
                 AttemptEnd::Done
             }
             Some(path) => {
-                self.warn(step, format!("`{path}` changed while the stage ran: its result is used now, but the stage will run again"));
+                self.warn(
+                    step,
+                    format!("`{path}` changed while the stage ran: this run uses the result, but the next run repeats the stage"),
+                );
                 AttemptEnd::SourceMoved { path }
             }
         };
@@ -304,78 +307,78 @@ impl PipelineRun<'_> {
         self.emitter.emit(Event::Warning { stage: step.name.clone(), message });
     }
 
-    /// Points the link people look at to a result.
+    /// Points the `latest` link of a step to a result.
     fn show(&self, step: &Step, digest: Digest) {
         if let Err(error) = self.store.show(&self.pipeline.name, &step.name, digest) {
             self.warn(step, error.message);
         }
     }
 
-    /// Takes the result of a step from the shared cache, if it is only there.
-    fn borrow(&self, step: &Step, ingredients: &FingerprintInputs) {
+    /// Pulls the result of a step from the remote cache, if the project does not have it.
+    fn pull(&self, step: &Step, inputs: &FingerprintInputs) {
         if !self.store.shares() || self.force.contains(&step.name) {
             return;
         }
-        match self.store.borrow(ingredients.fingerprint()) {
+        match self.store.pull(inputs.fingerprint()) {
             Ok(false) => {}
-            Ok(true) => self.emitter.emit(Event::Note { stage: step.name.clone(), message: "taken from the shared cache".to_owned() }),
-            Err(error) => self.warn(step, format!("the shared cache was of no use: {}", error.message)),
+            Ok(true) => self.emitter.emit(Event::Note { stage: step.name.clone(), message: "pulled from the shared cache".to_owned() }),
+            Err(error) => self.warn(step, format!("cannot pull from the shared cache: {}", error.message)),
         }
     }
 
-    /// Puts the result of a step into the shared cache, where there is one.
-    fn lend(&self, step: &Step, record: &CacheEntry) {
-        if let Err(error) = self.store.lend(record) {
-            self.warn(step, format!("the result was not shared: {}", error.message));
+    /// Pushes the result of a step to the remote cache, if there is one.
+    fn push(&self, step: &Step, record: &CacheEntry) {
+        if let Err(error) = self.store.push(record) {
+            self.warn(step, format!("cannot push the result to the shared cache: {}", error.message));
         }
     }
 
-    /// Notes that a result which was there is what this step stands at now: it may be another pipeline's, or an older one come back.
-    fn recall(&self, step: &Step, ingredients: &FingerprintInputs) {
+    /// Records a reused result as the newest of this step: it may come from another pipeline or an older run.
+    fn recall(&self, step: &Step, inputs: &FingerprintInputs) {
         let last = self.store.last(&self.pipeline.name, &step.name);
-        if last.is_none_or(|last| last.tried.end != AttemptEnd::Done || last.done.as_ref() != Some(ingredients)) {
-            self.remember(step, ingredients, AttemptEnd::Done);
+        if last.is_none_or(|last| last.tried.end != AttemptEnd::Done || last.done.as_ref() != Some(inputs)) {
+            self.remember(step, inputs, AttemptEnd::Done);
         }
     }
 
-    fn remember(&self, step: &Step, ingredients: &FingerprintInputs, end: AttemptEnd) {
-        if let Err(error) = self.write_last(step, ingredients, end) {
-            self.warn(step, format!("how it ended could not be noted: {}", error.message));
+    fn remember(&self, step: &Step, inputs: &FingerprintInputs, end: AttemptEnd) {
+        if let Err(error) = self.write_last(step, inputs, end) {
+            self.warn(step, format!("cannot record how the attempt ended: {}", error.message));
         }
     }
 
-    fn write_last(&self, step: &Step, ingredients: &FingerprintInputs, end: AttemptEnd) -> Result<()> {
-        let done = (end == AttemptEnd::Done).then(|| ingredients.clone());
-        let tried = AttemptRecord { run: self.id.clone(), fingerprint: ingredients.fingerprint(), end };
+    fn write_last(&self, step: &Step, inputs: &FingerprintInputs, end: AttemptEnd) -> Result<()> {
+        let done = (end == AttemptEnd::Done).then(|| inputs.clone());
+        let tried = AttemptRecord { run: self.id.clone(), fingerprint: inputs.fingerprint(), end };
         self.store.remember(&self.pipeline.name, &step.name, tried, done)
     }
 }
 
-/// Which result a step stands at.
-fn kept(ingredients: &FingerprintInputs, artifact: &Artifact) -> ResultRef {
-    ResultRef { fingerprint: ingredients.fingerprint().to_string(), digest: artifact.digest.to_string() }
+/// A reference to the current result of a step.
+fn kept(inputs: &FingerprintInputs, artifact: &Artifact) -> ResultRef {
+    ResultRef { fingerprint: inputs.fingerprint().to_string(), digest: artifact.digest.to_string() }
 }
 
-/// By whom a try is made, and with what.
+/// The executor and leased resources of an attempt.
 struct ExecContext<'a> {
     executor: &'a dyn Executor,
     gpus: Vec<Gpu>,
     amounts: BTreeMap<String, f64>,
 }
 
-/// What became of a try that did not fail.
+/// The outcome of an attempt that did not fail.
 enum AttemptOutcome {
     Kept(Artifact, AttemptEnd),
     Parked { have: u64, need: u64, message: String },
 }
 
 impl StepOutcome {
-    /// Why what hangs on this step cannot run, if so.
+    /// Why the dependents of this step cannot run; `None` if they can.
     fn blocks(&self, name: &str) -> Option<String> {
         Some(match self {
             Self::Fresh | Self::Done => return None,
-            Self::Parked => format!("`{name}` waits for a person"),
-            Self::Gate { .. } => format!("`{name}` does not pass its gate"),
+            Self::Parked => format!("`{name}` is parked"),
+            Self::Gate { .. } => format!("`{name}` failed its gate"),
             Self::Failed { .. } => format!("`{name}` failed"),
             Self::Interrupted => "the run was interrupted".to_owned(),
             Self::Skipped { because, .. } => because.clone(),
@@ -383,7 +386,7 @@ impl StepOutcome {
     }
 }
 
-/// The exit code of a run: an interruption before a failure, a failure before a gate, a gate before a parked step.
+/// The exit code of a run. Precedence: interrupted, failed, gate, parked.
 fn exit<'a>(endings: impl Iterator<Item = &'a StepOutcome>) -> Exit {
     let rank = |exit: Exit| match exit {
         Exit::Interrupted => 4,

@@ -1,6 +1,6 @@
-//! What there is of a machine, and who has it: stages take what they need before they run and give it back afterwards.
+//! Resource pool: stages lease CPU cores, GPUs and named resources for the time they run.
 //!
-//! Amounts are counted in thousandths, so that parts of a card add up exactly.
+//! Amounts are counted in thousandths, so that fractions of a GPU add up exactly.
 
 use super::gpu;
 use crate::cache::fingerprint::Fingerprint;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// The resources of a machine. Runs in one process that go on side by side, as those of a sweep, share one.
+/// The resources of a machine. Parallel runs in one process, such as those of a sweep, share a pool.
 #[derive(Debug)]
 pub struct ResourcePool {
     total: BTreeMap<String, u64>,
@@ -23,42 +23,42 @@ pub struct ResourcePool {
 #[derive(Debug)]
 struct State {
     free: BTreeMap<String, u64>,
-    /// Cards, each with what is free of it; none where there is only a number to count.
+    /// GPUs with the free amount of each; empty if GPUs are only counted.
     gpus: Vec<(Gpu, u64)>,
-    /// Results under way.
+    /// Fingerprints of the results being made.
     making: BTreeSet<Fingerprint>,
-    /// Raised whenever something is given back.
+    /// Incremented at every event that may unblock a step.
     turn: u64,
 }
 
-/// What one try takes.
+/// The amounts that an attempt leases, by resource name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ResourceAmounts(BTreeMap<String, u64>);
 
-/// What one try has; given back when this is dropped.
+/// A resource lease of an attempt; released on drop.
 #[derive(Debug)]
 pub(super) struct Lease {
     pool: Arc<ResourcePool>,
     need: ResourceAmounts,
     taken: Vec<(usize, u64)>,
     fingerprint: Fingerprint,
-    /// The cards among it.
+    /// The leased GPUs.
     pub(super) gpus: Vec<Gpu>,
 }
 
-/// How many stages run at once, by where they do.
-const JOBS: &str = "stages at once";
-const SLURM: &str = "jobs at Slurm";
+/// Internal resources that limit the number of concurrent stages, by executor.
+const JOBS: &str = "concurrent stages";
+const SLURM: &str = "Slurm jobs";
 
 impl ResourcePool {
-    /// What this machine has, as far as `machines` does not say otherwise; at most `jobs` stages run at once.
+    /// The capacities in `machines`, with detected defaults; at most `jobs` stages run concurrently (default: the number of cores).
     pub fn new(machines: &MachineResources, jobs: Option<usize>) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let mut total: BTreeMap<String, u64> =
             machines.capacities.iter().map(|(name, amount)| (name.clone(), thousandths(*amount))).collect();
         total.entry(CPU.to_owned()).or_insert(thousandths(cores as f64));
         let mut visible = gpu::visible_gpus();
-        // Without a card the processor does its work, and two trainings on one processor are no gain.
+        // Without a GPU the CPU does its work and counts as one: two trainings on one CPU gain nothing.
         let gpus = *total.entry(GPU.to_owned()).or_insert(thousandths(visible.len().max(1) as f64));
         visible.truncate((gpus / WHOLE) as usize);
         if (visible.len() as u64) * WHOLE < gpus {
@@ -71,16 +71,19 @@ impl ResourcePool {
         Self { total, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Whether no step at all can run here for want of these, whatever it needs besides.
-    pub(super) fn is_full(lack: &Shortage) -> bool {
-        lack.contains(JOBS)
+    /// Whether no local step can start, whatever else it needs.
+    pub(super) fn is_full(shortage: &Shortage) -> bool {
+        shortage.contains(JOBS)
     }
 
-    /// What a step takes, or why it can never run here.
+    /// The amounts that a step leases.
+    ///
+    /// # Errors
+    /// If the step needs more than the machine has.
     pub(super) fn need(&self, step: &Step, on: ExecutorKind) -> Result<ResourceAmounts> {
         let mut need: BTreeMap<String, u64> = BTreeMap::new();
         for (name, amount) in amounts(step) {
-            // What a job needs elsewhere is counted there; names of the file's own are counted here, wherever it runs.
+            // The cluster accounts for the CPUs and GPUs of its jobs; user-defined resources are counted here, wherever the step runs.
             if on == ExecutorKind::Local || ![CPU, GPU].contains(&name.as_str()) {
                 need.insert(name, thousandths(amount));
             }
@@ -88,38 +91,38 @@ impl ResourcePool {
         need.insert(if on == ExecutorKind::Local { JOBS } else { SLURM }.to_owned(), WHOLE);
         for (name, wanted) in &mut need {
             let there = self.total.get(name).copied().unwrap_or(0);
-            // Whoever asks for more cores than there are gets them all.
+            // A request for more cores than exist leases all of them.
             if name == CPU {
                 *wanted = (*wanted).min(there);
             }
             if *wanted > there {
-                let message = format!("it needs {} of `{name}`, and there is {}", told(*wanted), told(there));
+                let message = format!("it needs {} of `{name}`, but the machine has {}", units(*wanted), units(there));
                 return Err(Error::new(message).environment().hint(format!(
-                    "ask for less in its `resources`, or say that there is more: `[resources] {name} = {}`",
-                    told(*wanted)
+                    "request less in the stage's `resources`, or raise the capacity: `[resources] {name} = {}`",
+                    units(*wanted)
                 )));
             }
         }
         Ok(ResourceAmounts(need))
     }
 
-    /// Takes what a try needs, or says what of it is not free.
+    /// Leases the resources of an attempt, or returns the names of those that are not free.
     pub(super) fn take(self: &Arc<Self>, need: &ResourceAmounts, fingerprint: Fingerprint) -> Result<Lease, Shortage> {
         let mut state = self.state();
-        let mut lack: Shortage = need
+        let mut shortage: Shortage = need
             .0
             .iter()
             .filter(|(name, wanted)| state.free.get(*name).is_none_or(|free| free < wanted))
             .map(|(name, _)| name.clone())
             .collect();
         let gpus = need.0.get(GPU).copied().unwrap_or(0);
-        let taken = if state.gpus.is_empty() { Some(Vec::new()) } else { state.cards_for(gpus) };
+        let taken = if state.gpus.is_empty() { Some(Vec::new()) } else { state.gpus_for(gpus) };
         if taken.is_none() {
-            lack.insert(GPU.to_owned());
+            shortage.insert(GPU.to_owned());
         }
-        // Another run of this process makes the same: its result will do.
-        if !lack.is_empty() || state.making.contains(&fingerprint) {
-            return Err(lack);
+        // Another run of this process is making the same result: wait for it.
+        if !shortage.is_empty() || state.making.contains(&fingerprint) {
+            return Err(shortage);
         }
         for (name, wanted) in &need.0 {
             if let Some(free) = state.free.get_mut(name) {
@@ -135,18 +138,18 @@ impl ResourcePool {
         Ok(Lease { pool: Arc::clone(self), need: need.clone(), taken, fingerprint, gpus })
     }
 
-    /// The number that is raised whenever something happens.
+    /// The event counter; pass it to [`ResourcePool::wait`].
     pub(super) fn turn(&self) -> u64 {
         self.state().turn
     }
 
-    /// Says that something happened.
+    /// Signals an event that may unblock a step.
     pub(super) fn happened(&self) {
         self.state().turn += 1;
         self.changed.notify_all();
     }
 
-    /// Waits until something happens after `turn`, or some time has passed.
+    /// Waits for an event after `turn`, at most for `longest`.
     pub(super) fn wait(&self, turn: u64, longest: Duration) {
         let state = self.state();
         drop(self.changed.wait_timeout_while(state, longest, |state| state.turn == turn).unwrap_or_else(PoisonError::into_inner));
@@ -157,14 +160,14 @@ impl ResourcePool {
     }
 }
 
-/// Names of what is not free.
+/// The names of resources that are not free.
 pub(super) type Shortage = BTreeSet<String>;
 
 const WHOLE: u64 = 1000;
 
 impl State {
-    /// The first cards that are free, or one with so much left of it.
-    fn cards_for(&self, gpus: u64) -> Option<Vec<(usize, u64)>> {
+    /// The first free GPUs, or for a fraction one GPU with that much left; `None` if there are too few.
+    fn gpus_for(&self, gpus: u64) -> Option<Vec<(usize, u64)>> {
         let free = |wanted: u64| self.gpus.iter().enumerate().filter(move |(_, (_, free))| *free >= wanted).map(|(place, _)| place);
         if gpus == 0 {
             return Some(Vec::new());
@@ -179,9 +182,9 @@ impl State {
 }
 
 impl ResourceAmounts {
-    /// Whether it is in want of something that others wait for.
-    pub(super) fn wants(&self, lack: &Shortage) -> bool {
-        self.0.iter().any(|(name, wanted)| *wanted > 0 && lack.contains(name))
+    /// Whether it needs a resource that an earlier step waits for.
+    pub(super) fn wants(&self, shortage: &Shortage) -> bool {
+        self.0.iter().any(|(name, wanted)| *wanted > 0 && shortage.contains(name))
     }
 }
 
@@ -202,7 +205,7 @@ impl Drop for Lease {
     }
 }
 
-/// What a step needs by name: what the file says, or what its kind makes use of.
+/// The amounts a step needs, by resource name: declared in the file, or the default of its kind.
 pub(super) fn amounts(step: &Step) -> BTreeMap<String, f64> {
     let whole = if step.stage.fills_machine() { f64::MAX } else { 1.0 };
     match &step.resources.amounts {
@@ -219,6 +222,7 @@ fn thousandths(amount: f64) -> u64 {
     (amount * WHOLE as f64).round() as u64
 }
 
-fn told(amount: u64) -> f64 {
+/// Converts thousandths to whole units.
+fn units(amount: u64) -> f64 {
     amount as f64 / WHOLE as f64
 }

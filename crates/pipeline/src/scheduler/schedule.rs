@@ -1,8 +1,8 @@
-//! Which step is taken when: those whose inputs are there, in the order of the file, as many at once as the machine has room for.
+//! Scheduling loop: starts steps whose inputs are ready, in file order, as far as resources allow.
 //!
-//! One thread decides and takes what is fresh; each try at a stale step has a thread to itself, which tells when it has ended. When a step
-//! finds no room, those after it leave alone what it waits for, so that a large one is not held up by a row of small ones. Order and
-//! company change no result: what a step makes depends on its fingerprint alone.
+//! One thread decides about all steps and reuses fresh results; each attempt at a stale step runs on its own worker thread, which sends a
+//! message when it ends. If a step waits for a resource, later steps may not take that resource, so small steps cannot starve a large one.
+//! Order and parallelism do not affect results: a result depends on its fingerprint alone.
 
 use super::attempt::Attempt;
 use super::resources::{Lease, ResourceAmounts, ResourcePool, Shortage, amounts};
@@ -27,28 +27,28 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-/// How a run makes use of the machine.
+/// Parallelism, failure handling and executor of a run.
 #[derive(Clone, Debug, Default)]
 pub struct SchedulerOptions {
-    /// How many stages run at once; as many as there are cores if it is left out.
+    /// Maximum number of concurrent stages; default: the number of cores.
     pub jobs: Option<usize>,
-    /// Begin nothing more once a step has failed. Otherwise whatever does not hang on it goes on.
+    /// Start no more steps once one has failed. Otherwise independent steps continue.
     pub fail_fast: bool,
-    /// Where stages run whose `resources` do not say.
+    /// The executor of stages whose `resources` do not set one.
     pub on: Option<ExecutorKind>,
-    /// The program a job runs, if not this one.
+    /// The executable of cluster jobs; default: the current one.
     pub program: Option<PathBuf>,
-    /// What runs that go on side by side share; a run alone needs none.
+    /// The resource pool shared by parallel runs; a single run needs none.
     pub pool: Option<Arc<ResourcePool>>,
 }
 
-/// What a run needs only if something in it has to be done.
+/// Resources of a run that are created when the first step has to run.
 #[derive(Default)]
 pub(super) struct LazyResources {
     pool: OnceLock<Arc<ResourcePool>>,
     slurm: OnceLock<RemoteExecutor<SlurmBackend>>,
     sources: OnceLock<Arc<BTreeMap<String, Vec<PathBuf>>>>,
-    /// Held while a person is asked: one question at a time.
+    /// Held while the user is asked: one question at a time.
     pub(super) asking: Mutex<()>,
 }
 
@@ -60,24 +60,24 @@ impl LazyResources {
     }
 }
 
-/// How often the deciding thread looks whether the run should stop.
-const GLANCE: Duration = Duration::from_millis(100);
+/// How often the scheduler thread checks the stop signal.
+const POLL: Duration = Duration::from_millis(100);
 
-/// A run under way.
+/// The state of a run.
 struct RunState<'r, 'a> {
     run: &'r PipelineRun<'a>,
-    /// How many steps each still waits for.
+    /// The number of unfinished upstream steps, by step.
     missing: Vec<usize>,
-    /// The steps that wait for each.
+    /// The dependents of each step.
     waiting: Vec<Vec<usize>>,
-    /// Steps whose turn has come.
+    /// Steps whose inputs are ready.
     due: BTreeSet<usize>,
-    /// Steps that have to run.
+    /// Stale steps that wait to be started.
     stale: BTreeMap<usize, StaleStep>,
-    /// How often it was looked for what can be started.
+    /// The number of calls of [`RunState::start`].
     rounds: u64,
     running: usize,
-    /// Whether every step runs on this machine.
+    /// Whether every step uses the local executor.
     all_local: bool,
     done: BTreeMap<String, Artifact>,
     blocked: BTreeMap<String, String>,
@@ -85,23 +85,23 @@ struct RunState<'r, 'a> {
     halted: Option<String>,
 }
 
-/// A step that has to run.
+/// A stale step that waits to be started.
 struct StaleStep {
     declared: FingerprintInputs,
     why: String,
     inputs: BTreeMap<String, Artifact>,
     attempt: Attempt,
     need: ResourceAmounts,
-    /// When it may.
+    /// The earliest start, after a retry delay.
     from: Option<Instant>,
-    /// The round in which it was judged: in a later one its sources may be others.
-    judged: u64,
+    /// The round in which freshness was decided: by a later round its sources may have changed.
+    decided: u64,
 }
 
-/// A try for whichever thread is free.
+/// An attempt for a worker thread.
 type WorkerTask = (usize, StaleStep, Lease);
 
-/// What a thread tells of a try.
+/// The outcome of an attempt, sent by a worker thread.
 enum WorkerMessage {
     Done(Box<Artifact>),
     Ended(StepOutcome),
@@ -109,7 +109,7 @@ enum WorkerMessage {
 }
 
 impl PipelineRun<'_> {
-    /// Takes every step, and tells how each ended, in the order of the pipeline.
+    /// Runs all steps, and returns their outcomes in pipeline order.
     pub(super) fn run_state(&self) -> Vec<(String, StepOutcome)> {
         let steps = &self.pipeline.steps;
         let place: BTreeMap<&str, usize> = steps.iter().enumerate().map(|(place, step)| (step.name.as_str(), place)).collect();
@@ -141,7 +141,7 @@ impl PipelineRun<'_> {
         endings.map(|(ending, step)| (step.name.clone(), ending.unwrap_or(StepOutcome::Interrupted))).collect()
     }
 
-    /// What the machine has; looked at when the first step has to run.
+    /// The resource pool; created when the first step has to run.
     pub(super) fn pool(&self) -> &Arc<ResourcePool> {
         let own = || Arc::new(ResourcePool::new(&self.pipeline.machines, self.scheduling.jobs));
         self.means.pool.get_or_init(|| self.scheduling.pool.clone().unwrap_or_else(own))
@@ -151,7 +151,7 @@ impl PipelineRun<'_> {
         step.resources.on.or(self.scheduling.on).unwrap_or(ExecutorKind::Local)
     }
 
-    /// Whoever does the work of a step.
+    /// The executor of a step.
     pub(super) fn executor(&self, step: &Step) -> &dyn Executor {
         match self.place(step) {
             ExecutorKind::Local => &LocalExecutor,
@@ -175,43 +175,43 @@ impl<'r> RunState<'r, '_> {
     where
         'r: 'scope,
     {
-        let (run, (sender, told)) = (self.run, channel());
-        let crew = WorkerPool::new(scope, move |(index, stale, permit): WorkerTask| {
+        let (run, (sender, messages)) = (self.run, channel());
+        let workers = WorkerPool::new(scope, move |(index, stale, lease): WorkerTask| {
             let step = &run.pipeline.steps[index];
-            let (told, permit) = catch_unwind(AssertUnwindSafe(|| run.one_try(step, stale, permit))).unwrap_or_else(|_| {
+            let (message, lease) = catch_unwind(AssertUnwindSafe(|| run.one_attempt(step, stale, lease))).unwrap_or_else(|_| {
                 let error = Error::new("the runner panicked").hint("this is a bug in voxpipe; please report it");
                 (WorkerMessage::Ended(run.failed(step, &error)), None)
             });
-            // Only gone when nobody waits any more.
-            let _ = sender.send((index, told, permit));
+            // Fails only when the scheduler thread has ended.
+            let _ = sender.send((index, message, lease));
             run.pool().happened();
         });
         loop {
             while let Some(index) = self.due.pop_first() {
-                self.judge(index);
+                self.decide(index);
             }
             if self.running == 0 && self.stale.is_empty() {
                 return;
             }
             let turn = self.run.pool().turn();
-            // The room of what has ended goes to whoever is first in the file by then, so it is given back last.
-            let mut room = Vec::new();
-            for (index, told, permit) in told.try_iter() {
-                room.extend(permit);
+            // Released after all messages are handled, so that the resources go to the first waiting step in file order.
+            let mut leases = Vec::new();
+            for (index, message, lease) in messages.try_iter() {
+                leases.extend(lease);
                 self.running -= 1;
-                match told {
+                match message {
                     WorkerMessage::Done(artifact) => self.made(index, *artifact, StepOutcome::Done),
                     WorkerMessage::Ended(ending) => self.end(index, ending),
                     WorkerMessage::Again(stale) => _ = self.stale.insert(index, *stale),
                 }
             }
-            // What has become due comes first: it may stand before what waits.
+            // Steps that became due come first: they may precede waiting ones in file order.
             while let Some(index) = self.due.pop_first() {
-                self.judge(index);
+                self.decide(index);
             }
-            drop(room);
+            drop(leases);
             if self.due.is_empty() {
-                self.start(&crew);
+                self.start(&workers);
                 if self.due.is_empty() && (self.running > 0 || !self.stale.is_empty()) {
                     self.run.pool().wait(turn, self.longest());
                 }
@@ -219,15 +219,15 @@ impl<'r> RunState<'r, '_> {
         }
     }
 
-    /// How long the deciding thread may sleep if nothing happens.
+    /// How long the scheduler thread may sleep without an event.
     fn longest(&self) -> Duration {
         let now = Instant::now();
         let next = self.stale.values().filter_map(|stale| stale.from).map(|from| from.saturating_duration_since(now)).min();
-        next.unwrap_or(GLANCE).clamp(Duration::from_millis(1), GLANCE)
+        next.unwrap_or(POLL).clamp(Duration::from_millis(1), POLL)
     }
 
-    /// Decides what becomes of a step whose turn has come.
-    fn judge(&mut self, index: usize) {
+    /// Decides whether a due step is fresh, stale or skipped.
+    fn decide(&mut self, index: usize) {
         let run = self.run;
         let step = &run.pipeline.steps[index];
         if let Some(because) = step.from.values().flatten().find_map(|name| self.blocked.get(name)).cloned() {
@@ -239,29 +239,29 @@ impl<'r> RunState<'r, '_> {
         let _span = tracing::debug_span!("visit", stage = step.name).entered();
         let inputs: BTreeMap<String, Artifact> =
             step.from.values().flatten().filter_map(|name| Some((name.clone(), self.done.get(name)?.clone()))).collect();
-        let judge = FreshnessCheck { pipeline: run.pipeline, store: run.store, force: &run.force };
-        let judged = judge.ingredients(step, &inputs).and_then(|ingredients| {
-            run.borrow(step, &ingredients);
-            Ok((judge.verdict(step, &ingredients)?, ingredients))
+        let check = FreshnessCheck { pipeline: run.pipeline, store: run.store, force: &run.force };
+        let decided = check.ingredients(step, &inputs).and_then(|fingerprint_inputs| {
+            run.pull(step, &fingerprint_inputs);
+            Ok((check.verdict(step, &fingerprint_inputs)?, fingerprint_inputs))
         });
-        match judged {
+        match decided {
             Err(error) => {
                 let ending = run.failed(step, &error);
                 self.end(index, ending);
             }
-            Ok((Freshness::Fresh(artifact), ingredients)) => {
-                tracing::debug!(target: "voxpipe", fingerprint = %ingredients.fingerprint(), "judged fresh");
-                run.recall(step, &ingredients);
+            Ok((Freshness::Fresh(artifact), fingerprint_inputs)) => {
+                tracing::debug!(target: "voxpipe", fingerprint = %fingerprint_inputs.fingerprint(), "decided: fresh");
+                run.recall(step, &fingerprint_inputs);
                 run.emitter.emit(Event::StageFresh {
                     stage: step.name.clone(),
                     summary: artifact.summary.clone(),
-                    kept: kept(&ingredients, &artifact),
+                    kept: kept(&fingerprint_inputs, &artifact),
                 });
                 run.show(step, artifact.digest);
                 self.made(index, *artifact, StepOutcome::Fresh);
             }
             Ok((Freshness::Stale(reasons), declared)) => {
-                tracing::debug!(target: "voxpipe", fingerprint = %declared.fingerprint(), "judged stale");
+                tracing::debug!(target: "voxpipe", fingerprint = %declared.fingerprint(), "decided: stale");
                 if let Some(because) = step.after.iter().find_map(|name| self.blocked.get(name)).cloned() {
                     return self.skip(index, because, false);
                 }
@@ -277,21 +277,21 @@ impl<'r> RunState<'r, '_> {
                 };
                 let attempt = Attempt::first(&declared);
                 let why = why::sentence(&reasons);
-                self.stale.insert(index, StaleStep { declared, why, inputs, attempt, need, from: None, judged: self.rounds });
+                self.stale.insert(index, StaleStep { declared, why, inputs, attempt, need, from: None, decided: self.rounds });
             }
         }
     }
 
-    /// Starts what there is room for.
-    fn start(&mut self, crew: &WorkerPool<'_, '_, WorkerTask>) {
+    /// Starts the waiting steps whose resources are free.
+    fn start(&mut self, workers: &WorkerPool<'_, '_, WorkerTask>) {
         let run = self.run;
-        let mut lack = Shortage::new();
+        let mut shortage = Shortage::new();
         let mut next = 0;
         self.rounds += 1;
         while let Some(index) = self.stale.range(next..).next().map(|(index, _)| *index) {
             next = index + 1;
-            // Nothing fits any more: those that wait need not be asked one by one. Who stops has to be told.
-            if self.all_local && ResourcePool::is_full(&lack) && !run.stopping() && self.halted.is_none() {
+            // Nothing more can start, so the rest need not be checked, except to report steps of a stopping run.
+            if self.all_local && ResourcePool::is_full(&shortage) && !run.stopping() && self.halted.is_none() {
                 return;
             }
             let step = &run.pipeline.steps[index];
@@ -314,29 +314,29 @@ impl<'r> RunState<'r, '_> {
             if stale.from.is_some_and(|from| from > Instant::now()) {
                 continue;
             }
-            if stale.need.wants(&lack) {
+            if stale.need.wants(&shortage) {
                 continue;
             }
-            match run.pool().take(&stale.need, stale.attempt.ingredients.fingerprint()) {
-                Err(missing) => lack.extend(missing),
-                Ok(permit) => {
+            match run.pool().take(&stale.need, stale.attempt.inputs.fingerprint()) {
+                Err(missing) => shortage.extend(missing),
+                Ok(lease) => {
                     let fingerprint = stale.declared.fingerprint();
-                    // Its sources may be others by now, and another run may have made its result.
-                    if !tried && (stale.judged + 1 < self.rounds || run.scheduling.pool.is_some()) {
+                    // Its sources may have changed meanwhile, and another run may have made its result.
+                    if !tried && (stale.decided + 1 < self.rounds || run.scheduling.pool.is_some()) {
                         self.stale.remove(&index);
-                        self.judge(index);
+                        self.decide(index);
                     }
                     let still = self.stale.remove(&index);
                     let Some(mut stale) = still else { continue };
                     if stale.declared.fingerprint() != fingerprint {
                         self.stale.insert(index, stale);
-                        // Its room is free again, and its turn comes at once.
-                        drop(permit);
+                        // Release the lease; the step is tried again at once.
+                        drop(lease);
                         continue;
                     }
                     stale.from = None;
                     self.running += 1;
-                    crew.give((index, stale, permit));
+                    workers.give((index, stale, lease));
                 }
             }
         }
@@ -348,7 +348,7 @@ impl<'r> RunState<'r, '_> {
         self.end(index, StepOutcome::Skipped { because, interrupted });
     }
 
-    /// A step has a result: it counts if it passes the gates.
+    /// Ends a step that has a result, and checks its gates.
     fn made(&mut self, index: usize, artifact: Artifact, ending: StepOutcome) {
         let step = &self.run.pipeline.steps[index];
         let unmet = unmet(&step.require, &artifact);
@@ -367,7 +367,7 @@ impl<'r> RunState<'r, '_> {
             self.blocked.insert(name.clone(), because);
         }
         if self.run.scheduling.fail_fast && matches!(ending, StepOutcome::Failed { .. }) {
-            self.halted.get_or_insert(format!("`{name}` failed, and nothing more is begun"));
+            self.halted.get_or_insert(format!("`{name}` failed, and no more stages are started"));
         }
         self.endings[index] = Some(ending);
         for waiting in std::mem::take(&mut self.waiting[index]) {
@@ -380,18 +380,18 @@ impl<'r> RunState<'r, '_> {
 }
 
 impl PipelineRun<'_> {
-    /// Tries a step once, and decides what follows; its room goes back with that.
-    fn one_try(&self, step: &Step, stale: StaleStep, permit: Lease) -> (WorkerMessage, Option<Lease>) {
+    /// Runs one attempt at a step and decides what follows. Returns the lease, unless it was released already.
+    fn one_attempt(&self, step: &Step, stale: StaleStep, lease: Lease) -> (WorkerMessage, Option<Lease>) {
         let StaleStep { declared, why, inputs, attempt: now, need, .. } = stale;
         let begun = Instant::now();
         let (kind, stage) = (step.stage.kind().to_owned(), step.name.clone());
         self.emitter.emit(Event::StageStarted { stage, kind, why: why.clone(), attempt: now.number });
-        if !permit.gpus.is_empty() {
-            let ids = permit.gpus.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(", ");
-            self.emitter.emit(Event::Note { stage: step.name.clone(), message: format!("has GPU {ids}") });
+        if !lease.gpus.is_empty() {
+            let ids = lease.gpus.iter().map(|gpu| gpu.id.as_str()).collect::<Vec<_>>().join(", ");
+            self.emitter.emit(Event::Note { stage: step.name.clone(), message: format!("uses GPU {ids}") });
         }
         let amounts = step.resources.amounts.as_ref().map(|_| amounts(step)).unwrap_or_default();
-        let work = ExecContext { executor: self.executor(step), gpus: permit.gpus.clone(), amounts };
+        let work = ExecContext { executor: self.executor(step), gpus: lease.gpus.clone(), amounts };
         let tried = self.attempt(step, &now, &inputs, &declared, &work);
         let error = match tried {
             Ok(AttemptOutcome::Kept(artifact, end)) => {
@@ -404,40 +404,40 @@ impl PipelineRun<'_> {
                     metrics: artifact.metrics.clone(),
                     kept: kept(&declared, &artifact),
                 });
-                return (WorkerMessage::Done(Box::new(artifact)), Some(permit));
+                return (WorkerMessage::Done(Box::new(artifact)), Some(lease));
             }
             Ok(AttemptOutcome::Parked { have, need, message }) => {
                 self.remember(step, &declared, AttemptEnd::Parked { have, need, message: message.clone() });
                 self.emitter.emit(Event::StageParked { stage: step.name.clone(), have, need, message });
-                return (WorkerMessage::Ended(StepOutcome::Parked), Some(permit));
+                return (WorkerMessage::Ended(StepOutcome::Parked), Some(lease));
             }
             Err(error) => error,
         };
-        // A person may take their time, and others have the room meanwhile.
-        let permit = Some(permit).filter(|_| !self.is_asked(&error));
+        // Release the resources before asking the user, who may take their time.
+        let lease = Some(lease).filter(|_| !self.is_asked(&error));
         if error.kind == ErrorKind::Interrupted || self.stopping() {
             if error.kind != ErrorKind::Interrupted || !self.stopping() {
                 self.warn(step, error.message);
             }
             self.remember(step, &declared, AttemptEnd::Interrupted);
             self.emitter.emit(Event::StageInterrupted { stage: step.name.clone() });
-            return (WorkerMessage::Ended(StepOutcome::Interrupted), permit);
+            return (WorkerMessage::Ended(StepOutcome::Interrupted), lease);
         }
-        let told = match self.next(step, &now, &inputs, &error) {
+        let message = match self.next(step, &now, &inputs, &error) {
             Some(attempt) => {
                 let wait = attempt.wait;
                 let from = wait.map(|wait| Instant::now() + wait);
-                WorkerMessage::Again(Box::new(StaleStep { declared, why, inputs, attempt, need, from, judged: 0 }))
+                WorkerMessage::Again(Box::new(StaleStep { declared, why, inputs, attempt, need, from, decided: 0 }))
             }
             None => {
                 self.remember(step, &declared, AttemptEnd::Failed { message: error.message.clone() });
                 WorkerMessage::Ended(match self.is_asked(&error) {
-                    // Said before the question.
+                    // Reported before the question.
                     true => StepOutcome::Failed { exit: Exit::from(&error), message: error.message },
                     false => self.failed(step, &error),
                 })
             }
         };
-        (told, permit)
+        (message, lease)
     }
 }

@@ -1,4 +1,4 @@
-//! Whether what a stage left is what it promises, looked at before it counts.
+//! Output validation: checks a stage's result before it is committed.
 
 use crate::artifact::ArtifactKind;
 use crate::error::{Error, Result, ResultExt};
@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use voxpipe_io::jsonl;
 
-/// Checks that a result has the file its kind is known by, that JSON can be read to the end, and that no sound or weights were cut short.
+/// Checks that a result has the main file of its kind, that its JSON files parse, and that no audio or weight file is truncated.
 pub(super) fn check(kind: ArtifactKind, out: &Path) -> Result<()> {
     let names: &[&str] = match kind {
         ArtifactKind::Phrases => &["phrases.jsonl"],
@@ -22,13 +22,14 @@ pub(super) fn check(kind: ArtifactKind, out: &Path) -> Result<()> {
         ArtifactKind::Demo | ArtifactKind::Files => return Ok(()),
     };
     if !names.iter().any(|name| out.join(name).is_file()) {
-        return Err(Error::new(format!("the stage ended well but its result has no `{}`, so it is not {kind}", names.join("` or `"))));
+        let names = names.join("` or `");
+        return Err(Error::new(format!("the stage succeeded but its result has no `{names}`, so it is not of kind `{kind}`")));
     }
     let mut files = below(out)?;
     if kind == ArtifactKind::Clips || kind == ArtifactKind::Dataset {
         files.extend(below(&out.join("audio"))?);
     }
-    files.par_iter().try_for_each(|file| whole(file)).map_err(|error| error.context("the stage's result is damaged"))
+    files.par_iter().try_for_each(|file| check_file(file)).map_err(|error| error.context("the stage's result is damaged"))
 }
 
 fn below(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -43,7 +44,8 @@ fn below(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn whole(path: &Path) -> Result<()> {
+/// Checks that a file is complete, by its extension.
+fn check_file(path: &Path) -> Result<()> {
     let in_file = || path.display().to_string();
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("jsonl") => jsonl::read::<Map<_, _>>(path).map(drop),
@@ -54,7 +56,7 @@ fn whole(path: &Path) -> Result<()> {
     }
 }
 
-/// The header is read, and the file is as long as it says.
+/// Checks that the header parses and the file has the length it declares.
 fn safetensors(path: &Path) -> Result<()> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -62,27 +64,27 @@ fn safetensors(path: &Path) -> Result<()> {
     file.read_exact(&mut number).with_context(|| "the file is too short to be safetensors")?;
     let header = u64::from_le_bytes(number);
     if header > length.saturating_sub(8) {
-        return Err(Error::new(format!("the header should take {header} bytes, and the file has {length}")));
+        return Err(Error::new(format!("the header length is {header} bytes, but the file has {length}")));
     }
     let mut text = Vec::new();
     file.take(header).read_to_end(&mut text)?;
-    let tensors: Map<String, Value> = serde_json::from_slice(&text).with_context(|| "the header cannot be read")?;
+    let tensors: Map<String, Value> = serde_json::from_slice(&text).with_context(|| "invalid header")?;
     let ends = tensors.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64());
     let expected = 8 + header + ends.max().unwrap_or(0);
-    if length == expected { Ok(()) } else { Err(Error::new(format!("the header speaks of {expected} bytes, and the file has {length}"))) }
+    if length == expected { Ok(()) } else { Err(Error::new(format!("the header declares {expected} bytes, but the file has {length}"))) }
 }
 
-/// The file begins as WAV does and is as long as it says.
+/// Checks that the file has a RIFF/WAVE header and at least the length it declares.
 fn wav(path: &Path) -> Result<()> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut head = [0; 12];
     file.read_exact(&mut head).with_context(|| "the file is too short to be WAV")?;
     let [b'R', b'I', b'F', b'F', a, b, c, d, b'W', b'A', b'V', b'E'] = head else {
-        return Err(Error::new("the file does not begin as WAV does"));
+        return Err(Error::new("the file has no RIFF/WAVE header"));
     };
     let expected = u64::from(u32::from_le_bytes([a, b, c, d])) + 8;
-    if length >= expected { Ok(()) } else { Err(Error::new(format!("the header speaks of {expected} bytes, and the file has {length}"))) }
+    if length >= expected { Ok(()) } else { Err(Error::new(format!("the header declares {expected} bytes, but the file has {length}"))) }
 }
 
 #[cfg(test)]
@@ -100,11 +102,11 @@ mod tests {
         {
             let path = dir.path().join(name);
             fs::write(&path, &bytes).unwrap();
-            whole(&path).unwrap();
+            check_file(&path).unwrap();
             for cut in [0, 5, bytes.len() - 1] {
                 fs::write(&path, &bytes[..cut]).unwrap();
-                // No line at all is a list of nothing.
-                assert_eq!(whole(&path).is_err(), !(name == "d.jsonl" && cut != bytes.len() - 1), "{name} cut at {cut}");
+                // An empty JSON Lines file is valid.
+                assert_eq!(check_file(&path).is_err(), !(name == "d.jsonl" && cut != bytes.len() - 1), "{name} cut at {cut}");
             }
         }
     }

@@ -1,48 +1,48 @@
-//! Threads that stay for the next task: to begin one costs as much as a short step.
+//! Worker pool: threads are reused, as starting one costs as much as a short step.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 
-/// As many threads as there were ever tasks at once; they end when this is dropped and the tasks are done.
+/// A pool that grows to the largest number of concurrent tasks. Its threads end when it is dropped and all tasks are done.
 pub(super) struct WorkerPool<'scope, 'env, T> {
     scope: &'scope Scope<'scope, 'env>,
     work: Arc<dyn Fn(T) + Send + Sync + 'scope>,
-    desk: Arc<WorkerQueue<T>>,
+    queue: Arc<WorkerQueue<T>>,
 }
 
-/// Where tasks lie until a thread takes them.
+/// The queue of waiting tasks.
 struct WorkerQueue<T> {
     state: Mutex<State<T>>,
-    bell: Condvar,
+    changed: Condvar,
 }
 
 struct State<T> {
     tasks: VecDeque<T>,
-    /// Threads that wait for a task.
+    /// The number of threads that wait for a task.
     idle: usize,
     closed: bool,
 }
 
 impl<'scope, 'env, T: Send + 'scope> WorkerPool<'scope, 'env, T> {
-    /// Threads that do `work`, which does not panic.
+    /// A pool of threads that run `work`, which must not panic.
     pub(super) fn new(scope: &'scope Scope<'scope, 'env>, work: impl Fn(T) + Send + Sync + 'scope) -> Self {
         let state = State { tasks: VecDeque::new(), idle: 0, closed: false };
-        Self { scope, work: Arc::new(work), desk: Arc::new(WorkerQueue { state: Mutex::new(state), bell: Condvar::new() }) }
+        Self { scope, work: Arc::new(work), queue: Arc::new(WorkerQueue { state: Mutex::new(state), changed: Condvar::new() }) }
     }
 
-    /// Hands a task to a thread that is free, or to a new one.
+    /// Hands a task to an idle thread, or to a new one.
     pub(super) fn give(&self, task: T) {
-        let mut state = self.desk.lock();
+        let mut state = self.queue.lock();
         state.tasks.push_back(task);
         if state.tasks.len() <= state.idle {
-            self.desk.bell.notify_one();
+            self.queue.changed.notify_one();
             return;
         }
         drop(state);
-        let (work, desk) = (Arc::clone(&self.work), Arc::clone(&self.desk));
+        let (work, queue) = (Arc::clone(&self.work), Arc::clone(&self.queue));
         self.scope.spawn(move || {
-            while let Some(task) = desk.next() {
+            while let Some(task) = queue.next() {
                 work(task);
             }
         });
@@ -50,7 +50,7 @@ impl<'scope, 'env, T: Send + 'scope> WorkerPool<'scope, 'env, T> {
 }
 
 impl<T> WorkerQueue<T> {
-    /// The next task; none when there will be no more.
+    /// Waits for the next task; `None` when the pool is closed.
     fn next(&self) -> Option<T> {
         let mut state = self.lock();
         loop {
@@ -61,7 +61,7 @@ impl<T> WorkerQueue<T> {
                 return None;
             }
             state.idle += 1;
-            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         }
     }
@@ -73,8 +73,8 @@ impl<T> WorkerQueue<T> {
 
 impl<T> Drop for WorkerPool<'_, '_, T> {
     fn drop(&mut self) {
-        self.desk.lock().closed = true;
-        self.desk.bell.notify_all();
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_all();
     }
 }
 
@@ -89,19 +89,19 @@ mod tests {
     fn every_task_has_a_thread_at_once_and_threads_are_used_again() {
         let seen = Mutex::new(Vec::new());
         thread::scope(|scope| {
-            // Each row of three goes on only when all three are at it.
+            // Each group of three proceeds only when all three tasks run.
             let (together, done) = (Barrier::new(3), channel());
-            let (together, tell, seen) = (Arc::new(together), done.0, &seen);
-            let crew = WorkerPool::new(scope, move |task: usize| {
+            let (together, sender, seen) = (Arc::new(together), done.0, &seen);
+            let pool = WorkerPool::new(scope, move |task: usize| {
                 together.wait();
                 seen.lock().unwrap().push((task, thread::current().id()));
-                let _ = tell.send(());
+                let _ = sender.send(());
             });
             for row in 0..20 {
-                (0..3).for_each(|task| crew.give(3 * row + task));
+                (0..3).for_each(|task| pool.give(3 * row + task));
                 (0..3).for_each(|_| done.1.recv().unwrap());
-                // One that has told may not wait for the next task yet.
-                while crew.desk.lock().idle < 3 {
+                // A thread that has sent its message may not be idle yet.
+                while pool.queue.lock().idle < 3 {
                     thread::yield_now();
                 }
             }

@@ -1,34 +1,34 @@
-//! Kinds of failures of a stage, as `retry.on` and `recover.on` name them.
+//! Failure kinds of a stage, as used in `retry.on` and `recover.on`.
 
 use crate::error::ErrorKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A way for a stage to fail, as far as something else may be tried after it.
+/// A kind of stage failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Failure {
-    /// The stage ended with an error.
+    /// The stage ended with any other error.
     #[default]
     Crash,
-    /// The memory of the machine or of its GPU was not enough.
+    /// CPU or GPU memory was exhausted.
     OutOfMemory,
-    /// The stage took longer than its `timeout`.
+    /// The stage exceeded its `timeout`.
     Timeout,
-    /// The stage reported nothing for as long as its `stall_timeout`.
+    /// The stage reported no progress within its `stall_timeout`.
     Stalled,
-    /// The loss, a gradient or a weight became infinite or NaN.
+    /// Training diverged: the loss, a gradient or a weight became infinite or NaN.
     Diverged,
     /// The disk is full.
     DiskFull,
     /// The GPU or its driver failed.
     LostDevice,
-    /// A clip cannot be used.
+    /// A clip is unusable.
     BadSample,
 }
 
 impl Failure {
-    /// As it is written in `pipeline.toml`.
+    /// The name used in `pipeline.toml`.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Failure {
         }
     }
 
-    /// The error kind of this failure.
+    /// The corresponding error kind.
     #[must_use]
     pub const fn kind(self) -> ErrorKind {
         match self {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_called_as_they_are_written_and_keep_their_kind() {
+    fn failures_have_their_serialized_names_and_keep_their_kind() {
         for failure in [
             Failure::Crash,
             Failure::OutOfMemory,

@@ -1,13 +1,14 @@
-//! Kinds of work: one file each, one line each in [`STAGES`].
+//! The [`Stage`] trait: a stage kind with its settings, input ports and fingerprint.
 //!
-//! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, its doc comments
-//! their descriptions in the JSON Schema. Everything else (ports, fingerprints, schema, parsing) follows from the trait.
+//! The implementing struct *is* the `with = { … }` table of `pipeline.toml`: its fields are the settings, and its doc comments
+//! are their descriptions in the JSON Schema. Parsing and schema are derived from the trait. A registry of [`FactoryOf`] entries
+//! lists the available kinds.
 
 mod failure;
 mod overrides;
 
 pub use failure::Failure;
-pub use overrides::{SettingOverrides, told};
+pub use overrides::{SettingOverrides, describe_overrides};
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::error::{Error, Result};
@@ -29,71 +30,70 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// Is told of a repository that settings name, as `id@revision`, and returns the commit to use, if it knows one.
+/// Maps a Hub repository in the settings, as `id@revision`, to the commit to use (from the lockfile), if it is known.
 pub type ResolveRevision<'a> = dyn FnMut(&str) -> Option<String> + 'a;
 
-/// A kind of work, with its settings.
+/// A stage kind with its settings.
 pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'static {
-    /// What `uses = "…"` says.
+    /// The kind's name in `uses = "…"`.
     const KIND: &'static str;
-    /// One sentence on what it does, for `voxpipe schema` and error messages.
+    /// One-sentence description, for `voxpipe schema` and error messages.
     const ABOUT: &'static str;
-    /// Raise it when old results no longer count.
+    /// Version of the implementation; increase it to invalidate old results.
     const VERSION: u32;
-    /// What `from = { … }` may name.
+    /// The input ports, for `from = { … }`.
     const INPUTS: &'static [Port];
 
-    /// What the stage makes.
+    /// The kind of the result.
     fn output(&self) -> ArtifactKind;
 
-    /// Complaints about settings that have the right type but cannot work, found without touching a file.
+    /// Errors in settings that have the right type but invalid values. Reads no files.
     fn check(&self) -> Vec<SettingError> {
         Vec::new()
     }
 
-    /// Outside files and folders whose content belongs in the fingerprint, as written in the settings
-    /// (relative ones are relative to the project's root).
+    /// Files and folders outside the store whose content is part of the fingerprint, as written in the settings (relative to the
+    /// project root).
     fn sources(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 
-    /// Whether a file inside a folder among the sources, by its path in that folder, is read; others do not count.
+    /// Whether a file in a source folder, given by its path in that folder, is part of the fingerprint.
     fn reads(&self, _file: &str) -> bool {
         true
     }
 
-    /// The settings as they enter the fingerprint. Override it for settings that do not change the result.
+    /// The settings that are part of the fingerprint. Override it to leave out settings that do not affect the result.
     fn identity(&self) -> Value {
         serde_json::to_value(self).unwrap_or(Value::Null)
     }
 
-    /// Settings that lead others to the same result, on a machine that may be another: those of [`Stage::identity`], unless they do not
-    /// stand for themselves.
-    fn recipe(&self) -> Value {
+    /// Settings that reproduce the result on another machine, for provenance. The default is [`Stage::identity`]; override it if that
+    /// contains derived or machine-dependent values.
+    fn portable_settings(&self) -> Value {
         self.identity()
     }
 
-    /// Files and folders outside the store that the stage writes (a published folder); they are watched, and the stage runs
-    /// again when they are gone or changed.
+    /// Files and folders outside the store that the stage writes, such as a published folder. The stage is stale if they are missing or
+    /// changed.
     fn external_outputs(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 
-    /// Offers every repository of the Hub that the settings name, and writes the commit it is given into them.
+    /// Resolves every Hub repository in the settings to a commit and stores the commit in the settings.
     fn pin(&mut self, _pin: &mut ResolveRevision<'_>) {}
 
-    /// Precision and device class (`cpu-f32`), for kinds whose bytes depend on them; part of the fingerprint.
+    /// Device class and precision, such as `cpu-f32`, for kinds whose result depends on them; part of the fingerprint.
     fn numerics(&self) -> Option<String> {
         None
     }
 
-    /// Whether it makes use of the whole machine, so that other work beside it would only slow both down; the file's `resources` may say
-    /// otherwise.
+    /// Whether the stage uses all CPU cores, so that concurrent stages would only slow each other down. The file's `resources` override it.
     fn fills_machine(&self) -> bool {
         false
     }
 
-    /// Whether it makes use of [`Context::scratch`], which is made only then.
+    /// Whether the stage uses [`Context::scratch`]; the folder is created only then.
     fn uses_scratch(&self) -> bool {
         true
     }
@@ -103,43 +103,43 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         Lookups::default()
     }
 
-    /// Whether the pipeline's name ([`Context::pipeline`]) is written into the result, and so is part of the fingerprint.
+    /// Whether the result contains the pipeline's name ([`Context::pipeline`]); the name is then part of the fingerprint.
     fn names_pipeline(&self) -> bool {
         false
     }
 
-    /// Whether it needs something outside this machine that [`Stage::preflight`] can ask for.
+    /// Whether the stage uses a remote service that [`Stage::preflight`] can check.
     fn reaches_out(&self) -> bool {
         false
     }
 
-    /// Asks, before any stage of a run begins, whether what this one needs outside this machine will be there, so that hours of training
-    /// do not end in a refusal. Given are the ports it has. Returns what it found, in a sentence; nothing where the network is not to be used.
+    /// Checks remote services before a run starts, such as permission to publish, so that a run does not fail after hours of training.
+    /// `given` are the connected ports. Returns a one-sentence result; `None` if the network must not be used.
     fn preflight(&self, _given: &[&str], _stop: &AtomicBool) -> Result<Option<String>> {
         Ok(None)
     }
 
-    /// Whether the result tells how what goes in was made ([`Context::upstream`]), so that it is part of the fingerprint.
-    fn tells_upstream(&self) -> bool {
+    /// Whether the result records the settings of all upstream stages ([`Context::upstream`]); they are then part of the fingerprint.
+    fn records_upstream(&self) -> bool {
         false
     }
 
-    /// What is wrong with these ports being given together, and what to write instead; ports that are always needed say so themselves.
-    fn refuses(&self, _given: &[&str]) -> Option<(String, String)> {
+    /// An error (message and hint) if these connected ports do not work together. Missing required ports are reported elsewhere.
+    fn port_conflicts(&self, _given: &[&str]) -> Option<(String, String)> {
         None
     }
 
-    /// What to think of with these ports given, although it would work: what it means, and what to write.
-    fn advises(&self, _given: &[&str]) -> Option<(String, String)> {
+    /// A warning (message and hint) about these connected ports.
+    fn port_warnings(&self, _given: &[&str]) -> Option<(String, String)> {
         None
     }
 
-    /// What may help after a failure, the best first: settings to change, each with half a sentence on what that does.
-    fn remedies(&self, _failure: Failure) -> Vec<SuggestedSettings> {
+    /// Setting overrides that may help after a failure, best first.
+    fn recovery_suggestions(&self, _failure: Failure) -> Vec<SuggestedSettings> {
         Vec::new()
     }
 
-    /// Does the work: everything made goes into `cx.out`, which becomes the artifact when this returns [`StageOutcome::Done`].
+    /// Runs the stage. It writes its result to `cx.out`, which becomes the artifact on [`StageOutcome::Done`].
     fn run(&self, cx: &Context) -> Result<StageOutcome>;
 }
 
@@ -152,34 +152,34 @@ pub struct Lookups {
     pub paths: Vec<PathBuf>,
 }
 
-/// An input a stage takes.
+/// An input port of a stage.
 #[derive(Debug)]
 pub struct Port {
-    /// The key in `from = { … }`; `*` stands for any name.
+    /// The key in `from = { … }`; `*` matches any name.
     pub name: &'static str,
-    /// The kinds that fit; empty means any.
+    /// The accepted artifact kinds; empty for any.
     pub kinds: &'static [ArtifactKind],
-    /// How many there may be.
+    /// The number of artifacts it takes.
     pub arity: Arity,
-    /// One sentence on what it is for.
+    /// One-sentence description.
     pub about: &'static str,
 }
 
-/// How many artifacts a port takes.
+/// The number of artifacts that a port takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arity {
     /// Exactly one.
     One,
-    /// One or none.
+    /// Zero or one.
     Optional,
-    /// At least one.
+    /// One or more.
     Many,
 }
 
-/// Something wrong with a setting, placed by the path of its key inside `with`.
+/// An error in a setting, located by its key path in `with`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingError {
-    /// The keys that lead to the value, `["split", "test"]`; empty for the whole table.
+    /// The key path of the value, such as `["split", "test"]`; empty for the whole table.
     pub path: Vec<String>,
     /// What is wrong.
     pub message: String,
@@ -188,61 +188,61 @@ pub struct SettingError {
 }
 
 impl SettingError {
-    /// A complaint about the value at `path`, a dotted path such as `split.test`.
+    /// An error in the value at a dotted path such as `split.test`.
     pub fn new(path: &str, message: impl Into<String>) -> Self {
         Self { path: path.split('.').filter(|key| !key.is_empty()).map(str::to_owned).collect(), message: message.into(), hint: None }
     }
 
-    /// Adds what to write instead.
+    /// Sets the hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 }
 
-/// How a stage ended when nothing went wrong.
+/// The outcome of a stage that did not fail.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StageOutcome {
     /// The result is in `cx.out`.
     Done(StageResult),
-    /// A person has to do something first; running again looks again.
+    /// Parked: a person has to do something first; the next run checks again.
     Parked {
-        /// How much is there.
+        /// Amount present.
         have: u64,
-        /// How much is needed.
+        /// Amount needed.
         need: u64,
-        /// What to do.
+        /// What the person has to do.
         message: String,
     },
 }
 
-/// Settings that may help after a failure.
+/// Setting overrides that may help after a failure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SuggestedSettings {
-    /// What to change.
+    /// The overrides.
     pub set: SettingOverrides,
-    /// What that does, half a sentence.
+    /// Their effect, as a short phrase.
     pub about: &'static str,
 }
 
-/// What a stage says of what it made.
+/// Summary, metrics and facts of a stage's result.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StageResult {
-    /// One sentence.
+    /// One-sentence summary.
     pub summary: String,
-    /// Numbers worth comparing and gating on.
+    /// Metrics for comparisons and gates, by name.
     pub metrics: BTreeMap<String, f64>,
-    /// Further facts for stages downstream.
+    /// Further facts for downstream stages, by name.
     pub facts: BTreeMap<String, Value>,
 }
 
 impl StageResult {
-    /// Something made, described in one sentence.
+    /// A result with a one-sentence summary.
     pub fn new(summary: impl Into<String>) -> Self {
         Self { summary: summary.into(), ..Self::default() }
     }
 
-    /// Adds a number.
+    /// Adds a metric.
     pub fn metric(mut self, name: &str, value: f64) -> Self {
         self.metrics.insert(name.to_owned(), value);
         self
@@ -255,47 +255,48 @@ impl StageResult {
     }
 }
 
-/// What a running stage is given: its inputs, its folders, its seed, and a voice.
+/// Execution context of a running stage: inputs, folders, seed, GPUs and event output.
 #[derive(Debug)]
 pub struct Context {
     /// The stage's name in the pipeline.
     pub stage: String,
     /// The pipeline's name.
     pub pipeline: String,
-    /// The project's root: relative paths in settings start here.
+    /// The project root; relative paths in settings start here.
     pub root: PathBuf,
-    /// The stage's own seed, derived from the pipeline's seed and the stage's name.
+    /// The stage's seed, derived from the pipeline's seed and the stage's name.
     pub seed: u64,
     /// The inputs by port, in the order `from` names them.
     pub inputs: BTreeMap<String, Vec<Artifact>>,
-    /// The outside files and folders that each stage of the pipeline reads, by its name, as written in its settings.
+    /// Source files and folders of every stage in the pipeline, by stage name, as written in the settings.
     pub sources: Arc<BTreeMap<String, Vec<PathBuf>>>,
-    /// How each step before this one works, by its name: kind, version, seed, settings and inputs. Only for stages that tell it.
+    /// Kind, version, settings, inputs and pipeline seed of each upstream step, by name. Only for stages with [`Stage::records_upstream`].
     pub upstream: BTreeMap<String, Value>,
-    /// A private, empty folder: what is in it at the end is the result.
+    /// The output folder, initially empty; its content becomes the result.
     pub out: PathBuf,
-    /// A folder kept between attempts with the same fingerprint: checkpoints live here.
+    /// A folder for checkpoints, kept between attempts with the same fingerprint.
     pub scratch: PathBuf,
-    /// A folder for what can be computed again, shared by all stages and runs of the project; it need not exist, and what was in it
-    /// may be gone at any time.
+    /// A folder for recomputable data, shared by all stages and runs of the project. It may not exist, and its content may be deleted at
+    /// any time.
     pub cache: PathBuf,
-    /// The cards it was given for itself; none where nobody counts them.
+    /// The GPUs assigned to this stage; empty if GPUs are not assigned.
     pub gpus: Vec<Gpu>,
-    /// What the programs it starts hold on to, so that they are found should this run be killed; none where something else sees to that.
+    /// The liveness lock that child processes inherit, so that orphans are found if this run is killed. `None` where another mechanism
+    /// does that.
     pub liveness: Option<Arc<LivenessLock>>,
-    /// Where events go.
+    /// Receives events.
     pub emitter: Emitter,
-    /// Set when the run should stop soon; long stages look at it and leave with [`crate::error::Exit::Interrupted`].
+    /// Set when the run should stop; long stages poll it and return an error of kind [`crate::error::ErrorKind::Interrupted`].
     pub stop: Arc<AtomicBool>,
 }
 
 impl Context {
-    /// The only artifact of a port.
+    /// The artifact of a required port.
     pub fn input(&self, port: &str) -> Result<&Artifact> {
-        self.optional(port).ok_or_else(|| Error::new(format!("stage `{}` was given nothing for `{port}`", self.stage)))
+        self.optional(port).ok_or_else(|| Error::new(format!("stage `{}` has no input `{port}`", self.stage)))
     }
 
-    /// The only artifact of a port that may be left out.
+    /// The artifact of an optional port.
     pub fn optional(&self, port: &str) -> Option<&Artifact> {
         self.inputs.get(port).and_then(|artifacts| artifacts.first())
     }
@@ -305,33 +306,33 @@ impl Context {
         self.inputs.get(port).map_or(&[], Vec::as_slice)
     }
 
-    /// A path from the settings, made absolute.
+    /// Resolves a path from the settings against the project root.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root.join(path)
     }
 
-    /// Says how far the stage is.
+    /// Reports progress.
     pub fn progress(&self, done: u64, total: u64, unit: &str, detail: impl Into<String>) {
         self.emitter.emit(Event::Progress { stage: self.stage.clone(), done, total, unit: unit.to_owned(), detail: detail.into() });
     }
 
-    /// Says something a person should read.
+    /// Emits a note.
     pub fn note(&self, message: impl Into<String>) {
         self.emitter.emit(Event::Note { stage: self.stage.clone(), message: message.into() });
     }
 
-    /// Says something a person should look at.
+    /// Emits a warning.
     pub fn warn(&self, message: impl Into<String>) {
         self.emitter.emit(Event::Warning { stage: self.stage.clone(), message: message.into() });
     }
 
-    /// Whether the run should stop soon.
+    /// Whether the run should stop.
     pub fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 }
 
-/// A stage of any kind, configured: what the runner holds. Implemented for every [`Stage`].
+/// Object-safe version of [`Stage`] that the runner uses. Implemented for every [`Stage`].
 pub trait AnyStage: Send + Sync {
     /// See [`Stage::KIND`].
     fn kind(&self) -> &'static str;
@@ -349,8 +350,8 @@ pub trait AnyStage: Send + Sync {
     fn reads(&self, file: &str) -> bool;
     /// See [`Stage::identity`].
     fn identity(&self) -> Value;
-    /// See [`Stage::recipe`].
-    fn recipe(&self) -> Value {
+    /// See [`Stage::portable_settings`].
+    fn portable_settings(&self) -> Value {
         self.identity()
     }
     /// See [`Stage::external_outputs`].
@@ -359,16 +360,16 @@ pub trait AnyStage: Send + Sync {
     fn numerics(&self) -> Option<String>;
     /// See [`Stage::names_pipeline`].
     fn names_pipeline(&self) -> bool;
-    /// See [`Stage::tells_upstream`].
-    fn tells_upstream(&self) -> bool {
+    /// See [`Stage::records_upstream`].
+    fn records_upstream(&self) -> bool {
         false
     }
-    /// See [`Stage::refuses`].
-    fn refuses(&self, _given: &[&str]) -> Option<(String, String)> {
+    /// See [`Stage::port_conflicts`].
+    fn port_conflicts(&self, _given: &[&str]) -> Option<(String, String)> {
         None
     }
-    /// See [`Stage::advises`].
-    fn advises(&self, _given: &[&str]) -> Option<(String, String)> {
+    /// See [`Stage::port_warnings`].
+    fn port_warnings(&self, _given: &[&str]) -> Option<(String, String)> {
         None
     }
     /// See [`Stage::run`].
@@ -393,17 +394,17 @@ pub trait AnyStage: Send + Sync {
     fn preflight(&self, _given: &[&str], _stop: &AtomicBool) -> Result<Option<String>> {
         Ok(None)
     }
-    /// See [`Stage::remedies`].
-    fn remedies(&self, _failure: Failure) -> Vec<SuggestedSettings> {
+    /// See [`Stage::recovery_suggestions`].
+    fn recovery_suggestions(&self, _failure: Failure) -> Vec<SuggestedSettings> {
         Vec::new()
     }
-    /// The settings, defaults filled in.
+    /// All settings, including defaults.
     fn settings(&self) -> Value {
         self.identity()
     }
     /// See [`Stage::pin`].
     fn pin(&mut self, _pin: &mut ResolveRevision<'_>) {}
-    /// The same stage with other settings.
+    /// The stage with setting overrides.
     fn changed(&self, _changes: &SettingOverrides) -> Result<Box<dyn AnyStage>> {
         Err(Error::new(format!("the settings of `{}` cannot be changed", self.kind())))
     }
@@ -434,8 +435,8 @@ impl<S: Stage> AnyStage for S {
     fn identity(&self) -> Value {
         Stage::identity(self)
     }
-    fn recipe(&self) -> Value {
-        Stage::recipe(self)
+    fn portable_settings(&self) -> Value {
+        Stage::portable_settings(self)
     }
     fn external_outputs(&self) -> Vec<PathBuf> {
         Stage::external_outputs(self)
@@ -446,14 +447,14 @@ impl<S: Stage> AnyStage for S {
     fn names_pipeline(&self) -> bool {
         Stage::names_pipeline(self)
     }
-    fn tells_upstream(&self) -> bool {
-        Stage::tells_upstream(self)
+    fn records_upstream(&self) -> bool {
+        Stage::records_upstream(self)
     }
-    fn refuses(&self, given: &[&str]) -> Option<(String, String)> {
-        Stage::refuses(self, given)
+    fn port_conflicts(&self, given: &[&str]) -> Option<(String, String)> {
+        Stage::port_conflicts(self, given)
     }
-    fn advises(&self, given: &[&str]) -> Option<(String, String)> {
-        Stage::advises(self, given)
+    fn port_warnings(&self, given: &[&str]) -> Option<(String, String)> {
+        Stage::port_warnings(self, given)
     }
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         Stage::run(self, cx)
@@ -473,8 +474,8 @@ impl<S: Stage> AnyStage for S {
     fn preflight(&self, given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
         Stage::preflight(self, given, stop)
     }
-    fn remedies(&self, failure: Failure) -> Vec<SuggestedSettings> {
-        Stage::remedies(self, failure)
+    fn recovery_suggestions(&self, failure: Failure) -> Vec<SuggestedSettings> {
+        Stage::recovery_suggestions(self, failure)
     }
     fn settings(&self) -> Value {
         serde_json::to_value(self).unwrap_or(Value::Null)
@@ -487,7 +488,7 @@ impl<S: Stage> AnyStage for S {
     }
 }
 
-/// A kind of work before it has settings: how a pipeline reads a stage of that kind.
+/// A stage kind without settings: creates stages from settings.
 pub trait StageFactory: Sync {
     /// See [`Stage::KIND`].
     fn kind(&self) -> &'static str;
@@ -497,19 +498,19 @@ pub trait StageFactory: Sync {
     fn version(&self) -> u32;
     /// See [`Stage::INPUTS`].
     fn ports(&self) -> &'static [Port];
-    /// The shape of the `with` table; what it refers to is in the generator's definitions afterwards.
+    /// The JSON Schema of the `with` table; adds the definitions it refers to to the generator.
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
-    /// Reads a `with` table. Every mistake is reported at its place; whether the settings can work is for [`Stage::check`].
+    /// Parses a `with` table and reports every mistake with its span. Values are validated by [`Stage::check`].
     fn parse(&self, with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>>;
-    /// The stage of which [`AnyStage::settings`] told these.
+    /// Recreates a stage from [`AnyStage::settings`].
     fn restore(&self, settings: Value) -> Result<Box<dyn AnyStage>>;
 }
 
-/// The entry of a kind of work.
+/// The [`StageFactory`] of a stage kind.
 pub struct FactoryOf<S>(PhantomData<fn() -> S>);
 
 impl<S: Stage> FactoryOf<S> {
-    /// For [`STAGES`].
+    /// The factory, for a registry of stage kinds.
     pub const NEW: Self = Self(PhantomData);
 }
 
@@ -539,7 +540,7 @@ impl<S: Stage> StageFactory for FactoryOf<S> {
         let shape = schema::of::<S>();
         let found = SchemaShape::new(&shape.0, &shape.1).check(&mut with, "with");
         if !found.is_empty() {
-            // What was taken out would be missed now; that is no further mistake.
+            // Do not deserialize: removed values would be reported as missing.
             return Err(found);
         }
         match S::deserialize(toml::de::Deserializer::from(with)) {

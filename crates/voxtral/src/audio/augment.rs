@@ -1,5 +1,7 @@
-//! A recording made a little different each time it is learned from: faster or slower, louder or softer, with noise, with parts of its
-//! spectrogram hidden. What happens is drawn from a key alone, so that it does not matter when, where or beside what a clip is heard.
+//! Data augmentation: speed, gain and noise perturbation of samples, and SpecAugment masks (Park et al. 2019) on the spectrogram.
+//!
+//! The augmentation of a clip depends only on the seed, the clip's name and the epoch, not on when, where or with which other clips it is
+//! processed.
 
 use super::log_mel::HOP;
 use super::resample::{resample, resampled_length};
@@ -8,39 +10,39 @@ use crate::error::Result;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// What may happen to a clip. Ranges are drawn from evenly.
+/// Augmentation settings. Values are drawn uniformly from their ranges.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Augmentation {
-    /// How likely anything happens at all, from 0 to 1.
+    /// Probability that a clip is augmented at all, from 0 to 1.
     pub probability: f64,
-    /// How much faster it is played, pitch and all; drawn in whole per cent, from 0.5 to 2.
+    /// Speed factor, which also changes the pitch; from 0.5 to 2, rounded to whole percent.
     pub speed: Option<[f64; 2]>,
-    /// How much louder, in dB; never so much that a sample leaves full scale.
+    /// Gain in dB, limited so that no sample exceeds full scale.
     pub gain_db: Option<[f64; 2]>,
-    /// How far white noise lies below the recording's mean power, in dB.
+    /// Signal-to-noise ratio of added white noise in dB, relative to the mean power of the recording.
     pub noise_snr_db: Option<[f64; 2]>,
-    /// How many stretches of time are hidden.
+    /// Number of time masks.
     pub time_masks: usize,
-    /// The longest of them, in frames of 10 ms.
+    /// Longest time mask, in frames of 10 ms.
     pub time_mask_frames: usize,
-    /// How many groups of mel bands are hidden.
+    /// Number of frequency masks.
     pub frequency_masks: usize,
-    /// The largest of them, in bands.
+    /// Widest frequency mask, in mel bands.
     pub frequency_mask_bins: usize,
 }
 
-/// What happens to one clip at one time.
+/// Augmentation drawn for one clip in one epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipAugmentation {
     key: [u8; 32],
-    /// In per cent; 100 leaves it as it is.
+    /// Speed in percent; 100 leaves the clip unchanged.
     speed: u32,
     gain_db: Option<f64>,
     noise_snr_db: Option<f64>,
 }
 
 impl Augmentation {
-    /// What happens to a clip in a pass over the data; nothing in some.
+    /// Draws the augmentation of a clip for an epoch; `None` leaves the clip unchanged.
     pub fn draw(&self, seed: u64, clip: &str, epoch: u64) -> Option<ClipAugmentation> {
         let mut hasher = blake3::Hasher::new_derive_key("voxpipe 2026 augmentation of clips");
         hasher.update(&seed.to_le_bytes()).update(&epoch.to_le_bytes()).update(clip.as_bytes());
@@ -48,21 +50,21 @@ impl Augmentation {
         if !generator(&key, "probability").random_bool(self.probability.clamp(0.0, 1.0)) {
             return None;
         }
-        // Each from a generator of its own: what one draws does not depend on what else is asked for.
+        // A separate generator each: a draw does not depend on which other augmentations are enabled.
         let drawn = |range: Option<[f64; 2]>, what: &str| range.map(|[low, high]| generator(&key, what).random_range(low..=high.max(low)));
         let speed = drawn(self.speed, "speed").map_or(100, |speed| (100.0 * speed).round().clamp(50.0, 200.0) as u32);
         Some(ClipAugmentation { key, speed, gain_db: drawn(self.gain_db, "gain"), noise_snr_db: drawn(self.noise_snr_db, "noise") })
     }
 
-    /// Hides parts of a spectrogram, of a clip of so many samples. What is hidden becomes what silence is in this recording, the lowest
-    /// value it has: the model knows it from every pause and from the padding, which a mean over the bands is nowhere.
+    /// Applies time and frequency masks to the features of a clip of `samples` samples. Masked values become the lowest value of the
+    /// recording, which is its silence. The model knows it from every pause and from the padding; the mean over the bands occurs nowhere.
     pub fn mask(&self, drawn: &ClipAugmentation, features: &mut Features, samples: usize) {
         let silence = features.data.iter().copied().fold(f32::INFINITY, f32::min);
         let (mels, frames) = (features.mels, features.frames);
-        let sounding = samples.div_ceil(HOP).min(features.chunks * frames);
+        let unpadded = samples.div_ceil(HOP).min(features.chunks * frames);
         let mut rng = generator(&drawn.key, "time");
         for _ in 0..self.time_masks {
-            let (start, width) = stretch(&mut rng, self.time_mask_frames.min(sounding / 2), sounding);
+            let (start, width) = random_span(&mut rng, self.time_mask_frames.min(unpadded / 2), unpadded);
             for band in 0..features.chunks * mels {
                 let (chunk, first) = (band / mels.max(1), band * frames);
                 for frame in start.max(chunk * frames)..(start + width).min((chunk + 1) * frames) {
@@ -72,7 +74,7 @@ impl Augmentation {
         }
         let mut rng = generator(&drawn.key, "frequency");
         for _ in 0..self.frequency_masks {
-            let (start, width) = stretch(&mut rng, self.frequency_mask_bins.min(mels), mels);
+            let (start, width) = random_span(&mut rng, self.frequency_mask_bins.min(mels), mels);
             for chunk in features.data.chunks_mut((mels * frames).max(1)) {
                 chunk[start * frames..(start + width) * frames].fill(silence);
             }
@@ -81,17 +83,17 @@ impl Augmentation {
 }
 
 impl ClipAugmentation {
-    /// How many samples there are afterwards.
+    /// Length in samples after augmentation.
     pub fn length(&self, samples: usize) -> usize {
         if self.speed == 100 { samples } else { resampled_length(samples, self.rate()).max(1) }
     }
 
-    /// Played faster is sampled slower: the rate its samples are said to have.
+    /// Sample rate to declare for the samples, so that resampling to 16 kHz changes their speed.
     fn rate(&self) -> u32 {
         SAMPLE_RATE / 100 * self.speed
     }
 
-    /// The clip as it is heard this time, 16 kHz.
+    /// Applies speed, gain and noise to 16 kHz samples.
     pub fn apply(&self, samples: Vec<f32>) -> Result<Vec<f32>> {
         let length = self.length(samples.len());
         let mut samples = if self.speed == 100 { samples } else { resample(samples, self.rate())? };
@@ -114,18 +116,19 @@ impl ClipAugmentation {
     }
 }
 
-/// A stretch of at most `widest` within `0..length`.
-fn stretch(rng: &mut ChaCha8Rng, widest: usize, length: usize) -> (usize, usize) {
+/// Start and width of a random span of at most `widest` within `0..length`.
+fn random_span(rng: &mut ChaCha8Rng, widest: usize, length: usize) -> (usize, usize) {
     let width = rng.random_range(0..=widest as u64) as usize;
     (rng.random_range(0..=(length - width) as u64) as usize, width)
 }
 
-/// A normally distributed number, by Box and Muller.
+/// A normally distributed number (Box–Muller transform).
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let (one, two): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
     (-2.0 * one.ln()).sqrt() * (2.0 * std::f64::consts::PI * two).cos()
 }
 
+/// Random generator for one purpose, derived from the key.
 fn generator(key: &[u8; 32], what: &str) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(*blake3::keyed_hash(key, what.as_bytes()).as_bytes())
 }
@@ -201,7 +204,7 @@ mod tests {
 
     #[test]
     fn masks_hide_no_more_than_they_may_and_only_with_silence() {
-        // A second and a bit in chunks of a second, so that masks lie across the border.
+        // 1.3 s in chunks of a second, so that masks cross the chunk boundary.
         let (log_mel, samples) = (LogMel::new(128), tone(1.3));
         let clean = log_mel.features(&samples, 100).unwrap();
         let silence = clean.data.iter().copied().fold(f32::INFINITY, f32::min);

@@ -1,12 +1,12 @@
-//! Power spectra of several frames side by side.
+//! FFT: power spectra of 400-sample frames, [`LANES`] frames at a time (SIMD across frames).
 //!
-//! A register holds the same sample of [`LANES`] frames, so every operation of the transform does as many frames as fit a vector and
-//! nothing is ever shuffled. The 400 samples of a frame are taken as 200 complex numbers, whose transform falls into 8 × 25 points by
-//! the prime factor algorithm (8 and 25 have no common factor, so no twiddles lie between), and 25 into 5 × 5. No multiplication is
-//! fused with an addition: every processor gives the same bits, however wide its registers are.
+//! A vector register holds the same sample of [`LANES`] frames, so every operation processes all of them and no shuffles are needed. The
+//! 400 real samples of a frame are packed into 200 complex points. Their transform is a prime-factor FFT (Good–Thomas) of 8 × 25 points,
+//! which needs no twiddle factors because 8 and 25 are coprime; the 25 points are split into 5 × 5 (Cooley–Tukey). There is no fused
+//! multiply-add, so every CPU computes the same bits, whatever its vector width.
 //!
-//! `black_box` hides a loop's counter from the compiler, which would otherwise vectorise along the loop, gathering numbers from afar,
-//! instead of along the lanes, where they lie side by side.
+//! `black_box` hides a loop counter from the compiler. Otherwise it would vectorize along the loop, with gathers, instead of along the
+//! contiguous lanes.
 
 use std::array::from_fn;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
@@ -15,18 +15,18 @@ use std::ops::{Add, Mul, Sub};
 
 use super::log_mel::{BINS, HOP, WINDOW};
 
-/// Frames in one go: a register of 512 bits.
+/// Frames per batch: the f64 lanes of a 512-bit register.
 pub(super) const LANES: usize = 8;
-/// Samples that so many frames look at.
+/// Samples covered by [`LANES`] frames.
 pub(super) const SPAN: usize = (LANES - 1) * HOP + WINDOW;
 
-/// Complex numbers that stand for one frame.
+/// Complex points per frame.
 const HALF: usize = WINDOW / 2;
 /// The coprime factors of [`HALF`].
 const ROWS: usize = 8;
 const COLUMNS: usize = 25;
 
-/// One number of each frame.
+/// One value of each frame.
 #[derive(Clone, Copy)]
 struct FftLanes([f64; LANES]);
 
@@ -36,36 +36,36 @@ struct Complex {
     im: FftLanes,
 }
 
-/// The tables of the transform, in the order in which they are used.
+/// Precomputed tables of the transform, in order of use.
 #[derive(Clone, Debug)]
 pub(super) struct Spectrum {
-    /// The complex points, eight for each of the 25 transforms of eight.
+    /// Input points, eight for each of the 25 DFTs of size 8.
     points: [[Point; ROWS]; COLUMNS],
-    /// Angles `exp(-2πi n/25)` between the two stages of the 25 points, at `[5 row + column]` with n their product.
+    /// Twiddle factors `exp(-2πi n/25)` between the two stages of the 25-point DFT, at `[5 row + column]` with n = row · column.
     inner: [(f64, f64); COLUMNS],
-    /// For each bin k up to the middle the places of k and of 200 - k, and the angle `exp(-2πi k/400)` that takes the spectra of even and
-    /// odd samples together.
+    /// For each bin k up to the middle: the places of k and 200 - k, and the twiddle factor `exp(-2πi k/400)` that combines the spectra of
+    /// the even and odd samples.
     outer: [(Place, Place, (f64, f64)); HALF / 2 + 1],
 }
 
-/// Row and column of a point among those of all transforms.
+/// Row and column of a point in [`Scratch::grid`].
 type Place = (usize, usize);
 
-/// Two samples that are taken as one complex number.
+/// Two consecutive real samples packed into one complex number.
 #[derive(Clone, Copy, Debug)]
 struct Point {
-    /// Place of the first one in [`Scratch::across`]; the second is in the next row.
+    /// Row of the first sample in [`Scratch::across`]; the second sample is in the next row.
     row: usize,
     frame: usize,
-    /// Hann's window for both, halved: the transform of packed real numbers would otherwise end in a division by two.
+    /// Hann window at both samples, halved: unpacking the real transform would otherwise need a division by two.
     window: (f64, f64),
 }
 
-/// Room to work in, used again and again.
+/// Reusable work buffers.
 pub(super) struct Scratch {
-    /// What is heard, transposed so that a sample of all frames is one load: sample n of frame f is `[n % HOP][n / HOP + f]`.
+    /// Input, transposed so that one load reads a sample of all frames: sample n of frame f is at `[n % HOP][n / HOP + f]`.
     across: [[f32; LANES + WINDOW.div_ceil(HOP) - 1]; HOP],
-    /// The 8 × 25 points; afterwards bin k is at `[k % 8][k % 25]`.
+    /// The 8 × 25 points; after the transform, bin k is at `[k % 8][k % 25]`.
     grid: [[Complex; COLUMNS]; ROWS],
     power: [[f32; LANES]; BINS],
 }
@@ -93,11 +93,11 @@ impl Spectrum {
         }
     }
 
-    /// The power of every bin, written to `scratch`, in frames that begin at 0, [`HOP`], 2 · [`HOP`] … of `heard`.
+    /// Computes the power of every bin for the frames that start at 0, [`HOP`], 2 · [`HOP`] … of `input`; the result is in `scratch`.
     #[inline(always)]
-    pub(super) fn power<'a>(&self, heard: &[f32; SPAN], scratch: &'a mut Scratch) -> &'a [[f32; LANES]; BINS] {
+    pub(super) fn power<'a>(&self, input: &[f32; SPAN], scratch: &'a mut Scratch) -> &'a [[f32; LANES]; BINS] {
         let Scratch { across, grid, power } = scratch;
-        for (frame, samples) in heard.chunks(HOP).enumerate() {
+        for (frame, samples) in input.chunks(HOP).enumerate() {
             let (rows, samples) = (across.as_chunks_mut::<8>().0, samples.as_chunks::<8>().0);
             for (rows, samples) in rows.iter_mut().zip(samples) {
                 let samples = black_box(samples);
@@ -129,7 +129,7 @@ impl Spectrum {
         power
     }
 
-    /// The transform of 25 points in place, in the natural order.
+    /// 25-point DFT in place, with the output in natural order.
     #[inline(always)]
     fn dft25(&self, points: &mut [Complex; COLUMNS]) {
         let mut columns = [[Complex::ZERO; 5]; 5];
@@ -149,10 +149,11 @@ impl Spectrum {
     }
 }
 
-/// `[value(0), value(1) …]`. Like [`std::array::from_fn`], but certainly part of its caller: a call would be made for the narrowest registers.
+/// `[value(0), value(1) …]`: like [`std::array::from_fn`], but always inlined. A function call would be compiled for the narrowest
+/// registers.
 #[inline(always)]
-pub(super) fn each<T: Copy, const N: usize>(nothing: T, value: impl Fn(usize) -> T) -> [T; N] {
-    let mut all = [nothing; N];
+pub(super) fn each<T: Copy, const N: usize>(initial: T, value: impl Fn(usize) -> T) -> [T; N] {
+    let mut all = [initial; N];
     for (n, place) in all.iter_mut().enumerate() {
         *place = value(n);
     }
@@ -175,7 +176,7 @@ fn dft8([a, b, c, d, e, f, g, h]: [Complex; 8]) -> [Complex; 8] {
 
 #[inline(always)]
 fn dft5([a, b, c, d, e]: [Complex; 5]) -> [Complex; 5] {
-    // Cosine and sine of a fifth and of two fifths of a turn.
+    // Cosine and sine of 2π/5 and 4π/5.
     const C1: f64 = 0.309_016_994_374_947_45;
     const C2: f64 = -0.809_016_994_374_947_5;
     const S1: f64 = 0.951_056_516_295_153_5;
@@ -190,7 +191,7 @@ fn dft5([a, b, c, d, e]: [Complex; 5]) -> [Complex; 5] {
 impl Complex {
     const ZERO: Self = Self { re: FftLanes([0.0; LANES]), im: FftLanes([0.0; LANES]) };
 
-    /// Times -i.
+    /// Multiplies by -i.
     #[inline(always)]
     fn turned(self) -> Self {
         Self { re: self.im, im: FftLanes([0.0; LANES]) - self.re }
@@ -267,16 +268,16 @@ mod tests {
 
     #[test]
     fn every_bin_is_the_sum_of_the_definition() {
-        let heard: [f32; SPAN] = each(0.0, |n| ((n * n) as f32 * 0.37).sin() * 0.5 + (n % 7) as f32 * 0.05);
+        let input: [f32; SPAN] = each(0.0, |n| ((n * n) as f32 * 0.37).sin() * 0.5 + (n % 7) as f32 * 0.05);
         let mut scratch = Scratch::new();
-        let power = Spectrum::new().power(&heard, &mut scratch);
+        let power = Spectrum::new().power(&input, &mut scratch);
         for frame in 0..LANES {
             for (k, found) in power.iter().enumerate() {
                 let (mut re, mut im) = (0.0, 0.0);
                 for n in 0..WINDOW {
                     let window = 0.5 - 0.5 * (2.0 * PI * n as f64 / WINDOW as f64).cos();
                     let (sin, cos) = (2.0 * PI * (n * k % WINDOW) as f64 / WINDOW as f64).sin_cos();
-                    let value = f64::from(heard[frame * HOP + n]) * window;
+                    let value = f64::from(input[frame * HOP + n]) * window;
                     (re, im) = (re + value * cos, im - value * sin);
                 }
                 let expected = re * re + im * im;

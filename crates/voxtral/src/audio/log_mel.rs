@@ -1,29 +1,29 @@
-//! The log-mel spectrogram Voxtral was trained on: Whisper's, with one maximum for the whole recording.
+//! Log-mel spectrogram: the input features Voxtral was trained on (Whisper's, with one maximum for the whole recording).
 //!
-//! The recording is padded with silence to whole chunks (30 s for the published models), then, over all of it at once:
-//! reflected by half a window at both ends, cut into Hann windows of 400 samples every 160, Fourier-transformed to a power
-//! spectrum, gathered into mel bands (Slaney's scale and normalisation, 0 to 8 kHz), and the logarithm taken. Values more
-//! than eight decades under the loudest one of the recording are raised to that floor; then (x + 4) / 4. A stream has no loudest
-//! value until it ends: there the ceiling is a constant ([`MelCeiling::Fixed`]).
+//! The recording is padded with silence to whole chunks (30 s for the published models). Then, over all of it at once: reflection padding
+//! by half a window at both ends, a short-time Fourier transform with Hann windows of 400 samples every 160, the power spectrum, mel filter
+//! banks (Slaney scale and normalization, 0 to 8 kHz), and log10. Values more than 8 (eight decades) below the maximum of the recording are
+//! raised to that floor; then (x + 4) / 4. A stream has no maximum until it ends, so there the ceiling is a constant
+//! ([`MelCeiling::Fixed`]).
 //!
-//! The transform is computed in double precision, so that it is nearer to the definition than any single-precision reference is; what
-//! follows it (sums of positive numbers, a logarithm) loses nothing in single. Eight frames are worked on side by side, in whatever
-//! vector registers the processor has and with the same bits on all; frames that lie in the padding cost next to nothing.
+//! The FFT runs in double precision, so it is closer to the definition than any single-precision reference. What follows it (sums of
+//! positive numbers, a logarithm) loses nothing in single precision. Eight frames are computed side by side in the widest vector registers
+//! of the CPU, with the same bits for any width. Frames in the padding cost almost nothing.
 
 use super::SAMPLE_RATE;
 use super::fft::{LANES, SPAN, Scratch, Spectrum, each};
 use crate::error::{Error, Result};
 
-/// Samples from one frame to the next.
+/// Hop length: samples from one frame to the next.
 pub const HOP: usize = 160;
-/// Samples a frame looks at.
+/// Window length in samples.
 pub const WINDOW: usize = 400;
-/// Frequencies of the spectrum, zero and Nyquist included.
+/// Bins of the power spectrum, including 0 Hz and Nyquist.
 pub(super) const BINS: usize = WINDOW / 2 + 1;
-/// Decimal logarithm of the power under which a band counts as silent.
+/// Floor of the log10 power of a band.
 const SILENCE: f32 = -10.0;
 
-/// Makes spectrograms; built once, used for any number of recordings and from any number of threads.
+/// Log-mel feature extractor. Build it once and use it for any number of recordings, from any thread.
 #[derive(Clone)]
 pub struct LogMel {
     spectrum: Spectrum,
@@ -31,30 +31,30 @@ pub struct LogMel {
     ceiling: MelCeiling,
 }
 
-/// What the floor lies eight decades under.
+/// The value that the floor lies eight decades below.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum MelCeiling {
-    /// The loudest value of the recording.
+    /// Maximum of the recording.
     #[default]
     Recording,
-    /// A decimal logarithm of power, whatever is heard; 1.5 for Voxtral Realtime.
+    /// A constant log10 power; 1.5 for Voxtral Realtime.
     Fixed(f32),
 }
 
-/// What the model hears of one recording: `data` is laid out `[chunks, mels, frames]`.
+/// Log-mel features of one recording; `data` has shape `[chunks, mels, frames]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
-    /// Mel bands.
+    /// Number of mel bands.
     pub mels: usize,
-    /// Frames a chunk.
+    /// Frames per chunk.
     pub frames: usize,
-    /// Chunks the recording fills, the last one padded.
+    /// Number of chunks; the last one is padded.
     pub chunks: usize,
-    /// The values, chunk by chunk, band by band.
+    /// Values, chunk by chunk, band by band.
     pub data: Vec<f32>,
 }
 
-/// The triangle of one mel band: weights of the bins `first..first + weights.len()`, the only ones that are not zero.
+/// Triangular filter of a mel band: its nonzero weights, for the bins `first..first + weights.len()`.
 #[derive(Clone, Debug)]
 struct Band {
     first: usize,
@@ -62,33 +62,33 @@ struct Band {
 }
 
 impl LogMel {
-    /// A spectrogram of so many mel bands; the published models have 128.
+    /// Creates an extractor for `mels` mel bands; the published models use 128.
     pub fn new(mels: usize) -> Self {
         Self { spectrum: Spectrum::new(), bands: bands(mels), ceiling: MelCeiling::Recording }
     }
 
-    /// The same with another ceiling.
+    /// Returns the extractor with another ceiling.
     pub fn with_ceiling(self, ceiling: MelCeiling) -> Self {
         Self { ceiling, ..self }
     }
 
-    /// Hears a recording of 16 kHz samples in chunks of `chunk_frames` (twice the encoder's positions: 3000 are 30 s).
+    /// Computes the features of 16 kHz samples in chunks of `chunk_frames` frames: twice the encoder's positions, 3000 for 30 s.
     pub fn features(&self, samples: &[f32], chunk_frames: usize) -> Result<Features> {
         let (mels, frames) = (self.bands.len(), chunk_frames);
         if samples.is_empty() {
-            return Err(Error::new("cannot hear a recording of 0 samples"));
+            return Err(Error::new("cannot compute features of a recording of 0 samples"));
         }
         if mels == 0 || frames * HOP <= WINDOW / 2 {
-            return Err(Error::new(format!("cannot make a spectrogram of {mels} mel bands and {frames} frames a chunk")));
+            return Err(Error::new(format!("cannot compute a spectrogram of {mels} mel bands and {frames} frames per chunk")));
         }
         let chunks = samples.len().div_ceil(frames * HOP);
         let length = chunks * frames * HOP;
-        // The first frame that sees nothing but padding; the reflection at the end mirrors padding only if there is enough of it.
-        let sounding = if length - samples.len() > WINDOW { (samples.len() + WINDOW / 2).div_ceil(HOP) } else { chunks * frames };
+        // First frame that covers only padding. The reflection at the end mirrors only padding if there is enough of it.
+        let unpadded = if length - samples.len() > WINDOW { (samples.len() + WINDOW / 2).div_ceil(HOP) } else { chunks * frames };
         let mut data = vec![SILENCE; chunks * mels * frames];
         for (chunk, rows) in data.chunks_exact_mut(mels * frames).enumerate() {
-            let heard = sounding.saturating_sub(chunk * frames).min(frames);
-            widest(Work { log_mel: self, samples, length, start: chunk * frames, heard, frames, rows });
+            let active = unpadded.saturating_sub(chunk * frames).min(frames);
+            widest(Work { log_mel: self, samples, length, start: chunk * frames, active, frames, rows });
         }
 
         let ceiling = match self.ceiling {
@@ -103,19 +103,19 @@ impl LogMel {
     }
 }
 
-/// One chunk to be filled in.
+/// One chunk to compute.
 struct Work<'a> {
     log_mel: &'a LogMel,
     samples: &'a [f32],
-    /// Samples with the padding.
+    /// Length of the padded recording in samples.
     length: usize,
-    /// The chunk's first frame in the recording.
+    /// First frame of the chunk within the recording.
     start: usize,
-    /// Frames that hear something.
-    heard: usize,
-    /// Frames of the chunk, the length of a row.
+    /// Frames that cover audio, not only padding.
+    active: usize,
+    /// Frames per chunk: the length of a row.
     frames: usize,
-    /// A row of decimal logarithms for each band.
+    /// Output: one row of log10 energies per band.
     rows: &'a mut [f32],
 }
 
@@ -123,11 +123,11 @@ impl Work<'_> {
     #[inline(always)]
     fn run(self) {
         let (mut scratch, mut edge) = (Scratch::new(), [0.0; SPAN]);
-        for at in (0..self.heard).step_by(LANES) {
-            // At the end of the chunk some frames are heard again rather than fewer than a register holds.
+        for at in (0..self.active).step_by(LANES) {
+            // The last batch overlaps the previous one, so that it still fills a register.
             let at = at.min(self.frames.saturating_sub(LANES));
-            let heard = span(self.samples, self.length, (self.start + at) * HOP, &mut edge);
-            let power = self.log_mel.spectrum.power(heard, &mut scratch);
+            let input = span(self.samples, self.length, (self.start + at) * HOP, &mut edge);
+            let power = self.log_mel.spectrum.power(input, &mut scratch);
             for (band, row) in self.log_mel.bands.iter().zip(self.rows.chunks_exact_mut(self.frames)) {
                 let energies = band.energies(power);
                 match row.get_mut(at..at + LANES).and_then(|row| row.as_mut_array()) {
@@ -136,8 +136,8 @@ impl Work<'_> {
                 }
             }
         }
-        // The last of these may lie in the padding, where the energy is 0.
-        let written = self.heard.next_multiple_of(LANES).min(self.frames);
+        // The last of these may be padding, where the energy is 0.
+        let written = self.active.next_multiple_of(LANES).min(self.frames);
         for row in self.rows.chunks_exact_mut(self.frames) {
             for value in &mut row[..written] {
                 *value = log10(*value).max(SILENCE);
@@ -146,7 +146,7 @@ impl Work<'_> {
     }
 }
 
-/// Runs the work compiled for the widest registers of this processor. Vectors change no result: see [`super::fft`].
+/// Runs the work compiled for the widest vector registers of this CPU. The width does not change the result: see [`super::fft`].
 fn widest(work: Work<'_>) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -159,12 +159,12 @@ fn widest(work: Work<'_>) {
             work.run();
         }
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: the processor was just asked for what this is compiled for.
+            // SAFETY: the CPU features this is compiled for have just been detected.
             #[expect(unsafe_code, reason = "twice the speed")]
             return unsafe { avx512(work) };
         }
         if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor was just asked for what this is compiled for.
+            // SAFETY: the CPU features this is compiled for have just been detected.
             #[expect(unsafe_code, reason = "twice the speed")]
             return unsafe { avx2(work) };
         }
@@ -172,11 +172,11 @@ fn widest(work: Work<'_>) {
     work.run();
 }
 
-/// The decimal logarithm of a positive normal number, to 3e-7 or a few parts in ten million; of 0, something under [`SILENCE`].
-/// Written out because the library's takes one number at a time.
+/// log10 of a positive normal number, to within 3e-7 or a few parts in ten million; for 0, a value below [`SILENCE`]. Written out because
+/// the standard library computes one number at a time.
 #[inline(always)]
 fn log10(x: f32) -> f32 {
-    // x = 2^exponent · m with m within a half-tone of 1: √½ ≤ m < √2.
+    // x = 2^exponent · m with √½ ≤ m < √2.
     const ROOT_HALF: u32 = 0x3f35_04f3;
     let bits = x.to_bits().wrapping_sub(ROOT_HALF);
     let exponent = (bits as i32 >> 23) as f32;
@@ -194,7 +194,7 @@ impl std::fmt::Debug for LogMel {
     }
 }
 
-/// The largest of some numbers, eight at a time.
+/// Maximum of the values, computed eight at a time.
 fn loudest(values: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (groups, rest) = values.as_chunks::<LANES>();
@@ -202,8 +202,8 @@ fn loudest(values: &[f32]) -> f32 {
     lanes.into_iter().chain(rest.iter().copied()).fold(f32::MIN, larger)
 }
 
-/// The samples that [`LANES`] frames from `start` on look at: half a window more at the left than where they begin. Beyond the recording
-/// there is silence up to `length`, and beyond that, as before the start, a mirror image (the end samples are not repeated).
+/// Input samples of [`LANES`] frames from sample `start` on, beginning half a window earlier. Beyond the recording there is silence up to
+/// `length`; beyond that, and before the start, the signal is reflected (the end samples are not repeated).
 #[inline(always)]
 fn span<'a>(samples: &'a [f32], length: usize, start: usize, edge: &'a mut [f32; SPAN]) -> &'a [f32; SPAN] {
     let inside = start.checked_sub(WINDOW / 2).and_then(|from| samples.get(from..)?.first_chunk());
@@ -218,7 +218,7 @@ fn span<'a>(samples: &'a [f32], length: usize, start: usize, edge: &'a mut [f32;
 }
 
 impl Band {
-    /// The energy of the band in each frame.
+    /// Energy of the band in each frame.
     #[inline(always)]
     fn energies(&self, power: &[[f32; LANES]; BINS]) -> [f32; LANES] {
         let mut sums = [0.0; LANES];
@@ -229,7 +229,7 @@ impl Band {
     }
 }
 
-/// Triangles between neighbouring points of the mel scale, each of the same area.
+/// Triangular filters between neighboring points of the mel scale, all of the same area.
 fn bands(mels: usize) -> Vec<Band> {
     let top = hertz_to_mel(f64::from(SAMPLE_RATE) / 2.0);
     let edges: Vec<f64> = (0..mels + 2).map(|i| mel_to_hertz(top * i as f64 / (mels + 1) as f64)).collect();
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use std::f64::consts::PI;
 
-    /// Of the reference implementations, which agree with each other to 5e-5.
+    /// Tolerance to the reference implementations, which agree with each other to 5e-5.
     const TOLERANCE: f64 = 1e-4;
 
     fn sine(seconds: f64) -> Vec<f32> {
@@ -297,7 +297,7 @@ mod tests {
         let samples = sine(0.7);
         let mut rows = [vec![0.0; 128 * 100], vec![0.0; 128 * 100]];
         let [portable, vectors] = &mut rows;
-        let work = |rows| Work { log_mel: &log_mel, samples: &samples, length: 16_000, start: 0, heard: 100, frames: 100, rows };
+        let work = |rows| Work { log_mel: &log_mel, samples: &samples, length: 16_000, start: 0, active: 100, frames: 100, rows };
         work(portable).run();
         widest(work(vectors));
         assert_eq!(rows[0], rows[1]);
@@ -305,14 +305,14 @@ mod tests {
 
     #[test]
     fn silence_is_the_floor() {
-        let heard = LogMel::new(128).features(&[0.0; 16_000], 3000).unwrap();
-        assert_eq!((heard.mels, heard.frames, heard.chunks, heard.data.len()), (128, 3000, 1, 384_000));
-        assert!(heard.data.iter().all(|value| *value == -1.5));
+        let silent = LogMel::new(128).features(&[0.0; 16_000], 3000).unwrap();
+        assert_eq!((silent.mels, silent.frames, silent.chunks, silent.data.len()), (128, 3000, 1, 384_000));
+        assert!(silent.data.iter().all(|value| *value == -1.5));
     }
 
     #[test]
     fn a_sine_has_the_values_of_the_reference() {
-        let heard = LogMel::new(128).features(&sine(1.0), 3000).unwrap();
+        let features = LogMel::new(128).features(&sine(1.0), 3000).unwrap();
         let expected = [
             (0, 0, 0.907_519_58),
             (10, 0, 0.985_810_82),
@@ -324,12 +324,12 @@ mod tests {
             (64, 50, -0.514_645_93),
         ];
         for (mel, frame, value) in expected {
-            let found = f64::from(heard.data[mel * 3000 + frame]);
+            let found = f64::from(features.data[mel * 3000 + frame]);
             assert!((found - value).abs() < TOLERANCE, "[{mel}, {frame}] is {found}, not {value}");
         }
-        let all = || heard.data.iter().map(|value| f64::from(*value));
+        let all = || features.data.iter().map(|value| f64::from(*value));
         let (low, high) = (all().fold(f64::MAX, f64::min), all().fold(f64::MIN, f64::max));
-        let mean = all().sum::<f64>() / heard.data.len() as f64;
+        let mean = all().sum::<f64>() / features.data.len() as f64;
         assert!((high - 1.485_354_1).abs() < TOLERANCE && (low + 0.514_645_93).abs() < TOLERANCE);
         assert!((mean + 0.511_268_59).abs() < TOLERANCE, "mean {mean}");
     }
@@ -339,7 +339,7 @@ mod tests {
         let log_mel = LogMel::new(128).with_ceiling(MelCeiling::Fixed(1.5));
         let silent = log_mel.features(&[0.0; 16_000], 100).unwrap();
         assert!(silent.data.iter().all(|value| *value == (1.5 - 8.0 + 4.0) / 4.0));
-        // Above the floor it changes nothing; this sine's own ceiling is 1.94.
+        // Above the floor nothing changes; the maximum of this sine is 1.94.
         let (fixed, own) = (log_mel.features(&sine(1.0), 100).unwrap(), LogMel::new(128).features(&sine(1.0), 100).unwrap());
         let floor = own.data.iter().copied().fold(f32::MAX, f32::min);
         assert!(fixed.data.iter().zip(&own.data).all(|(fixed, own)| fixed == own || *own == floor && *fixed < floor));
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn what_is_skipped_as_padding_is_what_would_have_been_computed() {
-        // One sample more or less padding than the shortcut needs: the last frames differ only if the shortcut were wrong.
+        // Padding around the limit of the shortcut: the last frames would differ if the shortcut were wrong.
         let log_mel = LogMel::new(128);
         for padding in [0, 1, 199, 200, 201, 399, 400, 401, 560] {
             let samples: Vec<f32> = sine(1.0)[..16_000 - padding].to_vec();

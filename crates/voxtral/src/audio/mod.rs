@@ -1,9 +1,9 @@
-//! From an audio file to what the model hears.
+//! Audio: decoding, resampling to 16 kHz, log-mel features, augmentation, segmentation and quality checks.
 //!
-//! A file of any common format is decoded and mixed down ([`decode()`]), brought to 16 kHz ([`resample()`]) and, as a clip of
-//! a dataset, written as 16-bit mono WAV ([`write_wav16k`]). Voxtral hears 128 mel bands a hundredth of a second apart
-//! ([`LogMel`]). Nothing in here knows of pipelines, and nothing trusts a file: what is damaged, truncated or empty is an
-//! error that names it, never a silently shorter clip.
+//! [`decode()`] reads any common format and mixes it down to mono. [`resample()`] converts it to 16 kHz, and [`write_wav16k`] writes it as
+//! a dataset clip: 16-bit mono WAV. [`LogMel`] computes the model's input, a log-mel spectrogram with one frame every 10 ms (128 bands for
+//! Voxtral). This module does not depend on pipelines. It trusts no file: a damaged, truncated or empty file is an error that names the
+//! file, never a silently shorter clip.
 
 pub mod augment;
 pub mod decode;
@@ -19,5 +19,5 @@ pub use log_mel::{Features, LogMel, MelCeiling};
 pub use resample::resample;
 pub use wav::{load, load_stream, read_wav16k, write_wav16k};
 
-/// Samples a second everywhere behind [`load`].
+/// Sample rate of all audio after [`load`], in Hz.
 pub const SAMPLE_RATE: u32 = 16_000;

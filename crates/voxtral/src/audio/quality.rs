@@ -1,54 +1,54 @@
-//! What a take is like, for somebody who has just read a sentence aloud: measured at once, judged, and said in words.
+//! Quality check of a recorded take: measures it right after the recording, rates it, and gives the reasons.
 
 use super::SAMPLE_RATE;
 use serde::Serialize;
 
-/// Levels are measured in pieces this long.
+/// Frame length for level measurement: 20 ms.
 const FRAME: usize = SAMPLE_RATE as usize / 50;
-/// Decibels that no silence falls below, so that it can be written as a number.
+/// Lowest reported level in dBFS, so that digital silence is a finite number.
 const FLOOR: f64 = -120.0;
-/// Full scale and the step below it: where a microphone that is too loud ends up.
+/// Magnitude from which a sample counts as clipped: full scale and one step below.
 const CLIPPED: f32 = 32_766.0 / 32_768.0;
 
-/// A take in numbers.
+/// Measurements and rating of a take.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClipQuality {
-    /// How long it is.
+    /// Length in seconds.
     pub seconds: f64,
-    /// The loudest sample.
+    /// Peak level in dBFS.
     pub peak_dbfs: f64,
-    /// The level of all of it.
+    /// RMS level of the whole take in dBFS.
     pub rms_dbfs: f64,
-    /// Samples at full scale.
+    /// Number of clipped samples.
     pub clipped: usize,
-    /// How far speech is above what is heard between words.
+    /// Level of speech above the level between words, in dB.
     pub snr_db: f64,
-    /// Seconds before the speech.
+    /// Silence before the speech, in seconds.
     pub lead_silence: f64,
-    /// Seconds after it.
+    /// Silence after the speech, in seconds.
     pub trail_silence: f64,
-    /// Letters of the sentence for each second of speech.
+    /// Letters of the sentence per second of speech.
     pub chars_per_second: f64,
-    /// What to do with it.
+    /// Overall rating.
     pub verdict: QualityVerdict,
-    /// Why, in words; empty if all is well.
+    /// Reasons for the rating, in words; empty if the take is good.
     pub reasons: Vec<String>,
 }
 
-/// Whether a take will do.
+/// Rating of a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QualityVerdict {
-    /// As it should be.
+    /// Good.
     Ok,
-    /// It can be used; another may be better.
+    /// Usable, but a new take may be better.
     Warn,
-    /// Nobody could learn from it.
+    /// Unusable for training.
     Reject,
 }
 
 impl ClipQuality {
-    /// Measures 16 kHz samples of somebody who read this text.
+    /// Measures and rates the 16 kHz samples of a speaker reading `text`.
     pub fn of(samples: &[f32], text: &str) -> Self {
         let seconds = samples.len() as f64 / f64::from(SAMPLE_RATE);
         let peak = samples.iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
@@ -57,7 +57,7 @@ impl ClipQuality {
         sorted.sort_by(f64::total_cmp);
         let at = |share: f64| sorted.get((share * sorted.len() as f64) as usize).copied().unwrap_or(FLOOR);
         let (noise, speech) = (at(0.1), at(0.9));
-        // Speech is what is nearer to the loud parts than to the quiet ones.
+        // Speech frames are closer to the loud level than to the quiet one.
         let threshold = (noise + speech) / 2.0;
         let spoken = |level: &f64| *level > threshold.max(-55.0);
         let frame = FRAME as f64 / f64::from(SAMPLE_RATE);
@@ -76,26 +76,26 @@ impl ClipQuality {
             verdict: QualityVerdict::Ok,
             reasons: Vec::new(),
         };
-        quality.judge(samples.len());
+        quality.rate(samples.len());
         quality
     }
 
-    fn judge(&mut self, samples: usize) {
+    fn rate(&mut self, samples: usize) {
         use QualityVerdict::{Reject, Warn};
         let clipped = self.clipped as f64 / samples.max(1) as f64;
         let silent = self.peak_dbfs < -45.0 || self.rms_dbfs < -60.0;
         let rules = [
             (self.seconds < 0.3, Reject, format!("too short: {:.1} s", self.seconds)),
-            (self.seconds > 30.0, Reject, format!("too long: {:.0} s; at most 30 s can be used", self.seconds)),
-            (silent, Reject, "silent: nothing was heard; is the microphone on, and the right one?".to_owned()),
-            (clipped > 0.01, Reject, "far too loud: the sound is cut off; go back from the microphone or turn it down".to_owned()),
-            (clipped > 0.0002 && clipped <= 0.01, Warn, "too loud in places; go a little back from the microphone".to_owned()),
-            (!silent && self.rms_dbfs < -40.0, Warn, "very quiet; come nearer to the microphone or turn it up".to_owned()),
-            (!silent && self.snr_db < 15.0, Warn, "noisy: speech is hardly louder than what is around it".to_owned()),
-            (!silent && self.lead_silence < 0.02, Warn, "begins at once: the first sound may be cut off".to_owned()),
-            (!silent && self.trail_silence < 0.02, Warn, "ends at once: the last sound may be cut off".to_owned()),
-            (!silent && self.chars_per_second > 28.0, Warn, "very fast for this sentence: was all of it read?".to_owned()),
-            (!silent && self.chars_per_second < 2.5, Warn, "very slow for this sentence: is there a long pause in it?".to_owned()),
+            (self.seconds > 30.0, Reject, format!("too long: {:.0} s; the limit is 30 s", self.seconds)),
+            (silent, Reject, "silent: check that the right microphone is selected and switched on".to_owned()),
+            (clipped > 0.01, Reject, "far too loud: the audio is clipped; move away from the microphone or lower its gain".to_owned()),
+            (clipped > 0.0002 && clipped <= 0.01, Warn, "too loud in places; move a little away from the microphone".to_owned()),
+            (!silent && self.rms_dbfs < -40.0, Warn, "very quiet; move closer to the microphone or raise its gain".to_owned()),
+            (!silent && self.snr_db < 15.0, Warn, "noisy: speech is hardly louder than the background".to_owned()),
+            (!silent && self.lead_silence < 0.02, Warn, "starts immediately: the first sound may be cut off".to_owned()),
+            (!silent && self.trail_silence < 0.02, Warn, "ends immediately: the last sound may be cut off".to_owned()),
+            (!silent && self.chars_per_second > 28.0, Warn, "very fast for this sentence: was it read completely?".to_owned()),
+            (!silent && self.chars_per_second < 2.5, Warn, "very slow for this sentence: does it contain a long pause?".to_owned()),
         ];
         for (holds, verdict, reason) in rules {
             if holds {
@@ -122,7 +122,7 @@ fn hundredths(value: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// A tone of an amplitude between pauses, over a hiss of another.
+    /// A tone between pauses, over hiss; both given as amplitudes.
     fn take(amplitude: f32, hiss: f32, seconds: f64, pause: f64) -> Vec<f32> {
         let rate = f64::from(SAMPLE_RATE);
         let mut state = 1_u32;

@@ -1,7 +1,7 @@
-//! From any sample rate to 16 kHz.
+//! Resampling from any sample rate to 16 kHz.
 //!
-//! A synchronous resampler works in the frequency domain: what lies above the lower of the two Nyquist frequencies is cut off
-//! before it can fold back into the voice. Its delay is taken out, so a sound stays where it was.
+//! A synchronous FFT resampler (rubato): content above the lower of the two Nyquist frequencies is removed before it can alias. The filter
+//! delay is compensated, so sounds keep their position.
 
 use rubato::audioadapter_buffers::owned::InterleavedOwned;
 use rubato::{Fft, FixedSync, Resampler, WindowFunction};
@@ -9,43 +9,43 @@ use rubato::{Fft, FixedSync, Resampler, WindowFunction};
 use super::SAMPLE_RATE;
 use crate::error::{Error, Result};
 
-/// Rates that a recording can sensibly have; outside, the header is wrong and the sound with it.
+/// Accepted sample rates in Hz. Outside this range the header must be wrong.
 pub const RATES: std::ops::RangeInclusive<u32> = 4_000..=384_000;
 
-/// Louder than any sample can sensibly be, where 1 is full scale: beyond the numbers of every integer format, taken for floats. The sums of a
-/// Fourier transform of such samples stay finite.
+/// Largest accepted sample magnitude, where 1 is full scale: above the values of every integer format read as floats. FFT sums of such
+/// samples stay finite.
 pub const LOUDEST: f32 = (1_u64 << 32) as f32;
 
-/// Length of the filter at the lower of the two rates: long enough to keep 95 % of the band, short enough to ring unheard.
+/// Filter length in samples at the lower of the two rates: keeps 95 % of the band, and its ringing is inaudible.
 const FILTER: usize = 1024;
 
-/// Brings samples of any rate to 16 kHz; at 16 kHz they are returned as they are.
+/// Resamples to 16 kHz. Samples at 16 kHz are returned unchanged.
 pub fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
     if rate == SAMPLE_RATE || samples.is_empty() {
         return Ok(samples);
     }
     if !RATES.contains(&rate) {
-        return Err(Error::new(format!("a sample rate of {rate} Hz is outside {} to {} Hz", RATES.start(), RATES.end())));
+        return Err(Error::new(format!("unsupported sample rate {rate} Hz: expected {} to {} Hz", RATES.start(), RATES.end())));
     }
     if let Some(n) = samples.iter().position(|sample| sample.is_nan() || sample.abs() > LOUDEST) {
         return Err(Error::new(format!("cannot resample: sample {n} is {:e}, where 1 is full scale", samples[n])));
     }
-    let refused = |error: String| Error::new(format!("cannot resample from {rate} Hz to {SAMPLE_RATE} Hz: {error}"));
+    let failed = |error: String| Error::new(format!("cannot resample from {rate} Hz to {SAMPLE_RATE} Hz: {error}"));
     let (from, to) = (rate as usize, SAMPLE_RATE as usize);
     let length = samples.len();
     let chunk = filter_length(from, to);
     let mut fft = Fft::<f32>::new_custom(from, to, chunk, 1, 1, WindowFunction::BlackmanHarris2, FixedSync::Both)
-        .map_err(|error| refused(error.to_string()))?;
-    let input = InterleavedOwned::new_from(samples, 1, length).map_err(|error| refused(error.to_string()))?;
-    let output = fft.process_all(&input, length, None).map_err(|error| refused(error.to_string()))?;
+        .map_err(|error| failed(error.to_string()))?;
+    let input = InterleavedOwned::new_from(samples, 1, length).map_err(|error| failed(error.to_string()))?;
+    let output = fft.process_all(&input, length, None).map_err(|error| failed(error.to_string()))?;
     let mut samples = output.take_data();
-    // The resampler rounds the length up; a clip should last as long as before, to the nearest sample.
+    // The resampler rounds the length up. Keep the duration, to the nearest sample.
     samples.resize(resampled_length(length, rate), 0.0);
     Ok(samples)
 }
 
-/// Samples of input that the resampler takes at once: whole periods of the two rates, and an even number of them, because half
-/// of it is the delay: half a sample could not be taken out again.
+/// Input samples the resampler processes at once: whole periods of both rates, and an even number of them. The delay is half of it, and
+/// half a sample could not be removed.
 fn filter_length(from: usize, to: usize) -> usize {
     let (mut divisor, mut rest) = (from, to);
     while rest > 0 {
@@ -72,7 +72,7 @@ mod tests {
         (0..length).map(|n| (0.5 * (2.0 * PI * hertz * n as f64 / f64::from(rate)).sin()) as f32).collect()
     }
 
-    /// Power in decibels, relative to the reference, over what is far enough from the ends.
+    /// Power in decibels relative to the reference, away from the ends.
     fn decibel(signal: impl Iterator<Item = f32>, reference: &[f32]) -> f64 {
         let energy = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>();
         10.0 * (energy(&mut { signal }) / energy(&mut reference.iter().copied())).log10()

@@ -1,36 +1,38 @@
-//! Where a recording can be cut: at pauses, and where there is none in reach, at the quietest place.
+//! Silence-based segmentation: cuts a recording at pauses or, where no pause is in reach, at the quietest point.
 //!
-//! Loudness is taken in frames of 10 ms. What counts as silence depends on the recording: its noise lies where its quietest tenth does
-//! (or less, if it hardly pauses), its voice where its loudest hundredth does, and the border a third of the way up, in decibels. A recording whose loudness hardly
-//! changes has no pauses, so nothing of it is ever taken for silence; only what lies in pauses between pieces is left out of them.
+//! Loudness is measured in frames of 10 ms. The silence threshold adapts to the recording: the noise level is the 10th percentile of the
+//! frame levels (or a lower one, if the recording hardly pauses), the speech level is the 99th, and the threshold lies a third of the way
+//! up, in dB. A recording of nearly constant loudness has no pauses, so none of it counts as silence. Only audio inside pauses between
+//! segments is left out.
 
 use super::SAMPLE_RATE;
 use std::ops::Range;
 
-/// Samples a frame: 10 ms.
+/// Frame length in samples: 10 ms.
 const FRAME: usize = SAMPLE_RATE as usize / 100;
-/// Shortest silence that is a pause, in frames. Stops within words ("t", "k") are shorter.
+/// Shortest silence that counts as a pause, in frames. Stop consonants within words ("t", "k") are shorter.
 const PAUSE: usize = 30;
-/// A silence from here on always ends a piece, in frames: two sentences a second apart are two subtitles.
+/// Shortest silence that always ends a segment, in frames: two sentences a second apart become two subtitles.
 const LONG_PAUSE: usize = 100;
-/// What a piece keeps of the silence on either side, in samples: 0.2 s.
+/// Silence that a segment keeps on either side, in samples: 0.2 s.
 const MARGIN: usize = SAMPLE_RATE as usize / 5;
-/// Power of a sample below which there is silence whatever the recording is like: −70 dBFS.
+/// Lowest noise level in dBFS: quieter frames are silence in any recording.
 const SILENT: f64 = -70.0;
-/// The share of frames that are no louder than the noise; the next one is tried where that much is not quiet: somebody who reads aloud
-/// pauses little.
+/// Quantiles of the frame levels tried as the noise level, in order. The next one is tried if speech does not stand out: someone who reads
+/// aloud pauses little.
 const NOISE: [f64; 3] = [0.1, 0.03, 0.01];
-/// The share of frames that are no louder than the voice is at its loudest.
+/// Quantile of the frame levels that is the speech level.
 const VOICE: f64 = 0.99;
-/// Decibels between noise and voice, below which they cannot be told apart.
+/// Smallest difference between speech and noise level, in dB, at which they can be told apart.
 const CONTRAST: f64 = 10.0;
-/// Frames over which loudness is averaged where the quietest place is sought: a gap between words, not a zero of a wave.
+/// Frames averaged in the search for the quietest point: a gap between words, not a zero crossing.
 const LULL: usize = 10;
 
-/// Cuts a recording into pieces of at most `longest` samples, each around something that is loud enough to be speech.
+/// Splits a recording into segments of at most `longest` samples, each around audio that is loud enough to be speech.
 ///
-/// Pieces are in order and do not overlap. They keep 0.2 s of the pauses beside them where there is so much, and leave out the rest. A
-/// piece without a pause in reach ends where it is quietest. A recording in which nothing stands out is cut as a whole.
+/// Segments are in order and do not overlap. They keep up to 0.2 s of the adjacent pauses; the rest of a pause is left out. A segment
+/// without a pause in reach ends at its quietest point. If speech does not stand out from noise, the whole recording is split by
+/// [`windows`].
 pub fn pieces(samples: &[f32], longest: usize) -> Vec<Range<usize>> {
     let loudness = loudness(samples);
     let voices = voices(&loudness);
@@ -42,7 +44,7 @@ pub fn pieces(samples: &[f32], longest: usize) -> Vec<Range<usize>> {
     let joined = join(&voices, room);
     let mut pieces: Vec<Range<usize>> = Vec::new();
     for (index, voice) in joined.iter().enumerate() {
-        // Neighbours share what lies between them.
+        // Neighboring segments split the audio between them.
         let start = match index.checked_sub(1).and_then(|before| joined.get(before)) {
             Some(before) => (voice.start * FRAME).saturating_sub(MARGIN).max((before.end + voice.start) * FRAME / 2),
             None => (voice.start * FRAME).saturating_sub(MARGIN),
@@ -56,8 +58,8 @@ pub fn pieces(samples: &[f32], longest: usize) -> Vec<Range<usize>> {
     pieces
 }
 
-/// Cuts a recording into stretches of at most `longest` samples that follow each other without a gap; each ends at the quietest place
-/// of its last quarter (of its last half minute, if that is shorter).
+/// Splits a recording into consecutive windows of at most `longest` samples without gaps. Each ends at the quietest point of its last
+/// quarter, or of its last 30 s if that is shorter.
 pub fn windows(samples: &[f32], longest: usize) -> Vec<Range<usize>> {
     let loudness = if samples.len() > longest { loudness(samples) } else { Vec::new() };
     let mut windows = Vec::new();
@@ -72,7 +74,7 @@ pub fn windows(samples: &[f32], longest: usize) -> Vec<Range<usize>> {
     windows
 }
 
-/// Decibels of each frame; a frame is heard together with its neighbours, which a click does not lift far.
+/// Level of each frame in dB, averaged with its neighbors so that a click does not raise it much.
 fn loudness(samples: &[f32]) -> Vec<f64> {
     let power: Vec<f64> = samples
         .chunks(FRAME)
@@ -85,7 +87,7 @@ fn loudness(samples: &[f32]) -> Vec<f64> {
     (0..power.len()).map(|index| 10.0 * around(index).max(1e-12).log10()).collect()
 }
 
-/// Stretches of frames with a voice, with every pause between them; none if nothing stands out.
+/// Ranges of frames with speech, separated by pauses; empty if speech does not stand out from noise.
 fn voices(loudness: &[f64]) -> Vec<Range<usize>> {
     let mut sorted = loudness.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -104,7 +106,7 @@ fn voices(loudness: &[f64]) -> Vec<Range<usize>> {
     voices
 }
 
-/// Joins voices over short pauses while they have room together, in samples.
+/// Merges speech ranges across short pauses while the result fits into `room` samples.
 fn join(voices: &[Range<usize>], room: usize) -> Vec<Range<usize>> {
     let mut joined: Vec<Range<usize>> = Vec::new();
     for voice in voices {
@@ -116,12 +118,12 @@ fn join(voices: &[Range<usize>], room: usize) -> Vec<Range<usize>> {
     joined
 }
 
-/// Cuts what is longer than `longest` where it is quietest in the second half of what is allowed.
+/// Splits a segment longer than `longest` at the quietest points in the second half of the allowed length.
 fn cut(loudness: &[f64], piece: Range<usize>, longest: usize) -> Vec<Range<usize>> {
     let mut pieces = Vec::new();
     let mut start = piece.start;
     while piece.end - start > longest {
-        // The rest should not become a crumb: where two pieces are enough, each gets at least a quarter.
+        // Avoid a tiny remainder: where two segments are enough, each gets at least a quarter.
         let limit = (start + longest).min(piece.end - longest.min(piece.end - start - longest).min(longest / 4));
         let end = quietest(loudness, start + longest / 2, limit);
         pieces.push(start..end);
@@ -131,12 +133,12 @@ fn cut(loudness: &[f64], piece: Range<usize>, longest: usize) -> Vec<Range<usize
     pieces
 }
 
-/// The border between frames, from `from` to `to` in samples, around which it is quietest; the later one of equals.
+/// Frame boundary between samples `from` and `to` with the lowest level around it; the later one of equals.
 fn quietest(loudness: &[f64], from: usize, to: usize) -> usize {
     let (first, last) = (from.div_ceil(FRAME), to / FRAME);
     let around = |frame: usize| {
         let near = loudness.get(frame.saturating_sub(LULL / 2)..(frame + LULL / 2).min(loudness.len())).unwrap_or(&[]);
-        // Power, so that one loud frame counts for more than a few silent ones.
+        // Mean power, so that one loud frame outweighs several silent ones.
         near.iter().map(|decibels| 10f64.powf(decibels / 10.0)).sum::<f64>() / near.len().max(1) as f64
     };
     let best = (first..=last).rev().min_by(|a, b| around(*a).total_cmp(&around(*b)));
@@ -149,7 +151,7 @@ mod tests {
 
     const SECOND: usize = SAMPLE_RATE as usize;
 
-    /// Stretches of seconds at a loudness (peak of a hum with noise on it).
+    /// A hum with noise on it: parts given as seconds and peak amplitude.
     fn recording(parts: &[(f64, f32)]) -> Vec<f32> {
         let mut state = 1u32;
         let mut samples = Vec::new();
@@ -183,11 +185,11 @@ mod tests {
     fn short_pauses_join_and_stops_are_no_pauses() {
         let samples = recording(&[(2.0, 0.3), (0.5, 0.001), (2.0, 0.3), (0.15, 0.001), (2.0, 0.3), (0.5, 0.001), (4.0, 0.3)]);
         assert_eq!(pieces(&samples, 12 * SECOND).len(), 1);
-        // Twice two seconds with the stop between them stay together; the pauses are where it is cut.
+        // The two parts of two seconds around the stop consonant stay together; the cuts are at the pauses.
         let found = seconds(&pieces(&samples, 5 * SECOND));
         assert_eq!(found.len(), 3, "{found:?}");
         assert!((found[0].1 - 2.2).abs() < 0.03 && (found[1].0 - 2.3).abs() < 0.03 && (found[1].1 - 6.85).abs() < 0.03, "{found:?}");
-        // Neighbours with less silence than two margins between them share it.
+        // Neighbors with less silence than two margins between them split it.
         let near = recording(&[(2.0, 0.3), (0.32, 0.001), (2.0, 0.3)]);
         let found = seconds(&pieces(&near, 3 * SECOND));
         assert!(found.len() == 2 && found[0].1 == found[1].0 && (found[0].1 - 2.16).abs() < 0.02, "{found:?}");
@@ -195,7 +197,7 @@ mod tests {
 
     #[test]
     fn speech_without_a_pause_is_cut_where_it_is_quietest() {
-        // A dip of 0.1 s is too short for a pause, but the best there is.
+        // A dip of 0.12 s is too short for a pause, but is the quietest point.
         let samples = recording(&[(0.5, 0.001), (7.0, 0.3), (0.12, 0.03), (9.0, 0.3), (0.5, 0.001)]);
         let found = seconds(&pieces(&samples, 10 * SECOND));
         assert_eq!(found.len(), 2, "{found:?}");

@@ -1,7 +1,7 @@
-//! Our own clips: 16 kHz, mono, 16-bit WAV, read and written exactly; and [`load`], which brings any file to the same samples.
+//! WAV dataset clips: 16 kHz, mono, 16-bit PCM, read and written losslessly. [`load`] reads any other audio file to the same samples.
 //!
-//! A sample `x` is written as ⌊x · 32768⌋, held within 16 bits, and read as `value / 32768`: what was read is written
-//! unchanged, and a recording sounds to this program as it does to the reference implementation.
+//! A sample `x` is written as ⌊x · 32768⌋, clamped to 16 bits, and read as `value / 32768`, the scaling of the reference implementation.
+//! Writing what was read gives the same bytes.
 
 use std::fs;
 use std::path::Path;
@@ -12,24 +12,25 @@ use super::decode::{damaged, opened};
 use super::{DecodedAudio, SAMPLE_RATE, decode, decode_bytes, resample};
 use crate::error::{Error, Result};
 
+/// Format of a dataset clip.
 const SPEC: WavSpec = WavSpec { channels: 1, sample_rate: SAMPLE_RATE, bits_per_sample: 16, sample_format: SampleFormat::Int };
 
-/// Any audio file as 16 kHz mono samples.
+/// Decodes any audio file to 16 kHz mono samples.
 pub fn load(path: &Path) -> Result<Vec<f32>> {
     at_16k(path, decode(path)?)
 }
 
-/// What came through a pipe, any audio file, as 16 kHz mono samples; `name` stands in errors.
+/// Decodes a streamed audio file, such as standard input, to 16 kHz mono samples; `name` is used in errors.
 ///
-/// A program that writes WAV into a pipe cannot know yet how long it will be, and says it is as long as can be: such a header is taken
-/// to mean what is there.
+/// A program that writes WAV to a pipe does not know the length in advance and declares the largest possible size. Such a header is
+/// corrected to the size received.
 pub fn load_stream(name: &Path, mut bytes: Vec<u8>) -> Result<Vec<f32>> {
-    settle(&mut bytes);
+    fix_streamed_sizes(&mut bytes);
     at_16k(name, decode_bytes(name, bytes)?)
 }
 
-/// Writes the sizes of a WAV file that was too early to know them into its header. Any other file stays as it is.
-fn settle(bytes: &mut [u8]) -> Option<()> {
+/// Corrects the placeholder sizes in the header of a streamed WAV file. Any other file stays unchanged.
+fn fix_streamed_sizes(bytes: &mut [u8]) -> Option<()> {
     let u32_at = |bytes: &[u8], at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
     if !bytes.starts_with(b"RIFF") || bytes.get(8..12)? != b"WAVE" {
         return None;
@@ -39,29 +40,29 @@ fn settle(bytes: &mut [u8]) -> Option<()> {
         if bytes.get(at..at + 4)? == b"fmt " {
             frame = u32::from(u16::from_le_bytes(*bytes.get(at + 20..)?.first_chunk()?)).max(1);
         }
-        // Chunks begin at even places.
+        // Chunks start at even offsets.
         at = at.checked_add(8)?.checked_add(u32_at(bytes, at + 4)?.checked_next_multiple_of(2)? as usize)?;
     }
-    // Programs write 0xffff_ffff, or the largest size that is still a whole number of something.
+    // Streaming writers declare 0xffff_ffff, or a slightly smaller multiple of some block size.
     if u32_at(bytes, at + 4)? < 0x7fff_0000 {
         return None;
     }
-    let there = u32::try_from(bytes.len() - at - 8).ok()?;
-    let whole = u32::try_from(bytes.len() - 8).ok()?;
-    bytes.get_mut(at + 4..at + 8)?.copy_from_slice(&(there - there % frame).to_le_bytes());
-    bytes.get_mut(4..8)?.copy_from_slice(&whole.to_le_bytes());
+    let data_size = u32::try_from(bytes.len() - at - 8).ok()?;
+    let riff_size = u32::try_from(bytes.len() - 8).ok()?;
+    bytes.get_mut(at + 4..at + 8)?.copy_from_slice(&(data_size - data_size % frame).to_le_bytes());
+    bytes.get_mut(4..8)?.copy_from_slice(&riff_size.to_le_bytes());
     Some(())
 }
 
 fn at_16k(path: &Path, decoded: DecodedAudio) -> Result<Vec<f32>> {
     let samples = resample(decoded.samples, decoded.rate).map_err(|error| error.context(path.display()))?;
     if samples.is_empty() {
-        return Err(damaged(path, "holds less than one sample of sound"));
+        return Err(damaged(path, "has less than one sample of audio"));
     }
     Ok(samples)
 }
 
-/// A clip that [`write_wav16k`] wrote; any other kind of file is an error.
+/// Reads a clip written by [`write_wav16k`]. Any other kind of file is an error.
 pub fn read_wav16k(path: &Path) -> Result<Vec<f32>> {
     let (file, size) = opened(path)?;
     let mut reader = WavReader::new(std::io::BufReader::new(file))
@@ -70,27 +71,27 @@ pub fn read_wav16k(path: &Path) -> Result<Vec<f32>> {
     if spec != SPEC {
         let WavSpec { channels, sample_rate, bits_per_sample, .. } = spec;
         let found = format!("{channels} channels, {sample_rate} Hz, {bits_per_sample} bits");
-        return Err(damaged(path, format!("is not a clip of a dataset (16 kHz, mono, 16 bits) but has {found}")).hint(CONVERT));
+        return Err(damaged(path, format!("is not a dataset clip (16 kHz, mono, 16-bit): it has {found}")).hint(CONVERT));
     }
-    let promised = u64::from(reader.len());
-    if promised == 0 {
-        return Err(damaged(path, "holds 0 samples"));
+    let declared = u64::from(reader.len());
+    if declared == 0 {
+        return Err(damaged(path, "contains 0 samples"));
     }
-    if promised * 2 > size {
-        return Err(damaged(path, format!("is truncated: it promises {promised} samples, {} bytes are there", size)));
+    if declared * 2 > size {
+        return Err(damaged(path, format!("is truncated: the header declares {declared} samples, the file has {} bytes", size)));
     }
     let samples: std::result::Result<Vec<f32>, _> =
         reader.samples::<i16>().map(|value| value.map(|value| f32::from(value) / 32_768.0)).collect();
     let samples = samples.map_err(|error| damaged(path, format!("is truncated: {error}")))?;
-    match samples.len() as u64 == promised {
+    match samples.len() as u64 == declared {
         true => Ok(samples),
-        false => Err(damaged(path, format!("is truncated: it promises {promised} samples, {} are there", samples.len()))),
+        false => Err(damaged(path, format!("is truncated: the header declares {declared} samples, the file has {}", samples.len()))),
     }
 }
 
-const CONVERT: &str = "let the `uploads` stage take it in: it reads WAV, FLAC, MP3, OGG and M4A of any rate";
+const CONVERT: &str = "import it with the `uploads` stage: it reads WAV, FLAC, MP3, OGG and M4A at any sample rate";
 
-/// Writes a clip; the same samples give the same bytes.
+/// Writes 16 kHz mono samples as a clip. Equal samples give equal bytes.
 pub fn write_wav16k(path: &Path, samples: &[f32]) -> Result<()> {
     let failed = |error: hound::Error| {
         match error {
@@ -100,7 +101,7 @@ pub fn write_wav16k(path: &Path, samples: &[f32]) -> Result<()> {
         .context(format_args!("cannot write {}", path.display()))
     };
     if samples.is_empty() {
-        return Err(Error::new(format!("cannot write {}: a clip of 0 samples", path.display())));
+        return Err(Error::new(format!("cannot write {}: the clip has 0 samples", path.display())));
     }
     if let Some(n) = samples.iter().position(|sample| !sample.is_finite()) {
         return Err(Error::new(format!("cannot write {}: sample {n} is {}", path.display(), samples[n])));
@@ -108,7 +109,7 @@ pub fn write_wav16k(path: &Path, samples: &[f32]) -> Result<()> {
     let file = fs::File::create(path).map_err(|error| failed(error.into()))?;
     let mut writer = WavWriter::new(std::io::BufWriter::new(file), SPEC).map_err(failed)?;
     for sample in samples {
-        // The cast holds the value within 16 bits.
+        // The cast saturates to 16 bits.
         writer.write_sample((f64::from(*sample) * 32_768.0).floor() as i16).map_err(failed)?;
     }
     writer.finalize().map_err(failed)

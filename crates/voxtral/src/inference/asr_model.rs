@@ -1,4 +1,4 @@
-//! Any model that can write down what it hears, whichever its folder turns out to hold.
+//! A speech recognition model of any supported architecture, chosen by the contents of its folder.
 
 use super::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
 use crate::error::{Error, ErrorKind, Result};
@@ -9,17 +9,17 @@ use crate::weights::LoadReport;
 use burn::tensor::Device;
 use std::path::Path;
 
-/// A recogniser.
+/// A speech transcriber: Voxtral Mini/Small or Voxtral Realtime.
 #[derive(Debug)]
 pub enum AnyTranscriber {
-    /// Voxtral Mini or Small: hears recordings.
+    /// Voxtral Mini or Small: transcribes recordings.
     Recordings(Box<Transcriber>),
-    /// Voxtral Realtime: hears streams, and recordings as streams.
+    /// Voxtral Realtime: transcribes streams, and recordings as streams.
     Realtime(Box<RealtimeTranscriber>),
 }
 
 impl AnyTranscriber {
-    /// Opens a model folder as on the Hub.
+    /// Opens a model folder laid out as on the Hub.
     pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
         Ok(match config::is_realtime(folder) {
             true => Self::Realtime(Box::new(RealtimeTranscriber::open(folder, start, precision, device)?)),
@@ -27,25 +27,25 @@ impl AnyTranscriber {
         })
     }
 
-    /// How its matrices are kept, and what a person should know.
+    /// Precision of the weights, their finite check, and a note for the user.
     pub fn loaded(&self) -> &LoadReport {
         match self {
-            Self::Recordings(recognizer) => &recognizer.loaded,
-            Self::Realtime(recognizer) => &recognizer.loaded,
+            Self::Recordings(transcriber) => &transcriber.loaded,
+            Self::Realtime(transcriber) => &transcriber.loaded,
         }
     }
 
-    /// Puts the adapter of a folder on the model; a Realtime model takes none.
+    /// Loads a LoRA adapter from a folder; Voxtral Realtime does not support adapters.
     pub fn adapt(&mut self, adapter: &Path) -> Result<()> {
         match self {
-            Self::Recordings(recognizer) => recognizer.adapt(adapter),
-            Self::Realtime(_) => Err(Error::new(format!("{MODEL_NAME} takes no adapter, such as `{}`", adapter.display()))
+            Self::Recordings(transcriber) => transcriber.adapt(adapter),
+            Self::Realtime(_) => Err(Error::new(format!("{MODEL_NAME} does not support adapters: `{}`", adapter.display()))
                 .kind(ErrorKind::InvalidInput)
-                .hint("leave the adapter out, or give the base model that it was trained on")),
+                .hint("omit the adapter, or use the base model it was trained on")),
         }
     }
 
-    /// Transcribes clips and hands each transcript out as soon as it is known; see [`Transcriber::transcribe_each`].
+    /// Transcribes clips and reports each transcript as soon as it is complete; see [`Transcriber::transcribe_each`].
     pub fn transcribe_each(
         &self,
         utterances: &[Utterance],
@@ -53,8 +53,8 @@ impl AnyTranscriber {
         say: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
     ) -> Result<()> {
         match self {
-            Self::Recordings(recognizer) => recognizer.transcribe_each(utterances, limit, say),
-            Self::Realtime(recognizer) => recognizer.transcribe_each(utterances, limit, say),
+            Self::Recordings(transcriber) => transcriber.transcribe_each(utterances, limit, say),
+            Self::Realtime(transcriber) => transcriber.transcribe_each(utterances, limit, say),
         }
     }
 }

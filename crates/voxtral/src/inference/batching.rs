@@ -1,43 +1,42 @@
-//! Which clips are decoded side by side.
+//! Batching by length: groups clips of similar length to limit padding, within a memory budget.
 //!
-//! A batch is padded to its longest prompt and lives until its longest transcript, so clips of like length belong together: they are
-//! sorted, and cut into batches where memory, a number of rows or too much padding ask for it.
+//! A batch is padded to its longest prompt and decoded until its longest transcript is complete. Clips are sorted by length, and a new
+//! batch starts when the memory budget, the row limit or the padding limit would be exceeded.
 
 use crate::model::config::VoxtralConfig;
 use std::cmp::Reverse;
 
-/// What is known of a clip before it is heard.
+/// Size of a clip, known before it is transcribed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClipSize {
-    /// Tokens of its prompt, most of them audio.
+    /// Prompt length in tokens, mostly `[AUDIO]`.
     pub prompt: usize,
-    /// 16 kHz samples: the longer a clip, the longer its transcript.
+    /// Number of 16 kHz samples; a proxy for the transcript length.
     pub samples: usize,
-    /// Most tokens that its transcript should have.
+    /// Expected maximum length of the transcript, in tokens.
     pub limit: usize,
 }
 
-/// What a batch may take.
+/// Limits of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchBudget {
-    /// Bytes for what grows with the rows of a batch: keys and values, and the activations while prompts are read.
+    /// Maximum bytes of everything that grows with the number of rows: KV cache and prefill activations.
     pub bytes: u64,
-    /// Rows; beyond some number more rows are no faster.
+    /// Maximum number of rows; more rows would not be faster.
     pub rows: usize,
 }
 
 impl Default for BatchBudget {
-    /// The same everywhere: how clips are batched shows in the last bits of the numbers, and these should not depend on the host.
+    /// 2 GiB and 32 rows on every host: batching affects rounding, and results should not depend on the host.
     fn default() -> Self {
         Self { bytes: 2 << 30, rows: 32 }
     }
 }
 
-/// Puts clips into batches: lists of indices, the batch of the first clip first. A clip that alone exceeds the budget is a batch of
-/// its own.
+/// Groups clips into batches of indices, ordered by their first clip. A clip that exceeds the budget alone gets its own batch.
 pub fn plan(clips: &[ClipSize], budget: BatchBudget, config: &VoxtralConfig) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..clips.len()).collect();
-    // From the longest down, so that the first clip of a batch decides how wide it is.
+    // Longest first, so that the first clip of a batch determines its padded length.
     order.sort_by_key(|index| (Reverse((clips[*index].prompt, clips[*index].samples)), *index));
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let (mut tokens, mut limit) = (0, 0);
@@ -46,9 +45,9 @@ pub fn plan(clips: &[ClipSize], budget: BatchBudget, config: &VoxtralConfig) -> 
         if let Some(batch) = batches.last_mut() {
             let (rows, longest) = (batch.len() + 1, clips[batch[0]].prompt);
             let fits = rows as u64 * row_bytes(longest, limit.max(clip.limit), config) <= budget.bytes;
-            // Padding may add a third to the work.
-            let alike = rows * longest * 3 <= (tokens + clip.prompt) * 4;
-            if fits && alike && rows <= budget.rows {
+            // Padding may add at most a third to the work.
+            let little_padding = rows * longest * 3 <= (tokens + clip.prompt) * 4;
+            if fits && little_padding && rows <= budget.rows {
                 batch.push(index);
                 tokens += clip.prompt;
                 limit = limit.max(clip.limit);
@@ -65,12 +64,12 @@ pub fn plan(clips: &[ClipSize], budget: BatchBudget, config: &VoxtralConfig) -> 
     batches
 }
 
-/// What one row takes, in bytes.
+/// Memory of one row, in bytes.
 fn row_bytes(prompt: usize, limit: usize, config: &VoxtralConfig) -> u64 {
     let (audio, text) = (&config.audio_config, &config.text_config);
-    // The cache has a quarter to spare, and holds old and new at once while it grows.
+    // The KV cache is over-allocated by a quarter, and holds the old and the new buffer while it grows.
     let cache = (prompt + limit) * 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 9 / 4;
-    // In one layer: what came in and what goes out, queries, keys and values, and the insides of the feed-forward block.
+    // Activations of one layer: input and output, queries, keys and values, and the feed-forward block.
     let layer = prompt * (4 * text.hidden_size + 4 * text.num_attention_heads * text.head_dim + 3 * text.intermediate_size);
     let features = prompt.div_ceil(audio.chunk_tokens().max(1)) * audio.num_mel_bins * audio.chunk_frames();
     ((cache + layer + features) * size_of::<f32>()) as u64

@@ -1,4 +1,4 @@
-//! From audio to text: transcribers, batching, greedy decoding, cached encoder outputs.
+//! Speech recognition: transcribers, batching, greedy decoding and the feature cache.
 
 pub mod asr_model;
 pub mod batching;

@@ -1,4 +1,4 @@
-//! From clips to transcripts: batches of like length, audio a few chunks at a time, greedy decoding.
+//! Transcription of clips: batching by length, encoding a few chunks at a time, greedy decoding.
 
 use super::batching;
 use super::batching::{BatchBudget, ClipSize};
@@ -9,52 +9,52 @@ use crate::error::{Error, Result};
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-/// Chunks of audio that are encoded side by side: enough to keep a device busy, and half an hour of audio does not fill its memory.
+/// Audio chunks encoded per forward pass: enough to keep a device busy, and few enough that long recordings fit in memory.
 pub(super) const CHUNKS_AT_ONCE: usize = 4;
 
-/// Something said.
+/// A clip to transcribe.
 #[derive(Clone, Copy, Debug)]
 pub struct Utterance<'a> {
-    /// 16 kHz mono.
+    /// 16 kHz mono samples.
     pub samples: &'a [f32],
-    /// ISO 639-1, or none to let the model find out.
+    /// ISO 639-1 language code; `None` to auto-detect the language.
     pub language: Option<&'a str>,
 }
 
-/// How long a transcript may get.
+/// Maximum length of a transcript.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenLimit {
-    /// So many tokens, `</s>` included.
+    /// This number of tokens, including `</s>`.
     Tokens(usize),
-    /// 64 and 16 for each second of audio: several times what the fastest speaker says.
+    /// 64 tokens plus 16 per second of audio: several times the rate of a fast speaker.
     #[default]
     Auto,
 }
 
-/// What the model heard.
+/// A transcript of one clip.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transcript {
-    /// The text.
+    /// Decoded text.
     pub text: String,
-    /// The ids it was decoded from.
+    /// Generated token ids.
     pub tokens: Vec<u32>,
-    /// For each of them the natural logarithm of the probability the model gave it.
+    /// Log-probability (natural) of each token.
     pub log_probabilities: Vec<f32>,
-    /// Whether the model ended the transcript itself; if not, the limit cut it.
+    /// Whether the model ended the transcript; false if the token limit was reached.
     pub finished: bool,
 }
 
-/// What is said while clips are transcribed.
+/// Progress events of transcription.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TranscribeEvent {
-    /// A little more is done: some chunks of audio, or a token.
-    More,
-    /// The transcript of the utterance with this index.
-    Clip(usize, Transcript),
+    /// Some audio chunks were encoded, or one decoding step is complete.
+    Progress,
+    /// The transcript of the clip with this index.
+    Transcript(usize, Transcript),
 }
 
 impl TokenLimit {
-    /// The limit for a clip of so many samples, in tokens.
+    /// The limit in tokens for a clip of `samples` samples.
     pub fn tokens(self, samples: usize) -> usize {
         match self {
             Self::Tokens(tokens) => tokens,
@@ -64,12 +64,12 @@ impl TokenLimit {
 }
 
 impl Transcriber {
-    /// Transcribes clips; `progress` hears how many are done.
+    /// Transcribes clips; `progress` is called with the number of finished clips. Transcripts are in the order of the clips.
     pub fn transcribe(&self, utterances: &[Utterance], limit: TokenLimit, progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
         let mut transcripts = vec![None; utterances.len()];
         let mut done = 0;
-        self.transcribe_each(utterances, limit, &mut |heard| {
-            if let TranscribeEvent::Clip(index, transcript) = heard {
+        self.transcribe_each(utterances, limit, &mut |event| {
+            if let TranscribeEvent::Transcript(index, transcript) = event {
                 transcripts[index] = Some(transcript);
                 done += 1;
                 progress(done);
@@ -79,16 +79,16 @@ impl Transcriber {
         Ok(transcripts.into_iter().flatten().collect())
     }
 
-    /// Transcribes clips and hands each transcript out as soon as it is known; their order is not that of the utterances. An error that
-    /// `say` returns ends the work, between two tokens at the latest.
+    /// Transcribes clips and reports each transcript as soon as it is complete, not in the order of the clips. Stops between two tokens if
+    /// `on_event` returns an error.
     pub fn transcribe_each(
         &self,
         utterances: &[Utterance],
         limit: TokenLimit,
-        say: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
+        on_event: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
     ) -> Result<()> {
         if limit == TokenLimit::Tokens(0) {
-            return Err(Error::new("a transcript of at most 0 tokens says nothing").hint("allow at least 1 token"));
+            return Err(Error::new("the token limit of a transcript is 0 tokens").hint("allow at least 1 token"));
         }
         let prompt = |(index, utterance): (usize, &Utterance)| {
             let ids = self.prompt(utterance.language, self.chunks(utterance.samples.len()));
@@ -99,51 +99,51 @@ impl Transcriber {
         let size = |(prompt, utterance): (&DecoderPrompt, &Utterance)| ClipSize {
             prompt: prompt.ids.len(),
             samples: utterance.samples.len(),
-            // Who allows a thousand tokens for a word does not expect them.
+            // A very high limit is not the expected length.
             limit: prompt.limit.min(TokenLimit::Auto.tokens(utterance.samples.len())),
         };
         let sizes: Vec<ClipSize> = prompts.iter().zip(utterances).map(size).collect();
         for batch in batching::plan(&sizes, BatchBudget::default(), &self.config) {
             let samples: Vec<&[f32]> = batch.iter().map(|index| utterances[*index].samples).collect();
-            let audio = match &self.memory {
-                Some(memory) => self.ears(memory).encode_all(&samples)?,
+            let audio = match &self.feature_cache {
+                Some(feature_cache) => self.ears(feature_cache).encode_all(&samples)?,
                 None => {
                     let features = samples.par_iter().map(|samples| self.features(samples)).collect::<Result<Vec<_>>>()?;
-                    self.embed_audio(&features, &mut || say(TranscribeEvent::More))?
+                    self.embed_audio(&features, &mut || on_event(TranscribeEvent::Progress))?
                 }
             };
-            say(TranscribeEvent::More)?;
+            on_event(TranscribeEvent::Progress)?;
             let prompts: Vec<DecoderPrompt> = batch.iter().map(|index| prompts[*index].clone()).collect();
             greedy(&self.model, &prompts, audio, self.special(), &mut |step| match step {
-                GenerationEvent::Token => say(TranscribeEvent::More),
-                GenerationEvent::Ended(row, written) => {
-                    // Nothing that damaged weights said leaves.
+                GenerationEvent::Token => on_event(TranscribeEvent::Progress),
+                GenerationEvent::Ended(row, generated) => {
+                    // Never return a transcript of damaged weights.
                     self.loaded.audit.passed()?;
-                    say(TranscribeEvent::Clip(batch[row], self.transcript(written)))
+                    on_event(TranscribeEvent::Transcript(batch[row], self.transcript(generated)))
                 }
             })?;
         }
         Ok(())
     }
 
-    /// What stands in the places of the `[AUDIO]` tokens of several clips in order, computed a few chunks at a time.
+    /// Audio embeddings of several clips, concatenated in order; computed a few chunks at a time.
     ///
     /// # Shapes
     /// → `[audio tokens, text width]`
-    fn embed_audio(&self, clips: &[Features], more: &mut dyn FnMut() -> Result<()>) -> Result<Tensor<2>> {
+    fn embed_audio(&self, clips: &[Features], progress: &mut dyn FnMut() -> Result<()>) -> Result<Tensor<2>> {
         let (mels, frames) = (self.config.audio_config.num_mel_bins, self.config.audio_config.chunk_frames());
         let chunks: Vec<&[f32]> = clips.iter().flat_map(|clip| clip.data.chunks(mels * frames)).collect();
         let mut rows = Vec::new();
         for part in chunks.chunks(CHUNKS_AT_ONCE) {
             let features = Tensor::from_data(TensorData::new(part.concat(), [part.len(), mels, frames]), &self.device);
             rows.push(self.model.embed_audio(features));
-            more()?;
+            progress()?;
         }
         Ok(Tensor::cat(rows, 0))
     }
 
-    fn transcript(&self, written: Generated) -> Transcript {
-        let Generated { tokens, log_probabilities, finished } = written;
+    fn transcript(&self, generated: Generated) -> Transcript {
+        let Generated { tokens, log_probabilities, finished } = generated;
         Transcript { text: self.tokenizer.decode(&tokens).trim().to_owned(), tokens, log_probabilities, finished }
     }
 }

@@ -1,4 +1,4 @@
-//! A model with all it needs to turn samples into text: tokenizer, features, prompt, decoding.
+//! Speech recognizer for Voxtral Mini and Small: model, tokenizer, feature extraction and prompt.
 
 use super::encoder_cache::FeatureCache;
 pub use super::generate::SpecialTokens;
@@ -16,37 +16,37 @@ use crate::weights::{LoadReport, WeightLoader};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::path::Path;
 
-/// A speech recogniser.
+/// A speech recognizer.
 #[derive(Debug)]
 pub struct Transcriber {
-    /// The dimensions.
+    /// Model configuration.
     pub config: VoxtralConfig,
-    /// Text to ids and back.
+    /// Tokenizer.
     pub tokenizer: Tokenizer,
-    /// The network.
+    /// Model.
     pub model: Voxtral,
-    /// Where it lives.
+    /// Device of the weights.
     pub device: Device,
-    /// How the matrices are kept, and whether the files behind them can be trusted.
+    /// Precision of the weights, their finite check, and a note for the user.
     pub loaded: LoadReport,
-    /// Makes the spectrograms it hears.
+    /// Log-mel spectrogram extractor.
     pub mel: LogMel,
-    /// Where it keeps what its audio tower and projector make of clips, if anywhere.
-    pub memory: Option<FeatureCache>,
+    /// Cache of the frozen encoder's outputs, if enabled.
+    pub feature_cache: Option<FeatureCache>,
     special: SpecialTokens,
 }
 
-/// Where the weights come from.
+/// Source of the weights.
 #[derive(Clone, Copy, Debug)]
 pub enum WeightsFrom {
-    /// The safetensors files of the folder.
+    /// The folder's safetensors files.
     Checkpoint,
-    /// This seed; the folder holds only the config and the tokenizer.
+    /// Random initialization with this seed; the folder needs only the config and the tokenizer.
     Random(u64),
 }
 
 impl WeightsFrom {
-    /// What decides which weights a folder with this digest gives.
+    /// Identity of the weights, from the digest of the model folder.
     #[must_use]
     pub fn identity(self, digest: &str) -> String {
         format!("{digest} {self:?}")
@@ -54,7 +54,7 @@ impl WeightsFrom {
 }
 
 impl Transcriber {
-    /// Opens a model folder as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
+    /// Opens a model folder laid out as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
     pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
         let config = VoxtralConfig::read(folder)?;
         preprocessor::check(folder, &config)?;
@@ -79,47 +79,47 @@ impl Transcriber {
             Some(id) => Ok(id),
             None => tokenizer.special(token),
         };
-        let special = SpecialTokens { end: id("eos_token_id", "</s>")?, pad: id("pad_token_id", "<pad>")? };
+        let special = SpecialTokens { eos: id("eos_token_id", "</s>")?, pad: id("pad_token_id", "<pad>")? };
         let mel = LogMel::new(config.audio_config.num_mel_bins);
-        Ok(Self { config, tokenizer, model, device: device.clone(), loaded, mel, memory: None, special })
+        Ok(Self { config, tokenizer, model, device: device.clone(), loaded, mel, feature_cache: None, special })
     }
 
-    /// Puts the adapter of a folder on the model. One that changes what the model hears ends its memory.
+    /// Loads a LoRA adapter from a folder. An adapter on the encoder or projector disables the feature cache.
     pub fn adapt(&mut self, adapter: &Path) -> Result<()> {
         lora::load(&mut self.model, adapter)?;
         if self.model.linears().iter().any(|(name, layer)| layer.lora.is_some() && ModelPart::of(name) != ModelPart::Text) {
-            self.memory = None;
+            self.feature_cache = None;
         }
         Ok(())
     }
 
-    /// The ids with a meaning of their own.
+    /// Special token ids.
     pub fn special(&self) -> SpecialTokens {
         self.special
     }
 
-    /// How many chunks of audio so many samples are.
+    /// Number of audio chunks for `samples` samples.
     pub fn chunks(&self, samples: usize) -> usize {
         samples.div_ceil(self.capacity())
     }
 
-    /// How many samples fit in a chunk.
+    /// Samples per chunk.
     pub fn capacity(&self) -> usize {
         self.config.audio_config.chunk_frames() * HOP
     }
 
-    /// The log-mel spectrogram of a clip, in as many chunks as it needs.
+    /// Log-mel features of a clip, split into chunks.
     pub fn features(&self, samples: &[f32]) -> Result<Features> {
         self.mel.features(samples, self.config.audio_config.chunk_frames())
     }
 
-    /// The transcription request for a clip of so many chunks.
+    /// The transcription prompt for a clip of `chunks` chunks.
     pub fn prompt(&self, language: Option<&str>, chunks: usize) -> Result<Vec<u32>> {
         prompt::transcription(&self.tokenizer, language, chunks * self.config.audio_config.chunk_tokens())
     }
 }
 
-/// The chunks of several clips as one tensor.
+/// Concatenates the chunks of several clips into one tensor.
 ///
 /// # Shapes
 /// → `[chunks, mels, frames]`

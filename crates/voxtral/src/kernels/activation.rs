@@ -1,20 +1,20 @@
-//! The two activations: gelu in the audio tower, silu as a gate in the text model.
+//! Activation functions: GELU (audio encoder), and the SiLU gate of SwiGLU (language model).
 
 use super::buffer::room;
 use super::cpu::versions;
 use super::parallel;
 use super::softmax::{erf, exp};
 
-/// Numbers that one task works on.
+/// Values per task.
 const PART: usize = 1 << 14;
-/// Operations a number, roughly.
+/// Approximate number of operations per value.
 const COST: usize = 16;
 
 const HALF_ROOT: f32 = std::f32::consts::FRAC_1_SQRT_2;
 /// 1 / √(2π)
 const NORMAL: f32 = 0.398_942_3;
 
-/// x · Φ(x), with the normal distribution itself and not an approximation by tanh.
+/// GELU: x · Φ(x), with the exact normal distribution instead of the tanh approximation.
 #[must_use]
 pub fn gelu(x: &[f32]) -> Vec<f32> {
     let mut y = room(x.len());
@@ -22,7 +22,7 @@ pub fn gelu(x: &[f32]) -> Vec<f32> {
     y
 }
 
-/// The gradient of x from that of [`gelu`].
+/// Gradient of x, given that of [`gelu`].
 #[must_use]
 pub fn gelu_backward(x: &[f32], gradient: &[f32]) -> Vec<f32> {
     assert_eq!(x.len(), gradient.len());
@@ -32,7 +32,7 @@ pub fn gelu_backward(x: &[f32], gradient: &[f32]) -> Vec<f32> {
     dx
 }
 
-/// silu(gate) · up, with silu(x) = x / (1 + e⁻ˣ).
+/// SwiGLU gate: silu(gate) · up, with silu(x) = x / (1 + e⁻ˣ).
 #[must_use]
 pub fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
     assert_eq!(gate.len(), up.len());
@@ -42,7 +42,7 @@ pub fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
     y
 }
 
-/// The gradients of gate and up from that of [`silu_mul`].
+/// Gradients of gate and up, given that of [`silu_mul`].
 #[must_use]
 pub fn silu_mul_backward(gate: &[f32], up: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
     assert!(gate.len() == up.len() && up.len() == gradient.len());
@@ -94,12 +94,12 @@ versions! {
 mod tests {
     use super::*;
 
-    /// More numbers than a part, near zero and far out.
+    /// More values than one part, near zero and far from it.
     fn inputs(step: usize) -> Vec<f32> {
         (0..PART + 777).map(|i| ((i * step) % 4001) as f32 / 200.0 - 10.0).collect()
     }
 
-    /// The error function by its series, and far out as the limit.
+    /// The error function by its series, and by its limit for large arguments.
     fn erf(x: f64) -> f64 {
         let (mut term, mut sum) = (x, x);
         for n in 1..150 {

@@ -1,7 +1,7 @@
-//! Room for results.
+//! Output buffers.
 
-/// A vector of `length` numbers that the caller fills. Large ones come from the system as pages that are zero already and touched only
-/// when written, so asking for zeros costs no pass over them.
+/// A zeroed vector of `length` values for the caller to fill. The system hands out large ones as pages that are already zero and are
+/// touched only when written, so zeroing costs no pass over the memory.
 #[must_use]
 pub fn room(length: usize) -> Vec<f32> {
     vec![0.0; length]

@@ -1,6 +1,6 @@
-//! What the processor can do, and functions compiled once for each of it.
+//! CPU feature detection, and function multiversioning: functions compiled once per instruction set.
 
-/// Whether products of brain floats have instructions of their own here.
+/// Whether the CPU has bf16 dot products (AVX-512 BF16).
 #[must_use]
 pub fn has_bf16_dot() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -11,7 +11,7 @@ pub fn has_bf16_dot() -> bool {
     false
 }
 
-/// The kind of processor, as far as results differ in their last bits from kind to kind.
+/// Name of the instruction set level in use. Results can differ in their last bits between levels.
 #[must_use]
 pub fn kind() -> &'static str {
     #[cfg(target_arch = "x86_64")]
@@ -27,7 +27,7 @@ pub fn kind() -> &'static str {
     std::env::consts::ARCH
 }
 
-/// AVX-512 as far as the kernels use it.
+/// Whether the CPU has the AVX-512 extensions the kernels use.
 #[must_use]
 pub(super) fn has_wide_vectors() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -42,18 +42,18 @@ pub(super) fn has_wide_vectors() -> bool {
     false
 }
 
-/// `a × b + c`, in one rounding where the processor has that and in two where it would be a function call.
+/// `a × b + c`, with one rounding where the CPU has FMA, and with two where FMA would be a function call.
 #[inline(always)]
 pub(super) fn fused<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Makes a function that exists in versions for AVX-512, AVX2 and any processor, and calls the best one that runs here. The body may use
-/// the constant `FUSED`: whether [`fused`] has an instruction of its own.
+/// Defines a function compiled for AVX-512, for AVX2 and for any CPU, which calls the best version at run time. The body may use the
+/// constant `FUSED`: whether [`fused`] is a single instruction.
 macro_rules! versions {
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$doc])*
-        #[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
+        #[allow(clippy::too_many_arguments, reason = "kernels take many arguments")]
         $visible fn $name($($argument: $kind),*) $(-> $result)? {
             #[allow(dead_code, clippy::too_many_arguments, reason = "not every body multiplies")]
             #[inline(always)]
@@ -61,22 +61,22 @@ macro_rules! versions {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                #[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
-                fn wide($($argument: $kind),*) $(-> $result)? {
+                #[allow(clippy::too_many_arguments, reason = "kernels take many arguments")]
+                fn avx512($($argument: $kind),*) $(-> $result)? {
                     any::<true>($($argument),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
-                #[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
-                fn middle($($argument: $kind),*) $(-> $result)? {
+                #[allow(clippy::too_many_arguments, reason = "kernels take many arguments")]
+                fn avx2($($argument: $kind),*) $(-> $result)? {
                     any::<true>($($argument),*)
                 }
                 if $crate::kernels::cpu::has_wide_vectors() {
-                    // SAFETY: the processor has just been asked for these features.
-                    return unsafe { wide($($argument),*) };
+                    // SAFETY: these CPU features have just been detected.
+                    return unsafe { avx512($($argument),*) };
                 }
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has just been asked for these features.
-                    return unsafe { middle($($argument),*) };
+                    // SAFETY: these CPU features have just been detected.
+                    return unsafe { avx2($($argument),*) };
                 }
             }
             any::<{ cfg!(target_arch = "aarch64") }>($($argument),*)

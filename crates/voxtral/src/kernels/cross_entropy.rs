@@ -1,5 +1,5 @@
-//! The cross-entropy of targets under a vocabulary's scores, a part of the vocabulary at a time: the scores of all of it are never in
-//! memory, of which Mini-3B would need 0.5 MB for every target, several times over.
+//! Fused linear cross-entropy, chunked over the vocabulary (as in the Liger kernel): the full logits are never in memory. Mini-3B would
+//! need 0.5 MB per target for them, several times over.
 
 use super::cpu::versions;
 use super::gemm::MatrixView;
@@ -7,33 +7,33 @@ use super::softmax::{LANES, exp, total};
 use super::{bf16_gemm, buffer, gemm, parallel};
 use half::bf16;
 
-/// Tokens that are scored at a time.
+/// Vocabulary chunk: tokens scored at a time.
 const BLOCK: usize = 4096;
 
-/// The weight of the head, `[vocabulary, width]`, as it is kept.
+/// Weight of the LM head, `[vocabulary, width]`.
 #[derive(Clone, Copy, Debug)]
 pub enum LmHead<'a> {
-    /// 32-bit floats.
-    Floats(&'a [f32]),
-    /// Brain floats.
-    Brain(&'a [bf16]),
+    /// Stored as f32.
+    F32(&'a [f32]),
+    /// Stored as bf16.
+    Bf16(&'a [bf16]),
 }
 
 impl<'a> LmHead<'a> {
     fn vocabulary(self, width: usize) -> usize {
         let numbers = match self {
-            Self::Floats(weight) => weight.len(),
-            Self::Brain(weight) => weight.len(),
+            Self::F32(weight) => weight.len(),
+            Self::Bf16(weight) => weight.len(),
         };
         numbers.checked_div(width).unwrap_or(0)
     }
 
-    /// The tokens from `first` on, `count` of them.
+    /// The rows of `count` tokens from `first` on.
     fn part(self, first: usize, count: usize, width: usize) -> Self {
         let range = first * width..(first + count) * width;
         match self {
-            Self::Floats(weight) => Self::Floats(&weight[range]),
-            Self::Brain(weight) => Self::Brain(&weight[range]),
+            Self::F32(weight) => Self::F32(&weight[range]),
+            Self::Bf16(weight) => Self::Bf16(&weight[range]),
         }
     }
 
@@ -41,8 +41,8 @@ impl<'a> LmHead<'a> {
     fn scores(self, x: &[f32], width: usize) -> Vec<f32> {
         let tokens = self.vocabulary(width);
         match self {
-            Self::Floats(weight) => gemm::linear(x, weight, &[], width, tokens),
-            Self::Brain(weight) => bf16_gemm::linear(x, weight, &[], width, tokens),
+            Self::F32(weight) => gemm::linear(x, weight, &[], width, tokens),
+            Self::Bf16(weight) => bf16_gemm::linear(x, weight, &[], width, tokens),
         }
     }
 
@@ -50,32 +50,31 @@ impl<'a> LmHead<'a> {
     fn back(self, gradient: &[f32], width: usize) -> Vec<f32> {
         let tokens = self.vocabulary(width);
         match self {
-            Self::Floats(weight) => gemm::linear_input_gradient(gradient, weight, width, tokens),
-            Self::Brain(weight) => bf16_gemm::linear_input_gradient(gradient, weight, width, tokens),
+            Self::F32(weight) => gemm::linear_input_gradient(gradient, weight, width, tokens),
+            Self::Bf16(weight) => bf16_gemm::linear_input_gradient(gradient, weight, width, tokens),
         }
     }
 
-    /// Its parts, with the first token of each.
+    /// Its chunks, each with its first token.
     fn parts(self, width: usize) -> impl Iterator<Item = (usize, Self)> {
         let vocabulary = self.vocabulary(width);
         (0..vocabulary).step_by(BLOCK).map(move |first| (first, self.part(first, BLOCK.min(vocabulary - first), width)))
     }
 }
 
-/// The summed cross-entropy of targets, and for each row the logarithm of the sum of the exponentials of its scores.
+/// Cross-entropy summed over the targets, and the log-sum-exp of the logits of each row.
 ///
-/// # Shapes
-/// x `[rows, width]`, a target for each row, below the vocabulary's size
+/// x `[rows, width]`, one target per row, below the vocabulary size
 #[must_use]
 pub fn forward(x: &[f32], head: LmHead, targets: &[u32], width: usize) -> (f32, Vec<f32>) {
     let (rows, vocabulary) = (targets.len(), head.vocabulary(width));
     assert!(x.len() == rows * width && targets.iter().all(|target| (*target as usize) < vocabulary));
-    // For each row of a part: its greatest score, the sum of exponentials beside it, and the target's score if it is there.
+    // For each row of a chunk: its largest logit, the sum of exponentials relative to it, and the target's logit if it is in this chunk.
     let parts = parallel::map(x.len() * vocabulary, head.parts(width), |(first, part)| {
         let scores = part.scores(x, width);
         let tokens = scores.len().checked_div(rows).unwrap_or(0);
         let row = |(scores, target): (&[f32], &u32)| {
-            let (greatest, sum) = spread(scores);
+            let (greatest, sum) = max_and_exp_sum(scores);
             (greatest, sum, (*target as usize).checked_sub(first).and_then(|place| scores.get(place).copied()))
         };
         scores.chunks_exact(tokens.max(1)).zip(targets).map(row).collect::<Vec<_>>()
@@ -84,7 +83,7 @@ pub fn forward(x: &[f32], head: LmHead, targets: &[u32], width: usize) -> (f32, 
     for row in 0..rows {
         let of_row = || parts.iter().filter_map(|part| part.get(row));
         let greatest = of_row().fold(f32::NEG_INFINITY, |most, (greatest, ..)| most.max(*greatest));
-        let sum: f64 = of_row().map(|(beside, sum, _)| f64::from(*sum) * f64::from(beside - greatest).exp()).sum();
+        let sum: f64 = of_row().map(|(max, sum, _)| f64::from(*sum) * f64::from(max - greatest).exp()).sum();
         let target = of_row().find_map(|(.., score)| *score).unwrap_or(f32::NAN);
         let logarithm = f64::from(greatest) + sum.ln();
         loss += logarithm - f64::from(target);
@@ -93,7 +92,7 @@ pub fn forward(x: &[f32], head: LmHead, targets: &[u32], width: usize) -> (f32, 
     (loss as f32, logarithms)
 }
 
-/// The gradients of x and, if it is wanted, of the head, from that of the loss.
+/// Gradients of x and, if `of_head`, of the head, given that of the loss.
 ///
 /// # Shapes
 /// → `[rows, width]`, `[vocabulary, width]`
@@ -135,8 +134,8 @@ pub fn backward(
 }
 
 versions! {
-    /// The greatest number of a row, and the sum of the exponentials of what each lies below it.
-    fn spread(row: &[f32]) -> (f32, f32) {
+    /// Maximum of a row, and the sum of exponentials relative to it.
+    fn max_and_exp_sum(row: &[f32]) -> (f32, f32) {
         let (body, tail) = row.as_chunks::<LANES>();
         let mut greatest = [f32::NEG_INFINITY; LANES];
         for lanes in body {
@@ -157,7 +156,7 @@ versions! {
 }
 
 versions! {
-    /// Scores to probabilities, times `scale`.
+    /// Logits to probabilities times `scale`, in place.
     fn probabilities(row: &mut [f32], logarithm: f32, scale: f32) {
         for x in row {
             *x = exp::<FUSED>(*x - logarithm) * scale;
@@ -171,12 +170,12 @@ mod tests {
 
     #[test]
     fn a_vocabulary_in_parts_is_one_vocabulary() {
-        // More than two parts, the last a short one; targets in each.
+        // More than two chunks, the last one short, with a target in each.
         let (width, vocabulary, targets) = (3, 2 * BLOCK + 5, [0, BLOCK as u32, 2 * BLOCK as u32 + 4]);
         let x: Vec<f32> = (0..9).map(|i| (i as f32 - 4.0) / 3.0).collect();
         let weight: Vec<f32> = (0..vocabulary * width).map(|i| ((i * 7919) % 1000) as f32 / 400.0 - 1.25).collect();
-        let (loss, logarithms) = forward(&x, LmHead::Floats(&weight), &targets, width);
-        let (dx, dhead) = backward(&x, LmHead::Floats(&weight), &targets, &logarithms, 0.5, width, true);
+        let (loss, logarithms) = forward(&x, LmHead::F32(&weight), &targets, width);
+        let (dx, dhead) = backward(&x, LmHead::F32(&weight), &targets, &logarithms, 0.5, width, true);
         let dhead = dhead.unwrap();
 
         let (mut expected, mut expected_dx, mut expected_dhead) = (0.0, [0.0; 9], vec![0.0; weight.len()]);
@@ -197,6 +196,6 @@ mod tests {
         let close = |found: &[f32], expected: &[f64]| found.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6);
         assert!(close(&dx, &expected_dx), "{dx:?} instead of {expected_dx:?}");
         assert!(close(&dhead, &expected_dhead));
-        assert!(backward(&x, LmHead::Floats(&weight), &targets, &logarithms, 0.5, width, false) == (dx, None));
+        assert!(backward(&x, LmHead::F32(&weight), &targets, &logarithms, 0.5, width, false) == (dx, None));
     }
 }

@@ -1,57 +1,57 @@
-//! Matrix products of 32-bit floats, of matrices as they lie in memory: rows and columns any distance apart.
+//! GEMM: f32 matrix products with any row and column strides, and linear layers with their gradients.
 
 use super::{cpu, gemv, packed_gemm, parallel};
 
-/// A matrix that lies in a slice.
+/// A strided view of a matrix in a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixView<'a> {
-    /// Where it lies, from its first number on.
+    /// The slice, starting at the first element.
     pub data: &'a [f32],
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Columns.
+    /// Number of columns.
     pub columns: usize,
-    /// From one row to the next.
+    /// Distance from one row to the next.
     pub row_stride: usize,
-    /// From one column to the next.
+    /// Distance from one column to the next.
     pub column_stride: usize,
 }
 
 impl<'a> MatrixView<'a> {
-    /// One row after the other.
+    /// View of a contiguous row-major matrix.
     #[must_use]
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// Rows as columns.
+    /// Transposed view.
     #[must_use]
     pub fn transposed(self) -> Self {
         let Self { data, rows, columns, row_stride, column_stride } = self;
         Self { data, rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }
     }
 
-    /// The rows from `start` on, so many.
+    /// View of `count` rows from `start` on.
     #[must_use]
     fn rows(self, start: usize, count: usize) -> Self {
         Self { data: self.data.get(start * self.row_stride..).unwrap_or_default(), rows: count, ..self }
     }
 
-    /// The numbers of a row, if they lie side by side.
+    /// Values of row `i`; columns must be contiguous.
     pub(super) fn row(self, i: usize) -> &'a [f32] {
         self.data.get(i * self.row_stride..i * self.row_stride + self.columns).unwrap_or_default()
     }
 
-    /// Whether its last number is in the slice.
+    /// Whether the last element is within the slice.
     fn fits(&self) -> bool {
         self.rows == 0 || self.columns == 0 || (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride < self.data.len()
     }
 }
 
-/// Writes scale · a b into the rows of `y`, which are `stride` apart, or adds it to what is there.
+/// GEMM: writes scale · a b to the rows of `y`, which are `stride` apart, or adds it to them.
 ///
 /// # Panics
-/// If the shapes do not fit each other or their slices: `ops` has looked at them before.
+/// If the shapes do not match each other or their slices; `ops` checks them before.
 pub fn multiply(y: &mut [f32], stride: usize, add: bool, a: MatrixView, b: MatrixView, scale: f32) {
     let (rows, columns, depth) = (a.rows, b.columns, a.columns);
     if rows == 0 || columns == 0 {
@@ -61,7 +61,7 @@ pub fn multiply(y: &mut [f32], stride: usize, add: bool, a: MatrixView, b: Matri
     assert!(a.fits() && b.fits() && b.rows == depth && room, "shapes of a product: {rows} × {depth} by {} × {columns}", b.rows);
     let [y_stride, a_row, a_column, b_row, b_column] =
         [stride, a.row_stride, a.column_stride, b.row_stride, b.column_stride].map(|stride| stride as isize);
-    // SAFETY: all three matrices lie within their slices, as has just been asserted, and `y` is ours alone.
+    // SAFETY: all three matrices lie within their slices, as just asserted, and `y` is borrowed exclusively.
     unsafe {
         gemm::gemm(
             rows,
@@ -87,16 +87,16 @@ pub fn multiply(y: &mut [f32], stride: usize, add: bool, a: MatrixView, b: Matri
     }
 }
 
-/// Rows of a product that one task computes: enough that packing the other matrix anew for each costs little.
+/// Rows of a product per task: enough that packing the other matrix again for each task costs little.
 const ROWS: usize = 512;
 
-/// a b, or a b on top of `y`, with tasks for rows.
+/// `y = a b` or `y += a b`, parallel over rows.
 fn multiply_by_rows(y: &mut [f32], add: bool, a: MatrixView, b: MatrixView) {
     let width = b.columns;
     if width == 0 {
         return;
     }
-    // Rows are computed apart from each other, so where they are cut changes nothing: even parts, no more of them than threads need.
+    // Rows are computed independently, so the split does not change results: even parts, and no more than there are threads.
     let parts =
         if parallel::is_worth(a.rows * width * a.columns) { rayon::current_num_threads().min(a.rows.div_ceil(ROWS / 4)) } else { 1 };
     let rows = a.rows.div_ceil(parts.max(1)).max(1).next_multiple_of(48).min(a.rows.max(1));
@@ -106,7 +106,7 @@ fn multiply_by_rows(y: &mut [f32], add: bool, a: MatrixView, b: MatrixView) {
     });
 }
 
-/// y = x wᵀ + b; an empty `bias` is none.
+/// Linear layer: y = x wᵀ + b; an empty `bias` means none.
 ///
 /// # Shapes
 /// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
@@ -125,7 +125,7 @@ pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize, outputs: u
     y
 }
 
-/// The gradient of x: g w.
+/// Gradient of x: g w.
 ///
 /// # Shapes
 /// gradient `[rows, outputs]`, weight `[outputs, inputs]` → `[rows, inputs]`
@@ -137,7 +137,7 @@ pub fn linear_input_gradient(gradient: &[f32], weight: &[f32], inputs: usize, ou
     dx
 }
 
-/// The gradient of the weight: gᵀ x.
+/// Gradient of the weight: gᵀ x.
 ///
 /// # Shapes
 /// gradient `[rows, outputs]`, x `[rows, inputs]` → `[outputs, inputs]`
@@ -149,7 +149,7 @@ pub fn linear_weight_gradient(gradient: &[f32], x: &[f32], inputs: usize, output
     dw
 }
 
-/// The sum of the rows of a gradient: that of the bias.
+/// Gradient of the bias: the sum of the rows.
 #[must_use]
 pub fn column_sums(gradient: &[f32], outputs: usize) -> Vec<f32> {
     let mut sums = vec![0.0; outputs];
@@ -159,7 +159,7 @@ pub fn column_sums(gradient: &[f32], outputs: usize) -> Vec<f32> {
     sums
 }
 
-/// Rows that each start as the bias.
+/// Rows initialized with the bias, or with zeros if there is none.
 pub(super) fn with_bias(rows: usize, outputs: usize, bias: &[f32]) -> Vec<f32> {
     if bias.is_empty() {
         return super::buffer::room(rows * outputs);

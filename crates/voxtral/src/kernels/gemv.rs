@@ -1,4 +1,5 @@
-//! y = x wᵀ + b for a few rows: a token at a time, every weight is used once or a few times, and reading them is all the work.
+//! GEMV and skinny matrix products for decoding: y = x wᵀ + b for a few rows of x. Each weight is used only a few times, so the products
+//! are bound by memory bandwidth.
 
 use super::cpu::{fused, versions};
 use super::simd::{Simd, SimdLevel, SimdOp};
@@ -6,30 +7,30 @@ use super::softmax::{LANES, total};
 use super::{parallel, simd};
 use half::bf16;
 
-/// Rows up to which reading a matrix is all the work.
+/// Largest number of rows for which a product is bound by reading the matrix.
 pub const FEW: usize = 8;
 
-/// Rows up to which a product with 32-bit floats is computed here: laying the weights out in panels would take longer.
+/// Largest number of rows for which an f32 product is computed here: packing the weights into panels would take longer.
 pub const SOME: usize = 32;
 
-/// Weights that one task reads, roughly.
+/// Approximate number of weights per task.
 const PART: usize = 1 << 16;
 
-/// A number as weights are kept.
+/// Element type of stored weights: f32 or bf16.
 pub trait StoredWeight: Copy + Send + Sync {
-    /// Nothing.
+    /// Zero.
     const ZERO: Self;
 
-    /// Whether the widest products are of pairs.
+    /// Whether the best instructions multiply pairs of this type.
     const PAIRS: bool;
 
-    /// Unit i of a row, as `lanes` multiplies them: a number, or where [`StoredWeight::PAIRS`] two as the bits of one.
+    /// Unit i of a row as the `simd` module multiplies it: one element or, with [`StoredWeight::PAIRS`], the bits of two.
     fn unit(row: &[Self], i: usize) -> f32;
 
-    /// The same as a 32-bit float.
+    /// Converts to f32.
     fn wide(self) -> f32;
 
-    /// Σ x w for rows x and the weights of some outputs, `[outputs, rows]`.
+    /// Dot products Σ x w of all rows of x with the weights of some outputs: `[outputs, rows]`.
     fn products(x: &[f32], weight: &[Self], inputs: usize, y: &mut [f32]);
 }
 
@@ -48,7 +49,7 @@ impl StoredWeight for f32 {
     }
 
     fn products(x: &[f32], weight: &[Self], inputs: usize, y: &mut [f32]) {
-        products_of_floats(x, weight, inputs, y);
+        f32_products(x, weight, inputs, y);
     }
 }
 
@@ -63,28 +64,28 @@ impl StoredWeight for bf16 {
 
     #[inline(always)]
     fn wide(self) -> f32 {
-        // Brain floats are the upper halves of 32-bit floats.
+        // bf16 is the upper half of f32.
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
     fn products(x: &[f32], weight: &[Self], inputs: usize, y: &mut [f32]) {
-        products_of_brain_floats(x, weight, inputs, y);
+        bf16_products(x, weight, inputs, y);
     }
 }
 
-fn products_of_floats(x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32]) {
-    simd::run(SimdLevel::best(false), Floats { x, weight, inputs, y });
+fn f32_products(x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32]) {
+    simd::run(SimdLevel::best(false), F32Products { x, weight, inputs, y });
 }
 
-/// The products of rows of 32-bit floats, in vectors of the processor's own.
-struct Floats<'a> {
+/// Dot products of f32 rows with SIMD vectors.
+struct F32Products<'a> {
     x: &'a [f32],
     weight: &'a [f32],
     inputs: usize,
     y: &'a mut [f32],
 }
 
-impl SimdOp for Floats<'_> {
+impl SimdOp for F32Products<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -92,40 +93,40 @@ impl SimdOp for Floats<'_> {
         let Self { x, weight, inputs, y } = self;
         let rows = x.len() / inputs;
         let mut first = 0;
-        // Few rows of x at a time, with all of this part's weights: these are then close by for the next rows.
+        // A few rows of x at a time, with all weights of this part: these are in the cache for the next rows.
         while first < rows {
             let x = &x[first * inputs..];
             first += match rows - first {
-                4.. => float_rows::<L, 4>(lanes, x, weight, inputs, &mut y[first..], rows),
-                2 | 3 => float_rows::<L, 2>(lanes, x, weight, inputs, &mut y[first..], rows),
-                _ => float_rows::<L, 1>(lanes, x, weight, inputs, &mut y[first..], rows),
+                4.. => f32_rows::<L, 4>(lanes, x, weight, inputs, &mut y[first..], rows),
+                2 | 3 => f32_rows::<L, 2>(lanes, x, weight, inputs, &mut y[first..], rows),
+                _ => f32_rows::<L, 1>(lanes, x, weight, inputs, &mut y[first..], rows),
             };
         }
     }
 }
 
-/// Σ x w for `M` rows of x, which it returns, and all rows of weights.
+/// Dot products of `M` rows of x with all rows of weights; returns `M`.
 #[inline(always)]
-fn float_rows<L: Simd, const M: usize>(lanes: L, x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32], stride: usize) -> usize {
+fn f32_rows<L: Simd, const M: usize>(lanes: L, x: &[f32], weight: &[f32], inputs: usize, y: &mut [f32], stride: usize) -> usize {
     let outputs = weight.len() / inputs;
     let mut output = 0;
     while output < outputs {
         let (weight, y) = (&weight[output * inputs..], &mut y[output * stride..]);
-        // For a single row reading is all the work, and memory is fastest in one stream.
+        // A single row is memory-bound, and memory is fastest as one stream.
         output += if M > 1 && outputs - output >= 4 {
-            float_dots::<L, M, 4>(lanes, x, weight, inputs, y, stride)
+            f32_dots::<L, M, 4>(lanes, x, weight, inputs, y, stride)
         } else {
-            float_dots::<L, M, 1>(lanes, x, weight, inputs, y, stride)
+            f32_dots::<L, M, 1>(lanes, x, weight, inputs, y, stride)
         };
     }
     M
 }
 
-/// Σ x w for `M` rows of x and `R` rows of weights, which it returns. One sum each, so that the order does not depend on `M` or `R`, and a
-/// row's result not on the company it is in.
+/// Dot products of `M` rows of x with `R` rows of weights; returns `R`. Each has one accumulator, so the order of summation does not depend
+/// on `M` or `R`, and the result of a row does not depend on the other rows.
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "rows stand for the same thing in several arrays")]
-fn float_dots<L: Simd, const M: usize, const R: usize>(
+#[allow(clippy::needless_range_loop, reason = "rows index several arrays")]
+fn f32_dots<L: Simd, const M: usize, const R: usize>(
     lanes: L,
     x: &[f32],
     weight: &[f32],
@@ -137,7 +138,7 @@ fn float_dots<L: Simd, const M: usize, const R: usize>(
     let mut sums = [[lanes.splat(0.0); R]; M];
     let whole = inputs - inputs % L::COUNT;
     for start in (0..whole).step_by(L::COUNT) {
-        // SAFETY: the vectors end within the rows, of which there are `M` and `R`.
+        // SAFETY: all vectors are within the `M` and `R` rows.
         unsafe {
             let w: [L::Vector; R] = std::array::from_fn(|r| lanes.read(weight.as_ptr().add(r * inputs + start)));
             for m in 0..M {
@@ -169,12 +170,12 @@ fn float_dots<L: Simd, const M: usize, const R: usize>(
 }
 
 versions! {
-    fn products_of_brain_floats(x: &[f32], weight: &[bf16], inputs: usize, y: &mut [f32]) {
+    fn bf16_products(x: &[f32], weight: &[bf16], inputs: usize, y: &mut [f32]) {
         products::<FUSED, bf16>(x, weight, inputs, y);
     }
 }
 
-/// y = x wᵀ + b; an empty `bias` is none.
+/// Linear layer: y = x wᵀ + b; an empty `bias` means none.
 ///
 /// # Shapes
 /// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
@@ -185,8 +186,8 @@ pub fn linear<W: StoredWeight>(x: &[f32], weight: &[W], bias: &[f32], inputs: us
     by_columns(rows, weight, bias, inputs, outputs, |weight, y| W::products(x, weight, inputs, y))
 }
 
-/// The frame of such products, which reads every weight once: `part` gets the weights of some outputs and fills `[outputs, rows]`, y on
-/// its side.
+/// Computes y from parts of the weights, reading every weight once. `part` gets the weights of some outputs and fills `[outputs, rows]`,
+/// the transpose of y.
 pub(super) fn by_columns<W: StoredWeight>(
     rows: usize,
     weight: &[W],
@@ -196,13 +197,13 @@ pub(super) fn by_columns<W: StoredWeight>(
     part: impl Fn(&[W], &mut [f32]) + Send + Sync,
 ) -> Vec<f32> {
     assert!(weight.len() == outputs * inputs && (bias.is_empty() || bias.len() == outputs));
-    let mut sideways = vec![0.0; outputs * rows];
+    let mut transposed = vec![0.0; outputs * rows];
     if rows > 0 && outputs > 0 && inputs > 0 {
         let each = (PART / inputs).max(1).next_multiple_of(8);
-        let parts = sideways.chunks_mut(each * rows).zip(weight.chunks(each * inputs));
+        let parts = transposed.chunks_mut(each * rows).zip(weight.chunks(each * inputs));
         parallel::each(rows * weight.len(), parts, |(y, weight)| part(weight, y));
     }
-    let mut y = if rows <= 1 { sideways } else { transpose(&sideways, rows) };
+    let mut y = if rows <= 1 { transposed } else { transpose(&transposed, rows) };
     if !bias.is_empty() {
         for row in y.chunks_exact_mut(outputs) {
             row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
@@ -216,13 +217,13 @@ fn transpose(x: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| x.iter().skip(column).step_by(columns).copied()).collect()
 }
 
-/// Sums that a product of two rows is taken in, beside its lanes: so many additions can be under way at a time.
+/// Accumulators per dot product, in addition to its lanes: this many additions can be in flight at once.
 const SUMS: usize = 4;
 
 #[inline(always)]
 fn products<const FUSED: bool, W: StoredWeight>(x: &[f32], weight: &[W], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
-    // One row of weights after the other: memory is then read in one stream, which is what it is fastest at.
+    // One row of weights after the other, so that memory is read as one stream, which is fastest.
     for (y, weight) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(inputs)) {
         let mut first = 0;
         while first < rows {
@@ -242,14 +243,15 @@ fn put<const M: usize>(y: &mut [f32], found: [f32; M]) -> usize {
     M
 }
 
-/// Σ x w for `M` rows. The sum is taken in the same order whatever `M` is, so that a row's result does not depend on the company it is in.
+/// Dot products of `M` rows with one row of weights. The order of summation does not depend on `M`, so the result of a row does not depend
+/// on the other rows.
 #[inline(always)]
 fn dots<const FUSED: bool, const M: usize, W: StoredWeight>(x: &[f32], weight: &[W]) -> [f32; M] {
     let inputs = weight.len();
     let x: [_; M] = std::array::from_fn(|m| x[m * inputs..(m + 1) * inputs].as_chunks::<LANES>());
     let (w, rest) = weight.as_chunks::<LANES>();
     let mut sums = [[[0.0; LANES]; M]; SUMS];
-    // No lane and no sum is indexed by anything but constants: so all of them stay in registers.
+    // Lanes and accumulators are indexed by constants only, so all of them stay in registers.
     let whole = w.len() - w.len() % SUMS;
     for start in (0..whole).step_by(SUMS) {
         for u in 0..SUMS {
@@ -267,7 +269,7 @@ fn dots<const FUSED: bool, const M: usize, W: StoredWeight>(x: &[f32], weight: &
     })
 }
 
-/// Adds the products of one vector of weights.
+/// Multiplies and accumulates one vector of weights.
 #[inline(always)]
 fn add_products<const FUSED: bool, const M: usize, W: StoredWeight>(sums: &mut [[f32; LANES]; M], x: [[f32; LANES]; M], w: [W; LANES]) {
     let wide = w.map(W::wide);
@@ -278,7 +280,7 @@ fn add_products<const FUSED: bool, const M: usize, W: StoredWeight>(sums: &mut [
     }
 }
 
-/// The last numbers of a row, with zeros after them.
+/// The remainder of a row, zero-padded to a full vector.
 #[inline(always)]
 fn padded<W: StoredWeight>(rest: &[W]) -> [W; LANES] {
     let mut lanes = [W::ZERO; LANES];

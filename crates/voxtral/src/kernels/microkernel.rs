@@ -1,11 +1,11 @@
-//! Products of small blocks, whose sums stay in registers.
+//! GEMM micro-kernel (as in BLIS): products of small blocks whose sums stay in registers.
 
-#![allow(clippy::needless_range_loop, reason = "row and vector stand for the same thing in several arrays")]
+#![allow(clippy::needless_range_loop, reason = "row and vector index several arrays")]
 
 use super::gemv::StoredWeight;
 use super::simd::Simd;
 
-/// One operand of a tile, read a unit at a time: row r's unit d is number `r × row + d × step`.
+/// Row operand of a tile, read one unit at a time: unit d of row r is at index `r × row + d × step`.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub(super) data: &'a [f32],
@@ -13,14 +13,14 @@ pub(super) struct Rows<'a> {
     pub(super) step: usize,
 }
 
-/// The other operand, read a few vectors at a time: those of unit d start at number `d × step`.
+/// Panel operand of a tile, read a few vectors at a time: those of unit d start at index `d × step`.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a> {
     pub(super) data: &'a [f32],
     pub(super) step: usize,
 }
 
-/// The sums of `R` rows and `V` vectors with the products of `depth` units on top.
+/// Adds the products over `depth` units to the sums of `R` rows × `V` vectors.
 #[inline(always)]
 pub(super) fn add_products<L: Simd, const R: usize, const V: usize>(
     lanes: L,
@@ -36,7 +36,7 @@ pub(super) fn add_products<L: Simd, const R: usize, const V: usize>(
     assert!((depth - 1) * panel.step + V * L::COUNT <= panel.data.len());
     let (mut row, mut vectors) = (rows.data.as_ptr(), panel.data.as_ptr());
     for _ in 0..depth {
-        // SAFETY: the last unit of the last row and the last vector of the panel are in their slices, as has just been asserted.
+        // SAFETY: the last unit of the last row and the last vector of the panel are within their slices, as just asserted.
         unsafe {
             let vectors: [L::Vector; V] = std::array::from_fn(|v| lanes.read(vectors.add(v * L::COUNT)));
             for r in 0..R {
@@ -52,13 +52,13 @@ pub(super) fn add_products<L: Simd, const R: usize, const V: usize>(
     sums
 }
 
-/// Sums that are nothing yet.
+/// Zeroed accumulators.
 #[inline(always)]
 pub(super) fn nothing<L: Simd, const R: usize, const V: usize>(lanes: L) -> [[L::Vector; V]; R] {
     [[lanes.splat(0.0); V]; R]
 }
 
-/// The sums that lie in rows of a slice, `stride` apart, each row times its factor.
+/// Loads sums from rows of a slice, `stride` apart, optionally scaled by a factor per row.
 #[inline(always)]
 pub(super) fn load<L: Simd, const R: usize, const V: usize>(
     lanes: L,
@@ -76,7 +76,7 @@ pub(super) fn load<L: Simd, const R: usize, const V: usize>(
     sums
 }
 
-/// Writes sums into rows of a slice, `stride` apart.
+/// Stores sums to rows of a slice, `stride` apart.
 #[inline(always)]
 pub(super) fn store<L: Simd, const R: usize, const V: usize>(lanes: L, sums: [[L::Vector; V]; R], to: &mut [f32], stride: usize) {
     for r in 0..R {
@@ -86,8 +86,8 @@ pub(super) fn store<L: Simd, const R: usize, const V: usize>(lanes: L, sums: [[L
     }
 }
 
-/// Rows side by side, `panel` of them: unit u of row r becomes number `u × panel + r`. Rows are `inputs` numbers and have `units` units;
-/// of those that do not exist what is there is kept.
+/// Packs up to `panel` rows: unit u of row r goes to index `u × panel + r`. Rows have `inputs` values, which are `units` units. Places of
+/// missing rows keep their old content.
 #[inline(always)]
 pub(super) fn side_by_side<L: Simd, W: StoredWeight>(lanes: L, rows: &[W], inputs: usize, units: usize, panel: usize, to: &mut [f32]) {
     let count = rows.len() / inputs;
@@ -98,7 +98,7 @@ pub(super) fn side_by_side<L: Simd, W: StoredWeight>(lanes: L, rows: &[W], input
             if here == L::COUNT && some == L::COUNT {
                 let mut block = [lanes.splat(0.0); 16];
                 for i in 0..L::COUNT {
-                    // SAFETY: so many units of the row exist. Units are what lies in memory, whatever it is called.
+                    // SAFETY: the row has at least this many units. A unit is 32 bits of memory, whatever its type.
                     block[i] = unsafe { lanes.read(rows.as_ptr().add((row + i) * inputs).cast::<f32>().add(unit)) };
                 }
                 lanes.transpose(&mut block[..L::COUNT]);
@@ -116,7 +116,7 @@ pub(super) fn side_by_side<L: Simd, W: StoredWeight>(lanes: L, rows: &[W], input
     }
 }
 
-/// A row of floats, scaled, as units with zeros behind them up to the end of `to`, which has whole vectors.
+/// Scales a row of floats and converts it to units, zero-padded to the end of `to`, which is a whole number of vectors.
 #[inline(always)]
 pub(super) fn narrow<L: Simd>(lanes: L, row: &[f32], scale: f32, to: &mut [f32]) {
     let scale = lanes.splat(scale);

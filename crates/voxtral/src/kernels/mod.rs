@@ -1,13 +1,16 @@
-//! The arithmetic that takes the time, on plain slices of numbers, and as operations on tensors.
+//! Compute kernels: GEMM, GEMV, FlashAttention, norms, activations, RoPE, cross-entropy and quantized products.
 //!
-//! The files besides [`ops`] know nothing of tensors, devices or models: slices in, slices or vectors out. They are written once and
-//! compiled for several kinds of processor, in ordinary Rust ([`cpu`]) or, where every register counts, in vectors of any width (`lanes`,
-//! `tile`); which one runs is found out at run time. [`ops`] offers them to the model as differentiable operations on tensors, with
-//! bodies made of a backend's own operations where there is no kernel of ours.
+//! Except for [`ops`], these modules know nothing of tensors, devices or models: they take slices and return slices or vectors. Each kernel
+//! is written once and compiled for several instruction sets, in plain Rust ([`cpu`]) or, where register use matters, with explicit SIMD
+//! vectors of any width (`simd`, `microkernel`). The instruction set is selected at run time. [`ops`] exposes the kernels to the model as
+//! differentiable tensor operations, and falls back to the backend's own operations where no kernel applies.
 //!
-//! Three rules hold everywhere. A result does not depend on the number of threads: what is split is split at places that do not change
-//! the order of any sum. Nothing as large as queries × keys is ever in memory. And a kernel may assume that its slices fit together,
-//! because [`ops`] has looked; it asserts it all the same, since some of what lies below trusts lengths.
+//! Three rules hold everywhere:
+//!
+//! - Results do not depend on the number of threads: work is split only where this does not change the order of any sum.
+//! - No buffer of size queries × keys is ever allocated.
+//! - Kernels may assume that their slices have matching lengths, because [`ops`] has checked them. They still assert it, because unsafe
+//!   code below relies on lengths.
 
 pub mod activation;
 pub mod attention;

@@ -1,34 +1,34 @@
-//! Normalisation of rows: to mean 0 and variance 1, or to mean square 1; then weights, and a bias for the former.
+//! LayerNorm and RMSNorm of rows, forward and backward.
 
 use super::buffer::room;
 use super::cpu::{fused, versions};
 use super::parallel;
 use super::softmax::{LANES, total};
 
-/// Rows that one task works on. Sums over rows are taken within a task, then over the tasks in order.
+/// Rows per task. Sums over rows are computed within a task, then over the tasks in order.
 const ROWS: usize = 64;
 
-/// Which normalisation.
+/// Kind of normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// (x - mean) / √(variance + ε)
+    /// LayerNorm: (x - mean) / √(variance + ε)
     Layer,
-    /// x / √(mean square + ε)
+    /// RMSNorm: x / √(mean square + ε)
     Rms,
 }
 
-/// What [`backward`] finds.
+/// Gradients computed by [`backward`].
 #[derive(Clone, Debug)]
 pub struct NormGradients {
-    /// Of the rows.
+    /// Gradient of the input rows.
     pub x: Vec<f32>,
-    /// Of the weights.
+    /// Gradient of the weight.
     pub weight: Vec<f32>,
-    /// Of the bias.
+    /// Gradient of the bias.
     pub bias: Vec<f32>,
 }
 
-/// Normalises rows as wide as `weight`; an empty `bias` is none.
+/// Normalizes rows of width `weight.len()`, then applies weight and bias; an empty `bias` means none.
 #[must_use]
 pub fn forward(norm: NormKind, x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
     let width = weight.len();
@@ -40,7 +40,7 @@ pub fn forward(norm: NormKind, x: &[f32], weight: &[f32], bias: &[f32], epsilon:
     y
 }
 
-/// The gradients of what [`forward`] was given, from that of its result.
+/// Gradients of the inputs of [`forward`], given that of its result.
 #[must_use]
 pub fn backward(norm: NormKind, x: &[f32], weight: &[f32], epsilon: f32, gradient: &[f32]) -> NormGradients {
     assert_eq!(x.len(), gradient.len());
@@ -63,7 +63,7 @@ pub fn backward(norm: NormKind, x: &[f32], weight: &[f32], epsilon: f32, gradien
     NormGradients { x: dx, weight: dweight, bias: dbias }
 }
 
-/// Σ f(i) over a row, in lanes; what is left over comes last.
+/// Σ f(i) over a row, in parallel lanes; the remainder is added last.
 #[inline(always)]
 fn sum(length: usize, add: impl Fn(usize, f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -76,7 +76,7 @@ fn sum(length: usize, add: impl Fn(usize, f32) -> f32) -> f32 {
     (whole..length).fold(total(lanes), |sum, i| add(i, sum))
 }
 
-/// What is taken from each number of a row, and what it is then multiplied with.
+/// Shift and scale of a row: each value becomes (x - shift) · scale.
 #[inline(always)]
 fn shift_and_scale<const FUSED: bool>(norm: NormKind, x: &[f32], epsilon: f32) -> (f32, f32) {
     let width = x.len() as f32;
@@ -109,7 +109,8 @@ versions! {
         let width = weight.len();
         for ((x, g), dx) in x.chunks_exact(width).zip(gradient.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
             let (shift, scale) = shift_and_scale::<FUSED>(norm, x, epsilon);
-            // With n = (x - shift) · scale: dx = scale · (w g - mean(w g) - n · mean(w g n)); RMS norm has no shift and no first mean.
+            // With n = (x - shift) · scale: dx = scale · (w g - mean(w g) - n · mean(w g n)). RMSNorm has neither the shift nor the first
+            // mean.
             let along = sum(width, |i, sum| fused::<FUSED>(weight[i] * g[i], (x[i] - shift) * scale, sum)) / width as f32;
             let mean = if norm == NormKind::Layer { sum(width, |i, sum| fused::<FUSED>(weight[i], g[i], sum)) / width as f32 } else { 0.0 };
             for i in 0..width {
@@ -159,7 +160,7 @@ mod tests {
                 assert!((f64::from(*found) - exact).abs() < 1e-5, "{norm:?}: {found} instead of {exact}");
             }
             let found = backward(norm, &x, &weight, 1e-5, &g);
-            // What a small step of one number does to Σ g y, where only its row can change.
+            // Effect of a small step in one value on Σ g y, where only its row can change.
             let loss = |x: &[f64], weight: &[f64], g: &[f32]| -> f64 {
                 plain(norm, x, weight, &shift).iter().zip(g).map(|(y, g)| y * f64::from(*g)).sum()
             };

@@ -1,21 +1,22 @@
-//! y = x wᵀ + b for many rows, in tiles: weights are laid out in panels once, and all rows pass by them.
+//! Packed GEMM (as in BLIS): y = x wᵀ + b for many rows. Weights are packed into panels once, and all rows of x are multiplied with each
+//! panel.
 
 use super::gemv::StoredWeight;
 use super::microkernel::{Panel, Rows};
 use super::simd::{Simd, SimdLevel, SimdOp};
 use super::{microkernel, parallel, simd};
 
-/// Units after which sums go to memory: a panel of so many, and as many of some rows, stay close to the processor.
+/// Block size along the inputs, in units, after which sums are written to memory: a panel and some rows of this depth fit into the cache.
 const DEPTH: usize = 512;
 
-/// Rows of a task.
+/// Rows per task.
 const ROWS: usize = 96;
 
-/// Units of weights that are laid out at a time: 2 MiB.
+/// Units of weights packed at a time: 2 MiB.
 const BLOCK: usize = 1 << 19;
 
-/// y = x wᵀ + b; an empty `bias` is none. Weights in brain floats are for processors that multiply them, and an even number of inputs; x
-/// is then rounded to brain floats too.
+/// Linear layer: y = x wᵀ + b; an empty `bias` means none. bf16 weights need a CPU with bf16 dot products and an even number of inputs; x
+/// is then rounded to bf16 too.
 ///
 /// # Shapes
 /// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
@@ -40,7 +41,7 @@ fn linear_by<W: StoredWeight>(kind: SimdLevel, y: &mut [f32], x: &[f32], weight:
         let here = block.min(outputs - first);
         let weight = &weight[first * inputs..(first + here) * inputs];
         let parts = panels.chunks_mut(panel * units).zip(weight.chunks(panel * inputs));
-        parallel::each(here * inputs, parts, |(to, weight)| simd::run(kind, LayOut { weight, inputs, units, to }));
+        parallel::each(here * inputs, parts, |(to, weight)| simd::run(kind, PackPanel { weight, inputs, units, to }));
         let parts = y.chunks_mut(ROWS * outputs).zip(x.chunks(ROWS * inputs));
         parallel::each(x.len() * here, parts, |(y, x)| {
             let bias = bias.get(first..first + here).unwrap_or_default();
@@ -49,7 +50,7 @@ fn linear_by<W: StoredWeight>(kind: SimdLevel, y: &mut [f32], x: &[f32], weight:
     }
 }
 
-/// Outputs in a panel.
+/// Number of outputs in a panel.
 struct PanelWidth;
 
 impl SimdOp for PanelWidth {
@@ -60,15 +61,15 @@ impl SimdOp for PanelWidth {
     }
 }
 
-/// The weights of up to a panel of outputs. What becomes of outputs that do not exist nobody looks at.
-struct LayOut<'a, W> {
+/// Packs the weights of up to one panel of outputs. The places of missing outputs are undefined and never used.
+struct PackPanel<'a, W> {
     weight: &'a [W],
     inputs: usize,
     units: usize,
     to: &'a mut [f32],
 }
 
-impl<W: StoredWeight> SimdOp for LayOut<'_, W> {
+impl<W: StoredWeight> SimdOp for PackPanel<'_, W> {
     type Output = ();
     #[inline(always)]
     fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) {
@@ -76,7 +77,7 @@ impl<W: StoredWeight> SimdOp for LayOut<'_, W> {
     }
 }
 
-/// Some rows against some panels, which are those of `here` outputs from `first` on.
+/// Multiplies some rows of x with the panels of `here` outputs from `first` on.
 struct Part<'a> {
     x: &'a [f32],
     panels: &'a [f32],
@@ -119,10 +120,10 @@ impl SimdOp for Part<'_> {
     }
 }
 
-/// Adds the products of `R` rows with `depth` units of a panel to rows of y, of which the panel has `count` numbers, or to the bias at the
-/// start. Says how many rows that are.
+/// Adds the products of `R` rows with `depth` units of a panel to `count` values of rows of y, or to the bias if this is the start; returns
+/// `R`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
+#[allow(clippy::too_many_arguments, reason = "kernels take many arguments")]
 fn add<L: Simd, const R: usize, const V: usize>(
     lanes: L,
     rows: Rows,
@@ -144,7 +145,7 @@ fn add<L: Simd, const R: usize, const V: usize>(
         microkernel::store::<L, R, V>(lanes, microkernel::add_products::<L, R, V>(lanes, sums, rows, panel, depth), y, stride);
         return R;
     }
-    // The last panel of a width that is no whole number of them: by way of room that is wide enough.
+    // The last panel if the number of outputs is not a multiple of the panel width: through a buffer that is wide enough.
     let mut wide = [0.0; 6 * 64];
     for (r, wide) in wide.chunks_exact_mut(width).enumerate().take(R) {
         if !start {
@@ -161,7 +162,7 @@ fn add<L: Simd, const R: usize, const V: usize>(
     R
 }
 
-/// Floats as units of pairs, an even number of them.
+/// Converts an even number of floats to bf16 pairs.
 #[inline(always)]
 fn narrowed<L: Simd>(lanes: L, x: &[f32]) -> Vec<f32> {
     let mut units = vec![0.0; (x.len() / 2).next_multiple_of(L::COUNT)];

@@ -1,19 +1,19 @@
-//! Work in parts, side by side when it is enough to be worth the hand-over.
+//! Parallel loops over parts of the work (rayon); sequential if the work is too small to be worth it.
 //!
-//! Parts are cut the same way whatever the number of threads, so that results are too.
+//! The parts do not depend on the number of threads, so neither do results.
 
 use rayon::prelude::*;
 
-/// Operations below which handing work to other threads costs more than it saves.
+/// Operations below which multithreading costs more than it saves.
 const WORTH: usize = 1 << 19;
 
-/// Whether work of so many operations is shared.
+/// Whether work of `operations` operations runs on several threads.
 #[must_use]
 pub(super) fn is_worth(operations: usize) -> bool {
     operations >= WORTH && rayon::current_num_threads() > 1
 }
 
-/// Does `work` with each part, in any order.
+/// Calls `work` for each part, in any order.
 pub(super) fn each<P: Send>(operations: usize, parts: impl Iterator<Item = P>, work: impl Fn(P) + Send + Sync) {
     if is_worth(operations) {
         parts.collect::<Vec<_>>().into_par_iter().for_each(work);
@@ -22,7 +22,7 @@ pub(super) fn each<P: Send>(operations: usize, parts: impl Iterator<Item = P>, w
     }
 }
 
-/// What `work` makes of each part, in the order of the parts.
+/// Maps each part with `work`; results are in the order of the parts.
 pub(super) fn map<P: Send, R: Send>(operations: usize, parts: impl Iterator<Item = P>, work: impl Fn(P) -> R + Send + Sync) -> Vec<R> {
     if is_worth(operations) { parts.collect::<Vec<_>>().into_par_iter().map(work).collect() } else { parts.map(work).collect() }
 }

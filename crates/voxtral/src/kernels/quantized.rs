@@ -1,62 +1,62 @@
-//! y = x wᵀ + b with weights of 8 or 4 bits, and the gradient of x.
+//! Block quantization (Q8_0 and Q4_1, as in ggml but with bf16 scales): weights of 8 or 4 bits, y = x wᵀ + b, and the gradient of x.
 //!
-//! A row of weights is cut into blocks of 32 along the inputs. With 8 bits a block has a scale, and a weight is a whole number from -127
-//! to 127 times the scale; with 4 bits it has a scale and a least value, and a weight is that plus a number from 0 to 15 times the scale.
-//! That is 8.5 and 5 bits a weight. For a few rows of x, weights are widened in registers as they are read; for many, a panel of them
-//! is widened to brain floats where the processor multiplies these, and to 32-bit floats elsewhere.
+//! A row of weights is cut into blocks of 32 along the inputs. In Q8_0 a block has a scale, and a weight is an integer from -127 to 127
+//! times the scale. In Q4_1 it has a scale and a minimum, and a weight is the minimum plus an integer from 0 to 15 times the scale. That is
+//! 8.5 and 5 bits per weight. For a few rows of x, weights are dequantized in registers as they are read. For many rows, one panel at a
+//! time is dequantized to bf16 if the CPU has bf16 dot products, otherwise to f32.
 
 use super::cpu::{fused, versions};
 use super::softmax::{LANES, total};
 use super::{bf16_gemm, cpu, gemm, parallel};
 use half::bf16;
 
-/// Weights that share a scale.
+/// Block size: weights that share a scale.
 pub const BLOCK: usize = 32;
 
-/// Rows up to which weights are widened as they are read.
+/// Largest number of rows for which weights are dequantized as they are read.
 const FEW: usize = 8;
 
-/// Weights that are widened at a time where there are many rows.
+/// Weights dequantized at a time for many rows.
 const PANEL: usize = 1 << 20;
 
-/// Bytes of rows that one task reads.
+/// Bytes of quantized rows per task.
 const PART: usize = 1 << 16;
 
-/// How many bits a weight has.
+/// Quantization type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantType {
-    /// Scale times -127 to 127.
-    Eight,
-    /// Least value plus scale times 0 to 15.
-    Four,
+    /// 8 bits: scale × (-127 to 127).
+    Q8_0,
+    /// 4 bits: minimum + scale × (0 to 15).
+    Q4_1,
 }
 
 impl QuantType {
-    /// Bytes of a block: its brain floats, then its weights.
+    /// Bytes per block: its bf16 scale (and minimum), then its weights.
     #[must_use]
     pub const fn block(self) -> usize {
         match self {
-            Self::Eight => 2 + BLOCK,
-            Self::Four => 4 + BLOCK / 2,
+            Self::Q8_0 => 2 + BLOCK,
+            Self::Q4_1 => 4 + BLOCK / 2,
         }
     }
 
-    /// Bytes of a row of so many weights.
+    /// Bytes of a row of `inputs` weights.
     #[must_use]
     pub const fn row(self, inputs: usize) -> usize {
         inputs.div_ceil(BLOCK) * self.block()
     }
 }
 
-/// A row of weights, all of them finite, as bytes.
+/// Quantizes a row of finite weights.
 ///
 /// # Panics
-/// If `to` is not as long as [`QuantType::row`] says.
+/// If the length of `to` is not [`QuantType::row`].
 pub fn quantise(row: &[f32], bits: QuantType, to: &mut [u8]) {
     assert_eq!(to.len(), bits.row(row.len()));
     for (weights, to) in row.chunks(BLOCK).zip(to.chunks_exact_mut(bits.block())) {
         match bits {
-            QuantType::Eight => {
+            QuantType::Q8_0 => {
                 let greatest = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
                 let scale = above(greatest / 127.0);
                 to[..2].copy_from_slice(&scale.to_le_bytes());
@@ -65,15 +65,15 @@ pub fn quantise(row: &[f32], bits: QuantType, to: &mut [u8]) {
                     *to = ((w * inverse).round() as i8) as u8;
                 }
             }
-            QuantType::Four => {
+            QuantType::Q4_1 => {
                 let (least, most) = weights.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), w| (a.min(*w), b.max(*w)));
-                // Rounded down, so that nothing lies below it.
+                // Rounded down, so that no weight is below it.
                 let least = -above(-least).to_f32();
                 let scale = above((most - least) / 15.0);
                 to[..2].copy_from_slice(&scale.to_le_bytes());
                 to[2..4].copy_from_slice(&bf16::from_f32(least).to_le_bytes());
                 let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
-                // Weights i and i + 16 share a byte, so that both halves of a block are read alike.
+                // Weights i and i + 16 share a byte, so that both halves of a block are unpacked alike.
                 for (i, w) in weights.iter().enumerate() {
                     let number = ((w - least) * inverse).round().clamp(0.0, 15.0) as u8;
                     to[4 + i % (BLOCK / 2)] |= if i < BLOCK / 2 { number } else { number << 4 };
@@ -83,29 +83,29 @@ pub fn quantise(row: &[f32], bits: QuantType, to: &mut [u8]) {
     }
 }
 
-/// The smallest brain float that is no smaller.
+/// The smallest bf16 that is at least `x`.
 fn above(x: f32) -> bf16 {
     let near = bf16::from_f32(x);
     if near.to_f32() >= x {
         return near;
     }
-    // One up: further from zero above it, nearer below it.
+    // The next larger bf16: away from zero if positive, toward it if negative.
     bf16::from_bits(if x > 0.0 { near.to_bits() + 1 } else { near.to_bits() - 1 })
 }
 
-/// The weights of a block, zeros behind them if the row ends earlier.
+/// Dequantizes a block. Places beyond the end of the row are not meaningful.
 #[inline(always)]
 fn widen<const FUSED: bool>(block: &[u8], bits: QuantType) -> [f32; BLOCK] {
     let float = |at: usize| bf16::from_le_bytes([block[at], block[at + 1]]).to_f32();
     let mut weights = [0.0; BLOCK];
     match bits {
-        QuantType::Eight => {
+        QuantType::Q8_0 => {
             let scale = float(0);
             for (weight, byte) in weights.iter_mut().zip(&block[2..2 + BLOCK]) {
                 *weight = f32::from(*byte as i8) * scale;
             }
         }
-        QuantType::Four => {
+        QuantType::Q4_1 => {
             let (scale, least) = (float(0), float(2));
             let (low, high) = weights.split_at_mut(BLOCK / 2);
             for ((low, high), byte) in low.iter_mut().zip(high).zip(&block[4..4 + BLOCK / 2]) {
@@ -118,7 +118,7 @@ fn widen<const FUSED: bool>(block: &[u8], bits: QuantType) -> [f32; BLOCK] {
 }
 
 versions! {
-    /// Rows of weights as 32-bit floats.
+    /// Dequantizes rows of weights to f32.
     fn widen_rows(packed: &[u8], inputs: usize, bits: QuantType, to: &mut [f32]) {
         for (packed, to) in packed.chunks_exact(bits.row(inputs)).zip(to.chunks_exact_mut(inputs)) {
             for (block, to) in packed.chunks_exact(bits.block()).zip(to.chunks_mut(BLOCK)) {
@@ -128,7 +128,7 @@ versions! {
     }
 }
 
-/// The weights as 32-bit floats, `[outputs, inputs]`.
+/// Dequantizes all weights to f32, `[outputs, inputs]`.
 #[must_use]
 pub fn widened(packed: &[u8], inputs: usize, bits: QuantType) -> Vec<f32> {
     let outputs = packed.len().checked_div(bits.row(inputs)).unwrap_or(0);
@@ -139,12 +139,12 @@ pub fn widened(packed: &[u8], inputs: usize, bits: QuantType) -> Vec<f32> {
     wide
 }
 
-/// To widen a weight takes about as long as a few operations.
+/// Operations to dequantize weights: each takes about as long as a few operations.
 fn wide_work(weights: usize) -> usize {
     4 * weights
 }
 
-/// y = x wᵀ + b; an empty `bias` is none.
+/// Linear layer: y = x wᵀ + b; an empty `bias` means none.
 ///
 /// # Shapes
 /// x `[rows, inputs]`, packed `[outputs, bytes of a row]`, bias `[outputs]` → `[rows, outputs]`
@@ -181,9 +181,9 @@ pub fn linear(x: &[f32], packed: &[u8], bias: &[f32], inputs: usize, bits: Quant
     y
 }
 
-/// A few rows: every byte of the weights is read once.
+/// Products of a few rows: every byte of the weights is read once.
 fn few(x: &[f32], packed: &[u8], inputs: usize, bits: QuantType, rows: usize, y: &mut [f32]) {
-    // Whole blocks of x, zeros at the end: what a short last block of weights holds there does not count.
+    // Pad x with zeros to whole blocks: what a short last block of weights holds there has no effect.
     let wide = inputs.next_multiple_of(BLOCK);
     let mut padded = vec![0.0; rows * wide];
     for (padded, x) in padded.chunks_exact_mut(wide).zip(x.chunks_exact(inputs)) {
@@ -191,10 +191,10 @@ fn few(x: &[f32], packed: &[u8], inputs: usize, bits: QuantType, rows: usize, y:
     }
     let outputs = packed.len() / bits.row(inputs);
     let some = (PART / bits.row(inputs)).max(1);
-    let mut sideways = vec![0.0; outputs * rows];
-    let parts = sideways.chunks_mut(some * rows).zip(packed.chunks(some * bits.row(inputs)));
+    let mut transposed = vec![0.0; outputs * rows];
+    let parts = transposed.chunks_mut(some * rows).zip(packed.chunks(some * bits.row(inputs)));
     parallel::each(wide_work(rows * outputs * inputs), parts, |(y, packed)| dots(&padded, packed, wide, bits, rows, y));
-    for (output, sums) in sideways.chunks_exact(rows).enumerate() {
+    for (output, sums) in transposed.chunks_exact(rows).enumerate() {
         for (row, sum) in sums.iter().enumerate() {
             y[row * outputs + output] = *sum;
         }
@@ -202,7 +202,7 @@ fn few(x: &[f32], packed: &[u8], inputs: usize, bits: QuantType, rows: usize, y:
 }
 
 versions! {
-    /// Σ x w for rows of x, each of whole blocks, and rows of weights: `[outputs, rows]`.
+    /// Dot products of rows of x, padded to whole blocks, with rows of weights: `[outputs, rows]`.
     fn dots(x: &[f32], packed: &[u8], whole: usize, bits: QuantType, rows: usize, y: &mut [f32]) {
         for (packed, y) in packed.chunks_exact(bits.row(whole)).zip(y.chunks_exact_mut(rows)) {
             let mut row = 0;
@@ -224,7 +224,7 @@ fn put<const M: usize>(sums: [f32; M], y: &mut [f32]) -> usize {
     M
 }
 
-/// Σ x w for `M` rows; the order of a row's sum does not depend on `M`.
+/// Dot products of `M` rows with one row of weights; the order of a row's sum does not depend on `M`.
 #[inline(always)]
 fn dot<const FUSED: bool, const M: usize>(x: &[f32], packed: &[u8], wide: usize, bits: QuantType) -> [f32; M] {
     let mut sums = [[[0.0; LANES]; 2]; M];
@@ -242,7 +242,7 @@ fn dot<const FUSED: bool, const M: usize>(x: &[f32], packed: &[u8], wide: usize,
     std::array::from_fn(|m| total(std::array::from_fn(|lane| sums[m][0][lane] + sums[m][1][lane])))
 }
 
-/// The gradient of x: g w.
+/// Gradient of x: g w.
 ///
 /// # Shapes
 /// gradient `[rows, outputs]`, packed `[outputs, bytes of a row]` → `[rows, inputs]`
@@ -288,15 +288,15 @@ mod tests {
 
     #[test]
     fn a_weight_is_off_by_half_a_step_at_most() {
-        for (bits, steps) in [(QuantType::Eight, 254.0), (QuantType::Four, 15.0)] {
+        for (bits, steps) in [(QuantType::Q8_0, 254.0), (QuantType::Q4_1, 15.0)] {
             for inputs in [1, 31, 32, 33, 100] {
                 let row = weights(inputs);
                 let found = widened(&packed(&row, inputs, bits), inputs, bits);
                 for (block, found) in row.chunks(BLOCK).zip(found.chunks(BLOCK)) {
                     let most = block.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
                     let least = block.iter().fold(f32::INFINITY, |a, b| a.min(*b));
-                    // The range that is cut into steps, and a little more because its ends are brain floats.
-                    let range = if bits == QuantType::Eight { 2.0 * most.max(-least) } else { most - least + 0.01 * least.abs() };
+                    // The quantized range, and a little more because its ends are rounded to bf16.
+                    let range = if bits == QuantType::Q8_0 { 2.0 * most.max(-least) } else { most - least + 0.01 * least.abs() };
                     for (weight, found) in block.iter().zip(found) {
                         let off = (weight - found).abs();
                         assert!(off <= 0.505 * range * 1.01 / steps + 1e-7, "{bits:?}: {weight} became {found}");
@@ -304,8 +304,8 @@ mod tests {
                 }
             }
         }
-        // Nothing but zeros, and numbers of any size.
-        for bits in [QuantType::Eight, QuantType::Four] {
+        // All zeros, and very small and very large values.
+        for bits in [QuantType::Q8_0, QuantType::Q4_1] {
             assert_eq!(widened(&packed(&[0.0; 40], 40, bits), 40, bits), [0.0; 40]);
             for size in [1e-30f32, 1e30] {
                 let found = widened(&packed(&[size, -size], 2, bits), 2, bits);
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_the_widened_weights() {
-        for bits in [QuantType::Eight, QuantType::Four] {
+        for bits in [QuantType::Q8_0, QuantType::Q4_1] {
             for (rows, inputs, outputs) in [(1, 33, 3), (3, 64, 5), (8, 100, 7), (9, 100, 70), (20, 40, 64), (5, 2000, 600)] {
                 let (x, bias) = (weights(rows * inputs), weights(outputs));
                 let packed = packed(&weights(outputs * inputs), inputs, bits);
@@ -324,7 +324,7 @@ mod tests {
                 let y = linear(&x, &packed, &bias, inputs, bits);
                 let g = weights(rows * outputs);
                 let dx = linear_input_gradient(&g, &packed, inputs, bits);
-                // Many rows are rounded to brain floats, where the processor multiplies these.
+                // Many rows are rounded to bf16 if the CPU has bf16 dot products.
                 let within = |many: bool| if many && cpu::has_bf16_dot() { 1.5e-2 } else { 1e-5 };
                 for row in 0..rows {
                     for output in 0..outputs {

@@ -1,18 +1,18 @@
-//! Functions of a number, and of a row of numbers, fast enough for attention scores by the million.
+//! Row-wise softmax and its gradient, with vectorizable approximations of exp and erf.
 
 use super::cpu::{fused, versions};
 
-/// Lanes that a sum is taken in: as many as the widest vector register holds, on every processor.
+/// Partial sums of a reduction: the lanes of the widest vector register, on every CPU.
 pub(super) const LANES: usize = 16;
 
-/// eˣ to within two units in the last place; 0 below -87 as far as sums can tell, and finite everywhere.
+/// eˣ to within 2 ulp; close to 0 below -87, and finite everywhere.
 #[inline(always)]
 pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
-    // Adding 1.5 · 2²³ rounds to the nearest integer, and leaves it in the lowest bits.
+    // Adding 1.5 · 2²³ rounds to the nearest integer and leaves it in the lowest bits.
     let shifted = fused::<FUSED>(x, std::f32::consts::LOG2_E, 12_582_912.0);
     let whole = shifted - 12_582_912.0;
-    // ln 2 in two parts, the first short enough that its product with `whole` is exact.
+    // ln 2 in two parts; the first is short enough that its product with `whole` is exact.
     let rest = fused::<FUSED>(whole, 2.121_944_4e-4, fused::<FUSED>(whole, -0.693_359_4, x));
     let mut series = 1.398_2e-3;
     for coefficient in [8.333_452e-3, 4.166_579_5e-2, 1.666_666_5e-1, 0.5, 1.0, 1.0] {
@@ -21,7 +21,7 @@ pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
     f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23)) * series
 }
 
-/// The error function, to within 4e-7.
+/// Error function, to within 4e-7.
 #[inline(always)]
 pub(super) fn erf<const FUSED: bool>(x: f32) -> f32 {
     let x = x.clamp(-3.832_507, 3.832_507);
@@ -37,7 +37,7 @@ pub(super) fn erf<const FUSED: bool>(x: f32) -> f32 {
     x * over / under
 }
 
-/// The sum of the lanes, always in the same order.
+/// Sum of the lanes, always in the same order.
 #[inline(always)]
 pub(super) fn total(lanes: [f32; LANES]) -> f32 {
     let mut lanes = lanes;
@@ -52,7 +52,7 @@ pub(super) fn total(lanes: [f32; LANES]) -> f32 {
 }
 
 versions! {
-    /// Turns scores into weights that sum to 1: softmax, in place. An empty row stays empty.
+    /// Softmax of a row, in place. An empty row stays empty.
     pub fn softmax(row: &mut [f32]) {
         let mut greatest = [f32::NEG_INFINITY; LANES];
         let (body, tail) = row.as_chunks::<LANES>();
@@ -83,7 +83,7 @@ versions! {
 }
 
 versions! {
-    /// The gradient of scores from their weights p and the gradient g of those: p · (g - Σ p g) · scale, written over `gradient`.
+    /// Softmax gradient: p · (g - Σ p g) · scale for weights p and their gradient g, written over `gradient`.
     pub fn softmax_backward(weights: &[f32], gradient: &mut [f32], scale: f32) {
         let mut sums = [0.0; LANES];
         let ((p_body, p_tail), (g_body, g_tail)) = (weights.as_chunks::<LANES>(), gradient.as_chunks::<LANES>());
@@ -100,7 +100,7 @@ versions! {
 }
 
 versions! {
-    /// Adds to each number of `sum` the number of `row` at its place, times `scale`.
+    /// `sum += row · scale`, elementwise (axpy).
     pub fn add_scaled(sum: &mut [f32], row: &[f32], scale: f32) {
         for (sum, x) in sum.iter_mut().zip(row) {
             *sum = fused::<FUSED>(*x, scale, *sum);

@@ -1,7 +1,7 @@
-//! `adapter_config.json`: what of it decides the computation.
+//! Parser for PEFT's `adapter_config.json`.
 //!
-//! PEFT writes some forty keys. Those that say which layers are adapted and how are read with PEFT's meaning; a few change nothing
-//! here; every other key that is set to something is refused by name, because leaving it aside would compute something else.
+//! PEFT writes about forty keys. Keys that select layers and define adapters have PEFT's meaning, and a few informational keys are ignored.
+//! Any other key that is set is rejected by name, because ignoring it would change the result.
 
 use super::scale;
 use super::targets::{LayerPattern, TargetModules};
@@ -14,11 +14,11 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::{fmt, fs};
 
-/// The file's name.
+/// File name.
 pub(super) const CONFIG: &str = "adapter_config.json";
 
-/// Keys that may hold anything: they say where the adapter comes from, or how one that is not used here would be made.
-const INERT: &[&str] = &[
+/// Ignored keys: they describe the adapter's origin, or configure features that are not used here.
+const IGNORED_KEYS: &[&str] = &[
     "auto_mapping",
     "corda_config",
     "ensure_weight_tying",
@@ -35,18 +35,18 @@ const INERT: &[&str] = &[
     "task_type",
 ];
 
-/// Ways to start an adapter that leave the base as it is. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take from the base what they
-/// put into the adapter, so that the adapter fits only a base that was changed in the same way.
-const GENTLE: &[&str] = &["eva", "gaussian", "orthogonal"];
+/// Initializations that do not change the base model. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) move part of the base weights into
+/// the adapter, so the adapter fits only the modified base.
+const BASE_PRESERVING_INITS: &[&str] = &["eva", "gaussian", "orthogonal"];
 
-/// An adapter's kind, sizes and layers.
+/// Parsed adapter configuration.
 #[derive(Debug)]
 pub(super) struct AdapterConfig {
-    /// Share of the adapter's inputs dropped while training.
+    /// Dropout rate of the adapter's inputs during training.
     pub(super) dropout: f64,
-    /// Whether there are magnitudes.
+    /// Whether the adapter is DoRA.
     pub(super) dora: bool,
-    /// The base model, as whoever made the adapter called it.
+    /// Name or path of the base model, as recorded in the file.
     pub(super) base: Option<String>,
     r: usize,
     alpha: f64,
@@ -59,7 +59,7 @@ pub(super) struct AdapterConfig {
     before_numbers: Vec<LayerPattern>,
 }
 
-/// The file as it is.
+/// The JSON file.
 #[derive(Deserialize)]
 struct Raw {
     peft_type: String,
@@ -107,7 +107,7 @@ enum Numbers {
 }
 
 impl AdapterConfig {
-    /// Reads the file in a folder.
+    /// Reads `adapter_config.json` of a folder.
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
@@ -117,14 +117,14 @@ impl AdapterConfig {
 
     fn new(raw: Raw) -> Result<Self> {
         if raw.peft_type != "LORA" {
-            return Err(Error::new(format!("this version reads LoRA adapters, not {}", raw.peft_type)));
+            return Err(Error::new(format!("only LoRA adapters are supported, not {}", raw.peft_type)));
         }
         raw.refuse_unread()?;
         if raw.r == 0 || !raw.lora_alpha.is_finite() || !(0.0..1.0).contains(&raw.lora_dropout) {
-            return Err(Error::new("`r` must be at least 1, `lora_alpha` a number and `lora_dropout` from 0 to below 1"));
+            return Err(Error::new("`r` must be at least 1, `lora_alpha` a number, and `lora_dropout` at least 0 and below 1"));
         }
         let Some(targets) = raw.target_modules else {
-            return Err(Error::new("`target_modules` does not say which layers are adapted"));
+            return Err(Error::new("`target_modules` is missing"));
         };
         let targets = TargetModules::try_from(targets).map_err(|error| error.context("`target_modules`"))?;
         targets.refuse_tables()?;
@@ -135,7 +135,7 @@ impl AdapterConfig {
         let ranks = raw.rank_pattern.map(InOrder::patterns).transpose()?.unwrap_or_default();
         let alphas = raw.alpha_pattern.map(InOrder::patterns).transpose()?.unwrap_or_default();
         if ranks.iter().any(|(_, r)| *r == 0) || alphas.iter().any(|(_, alpha): &(_, f64)| !alpha.is_finite()) {
-            return Err(Error::new("`rank_pattern` must hold ranks of at least 1, and `alpha_pattern` numbers"));
+            return Err(Error::new("`rank_pattern` must contain ranks of at least 1, and `alpha_pattern` numbers"));
         }
         let numbers = match raw.layers_to_transform {
             None => None,
@@ -147,10 +147,10 @@ impl AdapterConfig {
             Some(Texts::One(text)) => vec![text],
             Some(Texts::Many(texts)) => texts,
         };
-        // Without a word before the number, any will do.
+        // Without a pattern for the name before the layer number, any name matches.
         let before = if before.iter().all(String::is_empty) { vec![r"[^.]*".to_owned()] } else { before };
         if numbers.is_some() && !matches!(targets, TargetModules::Names(_)) {
-            return Err(Error::new("`layers_to_transform` goes with a list in `target_modules`, not with a pattern"));
+            return Err(Error::new("`layers_to_transform` requires a list in `target_modules`, not a pattern"));
         }
         Ok(Self {
             dropout: raw.lora_dropout,
@@ -168,7 +168,7 @@ impl AdapterConfig {
         })
     }
 
-    /// Whether a layer has an adapter.
+    /// Whether a layer (Hub name) is adapted.
     pub(super) fn adapts(&self, layer: &str) -> Result<bool> {
         if !self.targets.names(layer)? {
             return Ok(false);
@@ -192,7 +192,7 @@ impl AdapterConfig {
         Ok(first_match(&self.ranks, layer)?.unwrap_or(self.r))
     }
 
-    /// What the update of a layer is multiplied by.
+    /// Scale of a layer's update.
     pub(super) fn scale(&self, layer: &str) -> Result<f64> {
         Ok(scale(first_match(&self.alphas, layer)?.unwrap_or(self.alpha), self.rank(layer)?, self.rslora))
     }
@@ -208,18 +208,18 @@ fn first_match<T: Copy>(patterns: &[(LayerPattern, T)], layer: &str) -> Result<O
 }
 
 impl Raw {
-    /// An error for whatever would change the computation and is not read.
+    /// Rejects settings that would change the computation but are not supported.
     fn refuse_unread(&self) -> Result<()> {
         let merge =
-            "where the adapter was made, work it into its base (`merge_and_unload` of PEFT), and give the merged model as `--model`";
+            "merge the adapter into its base with PEFT's `merge_and_unload`, and use the merged model as `--model`";
         if let Value::String(init) = &self.init_lora_weights
-            && !GENTLE.contains(&init.as_str())
+            && !BASE_PRESERVING_INITS.contains(&init.as_str())
         {
             return Err(Error::new(format!("`init_lora_weights` is `{init}`, which also changes the base model"))
-                .hint("save the adapter with PEFT's `path_initial_model_for_weight_conversion`, which makes a plain one of it"));
+                .hint("save the adapter with PEFT's `path_initial_model_for_weight_conversion`, which converts it to plain LoRA"));
         }
         if let Some(bias) = self.bias.as_deref().filter(|bias| *bias != "none") {
-            return Err(Error::new(format!("`bias` is `{bias}`: this version does not read adapters that train biases")).hint(merge));
+            return Err(Error::new(format!("`bias` is `{bias}`, but adapters with trained biases are not supported")).hint(merge));
         }
         for (key, value) in &self.rest {
             let set = match value {
@@ -229,8 +229,8 @@ impl Raw {
                 Value::String(text) => !text.is_empty(),
                 _ => true,
             };
-            if set && !INERT.contains(&key.as_str()) {
-                return Err(Error::new(format!("this version does not read adapters that use `{key}`")).hint(merge));
+            if set && !IGNORED_KEYS.contains(&key.as_str()) {
+                return Err(Error::new(format!("adapters that use `{key}` are not supported")).hint(merge));
             }
         }
         Ok(())
@@ -247,7 +247,7 @@ impl TryFrom<Texts> for TargetModules {
     }
 }
 
-/// A JSON object in the order of the file: the first key that matches counts.
+/// A JSON object in file order: the first matching key applies.
 struct InOrder<T>(Vec<(String, T)>);
 
 impl<T> InOrder<T> {

@@ -1,7 +1,7 @@
-//! An adapter merged into its base: W + s·B·A in place of W, one tensor after another from file to file.
+//! Merging an adapter into its base model: replaces W by W + s·B·A, streaming one tensor at a time from file to file.
 //!
-//! The model is only built to know which tensor is which; its values stay in the files. The result is a full model's folder in
-//! transformers' form, whatever form the base has.
+//! The model is built only for its tensor names; its values stay in the files. The result is a full model folder in transformers' layout,
+//! whatever the layout of the base.
 
 use super::LoraLayer;
 use crate::error::{Error, Result, ResultExt};
@@ -21,30 +21,30 @@ use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
-/// How the values of a merged model are stored.
+/// Storage dtype of a merged model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MergeDtype {
-    /// Each tensor as the base stores it.
+    /// Each tensor keeps the dtype of the base.
     #[default]
     AsBase,
     /// 32-bit floats.
     F32,
-    /// Brain floats; the fixed table of positions stays in 32-bit floats, as transformers keeps it.
+    /// bfloat16; the fixed position table stays f32, as in transformers.
     Bf16,
 }
 
-/// What was merged.
+/// Summary of a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MergeReport {
-    /// Linear layers that were changed.
+    /// Number of merged linear layers.
     pub layers: usize,
-    /// Tensors written.
+    /// Number of tensors written.
     pub tensors: usize,
 }
 
-/// Merges the adapter in `adapter` into the model in `base` and writes the folder of a full model into the empty folder `out`, in
-/// files of up to `max_shard` bytes.
+/// Merges the adapter folder `adapter` into the model folder `base`. Writes a full model to the empty folder `out`, in shards of up to
+/// `max_shard` bytes.
 pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: MergeDtype, max_shard: u64) -> Result<MergeReport> {
     let device = Device::flex();
     let config = VoxtralConfig::read(base)?;
@@ -80,7 +80,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: MergeDtype, max_sh
         _ => "float32",
     };
     model_dir::companions(base, out, dtype)?;
-    facts(adapter, out)?;
+    copy_training_facts(adapter, out)?;
     model_dir::copy(adapter, out, "loss.jsonl")?;
     Ok(MergeReport { layers, tensors: count })
 }
@@ -103,12 +103,12 @@ impl FromStr for MergeDtype {
             "as-base" => Ok(Self::AsBase),
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            other => Err(format!("nothing is stored as `{other}`: write `as-base`, `f32` or `bf16`")),
+            other => Err(format!("unknown dtype `{other}`: use `as-base`, `f32` or `bf16`")),
         }
     }
 }
 
-/// A size as people and transformers write it (`5GB`, `200KB`, `1000000`), in bytes.
+/// Parses a size in decimal units (`5GB`, `200KB`, `1000000`) to bytes.
 pub fn size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -117,13 +117,13 @@ pub fn size(text: &str) -> Result<u64, String> {
         "KB" => 1_000,
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
-        _ => return Err(format!("`{text}` is not a size: write `5GB`, `500MB` or bytes")),
+        _ => return Err(format!("invalid size `{text}`: use `5GB`, `500MB` or a number of bytes")),
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| format!("`{text}` is not a size: write `5GB`, `500MB` or bytes"))
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| format!("invalid size `{text}`: use `5GB`, `500MB` or a number of bytes"))
 }
 
-/// A sum that the type it is stored in cannot hold would be an infinity in the file.
+/// An error if a merged value overflows the dtype it is stored in.
 fn finite(name: &str, data: TensorData, kept: Dtype) -> Result<TensorData> {
     let stored = |value: f32| match kept {
         Dtype::BF16 => bf16::from_f32(value).to_f32(),
@@ -133,12 +133,12 @@ fn finite(name: &str, data: TensorData, kept: Dtype) -> Result<TensorData> {
     match floats(&data)?.into_iter().find(|value| !stored(*value).is_finite()) {
         None => Ok(data),
         Some(value) => Err(Error::new(format!("tensor `{name}` with the adapter merged in holds {value}, which {kept} cannot store"))
-            .hint("store the merged model as f32, or look at how the adapter was trained")),
+            .hint("store the merged model as f32, or check the training of the adapter")),
     }
 }
 
-/// What is known of the training goes along: it is still that training, now in one piece.
-fn facts(adapter: &Path, out: &Path) -> Result<()> {
+/// Copies `training.json` of the adapter and marks it as merged.
+fn copy_training_facts(adapter: &Path, out: &Path) -> Result<()> {
     let path = adapter.join("training.json");
     if !path.exists() {
         return Ok(());
@@ -146,7 +146,7 @@ fn facts(adapter: &Path, out: &Path) -> Result<()> {
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut facts: Value = serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
     if !facts.is_object() {
-        return Err(Error::new(format!("{}: not a JSON object", path.display())));
+        return Err(Error::new(format!("{}: expected a JSON object", path.display())));
     }
     facts["merged"] = json!(true);
     let path = out.join("training.json");

@@ -1,12 +1,13 @@
-//! Low-rank adapters beside frozen weights, with PEFT's arithmetic.
+//! LoRA, rsLoRA and DoRA adapters on frozen linear layers, with PEFT's arithmetic.
 //!
 //! ```text
-//! LoRA   y = x Wᵀ + s (x Aᵀ) Bᵀ              s = alpha / r; rank-stabilised: alpha / √r
-//! DoRA   y = m / n · (x Wᵀ + s (x Aᵀ) Bᵀ)    n = ‖W + s B A‖, row by row
+//! LoRA   y = x Wᵀ + s (x Aᵀ) Bᵀ              s = alpha / r; rsLoRA: alpha / √r
+//! DoRA   y = m / n · (x Wᵀ + s (x Aᵀ) Bᵀ)    n = ‖W + s B A‖ of each row
 //! ```
 //!
-//! DoRA learns the length m of each row of the weight apart from its direction. Its gradient takes n for a constant (DoRA paper,
-//! section 4.3), and n changes only when A or B do, so it is measured once for each step and kept ([`Voxtral::measure`]).
+//! LoRA: Hu et al. 2021; rsLoRA: Kalajdzievski 2023; DoRA: Liu et al. 2024. DoRA learns the magnitude m of each weight row separately from
+//! its direction. Its gradient treats n as a constant (DoRA paper, section 4.3). n changes only when A or B do, so it is computed once per
+//! step and stored ([`Voxtral::measure`]).
 
 mod config;
 pub mod merge;
@@ -29,14 +30,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The adapter of one linear layer.
+/// LoRA (or DoRA) adapter of one linear layer.
 #[derive(Module, Debug)]
 pub struct LoraLayer {
     /// A, `[r, in]`.
     pub a: Param<Tensor<2>>,
-    /// B, `[out, r]`; zero at first, so that training starts at the base model.
+    /// B, `[out, r]`; initialized to zero, so that training starts from the base model.
     pub b: Param<Tensor<2>>,
-    /// What makes it a DoRA adapter.
+    /// DoRA magnitudes; `None` for plain LoRA.
     pub dora: Option<DoraLayer>,
     scale: f64,
     dropout: f64,
@@ -44,17 +45,17 @@ pub struct LoraLayer {
     masks: SeededDropout,
 }
 
-/// The lengths of a weight's rows: as learned, and as they are.
+/// DoRA: learned magnitude and current norm of each weight row.
 #[derive(Module, Debug)]
 pub struct DoraLayer {
-    /// m, `[out]`: the length each row of the adapted weight is given; that of the base's row at first.
+    /// m, `[out]`: learned norm of each row of the adapted weight; initialized to the norm of the base weight's row.
     pub magnitude: Param<Tensor<1>>,
-    /// n, `[out]`: the length of each row of W + s B A as it was when last measured.
+    /// n, `[out]`: norm of each row of W + s B A when last computed.
     norm: Tensor<1>,
 }
 
 impl LoraLayer {
-    /// The layer's output with its adapter. `base(x, bias)` multiplies by the frozen weight and adds the bias, if any.
+    /// Output of the adapted layer. `base(x, bias)` multiplies by the frozen weight and adds the bias, if any.
     ///
     /// # Shapes
     /// `[…, in]` → `[…, out]`
@@ -74,7 +75,7 @@ impl LoraLayer {
                     None => y,
                 }
             }
-            // As PEFT does: what DoRA changes about the base's output comes from the dropped inputs too.
+            // As in PEFT, DoRA's change of the base output also uses the inputs after dropout.
             (Some(dora), Some(dropped)) => {
                 let factor = dora.factor();
                 base(x, bias) + base(dropped.clone(), None) * (factor.clone() - 1.0) + self.update(dropped) * factor
@@ -82,7 +83,7 @@ impl LoraLayer {
         }
     }
 
-    /// The weight with the adapter worked into it, in `f32`.
+    /// The weight with the adapter merged in, as `f32`.
     ///
     /// # Shapes
     /// `[out, in]` → the same
@@ -91,7 +92,7 @@ impl LoraLayer {
         match &self.dora {
             None => sum,
             Some(dora) => {
-                let factor = dora.magnitude.val().inner() / row_lengths(sum.clone());
+                let factor = dora.magnitude.val().inner() / row_norms(sum.clone());
                 sum * factor.unsqueeze_dim(1)
             }
         }
@@ -99,15 +100,15 @@ impl LoraLayer {
 
     /// s (x Aᵀ) Bᵀ.
     fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(ops::linear(x, self.a.val(), None, MatmulPrecision::Floats), self.b.val(), None, MatmulPrecision::Floats) * self.scale
+        ops::linear(ops::linear(x, self.a.val(), None, MatmulPrecision::F32), self.b.val(), None, MatmulPrecision::F32) * self.scale
     }
 
-    /// W + s B A in `f32`, outside of any gradient.
+    /// W + s B A as `f32`, without gradient.
     fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
         weight.inner().cast(FloatDType::F32) + (self.b.val().inner() * self.scale).matmul(self.a.val().inner())
     }
 
-    /// The inputs with some of them dropped, while training.
+    /// The inputs after dropout; `None` when not training or without dropout.
     fn dropped<const D: usize>(&self, x: &Tensor<D>) -> Option<Tensor<D>> {
         let training = self.dropout > 0.0 && self.a.val().is_require_grad();
         training.then(|| x.clone() * self.masks.mask(self.dropout, x.dims(), &x.device().without_autodiff()))
@@ -115,49 +116,49 @@ impl LoraLayer {
 }
 
 impl DoraLayer {
-    /// m / n, ready to be multiplied with outputs.
+    /// m / n, broadcastable to the outputs.
     fn factor<const D: usize>(&self) -> Tensor<D> {
         (self.magnitude.val() / self.norm.clone()).unsqueeze()
     }
 }
 
-/// The length of each row.
-fn row_lengths(weight: Tensor<2>) -> Tensor<1> {
+/// L2 norm of each row.
+fn row_norms(weight: Tensor<2>) -> Tensor<1> {
     weight.square().sum_dim(1).sqrt().squeeze_dim(1)
 }
 
-/// Which layers get an adapter, and of what kind and size.
+/// Adapter configuration: type, size and target layers.
 #[derive(Clone, Debug)]
 pub struct LoraConfig {
     /// Rank.
     pub r: usize,
     /// The update is scaled by alpha / r, or alpha / √r with `rslora`.
     pub alpha: f64,
-    /// Share of the adapter's inputs dropped while training.
+    /// Dropout rate of the adapter's inputs during training.
     pub dropout: f64,
-    /// Which layers are meant, of the text model and, if `audio_tower` says so, of the audio tower.
+    /// Target layers, in the language model and, with `audio_tower`, in the audio encoder.
     pub targets: TargetModules,
-    /// Whether layers of the audio tower get adapters too.
+    /// Whether target layers of the audio encoder get adapters too.
     pub audio_tower: bool,
-    /// Whether both layers of the projector get adapters too; `targets` need not name them.
+    /// Whether both layers of the projector get adapters, even if `targets` does not name them.
     pub projector: bool,
-    /// Rank-stabilised: a scale that does not let the update shrink as the rank grows.
+    /// rsLoRA (rank-stabilized): scale by alpha / √r, so that the update does not shrink as the rank grows.
     pub rslora: bool,
-    /// The length of each row of a weight is learned apart from its direction.
+    /// DoRA: learn the magnitude of each weight row separately from its direction.
     pub dora: bool,
 }
 
-/// Where adapters were put.
+/// The layers selected by [`add`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdaptedLayers {
-    /// The layers that got one.
+    /// Layers that got an adapter.
     pub adapted: Vec<String>,
-    /// Layers that the targets name too, in parts of the model that stay as they are.
+    /// Layers that also match the targets, but are in a part of the model that is not adapted.
     pub kept_out: Vec<String>,
 }
 
 impl LoraConfig {
-    fn part(&self, part: ModelPart) -> bool {
+    fn adapts_part(&self, part: ModelPart) -> bool {
         match part {
             ModelPart::Text => true,
             ModelPart::AudioTower => self.audio_tower,
@@ -174,14 +175,14 @@ fn scale(alpha: f64, r: usize, rslora: bool) -> f64 {
     if rslora { alpha / (r as f64).sqrt() } else { alpha / r as f64 }
 }
 
-/// Gives a model fresh adapters, A drawn from a seed and B zero. Every target must end up with an adapter somewhere.
+/// Adds new adapters to a model: A random, B zero. It is an error if a target matches no layer that can be adapted.
 pub fn add(model: &mut Voxtral, adapters: &LoraConfig, source: &mut WeightLoader) -> Result<AdaptedLayers> {
     adapters.targets.refuse_tables()?;
     let mut placed = AdaptedLayers::default();
     for (name, layer) in model.linears() {
         let part = ModelPart::of(&name);
         let meant = adapters.targets.names(&name)?;
-        if !adapters.part(part) || !(meant || part == ModelPart::Projector) {
+        if !adapters.adapts_part(part) || !(meant || part == ModelPart::Projector) {
             placed.kept_out.extend(meant.then_some(name));
             continue;
         }
@@ -195,23 +196,23 @@ pub fn add(model: &mut Voxtral, adapters: &LoraConfig, source: &mut WeightLoader
             masks: SeededDropout::default(),
         };
         if adapters.dora {
-            let norm = lengths(&name, lora.sum(layer.dense()))?;
+            let norm = checked_row_norms(&name, lora.sum(layer.dense()))?;
             lora.dora = Some(DoraLayer { magnitude: Param::from_tensor(norm.clone()).set_require_grad(false), norm });
         }
         layer.lora = Some(lora);
         placed.adapted.push(name);
     }
     if let Some(target) = adapters.targets.idle(&placed.adapted)? {
-        let error = Error::new(format!("target `{target}` names no layer that could get an adapter"));
+        let error = Error::new(format!("target `{target}` matches no layer that can be adapted"));
         return Err(match adapters.targets.first_of(&target, &placed.kept_out)? {
-            Some(layer) => error.hint(format!("`{layer}` and its like are in the {}, which gets none", ModelPart::of(&layer))),
-            None => error.hint(format!("layers are called like `{}`", targets::EXAMPLE)),
+            Some(layer) => error.hint(format!("layers such as `{layer}` are in the {}, which gets no adapters", ModelPart::of(&layer))),
+            None => error.hint(format!("layer names look like `{}`", targets::EXAMPLE)),
         });
     }
     Ok(placed)
 }
 
-/// Replaces the fresh adapters of a model by those of a folder, which have to be of the same kind, size and scale on the same layers.
+/// Replaces the new adapters of a model by those of a folder, to continue training. Layers, type, rank and scale must be the same.
 pub fn go_on_from(model: &mut Voxtral, adapters: &LoraConfig, folder: &Path) -> Result<()> {
     type Kind = ([usize; 2], bool, f64);
     fn kinds(model: &mut Voxtral) -> BTreeMap<String, Kind> {
@@ -224,15 +225,15 @@ pub fn go_on_from(model: &mut Voxtral, adapters: &LoraConfig, folder: &Path) -> 
     }
     load(model, folder)?;
     let found = kinds(model);
-    let said = |kind: Option<&Kind>| match kind {
+    let describe = |kind: Option<&Kind>| match kind {
         None => "no adapter".to_owned(),
-        Some(([r, _], dora, scale)) => format!("{} of rank {r}, scaled by {scale}", if *dora { "DoRA" } else { "LoRA" }),
+        Some(([r, _], dora, scale)) => format!("{} of rank {r} with scale {scale}", if *dora { "DoRA" } else { "LoRA" }),
     };
     for name in wanted.keys().chain(found.keys()) {
         let (wanted, found) = (wanted.get(name), found.get(name));
         if wanted != found {
-            let message = format!("`{}` has {} on `{name}`, and `lora` asks for {}", folder.display(), said(found), said(wanted));
-            return Err(Error::new(message).hint("let `lora` say what adapter_config.json says"));
+            let message = format!("`{}` has {} on `{name}`, but `lora` requires {}", folder.display(), describe(found), describe(wanted));
+            return Err(Error::new(message).hint("make `lora` match adapter_config.json"));
         }
     }
     for (_, layer) in model.linears() {
@@ -243,19 +244,19 @@ pub fn go_on_from(model: &mut Voxtral, adapters: &LoraConfig, folder: &Path) -> 
     Ok(())
 }
 
-/// The lengths of the rows of a layer's weight; a DoRA adapter divides by them.
-fn lengths(layer: &str, weight: Tensor<2>) -> Result<Tensor<1>> {
-    let lengths = row_lengths(weight);
-    let values = lengths.to_data().try_to_vec::<f32>().map_err(|error| Error::new(format!("`{layer}`: {error:?}")))?;
-    match values.iter().position(|length| !(*length > 0.0 && length.is_finite())) {
-        None => Ok(lengths),
-        Some(row) => Err(Error::new(format!("`{layer}.weight`: row {row} has length {}, and DoRA divides by it", values[row]))
-            .hint("use LoRA without DoRA, or leave this layer out")),
+/// Row norms of a layer's weight; an error if one is zero or not finite, because DoRA divides by it.
+fn checked_row_norms(layer: &str, weight: Tensor<2>) -> Result<Tensor<1>> {
+    let norms = row_norms(weight);
+    let values = norms.to_data().try_to_vec::<f32>().map_err(|error| Error::new(format!("`{layer}`: {error:?}")))?;
+    match values.iter().position(|norm| !(*norm > 0.0 && norm.is_finite())) {
+        None => Ok(norms),
+        Some(row) => Err(Error::new(format!("`{layer}.weight`: row {row} has norm {}, and DoRA divides by it", values[row]))
+            .hint("use LoRA without DoRA, or exclude this layer")),
     }
 }
 
 impl Voxtral {
-    /// Measures the rows of all adapted weights anew: to be called whenever A or B of DoRA adapters have changed.
+    /// Recomputes the row norms of all DoRA layers. Call it whenever A or B have changed.
     pub fn measure(&mut self) {
         for (_, layer) in self.linears() {
             if layer.lora.as_ref().is_none_or(|lora| lora.dora.is_none()) {
@@ -263,17 +264,17 @@ impl Voxtral {
             }
             let weight = layer.dense();
             let Some(lora) = &mut layer.lora else { continue };
-            let norm = row_lengths(lora.sum(weight));
+            let norm = row_norms(lora.sum(weight));
             if let Some(dora) = &mut lora.dora {
                 dora.norm = norm;
             }
         }
     }
 
-    /// Starts the dropout masks of all adapters anew for a batch. A mask depends on the seed, the layer, the row's place among all
-    /// rows of the step and, inside the audio tower, on the chunk within that row: never on how the step is cut into batches.
+    /// Sets the dropout masks of all adapters for a batch. A mask depends on the seed, the layer, the row's index in the step and, in the
+    /// encoder and projector, the chunk within the row, but not on how the step is split into batches.
     ///
-    /// `places` are those of the batch's rows in the step, `chunks` the number of chunks of audio in each.
+    /// `places` are the indices of the batch's rows in the step, `chunks` the number of audio chunks of each row.
     pub fn reseed_dropout(&mut self, seed: u64, places: &[usize], chunks: &[usize]) {
         let rows: Arc<[u64]> = places.iter().map(|place| *place as u64).collect();
         let pieces: Arc<[u64]> =
@@ -286,15 +287,14 @@ impl Voxtral {
         }
     }
 
-    /// Has every linear layer of the blocks and the projector round its weight to brain floats for products, and attention beside them
-    /// its factors. Weights stay as they are.
+    /// Computes matrix products of all linear layers of the blocks and the projector, and attention, in bf16. Stored weights do not change.
     pub fn compute_in_bf16(&mut self) {
         for (_, layer) in self.linears() {
             layer.rounded = true;
         }
     }
 
-    /// Every linear layer of the blocks and the projector with its name, in order.
+    /// All linear layers of the blocks and the projector with their names, in order.
     pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
         let mut found: Vec<(String, &mut Linear)> = Vec::new();
         for (i, layer) in self.audio_tower.layers.iter_mut().enumerate() {

@@ -1,8 +1,8 @@
-//! Adapter folders, `adapter_config.json` and `adapter_model.safetensors`, as PEFT and transformers read and write them.
+//! PEFT adapter layout: reads and writes `adapter_config.json` and `adapter_model.safetensors`, compatible with PEFT and transformers.
 
 use super::config::{AdapterConfig, CONFIG};
 use super::targets::ModelPart;
-use super::{DoraLayer, LoraConfig, LoraLayer, lengths, targets};
+use super::{DoraLayer, LoraConfig, LoraLayer, checked_row_norms, targets};
 use crate::error::{Error, Result, ResultExt};
 use crate::model::Voxtral;
 use crate::model::dropout::SeededDropout;
@@ -17,7 +17,7 @@ use std::path::Path;
 
 const TENSORS: &str = "adapter_model.safetensors";
 
-/// What follows a layer's name: as PEFT writes it, and the magnitude also as transformers does.
+/// Tensor suffixes after a layer name. PEFT and transformers name the DoRA magnitude differently.
 const ENDINGS: &[(&str, Role)] = &[
     (".lora_A.weight", Role::A),
     (".lora_B.weight", Role::B),
@@ -32,22 +32,23 @@ enum Role {
     Magnitude,
 }
 
-/// Whether a folder holds an adapter rather than a full model.
+/// Whether a folder contains an adapter rather than a full model.
 pub fn is_adapter(folder: &Path) -> bool {
     folder.join(CONFIG).exists()
 }
 
-/// Whether a file of that name belongs to an adapter.
+/// Whether a file name is part of an adapter folder.
 pub fn is_adapter_file(name: &str) -> bool {
     [CONFIG, TENSORS].contains(&name)
 }
 
-/// The base model an adapter folder names.
+/// The base model recorded in an adapter folder.
 pub fn base_of(folder: &Path) -> Result<Option<String>> {
     Ok(AdapterConfig::read(folder)?.base)
 }
 
-/// Puts the adapter of a folder on a model. Every tensor of the file must find its layer, and every layer the config means its tensors.
+/// Loads an adapter folder into a model. Every tensor must belong to a layer that the config adapts, and every adapted layer must have its
+/// tensors.
 pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
     let config = AdapterConfig::read(folder)?;
     let path = folder.join(TENSORS);
@@ -61,12 +62,12 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
                 layer.lora = Some(lora);
             }
             (true, None) => {
-                return Err(Error::new(format!("{}: there are no tensors for `{name}`, which {CONFIG} says is adapted", path.display()))
-                    .hint("if it was not meant to be, let `target_modules` name only layers that have tensors"));
+                return Err(Error::new(format!("{}: no tensors for `{name}`, which {CONFIG} adapts", path.display()))
+                    .hint("if this layer is not adapted, restrict `target_modules` to layers that have tensors"));
             }
             (false, Some(_)) => {
-                return Err(Error::new(format!("{}: there are tensors for `{name}`, which {CONFIG} does not mean", path.display()))
-                    .hint("PEFT would leave them aside; let `target_modules` name this layer too, or remove them"));
+                return Err(Error::new(format!("{}: unexpected tensors for `{name}`, which {CONFIG} does not adapt", path.display()))
+                    .hint("PEFT would ignore them; add this layer to `target_modules`, or remove the tensors"));
             }
         }
     }
@@ -81,26 +82,26 @@ pub fn load(model: &mut Voxtral, folder: &Path) -> Result<()> {
 
 type Tensors = BTreeMap<Role, TensorData>;
 
-/// The tensors of an adapter file by layer.
+/// Reads the tensors of an adapter file, grouped by layer.
 fn read(path: &Path) -> Result<BTreeMap<String, Tensors>> {
     let mut layers: BTreeMap<String, Tensors> = BTreeMap::new();
     for (key, data) in weights::read_tensors(path)? {
         let name = key.strip_prefix("base_model.model.").map(weights::hub_name);
         let found = name.as_deref().and_then(|name| ENDINGS.iter().find_map(|(end, role)| Some((name.strip_suffix(end)?, *role))));
         let Some((layer, role)) = found else {
-            return Err(Error::new(format!("{}: tensor `{key}` is no part of a LoRA adapter", path.display())));
+            return Err(Error::new(format!("{}: tensor `{key}` is not part of a LoRA adapter", path.display())));
         };
         if layers.entry(layer.to_owned()).or_default().insert(role, data).is_some() {
-            return Err(Error::new(format!("{}: `{layer}` has tensor `{key}` twice, under two names", path.display())));
+            return Err(Error::new(format!("{}: `{layer}` has tensor `{key}` twice under two names", path.display())));
         }
     }
     if layers.is_empty() {
-        return Err(Error::new(format!("{}: holds no adapter tensors", path.display())));
+        return Err(Error::new(format!("{}: contains no adapter tensors", path.display())));
     }
     Ok(layers)
 }
 
-/// The adapter of a layer, once its tensors are known to fit.
+/// Builds the adapter of a layer after checking its tensors against the config.
 fn fit(name: &str, layer: &Linear, mut tensors: Tensors, config: &AdapterConfig) -> Result<LoraLayer> {
     let magnitude = tensors.remove(&Role::Magnitude);
     let (Some(a), Some(b)) = (tensors.remove(&Role::A), tensors.remove(&Role::B)) else {
@@ -120,13 +121,13 @@ fn fit(name: &str, layer: &Linear, mut tensors: Tensors, config: &AdapterConfig)
         (false, None) => None,
         (true, Some(magnitude)) => {
             let magnitude = param(&format!("{name}.lora_magnitude_vector"), magnitude, [outputs], &device)?;
-            Some(DoraLayer { magnitude, norm: lengths(name, lora.sum(layer.dense()))? })
+            Some(DoraLayer { magnitude, norm: checked_row_norms(name, lora.sum(layer.dense()))? })
         }
         (true, None) => {
-            return Err(Error::new(format!("`{name}` has no lora_magnitude_vector, although {CONFIG} says `use_dora`")));
+            return Err(Error::new(format!("`{name}` has no lora_magnitude_vector, but {CONFIG} sets `use_dora`")));
         }
         (false, Some(_)) => {
-            return Err(Error::new(format!("`{name}` has a lora_magnitude_vector, although {CONFIG} does not say `use_dora`")));
+            return Err(Error::new(format!("`{name}` has a lora_magnitude_vector, but {CONFIG} does not set `use_dora`")));
         }
     };
     Ok(lora)
@@ -140,14 +141,14 @@ fn param<const D: usize>(name: &str, data: TensorData, shape: [usize; D], device
     Ok(Param::from_tensor(Tensor::from_data(data, device)).set_require_grad(false))
 }
 
-/// Writes a model's adapters so that PEFT and transformers load them, whichever way is taken.
+/// Saves a model's adapters in PEFT layout, loadable by both PEFT and transformers.
 ///
-/// Layers: the style of checkpoints of 2507 (`base_model.model.language_model.model.layers…`) loads everywhere as long as only the text
-/// model is adapted; with audio tower or projector only the newer style is read by transformers 5. Magnitudes: PEFT writes them without
-/// `.weight` and reads both; transformers alone reads only those with it.
+/// Layer names: the original names (`base_model.model.language_model.model.layers…`) load everywhere as long as only the language model is
+/// adapted. With adapters on the encoder or projector, transformers 5 reads only its own names. DoRA magnitudes: written with the `.weight`
+/// suffix, the only one that transformers reads; PEFT reads both.
 pub fn save(model: &Voxtral, adapters: &LoraConfig, base: &str, folder: &Path) -> Result<()> {
     let (mut adapted, mut all) = (Vec::new(), Vec::new());
-    // A copy shares the tensors; walking over the layers asks for one that may be changed.
+    // `linears` needs a mutable model; a clone shares the tensors.
     for (name, layer) in model.clone().linears() {
         if layer.lora.is_some() {
             adapted.push(name.clone());
@@ -179,7 +180,7 @@ pub fn save(model: &Voxtral, adapters: &LoraConfig, base: &str, folder: &Path) -
     fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&config)?)).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-/// A whole number without its fraction: PEFT's `lora_alpha` is an integer, and other readers insist.
+/// An integral value as a JSON integer: PEFT's `lora_alpha` is an integer, and some readers require that.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }

@@ -1,30 +1,30 @@
-//! Which layers an adapter is for: PEFT's `target_modules`, read as PEFT reads it.
+//! Target layers of an adapter: PEFT's `target_modules`, with PEFT's matching rules.
 //!
 //! A layer has two names: that of its tensors on the Hub (`language_model.model.layers.0.self_attn.q_proj`) and that of its module in
-//! transformers 5 (`model.language_model.layers.0.self_attn.q_proj`). Adapters were made under either, so either may match.
+//! transformers 5 (`model.language_model.layers.0.self_attn.q_proj`). Adapters exist for both, so either name may match.
 
 use crate::error::{Error, Result};
 use fancy_regex::Regex;
 use std::fmt;
 
-/// A layer's name, for messages.
+/// An example of a layer name, for messages.
 pub(super) const EXAMPLE: &str = "language_model.model.layers.0.self_attn.q_proj";
 
-/// The tables at both ends of the text model. PEFT stores them whole beside an adapter on them, 1.6 GB for Mini-3B.
+/// Vocabulary-sized matrices. For an adapter on them, PEFT also stores the full matrices: 1.6 GB for Mini-3B.
 const TABLES: &[&str] = &["language_model.lm_head", "language_model.model.embed_tokens"];
 
-/// Some layers.
+/// A selection of layers.
 #[derive(Clone, Debug)]
 pub enum TargetModules {
-    /// Those whose name ends in one of these: `q_proj`, `self_attn.q_proj`, `layers.0.self_attn.q_proj`.
+    /// Layers whose name ends in one of these: `q_proj`, `self_attn.q_proj`, `layers.0.self_attn.q_proj`.
     Names(Vec<String>),
-    /// Those whose whole name matches.
+    /// Layers whose full name matches a regular expression.
     Pattern(LayerPattern),
-    /// Every linear layer but the head.
+    /// All linear layers except the output head.
     AllLinear,
 }
 
-/// A regular expression for whole names.
+/// A regular expression for layer names.
 #[derive(Clone, Debug)]
 pub struct LayerPattern {
     text: String,
@@ -36,19 +36,19 @@ pub struct LayerPattern {
 pub enum ModelPart {
     /// The language model.
     Text,
-    /// The encoder.
+    /// The audio encoder.
     AudioTower,
-    /// What stands between them.
+    /// The projector between them.
     Projector,
 }
 
 impl TargetModules {
-    /// PEFT's reading of a single text: a pattern, or the word `all-linear`.
+    /// Parses a single string as PEFT does: a regular expression, or `all-linear`.
     pub fn text(text: &str) -> Result<Self> {
         if text == "all-linear" { Ok(Self::AllLinear) } else { Ok(Self::Pattern(LayerPattern::whole(text)?)) }
     }
 
-    /// Whether a layer, called as on the Hub, is meant.
+    /// Whether a layer (Hub name) is selected.
     pub fn names(&self, layer: &str) -> Result<bool> {
         match self {
             Self::Names(names) => Ok(names.iter().any(|name| called(layer, name))),
@@ -57,7 +57,7 @@ impl TargetModules {
         }
     }
 
-    /// The first target that names none of these layers.
+    /// The first target that matches none of these layers.
     pub(super) fn idle(&self, layers: &[String]) -> Result<Option<String>> {
         match self {
             Self::Names(names) => Ok(names.iter().find(|name| !layers.iter().any(|layer| called(layer, name))).cloned()),
@@ -72,7 +72,7 @@ impl TargetModules {
         }
     }
 
-    /// The first of these layers that one of the targets names.
+    /// The first of these layers that the target matches.
     pub(super) fn first_of(&self, target: &str, layers: &[String]) -> Result<Option<String>> {
         for layer in layers {
             if matches!(self, Self::Names(_)) && !called(layer, target) {
@@ -85,13 +85,13 @@ impl TargetModules {
         Ok(None)
     }
 
-    /// An error if the embedding or the head is meant.
+    /// An error if the embedding or the output head is selected.
     pub(super) fn refuse_tables(&self) -> Result<()> {
         for table in TABLES {
             if self.names(table)? {
                 let short = table.rsplit('.').next().unwrap_or(table);
-                return Err(Error::new(format!("target `{self}` names `{short}`, and adapters on `{short}` are not supported"))
-                    .hint("name layers of the blocks: an adapter on a table of the whole vocabulary is stored with the whole table"));
+                return Err(Error::new(format!("target `{self}` matches `{short}`, but adapters on `{short}` are not supported"))
+                    .hint("select only layers of the blocks: an adapter on a vocabulary-sized matrix is stored with the full matrix"));
             }
         }
         Ok(())
@@ -109,17 +109,17 @@ impl fmt::Display for TargetModules {
 }
 
 impl LayerPattern {
-    /// A pattern for a whole name, as Python's `re.fullmatch` takes it.
+    /// A pattern for the full name, like Python's `re.fullmatch`.
     pub fn whole(text: &str) -> Result<Self> {
         Self::new(text, format!(r"\A(?:{text})\z"))
     }
 
-    /// A pattern for a name or what follows a dot in it, as PEFT takes the keys of `rank_pattern`.
+    /// A pattern for the full name or a suffix after a dot, as for the keys of PEFT's `rank_pattern`.
     pub(super) fn ending(text: &str) -> Result<Self> {
         Self::new(text, format!(r"\A(?:.*\.)?(?:{text})\z"))
     }
 
-    /// A pattern for what stands before a layer's number and its dot, as PEFT takes `layers_pattern`.
+    /// A pattern for the name before the layer number, as in PEFT's `layers_pattern`.
     pub(super) fn before_number(text: &str) -> Result<Self> {
         Self::new(text, format!(r"\A(?:.*?\.)?(?:{text})\.(?<number>[0-9]+)\."))
     }
@@ -127,11 +127,11 @@ impl LayerPattern {
     fn new(text: &str, whole: String) -> Result<Self> {
         match Regex::new(&whole) {
             Ok(regex) => Ok(Self { text: text.to_owned(), regex }),
-            Err(error) => Err(Error::new(format!("`{text}` is not a regular expression we can read: {error}"))),
+            Err(error) => Err(Error::new(format!("`{text}` is not a regular expression: {error}"))),
         }
     }
 
-    /// Whether a layer, called as on the Hub, matches under either of its names.
+    /// Whether a layer (Hub name) matches under either of its names.
     pub(super) fn matches(&self, layer: &str) -> Result<bool> {
         for name in spellings(layer) {
             if self.regex.is_match(&name).map_err(|error| self.too_hard(layer, &error))? {
@@ -141,7 +141,7 @@ impl LayerPattern {
         Ok(false)
     }
 
-    /// The number of the layer, under the name that matches.
+    /// The layer number, from the first name that matches.
     pub(super) fn number(&self, layer: &str) -> Result<Option<usize>> {
         for name in spellings(layer) {
             let found = self.regex.captures(&name).map_err(|error| self.too_hard(layer, &error))?;
@@ -153,12 +153,12 @@ impl LayerPattern {
     }
 
     fn too_hard(&self, layer: &str, error: &fancy_regex::Error) -> Error {
-        Error::new(format!("`{}` cannot be decided for `{layer}`: {error}", self.text)).hint("write a simpler expression")
+        Error::new(format!("cannot match `{}` against `{layer}`: {error}", self.text)).hint("use a simpler regular expression")
     }
 }
 
 impl ModelPart {
-    /// The part a layer belongs to.
+    /// The part of the model that a layer (Hub name) belongs to.
     pub fn of(layer: &str) -> Self {
         if layer.starts_with("audio_tower.") {
             Self::AudioTower
@@ -169,7 +169,7 @@ impl ModelPart {
         }
     }
 
-    /// What patterns and both spellings call it.
+    /// The module name, as it appears in both naming schemes.
     fn root(self) -> &'static str {
         match self {
             Self::Text => "language_model",
@@ -182,24 +182,24 @@ impl ModelPart {
 impl fmt::Display for ModelPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Text => "text model",
-            Self::AudioTower => "audio tower",
+            Self::Text => "language model",
+            Self::AudioTower => "audio encoder",
             Self::Projector => "projector",
         })
     }
 }
 
-/// Whether a layer is called so under either of its names.
+/// Whether either name of a layer ends in `name` at a dot boundary.
 fn called(layer: &str, name: &str) -> bool {
     spellings(layer).iter().any(|layer| layer.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
-/// A layer's name on the Hub and that of its module in transformers 5.
+/// The Hub name of a layer and its module name in transformers 5.
 fn spellings(layer: &str) -> [String; 2] {
     [layer.to_owned(), module(layer)]
 }
 
-/// The name of a layer's module in transformers 5.
+/// Module name of a layer in transformers 5.
 pub(super) fn module(layer: &str) -> String {
     match layer.strip_prefix("language_model.") {
         Some(rest) if rest.starts_with("model.") => format!("model.language_model.{}", &rest["model.".len()..]),
@@ -208,13 +208,13 @@ pub(super) fn module(layer: &str) -> String {
     }
 }
 
-/// A pattern that means exactly these layers out of `all`, under either name.
+/// A regular expression that matches exactly these layers out of `all`, under either name.
 pub(super) fn exactly(layers: &[String], all: &[String]) -> String {
     let all = kinds(all);
     let mut groups: Vec<Kind> = Vec::new();
     for mut kind in kinds(layers) {
         if all.contains(&kind) {
-            // In every block, so the numbers need not be said.
+            // Present in every block, so the layer numbers are not needed.
             kind.numbers.clear();
         }
         match groups.iter_mut().find(|group| group.part == kind.part && group.numbers == kind.numbers) {
@@ -229,7 +229,7 @@ pub(super) fn exactly(layers: &[String], all: &[String]) -> String {
     groups.iter().map(pattern).collect::<Vec<_>>().join("|")
 }
 
-/// Layers of the same name, or several names, and the numbers of the blocks they are in.
+/// Layers of one part with the same names, and the numbers of their blocks.
 #[derive(PartialEq)]
 struct Kind {
     part: ModelPart,

@@ -1,3 +1,3 @@
-//! Metrics of transcripts.
+//! Evaluation metrics for transcripts.
 
 pub mod wer;

@@ -1,13 +1,13 @@
-//! Word and character error rates: how far a transcript is from what was said.
+//! Word error rate (WER) and character error rate (CER).
 //!
-//! Both texts go through a named [`TextNormalization`], are cut into words or characters and aligned. The alignment with the fewest errors is
-//! taken, and among those the one with the most hits, so that the counts do not depend on how the search goes. A corpus is scored as the
-//! sum of all errors over the sum of all reference words: long clips weigh more than short ones.
+//! Reference and hypothesis are normalized ([`TextNormalization`]), split into words or characters, and aligned (Levenshtein). Of the
+//! alignments with the fewest errors, the one with the most hits is taken, so the counts do not depend on the search order. A corpus is
+//! scored as the sum of all errors over the sum of all reference words: long clips weigh more than short ones.
 //!
-//! Words are what spaces separate. Japanese, Chinese and other scripts without spaces have one word a clause then: look at the
-//! character error rate there.
+//! Words are separated by spaces. In Japanese, Chinese and other scripts without spaces, one "word" is a whole clause: use the character
+//! error rate there.
 //!
-//! A rate is undefined when nothing was said. Here it is 0 if nothing was written either, and 1 otherwise.
+//! For an empty reference the rate is undefined. Here it is 0 if the hypothesis is empty too, and 1 otherwise.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,36 +16,36 @@ use std::ops::{Add, AddAssign};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-/// The score of a set of clips, as it is written to `scores.json`.
+/// Error rates of a set of clips, as written to `scores.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorRates {
-    /// Word error rate: 0.1 is one error in ten words. It may exceed 1.
+    /// Word error rate: 0.1 is one error per ten reference words. It can exceed 1.
     pub wer: f64,
     /// Character error rate.
     pub cer: f64,
-    /// Words that were replaced.
+    /// Substituted words.
     pub substitutions: usize,
-    /// Words that nobody said.
+    /// Inserted words: only in the hypothesis.
     pub insertions: usize,
-    /// Words that were left out.
+    /// Deleted words: only in the reference.
     pub deletions: usize,
 }
 
-/// What has been counted so far over some clips.
+/// Edit counts summed over clips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErrorCounts {
-    /// How many clips.
+    /// Number of clips.
     pub clips: usize,
-    /// The alignment of the words.
+    /// Edits of the words.
     pub words: EditCounts,
-    /// The alignment of the characters; a run of spaces counts as one.
+    /// Edits of the characters; a run of spaces counts as one.
     pub characters: EditCounts,
 }
 
 impl ErrorCounts {
-    /// Compares one transcript with what was said.
-    pub fn of(reference: &str, hypothesis: &str, normalisation: TextNormalization) -> Self {
-        let (reference, hypothesis) = (normalisation.apply(reference), normalisation.apply(hypothesis));
+    /// Compares one hypothesis with its reference.
+    pub fn of(reference: &str, hypothesis: &str, normalization: TextNormalization) -> Self {
+        let (reference, hypothesis) = (normalization.apply(reference), normalization.apply(hypothesis));
         let words = |text: &str| -> Vec<String> { text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect() };
         let characters = |text: &str| -> Vec<char> { text.chars().collect() };
         Self {
@@ -55,7 +55,7 @@ impl ErrorCounts {
         }
     }
 
-    /// The rates and counts to show.
+    /// Error rates and word edits.
     pub fn score(&self) -> ErrorRates {
         let EditCounts { substitutions, insertions, deletions, .. } = self.words;
         ErrorRates { wer: self.words.rate(), cer: self.characters.rate(), substitutions, insertions, deletions }
@@ -82,21 +82,21 @@ impl std::iter::Sum for ErrorCounts {
     }
 }
 
-/// What is made equal before two texts are compared. The name goes with every score: rates under different names cannot be compared.
+/// Text normalization before scoring. Its name is stored with every score: scores under different normalizations cannot be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TextNormalization {
-    /// Only spaces and Unicode's ways to write the same character (NFC): case and punctuation count.
+    /// Unicode NFC and single spaces only: case and punctuation count as errors.
     #[serde(rename = "none")]
     None,
-    /// Upper and lower case, punctuation and symbols do not count: NFKC, lower case, everything but letters, marks and digits becomes a
-    /// space, except apostrophes inside a word (all written `'`); invisible characters (joiners, soft hyphens) are dropped.
+    /// Ignores case, punctuation and symbols: NFKC, lowercase, and a space for everything but letters, marks and digits, except apostrophes
+    /// inside a word (all written `'`). Invisible characters (joiners, soft hyphens) are removed.
     #[default]
     #[serde(rename = "basic-1", alias = "basic")]
     Basic,
 }
 
 impl TextNormalization {
-    /// The name written beside a score; it changes whenever the rules do.
+    /// Name stored with a score; it changes whenever the rules do.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -104,7 +104,7 @@ impl TextNormalization {
         }
     }
 
-    /// The text in the form that is compared: words with one space between them.
+    /// Normalized text: words separated by single spaces.
     pub fn apply(self, text: &str) -> String {
         let text = match self {
             Self::None => text.nfc().collect(),
@@ -130,7 +130,7 @@ fn basic(text: &str) -> String {
         .collect()
 }
 
-/// Letters, digits and the marks that belong to them, among them the vowel signs of Indic scripts.
+/// Letters, digits and combining marks, including the vowel signs of Indic scripts.
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || is_combining_mark(c)
 }
@@ -139,30 +139,30 @@ fn is_invisible(c: char) -> bool {
     matches!(c, '\u{00ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// How one sequence becomes another.
+/// Edit counts of an alignment of a reference and a hypothesis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EditCounts {
-    /// Items that are the same.
+    /// Equal items.
     pub hits: usize,
-    /// Items that were replaced.
+    /// Substituted items.
     pub substitutions: usize,
-    /// Items that only the hypothesis has.
+    /// Inserted items: only in the hypothesis.
     pub insertions: usize,
-    /// Items that only the reference has.
+    /// Deleted items: only in the reference.
     pub deletions: usize,
 }
 
 impl EditCounts {
-    /// Counts the edits of the best alignment, in memory for two rows only: clips of minutes have thousands of characters.
+    /// Counts the edits of the best alignment. Needs memory for one row of the table only: long clips have thousands of characters.
     pub fn between<T: PartialEq>(reference: &[T], hypothesis: &[T]) -> Self {
         let mut row: Vec<Self> = (0..=hypothesis.len()).map(|insertions| Self { insertions, ..Self::default() }).collect();
-        for said in reference {
+        for expected in reference {
             let mut diagonal = row[0];
             row[0].deletions += 1;
-            for (index, written) in hypothesis.iter().enumerate() {
+            for (index, found) in hypothesis.iter().enumerate() {
                 let (left, above) = (row[index], row[index + 1]);
                 row[index + 1] = best(
-                    if said == written {
+                    if expected == found {
                         Self { hits: diagonal.hits + 1, ..diagonal }
                     } else {
                         Self { substitutions: diagonal.substitutions + 1, ..diagonal }
@@ -181,12 +181,12 @@ impl EditCounts {
         self.substitutions + self.insertions + self.deletions
     }
 
-    /// How many items the reference has.
+    /// Number of items in the reference.
     pub fn reference(&self) -> usize {
         self.hits + self.substitutions + self.deletions
     }
 
-    /// Errors per item of the reference.
+    /// Errors per reference item.
     pub fn rate(&self) -> f64 {
         match (self.errors(), self.reference()) {
             (0, 0) => 0.0,
@@ -223,20 +223,20 @@ impl Add for EditCounts {
     }
 }
 
-/// One place of an alignment.
+/// One position of an alignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AlignedPair<T> {
-    /// Said and written.
+    /// In both.
     Hit(T),
-    /// Said the first, written the second.
+    /// Reference item, and the hypothesis item in its place.
     Substitution(T, T),
-    /// Written, not said.
+    /// Only in the hypothesis.
     Insertion(T),
-    /// Said, not written.
+    /// Only in the reference.
     Deletion(T),
 }
 
-/// The best alignment itself, for showing what went wrong; its counts are those of [`EditCounts::between`].
+/// The best alignment itself, to show the errors; its counts equal those of [`EditCounts::between`].
 pub fn align<T: PartialEq + Clone>(reference: &[T], hypothesis: &[T]) -> Vec<AlignedPair<T>> {
     let width = hypothesis.len() + 1;
     let mut table = vec![EditCounts::default(); (reference.len() + 1) * width];
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn basic_normalisation() {
+    fn basic_normalization() {
         for (text, normal) in [
             ("Hello, World!", "hello world"),
             ("don't DON\u{2019}T 'quoted' rock 'n' roll", "don't don't quoted rock n roll"),
@@ -371,9 +371,9 @@ mod tests {
     }
 
     #[test]
-    fn names_are_what_is_serialised() {
-        for normalisation in [TextNormalization::None, TextNormalization::Basic] {
-            assert_eq!(serde_json::to_value(normalisation).unwrap(), normalisation.name());
+    fn names_are_what_is_serialized() {
+        for normalization in [TextNormalization::None, TextNormalization::Basic] {
+            assert_eq!(serde_json::to_value(normalization).unwrap(), normalization.name());
         }
         let score = ErrorCounts::of("a b", "a c", TextNormalization::Basic).score();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The text model: a Llama decoder that continues a prompt in which audio rows stand among token embeddings.
+//! Language model: a Llama decoder (grouped-query attention, RoPE, SwiGLU, RMSNorm) over token and audio embeddings.
 
 use super::attention::{AttentionMask, attend, merge_heads, split_heads};
 use super::config::TextConfig;
@@ -10,12 +10,12 @@ use crate::weights::{Initializer, WeightLoader};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// Embedding, layers, norm and the head that scores the next token.
+/// The decoder with its output head.
 #[derive(Module, Debug)]
 pub struct LanguageModel {
-    /// Everything below the head.
+    /// The decoder without the head.
     pub model: Decoder,
-    /// Scores over the vocabulary; not tied to the embedding.
+    /// Output head: logits over the vocabulary. Not tied to the embedding.
     pub lm_head: Linear,
 }
 
@@ -28,14 +28,14 @@ impl LanguageModel {
     }
 }
 
-/// Embedding, layers and the last norm.
+/// Token embedding, decoder layers and the final norm.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    /// One row a token.
+    /// Token embedding table.
     pub embed_tokens: Embedding,
-    /// The transformer.
+    /// Transformer layers.
     pub layers: Vec<DecoderLayer>,
-    /// After the last layer.
+    /// Final norm.
     pub norm: RmsNorm,
     head_width: usize,
     theta: f64,
@@ -55,7 +55,7 @@ impl Decoder {
         }
     }
 
-    /// Every position sees itself and those before it; rows padded on the right need no mask.
+    /// Full forward pass with causal attention, without a KV cache. Right padding needs no mask.
     ///
     /// # Shapes
     /// `[batch, length, width]` → the same
@@ -65,41 +65,41 @@ impl Decoder {
         self.norm.forward(x)
     }
 
-    /// The angles of the first positions of rows.
+    /// RoPE tables of positions `0 .. length`.
     pub fn rotary(&self, length: usize, device: &Device) -> RotaryEmbedding {
         RotaryEmbedding::new(0..length, &[], self.head_width, self.theta, device)
     }
 
-    /// What the last of the positions that follow those in the cache becomes; positions count from the end of a row's padding. Of the
-    /// others the last layer computes keys and values alone, which is all that is ever asked of them.
+    /// Prefill or decoding step with a KV cache: appends `x` to the cache and returns the final hidden state of the last position.
+    /// Positions count from the end of a row's left padding. For all other positions, the last layer computes only keys and values.
     ///
     /// # Shapes
     /// `[batch, length, width]` → `[batch, 1, width]`
     pub fn forward_cached(&self, x: Tensor<3>, cache: &mut DecoderCache) -> Tensor<3> {
-        let places = cache.advance(x.dims()[1]);
-        let rotary = RotaryEmbedding::new(places, cache.pads(), self.head_width, self.theta, &x.device());
+        let positions = cache.advance(x.dims()[1]);
+        let rotary = RotaryEmbedding::new(positions, cache.pads(), self.head_width, self.theta, &x.device());
         let mask = cache.mask();
         let last = self.layers.len().saturating_sub(1);
         let layers = self.layers.iter().zip(&mut cache.layers).enumerate();
         let x = layers.fold(x, |x, (i, (layer, cache))| {
-            let wanted = if i == last { Wanted::Last } else { Wanted::All };
-            layer.forward(x, &rotary, mask.clone(), Some(cache), wanted)
+            let outputs = if i == last { Outputs::Last } else { Outputs::All };
+            layer.forward(x, &rotary, mask.clone(), Some(cache), outputs)
         });
-        self.norm.forward(Wanted::Last.of(x))
+        self.norm.forward(Outputs::Last.select(x))
     }
 }
 
-/// Of which positions a layer's output is wanted.
+/// The positions whose output a layer computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
+enum Outputs {
     All,
     Last,
 }
 
-impl Wanted {
+impl Outputs {
     /// # Shapes
-    /// `[batch, length, width]` → `[batch, wanted, width]`
-    fn of(self, x: Tensor<3>) -> Tensor<3> {
+    /// `[batch, length, width]` → `[batch, outputs, width]`
+    fn select(self, x: Tensor<3>) -> Tensor<3> {
         match (self, x.dims()[1]) {
             (Self::Last, length) if length > 1 => x.narrow(1, length - 1, 1),
             _ => x,
@@ -107,23 +107,23 @@ impl Wanted {
     }
 }
 
-/// A table with one row a token.
+/// Token embedding table.
 #[derive(Module, Debug)]
 pub struct Embedding {
-    /// `[vocabulary, width]`; 32-bit or brain floats.
+    /// `[vocabulary, width]`, f32 or bf16.
     pub weight: Param<Tensor<2>>,
 }
 
-/// Attention and a gated feed-forward block, each behind a norm and added to what came in.
+/// Pre-norm decoder layer: self-attention and a SwiGLU feed-forward block, each with a residual connection.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
-    /// Every position sees those before it.
+    /// Causal self-attention.
     pub self_attn: DecoderAttention,
-    /// silu(gate) · up, then down.
+    /// SwiGLU feed-forward block.
     pub mlp: Mlp,
-    /// Before the attention.
+    /// Norm before the attention.
     pub input_layernorm: RmsNorm,
-    /// Before the feed-forward block.
+    /// Norm before the feed-forward block.
     pub post_attention_layernorm: RmsNorm,
 }
 
@@ -140,12 +140,12 @@ impl DecoderLayer {
         }
     }
 
-    /// Every position sees itself and those before it.
+    /// Causal forward pass without a KV cache.
     ///
     /// # Shapes
     /// `[batch, length, width]` → the same
     pub fn read(&self, x: Tensor<3>, rotary: &RotaryEmbedding) -> Tensor<3> {
-        self.forward(x, rotary, AttentionMask::Causal, None, Wanted::All)
+        self.forward(x, rotary, AttentionMask::Causal, None, Outputs::All)
     }
 
     fn forward(
@@ -154,23 +154,23 @@ impl DecoderLayer {
         rotary: &RotaryEmbedding,
         mask: AttentionMask,
         cache: Option<&mut KvCache>,
-        wanted: Wanted,
+        outputs: Outputs,
     ) -> Tensor<3> {
-        let x = wanted.of(x.clone()) + self.self_attn.forward(self.input_layernorm.forward(x), rotary, mask, cache, wanted);
+        let x = outputs.select(x.clone()) + self.self_attn.forward(self.input_layernorm.forward(x), rotary, mask, cache, outputs);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
 }
 
-/// Causal grouped-query attention with rotary positions.
+/// Causal grouped-query attention (GQA) with rotary position embedding (RoPE).
 #[derive(Module, Debug)]
 pub struct DecoderAttention {
-    /// Queries.
+    /// Query projection.
     pub q_proj: Linear,
-    /// Keys.
+    /// Key projection.
     pub k_proj: Linear,
-    /// Values.
+    /// Value projection.
     pub v_proj: Linear,
-    /// Back to the width of the model.
+    /// Output projection.
     pub o_proj: Linear,
     heads: usize,
     key_heads: usize,
@@ -196,10 +196,10 @@ impl DecoderAttention {
         rotary: &RotaryEmbedding,
         mask: AttentionMask,
         cache: Option<&mut KvCache>,
-        wanted: Wanted,
+        outputs: Outputs,
     ) -> Tensor<3> {
-        let q = rotary.turn_last(split_heads(self.q_proj.forward(wanted.of(x.clone())), self.heads));
-        let k = rotary.turn(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
+        let q = rotary.apply_to_last(split_heads(self.q_proj.forward(outputs.select(x.clone())), self.heads));
+        let k = rotary.apply(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
         let v = split_heads(self.v_proj.forward(x), self.key_heads);
         let (k, v) = match cache {
             Some(cache) => cache.append(k, v),
@@ -209,14 +209,14 @@ impl DecoderAttention {
     }
 }
 
-/// The gated feed-forward block.
+/// SwiGLU feed-forward block (Shazeer 2020): `down(silu(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// Through silu, decides what passes.
+    /// Gate projection, followed by SiLU.
     pub gate_proj: Linear,
-    /// What may pass.
+    /// Up projection.
     pub up_proj: Linear,
-    /// Back to the width of the model.
+    /// Down projection.
     pub down_proj: Linear,
 }
 
@@ -236,7 +236,7 @@ impl Mlp {
     }
 }
 
-/// Rotary position embedding in the half-split convention: component i turns with component i + width / 2.
+/// RoPE tables (Su et al. 2021) in the half-split convention: component i is rotated with component i + width / 2.
 #[derive(Debug)]
 pub struct RotaryEmbedding {
     cos: Tensor<4>,
@@ -244,32 +244,34 @@ pub struct RotaryEmbedding {
 }
 
 impl RotaryEmbedding {
-    /// The angles of places in rows that are padded by `pads` on the left (an empty list: none is).
-    fn new(places: std::ops::Range<usize>, pads: &[usize], width: usize, theta: f64, device: &Device) -> Self {
-        // Frequencies and angles in f32, as the reference computes them.
+    /// Tables for positions in rows with `pads` tokens of left padding each (empty: no padding).
+    fn new(positions: std::ops::Range<usize>, pads: &[usize], width: usize, theta: f64, device: &Device) -> Self {
+        // Frequencies and angles are f32, as in transformers.
         let frequencies: Vec<f32> = (0..width / 2).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / width as f32)).collect();
         let pads = if pads.is_empty() { &[0] } else { pads };
-        let positions = pads.iter().flat_map(|pad| places.clone().map(move |place| place.saturating_sub(*pad) as f32));
+        let shifted = pads.iter().flat_map(|pad| positions.clone().map(move |position| position.saturating_sub(*pad) as f32));
         let angles: Vec<f32> =
-            positions.flat_map(|position| frequencies.iter().chain(&frequencies).map(move |frequency| position * frequency)).collect();
+            shifted.flat_map(|position| frequencies.iter().chain(&frequencies).map(move |frequency| position * frequency)).collect();
         let table = |f: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().map(|angle| f(*angle)).collect();
-            Tensor::from_data(TensorData::new(values, [pads.len(), 1, places.len(), width]), device)
+            Tensor::from_data(TensorData::new(values, [pads.len(), 1, positions.len(), width]), device)
         };
         Self { cos: table(f32::cos), sin: table(f32::sin) }
     }
 
+    /// Rotates queries or keys.
+    ///
     /// # Shapes
     /// `[batch, heads, length, width]` → the same
-    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+    fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         rotate(x, self.cos.clone(), self.sin.clone())
     }
 
-    /// The same for the last of the places, as many as there are.
-    fn turn_last(&self, x: Tensor<4>) -> Tensor<4> {
+    /// Rotates queries of only the last positions.
+    fn apply_to_last(&self, x: Tensor<4>) -> Tensor<4> {
         let (all, these) = (self.cos.dims()[2], x.dims()[2]);
         if these == all {
-            return self.turn(x);
+            return self.apply(x);
         }
         let last = |table: &Tensor<4>| table.clone().narrow(2, all - these, these);
         rotate(x, last(&self.cos), last(&self.sin))

@@ -1,8 +1,7 @@
-//! Dropout whose masks depend on a seed, a layer and a row, and on nothing else.
+//! Reproducible dropout: a mask depends only on the seed, the layer and the row.
 //!
-//! A backend's own generator is shared by the whole process: whoever else draws from it changes what we get, and a resumed run would
-//! end in other bytes. So masks are drawn here, each row's from a generator of its own: a row is given the same mask whichever rows
-//! are computed beside it.
+//! A backend's random generator is shared by the whole process, so other draws would change the masks and a resumed run would not be
+//! reproducible. Here, each row has its own ChaCha8 generator. A row's mask does not depend on the other rows of its batch.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngCore, SeedableRng};
@@ -10,28 +9,28 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Elements of a row drawn in one go; part of what the masks are.
+/// Elements drawn from one generator. Changing it changes the masks.
 const PART: usize = 1 << 16;
 
-/// The masks of one layer for one batch.
+/// Dropout masks of one layer for one batch.
 #[derive(Clone, Debug, Default)]
 pub struct SeededDropout {
     key: [u8; 32],
-    /// What the parts of a batch, of equal size, are known by; empty stands for a single one.
+    /// Ids of the equally sized blocks (rows or chunks) of the batch; empty means a single block with id 0.
     blocks: Arc<[u64]>,
 }
 
 impl SeededDropout {
-    /// The masks that belong to a seed and a layer, for a batch that consists of these blocks.
+    /// Masks of a layer for a batch of blocks with these ids.
     pub fn new(seed: u64, layer: &str, blocks: Arc<[u64]>) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes()).update(layer.as_bytes());
         Self { key: *hasher.finalize().as_bytes(), blocks }
     }
 
-    /// The mask: each element is 0 with probability `rate` and 1 / (1 - rate) otherwise.
+    /// Draws the mask: each element is 0 with probability `rate`, otherwise 1 / (1 - rate).
     ///
-    /// Blocks lie one after the other along the first dimension. Where rows are padded to one length, their padding is drawn last.
+    /// Blocks are consecutive along the first dimension. Right padding is drawn last, so it does not change the mask of a row.
     pub fn mask<const D: usize>(&self, rate: f64, shape: [usize; D], device: &Device) -> Tensor<D> {
         let count: usize = shape.iter().product();
         let blocks = if self.blocks.is_empty() { &[0][..] } else { &self.blocks };

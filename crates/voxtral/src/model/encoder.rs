@@ -1,4 +1,4 @@
-//! The audio tower: Whisper's encoder. Log-mel spectrogram in, one row for every 20 ms out.
+//! Audio encoder (Whisper): log-mel spectrogram (10 ms frames) to one hidden state per 20 ms.
 
 use super::attention::{AttentionMask, attend, merge_heads, split_heads};
 use super::config::AudioConfig;
@@ -11,18 +11,18 @@ use burn::tensor::Tensor;
 use burn::tensor::module::conv1d;
 use burn::tensor::ops::ConvOptions;
 
-/// Two convolutions, positions, layers, a last norm.
+/// Whisper encoder: two convolutions, sinusoidal positions, transformer layers and a final norm.
 #[derive(Module, Debug)]
 pub struct AudioEncoder {
-    /// Width 3, stride 1.
+    /// Kernel size 3, stride 1.
     pub conv1: EncoderConv,
-    /// Width 3, stride 2: halves the frame rate.
+    /// Kernel size 3, stride 2: halves the frame rate.
     pub conv2: EncoderConv,
-    /// Fixed sines and cosines; never trained.
+    /// Sinusoidal position table; never trained.
     pub embed_positions: PositionTable,
-    /// The transformer.
+    /// Transformer layers.
     pub layers: Vec<EncoderLayer>,
-    /// After the last layer.
+    /// Final norm.
     pub layer_norm: LayerNorm,
 }
 
@@ -44,7 +44,7 @@ impl AudioEncoder {
         }
     }
 
-    /// Chunks are encoded apart from each other; silence at a chunk's end is attended like anything else.
+    /// Encodes chunks independently. Silence at the end of a chunk is not masked.
     ///
     /// # Shapes
     /// `[chunks, mels, frames]` → `[chunks, frames / 2, width]`
@@ -53,7 +53,7 @@ impl AudioEncoder {
         self.layer_norm.forward(x)
     }
 
-    /// What goes into the first layer.
+    /// Input of the first layer: convolutions with GELU, plus positions.
     ///
     /// # Shapes
     /// `[chunks, mels, frames]` → `[chunks, frames / 2, width]`
@@ -64,7 +64,7 @@ impl AudioEncoder {
     }
 }
 
-/// A convolution along time with width 3 and one frame of padding on both sides.
+/// Convolution over time with kernel size 3 and one frame of padding on both sides.
 #[derive(Module, Debug)]
 pub struct EncoderConv {
     /// `[out, in, 3]`.
@@ -86,25 +86,25 @@ impl EncoderConv {
     }
 }
 
-/// A table of positions.
+/// Position embedding table.
 #[derive(Module, Debug)]
 pub struct PositionTable {
     /// `[positions, width]`.
     pub weight: Param<Tensor<2>>,
 }
 
-/// Attention and a feed-forward block, each behind a norm and added to what came in.
+/// Pre-norm encoder layer: self-attention and a GELU feed-forward block, each with a residual connection.
 #[derive(Module, Debug)]
 pub struct EncoderLayer {
-    /// Every frame sees every frame.
+    /// Bidirectional self-attention.
     pub self_attn: EncoderAttention,
-    /// Before the attention.
+    /// Norm before the attention.
     pub self_attn_layer_norm: LayerNorm,
-    /// Widens.
+    /// First linear layer of the feed-forward block.
     pub fc1: Linear,
-    /// Narrows.
+    /// Second linear layer of the feed-forward block.
     pub fc2: Linear,
-    /// Before the feed-forward block.
+    /// Norm before the feed-forward block.
     pub final_layer_norm: LayerNorm,
 }
 
@@ -128,16 +128,16 @@ impl EncoderLayer {
     }
 }
 
-/// Multi-head attention without a mask.
+/// Multi-head self-attention without a mask.
 #[derive(Module, Debug)]
 pub struct EncoderAttention {
-    /// Queries.
+    /// Query projection.
     pub q_proj: Linear,
-    /// Keys; Whisper gives them no bias.
+    /// Key projection; in Whisper it has no bias.
     pub k_proj: Linear,
-    /// Values.
+    /// Value projection.
     pub v_proj: Linear,
-    /// Back to the width of the model.
+    /// Output projection.
     pub out_proj: Linear,
     heads: usize,
 }

@@ -1,46 +1,46 @@
-//! What decoding remembers of the positions it has read: the keys and values of every layer, and how far each row was padded.
+//! KV cache for decoding: the keys and values of every layer, and the left padding of every row.
 //!
-//! The buffers have room to spare, and a token's keys and values are written into it; what attention gets to see are views. So a token
-//! costs a copy of its own row, not of all before it.
+//! Buffers are over-allocated, new keys and values are written in place, and attention reads views. A decoding step copies one row, not
+//! the whole cache.
 
 use super::attention::AttentionMask;
 use super::int_tensor;
 use burn::tensor::Tensor;
 use std::ops::Range;
 
-/// The memory of a batch of rows: one [`KvCache`] a layer.
+/// Decoding state of a batch: one [`KvCache`] per layer, and the left padding of each row.
 #[derive(Debug)]
 pub struct DecoderCache {
-    /// One a layer.
+    /// One cache per layer.
     pub layers: Vec<KvCache>,
     pads: Vec<usize>,
     length: usize,
 }
 
 impl DecoderCache {
-    /// An empty memory for rows that will be padded on the left by so much each; an empty list for none.
+    /// An empty cache for rows with `pads` tokens of left padding each (empty: no padding).
     pub fn new(layers: usize, pads: Vec<usize>) -> Self {
         Self { layers: (0..layers).map(|_| KvCache::default()).collect(), pads, length: 0 }
     }
 
-    /// Where the next positions stand in the padded sequence, and that they now count as read.
+    /// Reserves the next `new` positions and returns their range in the padded sequence.
     pub(crate) fn advance(&mut self, new: usize) -> Range<usize> {
         let start = self.length;
         self.length += new;
         start..self.length
     }
 
-    /// How far each row is padded; empty if none is.
+    /// Left padding of each row; empty if no row is padded.
     pub fn pads(&self) -> &[usize] {
         if self.pads.iter().all(|pad| *pad == 0) { &[] } else { &self.pads }
     }
 
-    /// Who sees whom.
+    /// The attention mask for the cached positions.
     pub fn mask(&self) -> AttentionMask {
         if self.pads().is_empty() { AttentionMask::Causal } else { AttentionMask::LeftPadded(self.pads.clone()) }
     }
 
-    /// Forgets all rows but these, and padding that all of them have.
+    /// Keeps only these rows, and drops the padding that all of them share.
     pub fn keep(&mut self, rows: &[usize]) {
         self.pads = rows.iter().filter_map(|row| self.pads.get(*row).copied()).collect();
         let common = self.pads.iter().copied().min().unwrap_or(0);
@@ -54,7 +54,7 @@ impl DecoderCache {
     }
 }
 
-/// The keys and values of the positions seen so far, of one layer.
+/// Keys and values of one layer.
 #[derive(Debug, Default)]
 pub struct KvCache {
     buffers: Option<(Tensor<4>, Tensor<4>)>,
@@ -62,12 +62,13 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// How many positions are cached.
+    /// Number of cached positions.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Adds positions and returns the keys and values of all so far, as views: drop them before the next call, or it has to copy.
+    /// Appends positions and returns the keys and values of all cached positions as views. Drop the views before the next call, or it
+    /// copies the buffers.
     ///
     /// # Shapes
     /// k and v `[batch, key heads, new, width]` → `[batch, key heads, all, width]`
@@ -78,14 +79,14 @@ impl KvCache {
         let (keys, values) = match self.buffers.take() {
             Some((keys, values)) if end <= keys.dims()[2] => (keys, values),
             full => {
-                // A quarter more each time: over a whole transcript that is a copy of a few rows for each token.
-                let room = || Tensor::zeros([batch, heads, end + (end / 4).max(64), width], &k.device());
+                // Growing by a quarter amortizes the copies to a few rows per token.
+                let allocate = || Tensor::zeros([batch, heads, end + (end / 4).max(64), width], &k.device());
                 match full {
                     Some((keys, values)) => {
-                        let moved = |old: Tensor<4>| room().slice_assign(part(0..start), old.slice(part(0..start)));
+                        let moved = |old: Tensor<4>| allocate().slice_assign(part(0..start), old.slice(part(0..start)));
                         (moved(keys), moved(values))
                     }
-                    None => (room(), room()),
+                    None => (allocate(), allocate()),
                 }
             }
         };
@@ -96,7 +97,7 @@ impl KvCache {
         seen
     }
 
-    /// Forgets all rows but these, and the first `from` positions.
+    /// Keeps only these rows, and drops the first `from` positions.
     fn keep(&mut self, rows: &[usize], from: usize) {
         if let Some((keys, values)) = self.buffers.take() {
             let kept = |x: Tensor<4>| {
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
     use burn::tensor::{Device, TensorData};
 
-    /// Two rows of one head of width 1, the second 100 more than the first.
+    /// Two rows with one head of size 1; the second row is the first plus 100.
     fn new(values: &[f32]) -> Tensor<4> {
         let both: Vec<f32> = values.iter().copied().chain(values.iter().map(|value| value + 100.0)).collect();
         Tensor::from_data(TensorData::new(both, [2, 1, values.len(), 1]), &Device::flex())
@@ -133,7 +134,7 @@ mod tests {
         }
     }
 
-    /// Where the buffer of the keys lies. Taken out and put back without a copy, as long as nobody else holds it.
+    /// The address of the key buffer, taken out and put back without a copy while there is no other reference.
     fn address(cache: &mut KvCache) -> usize {
         let (keys, values) = cache.buffers.take().unwrap();
         let data = keys.into_data();

@@ -1,4 +1,4 @@
-//! y = x Wᵀ + b, with room for a low-rank adapter.
+//! Linear layer `y = x Wᵀ + b` with an optional LoRA adapter; the weight is f32, bf16 or quantized.
 
 use crate::kernels::ops::{MatmulPrecision, QuantType};
 use crate::kernels::{ops, quantized};
@@ -7,18 +7,18 @@ use crate::weights::{Initializer, WeightLoader};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 
-/// A linear layer with the weight as the Hub stores it, `[out, in]`.
+/// Linear layer. The weight has the layout of the Hub checkpoint, `[out, in]`.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`; 32-bit or brain floats, see [`super::precision::Precision`]. With few `bits`, the bytes of each row.
+    /// `[out, in]` in f32 or bf16, see [`super::precision::Precision`]. If quantized, the packed bytes of each row.
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
-    /// A low-rank update learned beside a frozen weight.
+    /// LoRA adapter of the frozen weight.
     pub lora: Option<LoraLayer>,
-    /// Whether a weight of 32-bit floats is rounded to brain floats for products; it stays as exact as it is.
+    /// Whether an f32 weight is rounded to bf16 for matrix products; the stored weight stays f32.
     pub rounded: bool,
-    /// How many bits each weight has, if it is quantised; 0 if not.
+    /// Bits per weight if quantized (8 or 4), otherwise 0.
     bits: usize,
     inputs: usize,
 }
@@ -35,45 +35,47 @@ impl Linear {
         }
     }
 
-    /// A layer made of a matrix that is there already, `[outputs, inputs]`.
+    /// A layer without bias or adapter from an existing weight, `[out, in]`.
     pub fn of(weight: Param<Tensor<2>>) -> Self {
         let inputs = weight.dims()[1];
         Self { weight, bias: None, lora: None, rounded: false, bits: 0, inputs }
     }
 
-    /// The head, whose weight is never quantised: every token's score hangs on it, and it is read once for each.
+    /// Loads the output head. Its weight is never quantized: every logit depends on it directly.
     pub(crate) fn head(weights: &mut WeightLoader, name: &str, inputs: usize, outputs: usize) -> Self {
         Self::of(weights.matrix(&format!("{name}.weight"), [outputs, inputs], Initializer::Normal(1.0 / (inputs as f32).sqrt())))
     }
 
-    /// Outputs and inputs.
+    /// `[out, in]`.
     pub fn sides(&self) -> [usize; 2] {
         [self.weight.dims()[0], self.inputs]
     }
 
-    /// The weight in 32-bit floats, `[out, in]`, whatever it is kept in.
+    /// The weight as f32, `[out, in]`; dequantized if necessary.
     pub fn dense(&self) -> Tensor<2> {
         let weight = self.weight.val();
-        let Some(bits) = self.quantised() else { return weight.inner().cast(DType::F32) };
+        let Some(bits) = self.quant_type() else { return weight.inner().cast(DType::F32) };
         let data = weight.inner().into_data();
         let numbers = quantized::widened(data.as_bytes(), self.inputs, bits);
         Tensor::from_data(TensorData::new(numbers, self.sides()), &self.weight.device())
     }
 
-    /// Numbers that the weight stands for beyond those it holds.
+    /// Number of weights minus the number of stored elements; 0 unless the weight is quantized.
     pub fn beyond(&self) -> usize {
         let [outputs, inputs] = self.sides();
         (outputs * inputs).saturating_sub(self.weight.shape().num_elements())
     }
 
-    fn quantised(&self) -> Option<QuantType> {
+    fn quant_type(&self) -> Option<QuantType> {
         match self.bits {
-            8 => Some(QuantType::Eight),
-            4 => Some(QuantType::Four),
+            8 => Some(QuantType::Q8_0),
+            4 => Some(QuantType::Q4_1),
             _ => None,
         }
     }
 
+    /// Applies the layer, including its adapter.
+    ///
     /// # Shapes
     /// `[…, in]` → `[…, out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
@@ -84,22 +86,22 @@ impl Linear {
         }
     }
 
-    /// The summed cross-entropy of tokens under the scores of a head, which has no bias and no adapter, and never are all in memory.
+    /// Fused linear cross-entropy, summed over the rows: the logits are never all in memory. Only for a head without bias and adapter.
     ///
     /// # Shapes
-    /// `[rows, in]`, a target for each row, below `out` → `[1]`
+    /// `[rows, in]` and one target id below `out` per row → `[1]`
     pub fn cross_entropy(&self, x: Tensor<2>, targets: &[u32]) -> Tensor<1> {
         ops::cross_entropy(x, self.weight.val(), targets.to_vec())
     }
 
-    /// What products with this weight are made of.
+    /// Precision of matrix products with this weight.
     pub fn factors(&self) -> MatmulPrecision {
-        if self.rounded || self.weight.val().dtype() == DType::BF16 { MatmulPrecision::Bf16 } else { MatmulPrecision::Floats }
+        if self.rounded || self.weight.val().dtype() == DType::BF16 { MatmulPrecision::Bf16 } else { MatmulPrecision::F32 }
     }
 
-    /// The frozen part alone.
+    /// The frozen layer without its adapter.
     fn product<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
-        match self.quantised() {
+        match self.quant_type() {
             Some(bits) => ops::linear_quantised(x, self.weight.val(), bias, bits),
             None => ops::linear(x, self.weight.val(), bias, self.factors()),
         }

@@ -1,12 +1,12 @@
-//! Voxtral (Mini and Small, 2507): an audio tower, an adapter and a language model that together write down speech.
+//! Voxtral Mini and Small (2507): a Whisper audio encoder, a projector and a Llama decoder that transcribe speech.
 //!
 //! ```text
-//! log-mel [chunks, 128, 3000] → audio tower [chunks, 1500, 1280] → four frames a row → projector [chunks × 375, 3072] ┐
-//! prompt  [batch, length] → token embeddings [batch, length, 3072], audio rows in place of [AUDIO] tokens  ←──────────┘
-//!         → decoder [batch, length, 3072] → head [batch, length, 131072]
+//! log-mel [chunks, 128, 3000] → encoder [chunks, 1500, 1280] → stack four frames → projector [chunks × 375, 3072] ┐
+//! prompt  [batch, length] → token embeddings [batch, length, 3072], audio embeddings replace [AUDIO] tokens  ←────┘
+//!         → decoder [batch, length, 3072] → logits [batch, length, 131072]
 //! ```
 //!
-//! The numbers are those of Mini-3B; all are read from `config.json`.
+//! The sizes shown are those of Mini-3B; all sizes are read from `config.json`.
 
 pub mod attention;
 pub mod config;
@@ -29,31 +29,31 @@ use decoder::LanguageModel;
 use encoder::AudioEncoder;
 use projector::Projector;
 
-/// The whole model.
+/// The complete Voxtral model. Field names are the tensor names of the Hub checkpoint.
 #[derive(Module, Debug)]
 pub struct Voxtral {
-    /// Listens.
+    /// Audio encoder (Whisper).
     pub audio_tower: AudioEncoder,
-    /// Translates rows of audio into rows of text-model width.
+    /// Maps encoder frames to the decoder's embedding space.
     pub multi_modal_projector: Projector,
-    /// Writes.
+    /// Language model (Llama).
     pub language_model: LanguageModel,
     audio_token: usize,
 }
 
-/// Token ids of a batch, rows padded to one length.
+/// Token ids of a batch, padded to a common length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenBatch {
-    /// Row by row, `rows × length` ids.
+    /// `rows × length` ids in row-major order.
     pub ids: Vec<u32>,
-    /// Rows.
+    /// Number of rows (sequences).
     pub rows: usize,
-    /// Ids in a row.
+    /// Ids per row, padding included.
     pub length: usize,
 }
 
 impl TokenBatch {
-    /// Rows side by side, short ones filled up on the left, where a continuation leaves them aligned; and by how much each was.
+    /// Pads rows on the left, so that generated tokens stay aligned. Returns the batch and the number of padding tokens of each row.
     pub fn left_padded(rows: &[&[u32]], pad: u32) -> (Self, Vec<usize>) {
         let length = rows.iter().map(|row| row.len()).max().unwrap_or(0);
         let pads: Vec<usize> = rows.iter().map(|row| length - row.len()).collect();
@@ -63,7 +63,8 @@ impl TokenBatch {
 }
 
 impl Voxtral {
-    /// Builds the model from a checkpoint or a seed; whatever does not fit is an error of `weights.finish()`, which the caller makes.
+    /// Builds the model from a checkpoint or random weights. Missing or mismatched tensors are reported by `weights.finish()`, which the
+    /// caller must call.
     pub fn load(config: &VoxtralConfig, weights: &mut WeightLoader) -> Self {
         Self {
             audio_tower: AudioEncoder::load(&config.audio_config, weights),
@@ -73,7 +74,7 @@ impl Voxtral {
         }
     }
 
-    /// Scores of every next token at every position.
+    /// Next-token logits at every position.
     ///
     /// # Shapes
     /// tokens `[batch, length]`, features `[chunks, mels, frames]` → `[batch, length, vocabulary]`
@@ -83,13 +84,15 @@ impl Voxtral {
         Ok(self.language_model.lm_head.forward(self.language_model.model.forward(embeddings)))
     }
 
+    /// Audio embeddings of log-mel features: encoder, then projector.
+    ///
     /// # Shapes
-    /// `[chunks, mels, frames]` → `[chunks × rows, text width]`
+    /// `[chunks, mels, frames]` → `[chunks × chunk tokens, text width]`
     pub fn embed_audio(&self, features: Tensor<3>) -> Tensor<2> {
         self.multi_modal_projector.forward(self.audio_tower.forward(features))
     }
 
-    /// Token embeddings, in which the rows of audio replace the `[AUDIO]` tokens in order.
+    /// Token embeddings; audio embeddings replace the `[AUDIO]` tokens in order. Without `audio`, `[AUDIO]` is an ordinary token.
     ///
     /// # Shapes
     /// tokens `[batch, length]`, audio `[audio tokens, text width]` → `[batch, length, text width]`
@@ -102,16 +105,16 @@ impl Voxtral {
         }
         let device = table.device();
         let rows = table.select(0, int_tensor(tokens.ids.iter().map(|id| i64::from(*id)), &device)).cast(DType::F32);
-        // A model may write [AUDIO] itself; without sound that is a token like any other.
+        // During decoding there is no audio: a generated [AUDIO] token is embedded like any other.
         let Some(audio) = audio else { return Ok(rows.reshape([tokens.rows, tokens.length, width])) };
-        let spoken = tokens.ids.iter().filter(|id| **id as usize == self.audio_token).count();
-        let given = audio.dims()[0];
-        if spoken != given {
-            return Err(Error::new(format!("the prompt has room for {spoken} rows of audio, but there are {given}")));
+        let placeholders = tokens.ids.iter().filter(|id| **id as usize == self.audio_token).count();
+        let embeddings = audio.dims()[0];
+        if placeholders != embeddings {
+            return Err(Error::new(format!("the prompt has {placeholders} [AUDIO] tokens, but there are {embeddings} audio embeddings")));
         }
-        // One gather from both tables: position i keeps its own row unless it is the n-th [AUDIO] token.
+        // A single gather: position i takes its token embedding, or the n-th audio embedding if it is the n-th [AUDIO] token.
         let mut next = tokens.ids.len() as i64 - 1;
-        let place = tokens.ids.iter().enumerate().map(|(i, id)| {
+        let source = tokens.ids.iter().enumerate().map(|(i, id)| {
             if *id as usize == self.audio_token {
                 next += 1;
                 next
@@ -119,13 +122,13 @@ impl Voxtral {
                 i as i64
             }
         });
-        let place = int_tensor(place.collect::<Vec<_>>(), &device);
-        let rows = Tensor::cat(vec![rows, audio], 0).select(0, place);
+        let source = int_tensor(source.collect::<Vec<_>>(), &device);
+        let rows = Tensor::cat(vec![rows, audio], 0).select(0, source);
         Ok(rows.reshape([tokens.rows, tokens.length, width]))
     }
 }
 
-/// A row of integers on a device.
+/// A one-dimensional integer tensor on a device.
 pub fn int_tensor(values: impl IntoIterator<Item = i64>, device: &Device) -> Tensor<1, Int> {
     let values: Vec<i64> = values.into_iter().collect();
     let count = values.len();

@@ -1,11 +1,11 @@
-//! The two normalisations: layer norm in the audio tower, RMS norm in the text model.
+//! Layer normalization (Whisper encoder) and RMSNorm (Llama decoder).
 
 use crate::kernels::ops;
 use crate::weights::{Initializer, WeightLoader};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-/// Centred and scaled to unit variance, then weight and bias.
+/// Layer normalization with weight and bias, epsilon 1e-5.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
     /// `[width]`.
@@ -29,7 +29,7 @@ impl LayerNorm {
     }
 }
 
-/// Scaled to unit mean square, then weighted.
+/// RMSNorm (Zhang & Sennrich 2019): `x / √(mean(x²) + ε) · weight`.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
     /// `[width]`.

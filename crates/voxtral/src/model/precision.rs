@@ -1,4 +1,4 @@
-//! How exactly frozen matrices are kept in memory: a choice between size and the last bits.
+//! Precision of frozen weight matrices in memory: f32, bf16 or quantized.
 
 use crate::kernels::quantized::{BLOCK, QuantType};
 use burn::tensor::DType;
@@ -7,28 +7,27 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// How the matrices of linear layers and the table of embeddings are kept in memory. Everything else (norms, biases, convolutions,
-/// positions, adapters, activations) is kept in 32-bit floats. Sums are too, but processors that multiply brain floats (AVX-512 BF16)
-/// round what meets a brain-float matrix to the same width, as transformers does in bfloat16.
+/// Precision of linear-layer weights and the token embedding in memory. Norms, biases, convolutions, positions, adapters, activations and
+/// accumulators are always f32. CPUs with bf16 instructions (AVX-512 BF16) also round the activations that are multiplied with a bf16
+/// weight, as transformers does in bfloat16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// As the checkpoint stores them: F32 stays, BF16 stays, F16 becomes F32.
+    /// As stored in the checkpoint: F32 and BF16 are kept, F16 becomes F32.
     #[default]
     Auto,
-    /// 32-bit floats: 4 bytes a value.
+    /// 32-bit floats: 4 bytes per weight.
     F32,
-    /// Brain floats: 2 bytes a value, 8 bits of mantissa.
+    /// bfloat16: 2 bytes per weight, 8 bits of precision.
     Bf16,
-    /// 8 bits a value and a scale for every 32, for the matrices of linear layers but the head; the rest in brain floats. For the
-    /// processor.
+    /// 8-bit quantization of linear layers except the output head, with one scale per 32 weights; the other matrices are bf16. CPU only.
     Q8,
-    /// 4 bits a value, and a scale and a least value for every 32; the rest as with `q8`.
+    /// 4-bit quantization with one scale and one minimum per 32 weights; otherwise like `q8`.
     Q4,
 }
 
 impl Precision {
-    /// As settings and results write it.
+    /// The name in settings and result files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -39,26 +38,26 @@ impl Precision {
         }
     }
 
-    /// How many bits the weights of linear layers have, if they are quantised.
+    /// Quantization type of linear-layer weights; `None` if not quantized.
     pub fn bits(self) -> Option<QuantType> {
         match self {
-            Self::Q8 => Some(QuantType::Eight),
-            Self::Q4 => Some(QuantType::Four),
+            Self::Q8 => Some(QuantType::Q8_0),
+            Self::Q4 => Some(QuantType::Q4_1),
             Self::Auto | Self::F32 | Self::Bf16 => None,
         }
     }
 
-    /// Bytes that a number of a matrix takes.
+    /// Bytes per weight of a matrix; `auto` counts as f32.
     pub fn bytes(self) -> f64 {
         match self {
             Self::Auto | Self::F32 => 4.0,
             Self::Bf16 => 2.0,
-            Self::Q8 => QuantType::Eight.block() as f64 / BLOCK as f64,
-            Self::Q4 => QuantType::Four.block() as f64 / BLOCK as f64,
+            Self::Q8 => QuantType::Q8_0.block() as f64 / BLOCK as f64,
+            Self::Q4 => QuantType::Q4_1.block() as f64 / BLOCK as f64,
         }
     }
 
-    /// The type a matrix stored as `stored` is kept in.
+    /// The type in which a matrix stored as `stored` is kept in memory; for quantized precisions, that of the unquantized matrices.
     pub(crate) fn keeps(self, stored: DType) -> DType {
         match (self, stored) {
             (Self::Bf16 | Self::Q8 | Self::Q4, _) | (Self::Auto, DType::BF16) => DType::BF16,
@@ -80,6 +79,6 @@ impl FromStr for Precision {
         [Self::Auto, Self::F32, Self::Bf16, Self::Q8, Self::Q4]
             .into_iter()
             .find(|precision| precision.name() == text)
-            .ok_or_else(|| format!("no precision is called `{text}`: write `auto`, `f32`, `bf16`, `q8` or `q4`"))
+            .ok_or_else(|| format!("unknown precision `{text}`: use `auto`, `f32`, `bf16`, `q8` or `q4`"))
     }
 }

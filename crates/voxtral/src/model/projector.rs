@@ -1,4 +1,4 @@
-//! The adapter between the two worlds: four encoder frames side by side become one row as wide as a text embedding.
+//! Projector between audio encoder and language model: four stacked encoder frames become one audio embedding (80 ms).
 
 use super::config::VoxtralConfig;
 use super::linear::Linear;
@@ -7,12 +7,12 @@ use crate::weights::WeightLoader;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-/// Stack, widen, gelu, mix.
+/// Frame stacking and a two-layer MLP with GELU, without biases.
 #[derive(Module, Debug)]
 pub struct Projector {
-    /// From stacked frames to the text model's width.
+    /// From stacked frames to the decoder's hidden size.
     pub linear_1: Linear,
-    /// Within the text model's width.
+    /// From the decoder's hidden size to itself.
     pub linear_2: Linear,
     stacked: usize,
 }
@@ -22,7 +22,7 @@ impl Projector {
         Self::of(config.audio_config.intermediate_size, config.text_config.hidden_size, weights)
     }
 
-    /// One that makes rows of `stacked` values `width` wide.
+    /// A projector from `stacked` input values to `width` output values.
     pub(crate) fn of(stacked: usize, width: usize, weights: &mut WeightLoader) -> Self {
         Self {
             linear_1: Linear::load(weights, "multi_modal_projector.linear_1", stacked, width, false),
@@ -31,6 +31,8 @@ impl Projector {
         }
     }
 
+    /// Maps encoder output to audio embeddings.
+    ///
     /// # Shapes
     /// `[chunks, frames, audio width]` → `[chunks × rows, text width]`, rows = frames × audio width / stacked
     pub fn forward(&self, frames: Tensor<3>) -> Tensor<2> {

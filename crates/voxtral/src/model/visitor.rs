@@ -1,36 +1,38 @@
-//! Walking over a model's parameters by name, where a name is the path of fields that leads to the parameter.
+//! Named parameter visitor and mapper: visits a model's float parameters with their dotted field path, such as
+//! `language_model.model.norm.weight`.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
-/// Something that looks at parameters.
+/// Visits parameters by name, like burn's `ModuleVisitor`.
 pub trait NamedVisitor {
-    /// Looks at one.
-    fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>);
+    /// Called once for each parameter.
+    fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>);
 }
 
-/// Something that changes parameters.
+/// Replaces parameters by name, like burn's `ModuleMapper`.
 pub trait NamedMapper {
-    /// Changes one.
-    fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>>;
+    /// Returns the replacement of one parameter.
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>>;
 }
 
-/// Shows every parameter.
-pub fn look<M: Module>(model: &M, eyes: &mut impl NamedVisitor) {
-    model.visit(&mut Walk { path: Vec::new(), with: eyes });
+/// Visits every float parameter of a model.
+pub fn visit_named<M: Module>(model: &M, visitor: &mut impl NamedVisitor) {
+    model.visit(&mut NamedWalk { path: Vec::new(), inner: visitor });
 }
 
-/// Passes every parameter through a change.
-pub fn change<M: Module>(model: M, hands: &mut impl NamedMapper) -> M {
-    model.map(&mut Walk { path: Vec::new(), with: hands })
+/// Maps every float parameter of a model.
+pub fn map_named<M: Module>(model: M, mapper: &mut impl NamedMapper) -> M {
+    model.map(&mut NamedWalk { path: Vec::new(), inner: mapper })
 }
 
-struct Walk<'a, W> {
+/// Tracks the field path while burn walks over the modules.
+struct NamedWalk<'a, W> {
     path: Vec<String>,
-    with: &'a mut W,
+    inner: &'a mut W,
 }
 
-impl<W: NamedVisitor> ModuleVisitor for Walk<'_, W> {
+impl<W: NamedVisitor> ModuleVisitor for NamedWalk<'_, W> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -38,11 +40,11 @@ impl<W: NamedVisitor> ModuleVisitor for Walk<'_, W> {
         self.path.pop();
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.with.look(&self.path.join("."), param);
+        self.inner.visit(&self.path.join("."), param);
     }
 }
 
-impl<W: NamedMapper> ModuleMapper for Walk<'_, W> {
+impl<W: NamedMapper> ModuleMapper for NamedWalk<'_, W> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -50,6 +52,6 @@ impl<W: NamedMapper> ModuleMapper for Walk<'_, W> {
         self.path.pop();
     }
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        self.with.change(&self.path.join("."), param)
+        self.inner.map(&self.path.join("."), param)
     }
 }

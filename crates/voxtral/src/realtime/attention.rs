@@ -1,7 +1,7 @@
-//! Causal attention through a sliding window with rotary positions, block of positions after block.
+//! Streaming sliding-window attention (causal, GQA, RoPE), one block of positions at a time.
 //!
-//! A layer keeps the keys and values of the last positions that can still be seen, so its memory does not grow with the stream. The
-//! encoder and the decoder differ only in sizes and biases.
+//! A layer caches only the keys and values that are still inside the window, so memory does not grow with the stream. Encoder and decoder
+//! use the same code with different sizes and biases.
 
 use crate::model::attention::{merge_heads, split_heads};
 use crate::model::linear::Linear;
@@ -10,31 +10,31 @@ use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// The sizes of an attention.
+/// Sizes of an attention layer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WindowHeads {
-    /// Width of the model.
+    /// Hidden size.
     pub(super) width: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub(super) heads: usize,
-    /// Key and value heads.
+    /// Number of key/value heads.
     pub(super) key_heads: usize,
-    /// Width of a head.
+    /// Size of a head.
     pub(super) head_width: usize,
-    /// Whether queries, values and what goes out have a bias. Keys never do.
+    /// Whether query, value and output projections have a bias; key projections never do.
     pub(super) biased: bool,
 }
 
-/// Grouped-query attention.
+/// Sliding-window grouped-query attention.
 #[derive(Module, Debug)]
 pub struct SlidingWindowAttention {
-    /// Queries.
+    /// Query projection.
     pub q_proj: Linear,
-    /// Keys.
+    /// Key projection.
     pub k_proj: Linear,
-    /// Values.
+    /// Value projection.
     pub v_proj: Linear,
-    /// Back to the width of the model.
+    /// Output projection.
     pub o_proj: Linear,
     heads: usize,
     key_heads: usize,
@@ -57,15 +57,15 @@ impl SlidingWindowAttention {
     /// # Shapes
     /// `[1, block, width]` → the same
     pub(super) fn forward(&self, x: Tensor<3>, block: &PositionBlock, cache: &mut WindowCache) -> Tensor<3> {
-        let q = block.turn(split_heads(self.q_proj.forward(x.clone()), self.heads));
-        let k = block.turn(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
+        let q = block.apply_rope(split_heads(self.q_proj.forward(x.clone()), self.heads));
+        let k = block.apply_rope(split_heads(self.k_proj.forward(x.clone()), self.key_heads));
         let (k, v) = cache.append(k, split_heads(self.v_proj.forward(x), self.key_heads));
         self.o_proj.forward(merge_heads(attend(q, k, v, block.bias.clone())))
     }
 }
 
-/// softmax(q kᵀ / √width + bias) v. Query head h uses key head h / (heads / key heads); heads that share one stand together as rows, so
-/// that keys are read where they lie.
+/// softmax(q kᵀ / √width + bias) v. Query head h uses key head h / (heads / key heads). Query heads that share a key head are stacked as
+/// rows, so keys are not copied.
 ///
 /// # Shapes
 /// q `[batch, heads, queries, width]`, k and v `[batch, key heads, keys, width]`, bias `[1, 1, queries, keys]` → as q
@@ -80,7 +80,7 @@ fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, bias: Option<Tensor<4>>) -> 
     softmax(scores, 3).matmul(v).reshape([batch, heads, queries, width])
 }
 
-/// What all layers share about a block of positions: the turns of its heads, and who sees whom.
+/// RoPE tables and attention mask of a block of positions, shared by all layers.
 #[derive(Debug)]
 pub(super) struct PositionBlock {
     cos: Tensor<4>,
@@ -89,10 +89,10 @@ pub(super) struct PositionBlock {
 }
 
 impl PositionBlock {
-    /// The positions `start .. start + length` of a stream whose layers remember what `window` lets them.
+    /// The positions `start .. start + length` of a stream with this attention window.
     pub(super) fn new(start: usize, length: usize, window: usize, head_width: usize, theta: f64, device: &Device) -> Self {
         let half = head_width / 2;
-        // Frequencies as the reference has them, in f32. Angles in f64: after hours f32 no longer tells neighbouring positions apart.
+        // Frequencies are f32, as in transformers. Angles are f64: after hours, f32 cannot distinguish neighboring positions.
         let frequencies: Vec<f64> = (0..half).map(|i| f64::from(1.0 / (theta as f32).powf((2 * i) as f32 / head_width as f32))).collect();
         let angles = |f: fn(f64) -> f64| -> Tensor<4> {
             let of = |position: usize| frequencies.iter().chain(&frequencies).map(move |frequency| f(position as f64 * frequency) as f32);
@@ -100,7 +100,7 @@ impl PositionBlock {
             Tensor::from_data(TensorData::new(values, [1, 1, length, head_width]), device)
         };
         let kept = start.min(window.saturating_sub(1));
-        // A single position sees all that is kept.
+        // A single position sees all cached positions, so it needs no mask.
         let bias = (length > 1).then(|| {
             let hidden = |query: usize, key: usize| key > kept + query || key + window <= kept + query;
             let row = |query: usize| (0..kept + length).map(move |key| if hidden(query, key) { f32::NEG_INFINITY } else { 0.0 });
@@ -110,21 +110,21 @@ impl PositionBlock {
         Self { cos: angles(f64::cos), sin: angles(f64::sin), bias }
     }
 
-    /// Turns component i with component i + width / 2.
+    /// Applies RoPE: rotates component i with component i + width / 2.
     ///
     /// # Shapes
     /// `[batch, heads, block, width]` → the same
-    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+    fn apply_rope(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
-        let turned = Tensor::cat(vec![x.clone().narrow(3, half, half).neg(), x.clone().narrow(3, 0, half)], 3);
-        x * self.cos.clone() + turned * self.sin.clone()
+        let rotated = Tensor::cat(vec![x.clone().narrow(3, half, half).neg(), x.clone().narrow(3, 0, half)], 3);
+        x * self.cos.clone() + rotated * self.sin.clone()
     }
 }
 
-/// The keys and values of one layer that can still be seen.
+/// Sliding-window KV cache of one layer.
 ///
-/// They lie in a buffer with some room behind them. When it is full, what the window still holds moves into a fresh one; so a position
-/// costs a copy of its own row most of the time, and the buffer stays within a window and a quarter.
+/// Keys and values are appended to an over-allocated buffer. When it is full, the positions still inside the window move to a new buffer.
+/// Most steps copy only their own row, and the buffer stays below 1.25 windows plus a small constant.
 #[derive(Debug)]
 pub(super) struct WindowCache {
     buffers: Option<(Tensor<4>, Tensor<4>)>,
@@ -134,18 +134,18 @@ pub(super) struct WindowCache {
 }
 
 impl WindowCache {
-    /// An empty one, from which a position sees `window` positions, itself included.
+    /// An empty cache; a position sees `window` positions, including itself.
     pub(super) fn new(window: usize) -> Self {
         Self { buffers: None, start: 0, end: 0, window }
     }
 
-    /// Positions there is room for.
+    /// Allocated positions.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.buffers.as_ref().map_or(0, |(keys, _)| keys.dims()[2])
     }
 
-    /// Adds a block and returns it behind all that its first position sees.
+    /// Appends a block and returns it together with the preceding positions that its first position sees.
     ///
     /// # Shapes
     /// k and v `[batch, key heads, block, width]` → `[batch, key heads, kept + block, width]`
@@ -159,11 +159,11 @@ impl WindowCache {
             full => {
                 let kept = self.end - self.start;
                 let seen = kept + new;
-                let room = Tensor::zeros([batch, heads, seen + seen.max(16).min(self.window / 4 + 16), width], &k.device());
-                let moved = |old: Tensor<4>| room.clone().slice_assign(part(0, kept), old.slice(part(self.start, self.end)));
+                let empty = Tensor::zeros([batch, heads, seen + seen.max(16).min(self.window / 4 + 16), width], &k.device());
+                let moved = |old: Tensor<4>| empty.clone().slice_assign(part(0, kept), old.slice(part(self.start, self.end)));
                 let buffers = match full {
                     Some((keys, values)) if kept > 0 => (moved(keys), moved(values)),
-                    _ => (room.clone(), room),
+                    _ => (empty.clone(), empty),
                 };
                 (self.start, self.end) = (0, kept);
                 buffers
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn angles_stay_exact_after_hours() {
-        // Ten hours at 50 frames a second: the turn from one position to the next is still that of the first two.
+        // Ten hours at 50 frames per second: the rotation between neighboring positions is still exact.
         let far = PositionBlock::new(1_800_000, 2, 4, 2, 1e4, &Device::flex());
         let read = |x: Tensor<4>| x.into_data().try_to_vec::<f32>().unwrap();
         let (cos, sin) = (read(far.cos), read(far.sin));

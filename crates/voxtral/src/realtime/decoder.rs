@@ -1,7 +1,7 @@
-//! The text model: at every step it reads the token it wrote last and the sound of the same 80 ms, added to each other, and writes the
-//! next token.
+//! Streaming decoder: each step (80 ms) reads the sum of a token embedding and an audio embedding, and predicts the next token.
 //!
-//! It knows how far its text may lag behind the sound: the delay, as sines and cosines, becomes a scale in every layer.
+//! The decoder is conditioned on the delay between audio and text: a sinusoidal embedding of the delay becomes a scale in every layer
+//! (adaptive RMSNorm).
 
 use super::attention::{PositionBlock, SlidingWindowAttention, WindowCache, WindowHeads};
 use super::config::RealtimeTextConfig;
@@ -14,28 +14,28 @@ use burn::module::Module;
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// The decoder, under the name the Hub's files give it.
+/// The decoder, with the field name of the Hub checkpoint.
 #[derive(Module, Debug)]
 pub struct RealtimeLanguageModel {
-    /// All of it: the head shares the embedding's weights.
+    /// The decoder; its output head is tied to the embedding.
     pub model: RealtimeDecoder,
 }
 
-/// Embedding, layers and the last norm.
+/// Token embedding, decoder layers and the final norm.
 #[derive(Module, Debug)]
 pub struct RealtimeDecoder {
-    /// One row a token; also the head.
+    /// Token embedding, also used as output head (tied weights).
     pub embed_tokens: Embedding,
-    /// The transformer.
+    /// Transformer layers.
     pub layers: Vec<RealtimeDecoderLayer>,
-    /// After the last layer.
+    /// Final norm.
     pub norm: RmsNorm,
     head_width: usize,
     window: usize,
     theta: f64,
 }
 
-/// What the decoder remembers of what it read, and the scales of its delay.
+/// Decoder state of a stream: sliding-window KV caches, and each layer's scale for the delay.
 #[derive(Debug)]
 pub struct DecoderState {
     layers: Vec<WindowCache>,
@@ -58,7 +58,7 @@ impl RealtimeDecoder {
         }
     }
 
-    /// The memory of a stream that has not begun and whose text lags `delay` steps behind.
+    /// The initial state of a stream whose text is `delay` steps behind its audio.
     pub fn unread(&self, delay: usize, device: &Device) -> DecoderState {
         let time = time_embedding(delay, self.embed_tokens.weight.val().dims()[1], device);
         DecoderState {
@@ -68,20 +68,20 @@ impl RealtimeDecoder {
         }
     }
 
-    /// Reads the steps that follow those in `read`.
+    /// Processes the next steps of a stream.
     ///
     /// # Shapes
     /// `[1, steps, width]` → the same
-    pub fn forward(&self, x: Tensor<3>, read: &mut DecoderState) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, state: &mut DecoderState) -> Tensor<3> {
         let length = x.dims()[1];
-        let block = PositionBlock::new(read.steps, length, self.window, self.head_width, self.theta, &x.device());
-        read.steps += length;
-        let memory = read.layers.iter_mut().zip(&read.scales);
-        let x = self.layers.iter().zip(memory).fold(x, |x, (layer, (window, scale))| layer.forward(x, scale, &block, window));
+        let block = PositionBlock::new(state.steps, length, self.window, self.head_width, self.theta, &x.device());
+        state.steps += length;
+        let caches = state.layers.iter_mut().zip(&state.scales);
+        let x = self.layers.iter().zip(caches).fold(x, |x, (layer, (window, scale))| layer.forward(x, scale, &block, window));
         self.norm.forward(x)
     }
 
-    /// Scores over the vocabulary.
+    /// Logits over the vocabulary.
     ///
     /// # Shapes
     /// `[…, width]` → `[…, vocabulary]`
@@ -90,18 +90,18 @@ impl RealtimeDecoder {
     }
 }
 
-/// Attention and a gated feed-forward block, each behind a norm and added to what came in; the second norm is scaled by the delay.
+/// Pre-norm decoder layer: sliding-window attention and a SwiGLU block with residual connections; the second norm is scaled by the delay.
 #[derive(Module, Debug)]
 pub struct RealtimeDecoderLayer {
-    /// Every position sees a window of those before it.
+    /// Sliding-window self-attention.
     pub self_attn: SlidingWindowAttention,
-    /// The feed-forward block.
+    /// SwiGLU feed-forward block.
     pub mlp: SwiGluMlp,
-    /// Before the attention.
+    /// Norm before the attention.
     pub input_layernorm: RmsNorm,
-    /// Before the feed-forward block.
+    /// Norm before the feed-forward block.
     pub post_attention_layernorm: RmsNorm,
-    /// From the delay to a scale.
+    /// Scale of the second norm, computed from the delay.
     pub ada_rms_norm: AdaptiveScale,
 }
 
@@ -131,12 +131,12 @@ impl RealtimeDecoderLayer {
     }
 }
 
-/// 1 + linear2(gelu(linear1 t)).
+/// Adaptive norm scale: `1 + linear2(gelu(linear1(t)))` of the delay embedding t.
 #[derive(Module, Debug)]
 pub struct AdaptiveScale {
-    /// Narrows.
+    /// Down projection.
     pub linear1: Linear,
-    /// Back to the width of the model.
+    /// Up projection.
     pub linear2: Linear,
 }
 
@@ -153,7 +153,7 @@ impl AdaptiveScale {
     }
 }
 
-/// A number of steps as cosines and sines of falling frequencies, in f32 as the reference computes them.
+/// Sinusoidal embedding of a number of steps (cosines, then sines), computed in f32 as in transformers.
 ///
 /// # Shapes
 /// → `[1, 1, width]`

@@ -1,4 +1,4 @@
-//! The audio tower: a causal encoder that hears a stream piece by piece. Log-mel frames in, one row for every 20 ms out.
+//! Causal audio encoder for streams: log-mel frames (10 ms) to one hidden state per 20 ms, a block at a time.
 
 use super::attention::{PositionBlock, SlidingWindowAttention, WindowCache, WindowHeads};
 use super::config::{FRAMES_EACH, RealtimeAudioConfig};
@@ -11,14 +11,14 @@ use burn::tensor::module::conv1d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 
-/// Two convolutions, layers, a last norm.
+/// Causal encoder: two convolutions, transformer layers and a final norm.
 #[derive(Module, Debug)]
 pub struct CausalAudioEncoder {
-    /// From frames of the spectrogram to half as many rows.
+    /// Convolutions; halve the frame rate.
     pub embedder: ConvEmbedder,
-    /// The transformer.
+    /// Transformer layers.
     pub layers: Vec<CausalEncoderLayer>,
-    /// After the last layer.
+    /// Final norm.
     pub norm: RmsNorm,
     mels: usize,
     width: usize,
@@ -27,7 +27,7 @@ pub struct CausalAudioEncoder {
     theta: f64,
 }
 
-/// What the tower remembers of what it heard: the last frames for its convolutions and a window of rows for each layer.
+/// Encoder state of a stream: convolution context and sliding-window KV caches.
 #[derive(Debug)]
 pub struct EncoderState {
     frames: Tensor<3>,
@@ -56,7 +56,7 @@ impl CausalAudioEncoder {
         }
     }
 
-    /// The memory of a stream that has not begun: silence in front of the convolutions.
+    /// The initial state of a stream: zeros as convolution context.
     pub fn silent(&self, device: &Device) -> EncoderState {
         EncoderState {
             frames: Tensor::zeros([1, self.mels, WIDTH - 1], device),
@@ -66,22 +66,22 @@ impl CausalAudioEncoder {
         }
     }
 
-    /// Hears the frames that follow those in `heard`; their number is even.
+    /// Encodes the next frames of a stream; their number must be even.
     ///
     /// # Shapes
     /// `[1, mels, frames]` → `[1, frames / 2, width]`
-    pub fn forward(&self, frames: Tensor<3>, heard: &mut EncoderState) -> Tensor<3> {
-        let x = gelu(self.embedder.conv1.forward(frames, &mut heard.frames, 1));
-        let x = gelu(self.embedder.conv2.forward(x, &mut heard.halved, FRAMES_EACH)).swap_dims(1, 2);
+    pub fn forward(&self, frames: Tensor<3>, state: &mut EncoderState) -> Tensor<3> {
+        let x = gelu(self.embedder.conv1.forward(frames, &mut state.frames, 1));
+        let x = gelu(self.embedder.conv2.forward(x, &mut state.halved, FRAMES_EACH)).swap_dims(1, 2);
         let length = x.dims()[1];
-        let block = PositionBlock::new(heard.rows, length, self.window, self.head_width, self.theta, &x.device());
-        heard.rows += length;
-        let x = self.layers.iter().zip(&mut heard.layers).fold(x, |x, (layer, window)| layer.forward(x, &block, window));
+        let block = PositionBlock::new(state.rows, length, self.window, self.head_width, self.theta, &x.device());
+        state.rows += length;
+        let x = self.layers.iter().zip(&mut state.layers).fold(x, |x, (layer, window)| layer.forward(x, &block, window));
         self.norm.forward(x)
     }
 }
 
-/// The convolutions.
+/// Convolutional front end.
 #[derive(Module, Debug)]
 pub struct ConvEmbedder {
     /// Stride 1.
@@ -90,10 +90,10 @@ pub struct ConvEmbedder {
     pub conv2: CausalConv,
 }
 
-/// Frames a convolution looks at.
+/// Kernel size of the convolutions.
 const WIDTH: usize = 3;
 
-/// A convolution along time that looks only back.
+/// Causal convolution over time.
 #[derive(Module, Debug)]
 pub struct CausalConv {
     /// `[out, in, 3]`.
@@ -111,7 +111,7 @@ impl CausalConv {
         }
     }
 
-    /// `before` holds the frames in front of `x`, and afterwards the last ones of `x`.
+    /// `before` contains the frames before `x`, and is replaced by the last frames of `x`.
     fn forward(&self, x: Tensor<3>, before: &mut Tensor<3>, stride: usize) -> Tensor<3> {
         let x = Tensor::cat(vec![before.clone(), x], 2);
         let (length, kept) = (x.dims()[2], before.dims()[2]);
@@ -120,16 +120,16 @@ impl CausalConv {
     }
 }
 
-/// Attention and a feed-forward block, each behind a norm and added to what came in.
+/// Pre-norm encoder layer: sliding-window attention and a SwiGLU block, each with a residual connection.
 #[derive(Module, Debug)]
 pub struct CausalEncoderLayer {
-    /// Every row sees a window of those before it.
+    /// Sliding-window self-attention.
     pub self_attn: SlidingWindowAttention,
-    /// Before the attention.
+    /// Norm before the attention.
     pub self_attn_layer_norm: RmsNorm,
-    /// Before the feed-forward block.
+    /// Norm before the feed-forward block.
     pub final_layer_norm: RmsNorm,
-    /// The feed-forward block.
+    /// SwiGLU feed-forward block.
     pub mlp: SwiGluMlp,
 }
 

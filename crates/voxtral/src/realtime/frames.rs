@@ -1,59 +1,59 @@
-//! The log-mel spectrogram of a stream: every frame as soon as its samples are there, the same as that of the whole recording.
+//! Streaming log-mel spectrogram: frames are computed as soon as their samples arrive, identical to those of the complete recording.
 //!
-//! That is possible because nothing in it depends on what comes later: the ceiling is a constant, and the mirrors at both ends show
-//! nothing but the silence a recording is surrounded with.
+//! This is possible because no frame depends on later audio: the maximum is a constant, and the reflection padding at both ends contains
+//! only the silence around the recording.
 
 use super::CEILING;
 use crate::audio::log_mel::{HOP, WINDOW};
 use crate::audio::{LogMel, MelCeiling};
 use crate::error::{Error, Result};
 
-/// Frames more than are asked for, at either end: those see the mirrors of the piece they are computed from.
+/// Extra frames computed at either end and dropped, because reflection padding affects them.
 const MARGIN: usize = 2;
-/// Samples a frame sees behind its place.
+/// Samples that a frame needs after its position.
 const AHEAD: usize = WINDOW / 2;
 
-/// Samples on their way to being frames.
+/// Buffers samples and computes log-mel frames from them.
 #[derive(Debug)]
 pub struct MelFrameStream {
     mel: LogMel,
     mels: usize,
-    /// Begins `MARGIN` frames before the next one.
+    /// Buffered samples, starting `MARGIN` frames before the next frame.
     samples: Vec<f32>,
 }
 
 impl MelFrameStream {
-    /// A stream of so many mel bands that begins after silence.
+    /// A stream with `mels` mel bins, preceded by silence.
     pub fn new(mel: LogMel, mels: usize) -> Self {
         Self { mel: mel.with_ceiling(MelCeiling::Fixed(CEILING)), mels, samples: vec![0.0; MARGIN * HOP] }
     }
 
-    /// Adds samples.
+    /// Appends samples.
     pub fn push(&mut self, samples: &[f32]) {
         self.samples.extend_from_slice(samples);
     }
 
-    /// Adds so many samples of silence.
+    /// Appends this number of samples of silence.
     pub fn push_silence(&mut self, samples: usize) {
         self.samples.resize(self.samples.len() + samples, 0.0);
     }
 
-    /// Frames that can be taken.
+    /// Number of frames that can be taken.
     pub fn ready(&self) -> usize {
-        // Frame i is at sample i × HOP and sees AHEAD further.
+        // Frame i is centered at sample i × HOP and needs AHEAD samples after it.
         let seen = self.samples.len().saturating_sub(MARGIN * HOP + AHEAD);
         if self.samples.len() < MARGIN * HOP + AHEAD { 0 } else { seen / HOP + 1 }
     }
 
-    /// Takes the next frames, of which so many are ready.
+    /// Computes and removes the next `frames` frames; an error if fewer are ready.
     ///
     /// # Shapes
-    /// → `mels × frames` values, band by band
+    /// → `mels × frames` values, row-major
     pub fn take(&mut self, frames: usize) -> Result<Vec<f32>> {
         let whole = frames + 2 * MARGIN;
         let seen = (MARGIN + frames.saturating_sub(1)) * HOP + AHEAD;
         let piece = self.samples.get(..seen).filter(|_| frames > 0);
-        let piece = piece.ok_or_else(|| Error::new(format!("{frames} frames were asked for, {} are there", self.ready())))?;
+        let piece = piece.ok_or_else(|| Error::new(format!("{frames} frames requested, but {} are ready", self.ready())))?;
         let features = self.mel.features(piece, whole)?;
         let bands = features.data.chunks(whole).take(self.mels);
         let taken = bands.flat_map(|band| band.iter().skip(MARGIN).take(frames).copied()).collect();

@@ -1,4 +1,4 @@
-//! The gated feed-forward block of both halves.
+//! SwiGLU feed-forward block (Shazeer 2020) of encoder and decoder.
 
 use crate::model::linear::Linear;
 use crate::weights::WeightLoader;
@@ -6,14 +6,14 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
-/// down(silu(gate x) · up x)
+/// SwiGLU: `down(silu(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
 pub struct SwiGluMlp {
-    /// Through silu, decides what passes.
+    /// Gate projection, followed by SiLU.
     pub gate_proj: Linear,
-    /// What may pass.
+    /// Up projection.
     pub up_proj: Linear,
-    /// Back to the width of the model.
+    /// Down projection.
     pub down_proj: Linear,
 }
 

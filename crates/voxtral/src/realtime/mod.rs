@@ -1,15 +1,15 @@
-//! Voxtral Realtime (Mini 4B, 2602): writes down speech while it is spoken, at most a fixed delay behind it.
+//! Voxtral Realtime (Mini 4B, 2602): streaming speech recognition with a fixed delay.
 //!
 //! ```text
-//! log-mel [1, 128, frames] → causal encoder [1, frames / 2, 1280] → four rows side by side → projector [1, steps, 3072] ┐
-//! the token written last   → embedding [1, steps, 3072] ──────────────────────────────────────────────────────── added ─┘
-//!         → decoder [1, steps, 3072] → the embedding again, as head [1, steps, 131072] → the next token
+//! log-mel [1, 128, frames] → causal encoder [1, frames / 2, 1280] → stack four frames → projector [1, steps, 3072] ──┐
+//! previous token           → embedding [1, steps, 3072] ───────────────────────────────────────────────────── added ─┘
+//!         → decoder [1, steps, 3072] → tied output head [1, steps, 131072] → next token
 //! ```
 //!
-//! A step is 80 ms. At each one the model hears the next row of audio and writes one token, most of the time `[STREAMING_PAD]`: nothing
-//! is to be said yet. The prompt is `<s>` and as many pads as there are steps of silence in front of the recording and steps of delay.
-//! Both halves see a window of what came before, so that a stream needs the same memory however long it is. The numbers are those of the
-//! published model; all are read from `config.json`.
+//! A step is 80 ms. At each step, the model reads one audio embedding and generates one token, usually `[STREAMING_PAD]` (no text yet). The
+//! prompt is `<s>` followed by one pad per step of silence before the recording and per step of delay. Encoder and decoder use
+//! sliding-window attention, so memory does not grow with the length of the stream. The sizes shown are those of the published model; all
+//! sizes are read from `config.json`.
 
 pub mod attention;
 pub mod config;
@@ -28,33 +28,34 @@ use config::{FRAMES_EACH, RealtimeConfig};
 use decoder::{DecoderState, RealtimeDecoder, RealtimeLanguageModel};
 use encoder::{CausalAudioEncoder, EncoderState};
 
-/// What people call the model.
+/// Name of the model in messages.
 pub const MODEL_NAME: &str = "Voxtral Realtime";
-/// What the spectrogram's floor lies eight decades under.
+/// Fixed reference maximum of the log10-mel spectrogram; its floor is 8 decades below.
 pub const CEILING: f32 = 1.5;
 
-/// The whole model.
+/// The complete Voxtral Realtime model.
 #[derive(Module, Debug)]
 pub struct RealtimeModel {
-    /// Listens.
+    /// Causal audio encoder.
     pub audio_tower: CausalAudioEncoder,
-    /// Translates rows of audio into rows of text-model width.
+    /// Maps encoder frames to the decoder's embedding space.
     pub multi_modal_projector: Projector,
-    /// Writes.
+    /// Language model.
     pub language_model: RealtimeLanguageModel,
-    /// Spectrogram frames of one step.
+    /// Spectrogram frames per step.
     step_frames: usize,
 }
 
-/// What the model remembers of a stream.
+/// State of a stream: convolution context and sliding-window KV caches.
 #[derive(Debug)]
 pub struct RealtimeState {
-    heard: EncoderState,
-    read: DecoderState,
+    encoder: EncoderState,
+    decoder: DecoderState,
 }
 
 impl RealtimeModel {
-    /// Builds the model from a checkpoint or a seed; whatever does not fit is an error of `weights.finish()`, which the caller makes.
+    /// Builds the model from a checkpoint or random weights. Missing or mismatched tensors are reported by `weights.finish()`, which the
+    /// caller must call.
     pub fn load(config: &RealtimeConfig, weights: &mut WeightLoader) -> Self {
         let stacked = config.audio_config.hidden_size * config.downsample_factor;
         Self {
@@ -65,33 +66,33 @@ impl RealtimeModel {
         }
     }
 
-    /// The memory of a stream that has not begun, whose text lags `delay` steps behind the sound.
+    /// The initial state of a stream whose text is `delay` steps behind its audio.
     pub fn memory(&self, delay: usize, device: &Device) -> RealtimeState {
-        RealtimeState { heard: self.audio_tower.silent(device), read: self.language_model.model.unread(delay, device) }
+        RealtimeState { encoder: self.audio_tower.silent(device), decoder: self.language_model.model.unread(delay, device) }
     }
 
-    /// Spectrogram frames of one step.
+    /// Spectrogram frames per step.
     pub fn step_frames(&self) -> usize {
         self.step_frames
     }
 
-    /// Hears whole steps that follow those in the memory.
+    /// Encodes the next frames of a stream, a whole number of steps, to audio embeddings.
     ///
     /// # Shapes
     /// `[1, mels, steps × step frames]` → `[1, steps, text width]`
-    pub fn encode(&self, frames: Tensor<3>, memory: &mut RealtimeState) -> Tensor<3> {
-        let rows = self.multi_modal_projector.forward(self.audio_tower.forward(frames, &mut memory.heard));
+    pub fn encode(&self, frames: Tensor<3>, state: &mut RealtimeState) -> Tensor<3> {
+        let rows = self.multi_modal_projector.forward(self.audio_tower.forward(frames, &mut state.encoder));
         rows.unsqueeze()
     }
 
-    /// Reads a token and a row of audio for each step and scores what comes next; the ids are within the vocabulary.
+    /// Runs the decoder on one token and one audio embedding per step. All ids must be within the vocabulary.
     ///
     /// # Shapes
-    /// ids `[steps]`, audio `[1, steps, text width]` → `[1, steps, text width]`, which [`RealtimeDecoder::head`] makes scores of
-    pub fn read(&self, ids: &[u32], audio: Tensor<3>, memory: &mut RealtimeState) -> Tensor<3> {
+    /// ids `[steps]`, audio `[1, steps, text width]` → hidden states `[1, steps, text width]`, see [`RealtimeDecoder::head`] for logits
+    pub fn read(&self, ids: &[u32], audio: Tensor<3>, state: &mut RealtimeState) -> Tensor<3> {
         let decoder = &self.language_model.model;
         let ids = super::model::int_tensor(ids.iter().map(|id| i64::from(*id)), &audio.device());
         let tokens: Tensor<2> = decoder.embed_tokens.weight.val().select(0, ids).cast(DType::F32);
-        decoder.forward(tokens.unsqueeze::<3>() + audio, &mut memory.read)
+        decoder.forward(tokens.unsqueeze::<3>() + audio, &mut state.decoder)
     }
 }

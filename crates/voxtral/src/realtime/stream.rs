@@ -1,6 +1,6 @@
-//! A stream: samples in as they come, text out as soon as the model writes it.
+//! Streaming transcription: samples in as they arrive, text out as soon as it is generated.
 //!
-//! A whole recording is a stream that comes in one piece; there is no second way to decode one.
+//! A recording is transcribed as a stream too; there is no separate code path.
 
 use super::RealtimeState;
 use super::frames::MelFrameStream;
@@ -10,39 +10,39 @@ use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use burn::tensor::{Tensor, TensorData};
 
-/// Steps that are heard side by side when many are there: enough to keep a device busy, few enough for their scores to stay small.
+/// Steps encoded per forward pass when many are available: enough to keep a device busy, and few enough to limit memory.
 const STEPS_AT_ONCE: usize = 64;
-/// Steps of silence after a recording, besides those of the delay and one for `<s>`: the longest word.
+/// Steps of silence after a recording, in addition to the delay and one step for `<s>`; enough to complete the longest word.
 const LONGEST_WORD: usize = 10;
 
-/// Something being said.
+/// A stream being transcribed.
 #[derive(Debug)]
 pub struct TranscriptionStream<'a> {
-    recognizer: &'a RealtimeTranscriber,
+    transcriber: &'a RealtimeTranscriber,
     frames: MelFrameStream,
-    memory: RealtimeState,
-    /// Rows of audio that wait until there are as many as the prompt is long.
+    state: RealtimeState,
+    /// Audio embeddings not yet decoded; the first decoding step needs as many as the prompt has tokens.
     waiting: Vec<Tensor<3>>,
-    /// What is read next: the prompt, and after it the token written last.
+    /// Next input tokens: the prompt, then the previous token.
     next: Vec<u32>,
     samples: usize,
     ended: bool,
     text: Text,
 }
 
-/// What was written since the last time.
+/// Output generated since the previous call.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TextDelta {
-    /// The text; whole characters.
+    /// Text, in complete characters.
     pub text: String,
-    /// A token for every 80 ms, `</s>` and those without text included.
+    /// One token per 80 ms, including `</s>` and tokens without text.
     pub tokens: Vec<u32>,
-    /// For each of them the natural logarithm of the probability the model gave it.
+    /// Log-probability (natural) of each token.
     pub log_probabilities: Vec<f32>,
 }
 
 impl TextDelta {
-    /// Appends what was written after it.
+    /// Appends later output.
     pub fn extend(&mut self, later: Self) {
         self.text.push_str(&later.text);
         self.tokens.extend(later.tokens);
@@ -51,136 +51,136 @@ impl TextDelta {
 }
 
 impl<'a> TranscriptionStream<'a> {
-    /// A stream that begins now.
-    pub fn new(recognizer: &'a RealtimeTranscriber) -> Self {
-        let mut frames = recognizer.frames();
-        frames.push_silence(recognizer.left() * recognizer.step_samples());
-        let memory = recognizer.model.memory(recognizer.delay(), &recognizer.device);
-        let next = recognizer.prompt();
-        Self { recognizer, frames, memory, waiting: Vec::new(), next, samples: 0, ended: false, text: Text::default() }
+    /// Starts a stream.
+    pub fn new(transcriber: &'a RealtimeTranscriber) -> Self {
+        let mut frames = transcriber.frames();
+        frames.push_silence(transcriber.left() * transcriber.step_samples());
+        let state = transcriber.model.memory(transcriber.delay(), &transcriber.device);
+        let next = transcriber.prompt();
+        Self { transcriber, frames, state, waiting: Vec::new(), next, samples: 0, ended: false, text: Text::default() }
     }
 
-    /// Hears 16 kHz mono samples, any number of them, and writes what they let it write.
+    /// Feeds any number of 16 kHz mono samples and returns the output they complete.
     pub fn push(&mut self, samples: &[f32]) -> Result<TextDelta> {
         if let Some(place) = samples.iter().position(|sample| !sample.is_finite()) {
             return Err(Error::new(format!("sample {} of the stream is not a number", self.samples + place)));
         }
         self.samples += samples.len();
         let mut delta = TextDelta::default();
-        // In pieces, so that the memory of a long recording is not that of its spectrogram.
-        for piece in samples.chunks(STEPS_AT_ONCE * self.recognizer.step_samples()) {
+        // Process long input in pieces, so that its full spectrogram is never in memory.
+        for piece in samples.chunks(STEPS_AT_ONCE * self.transcriber.step_samples()) {
             self.frames.push(piece);
             delta.extend(self.advance()?);
         }
         Ok(delta)
     }
 
-    /// Whether the model has closed the transcript with `</s>`: nothing that is heard afterwards adds to it.
+    /// Whether the model has generated `</s>`; later audio is ignored.
     pub fn ended(&self) -> bool {
         self.ended
     }
 
-    /// Ends the stream: hears silence until the last word must have been written.
+    /// Ends the stream: feeds silence until the last word is complete, and returns the remaining output.
     pub fn finish(mut self) -> Result<TextDelta> {
-        let step = self.recognizer.step_samples();
+        let step = self.transcriber.step_samples();
         let rest = (step - self.samples % step) % step;
-        // The reference writes no token after the last step, so that step is not heard.
-        let steps = self.recognizer.delay() + LONGEST_WORD;
-        // Whole steps end before the last frame sees its last sample.
+        // The reference implementation generates no token after the last step, so that step is not fed.
+        let steps = self.transcriber.delay() + LONGEST_WORD;
+        // The last frame needs samples beyond the last step, so one more hop is fed.
         self.frames.push_silence(rest + steps * step + HOP);
         let mut delta = self.advance()?;
         delta.text.push_str(&self.text.rest());
-        self.recognizer.loaded.audit.passed()?;
+        self.transcriber.loaded.audit.passed()?;
         Ok(delta)
     }
 
-    /// Hears all whole steps that are there.
+    /// Processes all complete steps.
     fn advance(&mut self) -> Result<TextDelta> {
         let mut delta = TextDelta::default();
-        let model = &self.recognizer.model;
-        let (step, mels) = (model.step_frames(), self.recognizer.config.audio_config.num_mel_bins);
+        let model = &self.transcriber.model;
+        let (step, mels) = (model.step_frames(), self.transcriber.config.audio_config.num_mel_bins);
         while !self.ended && self.frames.ready() >= step {
             let frames = (self.frames.ready() / step).min(STEPS_AT_ONCE) * step;
             let data = TensorData::new(self.frames.take(frames)?, [1, mels, frames]);
-            self.waiting.push(model.encode(Tensor::from_data(data, &self.recognizer.device), &mut self.memory));
+            self.waiting.push(model.encode(Tensor::from_data(data, &self.transcriber.device), &mut self.state));
             let rows = Tensor::cat(std::mem::take(&mut self.waiting), 1);
-            let (mut from, there) = (0, rows.dims()[1]);
-            while !self.ended && there - from >= self.next.len() {
+            let (mut from, available) = (0, rows.dims()[1]);
+            while !self.ended && available - from >= self.next.len() {
                 let now = rows.clone().narrow(1, from, self.next.len());
                 from += self.next.len();
-                self.write(now, &mut delta)?;
+                self.decode(now, &mut delta)?;
             }
-            if from < there && !self.ended {
-                self.waiting.push(rows.narrow(1, from, there - from));
+            if from < available && !self.ended {
+                self.waiting.push(rows.narrow(1, from, available - from));
             }
         }
         Ok(delta)
     }
 
-    /// Reads the next tokens with their sound and writes the likeliest one after them.
-    fn write(&mut self, audio: Tensor<3>, delta: &mut TextDelta) -> Result<()> {
-        let model = &self.recognizer.model;
-        let hidden = model.read(&self.next, audio, &mut self.memory);
+    /// One decoding step: feeds the next tokens with their audio embeddings and takes the most probable token.
+    fn decode(&mut self, audio: Tensor<3>, delta: &mut TextDelta) -> Result<()> {
+        let model = &self.transcriber.model;
+        let hidden = model.read(&self.next, audio, &mut self.state);
         let [_, steps, width] = hidden.dims();
-        let scores = model.language_model.model.head(hidden.narrow(1, steps - 1, 1).reshape([1, width]));
-        let scores = scores.into_data().try_to_vec::<f32>().map_err(|error| Error::new(format!("{error:?}")))?;
-        let (id, log_probability) = argmax(&scores)?;
+        let logits = model.language_model.model.head(hidden.narrow(1, steps - 1, 1).reshape([1, width]));
+        let logits = logits.into_data().try_to_vec::<f32>().map_err(|error| Error::new(format!("{error:?}")))?;
+        let (id, log_probability) = argmax(&logits)?;
         delta.tokens.push(id);
         delta.log_probabilities.push(log_probability);
-        self.ended = id == self.recognizer.end();
-        delta.text.push_str(&self.text.add(id, &self.recognizer.tokenizer));
+        self.ended = id == self.transcriber.eos();
+        delta.text.push_str(&self.text.add(id, &self.transcriber.tokenizer));
         self.next = vec![id];
         Ok(())
     }
 }
 
-/// The first of the highest scores, and the natural logarithm of its probability.
-fn argmax(scores: &[f32]) -> Result<(u32, f32)> {
-    let best = scores.iter().enumerate().fold(None, |best: Option<(usize, f32)>, (id, score)| match best {
-        Some((_, highest)) if highest >= *score => best,
-        _ => Some((id, *score)),
+/// The first index with the highest logit, and its log-probability.
+fn argmax(logits: &[f32]) -> Result<(u32, f32)> {
+    let best = logits.iter().enumerate().fold(None, |best: Option<(usize, f32)>, (id, logit)| match best {
+        Some((_, highest)) if highest >= *logit => best,
+        _ => Some((id, *logit)),
     });
     let (id, highest) = best.filter(|(_, highest)| highest.is_finite()).ok_or_else(|| {
-        Error::new("the model's scores are not numbers").hint("compute with `--precision f32`, or fetch the weights again")
+        Error::new("the logits are not finite").hint("use `--precision f32`, or download the weights again")
     })?;
-    let sum: f64 = scores.iter().map(|score| f64::from(score - highest).exp()).sum();
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
     let id = u32::try_from(id).map_err(|_| Error::new("the vocabulary is too large"))?;
     Ok((id, -sum.ln() as f32))
 }
 
-/// Bytes on their way to being characters.
+/// Assembles UTF-8 text from token bytes.
 #[derive(Debug, Default)]
 struct Text {
-    /// The beginning of a character.
-    begun: Vec<u8>,
+    /// Bytes of an incomplete character.
+    incomplete: Vec<u8>,
 }
 
 impl Text {
-    /// Adds a token; what comes back ends with a whole character. A special token ends whatever was begun, as it does in
+    /// Appends a token and returns the text up to the last complete character. A special token flushes an incomplete character, as in
     /// [`Tokenizer::decode`].
     fn add(&mut self, id: u32, tokenizer: &Tokenizer) -> String {
         let Some(piece) = tokenizer.piece(id) else {
             let beyond = if id as usize >= tokenizer.vocab_size() { "\u{fffd}" } else { "" };
             return self.rest() + beyond;
         };
-        self.begun.extend_from_slice(piece);
-        let mut whole = self.begun.len();
-        if let Some(last) = self.begun.utf8_chunks().last().filter(|last| !last.invalid().is_empty()) {
-            // Invalid at the very end may be the beginning of a character: then more bytes could still make it one.
+        self.incomplete.extend_from_slice(piece);
+        let mut whole = self.incomplete.len();
+        if let Some(last) = self.incomplete.utf8_chunks().last().filter(|last| !last.invalid().is_empty()) {
+            // Invalid bytes at the end may be the start of a character that later bytes complete.
             let invalid = last.invalid();
             if std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none()) {
                 whole -= invalid.len();
             }
         }
-        let rest = self.begun.split_off(whole);
-        let text = String::from_utf8_lossy(&self.begun).into_owned();
-        self.begun = rest;
+        let rest = self.incomplete.split_off(whole);
+        let text = String::from_utf8_lossy(&self.incomplete).into_owned();
+        self.incomplete = rest;
         text
     }
 
-    /// What was begun and will not be completed.
+    /// Flushes an incomplete character as U+FFFD.
     fn rest(&mut self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut self.begun)).into_owned()
+        String::from_utf8_lossy(&std::mem::take(&mut self.incomplete)).into_owned()
     }
 }
 

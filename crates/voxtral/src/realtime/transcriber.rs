@@ -1,4 +1,4 @@
-//! A Realtime model with all it needs to turn samples into text.
+//! Speech recognizer for Voxtral Realtime: model, tokenizer, feature extraction and prompt.
 
 use super::config::{MAX_DELAY, RealtimeConfig, StreamPadding};
 use super::frames::MelFrameStream;
@@ -15,43 +15,43 @@ use crate::weights::{LoadReport, WeightLoader};
 use burn::tensor::Device;
 use std::path::Path;
 
-/// The token of a step at which there is nothing to write.
+/// The token of a step without text.
 pub const STREAMING_PAD: &str = "[STREAMING_PAD]";
 
-/// A speech recogniser that can listen to a stream.
+/// A streaming speech recognizer.
 #[derive(Debug)]
 pub struct RealtimeTranscriber {
-    /// The dimensions.
+    /// Model configuration.
     pub config: RealtimeConfig,
-    /// Text to ids and back.
+    /// Tokenizer.
     pub tokenizer: Tokenizer,
-    /// The network.
+    /// Model.
     pub model: RealtimeModel,
-    /// Where it lives.
+    /// Device of the weights.
     pub device: Device,
-    /// How the matrices are kept, and whether the files behind them can be trusted.
+    /// Precision of the weights, their finite check, and a note for the user.
     pub loaded: LoadReport,
     mel: LogMel,
     delay: usize,
     left: usize,
-    begin: u32,
+    bos: u32,
     pad: u32,
-    end: u32,
+    eos: u32,
 }
 
 impl RealtimeTranscriber {
-    /// Opens a model folder as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
+    /// Opens a model folder laid out as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
     pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
         let config = RealtimeConfig::read(folder)?;
         let tekken = folder.join("tekken.json");
         let tokenizer = Tokenizer::read(&tekken)?;
-        let listening = StreamPadding::read(&tekken)?;
+        let padding = StreamPadding::read(&tekken)?;
         let known = config.text_config.vocab_size;
         let id = |token: &str| {
             let id = tokenizer.special(token)?;
             match id as usize {
                 id_in_table if id_in_table < known => Ok(id),
-                _ => Err(Error::new(format!("{}: `{token}` is {id}, beyond the config's vocabulary of {known}", tekken.display()))),
+                _ => Err(Error::new(format!("{}: `{token}` is {id}, outside the config's vocabulary of {known}", tekken.display()))),
             }
         };
         if tokenizer.vocab_size() > known {
@@ -62,7 +62,7 @@ impl RealtimeTranscriber {
             ))
             .hint("config.json and tekken.json do not belong together"));
         }
-        let (begin, pad, end) = (id(BOS)?, id(STREAMING_PAD)?, id(EOS)?);
+        let (bos, pad, eos) = (id(BOS)?, id(STREAMING_PAD)?, id(EOS)?);
         let mut weights = match start {
             WeightsFrom::Checkpoint => WeightLoader::open(folder, precision, device)?,
             WeightsFrom::Random(seed) => WeightLoader::random(seed, device).precision(precision),
@@ -70,35 +70,35 @@ impl RealtimeTranscriber {
         let model = RealtimeModel::load(&config, &mut weights);
         let loaded = weights.finish()?;
         let mel = LogMel::new(config.audio_config.num_mel_bins);
-        let delay = listening.delay.unwrap_or(config.default_num_delay_tokens);
-        Ok(Self { config, tokenizer, model, device: device.clone(), loaded, mel, delay, left: listening.left, begin, pad, end })
+        let delay = padding.delay.unwrap_or(config.default_num_delay_tokens);
+        Ok(Self { config, tokenizer, model, device: device.clone(), loaded, mel, delay, left: padding.left, bos, pad, eos })
     }
 
-    /// The same with text that lags so many steps of 80 ms behind the sound: less is sooner, more is surer.
+    /// Sets the delay between audio and text in steps of 80 ms. A short delay gives text sooner, a long delay is more accurate.
     pub fn with_delay(self, steps: usize) -> Result<Self> {
         if steps == 0 || steps > MAX_DELAY {
-            return Err(Error::new(format!("a delay of {steps} steps of 80 ms is none the model knows"))
-                .hint(format!("use 1 to {MAX_DELAY}; 6 is usual"))
+            return Err(Error::new(format!("a delay of {steps} steps of 80 ms is out of range"))
+                .hint(format!("use 1 to {MAX_DELAY}; the usual value is 6"))
                 .kind(ErrorKind::InvalidInput));
         }
         Ok(Self { delay: steps, ..self })
     }
 
-    /// Steps between a sound and its text.
+    /// Delay between audio and text, in steps of 80 ms.
     pub fn delay(&self) -> usize {
         self.delay
     }
 
-    /// Begins to listen.
+    /// Starts a stream.
     pub fn stream(&self) -> TranscriptionStream<'_> {
         TranscriptionStream::new(self)
     }
 
-    /// Transcribes clips, one after the other; `progress` hears how many are done.
+    /// Transcribes clips one after the other; `progress` is called with the number of finished clips.
     pub fn transcribe(&self, utterances: &[Utterance], progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
         let mut transcripts = Vec::with_capacity(utterances.len());
-        self.transcribe_each(utterances, TokenLimit::Auto, &mut |heard| {
-            if let TranscribeEvent::Clip(_, transcript) = heard {
+        self.transcribe_each(utterances, TokenLimit::Auto, &mut |event| {
+            if let TranscribeEvent::Transcript(_, transcript) = event {
                 transcripts.push(transcript);
                 progress(transcripts.len());
             }
@@ -107,52 +107,51 @@ impl RealtimeTranscriber {
         Ok(transcripts)
     }
 
-    /// Transcribes clips in their order and hands each transcript out as soon as it is known. An error that `say` returns ends the work,
-    /// after a second of audio at the latest.
+    /// Transcribes clips in order and reports each transcript as soon as it is complete. If `on_event` returns an error, stops within a
+    /// second of audio.
     ///
-    /// The model finds out by itself what language is spoken and writes a token for every 80 ms; who names a language or a number of
-    /// tokens is told so.
+    /// The model detects the language itself and generates one token per 80 ms, so a language or a token limit is an error.
     pub fn transcribe_each(
         &self,
         utterances: &[Utterance],
         limit: TokenLimit,
-        say: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
+        on_event: &mut dyn FnMut(TranscribeEvent) -> Result<()>,
     ) -> Result<()> {
         if limit != TokenLimit::Auto {
-            return Err(Error::new(format!("{MODEL_NAME} writes a token for every 80 ms and cannot be told how many"))
-                .hint("leave the number of tokens out"));
+            return Err(Error::new(format!("{MODEL_NAME} generates one token per 80 ms and does not support a token limit"))
+                .hint("omit the token limit"));
         }
         if let Some(language) = utterances.iter().find_map(|utterance| utterance.language) {
-            return Err(Error::new(format!("{MODEL_NAME} cannot be told that `{language}` is spoken"))
-                .hint("leave the language out; the model finds out by itself"));
+            return Err(Error::new(format!("{MODEL_NAME} does not support setting the language, such as `{language}`"))
+                .hint("omit the language; it is auto-detected"));
         }
         if let Some(index) = utterances.iter().position(|utterance| utterance.samples.is_empty()) {
             return Err(Error::new(format!("clip {} of {}: there is no audio to transcribe", index + 1, utterances.len()))
-                .hint("leave out recordings without samples"));
+                .hint("exclude recordings without samples"));
         }
         for (index, utterance) in utterances.iter().enumerate() {
-            let (mut stream, mut heard) = (self.stream(), TextDelta::default());
+            let (mut stream, mut output) = (self.stream(), TextDelta::default());
             for piece in utterance.samples.chunks(SAMPLE_RATE as usize) {
-                heard.extend(stream.push(piece)?);
-                say(TranscribeEvent::More)?;
+                output.extend(stream.push(piece)?);
+                on_event(TranscribeEvent::Progress)?;
             }
-            heard.extend(stream.finish()?);
-            let TextDelta { text, tokens, log_probabilities } = heard;
-            // Only the end of its recording ever cuts a transcript.
+            output.extend(stream.finish()?);
+            let TextDelta { text, tokens, log_probabilities } = output;
+            // There is no token limit: a transcript ends with its recording.
             let transcript = Transcript { text: text.trim().to_owned(), tokens, log_probabilities, finished: true };
-            say(TranscribeEvent::Clip(index, transcript))?;
+            on_event(TranscribeEvent::Transcript(index, transcript))?;
         }
         Ok(())
     }
 
-    /// Samples of one step.
+    /// Samples per step.
     pub fn step_samples(&self) -> usize {
         self.model.step_frames() * HOP
     }
 
-    /// What is read before the first token is written.
+    /// Prompt token ids: `<s>` and padding.
     pub fn prompt(&self) -> Vec<u32> {
-        std::iter::once(self.begin).chain(std::iter::repeat_n(self.pad, self.left + self.delay)).collect()
+        std::iter::once(self.bos).chain(std::iter::repeat_n(self.pad, self.left + self.delay)).collect()
     }
 
     pub(super) fn frames(&self) -> MelFrameStream {
@@ -163,7 +162,7 @@ impl RealtimeTranscriber {
         self.left
     }
 
-    pub(super) fn end(&self) -> u32 {
-        self.end
+    pub(super) fn eos(&self) -> u32 {
+        self.eos
     }
 }

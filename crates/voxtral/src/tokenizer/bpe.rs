@@ -1,31 +1,31 @@
-//! The byte pieces of a vocabulary, and how bytes are merged into them.
+//! Byte-pair encoding (BPE): the vocabulary of byte pieces, and the merge loop.
 //!
-//! All pieces lie one after the other in one row of bytes; a hash table of their ranks finds them. That is a third of the memory of a map
-//! of vectors, and 130,000 pieces are in it before such a map has been allocated.
+//! All pieces are stored in one contiguous byte buffer, with a hash table of their ranks. This takes a third of the memory of a map of
+//! vectors, and loads 130,000 pieces in less time than allocating such a map takes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::{BuildHasher, RandomState};
 
-/// Pieces by rank, and ranks by piece.
+/// Vocabulary: pieces by rank, and ranks by piece.
 pub(super) struct Vocabulary {
     bytes: Vec<u8>,
-    /// Where the piece of each rank ends in `bytes`.
+    /// End offset of each piece in `bytes`, by rank.
     ends: Vec<usize>,
-    /// Open addressing: a rank plus one, or 0 for an empty place. Half of the places are empty.
+    /// Open-addressing hash table: rank + 1, or 0 for an empty slot. At least half of the slots are empty.
     table: Vec<u32>,
-    /// Of the hash: a file cannot be made so that all its pieces fall into one place.
+    /// Random hash seed, so that no file can force all its pieces into one slot.
     seed: u64,
 }
 
 impl Vocabulary {
-    /// Room for so many pieces.
+    /// Creates an empty vocabulary with capacity for `count` pieces.
     pub(super) fn with_capacity(count: usize) -> Self {
         let table = vec![0; (2 * count).next_power_of_two().max(2)];
         Self { bytes: Vec::with_capacity(8 * count), ends: Vec::with_capacity(count), table, seed: RandomState::new().hash_one(()) }
     }
 
-    /// Adds the piece of the next rank; `Err` is the rank of the same piece if there is one.
+    /// Adds the piece of the next rank. `Err` is the rank of an equal piece that is already present.
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), u32> {
         if 2 * self.len() >= self.table.len() {
             let mut larger = Self { table: vec![0; 2 * self.table.len()], ..Self::with_capacity(0) };
@@ -46,7 +46,7 @@ impl Vocabulary {
         }
     }
 
-    /// How many pieces there are.
+    /// Number of pieces.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
@@ -62,7 +62,7 @@ impl Vocabulary {
         self.table[self.place(piece)].checked_sub(1)
     }
 
-    /// Where a piece is in the table, or where it would be put.
+    /// Slot of a piece in the table, or the slot where it would be inserted.
     fn place(&self, piece: &[u8]) -> usize {
         const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
         let mix = |hash: u64, word: u64| {
@@ -82,8 +82,9 @@ impl Vocabulary {
         }
     }
 
-    /// Appends the ranks of a text: its own if it is a piece; else neighbouring parts are joined, at first bytes, always the pair whose
-    /// piece has the lowest rank and of several the leftmost, until no two are a piece. The first 256 pieces have to be the bytes.
+    /// Appends the ranks of a text. A text that is a piece is one rank. Otherwise it starts as single bytes, and the adjacent pair whose
+    /// piece has the lowest rank (the leftmost of equals) is merged repeatedly, until no pair forms a piece. The first 256 pieces must be
+    /// the bytes.
     pub(super) fn encode(&self, text: &[u8], ranks: &mut Vec<u32>) {
         if text.is_empty() {
             return;
@@ -101,12 +102,12 @@ impl Vocabulary {
         };
         pairs.extend((0..text.len()).filter_map(|start| pair(&parts, start)));
         while let Some(Reverse((rank, start, end))) = pairs.pop() {
-            // One of the two may have been joined to another part since.
+            // Stale entry: one of the two parts has been merged since.
             let middle = parts[start].end;
-            if middle == JOINED || parts.get(middle).is_none_or(|part| part.end != end) {
+            if middle == MERGED || parts.get(middle).is_none_or(|part| part.end != end) {
                 continue;
             }
-            parts[middle].end = JOINED;
+            parts[middle].end = MERGED;
             (parts[start].end, parts[start].rank) = (end, rank);
             if let Some(after) = parts.get_mut(end) {
                 after.before = start;
@@ -124,17 +125,17 @@ impl Vocabulary {
     }
 }
 
-/// A part of a text, kept at the index of its first byte.
+/// A part of a text, stored at the index of its first byte.
 struct Part {
-    /// Where the part before begins.
+    /// Start of the previous part.
     before: usize,
-    /// Where the next one begins.
+    /// Start of the next part.
     end: usize,
     rank: u32,
 }
 
-/// In the place of an end: this byte begins no part any more.
-const JOINED: usize = usize::MAX;
+/// Value of `end` for a byte that no longer starts a part.
+const MERGED: usize = usize::MAX;
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,9 @@
-//! The tekken tokenizer: text to ids and back, as Mistral's own library does it.
+//! Tekken tokenizer (byte-level BPE): text to token ids and back, as in mistral-common.
 //!
-//! `tekken.json` holds a splitting pattern, byte pieces in merge order and the names of the special tokens. Special tokens come first:
-//! the id of a piece is its rank plus their number. Text is split by the pattern; a part that is a piece is one token, any other part is
-//! merged from its bytes, lowest rank first. The first 256 pieces are the bytes, so there is no unknown text. Names of special tokens
-//! written in a text are text: whatever a person dictates cannot break the prompt.
+//! `tekken.json` holds a pre-tokenization pattern, byte pieces in merge order, and the names of the special tokens. Special tokens come
+//! first: the id of a piece is its rank plus the number of special tokens. The pattern splits the text into parts. A part that is a piece
+//! is one token; any other part is merged from its bytes, lowest rank first. The first 256 pieces are the single bytes, so there is no
+//! unknown token. Names of special tokens in a text are encoded as plain text, so user input cannot break the prompt.
 
 mod bpe;
 mod pretokenizer;
@@ -20,28 +20,28 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
-/// The vocabulary of one model.
+/// Tokenizer of one model.
 pub struct Tokenizer {
     path: PathBuf,
     splitter: Pretokenizer,
     pieces: Vocabulary,
-    /// The special tokens that have a name, by it.
+    /// Ids of the named special tokens.
     specials: BTreeMap<String, u32>,
     special_count: u32,
 }
 
 impl Tokenizer {
-    /// Reads a `tekken.json`.
+    /// Reads a `tekken.json` file.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let file: File = serde_json::from_slice(&bytes).map_err(|error| {
             let what = if error.is_eof() { "the file ends too early".into() } else { error.to_string() };
             Error::new(format!("{}:{}: {what}", path.display(), error.line()))
-                .hint("fetch the tokenizer file again; it should be a tekken.json")
+                .hint("download the tokenizer file again; it must be a tekken.json")
         })?;
         Self::from_file(path, file).map_err(|error| match error.hint {
             Some(_) => error,
-            None => error.hint("fetch the tokenizer file again, or use the one the model was published with"),
+            None => error.hint("download the tokenizer file again, or use the one published with the model"),
         })
     }
 
@@ -50,11 +50,11 @@ impl Tokenizer {
         let specials = special_tokens(&file).map_err(wrong)?;
         let pieces = pieces(&file).map_err(wrong)?;
         let splitter =
-            Pretokenizer::new(&file.config.pattern).map_err(|error| wrong(format!("config.pattern is not a usable pattern: {error}")))?;
+            Pretokenizer::new(&file.config.pattern).map_err(|error| wrong(format!("config.pattern is not a usable regex: {error}")))?;
         Ok(Self { path: path.to_owned(), splitter, pieces, specials, special_count: file.config.default_num_special_tokens })
     }
 
-    /// The ids of a text, nothing added before or after.
+    /// Encodes a text to token ids, without adding special tokens.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3);
         self.splitter.each(text, |part| self.pieces.encode(part.as_bytes(), &mut ids));
@@ -64,8 +64,8 @@ impl Tokenizer {
         ids
     }
 
-    /// The text of some ids. Special tokens are left out, and so is a leading `lang:xx`, which belongs to the prompt. Bytes that are not
-    /// UTF-8 become U+FFFD, as does an id beyond the vocabulary.
+    /// Decodes token ids to text. Special tokens are skipped, and so is a leading `lang:xx`, which belongs to the prompt. Invalid UTF-8 and
+    /// ids beyond the vocabulary become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut text = String::new();
         for run in ids.split(|&id| id < self.special_count) {
@@ -78,7 +78,7 @@ impl Tokenizer {
         }
     }
 
-    /// The id of a special token, by its name in the file. Those without one are called `<SPECIAL_n>` after their ids.
+    /// Id of a special token by its name in the file. Unnamed special tokens are called `<SPECIAL_n>` after their id.
     pub fn special(&self, name: &str) -> Result<u32> {
         let unnamed = || {
             let id = name.strip_prefix("<SPECIAL_")?.strip_suffix('>')?.parse().ok()?;
@@ -91,12 +91,12 @@ impl Tokenizer {
         })
     }
 
-    /// How many ids there are, special ones included.
+    /// Number of ids, including special tokens.
     pub fn vocab_size(&self) -> usize {
         self.special_count as usize + self.pieces.len()
     }
 
-    /// The bytes of a text token; `None` for special tokens and ids beyond the vocabulary.
+    /// Bytes of a text token; `None` for special tokens and ids beyond the vocabulary.
     pub fn piece(&self, id: u32) -> Option<&[u8]> {
         id.checked_sub(self.special_count).and_then(|rank| self.pieces.get(rank as usize))
     }
@@ -108,7 +108,7 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// What we need of a `tekken.json`.
+/// The parts of `tekken.json` that are used.
 #[derive(Deserialize)]
 struct File<'a> {
     config: Config,
@@ -138,7 +138,7 @@ struct Special {
     token_str: String,
 }
 
-/// The special tokens of files that do not list them, which is allowed up to version 7.
+/// Special tokens of files that do not list them, which is allowed up to version 7.
 const UNLISTED: [&str; 20] = [
     "<unk>",
     "<s>",
@@ -162,13 +162,13 @@ const UNLISTED: [&str; 20] = [
     "[TOOL_CONTENT]",
 ];
 
-/// Names and ids of the special tokens that have a name.
+/// Names and ids of the named special tokens.
 fn special_tokens(file: &File<'_>) -> Result<BTreeMap<String, u32>, String> {
     let version = &file.config.version;
     let number: u32 = version
         .strip_prefix('v')
         .and_then(|number| number.parse().ok())
-        .ok_or_else(|| format!("config.version is `{version}`; a version like `v7` was expected"))?;
+        .ok_or_else(|| format!("config.version is `{version}`; expected a version like `v7`"))?;
     let count = file.config.default_num_special_tokens;
     let listed: Vec<(u32, &str)> = match &file.special_tokens {
         Some(listed) => listed.iter().map(|special| (special.rank, special.token_str.as_str())).collect(),
@@ -182,16 +182,16 @@ fn special_tokens(file: &File<'_>) -> Result<BTreeMap<String, u32>, String> {
             return Err(format!("special_tokens[{index}] (`{name}`) has rank {rank}, but config.default_num_special_tokens is {count}"));
         }
         if let Some(other) = ranks.insert(rank, name) {
-            return Err(format!("special_tokens[{index}] (`{name}`) has rank {rank}, which `{other}` has already"));
+            return Err(format!("special_tokens[{index}] (`{name}`) has rank {rank}, which `{other}` already has"));
         }
         if let Some(other) = names.insert(name.to_owned(), rank) {
-            return Err(format!("special_tokens[{index}]: `{name}` is there twice, with ranks {other} and {rank}"));
+            return Err(format!("special_tokens[{index}]: `{name}` is listed twice, with ranks {other} and {rank}"));
         }
     }
     Ok(names)
 }
 
-/// The byte pieces that are in use: files carry more entries than the model has ids for.
+/// The byte pieces in use: files contain more entries than the model has ids for.
 fn pieces(file: &File<'_>) -> Result<Vocabulary, String> {
     let Config { default_vocab_size: all, default_num_special_tokens: special, .. } = file.config;
     let used = all.saturating_sub(special) as usize;
@@ -200,7 +200,7 @@ fn pieces(file: &File<'_>) -> Result<Vocabulary, String> {
     }
     if file.vocab.len() < used {
         return Err(format!(
-            "vocab has {} entries, but config.default_vocab_size of {all} needs {used}; the file is cut short",
+            "vocab has {} entries, but config.default_vocab_size of {all} needs {used}; the file is truncated",
             file.vocab.len()
         ));
     }
@@ -209,10 +209,10 @@ fn pieces(file: &File<'_>) -> Result<Vocabulary, String> {
     for (index, entry) in file.vocab[..used].iter().enumerate() {
         let rank = entry.rank;
         if rank < index {
-            return Err(format!("vocab[{index}] has rank {rank}, which vocab[{rank}] has already"));
+            return Err(format!("vocab[{index}] has rank {rank}, which vocab[{rank}] already has"));
         }
         if rank != index {
-            return Err(format!("vocab[{index}] has rank {rank}, but the entries must be in the order of their ranks"));
+            return Err(format!("vocab[{index}] has rank {rank}, but the entries must be sorted by rank"));
         }
         bytes.clear();
         STANDARD

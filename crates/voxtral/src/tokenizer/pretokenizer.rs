@@ -1,32 +1,33 @@
-//! Splits a text into the parts that are encoded each for itself.
+//! Pre-tokenizer: splits a text into the parts that BPE encodes separately.
 //!
-//! A vocabulary comes with a pattern, and all of Mistral's so far with the same one ([`TEKKEN`]). It is followed here by hand: as a regular
-//! expression it looks ahead, which no automaton does, and spans so much of Unicode that an automaton would be built anew for every text.
-//! What kind of character one is, the expressions' own tables say. Any other pattern is matched as it is written.
+//! A vocabulary comes with a regular expression; all of Mistral's vocabularies so far use the same one ([`TEKKEN`]), which is implemented
+//! by hand here. As a regular expression it needs look-ahead, which no automaton supports, and it covers so much of Unicode that an
+//! automaton would be rebuilt for every text. Character classes come from the tables of the regex crate. Any other pattern runs as a
+//! regular expression.
 
 use fancy_regex::{Regex, RegexBuilder};
 use std::sync::{LazyLock, OnceLock};
 
-/// Mistral's pattern. In words, the first that fits of: a word, with one other character before it, which ends where capitals begin again;
-/// a word in capitals; a digit; punctuation, with a space before and line breaks after it; spaces up to a line break; and spaces, of which
-/// the last stays with the word that follows.
+/// Mistral's pattern. The first alternative that matches: a word with one optional leading other character, which ends before the next
+/// capital; a word in capitals; a digit; punctuation with an optional leading space and trailing line breaks; spaces up to a line break;
+/// spaces, the last of which stays with the following word.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Bytes that another compiled pattern may take.
+/// Size limit of any other compiled pattern, in bytes.
 const LARGEST: usize = 2 << 20;
-/// How often such a pattern may try back within one part.
+/// Backtracking limit of such a pattern per part.
 const FARTHEST: usize = 100_000;
 
-/// A pattern, ready to use from any number of threads.
+/// A pre-tokenization pattern, usable from any number of threads.
 pub(super) enum Pretokenizer {
-    /// Mistral's.
+    /// Mistral's pattern, implemented by hand.
     Tekken,
-    /// Another one.
+    /// Any other pattern, as a regular expression.
     Pattern(Box<Regex>),
 }
 
 impl Pretokenizer {
-    /// Prepares a pattern, or says what is wrong with it.
+    /// Compiles a pattern, or returns what is wrong with it.
     pub(super) fn new(pattern: &str) -> Result<Self, String> {
         if pattern == TEKKEN {
             return Ok(Self::Tekken);
@@ -35,8 +36,8 @@ impl Pretokenizer {
         Ok(Self::Pattern(Box::new(regex.map_err(|error| error.to_string())?)))
     }
 
-    /// Hands out the parts of a text in order. What a pattern does not match is left out, as the reference does; Mistral's leaves out
-    /// nothing. Where a pattern cannot be followed to its end, because it would have to try back too often, the rest is one part.
+    /// Calls `part` for each part of a text in order. Text that the pattern does not match is left out, as in the reference; Mistral's
+    /// pattern leaves out nothing. If a pattern exceeds the backtracking limit, the rest of the text is one part.
     pub(super) fn each<'t>(&self, text: &'t str, mut part: impl FnMut(&'t str)) {
         let mut rest = text;
         match self {
@@ -59,12 +60,12 @@ impl Pretokenizer {
     }
 }
 
-/// Bytes of the part that a text begins with. Never 0: every character is a letter, a number, a space or something else.
+/// Length in bytes of the first part of a text. Never 0: every character is a letter, a number, a space or something else.
 fn part_length(text: &str) -> usize {
     let Some(first) = text.chars().next() else { return 0 };
     let kinds = kinds(first);
     let after = &text[first.len_utf8()..];
-    // The character before a word is optional: at first it is taken, then it is not.
+    // The character before a word is optional: try with it first, then without.
     let before = kinds & (LETTER | NUMBER) == 0 && !is_line_break(first);
     let words = [before.then_some(after), Some(text)];
     let length = |rest: &str, word: usize| text.len() - rest.len() + word;
@@ -93,24 +94,24 @@ fn part_length(text: &str) -> usize {
     if let Some(last) = text[..spaces].rfind(['\r', '\n']) {
         return last + 1;
     }
-    // The last of several spaces is left to what follows.
+    // The last of several spaces is left to the next part.
     let last = text[..spaces].chars().next_back().map_or(0, char::len_utf8);
     if spaces == text.len() || spaces == last { spaces } else { spaces - last }
 }
 
-/// Bytes of `[capitals]*[small]+` at the start of a text. What is neither capital nor small, like 語 or an accent, counts as both.
+/// Length in bytes of `[capitals]*[small]+` at the start of a text. Letters without case, such as 語, and marks belong to both classes.
 fn word_length(text: &str) -> Option<usize> {
     let capitals = run(text, |kinds| kinds & CAPITAL != 0);
     let small = run(&text[capitals..], |kinds| kinds & SMALL != 0);
     if small > 0 {
         return Some(capitals + small);
     }
-    // No small letter follows: the last capital that can pass for one has to.
+    // Backtrack: no small letter follows, so the last capital that is also in the small class ends the match.
     let (at, last) = text[..capitals].char_indices().rev().find(|(_, character)| kinds(*character) & SMALL != 0)?;
     Some(at + last.len_utf8())
 }
 
-/// Bytes of the characters of some kind that a text begins with.
+/// Length in bytes of the leading characters that match.
 fn run(text: &str, wanted: impl Fn(u8) -> bool) -> usize {
     text.char_indices().find(|(_, character)| !wanted(kinds(*character))).map_or(text.len(), |(at, _)| at)
 }
@@ -130,14 +131,14 @@ const NUMBER: u8 = 8;
 /// `\s`
 const SPACE: u8 = 16;
 
-/// The kinds of a character, one bit for each.
+/// Classes of a character, one bit each.
 fn kinds(character: char) -> u8 {
     static BLOCKS: [OnceLock<Box<[u8; 256]>>; 0x1100] = [const { OnceLock::new() }; 0x1100];
     let (block, place) = (character as usize / 256, character as usize % 256);
     BLOCKS[block].get_or_init(|| Box::new(kinds_of_block(block as u32)))[place]
 }
 
-/// The kinds of 256 characters, found out the first time one of them is seen.
+/// Classes of 256 characters, computed when one of them is first needed.
 fn kinds_of_block(block: u32) -> [u8; 256] {
     static CLASSES: LazyLock<Vec<(u8, Regex)>> = LazyLock::new(|| {
         let classes = [
@@ -174,16 +175,16 @@ mod tests {
     #[test]
     fn by_hand_it_is_split_as_by_the_pattern() {
         let by_hand = Pretokenizer::new(TEKKEN).unwrap();
-        // The same with an alternative that never matches, which makes it a stranger.
+        // The same pattern with an alternative that never matches, so that it is not recognized.
         let pattern = Pretokenizer::new(&format!("{TEKKEN}|(?!)")).unwrap();
         assert!(matches!((&by_hand, &pattern), (Pretokenizer::Tekken, Pretokenizer::Pattern(_))));
         assert_eq!(parts(&by_hand, "two  spaces \n \n x\t"), ["two", " ", " spaces", " \n \n", " x", "\t"]);
-        // A few of every kind, and of the kinds that are two at once.
+        // A few characters of every class, and of those in two classes.
         let alphabet: Vec<char> =
             "  \t\n\r\u{85}\u{a0}\u{2003}\u{3000}\u{b}\u{1c}\u{200b}\u{feff}aBéÉǅʰªका\u{301}\u{20dd}ſ1٣½Ⅷ.,/-'€👩\u{200d}日\u{0}\u{e000}\u{10ffff}".chars().collect();
         let mut random = ChaCha8Rng::seed_from_u64(3);
         for round in 0..6000 {
-            // At times only three of them, so that every order comes up.
+            // Every other round uses only three of them, so that every order occurs.
             let few: Vec<char> = (0..3).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect();
             let letters = if round % 2 == 0 { &alphabet } else { &few };
             let text: String = (0..random.random_range(0..12)).map(|_| letters[random.random_range(0..letters.len())]).collect();

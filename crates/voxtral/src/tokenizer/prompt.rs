@@ -1,55 +1,55 @@
-//! What the language model reads before it writes the transcript.
+//! Transcription prompt: the tokens the language model reads before the transcript.
 //!
-//! `<s> [INST] [BEGIN_AUDIO] [AUDIO]… [/INST] lang:xx [TRANSCRIBE]`, then comes the text and `</s>`. The model puts what it heard in the
-//! places of the `[AUDIO]` tokens. Without a language `lang:xx` is left out and the model finds out by itself.
+//! `<s> [INST] [BEGIN_AUDIO] [AUDIO]… [/INST] lang:xx [TRANSCRIBE]`, followed by the transcript and `</s>`. The audio embeddings replace
+//! the embeddings of the `[AUDIO]` tokens. Without a language, `lang:xx` is omitted and the model detects it.
 
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
-/// The token that starts every sequence.
+/// Token that starts every sequence.
 pub const BOS: &str = "<s>";
-/// The token that ends a transcript.
+/// Token that ends a transcript.
 pub const EOS: &str = "</s>";
-/// The token rows are filled up with; never attended to.
+/// Padding token; never attended to.
 pub const PAD: &str = "<pad>";
-/// The placeholder of one step (80 ms) of audio.
+/// Placeholder token for 80 ms of audio.
 pub const AUDIO: &str = "[AUDIO]";
 
-/// The prompt that asks for a transcript of `audio_tokens` steps of audio.
+/// Prompt that asks for a transcript of `audio_tokens` × 80 ms of audio, optionally in a given language.
 pub fn transcription(tokenizer: &Tokenizer, language: Option<&str>, audio_tokens: usize) -> Result<Vec<u32>> {
     if audio_tokens == 0 {
-        return Err(Error::new("there is no audio to transcribe").hint("leave out recordings without samples"));
+        return Err(Error::new("there is no audio to transcribe").hint("exclude recordings without samples"));
     }
     let mut ids = vec![tokenizer.special(BOS)?, tokenizer.special("[INST]")?, tokenizer.special("[BEGIN_AUDIO]")?];
     ids.resize(ids.len() + audio_tokens, tokenizer.special(AUDIO)?);
     ids.push(tokenizer.special("[/INST]")?);
     if let Some(language) = language {
         check_language(language)?;
-        // One string: `lang:nl` has other tokens than `lang`, `:` and `nl`.
+        // Encode as one string: `lang:nl` has other tokens than `lang`, `:` and `nl`.
         ids.extend(tokenizer.encode(&format!("lang:{language}")));
     }
     ids.push(tokenizer.special("[TRANSCRIBE]")?);
     Ok(ids)
 }
 
-/// Complains unless this is the ISO 639-1 code of a language, like `en`.
+/// Checks that this is an ISO 639-1 language code, such as `en`.
 pub fn check_language(language: &str) -> Result<()> {
     if LANGUAGES.split(' ').any(|code| code == language) && !language.is_empty() {
         return Ok(());
     }
     let hint = match language {
-        "auto" => "leave the language out; the model then finds out by itself".into(),
+        "auto" => "omit the language; the model then detects it".into(),
         _ => match language.get(..2).map(str::to_lowercase) {
             Some(code) if LANGUAGES.split(' ').any(|known| known == code) && !language[2..].starts_with(|c: char| c.is_alphabetic()) => {
-                format!("write `{code}`")
+                format!("use `{code}`")
             }
-            _ => "use two lower case letters, like `en` or `fr`, or leave the language out".into(),
+            _ => "use two lowercase letters, such as `en` or `fr`, or omit the language".into(),
         },
     };
-    Err(Error::new(format!("`{language}` is not a language code of ISO 639-1")).hint(hint))
+    Err(Error::new(format!("`{language}` is not an ISO 639-1 language code")).hint(hint))
 }
 
-/// ISO 639-1.
+/// The ISO 639-1 codes.
 const LANGUAGES: &str = "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo es \
     et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv \
     kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa \
@@ -70,16 +70,16 @@ mod tests {
     }
 
     #[test]
-    fn other_languages_are_refused_with_advice() {
+    fn other_languages_are_rejected_with_a_hint() {
         for (language, hint) in [
-            ("auto", "leave the language out; the model"),
-            ("EN", "write `en`"),
-            ("pt-BR", "write `pt`"),
-            ("xx", "use two lower case letters"),
-            ("eng", "use two lower case letters"),
-            ("", "use two lower case letters"),
-            ("日本", "use two lower case letters"),
-            ("en fr", "write `en`"),
+            ("auto", "omit the language; the model"),
+            ("EN", "use `en`"),
+            ("pt-BR", "use `pt`"),
+            ("xx", "use two lowercase letters"),
+            ("eng", "use two lowercase letters"),
+            ("", "use two lowercase letters"),
+            ("日本", "use two lowercase letters"),
+            ("en fr", "use `en`"),
         ] {
             let error = check_language(language).unwrap_err();
             assert!(error.message.contains(&format!("`{language}`")), "{error}");

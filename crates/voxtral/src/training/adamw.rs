@@ -1,32 +1,31 @@
-//! AdamW with PyTorch's arithmetic, over parameters found by name, and the global gradient norm.
+//! AdamW (Loshchilov & Hutter 2019) with PyTorch's arithmetic, and gradient clipping by global norm.
 //!
-//! burn's own optimizers clip each tensor apart and key their state by process-wide ids; ours clips over all gradients and its
-//! state is a table of named tensors, which is what a checkpoint holds.
+//! burn's optimizers clip each tensor separately and key their state by process-wide ids. This one clips by the norm over all gradients,
+//! and its state is a map of named tensors, as stored in checkpoints.
 
 use crate::error::{Error, Result};
-use crate::model::visitor;
-use crate::model::visitor::{NamedMapper, NamedVisitor};
+use crate::model::visitor::{NamedMapper, NamedVisitor, map_named, visit_named};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// Elements that are added up in one go.
+/// Elements summed sequentially on one core.
 const PART: usize = 1 << 20;
 
-/// Gradients by parameter name, flattened, summed over the shards of a step.
+/// Flattened gradients by parameter name, summed over the micro-batches of a step.
 #[derive(Debug, Default)]
 pub struct GradientMap(BTreeMap<String, Tensor<1>>);
 
 impl GradientMap {
-    /// Adds what a backward pass left for the trainable parameters of a model.
+    /// Adds the gradients of a backward pass for a model's trainable parameters.
     pub fn add<M: Module>(&mut self, model: &M, mut gradients: Gradients) {
         struct Collect<'a> {
             gradients: &'a mut Gradients,
             found: BTreeMap<String, Tensor<1>>,
         }
         impl NamedVisitor for Collect<'_> {
-            fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
                 let value = param.val();
                 if !value.is_require_grad() {
                     return;
@@ -38,11 +37,11 @@ impl GradientMap {
             }
         }
         let mut collect = Collect { gradients: &mut gradients, found: BTreeMap::new() };
-        visitor::look(model, &mut collect);
+        visit_named(model, &mut collect);
         self.merge(Self(collect.found));
     }
 
-    /// Adds the gradients of other rows.
+    /// Adds the gradients of another micro-batch.
     pub fn merge(&mut self, mut other: Self) {
         self.0.par_iter_mut().for_each(|(name, sum)| {
             if let Some(gradient) = other.0.get(name) {
@@ -58,28 +57,28 @@ impl GradientMap {
         self.0.get(name).cloned()
     }
 
-    /// How many parameters have one.
+    /// Number of parameters with a gradient.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether no parameter has one.
+    /// Whether no parameter has a gradient.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The length of all gradients as one vector.
+    /// Global L2 norm over all gradients.
     pub fn norm(&self) -> f64 {
-        // In parts that one core adds up: of longer tensors the backend adds parts in whatever order they are ready.
+        // Split into parts that one core sums: the backend sums parts of longer tensors in nondeterministic order.
         let length = |gradient: &Tensor<1>| -> f64 {
             let parts = gradient.clone().split(PART, 0).into_iter();
             parts.map(|part| f64::from(part.square().sum().into_scalar::<f32>())).sum()
         };
-        // Collected in the order of the names before they are added: the sum must not depend on which core was first.
+        // Collected in name order before summing, so that the result does not depend on thread timing.
         self.0.par_iter().map(|(_, gradient)| length(gradient)).collect::<Vec<f64>>().into_iter().sum::<f64>().sqrt()
     }
 
-    /// Shortens all gradients together to a length of at most `limit`, which [`GradientMap::norm`] had measured.
+    /// Scales all gradients so that their global norm is at most `limit`; `norm` is the result of [`GradientMap::norm`].
     pub fn clip(&mut self, norm: f64, limit: f64) {
         let factor = limit / (norm + 1e-6);
         if factor < 1.0 {
@@ -88,16 +87,16 @@ impl GradientMap {
     }
 }
 
-/// AdamW's constants; the defaults are PyTorch's.
+/// AdamW hyperparameters; the defaults are PyTorch's, except for no weight decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWConfig {
-    /// Decay rate of the running mean.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay rate of the running mean square.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Keeps the division finite.
+    /// Added to the denominator for numerical stability.
     pub epsilon: f64,
-    /// How much a weight shrinks with each step, times the learning rate; norms and biases do not.
+    /// Decoupled weight decay, multiplied by the learning rate; not applied to norms and biases.
     pub weight_decay: f64,
 }
 
@@ -107,7 +106,7 @@ impl Default for AdamWConfig {
     }
 }
 
-/// AdamW: a running mean and a running mean square of each gradient decide the step of each weight.
+/// AdamW optimizer with its state: first and second moment of each trained parameter.
 #[derive(Debug)]
 pub struct AdamW {
     constants: AdamWConfig,
@@ -116,16 +115,16 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimizer that has seen nothing yet.
+    /// An optimizer with empty state.
     pub fn new(constants: AdamWConfig) -> Self {
         Self { constants, steps: 0, state: BTreeMap::new() }
     }
 
-    /// Moves every parameter that has a gradient.
+    /// Updates every parameter that has a gradient.
     pub fn step<M: Module>(&mut self, model: M, gradient: GradientMap, learning_rate: f64) -> M {
         struct Weights<'a>(&'a GradientMap, BTreeMap<String, Tensor<1>>);
         impl NamedVisitor for Weights<'_> {
-            fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
                 if self.0.0.contains_key(name) {
                     let value = param.val();
                     let count = value.shape().num_elements();
@@ -135,7 +134,7 @@ impl AdamW {
         }
         struct Replace(BTreeMap<String, Tensor<1>>);
         impl NamedMapper for Replace {
-            fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 match self.0.remove(name) {
                     Some(moved) => param.map(|value| moved.reshape(value.dims())),
                     None => param,
@@ -144,13 +143,13 @@ impl AdamW {
         }
         self.steps += 1;
         let mut weights = Weights(&gradient, BTreeMap::new());
-        visitor::look(&model, &mut weights);
+        visit_named(&model, &mut weights);
         let work: Vec<_> =
             weights.1.into_iter().map(|(name, weight)| (self.state.remove(&name), gradient.get(&name), name, weight)).collect();
         let moved: Vec<_> = work
             .into_par_iter()
             .filter_map(|(state, gradient, name, weight)| {
-                let (weight, state) = self.moved(&name, weight, gradient?, state, learning_rate);
+                let (weight, state) = self.updated(&name, weight, gradient?, state, learning_rate);
                 Some((name, weight, state))
             })
             .collect();
@@ -159,10 +158,11 @@ impl AdamW {
             self.state.insert(name.clone(), state);
             replace.0.insert(name, weight);
         }
-        visitor::change(model, &mut replace)
+        map_named(model, &mut replace)
     }
 
-    fn moved(
+    /// One AdamW update of a parameter: its new value and state.
+    fn updated(
         &self,
         name: &str,
         weight: Tensor<1>,
@@ -183,7 +183,7 @@ impl AdamW {
         (weight, (mean, square))
     }
 
-    /// Both running means as named tensors.
+    /// The optimizer state as named tensors: `mean.NAME` (first moment) and `square.NAME` (second moment).
     pub fn save(&self) -> BTreeMap<String, TensorData> {
         let data = |tensor: &Tensor<1>| tensor.clone().into_data();
         self.state
@@ -192,7 +192,8 @@ impl AdamW {
             .collect()
     }
 
-    /// Takes back what [`AdamW::save`] gave after so many steps of a model, both means of every trained parameter.
+    /// Restores the state saved by [`AdamW::save`] after `steps` steps. It must contain both moments of every trained parameter and nothing
+    /// else.
     pub fn restore<M: Module>(
         &mut self,
         model: &M,
@@ -203,19 +204,19 @@ impl AdamW {
     ) -> Result<()> {
         struct Sizes<'a>(&'a dyn Fn(&str) -> bool, Vec<(String, usize)>);
         impl NamedVisitor for Sizes<'_> {
-            fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
                 if (self.0)(name) {
                     self.1.push((name.to_owned(), param.shape().num_elements()));
                 }
             }
         }
         let mut sizes = Sizes(trained, Vec::new());
-        visitor::look(model, &mut sizes);
+        visit_named(model, &mut sizes);
         let mut take = |name: String, size: usize| -> Result<Tensor<1>> {
-            let data = tensors.remove(&name).ok_or_else(|| Error::new(format!("the optimizer's state lacks `{name}`")))?;
+            let data = tensors.remove(&name).ok_or_else(|| Error::new(format!("the optimizer state has no `{name}`")))?;
             match data.shape().to_vec()[..] {
                 [found] if found == size => Ok(Tensor::from_data(data, device)),
-                ref found => Err(Error::new(format!("the optimizer's state has `{name}` in shape {found:?}, expected [{size}]"))),
+                ref found => Err(Error::new(format!("the optimizer state has `{name}` with shape {found:?}, expected [{size}]"))),
             }
         };
         let mut state = BTreeMap::new();
@@ -224,7 +225,7 @@ impl AdamW {
             state.insert(name, means);
         }
         if let Some(name) = tensors.keys().next() {
-            return Err(Error::new(format!("the optimizer's state holds `{name}`, which belongs to no trained parameter")));
+            return Err(Error::new(format!("the optimizer state has `{name}`, which belongs to no trained parameter")));
         }
         (self.steps, self.state) = (steps, state);
         Ok(())

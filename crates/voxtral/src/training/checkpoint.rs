@@ -1,11 +1,11 @@
-//! Checkpoints: everything a run needs to go on and end in the same bytes.
+//! Training checkpoints: a resumed run ends with byte-identical results.
 //!
-//! A checkpoint is a folder `step-000400`: `weights.safetensors` (what is trained), `optimizer.safetensors`, `state.json`, and
-//! `MANIFEST.json` with the size and digest of each. It is written under another name, synced and renamed, and the one before the
-//! previous is removed only after that. Reading takes the newest one whose manifest holds true.
+//! A checkpoint is a folder `step-000400` with `weights.safetensors` (trained parameters), `optimizer.safetensors`, `state.json`, and
+//! `MANIFEST.json` with the size and digest of each file. It is written under a temporary name, synced and renamed; old checkpoints are
+//! removed only after that. Resuming uses the newest checkpoint whose files match its manifest.
 //!
-//! Beside them, `best-000350` has the weights of the best model so far. It is written before the first checkpoint that speaks of it, and
-//! stays as long as any checkpoint does.
+//! A folder `best-000350` contains the weights of the best model so far. It is written before the first checkpoint that refers to it, and
+//! kept while any checkpoint refers to it.
 
 use super::{BestModel, EvalResult, LossRow};
 use crate::error::{Error, Result, ResultExt};
@@ -25,25 +25,25 @@ const STEP: &str = "step-";
 const BEST: &str = "best-";
 const DRAFT: &str = ".tmp";
 
-/// What a checkpoint holds.
+/// Contents of a checkpoint.
 #[derive(Debug, Default)]
 pub struct TrainingCheckpoint {
-    /// The trained tensors by name.
+    /// Trained parameters by name.
     pub weights: BTreeMap<String, TensorData>,
-    /// The optimizer's tensors by name.
+    /// Optimizer state by name.
     pub optimizer: BTreeMap<String, TensorData>,
-    /// The rest.
+    /// Progress of the run.
     pub state: TrainingState,
 }
 
-/// Where the run stands. Sampling and dropout depend on the seed and the step only, so they need no state of their own.
+/// Progress of a run. Sampling and dropout depend only on the seed and the step, so they need no state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingState {
-    /// Optimizer steps made.
+    /// Completed optimizer steps.
     pub step: u64,
-    /// The losses so far.
+    /// Losses so far, one row per step.
     pub losses: Vec<LossRow>,
-    /// What was thought of the model so far.
+    /// Evaluations so far.
     #[serde(default)]
     pub evaluations: Vec<EvalResult>,
     /// The best model so far.
@@ -58,7 +58,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Reads a file piece by piece: it may be as large as the model.
+    /// Hashes a file in a streaming fashion: it may be as large as the model.
     fn of(path: &Path) -> Result<Self> {
         let reading = || format!("cannot read `{}`", path.display());
         let mut hasher = blake3::Hasher::new();
@@ -68,7 +68,7 @@ impl Entry {
 }
 
 impl TrainingCheckpoint {
-    /// Writes the checkpoint durably into `folder` and removes old ones but for `kept` in all.
+    /// Writes the checkpoint durably to `folder`, then removes all but the newest `kept` checkpoints.
     pub fn write(&self, folder: &Path, kept: usize) -> Result<()> {
         let state = serde_json::to_vec(&self.state)?;
         write_folder(folder, &format!("{STEP}{:06}", self.state.step), &|draft| {
@@ -79,23 +79,23 @@ impl TrainingCheckpoint {
         for (_, path) in list(folder, STEP).iter().rev().skip(kept.max(1)) {
             remove(path)?;
         }
-        // A best model goes when no checkpoint is left that speaks of it.
+        // Remove a best model when no remaining checkpoint refers to it.
         let states = list(folder, STEP).into_iter().filter_map(|(_, path)| read_state(&path).ok());
-        let spoken_of: BTreeSet<u64> = states.filter_map(|state| state.best).map(|best| best.step).collect();
+        let referenced: BTreeSet<u64> = states.filter_map(|state| state.best).map(|best| best.step).collect();
         for (step, path) in list(folder, BEST) {
-            if !spoken_of.contains(&step) {
+            if !referenced.contains(&step) {
                 remove(&path)?;
             }
         }
         Ok(())
     }
 
-    /// The newest whole checkpoint in `folder`; damaged ones are told to `skipped`.
+    /// The newest intact checkpoint in `folder`; `skipped` receives a message for each damaged one.
     pub fn newest(folder: &Path, mut skipped: impl FnMut(String)) -> Option<Self> {
         list(folder, STEP).into_iter().rev().find_map(|(_, path)| match Self::read(&path) {
             Ok(checkpoint) => Some(checkpoint),
             Err(error) => {
-                skipped(format!("checkpoint `{}` is damaged and not used: {error}", path.file_name().unwrap_or_default().display()));
+                skipped(format!("checkpoint `{}` is damaged and is ignored: {error}", path.file_name().unwrap_or_default().display()));
                 None
             }
         })
@@ -107,17 +107,17 @@ impl TrainingCheckpoint {
     }
 }
 
-/// Writes the trained tensors of the best model so far durably.
+/// Writes the trained parameters of the best model so far durably.
 pub fn write_best(folder: &Path, step: u64, weights: &BTreeMap<String, TensorData>) -> Result<()> {
     write_folder(folder, &format!("{BEST}{step:06}"), &|draft| write_tensors(&draft.join(WEIGHTS), weights))
 }
 
-/// Reads them back.
+/// Reads the trained parameters of the best model.
 pub fn read_best(folder: &Path, step: u64) -> Result<BTreeMap<String, TensorData>> {
     let path = folder.join(format!("{BEST}{step:06}"));
     verify(&path, &[WEIGHTS]).and_then(|()| read_tensors(&path.join(WEIGHTS))).map_err(|error| {
         error
-            .context(format!("the best model, `{}`, is damaged", path.display()))
+            .context(format!("the checkpoint of the best model, `{}`, is damaged", path.display()))
             .hint(format!("remove `{}` to train from the start", folder.display()))
     })
 }
@@ -126,10 +126,10 @@ fn read_state(path: &Path) -> Result<TrainingState> {
     Ok(serde_json::from_slice(&fs::read(path.join(STATE))?)?)
 }
 
-/// Makes a folder of files with their manifest, whole or not at all.
+/// Atomically creates a folder of files with a manifest.
 fn write_folder(folder: &Path, name: &str, fill: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
     let (draft, finished) = (folder.join(format!("{name}{DRAFT}")), folder.join(name));
-    // A run that was killed while it wrote leaves a draft behind, of whatever step.
+    // A run that was killed while writing leaves a draft, of any step.
     for old in drafts(folder).iter().chain(finished.exists().then_some(&finished)) {
         remove(old)?;
     }
@@ -150,7 +150,7 @@ fn write_folder(folder: &Path, name: &str, fill: &dyn Fn(&Path) -> Result<()>) -
     sync(folder)
 }
 
-/// Whether the files of a folder are what its manifest says.
+/// Checks files against the sizes and digests of the manifest.
 fn verify(path: &Path, files: &[&str]) -> Result<()> {
     let text = fs::read(path.join(MANIFEST)).with_context(|| format!("cannot read {MANIFEST}"))?;
     let manifest: BTreeMap<String, Entry> = serde_json::from_slice(&text)?;
@@ -158,13 +158,13 @@ fn verify(path: &Path, files: &[&str]) -> Result<()> {
         let entry = manifest.get(*file).ok_or_else(|| Error::new(format!("{MANIFEST} does not list {file}")))?;
         let found = Entry::of(&path.join(file))?;
         if found.size != entry.size || found.digest != entry.digest {
-            return Err(Error::new(format!("{file} is not what was written")));
+            return Err(Error::new(format!("{file} does not match {MANIFEST}")));
         }
     }
     Ok(())
 }
 
-/// The finished folders whose names are `kind` and a step, by step.
+/// Complete folders named `kind` + step, sorted by step.
 fn list(folder: &Path, kind: &str) -> Vec<(u64, PathBuf)> {
     let mut found: Vec<(u64, PathBuf)> = fs::read_dir(folder)
         .into_iter()
@@ -179,7 +179,7 @@ fn list(folder: &Path, kind: &str) -> Vec<(u64, PathBuf)> {
     found
 }
 
-/// What was never finished.
+/// Incomplete folders.
 fn drafts(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let ours = |name: &str| (name.starts_with(STEP) || name.starts_with(BEST)) && name.ends_with(DRAFT);

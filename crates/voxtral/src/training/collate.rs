@@ -1,4 +1,4 @@
-//! From clips to what one forward pass needs: padded token rows, sound, and which positions are scored.
+//! Data collation: pads examples to a batch of tokens, audio and target positions.
 
 use crate::audio::Features;
 use crate::error::{Error, ErrorKind, Result};
@@ -8,63 +8,63 @@ use burn::tensor::{Device, Tensor};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// What a clip sounds like to the first part of the model that is trained.
+/// Audio of an example, as input of the first trained part of the model.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "it is handed over once, and a box would be one more thing to open")]
+#[expect(clippy::large_enum_variant, reason = "moved only once per example; boxing would add an indirection")]
 pub enum ExampleAudio {
-    /// Its log-mel spectrogram, for an audio tower or a projector that learns.
+    /// Log-mel features, for a trained encoder or projector.
     Features(Arc<Features>),
-    /// What a frozen audio tower and projector made of it, `[audio tokens, text width]`.
+    /// Audio embeddings of a frozen encoder and projector, `[audio tokens, text width]`.
     Rows(Tensor<2>),
 }
 
-/// Gives a clip's sound: from memory, from disk, or computed each time.
+/// Loads the audio of an example: from memory, from disk, or computed each time.
 pub type LoadAudio = Arc<dyn Fn() -> Result<ExampleAudio> + Send + Sync>;
 
-/// A clip as the model sees it: its sound, and the prompt followed by the transcript and `</s>`.
+/// A training example: audio and tokens (prompt, transcript, `</s>`).
 #[derive(Clone)]
 pub struct Example {
-    /// What the clip is called in messages.
+    /// Name of the clip in messages.
     pub name: String,
-    /// What it sounds like.
+    /// Loads the audio.
     pub sound: LoadAudio,
-    /// How many chunks of audio it has.
+    /// Number of audio chunks.
     pub chunks: usize,
-    /// Prompt, transcript, `</s>`.
+    /// Token ids: prompt, transcript, `</s>`.
     pub ids: Vec<u32>,
-    /// How many of the ids are prompt, which is read but not scored.
+    /// Number of prompt tokens, which are excluded from the loss.
     pub prompt: usize,
-    /// Makes the example as it is in a pass over the data, where it is another in each.
+    /// Creates the example of an epoch, if it is augmented differently in each epoch.
     pub anew: Option<ExampleOfEpoch>,
 }
 
-/// Gives an example of a pass, counted from 0.
+/// Creates the example of an epoch, counted from 0.
 pub type ExampleOfEpoch = Arc<dyn Fn(u64) -> Result<Example> + Send + Sync>;
 
 impl Example {
-    /// The example as it is in a pass.
+    /// The example of an epoch.
     pub fn in_epoch(&self, epoch: u64) -> Result<Cow<'_, Self>> {
         let anew = self.anew.as_ref().map(|anew| anew(epoch).map_err(|error| error.context(&self.name).kind(ErrorKind::BadSample)));
         Ok(anew.transpose()?.map_or(Cow::Borrowed(self), Cow::Owned))
     }
 
-    /// How many tokens are scored.
+    /// Number of target tokens.
     pub fn targets(&self) -> usize {
         self.ids.len() - self.prompt
     }
 }
 
-/// The sound of all rows of a batch, in order.
+/// Audio of all rows of a batch, concatenated in order.
 #[derive(Debug)]
 pub enum BatchAudio {
-    /// `[chunks, mels, frames]`
+    /// Log-mel features, `[chunks, mels, frames]`.
     Features(Tensor<3>),
-    /// `[audio tokens, text width]`
+    /// Audio embeddings, `[audio tokens, text width]`.
     Rows(Tensor<2>),
 }
 
 impl BatchAudio {
-    /// What the text model reads.
+    /// Audio embeddings; runs the encoder and projector if necessary.
     ///
     /// # Shapes
     /// → `[audio tokens, text width]`
@@ -76,23 +76,23 @@ impl BatchAudio {
     }
 }
 
-/// Several examples side by side.
+/// A batch of examples.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[rows, length]`, shorter rows padded on the right: a causal model never looks there, so no mask is needed.
+    /// `[rows, length]`, padded on the right. Causal attention never sees the padding, so no mask is needed.
     pub tokens: TokenBatch,
-    /// What they sound like.
+    /// Audio of all rows.
     pub audio: BatchAudio,
-    /// How many chunks each row has.
+    /// Number of audio chunks per row.
     pub chunks: Vec<usize>,
-    /// Where in `rows × length` a target is predicted, which is one position before it stands.
+    /// Flat positions in `rows × length` that predict a target: one before the target itself.
     pub positions: Vec<i64>,
-    /// The targets.
+    /// Target token ids, one per position.
     pub labels: Vec<u32>,
 }
 
 impl Batch {
-    /// Joins examples; `pad` fills short rows.
+    /// Collates examples; `pad` is the padding token.
     pub fn new(examples: &[&Example], pad: u32, device: &Device) -> Result<Self> {
         let length = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
         let mut tokens = TokenBatch { ids: Vec::with_capacity(examples.len() * length), rows: examples.len(), length };
@@ -120,6 +120,6 @@ fn audio(examples: &[&Example], device: &Device) -> Result<BatchAudio> {
     match (features.is_empty(), rows.is_empty()) {
         (false, true) => Ok(BatchAudio::Features(stack(features.iter().map(Arc::as_ref), device))),
         (true, false) => Ok(BatchAudio::Rows(Tensor::cat(rows, 0))),
-        _ => Err(Error::new("a batch needs clips, all of them heard in one way")),
+        _ => Err(Error::new("a batch must contain examples with the same kind of audio")),
     }
 }

@@ -1,4 +1,4 @@
-//! What a run is told: how long, in what steps, at what rate.
+//! Training configuration: duration, batch size and learning-rate schedule.
 
 use super::adamw;
 use super::sampler::ShuffleOrder;
@@ -6,79 +6,79 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// How the learning rate changes over a run.
+/// Learning-rate scheduler: how the learning rate changes after warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LrScheduler {
-    /// Falls in a straight line to zero after the last step.
+    /// Linear decay to zero at the end of training.
     #[default]
     Linear,
-    /// Falls along half a cosine to zero.
+    /// Cosine decay to zero at the end of training.
     Cosine,
-    /// Stays.
+    /// Constant after warm-up.
     Constant,
 }
 
-/// What the loop needs to know.
+/// Configuration of the training loop.
 #[derive(Clone, Debug)]
 pub struct TrainingConfig {
-    /// The highest learning rate.
+    /// Peak learning rate.
     pub learning_rate: f64,
-    /// Steps over which the rate rises from zero.
+    /// Optimizer steps of linear warm-up from zero.
     pub warmup_steps: u64,
-    /// What the rate does afterwards.
+    /// Learning-rate scheduler after warm-up.
     pub lr_scheduler: LrScheduler,
-    /// Passes over the examples; may be a fraction.
+    /// Epochs; may be fractional.
     pub epochs: f64,
-    /// Steps in all, whatever `epochs` says.
+    /// Total number of optimizer steps; overrides `epochs`.
     pub max_steps: Option<u64>,
-    /// Examples in one forward pass.
+    /// Examples per forward pass.
     pub batch_size: usize,
-    /// Forward passes in one step.
+    /// Gradient accumulation: forward passes per optimizer step.
     pub gradient_accumulation: usize,
-    /// Keep only what goes into each layer, and compute the rest again when the gradient comes back: less memory, more time.
+    /// Gradient checkpointing: store only layer inputs and recompute activations in the backward pass. Saves memory, costs time.
     pub gradient_checkpointing: bool,
-    /// The optimizer's constants.
+    /// Optimizer hyperparameters.
     pub adamw: adamw::AdamWConfig,
-    /// Longest allowed gradient, over all parameters; 0 for no limit.
+    /// Gradient clipping: maximum global norm; 0 disables it.
     pub max_grad_norm: f64,
-    /// In which order each pass visits the examples.
+    /// Order of the examples in each epoch.
     pub order: ShuffleOrder,
-    /// Seed of dropout.
+    /// Dropout seed.
     pub seed: u64,
-    /// Fills short rows.
+    /// Id of the padding token.
     pub pad: u32,
-    /// What is kept to go on from.
+    /// Checkpointing; `None` disables it.
     pub checkpoints: Option<CheckpointConfig>,
 }
 
-/// Where checkpoints go, and how many.
+/// Checkpoint settings.
 #[derive(Clone, Debug)]
 pub struct CheckpointConfig {
-    /// The folder.
+    /// Folder of the checkpoints.
     pub folder: PathBuf,
-    /// After how many steps each.
+    /// Interval in optimizer steps.
     pub every: u64,
-    /// How many are kept, at least one.
+    /// Number of checkpoints to keep, at least one.
     pub kept: usize,
 }
 
 impl TrainingConfig {
-    /// Optimizer steps in one pass over `examples`.
+    /// Optimizer steps per epoch of `examples` examples.
     pub fn steps_per_epoch(&self, examples: usize) -> u64 {
         examples.div_ceil(self.batch_size * self.gradient_accumulation) as u64
     }
 
-    /// Optimizer steps in all.
+    /// Total number of optimizer steps.
     pub fn steps(&self, examples: usize) -> u64 {
         if let Some(steps) = self.max_steps {
             return steps;
         }
-        // A hair less, so that 0.07 of 100 steps are 7 although the product in binary is a little more.
+        // Minus an epsilon: 0.07 × 100 is slightly more than 7 in binary, but means 7 steps.
         (self.epochs * self.steps_per_epoch(examples) as f64 - 1e-9).ceil() as u64
     }
 
-    /// The learning rate of a step, counted from 0: the first step after the warm-up uses the full rate, the last a small one.
+    /// Learning rate of a step, counted from 0. The first step after warm-up uses the peak rate.
     pub fn rate(&self, step: u64, steps: u64) -> f64 {
         if step < self.warmup_steps {
             return self.learning_rate * step as f64 / self.warmup_steps.max(1) as f64;
@@ -92,7 +92,7 @@ impl TrainingConfig {
             }
     }
 
-    /// The examples of a step, in order.
+    /// Indices of the examples of a step, in order.
     pub(super) fn examples(&self, step: u64, count: usize) -> Vec<usize> {
         let (epoch, within) = (step / self.steps_per_epoch(count), step % self.steps_per_epoch(count));
         let size = self.batch_size * self.gradient_accumulation;

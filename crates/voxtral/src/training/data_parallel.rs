@@ -1,9 +1,8 @@
-//! The loss and gradient of one optimizer step, computed in shards side by side.
+//! Data parallelism over CPU cores: loss and gradient of one optimizer step, split into micro-batches.
 //!
-//! On a card a shard is `batch_size` rows, of like length, so that little of it is padding. On a processor every row is a shard of its
-//! own: rows then need no padding, and keep all cores busy although most operations on one row use only one. Shares are added in the
-//! order of the rows, so the sum does not depend on how many cores there are, and a row's dropout depends on the step and its place
-//! alone, however the step is cut.
+//! On a GPU, a micro-batch is `batch_size` rows of similar length, which limits padding. On the CPU, every row is its own micro-batch: rows
+//! need no padding, and all cores are busy although most operations on one row use a single core. Gradients are summed in row order, so
+//! the result does not depend on the number of cores. A row's dropout depends only on the step and its index in the step.
 
 use super::adamw::GradientMap;
 use super::collate::{Batch, Example};
@@ -14,10 +13,10 @@ use crate::model::Voxtral;
 use burn::tensor::Device;
 use rayon::prelude::*;
 
-/// An example with its place among all rows of the step.
+/// An example with its index in the step.
 type Row<'a> = (usize, &'a Example);
 
-/// The mean loss over the step's targets and its gradient.
+/// Mean loss over the targets of a step, and its gradient.
 pub(super) fn loss_and_gradient(
     model: &Voxtral,
     examples: &[&Example],
@@ -28,30 +27,30 @@ pub(super) fn loss_and_gradient(
 ) -> Result<(f64, GradientMap)> {
     let targets: usize = examples.iter().map(|example| example.targets()).sum();
     let mut rows: Vec<Row> = examples.iter().copied().enumerate().collect();
-    let on_processor = *device == Device::flex();
-    let size = if on_processor { 1 } else { recipe.batch_size };
+    let on_cpu = *device == Device::flex();
+    let size = if on_cpu { 1 } else { recipe.batch_size };
     if size > 1 {
         rows.sort_by_key(|(place, example)| (example.ids.len(), *place));
     }
-    // More shards at once would hold more activations and gradients than there are cores to work on them.
-    let at_once = if on_processor { recipe.batch_size.clamp(1, rayon::current_num_threads()) } else { 1 };
-    let shards: Vec<&[Row]> = rows.chunks(size).collect();
+    // More concurrent micro-batches than cores would only cost memory for activations and gradients.
+    let concurrent = if on_cpu { recipe.batch_size.clamp(1, rayon::current_num_threads()) } else { 1 };
+    let micro_batches: Vec<&[Row]> = rows.chunks(size).collect();
     let seed = recipe.seed.rotate_left(40).wrapping_add(step.rotate_left(20));
     let (mut loss, mut gradient) = (0.0, GradientMap::default());
-    for wave in shards.chunks(at_once) {
-        let shares: Vec<Result<(f64, GradientMap)>> =
-            wave.par_iter().map(|rows| share(model, rows, targets, seed, recipe, trained, device)).collect();
-        for share in shares {
-            let (part, parts) = share?;
-            loss += part;
-            gradient.merge(parts);
+    for wave in micro_batches.chunks(concurrent) {
+        let results: Vec<Result<(f64, GradientMap)>> =
+            wave.par_iter().map(|rows| micro_batch(model, rows, targets, seed, recipe, trained, device)).collect();
+        for result in results {
+            let (part_loss, part_gradient) = result?;
+            loss += part_loss;
+            gradient.merge(part_gradient);
         }
     }
     Ok((loss, gradient))
 }
 
-/// What some rows add to the step's loss and gradient; dropout is that of the step's seed and each row's place in the step.
-fn share(
+/// Loss and gradient of one micro-batch, scaled to the step's mean. Dropout depends on the step's seed and each row's index in the step.
+fn micro_batch(
     model: &Voxtral,
     rows: &[Row],
     targets: usize,
@@ -62,7 +61,7 @@ fn share(
 ) -> Result<(f64, GradientMap)> {
     let (places, examples): (Vec<usize>, Vec<&Example>) = rows.iter().copied().unzip();
     let batch = Batch::new(&examples, recipe.pad, device)?;
-    // Leaves of its own make the shard's graph independent of the others'.
+    // Separate leaf tensors make this autodiff graph independent of the other micro-batches.
     let mut model = mark_trained(model.clone(), trained);
     model.reseed_dropout(seed, &places, &batch.chunks);
     if recipe.gradient_checkpointing {

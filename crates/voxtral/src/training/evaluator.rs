@@ -1,4 +1,4 @@
-//! What is thought of a model on the way: held-out clips, looked at now and then.
+//! Validation during training: periodic evaluation, best-model selection and early stopping.
 
 use super::collate::{Batch, Example};
 use super::loss_sum;
@@ -9,28 +9,28 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Looks at a model and says how good it is.
+/// Periodic validation of the model.
 pub struct Validation<'a> {
-    /// After so many steps each, and after the last.
+    /// Interval in optimizer steps; the last step is always evaluated.
     pub every: u64,
-    /// What it finds, by name; lower is better.
+    /// Evaluates a model and returns its metrics by name; lower is better.
     pub look: &'a mut dyn FnMut(&Voxtral) -> Result<BTreeMap<String, f64>>,
-    /// The number that decides which model is the best.
+    /// Name of the metric that selects the best model.
     pub metric: String,
-    /// Whether that one is kept in the end.
+    /// Whether training returns the best model instead of the last.
     pub keep_best: bool,
-    /// After how many looks without a better one the training ends.
+    /// Early stopping: number of evaluations without improvement after which training ends; `None` disables it.
     pub patience: Option<u64>,
 }
 
-/// What a look found.
+/// Result of one evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalResult {
-    /// After which step.
+    /// Optimizer step after which the model was evaluated.
     pub step: u64,
-    /// After how many passes over the data.
+    /// Epochs finished by then, with fraction.
     pub epoch: f64,
-    /// The numbers.
+    /// Metrics by name.
     #[serde(flatten)]
     pub metrics: BTreeMap<String, f64>,
 }
@@ -38,19 +38,19 @@ pub struct EvalResult {
 /// The best model so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BestModel {
-    /// After which step.
+    /// Optimizer step after which the model was evaluated.
     pub step: u64,
-    /// Its metric.
+    /// Value of its validation metric.
     pub value: f64,
 }
 
-/// The mean loss over all targets of some clips, each for itself, without dropout.
+/// Mean loss per target token over some examples, evaluated one at a time without dropout.
 pub fn mean_loss(model: &Voxtral, examples: &[Example], pad: u32, device: &Device) -> Result<f64> {
     let of = |example: &Example| -> Result<f64> {
         let loss = loss_sum(model, &Batch::new(&[example], pad, device)?)?;
         Ok(f64::from(loss.into_scalar::<f32>()))
     };
-    // Added in the order of the clips, whichever was ready first.
+    // Summed in example order, so that the result does not depend on thread timing.
     let losses = if *device == Device::flex() {
         examples.par_iter().map(of).collect::<Result<Vec<f64>>>()?
     } else {

@@ -1,44 +1,44 @@
-//! How much memory a training needs, as far as that follows from shapes.
+//! Memory estimate of a training step, computed from shapes; intended as an upper bound.
 //!
-//! What is kept of a row for the way back is counted tensor by tensor, as the kernels keep it; the rest is small beside it. It is meant to be
-//! an upper bound. Peaks of whole processes on two cores, 80 M parameters in f32, clips of 30 s (estimate, measured, in MiB): adapters, one row
-//! at once 444 and 418, two 580 and 397; everything trained, one row 2500 and 2503, two 3191 and 2874.
+//! Counts the activations that the kernels store for the backward pass, tensor by tensor; everything else is small. Estimated and measured
+//! peak memory of the process in MiB (two cores, 80 M parameters in f32, 30 s clips): LoRA, one row at a time 444 and 418, two rows 580
+//! and 397; full fine-tuning, one row 2500 and 2503, two rows 3191 and 2874.
 
 use crate::model::config::VoxtralConfig;
 
-/// What decides how much is kept.
+/// Inputs of the estimate.
 #[derive(Clone, Copy, Debug)]
 pub struct StepShape {
-    /// Tokens of the longest row.
+    /// Length of the longest row in tokens.
     pub length: usize,
-    /// Chunks of audio in the longest row.
+    /// Audio chunks of the longest row.
     pub chunks: usize,
-    /// Whether anything learns in the audio tower or the projector.
+    /// Whether the audio encoder or the projector is trained.
     pub tower: bool,
-    /// Whether anything learns in the feed-forward blocks.
+    /// Whether the feed-forward blocks are trained.
     pub feed_forward: bool,
-    /// Whether layers are computed twice instead of kept.
+    /// Whether gradient checkpointing is on.
     pub gradient_checkpointing: bool,
-    /// Bytes of the model as it was loaded.
+    /// Bytes of the loaded model.
     pub model: u64,
-    /// Trained numbers.
+    /// Number of trained parameters.
     pub trained: u64,
 }
 
-/// Bytes of a number.
+/// Bytes per f32.
 const FLOAT: u64 = 4;
-/// How often the trained numbers are there beside the model and each row's gradients: the optimizer's two means, the sum of the gradients,
-/// that sum clipped, and what is being written.
-const SETS: u64 = 5;
+/// Copies of the trained parameters besides the model and each row's gradients: the optimizer's two moments, the summed gradient, the
+/// clipped gradient, and the checkpoint being written.
+const COPIES: u64 = 5;
 
 impl StepShape {
-    /// Bytes that a row adds while it is computed.
+    /// Activation memory of one row, in bytes.
     pub fn row(&self, config: &VoxtralConfig) -> u64 {
         let (text, audio) = (&config.text_config, &config.audio_config);
         let wide = |size: usize| size as u64;
         let (width, inner) = (wide(text.hidden_size), wide(text.intermediate_size));
         let heads = wide((text.num_attention_heads + text.num_key_value_heads) * text.head_dim);
-        // Both norms' inputs and what comes out of them, queries, keys, values, what attention gives, gate and up, and their product.
+        // Inputs and outputs of both norms, queries, keys, values, attention output, gate, up, and their product.
         let layer = 4 * width + 2 * heads + if self.feed_forward { 3 } else { 2 } * inner;
         let text_layers = wide(self.length) * layers(wide(text.num_hidden_layers), layer, width, self.gradient_checkpointing);
         let frames = wide(self.chunks * audio.max_source_positions);
@@ -46,25 +46,25 @@ impl StepShape {
         let layer = 8 * width + 2 * inner;
         let audio_layers = match self.tower {
             true => frames * layers(wide(audio.num_hidden_layers), layer, width, self.gradient_checkpointing),
-            // A frozen tower holds one layer at a time.
+            // A frozen encoder holds one layer at a time.
             false => frames * layer,
         };
         FLOAT * (text_layers + audio_layers)
     }
 
-    /// Bytes of a step with so many rows at once: the model, what `SETS` says, and what each row adds with its gradients.
+    /// Memory of a step with `rows` concurrent rows, in bytes: model, `COPIES`, and activations and gradients of each row.
     pub fn step(&self, config: &VoxtralConfig, rows: usize) -> u64 {
         let rows = rows as u64;
-        self.model + FLOAT * self.trained * (SETS + rows) + rows * self.row(config)
+        self.model + FLOAT * self.trained * (COPIES + rows) + rows * self.row(config)
     }
 
-    /// The most rows, of those that divide `batch` and are no more than `most`, whose step fits in so many bytes.
+    /// The largest divisor of `batch`, at most `most`, whose rows fit in `bytes` bytes; `None` if not even one row fits.
     pub fn rows_that_fit(&self, config: &VoxtralConfig, batch: usize, most: usize, bytes: u64) -> Option<usize> {
         (1..=batch.min(most)).rev().filter(|rows| batch.is_multiple_of(*rows)).find(|rows| self.step(config, *rows) <= bytes)
     }
 }
 
-/// Numbers that layers keep of a position: all of each, or the inputs of each and all of one.
+/// Activations stored per position, in elements: those of all layers, or with gradient checkpointing all layer inputs plus one full layer.
 fn layers(count: u64, layer: u64, input: u64, gradient_checkpointing: bool) -> u64 {
     if gradient_checkpointing { count * input + layer } else { count * layer }
 }
@@ -73,7 +73,7 @@ fn layers(count: u64, layer: u64, input: u64, gradient_checkpointing: bool) -> u
 mod tests {
     use super::*;
 
-    /// Mini-3B with adapters on the attention of the text model, half a minute of audio.
+    /// Mini-3B with LoRA on the attention of the language model, 30 s of audio.
     fn mini(gradient_checkpointing: bool) -> (StepShape, VoxtralConfig) {
         let config = serde_json::json!({
             "audio_config": {"num_mel_bins": 128, "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 20, "intermediate_size": 5120, "max_source_positions": 1500},
@@ -96,7 +96,7 @@ mod tests {
     fn a_row_of_mini_takes_about_what_was_measured_of_it() {
         let (shape, config) = mini(false);
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        // PyTorch keeps 51.9 MiB a text layer in brain floats, 1.5 GiB in all; ours are 32-bit floats, of which fewer are kept.
+        // PyTorch stores 51.9 MiB per decoder layer in bf16, 1.5 GiB in total; here it is f32, but fewer tensors.
         let row = gib(shape.row(&config));
         assert!((1.5..3.0).contains(&row), "{row}");
         let (frugal, _) = mini(true);

@@ -1,7 +1,7 @@
-//! The training loop: batches in, a better model out, with a checkpoint now and then.
+//! Training loop with gradient accumulation, validation, early stopping and checkpoints.
 //!
-//! One loop serves full fine-tuning and LoRA; they differ only in which parameters require a gradient. The order of the examples
-//! and the dropout of a step depend on the seed and the step's number alone, so a run that was cut off goes on as if it had not been.
+//! Full fine-tuning and LoRA use the same loop and differ only in which parameters require a gradient. Example order and dropout depend
+//! only on the seed and the step number, so an interrupted run resumes exactly.
 
 pub mod adamw;
 pub mod checkpoint;
@@ -14,8 +14,8 @@ pub mod memory_estimate;
 pub mod sampler;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::visitor::NamedMapper;
-use crate::model::{Voxtral, int_tensor, visitor};
+use crate::model::visitor::{NamedMapper, map_named};
+use crate::model::{Voxtral, int_tensor};
 use crate::weights::floats;
 use adamw::AdamW;
 use burn::module::{Module, Param};
@@ -28,111 +28,111 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Says by name which parameters are trained.
+/// Selects trained parameters by name.
 pub type TrainableFilter<'a> = dyn Fn(&str) -> bool + Sync + 'a;
 
-/// One line of the loss journal.
+/// Metrics of one optimizer step: one line of the loss log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossRow {
-    /// The optimizer step, from 1.
+    /// Optimizer step, counted from 1.
     pub step: u64,
-    /// Passes over the data finished by then.
+    /// Epochs finished by then, with fraction.
     pub epoch: f64,
     /// Mean loss over the step's target tokens.
     pub loss: f64,
-    /// The learning rate used.
+    /// Learning rate.
     pub learning_rate: f64,
-    /// Length of the gradient before clipping.
+    /// Global gradient norm before clipping.
     pub grad_norm: f64,
 }
 
-/// What the loop says while it runs.
+/// Progress events of the training loop.
 pub enum TrainingEvent<'a> {
-    /// A step is done, of so many.
+    /// An optimizer step is complete; the second field is the total number of steps.
     Step(&'a LossRow, u64),
-    /// Held-out clips were looked at.
+    /// The model was evaluated.
     Evaluated(&'a EvalResult),
-    /// The run goes on from what a checkpoint holds.
+    /// The run resumes from a checkpoint.
     Resumed(&'a TrainingState),
-    /// Something worth reading.
+    /// A warning for the user.
     Warning(String),
 }
 
-/// Everything a training needs beside its model.
+/// The training loop: everything it needs besides the model.
 pub struct Trainer<'a> {
-    /// What is learned from.
+    /// Training examples.
     pub examples: &'a [Example],
-    /// How.
+    /// Training configuration.
     pub recipe: &'a TrainingConfig,
-    /// Which parameters.
+    /// Selects the trained parameters.
     pub trained: &'a TrainableFilter<'a>,
-    /// Where.
+    /// Device.
     pub device: &'a Device,
-    /// Set when the run should stop soon; it then ends with exit code 75, after a checkpoint.
+    /// Set to stop the run: it writes a checkpoint and returns [`ErrorKind::Interrupted`].
     pub stop: &'a AtomicBool,
-    /// Hears how it goes.
+    /// Receives progress events.
     pub say: &'a mut dyn FnMut(TrainingEvent),
-    /// Looks at the model now and then.
-    pub judge: Option<Validation<'a>>,
+    /// Periodic validation, if any.
+    pub validation: Option<Validation<'a>>,
 }
 
-/// What a training made.
+/// Result of a training run.
 #[derive(Debug)]
 pub struct TrainingOutput {
-    /// The model, as it was after the last step or at its best.
+    /// The model after the last step, or the best model.
     pub model: Voxtral,
-    /// A row for each step.
+    /// Loss log, one row per step.
     pub losses: Vec<LossRow>,
-    /// What was thought of it on the way.
+    /// Validation results.
     pub evaluations: Vec<EvalResult>,
-    /// The step the model is from.
+    /// The step of the returned model.
     pub kept: u64,
-    /// Whether it ended early because it no longer got better.
+    /// Whether training was stopped early because validation no longer improved.
     pub stopped_early: bool,
 }
 
 impl Trainer<'_> {
-    /// Trains a model.
+    /// Trains a model, resuming from the newest checkpoint if there is one.
     pub fn run(mut self, model: Voxtral) -> Result<TrainingOutput> {
         let steps = self.recipe.steps(self.examples.len());
         let (mut model, mut adamw, mut state) = self.start(model)?;
         model.measure();
-        while state.step < steps && !self.has_given_up(&state) {
+        while state.step < steps && !self.out_of_patience(&state) {
             model = self.step(model, &mut adamw, &mut state, steps)?;
             let stopping = self.stop.load(Ordering::Relaxed) && state.step < steps;
-            let judged = !stopping && self.judge(&model, &mut state, steps)?;
+            let evaluated = !stopping && self.evaluate(&model, &mut state, steps)?;
             if let Some(checkpoints) = &self.recipe.checkpoints
                 && state.step < steps
-                && (stopping || judged || state.step.is_multiple_of(checkpoints.every))
+                && (stopping || evaluated || state.step.is_multiple_of(checkpoints.every))
             {
                 let weights = crate::weights::tensors(&model, self.trained);
                 TrainingCheckpoint { weights, optimizer: adamw.save(), state: state.clone() }
                     .write(&checkpoints.folder, checkpoints.kept)?;
             }
             if stopping {
-                return Err(Error::new(format!("stopped after step {} of {steps}, which is saved", state.step))
+                return Err(Error::new(format!("interrupted after step {} of {steps}; a checkpoint was saved", state.step))
                     .kind(ErrorKind::Interrupted)
-                    .hint("run again to go on from there"));
+                    .hint("run again to resume"));
             }
         }
         let weights = crate::weights::tensors(&model, self.trained);
         if let Some(name) = first_not_finite(&weights)? {
-            return Err(Error::new(format!("training diverged: after its last step `{name}` is not finite")).hint("lower `learning_rate`"));
+            return Err(Error::new(format!("training diverged: `{name}` is not finite after the last step")).hint("lower `learning_rate`"));
         }
         let stopped_early = state.step < steps;
         let mut kept = state.step;
-        if let (Some(judge), Some(best), Some(checkpoints)) = (&self.judge, &state.best, &self.recipe.checkpoints)
-            && judge.keep_best
+        if let (Some(validation), Some(best), Some(checkpoints)) = (&self.validation, &state.best, &self.recipe.checkpoints)
+            && validation.keep_best
             && best.step != state.step
         {
-            model = put_back(model, checkpoint::read_best(&checkpoints.folder, best.step)?, self.trained)?;
+            model = restore(model, checkpoint::read_best(&checkpoints.folder, best.step)?, self.trained)?;
             model.measure();
             kept = best.step;
         }
         Ok(TrainingOutput { model: model.no_grad(), losses: state.losses, evaluations: state.evaluations, kept, stopped_early })
     }
 
-    /// The model, the optimizer and where the run stands: at its beginning, or at the newest checkpoint.
+    /// Initial model, optimizer and state, restored from the newest checkpoint if there is one.
     fn start(&mut self, model: Voxtral) -> Result<(Voxtral, AdamW, TrainingState)> {
         let (mut model, mut adamw) = (model.no_grad(), AdamW::new(self.recipe.adamw));
         let Some(checkpoints) = &self.recipe.checkpoints else { return Ok((model, adamw, TrainingState::default())) };
@@ -141,16 +141,16 @@ impl Trainer<'_> {
             return Ok((model, adamw, TrainingState::default()));
         };
         let unfit = |error: Error| {
-            let place = folder.join(format!("step-{:06}", found.state.step));
-            error.context(format!("`{}`", place.display())).hint(format!("remove `{}` to train from the start", folder.display()))
+            let path = folder.join(format!("step-{:06}", found.state.step));
+            error.context(format!("`{}`", path.display())).hint(format!("remove `{}` to train from the start", folder.display()))
         };
-        model = put_back(model, found.weights, self.trained).map_err(unfit)?;
+        model = restore(model, found.weights, self.trained).map_err(unfit)?;
         adamw.restore(&model, found.state.step, found.optimizer, self.trained, self.device).map_err(unfit)?;
         (self.say)(TrainingEvent::Resumed(&found.state));
         Ok((model, adamw, found.state))
     }
 
-    /// One step of the optimizer.
+    /// One optimizer step.
     fn step(&mut self, model: Voxtral, adamw: &mut AdamW, state: &mut TrainingState, steps: u64) -> Result<Voxtral> {
         let Self { examples, recipe, trained, device, .. } = *self;
         let epoch = state.step / recipe.steps_per_epoch(examples.len());
@@ -162,12 +162,12 @@ impl Trainer<'_> {
         if !loss.is_finite() || !norm.is_finite() {
             let clips: Vec<&str> = chosen.iter().map(|example| example.name.as_str()).collect();
             return Err(Error::new(format!(
-                "training diverged at step {}: loss {loss}, gradient {norm}; its clips: {}",
+                "training diverged at step {}: loss {loss}, gradient norm {norm}; clips of this step: {}",
                 state.step + 1,
                 clips.join(", ")
             ))
             .kind(ErrorKind::Diverged)
-            .hint("lower `learning_rate`, or look at these clips"));
+            .hint("lower `learning_rate`, or check these clips"));
         }
         if recipe.max_grad_norm > 0.0 {
             gradient.clip(norm, recipe.max_grad_norm);
@@ -182,7 +182,7 @@ impl Trainer<'_> {
         if let Some(usual) = spike(&state.losses, loss) {
             let clips: Vec<&str> = chosen.iter().map(|example| example.name.as_str()).collect();
             (self.say)(TrainingEvent::Warning(format!(
-                "the loss of step {} is {loss:.3} after {usual:.3}; its clips: {}",
+                "loss spike at step {}: {loss:.3}, after a mean of {usual:.3}; clips of this step: {}",
                 state.step,
                 clips.join(", ")
             )));
@@ -191,50 +191,51 @@ impl Trainer<'_> {
         Ok(model)
     }
 
-    /// Looks at the model if it is time to, and keeps it if it is the best so far. Says whether it looked.
-    fn judge(&mut self, model: &Voxtral, state: &mut TrainingState, steps: u64) -> Result<bool> {
-        let Some(judge) = &mut self.judge else { return Ok(false) };
-        if !(state.step.is_multiple_of(judge.every) || state.step == steps) {
+    /// Evaluates the model if it is due and saves it if it is the best so far. Returns whether it was evaluated.
+    fn evaluate(&mut self, model: &Voxtral, state: &mut TrainingState, steps: u64) -> Result<bool> {
+        let Some(validation) = &mut self.validation else { return Ok(false) };
+        if !(state.step.is_multiple_of(validation.every) || state.step == steps) {
             return Ok(false);
         }
-        let metrics = (judge.look)(model)?;
+        let metrics = (validation.look)(model)?;
         let epoch = state.losses.last().map_or(0.0, |row| row.epoch);
-        let judgement = EvalResult { step: state.step, epoch, metrics };
-        (self.say)(TrainingEvent::Evaluated(&judgement));
-        if let Some(value) = judgement.metrics.get(&judge.metric).copied()
+        let evaluation = EvalResult { step: state.step, epoch, metrics };
+        (self.say)(TrainingEvent::Evaluated(&evaluation));
+        if let Some(value) = evaluation.metrics.get(&validation.metric).copied()
             && state.best.as_ref().is_none_or(|best| value < best.value)
         {
             state.best = Some(BestModel { step: state.step, value });
-            // What the last step leaves is at hand anyway.
-            if let Some(checkpoints) = self.recipe.checkpoints.as_ref().filter(|_| judge.keep_best && state.step < steps) {
+            // The model of the last step is returned anyway.
+            if let Some(checkpoints) = self.recipe.checkpoints.as_ref().filter(|_| validation.keep_best && state.step < steps) {
                 checkpoint::write_best(&checkpoints.folder, state.step, &crate::weights::tensors(model, self.trained))?;
             }
         }
-        state.evaluations.push(judgement);
+        state.evaluations.push(evaluation);
         Ok(true)
     }
 
-    /// Whether the model has not got better for too long.
-    fn has_given_up(&self, state: &TrainingState) -> bool {
-        let patience = self.judge.as_ref().and_then(|judge| judge.patience);
+    /// Early stopping: whether the last `patience` evaluations brought no improvement.
+    fn out_of_patience(&self, state: &TrainingState) -> bool {
+        let patience = self.validation.as_ref().and_then(|validation| validation.patience);
         let best = state.best.as_ref().map_or(0, |best| best.step);
-        let since = state.evaluations.iter().filter(|judgement| judgement.step > best).count() as u64;
+        let since = state.evaluations.iter().filter(|evaluation| evaluation.step > best).count() as u64;
         patience.is_some_and(|patience| since >= patience)
     }
 }
 
-/// Steps that say what is usual.
-const USUAL: usize = 20;
+/// Number of preceding steps that define the usual loss.
+const SPIKE_WINDOW: usize = 20;
 
-/// A loss that is no more than this above the usual is no sign of anything: a model that knows its clips has one word wrong.
-const SLIGHT: f64 = 0.5;
+/// Minimum increase of the loss that counts as a spike. A well-fitted model that gets one word wrong shows a smaller one.
+const MIN_SPIKE: f64 = 0.5;
 
-/// The usual loss before a step, if the step's is far above it: by six deviations, by a quarter, and not slightly.
+/// Detects a loss spike: the loss exceeds the mean of the preceding steps by six standard deviations, by a quarter, and by [`MIN_SPIKE`].
+/// Returns that mean.
 fn spike(before: &[LossRow], loss: f64) -> Option<f64> {
-    let last = before.get(before.len().checked_sub(USUAL)?..)?;
-    let mean = last.iter().map(|row| row.loss).sum::<f64>() / USUAL as f64;
-    let deviation = (last.iter().map(|row| (row.loss - mean).powi(2)).sum::<f64>() / USUAL as f64).sqrt();
-    (loss > mean + SLIGHT.max(6.0 * deviation) && loss > 1.25 * mean).then_some(mean)
+    let last = before.get(before.len().checked_sub(SPIKE_WINDOW)?..)?;
+    let mean = last.iter().map(|row| row.loss).sum::<f64>() / SPIKE_WINDOW as f64;
+    let deviation = (last.iter().map(|row| (row.loss - mean).powi(2)).sum::<f64>() / SPIKE_WINDOW as f64).sqrt();
+    (loss > mean + MIN_SPIKE.max(6.0 * deviation) && loss > 1.25 * mean).then_some(mean)
 }
 
 fn first_not_finite(weights: &BTreeMap<String, TensorData>) -> Result<Option<&String>> {
@@ -246,7 +247,7 @@ fn first_not_finite(weights: &BTreeMap<String, TensorData>) -> Result<Option<&St
     Ok(None)
 }
 
-/// The summed cross-entropy of a batch's targets. The head sees only positions that predict a target.
+/// Cross-entropy summed over a batch's targets. Logits are computed only for positions that predict a target.
 ///
 /// # Shapes
 /// → `[1]`
@@ -255,7 +256,7 @@ pub fn loss_sum(model: &Voxtral, batch: &Batch) -> Result<Tensor<1>> {
     Ok(loss_of(model, model.language_model.model.forward(model.embed(&batch.tokens, Some(audio))?), batch))
 }
 
-/// The same from what the text model made of the batch, after its last norm.
+/// Like [`loss_sum`], from the decoder's final hidden states.
 ///
 /// # Shapes
 /// hidden `[rows, length, width]` → `[1]`
@@ -266,27 +267,27 @@ fn loss_of(model: &Voxtral, hidden: Tensor<3>, batch: &Batch) -> Tensor<1> {
     model.language_model.lm_head.cross_entropy(hidden, &batch.labels)
 }
 
-/// Makes exactly the wanted parameters trainable.
+/// Makes exactly the selected parameters trainable.
 pub fn mark_trained(model: Voxtral, trained: &TrainableFilter) -> Voxtral {
     struct Mark<'a>(&'a TrainableFilter<'a>);
     impl NamedMapper for Mark<'_> {
-        fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let wanted = (self.0)(name);
             param.map(|value| if wanted { Tensor::from_inner(value.inner()) } else { value }).set_require_grad(wanted)
         }
     }
-    visitor::change(model, &mut Mark(trained))
+    map_named(model, &mut Mark(trained))
 }
 
-/// Replaces the trained parameters by those of a checkpoint, which must hold each of them and nothing else.
-fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>, trained: &TrainableFilter) -> Result<Voxtral> {
-    struct PutBack<'a> {
+/// Restores the trained parameters from a checkpoint, which must contain each of them and nothing else.
+fn restore(model: Voxtral, weights: BTreeMap<String, TensorData>, trained: &TrainableFilter) -> Result<Voxtral> {
+    struct Restore<'a> {
         weights: BTreeMap<String, TensorData>,
         trained: &'a TrainableFilter<'a>,
-        complaint: Option<String>,
+        problem: Option<String>,
     }
-    impl NamedMapper for PutBack<'_> {
-        fn change<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    impl NamedMapper for Restore<'_> {
+        fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (found, shape) = (self.weights.remove(name), param.dims());
             let fits = found.as_ref().is_some_and(|data| data.shape().to_vec() == shape);
             match (found, (self.trained)(name)) {
@@ -294,24 +295,24 @@ fn put_back(model: Voxtral, weights: BTreeMap<String, TensorData>, trained: &Tra
                 (None, false) => return param,
                 (Some(data), true) => {
                     let found = data.shape().to_vec();
-                    self.complaint.get_or_insert(format!("the checkpoint holds `{name}` in shape {found:?}, the model in {shape:?}"));
+                    self.problem.get_or_insert(format!("the checkpoint has `{name}` with shape {found:?}, the model with {shape:?}"));
                 }
                 (Some(_), false) => {
-                    self.complaint.get_or_insert(format!("the checkpoint holds `{name}`, which is not trained"));
+                    self.problem.get_or_insert(format!("the checkpoint has `{name}`, which is not trained"));
                 }
                 (None, true) => {
-                    self.complaint.get_or_insert(format!("the checkpoint lacks `{name}`, which is trained"));
+                    self.problem.get_or_insert(format!("the checkpoint has no `{name}`, which is trained"));
                 }
             }
             param
         }
     }
-    let mut hands = PutBack { weights, trained, complaint: None };
-    let model = visitor::change(model, &mut hands);
-    let surplus = || hands.weights.keys().next().map(|name| format!("the checkpoint holds `{name}`, which is no part of the model"));
-    match hands.complaint.take().or_else(surplus) {
+    let mut mapper = Restore { weights, trained, problem: None };
+    let model = map_named(model, &mut mapper);
+    let unexpected = || mapper.weights.keys().next().map(|name| format!("the checkpoint has `{name}`, which is not part of the model"));
+    match mapper.problem.take().or_else(unexpected) {
         None => Ok(model),
-        Some(complaint) => Err(Error::new(complaint)),
+        Some(problem) => Err(Error::new(problem)),
     }
 }
 

@@ -1,6 +1,6 @@
-//! In which order a pass visits the examples.
+//! Sampler: the order of the examples in each epoch.
 //!
-//! An order depends on a seed and the number of the pass alone, so there is no generator whose state a checkpoint would have to keep.
+//! The order depends only on the seed and the epoch number, so a checkpoint needs no generator state.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -8,30 +8,30 @@ use rand_mt::Mt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How examples are shuffled.
+/// Shuffling of the examples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shuffle {
-    /// Anew for each pass.
+    /// Reshuffle each epoch, from the seed and the epoch number.
     #[default]
     Seeded,
-    /// Anew for each pass, as PyTorch's `randperm` does from the seed plus the number of the pass: the order of transformers' Trainer.
+    /// Reshuffle each epoch with PyTorch's `randperm`, seeded with seed + epoch: the same order as transformers' Trainer.
     Torch,
-    /// Not at all.
+    /// Do not shuffle.
     None,
 }
 
-/// A shuffle with its seed.
+/// Shuffling method and seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShuffleOrder {
-    /// How.
+    /// Shuffling method.
     pub shuffle: Shuffle,
-    /// From what; `torch` uses its lower 32 bits.
+    /// Seed; `torch` uses its lower 32 bits.
     pub seed: u64,
 }
 
 impl ShuffleOrder {
-    /// The indices of `count` examples in the order of a pass, counted from 0: each once.
+    /// A permutation of the indices `0 .. count`: the order of the examples in an epoch, counted from 0.
     pub fn of_epoch(&self, epoch: u64, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
         let seed = self.seed.wrapping_add(epoch);

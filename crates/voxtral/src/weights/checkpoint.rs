@@ -1,8 +1,8 @@
-//! The safetensors files of a model folder, in whichever form they lie there, as one table of tensors.
+//! Safetensors checkpoints: the weight files of a model folder (single file, shards, or Mistral's consolidated files) as one tensor table.
 //!
-//! A folder is looked at in this order: `model.safetensors`; the shards of `model.safetensors.index.json`; Mistral's
-//! `consolidated.safetensors`, whole or in parts. Headers are read once, when the folder is opened: what a tensor is and where it lies
-//! is known before a byte of it is, so nothing is allocated for a tensor the files do not hold in the shape that is asked for.
+//! Lookup order: `model.safetensors`; the shards listed in `model.safetensors.index.json`; Mistral's `consolidated.safetensors` or its
+//! parts. File headers are read when the folder is opened, so a tensor's dtype, shape and byte range are known before its data is read.
+//! No memory is allocated for a tensor that is missing or has another shape.
 
 use super::values::Values;
 use super::{Initializer, init, names};
@@ -21,48 +21,48 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The weights in one file.
+/// Name of an unsharded checkpoint file.
 pub const SINGLE: &str = "model.safetensors";
-/// Which shard each tensor is in.
+/// Name of the index that maps each tensor to its shard.
 pub const INDEX: &str = "model.safetensors.index.json";
 const CONSOLIDATED: &str = "consolidated";
 const POSITIONS: &str = "audio_tower.embed_positions.weight";
 
-/// In which form the weights of a folder lie there.
+/// Layout of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckpointFormat {
-    /// As transformers writes them.
+    /// Hugging Face transformers.
     HuggingFace,
-    /// As Mistral publishes them.
+    /// Mistral's consolidated files.
     Mistral,
 }
 
-/// Where the weights of a folder are.
+/// The weight files of a model folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightFiles {
-    /// Their form.
+    /// Checkpoint layout.
     pub form: CheckpointFormat,
-    /// The files, in order.
+    /// Weight files, in order.
     pub files: Vec<PathBuf>,
-    /// Which tensor the index says is in which of the files; empty without an index.
+    /// Tensor name to file according to the index; empty without an index.
     placed: BTreeMap<String, PathBuf>,
-    /// What a person should know: that a second form was left aside.
+    /// Note for the user if a second checkpoint in the folder is ignored.
     pub note: Option<String>,
 }
 
-/// The tensors of some files by our names.
+/// An opened checkpoint: its tensors by Hub name.
 #[derive(Debug)]
 pub struct SafetensorsCheckpoint {
     shards: Vec<Shard>,
     pub(super) tensors: BTreeMap<String, Stored>,
     form: CheckpointFormat,
-    /// To bring interleaved rows into order.
+    /// Head sizes, to reorder interleaved rows.
     heads: HeadWidths,
-    /// What a person should know.
+    /// Note for the user, if any.
     pub(super) note: Option<String>,
 }
 
-/// How wide the heads are whose rows may stand interleaved.
+/// Head sizes of layers whose rows may be stored as interleaved RoPE pairs.
 #[derive(Clone, Copy, Debug, Default)]
 struct HeadWidths {
     audio: usize,
@@ -73,24 +73,24 @@ struct HeadWidths {
 pub(super) struct Shard {
     pub(super) path: PathBuf,
     pub(super) file: Arc<File>,
-    /// The whole file, mapped.
+    /// The memory-mapped file.
     pub(super) bytes: bytes::Bytes,
 }
 
-/// A tensor in a file.
+/// Location and type of a stored tensor.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) shard: usize,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    /// Its bytes, counted from the beginning of the file.
+    /// Byte range in the file.
     pub(super) range: Range<usize>,
-    /// Whether its rows stand in the order of interleaved rotary pairs.
+    /// Whether its rows are stored as interleaved RoPE pairs.
     pub(super) interleaved: bool,
 }
 
 impl WeightFiles {
-    /// Finds the weights of a folder.
+    /// Finds the weight files of a model folder.
     pub fn of(folder: &Path) -> Result<Self> {
         let consolidated = consolidated(folder)?;
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
@@ -99,9 +99,9 @@ impl WeightFiles {
         } else if index.exists() {
             let place = from_index(folder, &index)?;
             let missing: Vec<&PathBuf> = place.files.iter().filter(|file| !file.exists()).collect();
-            // Whoever fetched Mistral's file and every small one has an index without its shards.
-            let left_aside = missing.len() == place.files.len() && !consolidated.is_empty();
-            if let (Some(first), false) = (missing.first(), left_aside) {
+            // A download of Mistral's file and all small files has the index but none of its shards.
+            let unused = missing.len() == place.files.len() && !consolidated.is_empty();
+            if let (Some(first), false) = (missing.first(), unused) {
                 let count = missing.len();
                 return Err(Error::new(format!(
                     "{}: {count} of its {} files are missing, such as `{}`",
@@ -109,30 +109,30 @@ impl WeightFiles {
                     place.files.len(),
                     first.display()
                 ))
-                .hint("fetch them too: every one is needed"));
+                .hint("download the missing files: every shard is needed"));
             }
-            (!left_aside).then_some(place)
+            (!unused).then_some(place)
         } else {
             None
         };
         match (transformers, consolidated.is_empty()) {
             (Some(place), true) => Ok(place),
             (Some(place), false) => {
-                let note = format!("`{}` holds the weights twice; transformers' form is read, not Mistral's", folder.display());
+                let note = format!("`{}` contains the weights twice; the transformers files are used, not Mistral's", folder.display());
                 Ok(Self { note: Some(note), ..place })
             }
             (None, false) => Ok(Self { form: CheckpointFormat::Mistral, files: consolidated, placed: BTreeMap::new(), note: None }),
             (None, true) => Err(Error::new(format!(
-                "`{}` holds no weights: neither {SINGLE}, nor {INDEX}, nor {CONSOLIDATED}.safetensors",
+                "`{}` contains no weights: neither {SINGLE}, nor {INDEX}, nor {CONSOLIDATED}.safetensors",
                 folder.display()
             ))
-            .hint("give the folder of a whole model, as on the Hub; an adapter's folder goes where an adapter is asked for")),
+            .hint("use the folder of a full model, as on the Hub; pass an adapter folder as the adapter, not as the model")),
         }
     }
 }
 
 impl SafetensorsCheckpoint {
-    /// Finds the weights of a folder and reads the headers of their files.
+    /// Opens the checkpoint of a model folder and reads the file headers.
     pub fn of(folder: &Path) -> Result<Self> {
         let place = WeightFiles::of(folder)?;
         let heads = if place.form == CheckpointFormat::Mistral { HeadWidths::read(folder)? } else { HeadWidths::default() };
@@ -145,27 +145,28 @@ impl SafetensorsCheckpoint {
             let there =
                 found.tensors.get(&hub).is_some_and(|stored| found.shards.get(stored.shard).is_some_and(|shard| shard.path == *path));
             if !there {
-                return Err(Error::new(format!("{INDEX} says that tensor `{name}` is in `{}`, which does not hold it", path.display()))
-                    .hint("the index and the shards do not belong together: fetch the folder again"));
+                return Err(Error::new(format!("{INDEX} lists tensor `{name}` in `{}`, which does not contain it", path.display()))
+                    .hint("the index and the shards do not belong together: download the folder again"));
             }
         }
         Ok(found)
     }
 
-    /// How a tensor is stored, by our name for it.
+    /// Stored dtype of a tensor, by Hub name.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
         self.tensors.get(name).map(|stored| stored.dtype)
     }
 
-    /// The values of a tensor as `wanted`, 32-bit or brain floats, read now and checked.
+    /// Reads a tensor as `wanted` (f32 or bf16) and checks that its values are finite.
     pub fn values(&self, name: &str, shape: &[usize], wanted: DType) -> Result<TensorData> {
         self.read(name, shape, wanted, false).map(|values| values.data).map_err(Error::new)
     }
 
-    /// Reads a tensor if it is there in this shape; what is wrong is one sentence that names it and its file.
+    /// Reads a tensor of this shape, as a view of the mapped file if `borrow` is set and the dtype matches. The error is a one-sentence
+    /// message that names the tensor and its file.
     pub(super) fn read(&self, name: &str, shape: &[usize], wanted: DType, borrow: bool) -> Result<Values, String> {
         let Some(stored) = self.tensors.get(name) else {
-            // Mistral does not store the fixed table of positions.
+            // Mistral's files lack the fixed position table; it is computed.
             if self.form == CheckpointFormat::Mistral && name == POSITIONS {
                 let table = init::initial(0, name, shape, Initializer::Sinusoids);
                 return Ok(Values { data: TensorData::new(table, shape.to_vec()), borrowed: None });
@@ -174,7 +175,7 @@ impl SafetensorsCheckpoint {
         };
         let shard = self.shard(stored)?;
         if stored.shape != shape {
-            return Err(format!("{}: tensor `{name}` has shape {:?}, the config asks for {shape:?}", shard.path.display(), stored.shape));
+            return Err(format!("{}: tensor `{name}` has shape {:?}, the config requires {shape:?}", shard.path.display(), stored.shape));
         }
         let values = shard.read(name, stored, wanted, borrow, self.heads.of(name));
         values.map_err(|problem| format!("{}: tensor `{name}` {problem}", shard.path.display()))
@@ -190,14 +191,14 @@ impl SafetensorsCheckpoint {
             if let Some(other) = self.tensors.insert(hub, stored) {
                 let other = self.shards.get(other.shard).map_or(path, |shard| &shard.path);
                 return Err(Error::new(format!("tensor `{name}` of `{}` is also in `{}`", path.display(), other.display()))
-                    .hint("keep one of them; the files may be of two downloads"));
+                    .hint("remove one of them; the files may come from two downloads"));
             }
         }
         self.shards.push(shard);
         Ok(())
     }
 
-    /// What to call the whole of it: the file, or the folder of several.
+    /// Path for messages: the file, or the folder of several files.
     pub(super) fn place(&self) -> String {
         let path = match self.shards.as_slice() {
             [only] => Some(only.path.as_path()),
@@ -206,7 +207,7 @@ impl SafetensorsCheckpoint {
         path.map(|path| path.display().to_string()).unwrap_or_default()
     }
 
-    /// The file a tensor is in.
+    /// The shard that contains a tensor.
     pub(super) fn shard(&self, stored: &Stored) -> Result<&Shard, String> {
         self.shards.get(stored.shard).ok_or_else(|| "is in a file that was not opened".to_owned())
     }
@@ -218,7 +219,7 @@ impl HeadWidths {
             let config = realtime::config::RealtimeConfig::read(folder)?;
             return Ok(Self { audio: config.audio_config.head_dim, text: config.text_config.head_dim });
         }
-        // Those of the older audio towers do not turn.
+        // Voxtral Mini and Small have no RoPE in the encoder.
         Ok(Self { audio: 0, text: VoxtralConfig::read(folder)?.text_config.head_dim })
     }
 
@@ -228,13 +229,13 @@ impl HeadWidths {
 }
 
 impl Shard {
-    /// Opens a file and reads its header: its tensors, in the order of their bytes.
+    /// Opens a safetensors file and reads its header. Tensors are in file order.
     pub(super) fn open(path: &Path) -> Result<(Self, Vec<(String, Stored)>)> {
         let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
         let map = map_file(path, &file)?;
         let broken = |what: String| {
-            Error::new(format!("{} is not a whole safetensors file: {what}", path.display()))
-                .hint("fetch or copy the file again; it may be truncated")
+            Error::new(format!("{} is not a complete safetensors file: {what}", path.display()))
+                .hint("download or copy the file again; it may be truncated")
         };
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
         let mut tensors = Vec::new();
@@ -242,7 +243,7 @@ impl Shard {
             let Some(info) = metadata.info(&name) else { continue };
             let range = 8 + header + info.data_offsets.0..8 + header + info.data_offsets.1;
             if map.get(range.clone()).is_none() {
-                return Err(broken(format!("tensor `{name}` lies outside of it")));
+                return Err(broken(format!("the data of tensor `{name}` is outside the file")));
             }
             tensors.push((name, Stored { shard: 0, dtype: info.dtype, shape: info.shape.clone(), range, interleaved: false }));
         }
@@ -250,7 +251,7 @@ impl Shard {
     }
 }
 
-/// The files of Mistral's form, in order.
+/// Mistral's consolidated file, or its parts in order; empty if there is none.
 fn consolidated(folder: &Path) -> Result<Vec<PathBuf>> {
     let whole = folder.join(format!("{CONSOLIDATED}.safetensors"));
     if whole.exists() {
@@ -266,26 +267,25 @@ fn consolidated(folder: &Path) -> Result<Vec<PathBuf>> {
     let Some((_, count)) = parts.keys().next().copied() else { return Ok(Vec::new()) };
     for number in 1..=count {
         if !parts.contains_key(&(number, count)) {
-            return Err(Error::new(format!("`{}` lacks {CONSOLIDATED}-{number:05}-of-{count:05}.safetensors", folder.display()))
-                .hint("fetch that file too: every part is needed"));
+            return Err(Error::new(format!("`{}` has no {CONSOLIDATED}-{number:05}-of-{count:05}.safetensors", folder.display()))
+                .hint("download that file: every part is needed"));
         }
     }
     if parts.len() != count {
-        return Err(
-            Error::new(format!("`{}` holds parts of several {CONSOLIDATED} files", folder.display())).hint("keep those of one download")
-        );
+        return Err(Error::new(format!("`{}` contains parts of several {CONSOLIDATED} files", folder.display()))
+            .hint("keep the parts of one download"));
     }
     Ok(parts.into_values().collect())
 }
 
-/// The number of a part and how many there are, from `consolidated-00001-of-00002.safetensors`.
+/// Parses `consolidated-00001-of-00002.safetensors` into the part number and the number of parts.
 fn part_of(name: &str) -> Option<(usize, usize)> {
     let (number, count) = name.strip_prefix(CONSOLIDATED)?.strip_prefix('-')?.strip_suffix(".safetensors")?.split_once("-of-")?;
     let (number, count) = (number.parse().ok()?, count.parse().ok()?);
     (1..=count).contains(&number).then_some((number, count)).filter(|_| count < 100_000)
 }
 
-/// `weight_map`, with what JSON would let pass: a name that is there twice.
+/// `weight_map` of the index. Unlike plain JSON parsing, rejects a tensor that is listed twice.
 struct WeightMap(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for WeightMap {
@@ -300,7 +300,7 @@ impl<'de> Deserialize<'de> for WeightMap {
                 let mut map = BTreeMap::new();
                 while let Some((name, file)) = entries.next_entry::<String, String>()? {
                     if map.insert(name.clone(), file).is_some() {
-                        return Err(serde::de::Error::custom(format!("tensor `{name}` is there twice")));
+                        return Err(serde::de::Error::custom(format!("tensor `{name}` is listed twice")));
                     }
                 }
                 Ok(WeightMap(map))
@@ -315,11 +315,11 @@ fn from_index(folder: &Path, index: &Path) -> Result<WeightFiles> {
     struct Index {
         weight_map: WeightMap,
     }
-    let wrong = |what: String| Error::new(format!("{}: {what}", index.display())).hint("fetch or copy the model's folder again");
+    let wrong = |what: String| Error::new(format!("{}: {what}", index.display())).hint("download or copy the model folder again");
     let text = fs::read_to_string(index).with_context(|| format!("cannot read `{}`", index.display()))?;
     let Index { weight_map: WeightMap(map) } = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     if map.is_empty() {
-        return Err(wrong("its `weight_map` is empty, so it names no shard".to_owned()));
+        return Err(wrong("`weight_map` is empty".to_owned()));
     }
     let files: BTreeSet<&String> = map.values().collect();
     for file in &files {
@@ -334,8 +334,8 @@ fn from_index(folder: &Path, index: &Path) -> Result<WeightFiles> {
 }
 
 fn map_file(path: &Path, file: &File) -> Result<Mmap> {
-    // SAFETY: the map is read-only. Like every memory-mapped reader we rely on nobody truncating the file meanwhile.
-    #[expect(unsafe_code, reason = "mapping a file is what keeps gigabytes of weights out of memory")]
+    // SAFETY: the map is read-only. Like every memory-mapped reader, this relies on nobody truncating the file meanwhile.
+    #[expect(unsafe_code, reason = "memory mapping keeps gigabytes of weights out of the heap")]
     unsafe { Mmap::map(file) }.with_context(|| format!("cannot map `{}`", path.display()))
 }
 

@@ -1,8 +1,8 @@
-//! Looks at what was borrowed from mapped files: whether every value is finite.
+//! Check that memory-mapped weights contain no NaN or infinity.
 //!
-//! A borrowed tensor is not read when it is loaded, so that loading takes no time; but a damaged file must not become a result. A little
-//! is looked at on the spot. More is looked at by a thread of its own, which also brings the file into memory before it is needed, and
-//! nothing leaves a [recogniser](crate::inference::transcriber::Recognizer), and no training begins, before that thread is done.
+//! A mapped tensor is not read at load time, which makes loading fast, but a damaged file must not produce results. Up to 64 MiB are
+//! checked immediately. Larger checkpoints are checked by a background thread, which also warms the page cache. No
+//! [transcriber](crate::inference::transcriber::Transcriber) returns a transcript, and no training starts, before the check is finished.
 
 use super::values::Borrowed;
 use crate::error::{Error, Result};
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// Up to so many bytes are looked at on the spot.
-const LITTLE: usize = 64 << 20;
+/// Up to this many bytes are checked immediately.
+const IMMEDIATE_BYTES: usize = 64 << 20;
 
-/// The outcome of looking at everything that was borrowed, when it is there. Whoever drops it unasked ends the looking.
+/// A running or finished check of all mapped tensors. Dropping it cancels the check.
 #[derive(Debug)]
 pub struct FiniteCheck {
     state: Mutex<State>,
@@ -22,45 +22,45 @@ pub struct FiniteCheck {
 
 #[derive(Debug)]
 enum State {
-    Looking(Option<JoinHandle<Vec<String>>>),
+    Running(Option<JoinHandle<Vec<String>>>),
     Done(Result<()>),
 }
 
 impl FiniteCheck {
-    /// Begins to look; what little there is has been looked at when this returns, and what is wrong with it is the error.
+    /// Starts the check. A small checkpoint is checked before this returns; the error lists its damaged tensors.
     pub(super) fn begin(borrowed: Vec<Borrowed>) -> Result<Self, Vec<String>> {
-        Self::begin_above(LITTLE, borrowed)
+        Self::begin_above(IMMEDIATE_BYTES, borrowed)
     }
 
-    fn begin_above(little: usize, borrowed: Vec<Borrowed>) -> Result<Self, Vec<String>> {
+    fn begin_above(limit: usize, borrowed: Vec<Borrowed>) -> Result<Self, Vec<String>> {
         let bytes: usize = borrowed.iter().map(|tensor| tensor.range.len()).sum();
         let stop = Arc::new(AtomicBool::new(false));
-        if bytes > little {
+        if bytes > limit {
             let (shared, stopped) = (borrowed.clone(), Arc::clone(&stop));
-            if let Ok(thread) = thread::Builder::new().name("audit".to_owned()).spawn(move || complaints(&shared, &stopped)) {
-                return Ok(Self { state: Mutex::new(State::Looking(Some(thread))), stop });
+            if let Ok(thread) = thread::Builder::new().name("audit".to_owned()).spawn(move || problems(&shared, &stopped)) {
+                return Ok(Self { state: Mutex::new(State::Running(Some(thread))), stop });
             }
         }
-        match complaints(&borrowed, &stop) {
+        match problems(&borrowed, &stop) {
             wrong if wrong.is_empty() => Ok(Self { state: Mutex::new(State::Done(Ok(()))), stop }),
             wrong => Err(wrong),
         }
     }
 
-    /// Waits until everything was looked at; an error names the tensors that hold something else than numbers.
+    /// Waits for the check to finish. The error lists the tensors with non-finite values.
     pub fn passed(&self) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::Looking(thread) = &mut *state {
+        if let State::Running(thread) = &mut *state {
             let outcome = match thread.take().map(JoinHandle::join) {
                 Some(Ok(wrong)) if wrong.is_empty() => Ok(()),
-                Some(Ok(wrong)) => Err(Error::new(wrong.join("\n  ")).hint("fetch or copy the file again; it is damaged")),
-                _ => Err(Error::new("the weights could not be looked at to the end")),
+                Some(Ok(wrong)) => Err(Error::new(wrong.join("\n  ")).hint("download or copy the file again; it is damaged")),
+                _ => Err(Error::new("the weights could not be checked completely")),
             };
             *state = State::Done(outcome);
         }
         match &*state {
             State::Done(outcome) => outcome.clone(),
-            State::Looking(_) => Ok(()),
+            State::Running(_) => Ok(()),
         }
     }
 }
@@ -71,12 +71,12 @@ impl Drop for FiniteCheck {
     }
 }
 
-fn complaints(borrowed: &[Borrowed], stop: &AtomicBool) -> Vec<String> {
-    let look = |tensor: &Borrowed| {
-        let problem = tensor.look(stop).err()?;
+fn problems(borrowed: &[Borrowed], stop: &AtomicBool) -> Vec<String> {
+    let check = |tensor: &Borrowed| {
+        let problem = tensor.check_finite(stop).err()?;
         Some(format!("{}: tensor `{}` {problem}", tensor.path.display(), tensor.name))
     };
-    borrowed.iter().filter_map(look).collect()
+    borrowed.iter().filter_map(check).collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Fresh tensors: each depends on the seed and its own name only.
+//! Random initialization of tensors. Each tensor depends only on the seed and its own name.
 
 use super::Initializer;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The first values of a tensor.
+/// The initial values of a tensor, in row-major order.
 pub(super) fn initial(seed: u64, name: &str, shape: &[usize], init: Initializer) -> Vec<f32> {
     let count = shape.iter().product();
     match init {
@@ -17,7 +17,7 @@ pub(super) fn initial(seed: u64, name: &str, shape: &[usize], init: Initializer)
         }
         Initializer::Normal(deviation) => {
             let mut rng = generator(seed, name);
-            // Box and Muller's transform, written out so that the numbers never depend on a library's choice.
+            // Box-Muller transform, implemented here so that the values do not depend on a library version.
             (0..count)
                 .map(|_| {
                     let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
@@ -34,7 +34,7 @@ fn generator(seed: u64, name: &str) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
 }
 
-/// Whisper's position table: sines in the first half of a row, cosines in the second, computed in `f32` like the reference.
+/// Whisper's sinusoidal position table: sines in the first half of a row, cosines in the second, computed in `f32` as in Whisper.
 fn sinusoids(shape: &[usize]) -> Vec<f32> {
     let (positions, width) = (shape.first().copied().unwrap_or(0), shape.get(1).copied().unwrap_or(0));
     let half = width / 2;

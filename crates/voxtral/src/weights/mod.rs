@@ -1,12 +1,12 @@
-//! Where tensors come from and go to: safetensors files in any layout, or a seed; and to files.
+//! Weight loading and saving: safetensors checkpoints in three layouts (Hub, transformers 5, Mistral), or random initialization.
 //!
-//! The fields of our blocks carry the names of the Hub's tensors, so a tensor's name is its path through the model
-//! (`audio_tower.layers.0.self_attn.q_proj.weight`). [`WeightLoader`] hands tensors out by that path and remembers every complaint,
-//! so that one error names all that is missing, mis-shaped, not finite or left over.
+//! Module fields have the names of the Hub's tensors, so a tensor's name is its path through the model
+//! (`audio_tower.layers.0.self_attn.q_proj.weight`). [`WeightLoader`] returns tensors by that path and collects all problems, so that one
+//! error lists every missing, misshapen, non-finite or unexpected tensor.
 //!
-//! Big matrices that are wanted as they are stored are views of the mapped file: they cost nothing until they are used, and nothing
-//! then but the file's own pages, which the system may take back. Everything else is converted straight into its final precision. Files
-//! must therefore stay as they are while a model made of them lives; replacing one under its name is harmless, writing into it is not.
+//! A matrix that is needed exactly as stored is a zero-copy view of the memory-mapped file: loading it takes no time, and its pages belong
+//! to the page cache. Everything else is converted directly to its final precision. A file must not be modified while a model uses it;
+//! replacing it by renaming another file over it is safe.
 
 mod checkpoint;
 mod finite_check;
@@ -36,29 +36,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use values::Borrowed;
 
-/// How a tensor starts when it comes from a seed.
+/// Initializer of a randomly initialized tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Initializer {
-    /// All zero.
+    /// All zeros.
     Zeros,
-    /// All one.
+    /// All ones.
     Ones,
-    /// Normal with mean 0 and this standard deviation.
+    /// Normal distribution with mean 0 and this standard deviation.
     Normal(f32),
-    /// Uniform between minus and plus this bound.
+    /// Uniform distribution on `[-bound, bound]`.
     Uniform(f32),
-    /// Whisper's table of sines and cosines.
+    /// Whisper's sinusoidal position table.
     Sinusoids,
 }
 
-/// A source of tensors that hands them out by name.
+/// Loads tensors by name from a checkpoint or from a random seed, and collects problems for [`WeightLoader::finish`].
 pub struct WeightLoader {
     source: Source,
     device: Device,
     precision: Precision,
-    /// Whether a matrix was handed out in brain floats.
+    /// Whether any matrix was loaded as bf16.
     halved: bool,
-    complaints: Complaints,
+    problems: Problems,
     used: BTreeSet<String>,
     borrowed: Vec<Borrowed>,
 }
@@ -68,29 +68,29 @@ enum Source {
     Seed(u64),
 }
 
-/// What loading came to.
+/// Result of loading a model's weights.
 #[derive(Debug)]
 pub struct LoadReport {
-    /// How the matrices are kept; never [`Precision::Auto`].
+    /// Precision of the matrices in memory; never [`Precision::Auto`].
     pub precision: Precision,
-    /// Says whether what was borrowed from the files can be trusted; to be asked before a result leaves.
+    /// Check of the memory-mapped tensors for non-finite values; call [`FiniteCheck::passed`] before returning any result.
     pub audit: FiniteCheck,
-    /// What a person should know.
+    /// Note for the user, if any.
     pub note: Option<String>,
 }
 
 impl WeightLoader {
-    /// Random weights; each tensor depends on the seed and its own name only.
+    /// Random weights. Each tensor depends only on the seed and its own name.
     pub fn random(seed: u64, device: &Device) -> Self {
         Self::new(Source::Seed(seed), Precision::F32, device)
     }
 
-    /// The weights in a model folder, in whichever form they lie there; see [`WeightFiles::of`].
+    /// The checkpoint of a model folder, in any supported layout; see [`WeightFiles::of`].
     pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         if precision.bits().is_some() && *device != Device::flex() {
-            return Err(Error::new(format!("matrices of precision `{precision}` can be used on the processor only"))
+            return Err(Error::new(format!("precision `{precision}` is supported on the CPU only"))
                 .kind(ErrorKind::InvalidInput)
-                .hint("write `device = \"cpu\"`, or `precision = \"bf16\"`"));
+                .hint("set `device = \"cpu\"` or `precision = \"bf16\"`"));
         }
         Ok(Self::new(Source::Files(SafetensorsCheckpoint::of(folder)?), precision, device))
     }
@@ -101,28 +101,28 @@ impl WeightLoader {
             device: device.clone(),
             precision,
             halved: false,
-            complaints: Complaints::default(),
+            problems: Problems::default(),
             used: BTreeSet::new(),
             borrowed: Vec::new(),
         }
     }
 
-    /// How many bits the weights of linear layers have, if they are quantised; 0 if not.
+    /// Bits per linear-layer weight if quantized (8 or 4), otherwise 0.
     pub(super) fn bits(&self) -> usize {
         match self.precision.bits() {
-            Some(QuantType::Eight) => 8,
-            Some(QuantType::Four) => 4,
+            Some(QuantType::Q8_0) => 8,
+            Some(QuantType::Q4_1) => 4,
             None => 0,
         }
     }
 
-    /// The same with matrices in another precision.
+    /// Sets the precision of the matrices.
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// The matrix called `name`, in the precision asked for and borrowed from the file where that holds it so. A problem is remembered
-    /// as by [`WeightLoader::take`].
+    /// Loads a matrix in the requested precision; memory-mapped if the file stores it in that precision. Problems are collected as in
+    /// [`WeightLoader::take`].
     pub fn matrix(&mut self, name: &str, shape: [usize; 2], init: Initializer) -> Param<Tensor<2>> {
         let stored = match &self.source {
             Source::Files(checkpoint) => checkpoint.dtype(name),
@@ -130,11 +130,11 @@ impl WeightLoader {
         };
         let wanted = self.precision.keeps(if stored == Some(Dtype::BF16) { DType::BF16 } else { DType::F32 });
         self.halved |= wanted == DType::BF16;
-        self.hand_out(name, shape, init, wanted, true)
+        self.load(name, shape, init, wanted, true)
     }
 
-    /// The matrix of a linear layer, as [`WeightLoader::matrix`] gives it or, if the precision says so, of few bits: then its shape is
-    /// `[outputs, bytes of a row / 2]`, and what its numbers are called they are not.
+    /// Loads the weight of a linear layer, like [`WeightLoader::matrix`], and quantizes it if the precision requires that. A quantized
+    /// weight has shape `[outputs, bytes per row / 2]` and dtype bf16, but its elements are packed bytes, not numbers.
     pub fn linear(&mut self, name: &str, shape: [usize; 2], init: Initializer) -> Param<Tensor<2>> {
         let Some(bits) = self.precision.bits() else { return self.matrix(name, shape, init) };
         self.used.insert(name.to_owned());
@@ -146,20 +146,20 @@ impl WeightLoader {
             rows.for_each(|(packed, row)| quantized::quantise(row, bits, packed));
             Ok(TensorData::from_bytes(Bytes::from_bytes_vec(packed), vec![shape[0], bytes / 2], DType::BF16))
         });
-        let data = packed.unwrap_or_else(|complaint| {
-            self.complaints.add(complaint);
+        let data = packed.unwrap_or_else(|problem| {
+            self.problems.add(problem);
             TensorData::from_bytes(Bytes::from_bytes_vec(vec![0; 2]), vec![1, 1], DType::BF16)
         });
         Param::initialized(id(name), Tensor::from_data(data, (&self.device, DType::BF16))).set_require_grad(false)
     }
 
-    /// The tensor called `name` in 32-bit floats. A problem is remembered for [`WeightLoader::finish`] and a single zero returned in its
-    /// place, whatever size was asked for.
+    /// Loads a tensor as f32. On failure, the problem is collected for [`WeightLoader::finish`] and a one-element zero tensor is returned,
+    /// whatever the requested shape.
     pub fn take<const D: usize>(&mut self, name: &str, shape: [usize; D], init: Initializer) -> Param<Tensor<D>> {
-        self.hand_out(name, shape, init, DType::F32, false)
+        self.load(name, shape, init, DType::F32, false)
     }
 
-    fn hand_out<const D: usize>(
+    fn load<const D: usize>(
         &mut self,
         name: &str,
         shape: [usize; D],
@@ -170,8 +170,8 @@ impl WeightLoader {
         self.used.insert(name.to_owned());
         let data = match self.data(name, &shape, init, wanted, borrow) {
             Ok(data) => data,
-            Err(complaint) => {
-                self.complaints.add(complaint);
+            Err(problem) => {
+                self.problems.add(problem);
                 TensorData::new(vec![0f32], [1; D])
             }
         };
@@ -183,8 +183,9 @@ impl WeightLoader {
     fn data(&mut self, name: &str, shape: &[usize], init: Initializer, wanted: DType, borrow: bool) -> Result<TensorData, String> {
         match &self.source {
             Source::Seed(seed) => Ok(TensorData::new(initial(*seed, name, shape, init), shape.to_vec())),
-            // A table that no file holds is made only for a model that fits so far: its width is that of others.
-            Source::Files(checkpoint) if checkpoint.dtype(name).is_none() && self.complaints.count > 0 => {
+            // Mistral's missing position table is computed only while no tensor had a wrong shape: its size comes from the config, which
+            // may be absurd.
+            Source::Files(checkpoint) if checkpoint.dtype(name).is_none() && self.problems.count > 0 => {
                 Err(format!("tensor `{name}` {shape:?} is missing"))
             }
             Source::Files(checkpoint) => {
@@ -195,7 +196,7 @@ impl WeightLoader {
         }
     }
 
-    /// Ends the loading: how it went, or an error that names every tensor that was missing, wrong, or that nobody asked for.
+    /// Finishes loading. The error lists every missing, wrong or unexpected tensor (the first ten in full).
     pub fn finish(mut self) -> Result<LoadReport> {
         let precision = match (self.precision.bits(), self.halved) {
             (Some(_), _) => self.precision,
@@ -207,34 +208,34 @@ impl WeightLoader {
             (place, note) = (checkpoint.place(), checkpoint.note.take());
             for (name, stored) in checkpoint.tensors.iter().filter(|(name, _)| !self.used.contains(*name)) {
                 let path = checkpoint.shard(stored).map_or_else(|_| String::new(), |shard| shard.path.display().to_string());
-                self.complaints.add(format!("{path}: tensor `{name}` belongs to no part of the model"));
+                self.problems.add(format!("{path}: tensor `{name}` is not part of the model"));
             }
         }
         let audit = match FiniteCheck::begin(self.borrowed) {
-            Ok(audit) if self.complaints.count == 0 => return Ok(LoadReport { precision, audit, note }),
+            Ok(audit) if self.problems.count == 0 => return Ok(LoadReport { precision, audit, note }),
             Ok(_) => Vec::new(),
             Err(wrong) => wrong,
         };
-        audit.into_iter().for_each(|complaint| self.complaints.add(complaint));
-        Err(Error::new(format!("{place} does not fit the model's config:\n  {}", self.complaints.text()))
-            .hint("check that the config and the safetensors files belong together and that the download is whole"))
+        audit.into_iter().for_each(|problem| self.problems.add(problem));
+        Err(Error::new(format!("{place} does not fit the model's config:\n  {}", self.problems.text()))
+            .hint("check that the config and the safetensors files belong together and that the download is complete"))
     }
 }
 
-/// What went wrong, of which only the first are kept.
+/// Problems found while loading; only the first are kept, all are counted.
 #[derive(Default)]
-struct Complaints {
+struct Problems {
     first: Vec<String>,
     count: usize,
 }
 
-impl Complaints {
+impl Problems {
     const SHOWN: usize = 10;
 
-    fn add(&mut self, complaint: String) {
+    fn add(&mut self, problem: String) {
         self.count += 1;
         if self.first.len() < Self::SHOWN {
-            self.first.push(complaint);
+            self.first.push(problem);
         }
     }
 
@@ -249,11 +250,11 @@ impl Complaints {
 pub fn floats(data: &TensorData) -> Result<Vec<f32>> {
     match data.dtype() {
         DType::BF16 => Ok(data.as_bytes().as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
-        _ => data.try_to_vec::<f32>().map_err(|error| Error::new(format!("not floats: {error:?}"))),
+        _ => data.try_to_vec::<f32>().map_err(|error| Error::new(format!("tensor is not f32 or bf16: {error:?}"))),
     }
 }
 
-/// Reads all tensors of a safetensors file as `f32`, by the names they have there: for adapters and optimizer states.
+/// Reads all tensors of a safetensors file as `f32`, under their stored names; used for adapters and optimizer states.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>> {
     let (shard, tensors) = Shard::open(path)?;
     let read = |(name, stored): (String, Stored)| {
@@ -264,12 +265,12 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, TensorData>> {
     tensors.into_iter().map(read).collect()
 }
 
-/// What we call a tensor, whichever layout its name is of; a name of no layout stays as it is.
+/// The Hub name of a tensor from any layout; an unknown name is returned unchanged.
 pub(super) fn hub_name(name: &str) -> String {
     known(name).map_or_else(|| name.to_owned(), |known| known.hub)
 }
 
-/// Derived from the name: the same tensor has the same id in every process.
+/// A parameter id derived from the name, so that it is the same in every process.
 fn id(name: &str) -> ParamId {
     ParamId::from(u64::from_le_bytes(first_eight(blake3::hash(name.as_bytes()).as_bytes())))
 }

@@ -1,4 +1,4 @@
-//! A model's folder: which of its files count, what they are together, and which go along to a model made of it.
+//! Model folders: the files that define a model, their digest, and the files copied to a derived model.
 
 use super::WeightFiles;
 use crate::error::{Error, Result, ResultExt};
@@ -7,22 +7,22 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The files beside the weights that are read, or that whoever loads the model reads.
+/// Config and tokenizer files that this program or transformers reads.
 const COMPANIONS: &[&str] =
     &["config.json", "params.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tekken.json"];
 
-/// Whether a file of a model's folder, by its path in it, decides what the model is. A README, a `.git`, a licence do not.
+/// Whether a file, given by its path in the model folder, is part of the model. A README, `.git` or license is not.
 pub fn counts(file: &str) -> bool {
     COMPANIONS.contains(&file) || (!file.contains('/') && file.ends_with(".safetensors")) || file == super::INDEX
 }
 
-/// The files of a model's folder that are read: the small ones that are there, and the weights in the form that is taken.
+/// The files of a model folder that are read: existing config and tokenizer files, and the weight files in the chosen layout.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = COMPANIONS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect();
     if !files.iter().any(|path| path.ends_with("tekken.json")) {
-        return Err(Error::new(format!("`{}` has no tekken.json, so it is no model's folder", folder.display())));
+        return Err(Error::new(format!("`{}` is not a model folder: it has no tekken.json", folder.display())));
     }
-    // A folder to start from a seed with has none.
+    // A folder for random initialization has no weights.
     if let Ok(place) = WeightFiles::of(folder) {
         files.extend(place.files);
     }
@@ -30,7 +30,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A digest of what a model is: the names and bytes of the files that are read.
+/// BLAKE3 digest of a model: the names and contents of the files that are read.
 pub fn digest(folder: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for path in files(folder)? {
@@ -40,8 +40,8 @@ pub fn digest(folder: &Path) -> Result<String> {
     Ok(hasher.finalize().to_string())
 }
 
-/// Writes what a model made of `base` needs beside its weights: its config saying `dtype` (`float32`, `bfloat16`), and copies of the rest.
-/// Where the base has only Mistral's `params.json`, the files of transformers are made from it.
+/// Writes the config and tokenizer files of a model derived from `base`: `config.json` with `dtype` (such as `float32`, `bfloat16`) and
+/// copies of the others. If the base has only Mistral's `params.json`, transformers' files are generated from it.
 pub fn companions(base: &Path, out: &Path, dtype: &str) -> Result<()> {
     let config = VoxtralConfig::read(base)?;
     let path = base.join("config.json");
@@ -51,7 +51,7 @@ pub fn companions(base: &Path, out: &Path, dtype: &str) -> Result<()> {
     } else {
         config.to_json()
     };
-    // Whichever spelling the base uses; in every part that repeats it.
+    // Use the key that the base uses, and update it in every section that repeats it.
     let named = ["dtype", "torch_dtype"].into_iter().find(|key| settings.get(key).is_some()).unwrap_or("torch_dtype");
     settings[named] = json!(dtype);
     for part in ["audio_config", "text_config"] {
@@ -74,7 +74,7 @@ pub fn companions(base: &Path, out: &Path, dtype: &str) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file of a folder, if it has it.
+/// Copies a file from one folder to another if it exists.
 pub fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
     let file = from.join(name);
     if file.exists() {
@@ -83,8 +83,9 @@ pub fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a model in `folder`, written as `name` in the settings of a project at `root`, is called in files others may read: a path inside
-/// the project stays, a copy in the Hub's cache is known by its id, and of any other place only the last part is told.
+/// A model name for published files that reveals no local path. `name` is the model as written in the settings of the project at `root`,
+/// `folder` its location. A model in the Hub cache becomes its repository id, a path inside the project stays relative, and any other
+/// path is reduced to its last component.
 pub fn portable_name(name: &str, folder: &Path, root: &Path) -> String {
     let written = Path::new(name);
     if let Some(id) = hub_id(folder) {
@@ -99,7 +100,7 @@ pub fn portable_name(name: &str, folder: &Path, root: &Path) -> String {
     name.to_owned()
 }
 
-/// The id of a model that lies in the cache of the Hub's tools: `…/models--OWNER--NAME/snapshots/REVISION`.
+/// Repository id of a model in the Hub cache: `…/models--OWNER--NAME/snapshots/REVISION`.
 pub fn hub_id(folder: &Path) -> Option<String> {
     let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
     let (owner, name) = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?.split_once("--")?;

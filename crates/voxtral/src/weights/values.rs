@@ -1,8 +1,8 @@
-//! From the bytes of a file to the values of a tensor: converted piece by piece on all cores, or borrowed from the mapped file.
+//! Tensor data from safetensors bytes: converted in parallel, or borrowed zero-copy from the mapped file.
 //!
-//! What is converted is read with plain reads into a small buffer of each thread, so the file's pages never count as ours and the peak is
-//! the tensor itself. What is kept as it is stored costs nothing until it is used: the tensor is a view of the map. Every value is
-//! checked to be finite, by its exponent's bits: while it is converted, or afterwards by the [audit](super::finite_check).
+//! A converted tensor is read with ordinary reads into a small buffer per thread, so peak memory is the tensor itself. A tensor kept as
+//! stored is a view of the memory map. Every value is checked to be finite by its exponent bits: during conversion, or later by the
+//! [finite check](super::finite_check).
 
 use super::checkpoint::{Shard, Stored};
 use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
@@ -16,17 +16,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Values converted at a time.
+/// Values converted per read.
 const PIECE: usize = 1 << 18;
 
-/// A tensor that was read.
+/// A loaded tensor.
 pub(super) struct Values {
     pub(super) data: TensorData,
-    /// What is behind it, if that is the file itself and nobody looked at it yet.
+    /// The mapped file region behind it, if its values are not checked yet.
     pub(super) borrowed: Option<Borrowed>,
 }
 
-/// A tensor that is a view of a file.
+/// A tensor that is a view of a mapped file.
 #[derive(Clone, Debug)]
 pub(super) struct Borrowed {
     pub(super) path: PathBuf,
@@ -37,7 +37,7 @@ pub(super) struct Borrowed {
 }
 
 impl Shard {
-    /// Reads a tensor as `wanted`, 32-bit or brain floats. `head` is the width of an attention head, for interleaved rows.
+    /// Reads a tensor as `wanted` (f32 or bf16). `head` is the attention head size, for interleaved rows.
     pub(super) fn read(&self, name: &str, stored: &Stored, wanted: DType, borrow: bool, head: usize) -> Result<Values, String> {
         readable(stored.dtype)?;
         if borrow && let Some(bytes) = borrowed(self, stored, wanted) {
@@ -50,12 +50,12 @@ impl Shard {
         let bytes = match wanted {
             DType::BF16 => {
                 let mut values = vec![0u16; count];
-                fill(self, stored, head, &mut values, &|bytes, values| to_brain(stored.dtype, bytes, values))?;
+                fill(self, stored, head, &mut values, &|bytes, values| to_bf16(stored.dtype, bytes, values))?;
                 Bytes::from_elems(values)
             }
             _ => {
                 let mut values = vec![0f32; count];
-                fill(self, stored, head, &mut values, &|bytes, values| to_floats(stored.dtype, bytes, values))?;
+                fill(self, stored, head, &mut values, &|bytes, values| to_f32(stored.dtype, bytes, values))?;
                 Bytes::from_elems(values)
             }
         };
@@ -64,10 +64,11 @@ impl Shard {
 }
 
 impl Borrowed {
-    /// Looks at every value until `stop`: what is wrong is one clause. Plain reads, so the map gains no pages by it.
-    pub(super) fn look(&self, stop: &AtomicBool) -> Result<(), String> {
+    /// Checks that every value is finite, until `stop` is set. Uses ordinary reads, so that no pages are mapped. The error is a clause such
+    /// as `holds NaN at element 5`.
+    pub(super) fn check_finite(&self, stop: &AtomicBool) -> Result<(), String> {
         let size = width(self.dtype);
-        let look = |buffer: &mut Vec<u8>, piece: usize| -> Result<Option<(usize, f32)>, String> {
+        let check = |buffer: &mut Vec<u8>, piece: usize| -> Result<Option<(usize, f32)>, String> {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
@@ -78,23 +79,23 @@ impl Borrowed {
             Ok(place.map(|place| (piece * PIECE + place, value_at(self.dtype, buffer, place))))
         };
         let pieces = self.range.len().div_ceil(PIECE * size);
-        match (0..pieces).into_par_iter().map_init(Vec::new, look).try_reduce(|| None, |a, b| Ok(first(a, b)))? {
+        match (0..pieces).into_par_iter().map_init(Vec::new, check).try_reduce(|| None, |a, b| Ok(first(a, b)))? {
             Some((place, value)) => Err(format!("holds {value} at element {place}")),
             None => Ok(()),
         }
     }
 }
 
-/// The first value that is not finite, of bytes as a file holds them.
+/// Index of the first non-finite value in stored bytes.
 fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
     let odd = match dtype {
         Dtype::F32 => bytes.as_chunks().0.iter().fold(false, |odd, b| odd | not_finite_f32(u32::from_le_bytes(*b))),
-        _ => bytes.as_chunks().0.iter().fold(false, |odd, b| odd | not_finite_brain(u16::from_le_bytes(*b))),
+        _ => bytes.as_chunks().0.iter().fold(false, |odd, b| odd | not_finite_bf16(u16::from_le_bytes(*b))),
     };
     odd.then(|| position(dtype, bytes, |value| !value.is_finite()).unwrap_or(0))
 }
 
-/// The one that comes first.
+/// The hit with the smaller index.
 fn first(a: Option<(usize, f32)>, b: Option<(usize, f32)>) -> Option<(usize, f32)> {
     match (a, b) {
         (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
@@ -102,7 +103,7 @@ fn first(a: Option<(usize, f32)>, b: Option<(usize, f32)>) -> Option<(usize, f32
     }
 }
 
-/// What stands at a place of the bytes of a file.
+/// The value at an index of stored bytes.
 fn value_at(dtype: Dtype, bytes: &[u8], place: usize) -> f32 {
     let size = width(dtype);
     bytes.get(place * size..(place + 1) * size).map_or(f32::NAN, |bytes| value(dtype, bytes))
@@ -111,16 +112,16 @@ fn value_at(dtype: Dtype, bytes: &[u8], place: usize) -> f32 {
 fn readable(dtype: Dtype) -> Result<(), String> {
     match dtype {
         Dtype::F32 | Dtype::BF16 | Dtype::F16 => Ok(()),
-        other => Err(format!("is stored as {other:?}; F32, BF16 and F16 are read")),
+        other => Err(format!("is stored as {other:?}; only F32, BF16 and F16 are supported")),
     }
 }
 
-/// Bytes of a value.
+/// Bytes per value.
 fn width(dtype: Dtype) -> usize {
     if dtype == Dtype::F32 { 4 } else { 2 }
 }
 
-/// The file's own bytes, where they already are what is wanted.
+/// The mapped bytes, if they can be used as stored.
 fn borrowed(shard: &Shard, stored: &Stored, wanted: DType) -> Option<bytes::Bytes> {
     let same = matches!((stored.dtype, wanted), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::BF16));
     if !same || stored.interleaved || cfg!(target_endian = "big") || stored.range.is_empty() || stored.range.end > shard.bytes.len() {
@@ -130,7 +131,7 @@ fn borrowed(shard: &Shard, stored: &Stored, wanted: DType) -> Option<bytes::Byte
     bytes.as_ptr().addr().is_multiple_of(width(stored.dtype)).then_some(bytes)
 }
 
-/// Fills a tensor piece by piece; `convert` says whether all values of a piece are finite.
+/// Reads and converts a tensor in parallel. `convert` returns whether all values of a piece are finite.
 fn fill<T: Send>(
     shard: &Shard,
     stored: &Stored,
@@ -139,7 +140,7 @@ fn fill<T: Send>(
     convert: &(dyn Fn(&[u8], &mut [T]) -> bool + Sync),
 ) -> Result<(), String> {
     let size = width(stored.dtype);
-    // Interleaved rows change places, so a piece is a row.
+    // Interleaved rows are reordered, so one piece is one row.
     let piece = match stored.shape.as_slice() {
         [rows, columns @ ..] if stored.interleaved => {
             if head < 2 || !head.is_multiple_of(2) || !rows.is_multiple_of(head) {
@@ -150,7 +151,7 @@ fn fill<T: Send>(
         _ => PIECE,
     };
     let source = |piece: usize| if stored.interleaved { interleaved_row(piece, head) } else { piece };
-    let look = |buffer: &mut Vec<u8>, (number, values): (usize, &mut [T])| -> Result<Option<(usize, f32)>, String> {
+    let convert_piece = |buffer: &mut Vec<u8>, (number, values): (usize, &mut [T])| -> Result<Option<(usize, f32)>, String> {
         let place = source(number) * piece;
         buffer.resize(values.len() * size, 0u8);
         let offset = (stored.range.start + place * size) as u64;
@@ -162,21 +163,21 @@ fn fill<T: Send>(
         let within = position(stored.dtype, buffer, beyond).unwrap_or(0);
         Ok(Some((place + within, value_at(stored.dtype, buffer, within))))
     };
-    let odd = values.par_chunks_mut(piece.max(1)).enumerate().map_init(Vec::new, look);
-    match odd.try_reduce(|| None, |a, b| Ok(first(a, b)))? {
+    let non_finite = values.par_chunks_mut(piece.max(1)).enumerate().map_init(Vec::new, convert_piece);
+    match non_finite.try_reduce(|| None, |a, b| Ok(first(a, b)))? {
         Some((place, value)) if value.is_finite() => Err(format!("holds {value} at element {place}, which is too large for bf16")),
         Some((place, value)) => Err(format!("holds {value} at element {place}")),
         None => Ok(()),
     }
 }
 
-/// The row of a file in which row `ours` is stored: pair i of a head is rows i and i + head / 2 here, rows 2i and 2i + 1 there.
+/// The stored row of row `ours`. RoPE pair i of a head is rows i and i + head / 2 here, but rows 2i and 2i + 1 in Mistral's file.
 pub(super) fn interleaved_row(ours: usize, head: usize) -> usize {
     let (start, row) = (ours / head * head, ours % head);
     start + 2 * (row % (head / 2)) + row / (head / 2)
 }
 
-fn to_floats(dtype: Dtype, bytes: &[u8], values: &mut [f32]) -> bool {
+fn to_f32(dtype: Dtype, bytes: &[u8], values: &mut [f32]) -> bool {
     let mut odd = false;
     match dtype {
         Dtype::F32 => {
@@ -189,7 +190,7 @@ fn to_floats(dtype: Dtype, bytes: &[u8], values: &mut [f32]) -> bool {
         Dtype::BF16 => {
             for (bytes, value) in bytes.as_chunks().0.iter().zip(values) {
                 let bits = u16::from_le_bytes(*bytes);
-                odd |= not_finite_brain(bits);
+                odd |= not_finite_bf16(bits);
                 *value = f32::from_bits(u32::from(bits) << 16);
             }
         }
@@ -203,32 +204,32 @@ fn to_floats(dtype: Dtype, bytes: &[u8], values: &mut [f32]) -> bool {
     !odd
 }
 
-fn to_brain(dtype: Dtype, bytes: &[u8], values: &mut [u16]) -> bool {
+fn to_bf16(dtype: Dtype, bytes: &[u8], values: &mut [u16]) -> bool {
     let mut odd = false;
     match dtype {
         Dtype::F32 => {
             for (bytes, value) in bytes.as_chunks().0.iter().zip(values) {
                 *value = rounded(u32::from_le_bytes(*bytes));
-                odd |= not_finite_brain(*value);
+                odd |= not_finite_bf16(*value);
             }
         }
         Dtype::BF16 => {
             for (bytes, value) in bytes.as_chunks().0.iter().zip(values) {
                 *value = u16::from_le_bytes(*bytes);
-                odd |= not_finite_brain(*value);
+                odd |= not_finite_bf16(*value);
             }
         }
         _ => {
             for (bytes, value) in bytes.as_chunks().0.iter().zip(values) {
                 *value = rounded(f16::from_le_bytes(*bytes).to_f32().to_bits());
-                odd |= not_finite_brain(*value);
+                odd |= not_finite_bf16(*value);
             }
         }
     }
     !odd
 }
 
-/// The nearest brain float, ties to even. A NaN stays one or becomes infinite: either is refused.
+/// f32 bits rounded to bf16, to nearest even. NaN becomes NaN or infinity; both are rejected.
 fn rounded(bits: u32) -> u16 {
     (bits.saturating_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
@@ -237,7 +238,7 @@ fn not_finite_f32(bits: u32) -> bool {
     bits & 0x7f80_0000 == 0x7f80_0000
 }
 
-fn not_finite_brain(bits: u16) -> bool {
+fn not_finite_bf16(bits: u16) -> bool {
     bits & 0x7f80 == 0x7f80
 }
 
@@ -258,7 +259,7 @@ fn position(dtype: Dtype, bytes: &[u8], odd: impl Fn(f32) -> bool) -> Option<usi
 pub(super) mod tests {
     use super::*;
 
-    /// A tensor of 32-bit floats in a file of its own.
+    /// An f32 tensor in its own temporary file.
     pub(crate) fn borrowed(name: &str, values: &[f32]) -> Borrowed {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         in_file(name, Dtype::F32, &bytes)
@@ -277,7 +278,7 @@ pub(super) mod tests {
             assert_eq!(rounded(value.to_bits()), bf16::from_f32(value).to_bits(), "{value}");
         }
         for odd in [f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
-            assert!(not_finite_brain(rounded(odd.to_bits())), "{odd}");
+            assert!(not_finite_bf16(rounded(odd.to_bits())), "{odd}");
         }
     }
 
@@ -291,15 +292,15 @@ pub(super) mod tests {
     #[test]
     fn the_first_odd_value_is_found_wherever_it_is() {
         let mut values = vec![1f32; 2 * PIECE + 10];
-        let look = |dtype, bytes: &[u8]| in_file("x", dtype, bytes).look(&AtomicBool::new(false));
+        let check = |dtype, bytes: &[u8]| in_file("x", dtype, bytes).check_finite(&AtomicBool::new(false));
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
-        assert_eq!(look(Dtype::F32, &bytes(&values)), Ok(()));
+        assert_eq!(check(Dtype::F32, &bytes(&values)), Ok(()));
         values[2 * PIECE + 3] = f32::NAN;
         values[2 * PIECE + 4] = f32::INFINITY;
-        assert_eq!(look(Dtype::F32, &bytes(&values)), Err(format!("holds NaN at element {}", 2 * PIECE + 3)));
+        assert_eq!(check(Dtype::F32, &bytes(&values)), Err(format!("holds NaN at element {}", 2 * PIECE + 3)));
         values[7] = f32::NEG_INFINITY;
-        assert_eq!(look(Dtype::F32, &bytes(&values)), Err("holds -inf at element 7".to_owned()));
-        let brain: Vec<u8> = [1.0, f32::NAN].iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
-        assert_eq!(look(Dtype::BF16, &brain), Err("holds NaN at element 1".to_owned()));
+        assert_eq!(check(Dtype::F32, &bytes(&values)), Err("holds -inf at element 7".to_owned()));
+        let narrow: Vec<u8> = [1.0, f32::NAN].iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
+        assert_eq!(check(Dtype::BF16, &narrow), Err("holds NaN at element 1".to_owned()));
     }
 }

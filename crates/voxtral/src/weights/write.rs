@@ -1,13 +1,12 @@
-//! Tensors to safetensors files, one after another: no more than one of them is in memory twice.
+//! Safetensors writer: streams one tensor at a time, so at most one tensor is in memory twice.
 //!
-//! A file is written under another name and renamed, so a model may be saved over the file it was borrowed from. The same tensors give
-//! the same bytes, laid out as the reference implementation does: wider types first, then by name. A model above a size goes into several
-//! files beside an index, as transformers writes and reads it.
+//! A file is written under a temporary name and renamed, so a model can be saved over the file it is mapped from. Output is deterministic
+//! and has the layout of the safetensors library: wider dtypes first, then by name. A large model is split into shards with an index,
+//! as in transformers.
 
 use super::checkpoint::{INDEX, SINGLE};
 use crate::error::{Error, Result, ResultExt};
-use crate::model::visitor;
-use crate::model::visitor::NamedVisitor;
+use crate::model::visitor::{NamedVisitor, visit_named};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use half::{bf16, f16};
@@ -19,10 +18,10 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// The largest file transformers writes unless told otherwise.
+/// Default maximum shard size in bytes, as in transformers.
 pub const MAX_SHARD: u64 = 5_000_000_000;
 
-/// A tensor on its way to a file: what the header says of it, and its values when their turn comes.
+/// A tensor to be written: its shape and dtype, and a closure that produces its values when needed.
 pub struct PendingTensor<'a> {
     shape: Vec<usize>,
     dtype: Dtype,
@@ -30,7 +29,7 @@ pub struct PendingTensor<'a> {
 }
 
 impl<'a> PendingTensor<'a> {
-    /// A tensor to be written as `dtype` (F32, BF16 or F16), whatever its values come as.
+    /// A tensor to be stored as `dtype` (F32, BF16 or F16); its values are converted if necessary.
     pub fn new(shape: &[usize], dtype: Dtype, values: impl FnOnce() -> Result<TensorData> + 'a) -> Self {
         Self { shape: shape.to_vec(), dtype, values: Box::new(values) }
     }
@@ -41,12 +40,11 @@ impl<'a> PendingTensor<'a> {
     }
 }
 
-/// Writes a model to `model.safetensors` in a folder, or to shards of up to `max_shard` bytes with an index, under the names of the Hub
-/// and in the types the tensors have.
+/// Saves a model to `model.safetensors`, or to shards of up to `max_shard` bytes with an index. Tensors keep their Hub names and dtypes.
 pub fn save<M: Module>(model: &M, folder: &Path, max_shard: u64) -> Result<()> {
     struct Collect(Vec<(String, PendingTensor<'static>)>);
     impl NamedVisitor for Collect {
-        fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+        fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             let tensor = param.val().inner();
             let dtype = if tensor.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 };
             let shape = tensor.dims();
@@ -54,42 +52,42 @@ pub fn save<M: Module>(model: &M, folder: &Path, max_shard: u64) -> Result<()> {
         }
     }
     let mut collect = Collect(Vec::new());
-    visitor::look(model, &mut collect);
+    visit_named(model, &mut collect);
     write_outgoing(collect.0, folder, max_shard)
 }
 
-/// The names and shapes of a model's tensors, in the model's order.
+/// Names and shapes of a model's tensors, in module order.
 pub fn shapes<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
     struct Collect(Vec<(String, Vec<usize>)>);
     impl NamedVisitor for Collect {
-        fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+        fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             self.0.push((name.to_owned(), param.shape().to_vec()));
         }
     }
     let mut collect = Collect(Vec::new());
-    visitor::look(model, &mut collect);
+    visit_named(model, &mut collect);
     collect.0
 }
 
-/// The values of the tensors of a model whose names `wanted` accepts, by name.
+/// The tensors of a model whose names `wanted` accepts, by name.
 pub fn tensors<M: Module>(model: &M, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, TensorData> {
     struct Collect<F> {
         wanted: F,
         found: BTreeMap<String, TensorData>,
     }
     impl<F: Fn(&str) -> bool> NamedVisitor for Collect<F> {
-        fn look<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+        fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
             if (self.wanted)(name) {
                 self.found.insert(name.to_owned(), param.val().inner().into_data());
             }
         }
     }
     let mut collect = Collect { wanted, found: BTreeMap::new() };
-    visitor::look(model, &mut collect);
+    visit_named(model, &mut collect);
     collect.found
 }
 
-/// Writes tensors into a model's folder, in one file or several; the order decides which go together.
+/// Writes tensors to a model folder, in one file or in shards of up to `max_shard` bytes. Consecutive tensors share a shard.
 pub fn write_outgoing(tensors: Vec<(String, PendingTensor)>, folder: &Path, max_shard: u64) -> Result<()> {
     let (mut shards, mut filled, mut total) = (vec![Vec::new()], 0, 0);
     for (name, tensor) in tensors {
@@ -118,7 +116,7 @@ pub fn write_outgoing(tensors: Vec<(String, PendingTensor)>, folder: &Path, max_
     fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&index)?)).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-/// Writes tensors to one safetensors file, in the types they have.
+/// Writes tensors to one safetensors file; dtypes are kept.
 pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
     let mut lines = Vec::new();
     for (name, data) in tensors {
@@ -126,7 +124,7 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Res
             DType::F32 => Dtype::F32,
             DType::BF16 => Dtype::BF16,
             DType::F16 => Dtype::F16,
-            other => return Err(Error::new(format!("tensor `{name}` is {other:?}; F32, BF16 and F16 are written"))),
+            other => return Err(Error::new(format!("tensor `{name}` is {other:?}; only F32, BF16 and F16 are supported"))),
         };
         lines.push((name.as_str(), dtype, data.shape().to_vec()));
     }
@@ -138,22 +136,22 @@ fn write(path: &Path, tensors: Vec<(String, PendingTensor)>) -> Result<()> {
     let header = names.iter().map(|(name, dtype, shape)| (name.as_str(), *dtype, shape.clone())).collect();
     let mut values: BTreeMap<String, PendingTensor> = tensors.into_iter().collect();
     stream(path, header, &mut |name, dtype| {
-        let tensor = values.remove(name).ok_or_else(|| Error::new(format!("tensor `{name}` is there twice")))?;
+        let tensor = values.remove(name).ok_or_else(|| Error::new(format!("tensor `{name}` is listed twice")))?;
         let data = (tensor.values)()?;
         if data.shape().to_vec() != tensor.shape {
-            return Err(Error::new(format!("tensor `{name}` became {:?} instead of {:?}", data.shape().to_vec(), tensor.shape)));
+            return Err(Error::new(format!("tensor `{name}` has shape {:?}, expected {:?}", data.shape().to_vec(), tensor.shape)));
         }
         Ok(Cow::Owned(bytes(data, dtype)?))
     })
 }
 
-/// What a header says of a tensor: its name, its type, its shape.
+/// Header entry of a tensor: name, dtype, shape.
 type Line<'a> = (&'a str, Dtype, Vec<usize>);
 
-/// Gives the bytes of a tensor in a type.
+/// Returns the bytes of a tensor in a dtype.
 type Values<'a, 'v> = dyn FnMut(&str, Dtype) -> Result<Cow<'v, [u8]>> + 'a;
 
-/// Writes the header, then what `values` gives for each tensor.
+/// Writes the header, then the bytes of each tensor as returned by `values`.
 fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut Values<'_, 'v>) -> Result<()> {
     lines.sort_by(|(a, a_type, _), (b, b_type, _)| b_type.cmp(a_type).then_with(|| a.cmp(b)));
     let mut header = String::from(r#"{"__metadata__":{"format":"pt"}"#);
@@ -177,7 +175,7 @@ fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut Values<'_, 'v>) ->
             let bytes = values(name, *dtype).map_err(|error| error.context(path.display()))?;
             let size = shape.iter().product::<usize>() * dtype.bitsize() / 8;
             if bytes.len() != size {
-                return Err(Error::new(format!("{}: tensor `{name}` has {} bytes instead of {size}", path.display(), bytes.len())));
+                return Err(Error::new(format!("{}: tensor `{name}` has {} bytes, expected {size}", path.display(), bytes.len())));
             }
             file.write_all(&bytes).with_context(writing)?;
         }
@@ -185,13 +183,13 @@ fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut Values<'_, 'v>) ->
         fs::rename(&draft, path).with_context(writing)
     })();
     if written.is_err() {
-        // What is left of it is of no use to anybody; that it cannot be removed is not the error to report.
+        // Remove the incomplete file. The error to report is the first one, not a failure to remove.
         let _ = fs::remove_file(&draft);
     }
     written
 }
 
-/// The bytes of a tensor in a type.
+/// The bytes of a tensor converted to a dtype.
 fn bytes(data: TensorData, dtype: Dtype) -> Result<Vec<u8>> {
     match (data.dtype(), dtype) {
         (DType::F32, Dtype::F32) | (DType::BF16, Dtype::BF16) | (DType::F16, Dtype::F16) => Ok(data.as_bytes().to_vec()),
@@ -203,6 +201,6 @@ fn bytes(data: TensorData, dtype: Dtype) -> Result<Vec<u8>> {
                 _ => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
             })
         }
-        (_, other) => Err(Error::new(format!("{other:?} is not written; F32, BF16 and F16 are"))),
+        (_, other) => Err(Error::new(format!("dtype {other:?} is not supported; use F32, BF16 or F16"))),
     }
 }

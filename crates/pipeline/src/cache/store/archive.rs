@@ -1,16 +1,16 @@
-//! A run as one file: a tar archive, compressed with zstd.
+//! Export and import of a run as a `.tar.zst` archive.
 //!
 //! ```text
-//! voxpipe-run.json        what is in the archive; the first entry
-//! events.jsonl            the log
-//! provenance.json         the manifest, if the run has one
-//! trees/DIGEST.json       the files of each result
-//! keys/FINGERPRINT.json   what each result was made of
-//! store/DIGEST/…          the results themselves
+//! voxpipe-run.json        the archive manifest; the first entry
+//! events.jsonl            the event log
+//! provenance.json         the provenance of the run, if it has one
+//! trees/DIGEST.json       the file list of each result
+//! keys/FINGERPRINT.json   the cache entry of each result
+//! store/DIGEST/…          the results
 //! ```
 //!
-//! The same run makes the same bytes. When an archive is read nothing in it is believed: only these names are taken, only plain files,
-//! no larger than listed, and everything is hashed before any of it counts.
+//! Archives are deterministic: the same run gives the same bytes. Import trusts nothing: it accepts only these names, only regular files
+//! and only the listed sizes, and verifies every digest before anything is committed.
 
 use super::files::Durability;
 use super::remote::stays_inside;
@@ -28,39 +28,42 @@ use std::path::{Path, PathBuf};
 use tar::{Archive, Builder, EntryType, Header};
 use voxpipe_io::digest::Digest;
 
-/// The version of the layout.
+/// The version of the archive layout.
 const VERSION: u32 = 1;
 const ABOUT: &str = "voxpipe-run.json";
-/// Nothing but results is larger than this.
+/// Size limit in bytes of every entry that is not a result file.
 const LARGEST: u64 = 256 << 20;
-/// Results hold models, which do not get much smaller for more effort.
+/// zstd level; results hold model weights, which higher levels barely shrink further.
 const LEVEL: i32 = 3;
 
-/// What is in an archive.
+/// The manifest of an archive.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ArchiveManifest {
     v: u32,
-    /// The run.
+    /// The run id.
     pub run: String,
-    /// The fingerprints of its results.
+    /// The fingerprints of the run's results.
     pub fingerprints: BTreeSet<Fingerprint>,
     /// The digests of the results whose files are in the archive.
     pub results: BTreeSet<Digest>,
 }
 
-/// What became of an archive.
+/// The outcome of an import.
 #[derive(Debug)]
 pub struct ImportedRun {
-    /// The run's id here: its own, or another if that was taken.
+    /// The run id in this project: the original one, or a new one if that was taken.
     pub run: String,
-    /// The run's id where it comes from.
+    /// The original run id.
     pub was: String,
-    /// How many results came with it, and how many of them were not here before.
+    /// The number of results in the archive, and how many of them are new in this project.
     pub results: [usize; 2],
 }
 
 impl Store {
-    /// Writes a run into an archive, with its results or only with what is known of them.
+    /// Writes a run to an archive, with its results or only with their cache entries.
+    ///
+    /// # Errors
+    /// If `results` is set and a result is missing or damaged, or if the file cannot be written.
     pub fn export(
         &self,
         run: &str,
@@ -71,8 +74,8 @@ impl Store {
     ) -> Result<ArchiveManifest> {
         for record in records.values() {
             if let Some(problem) = self.problem(record.digest).filter(|_| results) {
-                return Err(Error::new(format!("run {run} cannot be exported whole, {problem}: {}", record.summary))
-                    .hint("run again to have it made, or export without results"));
+                return Err(Error::new(format!("cannot export run {run} with all results, {problem}: {}", record.summary))
+                    .hint("run again to recreate the result, or export without results"));
             }
         }
         let digests: BTreeSet<Digest> = records.values().map(|record| record.digest).collect();
@@ -132,7 +135,7 @@ impl Store {
         Ok(())
     }
 
-    /// Reads a run out of an archive. Nothing of it counts before all of it was held against its digests.
+    /// Imports a run from an archive. Commits nothing until every file matches its digest.
     pub fn import(&self, from: &Path) -> Result<ImportedRun> {
         let space = Workspace { out: self.dir.join("work").join("import"), scratch: self.dir.join("work").join("import") };
         files::remove_folder(&space.out)?;
@@ -151,38 +154,38 @@ impl Store {
         for entry in archive.entries().map_err(damaged)? {
             let mut entry = entry.map_err(damaged)?;
             let name = String::from_utf8(entry.path_bytes().into_owned())
-                .map_err(|error| Error::new(format!("it has an entry whose name is not UTF-8: {error}")))?;
+                .map_err(|error| Error::new(format!("it has an entry name that is not valid UTF-8: {error}")))?;
             if entry.header().entry_type() != EntryType::Regular {
-                return Err(refused(&name, "is not a plain file"));
+                return Err(refused(&name, "is not a regular file"));
             }
             let (size, mode) = (entry.header().entry_size().map_err(damaged)?, entry.header().mode().unwrap_or(0o644));
             incoming.take(&name, size, mode & 0o100 != 0, &mut entry)?;
         }
-        incoming.whole()?;
+        incoming.check_complete()?;
         self.admit(incoming)
     }
 
-    /// Takes over what was found whole.
+    /// Commits a complete, verified archive.
     fn admit(&self, incoming: ArchiveReader) -> Result<ImportedRun> {
         let ArchiveReader { about, log, manifest, keys, trees, folder, .. } = incoming;
-        let Some(about) = about else { return Err(Error::new("it is not the export of a run")) };
+        let Some(about) = about else { return Err(Error::new("it is not an exported run")) };
         let new: Vec<Digest> = about.results.iter().copied().filter(|digest| self.problem(*digest).is_some()).collect();
         for digest in &new {
             let out = folder.join(digest.to_string());
-            fs::create_dir_all(&out).with_context(|| format!("cannot make `{}`", out.display()))?;
+            fs::create_dir_all(&out).with_context(|| format!("cannot create `{}`", out.display()))?;
             let space = Workspace { scratch: out.clone(), out };
             let found = self.keep(&space)?;
             if found != *digest {
                 files::remove_folder(&self.result(found))?;
                 let _ = fs::remove_file(self.listing(found));
-                return Err(refused(&format!("store/{digest}"), "is not what its digest says"));
+                return Err(refused(&format!("store/{digest}"), "does not match its digest"));
             }
         }
         for (digest, tree) in &trees {
             files::replace(&self.listing(*digest), &serde_json::to_vec(tree)?, Durability::Durable)?;
         }
         for (fingerprint, record) in &keys {
-            // What was made here stays what is taken here, should it be other bytes.
+            // A result made in this project takes precedence over an imported one with other bytes.
             if self.record(*fingerprint).is_some_and(|own| self.keeps(own.digest)) {
                 continue;
             }
@@ -192,7 +195,7 @@ impl Store {
                 files::replace(&self.key(*fingerprint), &serde_json::to_vec(record)?, Durability::Durable)?;
             }
         }
-        // On the disk before the run is: who sees the run finds what it speaks of.
+        // Results must be on disk before the run is visible.
         self.flush()?;
         let run = self.admit_run(&about.run, &log)?;
         files::replace(&self.log(&run), &log, Durability::Durable)?;
@@ -202,7 +205,7 @@ impl Store {
         Ok(ImportedRun { run, was: about.run, results: [about.results.len(), new.len()] })
     }
 
-    /// The id a run gets here: its own, unless another run has it.
+    /// The id of an imported run in this project: the original one unless another run has it.
     fn admit_run(&self, run: &str, log: &[u8]) -> Result<String> {
         let runs = self.runs()?;
         if !runs.iter().any(|taken| taken == run) || fs::read(self.log(run)).is_ok_and(|here| here == log) {
@@ -218,7 +221,7 @@ impl Store {
     }
 }
 
-/// What was read of an archive so far.
+/// The state of reading an archive.
 struct ArchiveReader {
     about: Option<ArchiveManifest>,
     log: Vec<u8>,
@@ -245,11 +248,12 @@ impl ArchiveReader {
     fn take(&mut self, name: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<()> {
         let Some(about) = &self.about else {
             if name != ABOUT {
-                return Err(Error::new("it is not the export of a run").hint("`voxpipe export RUN FILE` makes one"));
+                return Err(Error::new("it is not an exported run").hint("create one with `voxpipe export RUN FILE`"));
             }
             let about: ArchiveManifest = json(name, size, bytes)?;
             if about.v > VERSION {
-                return Err(Error::new(format!("it has version {}, this program knows {VERSION}", about.v)).hint("use a newer voxpipe"));
+                return Err(Error::new(format!("it has format version {}, but this voxpipe supports {VERSION}", about.v))
+                    .hint("use a newer voxpipe"));
             }
             if !is_run(&about.run) {
                 return Err(refused(name, "does not name a run"));
@@ -258,7 +262,7 @@ impl ArchiveReader {
             return Ok(());
         };
         if !self.names.insert(name.to_owned()) {
-            return Err(refused(name, "is there twice"));
+            return Err(refused(name, "occurs twice"));
         }
         match name.split_once('/') {
             None if name == "events.jsonl" => self.log = small(name, size, bytes)?,
@@ -267,7 +271,7 @@ impl ArchiveReader {
                 let digest = named(name, rest.strip_suffix(".json"))?;
                 let tree: FileTree = json(name, size, bytes)?;
                 if tree.digest() != digest || !tree.0.keys().all(|name| stays_inside(name)) {
-                    return Err(refused(name, "is not what its digest says"));
+                    return Err(refused(name, "does not match its digest"));
                 }
                 self.trees.insert(digest, tree);
             }
@@ -275,7 +279,7 @@ impl ArchiveReader {
                 let fingerprint = Fingerprint(named(name, rest.strip_suffix(".json"))?);
                 let record: CacheEntry = json(name, size, bytes)?;
                 if record.ingredients.fingerprint() != fingerprint {
-                    return Err(refused(name, "is not what its fingerprint says"));
+                    return Err(refused(name, "does not match its fingerprint"));
                 }
                 self.keys.insert(fingerprint, record);
             }
@@ -286,21 +290,21 @@ impl ArchiveReader {
                 match listed {
                     Some(leaf) if leaf.size == size => {
                         if self.write(digest, path, size, runs, bytes)? != leaf.digest {
-                            return Err(refused(name, "is not what its digest says"));
+                            return Err(refused(name, "does not match its digest"));
                         }
                     }
-                    Some(_) => return Err(refused(name, "has another size than listed")),
-                    None => return Err(refused(name, "is listed in no result")),
+                    Some(_) => return Err(refused(name, "has a different size than listed")),
+                    None => return Err(refused(name, "is not listed in any result")),
                 }
             }
-            _ => return Err(refused(name, "does not belong into the export of a run")),
+            _ => return Err(refused(name, "does not belong in an exported run")),
         }
         Ok(())
     }
 
-    /// Writes a file of a result and gives the digest of what was written.
+    /// Writes a file of a result and returns the digest of the bytes written.
     fn write(&self, digest: Digest, path: &str, size: u64, runs: bool, bytes: &mut impl Read) -> Result<Digest> {
-        // `path` is a key of a tree whose names all stay inside.
+        // `path` is a key of a file list whose names were all checked to stay inside the folder.
         let path = self.folder.join(digest.to_string()).join(path);
         let writing = || format!("cannot write `{}`", path.display());
         path.parent().map_or(Ok(()), fs::create_dir_all).with_context(writing)?;
@@ -321,18 +325,18 @@ impl ArchiveReader {
         Ok(Digest(*hasher.finalize().as_bytes()))
     }
 
-    /// That nothing is missing.
-    fn whole(&self) -> Result<()> {
-        let Some(about) = &self.about else { return Err(Error::new("it is not the export of a run")) };
+    /// Fails if anything is missing.
+    fn check_complete(&self) -> Result<()> {
+        let Some(about) = &self.about else { return Err(Error::new("it is not an exported run")) };
         if self.log.is_empty() {
-            return Err(Error::new("it has no log of the run"));
+            return Err(Error::new("the log of the run is missing"));
         }
         if let Some(missing) = about.fingerprints.iter().find(|fingerprint| !self.keys.contains_key(fingerprint)) {
-            return Err(Error::new(format!("the record {missing} is missing")));
+            return Err(Error::new(format!("the cache entry {missing} is missing")));
         }
         let known: BTreeSet<_> = self.keys.values().map(|record| record.digest).collect();
         if let Some(missing) = known.iter().chain(&about.results).find(|digest| !self.trees.contains_key(digest)) {
-            return Err(Error::new(format!("the list of files of {missing} is missing")));
+            return Err(Error::new(format!("the file list of {missing} is missing")));
         }
         if let Some(extra) = self.keys.keys().find(|fingerprint| !about.fingerprints.contains(fingerprint)) {
             return Err(refused(&format!("keys/{extra}.json"), "does not belong to the run"));
@@ -347,7 +351,7 @@ impl ArchiveReader {
     }
 }
 
-/// Whether a name is one that runs have: a day and a number.
+/// Whether a name is a valid run id: a date and a number.
 fn is_run(name: &str) -> bool {
     let parts: Vec<_> = name.split('-').collect();
     parts.len() == 4 && parts.iter().all(|part| !part.is_empty() && part.len() <= 9 && part.bytes().all(|byte| byte.is_ascii_digit()))
@@ -363,7 +367,7 @@ fn json<T: DeserializeOwned>(name: &str, size: u64, bytes: &mut impl Read) -> Re
 
 fn small(name: &str, size: u64, bytes: &mut impl Read) -> Result<Vec<u8>> {
     if size > LARGEST {
-        return Err(refused(name, "is larger than anything of its kind"));
+        return Err(refused(name, "exceeds the size limit"));
     }
     let mut read = Vec::new();
     bytes.take(size).read_to_end(&mut read).map_err(damaged)?;
@@ -371,18 +375,18 @@ fn small(name: &str, size: u64, bytes: &mut impl Read) -> Result<Vec<u8>> {
 }
 
 fn refused(name: &str, why: &str) -> Error {
-    Error::new(format!("its entry `{}` {why}", name.escape_debug())).hint("nothing was imported; ask for a new export of the run")
+    Error::new(format!("its entry `{}` {why}", name.escape_debug())).hint("nothing was imported; get a new export of the run")
 }
 
 fn damaged(error: io::Error) -> Error {
-    Error::new(format!("it is damaged or cut short ({error})")).hint("nothing was imported; copy the file again")
+    Error::new(format!("it is damaged or truncated ({error})")).hint("nothing was imported; copy the file again")
 }
 
 fn put(tar: &mut Builder<impl Write>, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
     tar.append_data(&mut header(mode, bytes.len() as u64), name, bytes).with_context(|| format!("cannot add `{name}`"))
 }
 
-/// Owner and time are nobody's and never's: the same content makes the same archive.
+/// A header with owner 0 and time 0, so that archives are deterministic.
 fn header(mode: u32, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
@@ -394,7 +398,7 @@ fn header(mode: u32, size: u64) -> Header {
     header
 }
 
-/// Removes a temporary file unless it was renamed away.
+/// Removes a temporary file on drop, unless it was renamed.
 struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {

@@ -1,15 +1,15 @@
-//! Every change the store makes on the disk, one small step each: nothing of ours is written, moved or removed in any other way.
+//! File system operations of the store, with fault injection for tests.
 //!
-//! That makes the order of steps something a test can hold on to. In builds for development, VOXPIPE_FAULT lets step number N fail
-//! (`full@N`: no space from there on) or be the last thing the process does (`kill@N`), and VOXPIPE_FAULT_LOG names a file
-//! that every finished step is noted in, so that a test can take away what was not on the disk yet. Release builds have none of it.
+//! Every write, move and removal of the store goes through these functions, one step each, so tests can check their order. In debug
+//! builds, VOXPIPE_FAULT makes step N and all later ones fail with "no space" (`full@N`) or kills the process at step N (`kill@N`), and
+//! VOXPIPE_FAULT_LOG names a file that logs every finished step, so a test can undo steps not yet synced. Release builds have none of this.
 
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Makes a folder with those above it; it may be there.
+/// Creates a folder and its parents, unless it exists.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -17,12 +17,12 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     step("make", path, None, || fs::create_dir_all(path))
 }
 
-/// Writes a file anew.
+/// Creates or truncates a file and writes it.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     step("write", path, None, || fs::File::create(path)?.write_all(bytes))
 }
 
-/// Adds to the end of a file, which need not be there.
+/// Appends to a file; creates it if needed.
 pub(super) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     step("write", path, None, || fs::File::options().create(true).append(true).open(path)?.write_all(bytes))
 }
@@ -35,33 +35,33 @@ pub(super) fn protect(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Puts a file, or a folder's list of names, on the disk.
+/// Syncs a file or a folder's directory entries to disk (fsync).
 pub(super) fn sync(path: &Path) -> io::Result<()> {
     step("sync", path, None, || fs::File::open(path)?.sync_all())
 }
 
-/// Puts everything of the file system on the disk that `path` is on: for many files it takes less time than one after the other.
+/// Syncs the whole file system that holds `path` (syncfs): for many files faster than one fsync per file.
 #[cfg(target_os = "linux")]
 pub(super) fn sync_everything(path: &Path) -> io::Result<()> {
     step("sync-everything", path, None, || Ok(rustix::fs::syncfs(fs::File::open(path)?)?))
 }
 
-/// Gives a file or folder another name in one step.
+/// Renames a file or folder atomically.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     step("rename", from, Some(to), || fs::rename(from, to))
 }
 
-/// Makes a symbolic link.
+/// Creates a symbolic link.
 pub(super) fn link(target: &Path, at: &Path) -> io::Result<()> {
     step("link", at, None, || std::os::unix::fs::symlink(target, at))
 }
 
-/// Removes a file that may not be there.
+/// Removes a file, if it exists.
 pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     step("remove", path, None, || gone(fs::remove_file(path)))
 }
 
-/// Removes a folder with what is in it; it may not be there.
+/// Removes a folder and its contents, if it exists.
 pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(());
@@ -86,7 +86,7 @@ fn step<T>(name: &str, path: &Path, to: Option<&Path>, act: impl FnOnce() -> io:
     Ok(done)
 }
 
-/// Faults on demand, for tests.
+/// Fault injection for tests.
 #[cfg(debug_assertions)]
 mod fault {
     use std::fs::File;
@@ -121,7 +121,7 @@ mod fault {
         match *FAULT {
             Some(Fault::Kill(last)) if number >= last => {
                 let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-                // The signal may take a moment to arrive, and nothing may happen in it.
+                // The signal may take a moment to arrive; do nothing until then.
                 loop {
                     std::thread::park();
                 }

@@ -1,4 +1,4 @@
-//! Writes that are whole or not there, and folders made safe to keep.
+//! Atomic and durable file writes.
 
 use super::disk;
 use crate::error::{Result, ResultExt};
@@ -6,16 +6,16 @@ use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// How much a write has to survive.
+/// What an atomic write has to survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// Power loss: it is on the disk when this returns.
+    /// Power loss: the data is on disk when the call returns.
     Durable,
-    /// The end of this process; losing it costs some time, never a result.
+    /// The end of this process: power loss may lose it, which costs time but never a result.
     Whole,
 }
 
-/// Puts `bytes` at `path` in one step.
+/// Atomically writes `bytes` to `path`.
 pub(super) fn replace(path: &Path, bytes: &[u8], safety: Durability) -> Result<()> {
     let writing = || format!("cannot write `{}`", path.display());
     let unfinished = UnfinishedFile::write(path, bytes)?;
@@ -29,7 +29,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8], safety: Durability) -> Result<(
     Ok(())
 }
 
-/// Makes a link at `path` to `target`, unless there is something already. Whether it did.
+/// Creates a link at `path` to `target`, unless `path` exists. Returns whether it did.
 pub(super) fn new_link(path: &Path, target: &Path) -> Result<bool> {
     let linking = || format!("cannot link `{}`", path.display());
     disk::make_folder(path.parent().unwrap_or(Path::new("."))).with_context(linking)?;
@@ -39,7 +39,7 @@ pub(super) fn new_link(path: &Path, target: &Path) -> Result<bool> {
     }
 }
 
-/// Points the link at `path` to `target` in one step.
+/// Atomically points the link at `path` to `target`.
 pub(super) fn replace_link(path: &Path, target: &Path) -> Result<()> {
     let unfinished = UnfinishedFile::of(path);
     let linking = || format!("cannot link `{}`", path.display());
@@ -48,7 +48,7 @@ pub(super) fn replace_link(path: &Path, target: &Path) -> Result<()> {
     unfinished.place()
 }
 
-/// A file under a temporary name, removed unless it gets the name it is meant to have.
+/// A file under a temporary name, removed on drop unless it was renamed to its final name.
 pub(super) struct UnfinishedFile {
     pub(super) from: PathBuf,
     to: PathBuf,
@@ -61,7 +61,7 @@ impl UnfinishedFile {
         Self { from: to.with_file_name(name), to: to.to_owned(), placed: false }
     }
 
-    /// Writes what will be at `to`.
+    /// Writes the temporary file for `to`.
     pub(super) fn write(to: &Path, bytes: &[u8]) -> Result<Self> {
         let writing = || format!("cannot write `{}`", to.display());
         disk::make_folder(to.parent().unwrap_or(Path::new("."))).with_context(writing)?;
@@ -70,7 +70,7 @@ impl UnfinishedFile {
         Ok(unfinished)
     }
 
-    /// Gives it its name.
+    /// Renames the file to its final name.
     pub(super) fn place(mut self) -> Result<()> {
         disk::rename(&self.from, &self.to).with_context(|| format!("cannot write `{}`", self.to.display()))?;
         self.placed = true;
@@ -86,7 +86,7 @@ impl Drop for UnfinishedFile {
     }
 }
 
-/// The files and the folders below a folder, itself among them, each folder before what is in it.
+/// The files and the folders in a folder, recursively and including itself; each folder comes before its contents.
 pub(super) fn below(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     let mut next = 0;
@@ -103,27 +103,27 @@ pub(super) fn below(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
 
 /// Makes every file in a folder read-only.
 pub(super) fn seal(folder: &Path) -> Result<()> {
-    let protect = |path: &PathBuf| disk::protect(path).with_context(|| format!("cannot keep `{}`", path.display()));
+    let protect = |path: &PathBuf| disk::protect(path).with_context(|| format!("cannot make `{}` read-only", path.display()));
     let (files, _) = below(folder)?;
     if files.len() > 100 { files.par_iter().try_for_each(protect) } else { files.iter().try_for_each(protect) }
 }
 
-/// Puts a file, or a folder's list of names, on the disk.
+/// Syncs a file or a folder's directory entries to disk.
 pub(super) fn sync(path: &Path) -> Result<()> {
     disk::sync(path).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-/// Puts a folder with everything in it on the disk.
+/// Syncs a folder and all its contents to disk.
 pub(super) fn sync_tree(folder: &Path) -> Result<()> {
     let (files, folders) = below(folder)?;
     sync_all(&[files, folders].concat())
 }
 
-/// From this many paths on the whole file system is asked to write what it has: each path for itself waits for the disk once.
+/// From this many paths on, sync the whole file system: syncing each path waits for the disk once per path.
 #[cfg(target_os = "linux")]
 const MANY: usize = 12;
 
-/// Puts all of these on the disk, folders after what is in them.
+/// Syncs paths to disk in the given order; folders must follow their contents.
 pub(super) fn sync_all(paths: &[PathBuf]) -> Result<()> {
     #[cfg(target_os = "linux")]
     if let Some(first) = paths.first().filter(|_| paths.len() >= MANY) {
@@ -132,7 +132,7 @@ pub(super) fn sync_all(paths: &[PathBuf]) -> Result<()> {
     paths.iter().try_for_each(|path| sync(path))
 }
 
-/// Removes a folder that may not be there.
+/// Removes a folder, if it exists.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     disk::remove_folder(folder).with_context(|| format!("cannot remove `{}`", folder.display()))
 }

@@ -1,6 +1,6 @@
-//! What is kept, how large it is, and how it goes away again.
+//! Garbage collection: lists, measures, pins and removes results, scratch folders and cache files.
 //!
-//! Records (`keys/`, `trees/`) and logs stay: they are small, and every question about the past is answered from them.
+//! Cache entries (`keys/`, `trees/`) and logs are never removed: they are small, and commands about past runs need them.
 
 use super::files::Durability;
 use super::{CacheEntry, StageHistory, Store, files, names};
@@ -16,49 +16,49 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use voxpipe_io::digest::Digest;
 
-/// A file that stages would compute again.
+/// A recomputable file of a stage.
 #[derive(Debug)]
 pub struct CachedFile {
     path: PathBuf,
-    /// How large it is.
+    /// Size in bytes.
     pub bytes: u64,
-    /// When it was used last, as far as the file system tells.
+    /// The later of access and modification time.
     used: SystemTime,
 }
 
 impl Store {
-    /// The digests of all results that are kept.
+    /// The digests of all stored results.
     pub fn results(&self) -> Result<Vec<Digest>> {
         Ok(names(&self.dir.join("store"))?.iter().filter_map(|name| digest(name)).collect())
     }
 
-    /// Every record there is, whether its result is still kept or not.
+    /// All cache entries, including those whose result was removed.
     pub fn records(&self) -> Result<BTreeMap<Fingerprint, CacheEntry>> {
         let names = names(&self.dir.join("keys"))?;
         let fingerprints = names.iter().filter_map(|name| digest(name.strip_suffix(".json")?).map(Fingerprint));
         Ok(fingerprints.filter_map(|fingerprint| Some((fingerprint, self.record(fingerprint)?))).collect())
     }
 
-    /// What is remembered of every step of every pipeline.
+    /// The history of every step of every pipeline.
     pub fn lasts(&self) -> Result<Vec<Arc<StageHistory>>> {
         let folder = self.dir.join("last");
         let logs = names(&folder)?.into_iter().filter(|name| name.ends_with(".jsonl"));
         Ok(logs.flat_map(|name| self.lasts.all(&folder.join(name), self.lock.is_some())).collect())
     }
 
-    /// How large a result is, in bytes.
+    /// The size of a result in bytes.
     pub fn bytes_of(&self, digest: Digest) -> u64 {
         bytes(&self.result(digest))
     }
 
-    /// The scratch folders of stages that did not end, with their sizes in bytes.
+    /// The working folders of unfinished stages, with their sizes in bytes.
     pub fn unfinished(&self) -> Result<BTreeMap<Fingerprint, u64>> {
         let work = self.dir.join("work");
         let found = names(&work)?;
         Ok(found.iter().filter_map(|name| Some((Fingerprint(digest(name)?), bytes(&work.join(name))))).collect())
     }
 
-    /// The files that stages would compute again, the one used longest ago first.
+    /// The files in the cache folder, least recently used first.
     pub fn cache_files(&self) -> Vec<CachedFile> {
         let mut files = Vec::new();
         walk(&self.cache(), &mut |path, meta| {
@@ -69,7 +69,7 @@ impl Store {
         files
     }
 
-    /// How many bytes each part of the state takes.
+    /// The disk usage of each part of the state, in bytes.
     pub fn usage(&self) -> Vec<(&'static str, u64)> {
         let part = |folders: &[&str]| folders.iter().map(|folder| bytes(&self.dir.join(folder))).sum();
         vec![
@@ -83,25 +83,25 @@ impl Store {
         ]
     }
 
-    /// Removes a result. Its record stays, so that it is still known what it was made of.
+    /// Removes a result. Its cache entry stays, with its fingerprint inputs.
     pub fn remove_result(&self, digest: Digest) -> Result<()> {
         self.writing()?;
         self.throw_away(&self.result(digest))
     }
 
-    /// Removes what a stage that did not end left to go on from.
+    /// Removes the scratch files of an unfinished stage.
     pub fn remove_unfinished(&self, fingerprint: Fingerprint) -> Result<()> {
         self.writing()?;
         self.throw_away(&self.dir.join("work").join(fingerprint.to_string()))
     }
 
-    /// Removes a file that stages would compute again.
+    /// Removes a file of the cache folder.
     pub fn remove_cached(&self, file: &CachedFile) -> Result<()> {
         self.writing()?;
         fs::remove_file(&file.path).with_context(|| format!("cannot remove `{}`", file.path.display()))
     }
 
-    /// Moves a folder out of sight in one step and then removes it: whoever is killed meanwhile leaves no half of it.
+    /// Renames a folder into `trash/` and then removes it, so that a kill in between leaves no half of it in place.
     fn throw_away(&self, folder: &Path) -> Result<()> {
         let trash = self.dir.join("trash");
         let removing = || format!("cannot remove `{}`", folder.display());
@@ -112,46 +112,46 @@ impl Store {
         files::remove_folder(&trash)
     }
 
-    /// Removes what was being removed when the program was killed.
+    /// Finishes removals that a killed process left in `trash/`.
     pub fn empty_trash(&self) -> Result<()> {
         self.writing()?;
         files::remove_folder(&self.dir.join("trash"))
     }
 
-    /// Reads every byte of a result, whatever is known of its files, and says what is wrong with it, if anything.
+    /// Verifies a result by hashing every byte, without the stat cache; describes what is wrong with it, if anything.
     pub fn verify(&self, digest: Digest) -> Option<String> {
         let listed = self.tree(digest);
         match (Content::read(&self.result(digest), &StatCache::default(), SymlinkPolicy::Refuse), listed) {
             (Ok(Content::Folder(found)), _) if found.digest() == digest => None,
             (Ok(Content::Folder(found)), Some(listed)) => Some(listed.changes(&found).sentence()),
-            (Ok(Content::Folder(_)), None) => Some("its files are not those it is named after".to_owned()),
-            (Ok(_), _) => Some("it is gone".to_owned()),
+            (Ok(Content::Folder(_)), None) => Some("its files do not match its digest".to_owned()),
+            (Ok(_), _) => Some("it is missing".to_owned()),
             (Err(error), _) => Some(error.message),
         }
     }
 
-    /// Moves a damaged result aside, so that the next run makes it again: gives its new place.
+    /// Moves a damaged result to `damaged/`, so that the next run recreates it. Returns the new path.
     pub fn set_aside(&self, digest: Digest) -> Result<PathBuf> {
         self.writing()?;
         let place = self.dir.join("damaged").join(digest.to_string());
-        let moving = || format!("cannot set `{}` aside", self.result(digest).display());
+        let moving = || format!("cannot move `{}` to `damaged/`", self.result(digest).display());
         files::remove_folder(&place)?;
         fs::create_dir_all(self.dir.join("damaged")).and_then(|()| fs::rename(self.result(digest), &place)).with_context(moving)?;
         Ok(place)
     }
 
-    /// The runs whose results stay whatever happens.
+    /// The pinned runs.
     pub fn pins(&self) -> Result<BTreeSet<String>> {
         Ok(names(&self.dir.join("pins"))?.into_iter().filter(|name| !name.starts_with('.')).collect())
     }
 
-    /// Keeps the results of a run until it is unpinned.
+    /// Pins a run: garbage collection keeps its results until it is unpinned.
     pub fn pin(&self, run: &str) -> Result<()> {
         self.writing()?;
         files::replace(&self.dir.join("pins").join(run), b"", Durability::Durable)
     }
 
-    /// Lets the results of a run go again. Whether it was pinned.
+    /// Unpins a run. Returns whether it was pinned.
     pub fn unpin(&self, run: &str) -> Result<bool> {
         self.writing()?;
         let pinned = self.pins()?.contains(run);
@@ -162,9 +162,9 @@ impl Store {
         Ok(pinned)
     }
 
-    /// Nothing is removed behind the back of a run.
+    /// Fails if this process does not hold the project lock: nothing may be removed during another run.
     fn writing(&self) -> Result<()> {
-        if self.lock.is_some() { Ok(()) } else { Err(Error::new(format!("`{}` was opened for looking only", self.dir.display()))) }
+        if self.lock.is_some() { Ok(()) } else { Err(Error::new(format!("`{}` was opened read-only", self.dir.display()))) }
     }
 }
 
@@ -172,7 +172,7 @@ fn digest(name: &str) -> Option<Digest> {
     serde_json::from_value(name.into()).ok()
 }
 
-/// How much room a file or a folder takes; what has several names is counted once.
+/// The size of a file or folder in bytes; hard links are counted once.
 fn bytes(path: &Path) -> u64 {
     let mut seen = BTreeSet::new();
     let mut sum = 0;
@@ -184,7 +184,7 @@ fn bytes(path: &Path) -> u64 {
     sum
 }
 
-/// Visits all files. What cannot be read, or goes away meanwhile, takes no room.
+/// Visits all files; skips what cannot be read or disappears meanwhile.
 fn walk(path: &Path, visit: &mut impl FnMut(PathBuf, fs::Metadata)) {
     let Ok(meta) = fs::symlink_metadata(path) else { return };
     if meta.is_dir() {

@@ -1,8 +1,8 @@
-//! Records that are written together: waiting for the disk once for many short stages, and at once for a long one.
+//! Group commit of cache entries: many short stages share one sync to disk; a long stage syncs at once.
 //!
-//! A record counts for the run that made it as soon as it is added, and for every later run once its group is on the disk. The order
-//! in a group: results with their lists of files, and records under temporary names; then the records' names. Until the
-//! last of these a stage is as if it had not run.
+//! A cache entry is visible to its own run as soon as it is added, and to later runs once its group is on disk. The order in a group:
+//! sync the results, their file lists, and the entries under temporary names; then rename the entries and sync their folder. Until the
+//! last step, a stage counts as not run.
 
 use super::files::UnfinishedFile;
 use super::history::HistoryLog;
@@ -18,45 +18,45 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a record waits for others.
+/// How long a cache entry waits for others.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Results that wait for the disk, and the thread that waits with them.
+/// Pending commits and the thread that writes them.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommit {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A record with what has to be on the disk before it, and what follows.
+/// A cache entry with the files that must be on disk before it, and the steps that follow it.
 #[derive(Debug)]
 pub(super) struct PendingCommit {
-    /// Where the record goes.
+    /// The path of the cache entry.
     pub(super) key: PathBuf,
-    /// The record.
+    /// The cache entry.
     pub(super) record: CacheEntry,
-    /// Where its result is.
+    /// The folder of the result.
     pub(super) result: PathBuf,
-    /// What is in it.
+    /// The files of the result.
     pub(super) tree: Option<FileTree>,
-    /// The list of its files.
+    /// The path of the file list.
     pub(super) listing: PathBuf,
-    /// What remains of the work, to be removed.
+    /// The working folder, removed afterwards.
     pub(super) work: PathBuf,
-    /// Lines for logs that only make sense afterwards.
+    /// Log lines to append once the entry is on disk, by path of the log.
     pub(super) after: Vec<(PathBuf, Vec<u8>)>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    bell: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: BTreeMap<Fingerprint, PendingCommit>,
-    /// Everything that was added and did not fail to be written: reading it again would give the same.
+    /// All entries added by this process, except those that could not be written; saves reading them back.
     records: BTreeMap<Fingerprint, CacheEntry>,
     since: Option<Instant>,
     hurry: bool,
@@ -66,7 +66,7 @@ struct State {
 }
 
 impl GroupCommit {
-    /// Adds a record; what is learnt of its files goes into `index` when they are on the disk.
+    /// Adds a commit; the digests of its files enter the stat cache `index` when they are on disk.
     pub(super) fn add(&self, fingerprint: Fingerprint, commit: PendingCommit, index: &Arc<StatCache>, lasts: &Arc<HistoryLog>) {
         let first = {
             let mut state = self.shared.lock();
@@ -76,9 +76,9 @@ impl GroupCommit {
             state.since.get_or_insert_with(Instant::now);
             first
         };
-        // Those that follow wait with the first.
+        // Later commits join the group of the first.
         if first {
-            self.shared.bell.notify_all();
+            self.shared.changed.notify_all();
         }
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
@@ -87,12 +87,12 @@ impl GroupCommit {
         }
     }
 
-    /// A record that was added.
+    /// A cache entry that was added.
     pub(super) fn record(&self, fingerprint: Fingerprint) -> Option<CacheEntry> {
         self.shared.lock().records.get(&fingerprint).cloned()
     }
 
-    /// Has a line added to a log when the record of `fingerprint` is on the disk; gives it back if there is no such record on its way.
+    /// Appends a line to a log once the cache entry of `fingerprint` is on disk. Returns the line if no such entry is pending.
     pub(super) fn after(&self, fingerprint: Fingerprint, path: PathBuf, bytes: Vec<u8>) -> Option<(PathBuf, Vec<u8>)> {
         match self.shared.lock().waiting.get_mut(&fingerprint) {
             Some(commit) => {
@@ -103,22 +103,22 @@ impl GroupCommit {
         }
     }
 
-    /// Waits until everything is on the disk.
+    /// Waits until all pending commits are on disk.
     pub(super) fn flush(&self) -> Result<()> {
         let mut state = self.shared.lock();
         while state.writing || !state.waiting.is_empty() {
             state.hurry = true;
-            self.shared.bell.notify_all();
+            self.shared.changed.notify_all();
             state = self.shared.wait(state);
         }
         state.hurry = false;
         state.failed.take().map_or(Ok(()), Err)
     }
 
-    /// Writes what waits, and ends the thread.
+    /// Writes pending commits and joins the thread.
     pub(super) fn end(&self) {
         self.shared.lock().ended = true;
-        self.shared.bell.notify_all();
+        self.shared.changed.notify_all();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = thread.join();
         }
@@ -131,10 +131,10 @@ impl Shared {
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.bell.wait(state).unwrap_or_else(PoisonError::into_inner)
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread: one group after the other.
+    /// The loop of the writer thread: one group after the other.
     fn write(&self, index: &StatCache, lasts: &HistoryLog) {
         let mut state = self.lock();
         loop {
@@ -152,11 +152,11 @@ impl Shared {
                         group.keys().for_each(|fingerprint| _ = state.records.remove(fingerprint));
                         state.failed.get_or_insert(error);
                     }
-                    self.bell.notify_all();
+                    self.changed.notify_all();
                 }
                 Some(since) => {
                     let rest = PATIENCE.saturating_sub(since.elapsed());
-                    state = self.bell.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
+                    state = self.changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         }
@@ -165,7 +165,7 @@ impl Shared {
 
 fn write(group: &BTreeMap<Fingerprint, PendingCommit>, index: &StatCache, lasts: &HistoryLog) -> Result<()> {
     let mut paths = Vec::new();
-    // Many stages may have made the same.
+    // Several stages may have made the same result.
     let results: BTreeMap<&PathBuf, &PendingCommit> = group.values().map(|commit| (&commit.result, commit)).collect();
     for commit in results.values() {
         let (files, folders) = files::below(&commit.result)?;
@@ -179,16 +179,16 @@ fn write(group: &BTreeMap<Fingerprint, PendingCommit>, index: &StatCache, lasts:
     above.sort();
     above.dedup();
     paths.extend(above);
-    // Nobody sees a record before it has its name, so it can go to the disk together with what it speaks of.
+    // An entry is invisible until it is renamed, so it can be synced together with its result.
     let records = group.values().map(|commit| UnfinishedFile::write(&commit.key, &serde_json::to_vec(&commit.record)?));
     let records = records.collect::<Result<Vec<_>>>()?;
     paths.extend(records.iter().map(|record| record.from.clone()));
     files::sync_all(&paths)?;
-    // Read-only, ours alone and on the disk: nobody can have changed these files since they were hashed.
+    // These files are read-only, private and on disk: they cannot have changed since they were hashed.
     for commit in results.values() {
         for (path, leaf) in commit.tree.iter().flat_map(|tree| &tree.0) {
             let path = commit.result.join(path);
-            let meta = fs::metadata(&path).with_context(|| format!("cannot look at `{}`", path.display()))?;
+            let meta = fs::metadata(&path).with_context(|| format!("cannot access `{}`", path.display()))?;
             index.learn_settled(&meta, leaf.digest);
         }
     }

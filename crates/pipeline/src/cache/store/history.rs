@@ -1,8 +1,8 @@
-//! What was tried and done last, step by step: the memory behind `why`.
+//! Run history: the newest attempt and the newest result of each step, used by `why`.
 //!
-//! One log a pipeline, to which every try adds a line; of a step its newest line counts, and its newest line that tells of a result. To add a
-//! line takes a fraction of the time that a file for each step does. A line that was cut off is passed over. A log that holds much
-//! more than what counts is written anew when it is read for a run.
+//! Each pipeline has one append-only log with a line per attempt. For each step only its newest line and its newest line with a result are
+//! relevant. Appending a line is much faster than writing a file per step. Truncated lines are skipped. A log with too many obsolete
+//! lines is compacted when a run reads it.
 
 use super::files::Durability;
 use super::{AttemptEnd, AttemptRecord, StageHistory, Store, disk, file_name, files};
@@ -16,42 +16,42 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The logs that were read so far, by their paths.
+/// The history logs read so far, by path.
 #[derive(Debug, Default)]
 pub(super) struct HistoryLog(Mutex<BTreeMap<PathBuf, Log>>);
 
 #[derive(Debug, Default)]
 struct Log {
     steps: BTreeMap<String, Arc<StageHistory>>,
-    /// What the file was when it was read.
+    /// The stat key of the file when it was read.
     read: Option<StatKey>,
 }
 
-/// A line of the log.
+/// A line of a history log.
 #[derive(Serialize, Deserialize)]
 struct HistoryLine {
     stage: String,
     tried: AttemptRecord,
-    /// What went into the result, if this try kept one.
+    /// The fingerprint inputs of the result, if this attempt committed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     done: Option<FingerprintInputs>,
 }
 
-/// A log may hold this much more than what counts, in bytes and as a factor, before it is written anew.
+/// A log is compacted when it is larger than its relevant lines by this many bytes and this factor.
 const SPARE: (usize, usize) = (64 << 10, 3);
 
 impl Store {
-    /// What is remembered of a step.
+    /// The history of a step, if it has any.
     pub fn last(&self, pipeline: &str, stage: &str) -> Option<Arc<StageHistory>> {
         let path = self.lasts_path(pipeline);
         self.watch(&path);
         self.lasts.of(&path, stage, self.lock.is_some())
     }
 
-    /// Remembers how a try at a step went, and what went into the result if it kept one.
+    /// Records an attempt at a step, with the fingerprint inputs of its result if it committed one.
     pub fn remember(&self, pipeline: &str, stage: &str, tried: AttemptRecord, done: Option<FingerprintInputs>) -> Result<()> {
         let (path, fingerprint) = (self.lasts_path(pipeline), tried.fingerprint);
-        // That it is done must not be known before the record is.
+        // The history must not show a result before its cache entry is on disk.
         let later = tried.end == AttemptEnd::Done;
         let line = self.lasts.note(&path, stage, tried, done)?;
         let now = if later { self.group.after(fingerprint, path, line) } else { Some((path, line)) };
@@ -64,17 +64,17 @@ impl Store {
 }
 
 impl HistoryLog {
-    /// What the log at `path` says of a step. `ours` if nobody but this process writes it: then it is read once.
+    /// The history of a step in the log at `path`. `ours`: only this process writes the log, so it is read only once.
     pub(super) fn of(&self, path: &Path, stage: &str, ours: bool) -> Option<Arc<StageHistory>> {
         self.log(path, ours, |log| log.steps.get(stage).cloned())
     }
 
-    /// What the log at `path` says of every step.
+    /// The history of every step in the log at `path`.
     pub(super) fn all(&self, path: &Path, ours: bool) -> Vec<Arc<StageHistory>> {
         self.log(path, ours, |log| log.steps.values().cloned().collect())
     }
 
-    /// Takes note of a try, and gives the line that [`HistoryLog::write`] puts into the log.
+    /// Adds an attempt in memory, and returns the line for [`HistoryLog::write`].
     pub(super) fn note(&self, path: &Path, stage: &str, tried: AttemptRecord, done: Option<FingerprintInputs>) -> Result<Vec<u8>> {
         let line = HistoryLine { stage: stage.to_owned(), tried, done };
         let bytes = serde_json::to_vec(&line)?;
@@ -82,11 +82,11 @@ impl HistoryLog {
         Ok(bytes)
     }
 
-    /// Adds lines to the log at `path`.
+    /// Appends lines to the log at `path`.
     pub(super) fn write<'a>(&self, path: &Path, lines: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
         let mut bytes = Vec::new();
         for line in lines {
-            // What a run that was killed had begun to write stays a line of its own.
+            // A line that a killed run wrote only in part stays separate.
             bytes.push(b'\n');
             bytes.extend_from_slice(line);
         }
@@ -99,7 +99,7 @@ impl HistoryLog {
 
     fn log<T>(&self, path: &Path, ours: bool, ask: impl FnOnce(&mut Log) -> T) -> T {
         let mut logs = self.lock();
-        // While nothing is known of it, or somebody else may have written to it.
+        // Read it if it was not read yet, or if another process may have written to it.
         let known = logs.get(path).is_some_and(|log| ours || log.read == StatKey::at(path));
         if !known {
             logs.insert(path.to_owned(), Log::read(path, ours));
@@ -124,7 +124,7 @@ impl Log {
         if ours && bytes.len() > SPARE.0 {
             let short = log.short();
             if bytes.len() > SPARE.0 + SPARE.1 * short.len() {
-                // All of a pipeline's memory is in it, and without this it can be read as it is.
+                // Durable, as this file holds the whole history. A failure is ignored: the long log stays readable.
                 let _ = files::replace(path, &short, Durability::Durable);
             }
         }
@@ -136,7 +136,7 @@ impl Log {
         match self.steps.entry(stage) {
             Entry::Vacant(place) => _ = place.insert(Arc::new(StageHistory { tried, done })),
             Entry::Occupied(mut place) => {
-                // Changed where it is: what went into a result may be a long list.
+                // Changed in place: the fingerprint inputs may be a long list.
                 let last = Arc::make_mut(place.get_mut());
                 last.tried = tried;
                 last.done = done.or(last.done.take());
@@ -144,7 +144,7 @@ impl Log {
         }
     }
 
-    /// What counts, as lines.
+    /// The relevant lines.
     fn short(&self) -> Vec<u8> {
         let lines = self.steps.iter().filter_map(|(stage, last)| {
             let line = HistoryLine { stage: stage.clone(), tried: last.tried.clone(), done: last.done.clone() };
@@ -164,7 +164,7 @@ mod tests {
         AttemptRecord { run: run.to_owned(), fingerprint: Fingerprint(Digest::of(run.as_bytes())), end }
     }
 
-    fn ingredients(seed: u64) -> FingerprintInputs {
+    fn inputs(seed: u64) -> FingerprintInputs {
         FingerprintInputs {
             kind: "command".into(),
             version: 1,
@@ -188,10 +188,10 @@ mod tests {
             lasts.write(&path, [&line[..]]).unwrap();
         };
         assert!(lasts.of(&path, "a", true).is_none());
-        add("a", "1", AttemptEnd::Done, Some(ingredients(1)));
+        add("a", "1", AttemptEnd::Done, Some(inputs(1)));
         add("b", "1", AttemptEnd::Begun, None);
         add("a", "2", AttemptEnd::Failed { message: "no".into() }, None);
-        let expected = StageHistory { tried: tried("2", AttemptEnd::Failed { message: "no".into() }), done: Some(ingredients(1)) };
+        let expected = StageHistory { tried: tried("2", AttemptEnd::Failed { message: "no".into() }), done: Some(inputs(1)) };
         for (who, reader) in [("who wrote it", &lasts), ("who comes later", &HistoryLog::default())] {
             assert_eq!(*reader.of(&path, "a", true).unwrap(), expected, "{who}");
             assert_eq!(reader.of(&path, "b", true).unwrap().done, None, "{who}");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_only_looks_sees_what_others_write() {
+    fn a_read_only_reader_sees_what_others_write() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.jsonl");
         let (writer, reader) = (HistoryLog::default(), HistoryLog::default());
@@ -232,14 +232,13 @@ mod tests {
         for run in 0..30 {
             let lasts = HistoryLog::default();
             for stage in 0..50 {
-                let line =
-                    lasts.note(&path, &format!("s{stage}"), tried(&run.to_string(), AttemptEnd::Done), Some(ingredients(run))).unwrap();
+                let line = lasts.note(&path, &format!("s{stage}"), tried(&run.to_string(), AttemptEnd::Done), Some(inputs(run))).unwrap();
                 lasts.write(&path, [&line[..]]).unwrap();
             }
             longest = longest.max(fs::metadata(&path).unwrap().len());
         }
         let counts: usize = Log::read(&path, false).short().len();
         assert!(longest as usize <= SPARE.0 + (SPARE.1 + 1) * counts, "{longest} bytes, of which {counts} count");
-        assert!(HistoryLog::default().all(&path, false).iter().all(|last| last.tried.run == "29" && last.done == Some(ingredients(29))));
+        assert!(HistoryLog::default().all(&path, false).iter().all(|last| last.tried.run == "29" && last.done == Some(inputs(29))));
     }
 }

@@ -1,27 +1,27 @@
-//! Results on disk. Nobody else writes below `.voxpipe/`.
+//! The store: results, cache entries, history and run logs in `.voxpipe/`. No other module writes there.
 //!
 //! ```text
 //! .voxpipe/
-//!   store/DIGEST/              a result; its files are read-only and never change
-//!   trees/DIGEST.json          what is in it, file by file
-//!   keys/FINGERPRINT.json      the record that a result exists: written last, so it is the commit point
-//!   work/out-FINGERPRINT-…/    a stage under way; what a killed run leaves is thrown away
-//!   work/FINGERPRINT/scratch/  what it keeps from try to try (checkpoints)
-//!   last/PIPELINE.jsonl        what was tried and done last, also when it failed; the memory behind `why`
-//!   latest/PIPELINE/STAGE      a link to the newest result, for people
-//!   cache/                     what stages would compute again; anybody may empty it
-//!   runs/ID/events.jsonl       the log of a run; beside it provenance.json, what it takes to repeat it
-//!   pins/RUN                   a run whose results stay
-//!   damaged/  repro/  trash/   results set aside; runs repeated; what is on its way out
-//!   stat.idx                   digests of files seen before
-//!   memo/                      what runs with nothing to do looked at; losing it costs a moment
-//!   lock                       held by the one run that may write here
-//!   alive                      held by the programs that a run has started
+//!   store/DIGEST/              a result; its files are read-only and immutable
+//!   trees/DIGEST.json          the file list of a result
+//!   keys/FINGERPRINT.json      the cache entry of a result: written last, so it is the commit point
+//!   work/out-FINGERPRINT-…/    the output folder of a running stage; leftovers of a killed run are deleted
+//!   work/FINGERPRINT/scratch/  files kept across attempts (checkpoints)
+//!   last/PIPELINE.jsonl        run history: the newest attempt and the newest result of each stage; the data behind `why`
+//!   latest/PIPELINE/STAGE      a symbolic link to the newest result, for users
+//!   cache/                     recomputable files of stages; may be deleted at any time
+//!   runs/ID/events.jsonl       the event log of a run; next to it provenance.json, which describes how to reproduce it
+//!   pins/RUN                   a pinned run: garbage collection keeps its results
+//!   damaged/  repro/  trash/   damaged results; reproduced runs; folders being deleted
+//!   stat.idx                   the stat cache
+//!   memo/                      the no-op cache; losing it only costs time
+//!   lock                       project lock, held by the one run that may write here
+//!   alive                      liveness lock, held by the processes that a run has started
 //! ```
 //!
-//! A stage's result is committed in this order: checked, hashed, made read-only, put on the disk, moved to `store/`, and only then
-//! recorded in `keys/`. Whatever is interrupted before the last step is as if it had not happened, except for its scratch folder.
-//! Paths inside are relative: the project may be moved as a whole.
+//! A stage's result is committed in this order: validate, hash, make read-only, sync to disk, move to `store/`, and only then write the
+//! cache entry to `keys/`. A stage interrupted before the last step leaves nothing but its scratch folder.
+//! Stored paths are relative, so the project can be moved as a whole.
 
 mod archive;
 mod disk;
@@ -60,129 +60,129 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 use voxpipe_io::digest::Digest;
 
-/// The version of the layout.
+/// The version of the folder layout.
 const FORMAT: &str = "1";
 
-/// The state of a project.
+/// The state folder of a project.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
     index: Arc<StatCache>,
-    /// What is not on the disk yet.
+    /// Cache entries that are not on disk yet.
     group: GroupCommit,
     lasts: Arc<HistoryLog>,
-    /// One result is taken in at a time: two may be equal.
+    /// Serializes [`Store::keep`]: two results may be equal.
     keeping: Mutex<()>,
-    /// One link is replaced at a time: runs of a sweep may have the same.
+    /// Serializes link replacement: runs of a sweep may share a link.
     linking: Mutex<()>,
-    /// Small results that were there already, to be removed in the end: a folder that names come and go in is slow to others.
+    /// Output folders of small results that already existed, removed at the end: removals slow down concurrent access to `work/`.
     spare: Mutex<Vec<PathBuf>>,
-    /// What was left running by an earlier run and ended by this one.
+    /// A description of the orphaned processes of an earlier run that were terminated.
     orphans: Option<String>,
-    /// What the programs of this run hold on to.
+    /// The liveness lock that the processes of this run inherit.
     liveness: Option<Arc<LivenessLock>>,
-    /// When what is known of files was kept last.
+    /// When the stat cache was last saved.
     saved: Mutex<Option<Instant>>,
-    /// Given back last.
+    /// Released last.
     lock: Option<ProjectLock>,
     shared: Option<SharedCache>,
 }
 
-/// The record that a result exists.
+/// A cache entry: records that a result exists, and what it was made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheEntry {
-    /// What the result was made from.
+    /// The fingerprint inputs of the result.
     pub ingredients: FingerprintInputs,
     /// The run that made it.
     pub run: String,
-    /// How long that took.
+    /// The duration of the stage in seconds.
     pub seconds: f64,
-    /// What the folder holds.
+    /// The artifact kind of the result.
     pub kind: ArtifactKind,
-    /// The digest of the folder.
+    /// The digest of the result folder.
     pub digest: Digest,
-    /// What the stage said of it.
+    /// The stage's one-line summary.
     pub summary: String,
-    /// Its numbers.
+    /// The metrics of the result.
     pub metrics: BTreeMap<String, f64>,
-    /// Its facts.
+    /// The facts of the result.
     pub facts: BTreeMap<String, Value>,
-    /// What it left outside the store, by path.
+    /// The declared outputs outside the store, by path.
     pub promises: BTreeMap<String, Content>,
 }
 
-/// What is remembered of a step.
+/// The history of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageHistory {
-    /// The newest try.
+    /// The newest attempt.
     pub tried: AttemptRecord,
-    /// What went into the newest result that was kept.
+    /// The fingerprint inputs of the newest committed result.
     pub done: Option<FingerprintInputs>,
 }
 
-/// One try at a step.
+/// One attempt at a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AttemptRecord {
     /// The run it belonged to.
     pub run: String,
-    /// What it was to be made from.
+    /// The fingerprint of the attempted result.
     pub fingerprint: Fingerprint,
     /// How it ended.
     pub end: AttemptEnd,
 }
 
-/// How a try ended.
+/// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "end", rename_all = "kebab-case")]
 pub enum AttemptEnd {
-    /// It did not, or nobody lived to tell.
+    /// Still running, or the run was killed.
     Begun,
-    /// A result was kept.
+    /// A result was committed.
     Done,
-    /// It waits for a person.
+    /// Waits for a person.
     Parked {
-        /// How much was there.
+        /// How many items exist.
         have: u64,
-        /// How much is needed.
+        /// How many items are needed.
         need: u64,
-        /// What to do.
+        /// What the person has to do.
         message: String,
     },
-    /// It failed.
+    /// Failed with an error.
     Failed {
-        /// What happened.
+        /// The error message.
         message: String,
     },
-    /// It was told to stop.
+    /// Stopped on request.
     Interrupted,
-    /// A file it read changed meanwhile, so its result was used but not recorded.
+    /// A source file changed during the attempt, so the result was used but got no cache entry.
     SourceMoved {
-        /// Which.
+        /// The path of the source.
         path: String,
     },
 }
 
-/// The folders of a stage under way.
+/// The working folders of a running stage.
 #[derive(Debug)]
 pub struct Workspace {
-    /// Empty; what is in it at the end is the result.
+    /// The output folder: empty at the start; its contents at the end are the result.
     pub out: PathBuf,
-    /// Kept from try to try.
+    /// The scratch folder, kept across attempts.
     pub scratch: PathBuf,
 }
 
 impl Store {
-    /// Looks at the state below `root`, which may not exist yet. Writes nothing.
-    pub fn look(root: &Path) -> Result<Self> {
+    /// Opens the state of the project at `root` read-only; it need not exist yet.
+    pub fn open_readonly(root: &Path) -> Result<Self> {
         let dir = state_folder(root);
         let found = match fs::read_to_string(dir.join("format")) {
             Ok(format) => format,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => FORMAT.to_owned(),
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", dir.display())),
         };
-        // An empty file is what a crash at the very first start leaves.
+        // A crash during the very first start can leave an empty file.
         if !found.trim().is_empty() && found.trim() != FORMAT {
-            return Err(Error::new(format!("`{}` has format {}, this program knows {FORMAT}", dir.display(), found.trim()))
+            return Err(Error::new(format!("`{}` has format {}, but this voxpipe supports {FORMAT}", dir.display(), found.trim()))
                 .kind(ErrorKind::InvalidInput)
                 .hint("use the version of voxpipe that wrote it, or move the folder away to start over"));
         }
@@ -207,13 +207,13 @@ impl Store {
         }
     }
 
-    /// Opens the state for writing: makes it if need be, takes the lock, and clears what a killed run left.
+    /// Opens the state for writing: creates it if needed, takes the project lock, and cleans up after a killed run.
     pub fn open(root: &Path, command: &str) -> Result<Self> {
         let dir = state_folder(root);
-        let making = || format!("cannot keep state in `{}`", dir.display());
+        let making = || format!("cannot create the state folder `{}`", dir.display());
         disk::make_folder(&dir).with_context(making)?;
         let lock = ProjectLock::take(&dir.join("lock"), command)?;
-        let mut store = Self::look(root)?;
+        let mut store = Self::open_readonly(root)?;
         store.lock = Some(lock);
         let greeting = [
             (".gitignore", "*\n", Durability::Whole),
@@ -238,7 +238,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Takes the lock of a project for a run that has nothing to do, and looks at nothing else.
+    /// Takes only the project lock, for the no-op fast path; reads nothing else.
     pub fn enter(root: &Path, command: &str) -> Result<Self> {
         let dir = state_folder(root);
         let lock = ProjectLock::take(&dir.join("lock"), command)?;
@@ -247,45 +247,45 @@ impl Store {
         Ok(store)
     }
 
-    /// What earlier runs had left running and this one ended, in a sentence.
+    /// A sentence on the orphaned processes of earlier runs that were terminated, if any.
     pub fn orphans(&self) -> Option<&str> {
         self.orphans.as_deref()
     }
 
-    /// What the programs of a run hold on to.
+    /// The liveness lock that the processes of a run inherit.
     pub fn liveness(&self) -> Option<Arc<LivenessLock>> {
         self.liveness.clone()
     }
 
-    /// What the no-op entry of this name says.
+    /// The bytes of the no-op entry `name`.
     pub fn noop_entry(root: &Path, name: &str) -> Option<Vec<u8>> {
         fs::read(state_folder(root).join("memo").join(name)).ok()
     }
 
-    /// Keeps a no-op entry. Losing it costs time only, so it is not an error.
+    /// Writes a no-op entry. Failures are ignored: losing it only costs time.
     pub fn save_noop_entry(&self, name: &str, bytes: &[u8]) {
         if self.lock.is_some() {
             let _ = files::replace(&self.dir.join("memo").join(name), bytes, Durability::Whole);
         }
     }
 
-    /// Whether a path is inside the state, where nobody but us writes.
+    /// Whether a path is inside the state folder.
     pub fn owns(&self, path: &Path) -> bool {
         path.starts_with(&self.dir)
     }
 
-    /// Looks at the folder of a pipeline's links: it changes with each of them.
+    /// Records access to the folder of a pipeline's links, whose stat key changes with each of them.
     pub fn watch_links(&self, pipeline: &str) {
         let folder = self.dir.join("latest").join(file_name(pipeline));
         self.index.saw(&folder, fs::metadata(&folder).ok().as_ref());
     }
 
-    /// What is known of files.
+    /// The stat cache.
     pub fn index(&self) -> &StatCache {
         &self.index
     }
 
-    /// Where the log of a run is.
+    /// The path of a run's event log.
     pub fn log(&self, run: &str) -> PathBuf {
         self.dir.join("runs").join(run).join("events.jsonl")
     }
@@ -300,17 +300,17 @@ impl Store {
         Ok(runs.into_iter().map(|(day, n)| format!("{day}-{n}")).collect())
     }
 
-    /// Makes the folder of a new run and gives its id: the day and a number.
+    /// Creates the folder of a new run and returns the run id: the date and a number.
     pub fn begin_run(&self) -> Result<String> {
         let day = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
         let newest = self.runs()?.iter().filter_map(|run| run.strip_prefix(&day)?.strip_prefix('-')?.parse::<u64>().ok()).max();
         let run = format!("{day}-{}", newest.unwrap_or(0) + 1);
         let folder = self.dir.join("runs").join(&run);
-        disk::make_folder(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        disk::make_folder(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
         Ok(run)
     }
 
-    /// The record of a result, if there is one. A damaged record is none.
+    /// The cache entry of a fingerprint, if it exists and is intact.
     pub fn record(&self, fingerprint: Fingerprint) -> Option<CacheEntry> {
         let key = self.key(fingerprint);
         if let Some(record) = self.group.record(fingerprint) {
@@ -321,7 +321,7 @@ impl Store {
         (record.ingredients.fingerprint() == fingerprint).then_some(record)
     }
 
-    /// The result a record speaks of, as stage `stage` of a pipeline sees it.
+    /// The result of a cache entry, as an artifact of the step `stage`.
     pub fn artifact(&self, record: &CacheEntry, stage: &str) -> Artifact {
         Artifact {
             kind: record.kind,
@@ -334,18 +334,18 @@ impl Store {
         }
     }
 
-    /// What is wrong with a kept result, if anything. Reads only files that changed since they were kept.
+    /// Describes what is wrong with a stored result, if anything. Reads only files that changed since they were stored.
     pub fn problem(&self, digest: Digest) -> Option<String> {
-        let Some(listed) = self.tree(digest) else { return Some("the list of files of its result is gone".to_owned()) };
+        let Some(listed) = self.tree(digest) else { return Some("the file list of its result is missing".to_owned()) };
         match Content::read(&self.result(digest), &self.index, SymlinkPolicy::Refuse) {
             Ok(Content::Folder(found)) if found == listed => None,
-            Ok(Content::Folder(found)) => Some(format!("its kept result was damaged: {}", listed.changes(&found).sentence())),
-            Ok(_) => Some("its kept result is gone".to_owned()),
-            Err(error) => Some(format!("its kept result cannot be read: {error}")),
+            Ok(Content::Folder(found)) => Some(format!("its stored result is damaged: {}", listed.changes(&found).sentence())),
+            Ok(_) => Some("its stored result is missing".to_owned()),
+            Err(error) => Some(format!("its stored result cannot be read: {error}")),
         }
     }
 
-    /// The stamps of what is in a kept result, folders included; none where it cannot be looked at.
+    /// The stat keys of all files and folders of a stored result; `None` if they cannot be read.
     pub fn stamps(&self, digest: Digest) -> Option<Vec<Option<StatKey>>> {
         let (files, folders) = files::below(&self.result(digest)).ok()?;
         let mut paths = [files, folders].concat();
@@ -353,52 +353,52 @@ impl Store {
         Some(paths.iter().map(|path| StatKey::at(path)).collect())
     }
 
-    /// The files of a kept result.
+    /// The file list of a stored result.
     pub fn tree(&self, digest: Digest) -> Option<FileTree> {
         let tree: FileTree = self.parse(&self.listing(digest))?;
         (tree.digest() == digest).then_some(tree)
     }
 
-    /// The link to a stage's newest result. It need not exist.
+    /// The path of the link to a stage's newest result. It need not exist.
     pub fn latest(&self, pipeline: &str, stage: &str) -> PathBuf {
         self.dir.join("latest").join(file_name(pipeline)).join(file_name(stage))
     }
 
-    /// The files of this name that stages under way keep from try to try.
+    /// The files called `name` in all scratch folders.
     pub fn scratch_files(&self, name: &str) -> Vec<PathBuf> {
         let work = self.dir.join("work");
         let found = names(&work).unwrap_or_default();
         found.iter().map(|fingerprint| work.join(fingerprint).join("scratch").join(name)).filter(|file| file.is_file()).collect()
     }
 
-    /// Folders for a stage to work in: an empty one for the result, and the scratch folder of this fingerprint.
+    /// Creates the working folders of an attempt: an empty output folder, and the scratch folder of the fingerprint.
     ///
-    /// The first has a new name each time, so that a program that outlived a killed run cannot write into it. The second is made if the
-    /// stage makes use of it.
+    /// The output folder gets a new name for each attempt, so that an orphaned process of a killed run cannot write into it. The scratch
+    /// folder is created only if the stage uses it.
     pub fn workspace(&self, fingerprint: Fingerprint, run: &str, attempt: u32, uses_scratch: bool) -> Result<Workspace> {
         let work = self.dir.join("work");
         let (out, scratch) = (format!("out-{fingerprint}-{run}-{attempt}"), fingerprint.to_string());
         let space = Workspace { out: work.join(out), scratch: work.join(scratch).join("scratch") };
         files::remove_folder(&space.out)?;
         for folder in [Some(&space.out), Some(&space.scratch).filter(|_| uses_scratch)].into_iter().flatten() {
-            disk::make_folder(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+            disk::make_folder(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
         }
         Ok(space)
     }
 
-    /// Whether earlier tries left something to go on from.
+    /// Whether an earlier attempt left scratch files to resume from.
     pub fn has_scratch(&self, fingerprint: Fingerprint) -> bool {
         let scratch = self.dir.join("work").join(fingerprint.to_string()).join("scratch");
-        // A journal tells what was, and nothing can go on from it.
+        // A metrics log alone is nothing to resume from.
         fs::read_dir(scratch).is_ok_and(|files| files.flatten().any(|file| file.file_name() != metrics_log::FILE))
     }
 
-    /// The folder for what stages would compute again. It need not exist.
+    /// The cache folder for recomputable files of stages. It need not exist.
     pub fn cache(&self) -> PathBuf {
         self.dir.join("cache")
     }
 
-    /// Throws away what a stage had begun to make; its scratch folder stays, if there is anything in it.
+    /// Deletes the output folder of a failed attempt; the scratch folder stays unless it is empty.
     pub fn discard(&self, space: &Workspace) -> Result<()> {
         files::remove_folder(&space.out)?;
         let _ = fs::remove_dir(&space.scratch);
@@ -408,7 +408,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes what a stage made into the store, without recording it: gives its digest.
+    /// Moves an output folder into the store without a cache entry, and returns its digest.
     pub fn keep(&self, space: &Workspace) -> Result<Digest> {
         files::seal(&space.out)?;
         let tree = FileTree::read(&space.out, &self.index, SymlinkPolicy::Refuse)?;
@@ -423,14 +423,15 @@ impl Store {
             }
         } else {
             files::remove_folder(&place)?;
-            disk::rename(&space.out, &place).with_context(|| format!("cannot keep `{}`", place.display()))?;
+            disk::rename(&space.out, &place).with_context(|| format!("cannot store `{}`", place.display()))?;
             files::replace(&self.listing(digest), &serde_json::to_vec(&tree)?, Durability::Whole)?;
         }
         Ok(digest)
     }
 
-    /// Records a result that was kept: from here on it counts, for this run at once, and for later ones when it is on the disk. A
-    /// stage that took long is on the disk when this returns; short ones wait a moment for each other.
+    /// Adds the cache entry of a stored result, visible to this run at once and to later runs when it is on disk.
+    ///
+    /// The entry of a long stage is on disk when this returns; entries of short stages are written in groups.
     pub fn commit(&self, record: &CacheEntry) -> Result<()> {
         let fingerprint = record.ingredients.fingerprint();
         let work = self.dir.join("work").join(fingerprint.to_string());
@@ -448,10 +449,10 @@ impl Store {
         if dear { self.flush() } else { Ok(()) }
     }
 
-    /// Waits until everything that was recorded is on the disk.
+    /// Waits until all cache entries are on disk.
     pub fn flush(&self) -> Result<()> {
         self.group.flush()?;
-        // What cannot be removed now the next run removes.
+        // The next run removes what cannot be removed now.
         let spare = std::mem::take(&mut *self.spare());
         spare.iter().for_each(|folder| _ = files::remove_folder(folder));
         Ok(())
@@ -461,7 +462,7 @@ impl Store {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Points the link people look at to a result.
+    /// Points the `latest` link of a stage to a result.
     pub fn show(&self, pipeline: &str, stage: &str, digest: Digest) -> Result<()> {
         let link = self.latest(pipeline, stage);
         let target = Path::new("../../store").join(digest.to_string());
@@ -472,7 +473,7 @@ impl Store {
         files::replace_link(&link, &target)
     }
 
-    /// The same as [`Store::save_index`], but not more often than there is something to lose by it.
+    /// Like [`Store::save_index`], but at most once per interval.
     pub fn save_index_now_and_then(&self) {
         let saved = *self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         if saved.is_none_or(|saved| saved.elapsed() > BETWEEN_SAVES) {
@@ -480,7 +481,7 @@ impl Store {
         }
     }
 
-    /// Keeps what was learnt of files. Losing it costs time only, so it is not an error.
+    /// Saves the stat cache. Failures are ignored: losing it only costs time.
     pub fn save_index(&self) {
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         *saved = Some(Instant::now());
@@ -496,7 +497,7 @@ impl Store {
                 files::remove_folder(&work)?;
                 continue;
             }
-            // Only empty folders go: what is in a scratch folder may be days of training.
+            // Removes only empty folders: a scratch folder may hold days of training.
             let _ = fs::remove_dir(work.join("scratch"));
             let _ = fs::remove_dir(&work);
         }
@@ -511,7 +512,7 @@ impl Store {
         Ok(())
     }
 
-    /// Reads a JSON file of ours; one that is absent or damaged counts as absent.
+    /// Reads a JSON file of the store; `None` if it is missing or damaged.
     fn parse<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
         serde_json::from_slice(&self.read(path)?).ok()
     }
@@ -540,11 +541,11 @@ impl Store {
     }
 }
 
-/// How long what was learnt of files may wait to be kept.
+/// Minimum time between two saves of the stat cache.
 const BETWEEN_SAVES: Duration = Duration::from_secs(2);
-/// Below this many seconds a stage is sooner run again than the disk waited for.
+/// Stages shorter than this many seconds are committed in groups: rerunning one is cheaper than waiting for the disk.
 const SHORT: f64 = 1.0;
-/// Below this many bytes a result that is not needed may wait to be removed.
+/// Duplicate results below this many bytes are removed at the end of the run.
 const SMALL: u64 = 64 << 10;
 
 impl Drop for Store {
@@ -553,17 +554,17 @@ impl Drop for Store {
     }
 }
 
-/// Where the state of a project is; messages are easier on the eye without a leading `./`.
+/// The state folder of a project, without a leading `./` to keep messages short.
 fn state_folder(root: &Path) -> PathBuf {
     if root == Path::new(".") { PathBuf::from(STATE_FOLDER) } else { root.join(STATE_FOLDER) }
 }
 
-/// Reads a JSON file; one that is absent or damaged counts as absent.
+/// Reads a JSON file; `None` if it is missing or damaged.
 fn parse<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// The names in a folder, sorted; none if it is not there.
+/// The sorted names in a folder; empty if the folder does not exist.
 fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -575,7 +576,7 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A name from a pipeline as one harmless path component.
+/// Turns a pipeline or stage name into a safe path component.
 fn file_name(name: &str) -> String {
     let safe: String = name.chars().map(|c| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect();
     if safe.is_empty() { "-".to_owned() } else { safe }

@@ -1,8 +1,8 @@
-//! A folder that a team shares: results by fingerprint, made by anybody, taken by everybody.
+//! Remote cache: push and pull of results through a folder shared by a team.
 //!
-//! `FOLDER/voxpipe-1/` has `store/`, `trees/` and `keys/` as a project has them. What is taken is copied into the project and hashed
-//! there: a result that is not what its name says is refused. Which result belongs to a fingerprint is believed to whoever may write
-//! to the folder.
+//! `FOLDER/voxpipe-1/` has the same `store/`, `trees/` and `keys/` as a project. Pulled results are copied into the project and hashed
+//! there; a result that does not match its digest is rejected. Cache entries are trusted: everyone who may write to the folder decides
+//! which result belongs to a fingerprint.
 
 use super::files::Durability;
 use super::{CacheEntry, Store, files, parse};
@@ -16,49 +16,49 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use voxpipe_io::digest::Digest;
 
-/// The shared folder of a project.
+/// The remote cache of a project.
 #[derive(Debug)]
 pub(super) struct SharedCache {
     dir: PathBuf,
     read_only: bool,
-    /// What was no good when it was to be taken.
+    /// Fingerprints whose pull failed.
     refused: Mutex<BTreeSet<Fingerprint>>,
 }
 
-/// The version of its layout, as a folder of its own.
+/// The versioned subfolder of the layout.
 const LAYOUT: &str = "voxpipe-1";
 
 impl Store {
-    /// The same state, with a folder to share results in, which has to be there.
+    /// Sets the remote cache folder, which must exist.
     #[must_use]
     pub fn sharing(mut self, folder: &Path, read_only: bool) -> Self {
         self.shared = Some(SharedCache { dir: folder.join(LAYOUT), read_only, refused: Mutex::default() });
         self
     }
 
-    /// Whether there is a folder to share results in.
+    /// Whether there is a remote cache.
     pub fn shares(&self) -> bool {
         self.shared.is_some()
     }
 
-    /// Whether a result is kept here.
+    /// Whether the project has a result.
     pub fn keeps(&self, digest: Digest) -> bool {
         self.result(digest).is_dir()
     }
 
-    /// The record of a result that could be taken from the shared folder.
+    /// The cache entry of a result that can be pulled from the remote cache.
     pub fn lent(&self, fingerprint: Fingerprint) -> Option<CacheEntry> {
         let shared = self.shared.as_ref()?;
         if shared.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(&fingerprint) {
             return None;
         }
         let record: CacheEntry = parse(&shared.dir.join("keys").join(format!("{fingerprint}.json")))?;
-        let whole = record.ingredients.fingerprint() == fingerprint && shared.tree(record.digest).is_some();
-        (whole && shared.result(record.digest).is_dir()).then_some(record)
+        let valid = record.ingredients.fingerprint() == fingerprint && shared.tree(record.digest).is_some();
+        (valid && shared.result(record.digest).is_dir()).then_some(record)
     }
 
-    /// Takes a result from the shared folder if it is there and not here. Whether it did.
-    pub fn borrow(&self, fingerprint: Fingerprint) -> Result<bool> {
+    /// Pulls a result from the remote cache if the project does not have it. Returns whether it did.
+    pub fn pull(&self, fingerprint: Fingerprint) -> Result<bool> {
         let Some(shared) = &self.shared else { return Ok(false) };
         if self.record(fingerprint).is_some_and(|record| self.keeps(record.digest)) {
             return Ok(false);
@@ -81,8 +81,8 @@ impl Store {
                 Ok(digest) if digest == record.digest => {}
                 Ok(digest) => {
                     files::remove_folder(&self.result(digest))?;
-                    return Err(Error::new(format!("`{}` is damaged, its files are not those it is named after", from.display()))
-                        .hint("remove it; somebody's next run puts a whole one there"));
+                    return Err(Error::new(format!("`{}` is damaged: its files do not match its digest", from.display()))
+                        .hint("remove it; the next run that makes this result pushes it again"));
                 }
                 Err(error) => {
                     self.discard(&space)?;
@@ -93,23 +93,23 @@ impl Store {
         self.commit(record)
     }
 
-    /// Puts a result into the shared folder, unless it may only be read from.
-    pub fn lend(&self, record: &CacheEntry) -> Result<()> {
+    /// Pushes a result to the remote cache, unless that is read-only.
+    pub fn push(&self, record: &CacheEntry) -> Result<()> {
         let Some(shared) = self.shared.as_ref().filter(|shared| !shared.read_only) else { return Ok(()) };
         let Some(tree) = self.tree(record.digest) else { return Ok(()) };
         let place = shared.result(record.digest);
         if !place.is_dir() {
-            let giving = || format!("cannot share in `{}`", place.display());
+            let pushing = || format!("cannot push to `{}`", place.display());
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
             let unfinished = shared.dir.join("unfinished").join(format!("{}-{}-{now}", record.digest.short(), std::process::id()));
             let copied = copy(&tree, &self.result(record.digest), &unfinished)
                 .and_then(|()| files::seal(&unfinished))
                 .and_then(|()| files::sync_tree(&unfinished))
-                .and_then(|()| fs::create_dir_all(shared.dir.join("store")).with_context(giving))
+                .and_then(|()| fs::create_dir_all(shared.dir.join("store")).with_context(pushing))
                 .and_then(|()| match fs::rename(&unfinished, &place) {
-                    // Somebody else was faster, with the same bytes.
+                    // Another process pushed the same bytes first.
                     Err(_) if place.is_dir() => Ok(()),
-                    renamed => renamed.with_context(giving),
+                    renamed => renamed.with_context(pushing),
                 });
             files::remove_folder(&unfinished)?;
             let _ = fs::remove_dir(shared.dir.join("unfinished"));
@@ -131,14 +131,14 @@ impl SharedCache {
         self.dir.join("trees").join(format!("{digest}.json"))
     }
 
-    /// The files of a result; others may have written the list, so no name in it may lead elsewhere.
+    /// The file list of a result. The list is untrusted: it is rejected if a name leads outside the folder.
     fn tree(&self, digest: Digest) -> Option<FileTree> {
         let tree: FileTree = parse(&self.listing(digest))?;
         (tree.digest() == digest && tree.0.keys().all(|name| stays_inside(name))).then_some(tree)
     }
 }
 
-/// Whether a relative path stays in the folder it starts from.
+/// Whether a path is relative and stays inside its folder.
 pub(super) fn stays_inside(name: &str) -> bool {
     !name.is_empty()
         && !name.ends_with('/')
@@ -147,14 +147,14 @@ pub(super) fn stays_inside(name: &str) -> bool {
 }
 
 fn copy(tree: &FileTree, from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("cannot make `{}`", to.display()))?;
+    fs::create_dir_all(to).with_context(|| format!("cannot create `{}`", to.display()))?;
     for name in tree.0.keys() {
         let (from, to) = (from.join(name), to.join(name));
         let copying = || format!("cannot copy `{}`", from.display());
         to.parent().map_or(Ok(()), fs::create_dir_all).with_context(copying)?;
-        // A link would be followed to whatever it names on this machine.
+        // A symbolic link could point to any file of this machine.
         if !fs::symlink_metadata(&from).with_context(copying)?.is_file() {
-            return Err(Error::new(format!("`{}` is not a file", from.display())));
+            return Err(Error::new(format!("`{}` is not a regular file", from.display())));
         }
         fs::copy(&from, &to).with_context(copying)?;
     }

@@ -1,4 +1,4 @@
-//! What a run leaves beside its log.
+//! Provenance files, folders of reproduced runs, and the state of the project lock.
 
 use super::files::Durability;
 use super::{Store, files};
@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 impl Store {
-    /// The manifest of a run, if it has left one.
+    /// The provenance of a run, if it has one.
     pub fn provenance(&self, run: &str) -> Result<Option<Vec<u8>>> {
         let path = self.manifest(run);
         match fs::read(&path) {
@@ -17,7 +17,7 @@ impl Store {
         }
     }
 
-    /// Keeps the manifest of a run.
+    /// Writes the provenance of a run.
     pub fn keep_provenance(&self, run: &str, bytes: &[u8]) -> Result<()> {
         files::replace(&self.manifest(run), bytes, Durability::Whole)
     }
@@ -26,10 +26,10 @@ impl Store {
         self.dir.join("runs").join(run).join("provenance.json")
     }
 
-    /// A new folder in which a run is to be repeated.
+    /// Creates a new folder in which a run is reproduced.
     pub fn place_to_repeat(&self, run: &str) -> Result<PathBuf> {
         let folder = self.dir.join("repro");
-        let making = || format!("cannot make a folder in `{}`", folder.display());
+        let making = || format!("cannot create a folder in `{}`", folder.display());
         fs::create_dir_all(&folder).with_context(making)?;
         let mut number = 1;
         loop {
@@ -41,14 +41,14 @@ impl Store {
         }
     }
 
-    /// Removes the folder of a repetition.
+    /// Removes the folder of a reproduced run.
     pub fn forget_repetition(&self, place: &Path) -> Result<()> {
         files::remove_folder(place)?;
         let _ = fs::remove_dir(self.dir.join("repro"));
         Ok(())
     }
 
-    /// The folder of the project.
+    /// The project folder.
     pub fn root(&self) -> &Path {
         match self.dir.parent() {
             Some(root) if root != Path::new("") => root,
@@ -56,7 +56,7 @@ impl Store {
         }
     }
 
-    /// Whether the process that took the lock last is still there. If it cannot be known, it is.
+    /// Whether the process that last took the project lock is still alive; true if unknown.
     pub fn held(&self) -> bool {
         let Ok(text) = fs::read_to_string(self.dir.join("lock")) else { return false };
         let number = text.split_whitespace().nth(1).and_then(|number| number.parse().ok());
@@ -64,12 +64,12 @@ impl Store {
         !matches!(rustix::process::test_kill_process(process), Err(rustix::io::Errno::SRCH))
     }
 
-    /// The process of the run that is going on, if one is.
+    /// The process id of the active run, if there is one.
     pub fn runner(&self) -> Option<rustix::process::Pid> {
         let text = fs::read_to_string(self.dir.join("lock")).ok()?;
         let number = text.split_whitespace().nth(1)?.parse().ok()?;
         let file = fs::File::open(self.dir.join("lock")).ok()?;
-        // Whoever has the lock for itself is still there; asking to share it takes it from nobody.
+        // A shared lock fails while another process holds the exclusive one, and does not disturb it.
         let free = file.try_lock_shared().is_ok();
         let _ = file.unlock();
         rustix::process::Pid::from_raw(number).filter(|_| !free)

@@ -1,6 +1,6 @@
-//! A pipeline drawn: as text for a terminal, as Mermaid for a README, as DOT for Graphviz, as SVG for a page, as JSON for programs.
+//! Renders the stage graph as text, Mermaid, Graphviz DOT, SVG or JSON.
 //!
-//! All show the same: stages in the order they run, and for each edge the port it goes into. An edge that only says "after" is dashed.
+//! All formats show the stages in execution order, their gates, and the input port of each edge. `after` edges are dashed.
 
 mod svg;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-/// One line a stage, with what it makes and what goes in.
+/// One line per stage, with its output and inputs.
 pub fn text(pipeline: &Pipeline) -> String {
     let width = pipeline.steps.iter().map(|step| step.name.chars().count()).max().unwrap_or(0);
     let kind_width = pipeline.steps.iter().map(|step| step.stage.kind().len()).max().unwrap_or(0);
@@ -69,7 +69,7 @@ pub fn dot(pipeline: &Pipeline) -> String {
     out
 }
 
-/// Stages and edges for programs.
+/// Stages and edges as JSON.
 pub fn json(pipeline: &Pipeline) -> Value {
     let stages: Vec<_> = pipeline
         .steps
@@ -84,7 +84,7 @@ pub fn json(pipeline: &Pipeline) -> Value {
     json!({ "pipeline": pipeline.name, "stages": stages, "edges": edges })
 }
 
-/// Upstream, step, and the port if anything flows.
+/// Edges as (upstream, step, port); the port is `None` for `after`.
 fn edges(pipeline: &Pipeline) -> Vec<(&str, &Step, Option<&str>)> {
     let mut edges = Vec::new();
     for step in &pipeline.steps {
@@ -96,13 +96,13 @@ fn edges(pipeline: &Pipeline) -> Vec<(&str, &Step, Option<&str>)> {
     edges
 }
 
-/// The stages nothing hangs on.
+/// Stages without dependents.
 fn leaves(pipeline: &Pipeline) -> BTreeSet<&str> {
     let needed: BTreeSet<&str> = pipeline.steps.iter().flat_map(Step::needs).collect();
     pipeline.steps.iter().map(|step| step.name.as_str()).filter(|name| !needed.contains(name)).collect()
 }
 
-/// Text inside a quoted Mermaid label.
+/// Escapes text for a quoted Mermaid label.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;")
 }

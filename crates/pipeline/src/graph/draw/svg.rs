@@ -1,13 +1,14 @@
-//! Stages as boxes in columns, each to the right of all it needs; legible in light and in dark.
+//! SVG rendering: stages as boxes in columns, each to the right of its dependencies; supports light and dark mode.
 
 use super::edges;
 use crate::graph::{Pipeline, Step};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Width and height of a box, and the room between two.
+/// Width and height of a box, in pixels.
 const BOX: [f64; 2] = [168.0, 48.0];
-const ROOM: [f64; 2] = [76.0, 34.0];
+/// Horizontal and vertical gap between boxes, in pixels.
+const GAP: [f64; 2] = [76.0, 34.0];
 const MARGIN: f64 = 20.0;
 const LINE: f64 = 16.0;
 
@@ -19,17 +20,17 @@ const STYLE: &str = "<style>\n\
 .flow { stroke: #8b949e } .tip { fill: #8b949e }\n\
 }\n</style>\n";
 
-/// A picture of the pipeline.
+/// Renders the pipeline as SVG.
 pub fn svg(pipeline: &Pipeline) -> String {
     let places = places(pipeline);
     let tallest = pipeline.steps.iter().map(height).fold(BOX[1], f64::max);
     let corner = |name: &str| -> (f64, f64) {
         let (column, row) = places.get(name).copied().unwrap_or_default();
-        (MARGIN + column as f64 * (BOX[0] + ROOM[0]), MARGIN + row as f64 * (tallest + ROOM[1]))
+        (MARGIN + column as f64 * (BOX[0] + GAP[0]), MARGIN + row as f64 * (tallest + GAP[1]))
     };
     let most = |of: fn(&(usize, usize)) -> usize| places.values().map(of).max().map_or(1, |most| most + 1) as f64;
-    let width = 2.0 * MARGIN + most(|place| place.0) * (BOX[0] + ROOM[0]) - ROOM[0];
-    let height_in_all = 2.0 * MARGIN + most(|place| place.1) * (tallest + ROOM[1]) - ROOM[1];
+    let width = 2.0 * MARGIN + most(|place| place.0) * (BOX[0] + GAP[0]) - GAP[0];
+    let height_in_all = 2.0 * MARGIN + most(|place| place.1) * (tallest + GAP[1]) - GAP[1];
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height_in_all}\" viewBox=\"0 0 {width} {height_in_all}\" role=\"img\" \
          font-family=\"system-ui, sans-serif\" font-size=\"13\">\n<title>{}</title>\n{STYLE}\
@@ -40,7 +41,7 @@ pub fn svg(pipeline: &Pipeline) -> String {
     for (upstream, step, port) in edges(pipeline) {
         let ((x, y), (to_x, to_y)) = (corner(upstream), corner(&step.name));
         let (x, y, to_y) = (x + BOX[0], y + BOX[1] / 2.0, to_y + BOX[1] / 2.0);
-        let middle = to_x - ROOM[0] / 2.0;
+        let middle = to_x - GAP[0] / 2.0;
         let class = if port.is_some() { "flow" } else { "flow order" };
         let _ =
             writeln!(out, "<path class=\"{class}\" marker-end=\"url(#tip)\" d=\"M{x} {y}C{middle} {y} {middle} {to_y} {to_x} {to_y}\"/>");
@@ -63,7 +64,7 @@ pub fn svg(pipeline: &Pipeline) -> String {
     out
 }
 
-/// Column and row of each stage: as far to the left as what it needs allows, in the order of the pipeline.
+/// Column and row of each stage: one column right of its last dependency, rows in pipeline order.
 fn places(pipeline: &Pipeline) -> BTreeMap<&str, (usize, usize)> {
     let mut places: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     let mut rows: Vec<usize> = Vec::new();
@@ -80,7 +81,7 @@ fn height(step: &Step) -> f64 {
     BOX[1] + step.require.len() as f64 * LINE
 }
 
-/// What fits in a box.
+/// Truncates text to the width of a box.
 fn short(text: &str) -> String {
     if text.chars().count() <= 22 { text.to_owned() } else { format!("{}…", text.chars().take(21).collect::<String>()) }
 }

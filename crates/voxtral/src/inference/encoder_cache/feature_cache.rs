@@ -1,6 +1,7 @@
-//! What was heard, on disk: a file for each clip, named after its samples, in a folder named after all that decides what is heard.
+//! Feature cache: encoder outputs on disk, one file per clip, named by a hash of its samples.
 //!
-//! Anybody may delete these files at any time. A file that is not what was written is not used.
+//! The folder is named by a hash of everything that affects the values: model, precision, CPU kernels and program version. Files may be
+//! deleted at any time. A file whose checksum does not match is ignored.
 
 use crate::error::{Error, Result, ResultExt};
 use crate::kernels::{bf16_gemm, cpu};
@@ -13,16 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::{fs, process};
 
-/// Raise it when the same model would hear the same clip in other numbers.
+/// Format version. Increment it when the same model would produce other values for the same clip.
 const VERSION: u32 = 1;
 
-/// What the only tensor of a file is called.
+/// Name of the only tensor in a file.
 const ROWS: &str = "rows";
 
-/// What files are called until they are whole, with the process and a number behind it.
+/// Prefix of incomplete files, followed by the process id and a counter.
 const DRAFT: &str = ".draft-";
 
-/// What one model heard.
+/// On-disk cache of one model's audio embeddings.
 #[derive(Clone, Debug)]
 pub struct FeatureCache {
     folder: Option<PathBuf>,
@@ -31,37 +32,37 @@ pub struct FeatureCache {
 }
 
 impl FeatureCache {
-    /// The memory of a model in a folder below `cache`. `model` names its weights, how exactly they are kept and what computes with
-    /// them; with `halved` numbers are rounded to brain floats, as befits a model that computes in them.
+    /// A cache in a subfolder of `cache`. `model` identifies the weights, their precision and the compute backend. With `halved`, values
+    /// are rounded to bf16, for a model that computes in bf16.
     #[must_use]
     pub fn new(cache: &Path, model: &str, halved: bool) -> Self {
-        // Kinds of processors add in different orders, and a newer program may have other kernels.
+        // CPU types sum in different orders, and a newer program may have other kernels.
         let known = format!("{VERSION}\n{}\n{}\n{halved}\n{model}", env!("CARGO_PKG_VERSION"), cpu::kind());
         let folder = cache.join("audio").join(&blake3::hash(known.as_bytes()).to_hex()[..32]);
         clear_drafts(&folder);
         Self { folder: Some(folder), halved, trouble: Arc::default() }
     }
 
-    /// One that remembers nothing, and has everything heard anew in the same numbers.
+    /// A cache that stores nothing; values are recomputed, and rounded in the same way.
     #[must_use]
     pub fn none(halved: bool) -> Self {
         Self { folder: None, halved, trouble: Arc::default() }
     }
 
-    /// What went wrong, if anything: then clips were heard anew, which only took longer.
+    /// The first write error, if any. Results are not affected: the clips are recomputed.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().ok().and_then(|trouble| trouble.clone())
     }
 
-    /// What a clip is called here.
+    /// Cache key of a clip: hash of its samples.
     pub(super) fn name(samples: &[f32]) -> String {
         blake3::hash(bytemuck::cast_slice(samples)).to_hex().to_string()
     }
 
-    /// What was heard of a clip, if it was and the file is whole.
+    /// Reads the cached embeddings of a clip; `None` if there is no intact file.
     pub(super) fn recall(&self, clip: &str) -> Option<TensorData> {
-        // Read, not mapped: who empties the folder meanwhile must not end the program.
+        // Read, not mapped: deleting the file meanwhile must not crash the program.
         let bytes = fs::read(place(self.folder.as_ref()?, clip)).ok()?;
         let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
         let digest = header.metadata().as_ref()?.get("blake3")?.clone();
@@ -79,11 +80,11 @@ impl FeatureCache {
         Some(TensorData::new(numbers, rows.shape().to_vec()))
     }
 
-    /// Remembers what was heard of a clip and gives it back as it will be recalled. That it cannot be written is no error.
+    /// Stores embeddings and returns them as a later read would (rounded). A write failure is not an error, see [`Self::trouble`].
     pub(super) fn keep(&self, clip: &str, mut numbers: Vec<f32>, shape: [usize; 2]) -> Result<Vec<f32>> {
         if let Some(place) = numbers.iter().position(|number| !number.is_finite()) {
-            return Err(Error::new(format!("the audio tower's output is not finite (row {})", place / shape[1].max(1)))
-                .hint("the model's weights are damaged, or do not fit its config"));
+            return Err(Error::new(format!("the audio encoder's output is not finite (row {})", place / shape[1].max(1)))
+                .hint("the weights are damaged or do not fit the config"));
         }
         let kept = if self.halved {
             let narrow: Vec<bf16> = numbers.iter().map(|number| bf16::from_f32(*number)).collect();
@@ -101,13 +102,13 @@ impl FeatureCache {
     fn write(&self, clip: &str, dtype: Dtype, bytes: &[u8], shape: [usize; 2]) -> Result<()> {
         static DRAFTS: AtomicU64 = AtomicU64::new(0);
         let Some(folder) = &self.folder else { return Ok(()) };
-        let writing = || format!("cannot remember a clip in `{}`", folder.display());
+        let writing = || format!("cannot write to the feature cache `{}`", folder.display());
         let unfit = |error: safetensors::SafeTensorError| Error::new(error.to_string());
         let digest = HashMap::from([("blake3".to_owned(), blake3::hash(bytes).to_hex().to_string())]);
         let rows = TensorView::new(dtype, shape.to_vec(), bytes).map_err(unfit).with_context(writing)?;
         let file = safetensors::serialize([(ROWS, rows)], Some(digest)).map_err(unfit).with_context(writing)?;
         fs::create_dir_all(folder).with_context(writing)?;
-        // Two clips of one content may be heard side by side: each has a draft of its own.
+        // Identical clips may be encoded at the same time, so each write has its own draft.
         let draft = folder.join(format!("{DRAFT}{}-{}", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
         let written = fs::write(&draft, file).and_then(|()| fs::rename(&draft, place(folder, clip)));
         if written.is_err() {
@@ -121,7 +122,7 @@ fn place(folder: &Path, clip: &str) -> PathBuf {
     folder.join(format!("{clip}.safetensors"))
 }
 
-/// Removes what other processes left unfinished.
+/// Removes incomplete files of other processes.
 fn clear_drafts(folder: &Path) {
     let own = format!("{DRAFT}{}-", process::id());
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -1,6 +1,7 @@
-//! The way back: for each head, weights are computed again for some rows against all keys they see, then every gradient is a product.
+//! Attention backward pass: for each head and block of queries, the attention weights are recomputed (as in FlashAttention), then each
+//! gradient is a matrix product.
 //!
-//! A key head with the query heads that share it is one task, which owns the sums over their queries.
+//! One task handles a key head and the query heads that share it, so it owns the sums over their queries.
 
 use super::packed::{Sizes, as_depth, as_panels};
 use super::{AttentionHeads, AttentionMask, AttentionShape};
@@ -10,10 +11,10 @@ use crate::kernels::microkernel::{Panel, Rows};
 use crate::kernels::simd::{Simd, SimdOp};
 use crate::kernels::softmax::{softmax, softmax_backward};
 
-/// Rows whose scores are in memory at a time. A multiple of every tile's rows.
+/// Query rows whose scores are in memory at a time. A multiple of the rows of every tile.
 const SOME: usize = 24;
 
-/// What a key head and its query heads are given, and where their gradients go.
+/// Inputs and gradient outputs of one key head and its query heads.
 pub(super) struct BackwardPart<'a> {
     pub(super) q: AttentionHeads<'a>,
     pub(super) k: AttentionHeads<'a>,
@@ -47,7 +48,7 @@ impl SimdOp for BackwardPart<'_> {
         as_panels(lanes, sizes, k, &mut key_panels);
         as_panels(lanes, sizes, v, &mut value_panels);
         as_depth(lanes, sizes, k, &mut key_depth);
-        // Tiles of keys may end behind the last one.
+        // Tiles of keys may extend beyond the last key.
         let stride = count.next_multiple_of(sizes.panel) + R;
         let (mut weights, mut scores) = (vec![0.0; SOME * stride], vec![0.0; SOME * stride]);
         let (mut key_sums, mut value_sums) = (vec![0.0; (count + R) * padded], vec![0.0; (count + R) * padded]);
@@ -98,7 +99,7 @@ impl SimdOp for BackwardPart<'_> {
     }
 }
 
-/// Rows scaled and in whole vectors, with zeros up to the end of `to`.
+/// Scales rows and zero-pads them to whole vectors, with zero rows up to the end of `to`.
 #[inline(always)]
 fn lay_out_rows<L: Simd>(lanes: L, rows: MatrixView, scale: f32, padded: usize, to: &mut [f32]) {
     for (i, to) in to.chunks_exact_mut(padded).enumerate() {
@@ -106,9 +107,9 @@ fn lay_out_rows<L: Simd>(lanes: L, rows: MatrixView, scale: f32, padded: usize, 
     }
 }
 
-/// The products of some rows with the first `most` keys or values, whole panels of them.
+/// Products of `here` rows with the first `most` packed keys or values, in whole panels.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
+#[allow(clippy::too_many_arguments, reason = "kernels take many arguments")]
 fn against<L: Simd, const R: usize, const V: usize>(
     lanes: L,
     sizes: Sizes,
@@ -129,7 +130,7 @@ fn against<L: Simd, const R: usize, const V: usize>(
     }
 }
 
-/// Adds the products of `R` rows with as many rows as `depth` to rows of sums; all are `padded` wide.
+/// Adds the products of `R` rows with `depth` rows of `by` to rows of sums; all are `padded` wide.
 #[inline(always)]
 fn add<L: Simd, const R: usize, const V: usize>(lanes: L, sums: &mut [f32], padded: usize, rows: Rows, by: &[f32], depth: usize) {
     let mut column = 0;

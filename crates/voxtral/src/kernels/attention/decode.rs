@@ -1,11 +1,11 @@
-//! Attention of a few queries, as in decoding, where reading keys and values is the work.
+//! Decode attention: a few queries per head, bound by reading the KV cache.
 
 use super::{AttentionHeads, AttentionMask, AttentionShape};
 use crate::kernels::gemv::StoredWeight;
 use crate::kernels::softmax::{add_scaled, softmax};
 
-/// Keys and values are read once for all heads that share them.
-pub(super) fn few(
+/// Attention of one batch row. Keys and values are read once for all query heads that share them (GQA).
+pub(super) fn attend(
     q: AttentionHeads,
     k: AttentionHeads,
     v: AttentionHeads,
@@ -21,7 +21,7 @@ pub(super) fn few(
         return;
     }
     let mut some = vec![0.0; group * queries * width];
-    let mut sideways = vec![0.0; seen.len() * group * queries];
+    let mut transposed = vec![0.0; seen.len() * group * queries];
     let mut scores = vec![0.0; seen.len() * group * queries];
     for shared in 0..key_heads {
         for (row, to) in some.chunks_exact_mut(width).enumerate() {
@@ -33,15 +33,15 @@ pub(super) fn few(
         let rows = group * queries;
         let keys = k.rows(batch, shared, seen.start, seen.len(), width);
         if keys.row_stride == width {
-            f32::products(&some, &keys.data[..seen.len() * width], width, &mut sideways);
+            f32::products(&some, &keys.data[..seen.len() * width], width, &mut transposed);
         } else {
-            for (key, to) in sideways.chunks_exact_mut(rows).enumerate() {
+            for (key, to) in transposed.chunks_exact_mut(rows).enumerate() {
                 f32::products(&some, &keys.data[key * keys.row_stride..key * keys.row_stride + width], width, to);
             }
         }
         for (row, scores) in scores.chunks_exact_mut(seen.len()).enumerate() {
-            for (score, sideways) in scores.iter_mut().zip(sideways.iter().skip(row).step_by(rows)) {
-                *score = *sideways;
+            for (score, transposed) in scores.iter_mut().zip(transposed.iter().skip(row).step_by(rows)) {
+                *score = *transposed;
             }
         }
         for (row, scores) in scores.chunks_exact_mut(seen.len()).enumerate() {

@@ -1,8 +1,8 @@
-//! Some queries against all keys they see.
+//! FlashAttention forward pass: a block of queries against all keys they attend to.
 //!
-//! For each head, block of keys after block: scores of a few rows of queries, their greatest so far, weights relative to it, and the
-//! weighted values on top of what earlier blocks gave, which is scaled down when a greater score comes up. A row's sums are taken in an
-//! order that depends on its first key alone, so it does not matter which rows are computed beside it.
+//! For each head and each block of keys: compute the scores of a few query rows, update the running maximum of each row (online softmax),
+//! convert the scores to weights relative to it, and add the weighted values to the output so far, which is rescaled when the maximum
+//! grows. The order in which a row is summed depends on its first key only, so its result does not depend on the rows computed with it.
 
 use super::packed::{KEYS, Packed, PackedHead, Sizes};
 use super::{AttentionHeads, AttentionMask, AttentionShape};
@@ -10,10 +10,10 @@ use crate::kernels::microkernel;
 use crate::kernels::microkernel::{Panel, Rows};
 use crate::kernels::simd::{Simd, SimdOp};
 
-/// Rows whose scores against a block of keys are in memory at a time: 18 KiB. A multiple of every tile's rows.
+/// Query rows whose scores against a block of keys are in memory at a time: 18 KiB. A multiple of the rows of every tile.
 const SOME: usize = 24;
 
-/// The rows `first..` of all heads of a row of the batch, as many as `out` has room for.
+/// The query rows `first..` of all heads of a batch row, as many as `out` has room for.
 pub(super) struct ForwardPart<'a> {
     pub(super) q: AttentionHeads<'a>,
     pub(super) packed: &'a Packed,
@@ -24,17 +24,17 @@ pub(super) struct ForwardPart<'a> {
     pub(super) out: &'a mut [f32],
 }
 
-/// What is known of rows so far.
+/// Running state of the online softmax.
 struct State {
-    /// Queries as units, `[rows, units in whole vectors]`, scaled so that weights are powers of two.
+    /// Queries as units, `[rows, units in whole vectors]`, scaled so that the weights are powers of two.
     queries: Vec<f32>,
-    /// Values by their weights, `[rows, width in whole vectors]`.
+    /// Weighted sum of values, `[rows, width in whole vectors]`.
     mixed: Vec<f32>,
-    /// The greatest score of each row.
+    /// Running maximum of the scores of each row.
     greatest: Vec<f32>,
-    /// The sum of each row's weights, `[rows, lanes]`.
+    /// Sum of the weights of each row, `[rows, lanes]`.
     sums: Vec<f32>,
-    /// Scores of some rows, then weights, `[some, keys]`.
+    /// Scores of some rows, later their weights, `[some, keys]`.
     scores: Vec<f32>,
 }
 
@@ -69,7 +69,7 @@ impl SimdOp for ForwardPart<'_> {
             for from in (0..seen.len()).step_by(KEYS) {
                 for start in (0..count).step_by(SOME) {
                     let here = SOME.min(count - start);
-                    // How many keys of this block each row sees.
+                    // Number of keys of this block that each row attends to.
                     let visible: [usize; SOME] = std::array::from_fn(|i| {
                         if i >= here {
                             return 0;
@@ -84,7 +84,7 @@ impl SimdOp for ForwardPart<'_> {
             }
             for i in 0..count {
                 let sum = lanes.sum(lanes.load(&state.sums[i * L::COUNT..]));
-                // Who sees nothing gets zeros.
+                // A row that attends to no key gets zeros.
                 let scale = if sum == 0.0 { 0.0 } else { 1.0 / sum };
                 let to = &mut out[(i * heads + head) * width..][..width];
                 for (to, from) in to.iter_mut().zip(&state.mixed[i * sizes.padded..]) {
@@ -95,9 +95,10 @@ impl SimdOp for ForwardPart<'_> {
     }
 }
 
-/// What the rows from `start` on make of the keys from `from` on, of which each row sees `visible`, the last of `here` most.
+/// Updates the rows from `start` on with the block of keys from `from` on. Each row attends to `visible` of them; the last of the `here`
+/// rows attends to the most.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a kernel is told everything")]
+#[allow(clippy::too_many_arguments, reason = "kernels take many arguments")]
 fn add_keys<L: Simd, const R: usize, const V: usize>(
     lanes: L,
     head: PackedHead,
@@ -118,7 +119,7 @@ fn add_keys<L: Simd, const R: usize, const V: usize>(
         }
     }
     let mut factors = [1.0; SOME];
-    // Whole vectors, two at a time: what lies behind the last visible key gets no weight.
+    // Whole vectors, two at a time: keys after the last visible one get zero weight.
     let end = most.next_multiple_of(2 * L::COUNT);
     for (i, scores) in state.scores.chunks_exact_mut(KEYS).enumerate().take(here.next_multiple_of(R)) {
         let greatest = &mut state.greatest[start + i];
@@ -143,14 +144,15 @@ fn add_keys<L: Simd, const R: usize, const V: usize>(
     }
 }
 
-/// Scales what was mixed so far and adds more values by their weights.
+/// Rescales the output so far and adds weighted values.
 #[inline(always)]
 fn mix<L: Simd, const R: usize, const V: usize>(lanes: L, mixed: &mut [f32], factors: &[f32], weights: Rows, values: Panel, depth: usize) {
     let sums = microkernel::load::<L, R, V>(lanes, mixed, values.step, Some(factors));
     microkernel::store::<L, R, V>(lanes, microkernel::add_products::<L, R, V>(lanes, sums, weights, values, depth), mixed, values.step);
 }
 
-/// Turns a row of scores into weights relative to the greatest so far, as units, and says by what earlier weights are to be scaled.
+/// Online softmax step: converts a row of scores to weights relative to the new maximum, as units. Returns the factor that rescales the
+/// earlier weights.
 #[inline(always)]
 fn weigh<L: Simd>(lanes: L, scores: &mut [f32], visible: usize, greatest: &mut f32, sums: &mut [f32]) -> f32 {
     if visible == 0 {
@@ -179,15 +181,15 @@ fn weigh<L: Simd>(lanes: L, scores: &mut [f32], visible: usize, greatest: &mut f
         }
     }
     lanes.store(lanes.add(sum[0], sum[1]), sums);
-    hide::<L>(scores, visible);
+    clear_hidden::<L>(scores, visible);
     let mut factors = [0.0; 16];
     lanes.store(factor, &mut factors);
     factors[0]
 }
 
-/// Makes weights from number `visible` on exactly zero.
+/// Sets the weights from index `visible` on to exactly zero.
 #[inline(always)]
-fn hide<L: Simd>(weights: &mut [f32], visible: usize) {
+fn clear_hidden<L: Simd>(weights: &mut [f32], visible: usize) {
     if !L::PAIRS {
         weights[visible..].fill(0.0);
         return;
@@ -195,7 +197,7 @@ fn hide<L: Simd>(weights: &mut [f32], visible: usize) {
     let (half, end) = (visible / 2, weights.len() / 2);
     weights[half + visible % 2..end].fill(0.0);
     if visible % 2 == 1 {
-        // The first of a pair is its lower half.
+        // The first weight of a pair is in the lower half.
         weights[half] = f32::from_bits(weights[half].to_bits() & 0xffff);
     }
 }

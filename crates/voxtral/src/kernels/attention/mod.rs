@@ -1,8 +1,9 @@
-//! softmax(q kᵀ / √width) v without a matrix of scores: some queries and some keys at a time, for one head after the other.
+//! FlashAttention-style attention with online softmax (Dao et al. 2022) and grouped-query attention (GQA): softmax(q kᵀ / √width) v in
+//! tiles, with no score matrix in memory.
 //!
-//! Several query heads may share a key head, and rows may be any distance apart, so a cache with room to spare needs no copy. For many
-//! queries keys and values are laid out once as tiles of the product read them (`packed`); for a few they are read where they lie
-//! (`few`). Backwards, the weights are computed again from q and k: nothing is kept between the two directions.
+//! Rows can have any stride, so a KV cache with spare capacity needs no copy. For many queries, keys and values are packed once into the
+//! panels that the micro-kernel reads (`packed`, `forward`). For a few queries they are read in place (`decode`). The backward pass
+//! recomputes the attention weights from q and k (`backward`): nothing is stored between the two passes.
 
 mod backward;
 mod decode;
@@ -16,69 +17,68 @@ use super::{parallel, simd};
 use packed::Packed;
 use std::ops::Range;
 
-/// Query rows of a task, for which keys and values are read once.
+/// Query rows per task; keys and values are read once for all of them.
 const ROWS: usize = 96;
 
-/// What products are made of.
+/// Precision of the operands of matrix products. Sums are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatmulPrecision {
     /// 32-bit floats.
     #[default]
-    Floats,
-    /// Queries, keys, values and weights are rounded to brain floats where the processor multiplies these; products are added up, and
-    /// weights computed, in 32-bit floats as ever.
+    F32,
+    /// Operands are rounded to bf16 if the CPU has bf16 dot products. Sums and attention weights are computed in f32.
     Bf16,
 }
 
-/// Which keys a query sees.
+/// Attention mask: the keys that a query attends to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttentionMask {
-    /// All of them.
+    /// All keys.
     None,
-    /// Its own and those before it: query i sees keys up to keys - queries + i.
+    /// Causal: query i attends to the keys up to keys - queries + i.
     Causal,
-    /// Causal, and in row b nobody sees the first `pads[b]` keys. A query that sees nothing gets zeros.
+    /// Causal, and the first `pads[b]` keys of row b are masked. A query with no key gets zeros.
     LeftPadded(Vec<usize>),
 }
 
-/// How large everything is.
+/// Dimensions of an attention operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionShape {
-    /// Rows of the batch.
+    /// Batch size.
     pub batch: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key heads; `heads` is a multiple. Query head h uses key head h / (heads / key heads).
+    /// Number of key-value heads, which divides `heads`. Query head h uses key head h / (heads / key heads).
     pub key_heads: usize,
-    /// Queries of a head.
+    /// Queries per head.
     pub queries: usize,
-    /// Keys of a head, no fewer than queries unless all are seen.
+    /// Keys per head; at least as many as queries, unless the mask is [`AttentionMask::None`].
     pub keys: usize,
-    /// Numbers in a row.
+    /// Head dimension.
     pub width: usize,
 }
 
-/// Rows of heads that lie in a slice, the numbers of a row side by side.
+/// A strided view of heads, `[batch, heads, length, width]`; the values of a row are contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionHeads<'a> {
-    /// From the first number on.
+    /// The slice, starting at the first value.
     pub data: &'a [f32],
-    /// From one row of the batch to the next.
+    /// Distance from one batch row to the next.
     pub batch_stride: usize,
-    /// From one head to the next.
+    /// Distance from one head to the next.
     pub head_stride: usize,
-    /// From one position to the next.
+    /// Distance from one position to the next.
     pub row_stride: usize,
 }
 
 impl<'a> AttentionHeads<'a> {
-    /// One head after the other, `[batch, heads, length, width]`.
+    /// View of a contiguous tensor `[batch, heads, length, width]`.
     #[must_use]
     pub fn new(data: &'a [f32], heads: usize, length: usize, width: usize) -> Self {
         Self { data, batch_stride: heads * length * width, head_stride: length * width, row_stride: width }
     }
 
-    /// `count` positions of a head from `first` on.
+    /// View of `count` positions of a head from `first` on.
     fn rows(&self, batch: usize, head: usize, first: usize, count: usize, width: usize) -> MatrixView<'a> {
         let start = batch * self.batch_stride + head * self.head_stride + first * self.row_stride;
         let data = self.data.get(start..).unwrap_or_default();
@@ -87,7 +87,7 @@ impl<'a> AttentionHeads<'a> {
 }
 
 impl AttentionShape {
-    /// The keys that query `i` of a row sees.
+    /// Range of keys that query `i` of a batch row attends to.
     fn seen(&self, mask: &AttentionMask, batch: usize, i: usize) -> Range<usize> {
         let causal = (self.keys + i + 1).saturating_sub(self.queries).min(self.keys);
         match mask {
@@ -97,14 +97,14 @@ impl AttentionShape {
         }
     }
 
-    /// The keys that any of some queries sees.
+    /// Range of keys that any of these queries attends to.
     fn seen_by_any(&self, mask: &AttentionMask, batch: usize, queries: Range<usize>) -> Range<usize> {
-        // Who comes later sees no less.
+        // A later query attends to no fewer keys.
         let last = self.seen(mask, batch, queries.end - 1);
         last.start.min(last.end)..last.end
     }
 
-    /// The first key of a row of the batch that anybody sees.
+    /// First key of a batch row that any query attends to.
     fn first_key(&self, mask: &AttentionMask, batch: usize) -> usize {
         match mask {
             AttentionMask::LeftPadded(pads) => pads.get(batch).copied().unwrap_or(0).min(self.keys),
@@ -121,9 +121,11 @@ impl AttentionShape {
     }
 }
 
+/// Attention, forward pass.
+///
 /// # Shapes
-/// q `[batch, heads, queries, width]`, k and v `[batch, key heads, keys, width]` → `[batch, queries, heads, width]`, as the next matrix
-/// product wants it
+/// q `[batch, heads, queries, width]`, k and v `[batch, key heads, keys, width]` → `[batch, queries, heads, width]`, the layout the next
+/// matrix product needs
 #[must_use]
 pub fn forward(
     q: AttentionHeads,
@@ -131,16 +133,16 @@ pub fn forward(
     v: AttentionHeads,
     shape: AttentionShape,
     mask: &AttentionMask,
-    factors: MatmulPrecision,
+    precision: MatmulPrecision,
 ) -> Vec<f32> {
     let AttentionShape { heads, key_heads, queries, width, .. } = shape;
     if queries * (heads / key_heads.max(1)) > FEW {
-        return forward_in_tiles(SimdLevel::best(factors == MatmulPrecision::Bf16), q, k, v, shape, mask);
+        return forward_in_tiles(SimdLevel::best(precision == MatmulPrecision::Bf16), q, k, v, shape, mask);
     }
     let mut out = vec![0.0; shape.batch * queries * heads * width];
     if !out.is_empty() && shape.keys > 0 {
         let rows = out.chunks_mut(queries * heads * width).enumerate();
-        parallel::each(shape.operations(), rows, |(batch, out)| decode::few(q, k, v, shape, mask, batch, out));
+        parallel::each(shape.operations(), rows, |(batch, out)| decode::attend(q, k, v, shape, mask, batch, out));
     }
     out
 }
@@ -169,8 +171,8 @@ fn forward_in_tiles(
     out
 }
 
-/// The gradients of q, k and v from that of the result, `[batch, heads, queries, width]` like q; those of k and v like k. In 32-bit floats
-/// whatever the way there was computed in.
+/// Gradients of q, k and v, given that of the result. `gradient` has shape `[batch, heads, queries, width]` like q; the gradients have the
+/// shapes of their inputs. Always computed in f32, whatever the precision of the forward pass.
 #[must_use]
 pub fn backward(
     q: AttentionHeads,
@@ -229,7 +231,7 @@ mod tests {
                     [forward_in_tiles(kind, q, k, v, shape, &mask), dq, dk, dv]
                 };
                 let expected = all(SimdLevel::Plain);
-                // Pairs of brain floats are no exact twins, and never used backwards.
+                // bf16 pairs do not compute exactly the same, and are never used in the backward pass.
                 for kind in SimdLevel::all().into_iter().filter(|kind| !kind.is_rounding()) {
                     for (what, (found, expected)) in all(kind).iter().zip(&expected).enumerate() {
                         let scale = expected.iter().fold(1.0_f32, |a, b| a.max(b.abs()));

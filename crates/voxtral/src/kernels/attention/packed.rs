@@ -1,37 +1,37 @@
-//! Keys and values as tiles read them.
+//! Packing of keys and values into the panels that the micro-kernel reads.
 
 use super::{AttentionHeads, AttentionMask, AttentionShape};
 use crate::kernels::gemm::MatrixView;
 use crate::kernels::simd::{Simd, SimdLevel, SimdOp, run};
 use crate::kernels::{microkernel, parallel};
 
-/// Keys that are looked at between two changes of what was summed up so far. A multiple of every panel, and of two vectors.
+/// Block of keys between two updates of the online softmax. A multiple of every panel, and of two vectors.
 pub(super) const KEYS: usize = 192;
 
-/// The keys and values of all rows of a batch, head after head.
+/// Packed keys and values of all batch rows, head after head.
 pub(super) struct Packed {
     numbers: Vec<f32>,
     size: usize,
     key_heads: usize,
 }
 
-/// Those of one head, from the first key on that anybody sees.
+/// Packed keys and values of one head, from its first visible key on.
 #[derive(Clone, Copy)]
 pub(super) struct PackedHead<'a> {
-    /// Panels of [`Sizes::panel`] keys, each `[units of a row, keys]`; keys that do not exist are zero.
+    /// Panels of [`Sizes::panel`] keys, each `[units of a row, keys]`; missing keys are zero.
     pub(super) keys: &'a [f32],
     /// `[units of keys, width in whole vectors]`.
     pub(super) values: &'a [f32],
 }
 
-/// How large the rows of a head are, in floats or units.
+/// Sizes of the rows of a head, in floats or units.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
-    /// Units of a query or a key.
+    /// Units of a query or key.
     pub(super) units: usize,
-    /// Width in whole vectors.
+    /// Head dimension rounded up to whole vectors.
     pub(super) padded: usize,
-    /// Keys in a panel.
+    /// Keys per panel.
     pub(super) panel: usize,
 }
 
@@ -41,20 +41,20 @@ impl Sizes {
         Self { units: if L::PAIRS { width.div_ceil(2) } else { width }, padded: width.next_multiple_of(L::COUNT), panel: V * L::COUNT }
     }
 
-    /// Floats that the packed keys of a head take.
+    /// Size of the packed keys of a head, in floats.
     #[inline(always)]
     pub(super) fn of_keys(&self, keys: usize) -> usize {
         keys.next_multiple_of(self.panel) * self.units
     }
 
-    /// Floats that the packed values of a head take.
+    /// Size of the packed values of a head, in floats.
     #[inline(always)]
     pub(super) fn of_values<L: Simd>(&self, keys: usize) -> usize {
         self.padded * if L::PAIRS { keys.div_ceil(2) } else { keys }
     }
 }
 
-/// How much room a head takes.
+/// Packed size of a head, in floats.
 struct Size(AttentionShape);
 
 impl SimdOp for Size {
@@ -78,7 +78,7 @@ impl Packed {
         Self { numbers, size, key_heads }
     }
 
-    /// A head of a row of the batch. The lanes must be of the kind they were packed for.
+    /// Packed head of a batch row. Must be read with the SIMD level it was packed for.
     #[inline(always)]
     pub(super) fn head<L: Simd, const V: usize>(&self, shape: AttentionShape, batch: usize, head: usize) -> PackedHead<'_> {
         let start = (batch * self.key_heads + head) * self.size;
@@ -110,7 +110,7 @@ impl SimdOp for Pack<'_> {
     }
 }
 
-/// Rows as panels, for sums over their width: see [`PackedHead::keys`].
+/// Packs rows into panels, for sums over their width: see [`PackedHead::keys`].
 #[inline(always)]
 pub(super) fn as_panels<L: Simd>(lanes: L, sizes: Sizes, rows: MatrixView, to: &mut [f32]) {
     let stride = sizes.units.next_multiple_of(L::COUNT);
@@ -126,7 +126,7 @@ pub(super) fn as_panels<L: Simd>(lanes: L, sizes: Sizes, rows: MatrixView, to: &
     }
 }
 
-/// Rows one after the other in whole vectors, for sums over them: see [`PackedHead::values`].
+/// Packs rows one after the other in whole vectors, for sums over rows: see [`PackedHead::values`].
 #[inline(always)]
 pub(super) fn as_depth<L: Simd>(lanes: L, sizes: Sizes, rows: MatrixView, to: &mut [f32]) {
     let (mut first, mut second) = (vec![0.0; sizes.padded], vec![0.0; sizes.padded]);

@@ -1,39 +1,40 @@
-//! Products of pairs of brain floats with AVX-512 BF16.
+//! bf16 matrix products with AVX-512 BF16 (`vdpbf16ps`).
 //!
-//! The tile is `R` × 16 `V` sums in registers: for each pair of inputs, `V` vectors of one operand (packed so that they lie one after
-//! the other) and `R` single pairs of the other (where it lies), each of which is spread over a vector.
+//! A tile is `R` × 16 `V` sums in registers. For each pair of inputs it multiplies `V` vectors of the packed operand (contiguous) with `R`
+//! single pairs of the other operand (in place), each broadcast to a vector.
 
-#![allow(clippy::needless_range_loop, reason = "row, lane and vector stand for the same thing in several arrays")]
+#![allow(clippy::needless_range_loop, reason = "row, lane and vector index several arrays")]
 
 use crate::kernels::cpu;
 use half::bf16;
 use std::arch::x86_64::*;
 
-/// Pairs of inputs after which sums go to memory and the packed operand is replaced: 3 vectors of so many pairs are 192 KiB.
+/// Block size along the inputs, in pairs, after which sums are written to memory and the packed operand is replaced: 3 vectors of this
+/// depth are 192 KiB.
 const DEPTH: usize = 1024;
 
-/// Lanes of the widest tile.
+/// Lanes of the widest tile: 3 vectors.
 const WIDEST: usize = 48;
 
-/// Numbers as brain floats, to the nearest.
+/// Rounds f32 to the nearest bf16.
 pub(super) fn rounded(x: &[f32]) -> Vec<bf16> {
     let mut rounded = vec![bf16::ZERO; x.len()];
     round_into(x, &mut rounded);
     rounded
 }
 
-/// The same into a slice of the same length.
+/// Rounds into a slice of the same length.
 pub(super) fn round_into(x: &[f32], rounded: &mut [bf16]) {
     assert!(cpu::has_bf16_dot() && x.len() == rounded.len());
-    // SAFETY: the processor has the instructions, and both slices are as long.
+    // SAFETY: the CPU has the instructions, and both slices have the same length.
     unsafe { round(x, rounded) };
 }
 
-/// Σ x w for a few rows and the weights of some outputs, `[outputs, rows]`.
+/// Dot products of a few rows of x with the weights of some outputs: `[outputs, rows]`.
 pub(super) fn dots(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
     assert!(cpu::has_bf16_dot() && y.len() * inputs == weight.len() * rows && x.len() == rows * inputs);
-    // SAFETY: the processor has the instructions, and the slices fit together.
+    // SAFETY: the CPU has the instructions, and the slice lengths match.
     unsafe { dot_rows(x, weight, inputs, y) }
 }
 
@@ -42,7 +43,7 @@ pub(super) fn add_products(x: &[f32], weight: &[bf16], inputs: usize, outputs: u
     let rows = x.len() / inputs;
     assert!(cpu::has_bf16_dot() && inputs.is_multiple_of(2));
     assert!(x.len() == rows * inputs && weight.len() == outputs * inputs && y.len() == rows * outputs);
-    // SAFETY: the processor has the instructions, and the slices fit together.
+    // SAFETY: the CPU has the instructions, and the slice lengths match.
     unsafe { products(x, weight, inputs, outputs, y) }
 }
 
@@ -51,7 +52,7 @@ pub(super) fn add_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usiz
     let rows = gradient.len() / outputs;
     assert!(cpu::has_bf16_dot() && outputs.is_multiple_of(2));
     assert!(gradient.len() == rows * outputs && weight.len() == outputs * inputs && dx.len() == rows * inputs);
-    // SAFETY: the processor has the instructions, and the slices fit together.
+    // SAFETY: the CPU has the instructions, and the slice lengths match.
     unsafe { input_gradient(gradient, weight, inputs, outputs, dx) }
 }
 
@@ -61,7 +62,7 @@ pub(super) fn add_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usiz
 unsafe fn round(from: &[f32], to: &mut [bf16]) {
     let whole = from.len() - from.len() % 16;
     for i in (0..whole).step_by(16) {
-        // SAFETY: 16 numbers from `i` on are in both slices.
+        // SAFETY: both slices have 16 values from `i` on.
         unsafe {
             let narrow = _mm512_cvtneps_pbh(_mm512_loadu_ps(from.as_ptr().add(i)));
             _mm256_storeu_si256(to.as_mut_ptr().add(i).cast(), std::mem::transmute::<__m256bh, __m256i>(narrow));
@@ -78,10 +79,10 @@ unsafe fn round(from: &[f32], to: &mut [bf16]) {
 unsafe fn dot_rows(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
     let mut row = 0;
-    // Few rows of x at a time, with all of this part's weights: these are then close by for the next rows.
+    // A few rows of x at a time, with all weights of this part: these are in the cache for the next rows.
     while row < rows {
         let (x, y) = (&x[row * inputs..], &mut y[row..]);
-        // SAFETY: there are as many rows of x as are asked for.
+        // SAFETY: x has at least as many rows left as are processed.
         row += unsafe {
             match rows - row {
                 4.. => dot_some::<4>(x, weight, inputs, y, rows),
@@ -92,21 +93,20 @@ unsafe fn dot_rows(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32]) {
     }
 }
 
-/// Σ x w for the first `M` rows of x, which it returns, and all rows of weights.
+/// Dot products of the first `M` rows of x with all rows of weights; returns `M`.
 ///
-/// # Safety
-/// x has `M` rows of `inputs` numbers, weight whole ones.
+/// x has `M` rows of `inputs` values, and weight has whole rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
 unsafe fn dot_some<const M: usize>(x: &[bf16], weight: &[bf16], inputs: usize, y: &mut [f32], stride: usize) -> usize {
     let outputs = weight.len() / inputs;
     let mut output = 0;
     while output < outputs {
-        // SAFETY: so many rows of weights are left.
+        // SAFETY: at least as many rows of weights are left as are processed.
         output += unsafe {
             let (w, y) = (weight.as_ptr().add(output * inputs), &mut y[output * stride..]);
             match outputs - output {
-                // For a single row reading is all the work, and memory is fastest in one stream.
+                // A single row is memory-bound, and memory is fastest as one stream.
                 4.. if M > 1 => dot_block::<M, 4>(x.as_ptr(), w, inputs, y, stride),
                 _ => dot_block::<M, 1>(x.as_ptr(), w, inputs, y, stride),
             }
@@ -115,16 +115,16 @@ unsafe fn dot_some<const M: usize>(x: &[bf16], weight: &[bf16], inputs: usize, y
     M
 }
 
-/// Σ x w for `M` rows of x and `R` of weights, which it returns. One sum each, so that the order depends neither on `M` nor on `R`.
+/// Dot products of `M` rows of x with `R` rows of weights; returns `R`. Each has one accumulator, so the order of summation depends neither
+/// on `M` nor on `R`.
 ///
-/// # Safety
-/// `x` has `M` rows of `inputs` numbers, `w` has `R`.
+/// `x` has `M` rows of `inputs` values, `w` has `R`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
 unsafe fn dot_block<const M: usize, const R: usize>(x: *const bf16, w: *const bf16, inputs: usize, y: &mut [f32], stride: usize) -> usize {
     let mut sums = [[_mm512_setzero_ps(); R]; M];
     let mut start = 0;
-    // SAFETY: vectors end within the rows; of the last one, only what the mask covers is read.
+    // SAFETY: all vectors are within the rows; of the last one, only the masked lanes are read.
     unsafe {
         while start + 32 <= inputs {
             let w: [__m512bh; R] = std::array::from_fn(|r| pairs(_mm512_loadu_si512(w.add(r * inputs + start).cast())));
@@ -155,24 +155,24 @@ unsafe fn dot_block<const M: usize, const R: usize>(x: *const bf16, w: *const bf
     R
 }
 
-/// The same bits, as 32 brain floats.
+/// Reinterprets the bits as 32 bf16.
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
 fn pairs(bits: __m512i) -> __m512bh {
-    // SAFETY: both are 512 bits, and any bits are numbers.
+    // SAFETY: both types are 512 bits, and every bit pattern is valid.
     unsafe { std::mem::transmute(bits) }
 }
 
-/// The sums of a tile over `depth` pairs.
+/// Sums of a tile over `depth` pairs.
 ///
 /// # Safety
-/// `depth` pairs can be read from each of the `R` rows that start at `rows` and are `stride` pairs apart, and `depth` × 16 `V` from `packed`.
+/// `depth` pairs can be read from each of `R` rows starting at `rows`, `stride` pairs apart, and `depth` × 16 `V` from `packed`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
 unsafe fn tile<const R: usize, const V: usize>(rows: *const u32, stride: usize, packed: *const u32, depth: usize) -> [[__m512; V]; R] {
     let mut sums = [[_mm512_setzero_ps(); V]; R];
     for pair in 0..depth {
-        // SAFETY: the caller's promise; rows of brain floats need not be aligned to pairs.
+        // SAFETY: guaranteed by the caller; rows of bf16 need not be aligned to pairs.
         unsafe {
             let vectors: [__m512bh; V] = std::array::from_fn(|v| pairs(_mm512_loadu_si512(packed.add(pair * 16 * V + 16 * v).cast())));
             for r in 0..R {
@@ -218,7 +218,7 @@ unsafe fn products(x: &[f32], weight: &[bf16], inputs: usize, outputs: usize, y:
     }
 }
 
-/// Lays rows side by side: pair p of row r becomes number `p × lanes + r`. Lanes without a row are zero.
+/// Packs rows: pair p of row r goes to index `p × lanes + r`. Lanes without a row are zero.
 ///
 /// # Safety
 /// `rows` rows of `depth` pairs, `stride` apart, can be read; `rows <= lanes`, `packed` has room for `lanes × depth`.
@@ -230,7 +230,7 @@ unsafe fn pack_rows(x: *const u32, stride: usize, rows: usize, lanes: usize, dep
         let count = rows.saturating_sub(group * 16).min(16);
         let mask = ((1u32 << count) - 1) as u16;
         for pair in 0..depth {
-            // SAFETY: masked lanes are not read; the others are rows that exist.
+            // SAFETY: lanes outside the mask are not read; the others are existing rows.
             unsafe {
                 let from = x.wrapping_add(group * 16 * stride + pair);
                 let column = _mm512_mask_i32gather_epi32::<4>(_mm512_setzero_si512(), mask, steps, from.cast());
@@ -240,7 +240,7 @@ unsafe fn pack_rows(x: *const u32, stride: usize, rows: usize, lanes: usize, dep
     }
 }
 
-/// Adds the products of all outputs with the packed rows.
+/// Adds the products of all outputs with the packed rows to y.
 ///
 /// # Safety
 /// `outputs` rows of `depth` pairs, `stride` apart, can be read from `weight`; `y` has `rows` rows of `outputs`; `packed` holds `depth`
@@ -256,7 +256,7 @@ unsafe fn add_panel<const R: usize, const V: usize>(
     y: *mut f32,
 ) {
     let mut output = 0;
-    // SAFETY: outputs and rows are within the caller's promise.
+    // SAFETY: outputs and rows are within the caller's guarantees.
     unsafe {
         while output + R <= outputs {
             let sums = tile::<R, V>(weight.add(output * stride), stride, packed.as_ptr(), depth);
@@ -294,7 +294,7 @@ unsafe fn add_panel<const R: usize, const V: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
 unsafe fn add_transposed(columns: [__m512; 8], rows: usize, y: *mut f32, stride: usize) {
-    // Rows of 8 × 8 blocks: pairs of columns, then fours, then halves.
+    // Transposes 8 × 8 blocks: pairs of columns, then groups of four, then halves.
     let [a, b, c, d, e, f, g, h] = columns;
     let twos = [
         _mm512_unpacklo_ps(a, b),
@@ -360,7 +360,7 @@ unsafe fn input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, outpu
             pack_columns(&weight[2 * from * inputs..], inputs, column, here, depth, &mut packed);
             let mut row = 0;
             while row < rows {
-                // SAFETY: rows `row..row + 8` (or `row`) and pairs `from..from + depth` are within the gradient; `packed` holds `depth` × 48.
+                // SAFETY: rows `row..row + 8` (or `row`) and pairs `from..from + depth` are in the gradient; `packed` holds `depth` × 48.
                 unsafe {
                     let g = narrow.as_ptr().add(row * outputs).cast::<u32>().add(from);
                     let to = dx.as_mut_ptr().add(row * inputs + column);
@@ -375,7 +375,7 @@ unsafe fn input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, outpu
     }
 }
 
-/// Pairs of rows of weights: pair p of column c becomes number `48 p + c`.
+/// Packs pairs of rows of weights: pair p of column c goes to index `48 p + c`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn pack_columns(weight: &[bf16], inputs: usize, column: usize, count: usize, depth: usize, packed: &mut [u32]) {
     for (pair, packed) in packed.chunks_exact_mut(WIDEST).take(depth).enumerate() {
@@ -389,7 +389,7 @@ fn pack_columns(weight: &[bf16], inputs: usize, column: usize, count: usize, dep
     }
 }
 
-/// Adds a tile to rows of y and says how many they are.
+/// Adds a tile to rows of y and returns their number.
 ///
 /// # Safety
 /// `R` rows of `columns` numbers, `stride` apart, can be written at `y`.
@@ -401,7 +401,7 @@ unsafe fn add_rows<const R: usize>(sums: [[__m512; 3]; R], columns: usize, y: *m
             let count = columns.saturating_sub(16 * v).min(16);
             let mask = ((1u32 << count) - 1) as u16;
             let to = y.wrapping_add(r * stride + 16 * v);
-            // SAFETY: masked lanes are neither read nor written; the others are there.
+            // SAFETY: lanes outside the mask are neither read nor written; the others exist.
             unsafe { _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to))) };
         }
     }

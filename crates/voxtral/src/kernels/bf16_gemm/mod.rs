@@ -1,24 +1,24 @@
-//! y = x wᵀ + b with weights kept as brain floats (bf16), and the gradient of x.
+//! GEMM with bf16 weights: y = x wᵀ + b, and the gradients of x and of the weight.
 //!
-//! Processors with AVX-512 BF16 multiply pairs of brain floats and add them to 32-bit sums in one instruction; x is then rounded to brain
-//! floats too, whatever the number of rows, so that a row's result does not depend on the company it is in. Everywhere else weights are
-//! widened a block at a time, and x stays as exact as it is.
+//! CPUs with AVX-512 BF16 multiply pairs of bf16 and accumulate in f32 in one instruction. x is then rounded to bf16 too, for any number of
+//! rows, so that the result of a row does not depend on the other rows. Other CPUs convert the weights to f32 one block at a time, and x
+//! keeps its precision.
 
 use super::gemm::{MatrixView, multiply, with_bias};
 use super::gemv::StoredWeight;
 use super::{cpu, gemm, gemv, packed_gemm, parallel};
 use half::bf16;
 
-/// Rows of x that one task works on.
+/// Rows of x per task.
 const ROWS: usize = 96;
 
-/// Rows for which it pays to lay the weights out in panels.
+/// Smallest number of rows for which packing the weights into panels pays off.
 const MANY: usize = 64;
 
-/// Weights that are widened at a time: 1 MiB as 32-bit floats.
+/// Weights converted at a time: 1 MiB as f32.
 const BLOCK: usize = 1 << 18;
 
-/// y = x wᵀ + b; an empty `bias` is none.
+/// Linear layer: y = x wᵀ + b; an empty `bias` means none.
 ///
 /// # Shapes
 /// x `[rows, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[rows, outputs]`
@@ -57,7 +57,7 @@ pub fn linear(x: &[f32], weight: &[bf16], bias: &[f32], inputs: usize, outputs: 
     y
 }
 
-/// The gradient of x: g w.
+/// Gradient of x: g w.
 ///
 /// # Shapes
 /// gradient `[rows, outputs]`, weight `[outputs, inputs]` → `[rows, inputs]`
@@ -89,7 +89,7 @@ pub fn linear_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, o
     dx
 }
 
-/// The gradient of the weight: gᵀ x, both rounded to brain floats where the processor multiplies these.
+/// Gradient of the weight: gᵀ x, both rounded to bf16 if the CPU has bf16 dot products.
 ///
 /// # Shapes
 /// gradient `[rows, outputs]`, x `[rows, inputs]` → `[outputs, inputs]`
@@ -99,18 +99,18 @@ pub fn linear_weight_gradient(gradient: &[f32], x: &[f32], inputs: usize, output
     if !cpu::has_bf16_dot() || rows == 0 {
         return gemm::linear_weight_gradient(gradient, x, inputs, outputs);
     }
-    // Positions take the place of inputs: an even number of them, the last one of zeros if need be.
+    // Rows become the inner dimension, which must be even: zero-padded if needed.
     let even = rows.next_multiple_of(2);
-    let gradient = sideways(gradient, outputs, even, |number| number);
-    let x = sideways(x, inputs, even, bf16::from_f32);
+    let gradient = transpose_padded(gradient, outputs, even, |number| number);
+    let x = transpose_padded(x, inputs, even, bf16::from_f32);
     linear(&gradient, &x, &[], even, inputs)
 }
 
-/// Columns as rows, as wide as asked for: `[rows, columns]` → `[columns, wide]`.
-fn sideways<T: Copy + Default + Send>(x: &[f32], columns: usize, wide: usize, to: impl Fn(f32) -> T + Send + Sync) -> Vec<T> {
+/// Transposes and converts, padding each row to `wide` values: `[rows, columns]` → `[columns, wide]`.
+fn transpose_padded<T: Copy + Default + Send>(x: &[f32], columns: usize, wide: usize, to: impl Fn(f32) -> T + Send + Sync) -> Vec<T> {
     let mut turned = vec![T::default(); columns * wide];
     let rows = x.len() / columns.max(1);
-    // A few columns at a time, so that the lines of memory they share are read once.
+    // A few columns at a time, so that the cache lines they share are read once.
     const SOME: usize = 16;
     let parts = turned.chunks_mut(SOME * wide.max(1)).enumerate();
     parallel::each(x.len(), parts, |(part, turned)| {
@@ -124,7 +124,7 @@ fn sideways<T: Copy + Default + Send>(x: &[f32], columns: usize, wide: usize, to
     turned
 }
 
-/// The same numbers rounded to brain floats.
+/// Converts f32 weights to bf16, rounding to nearest.
 #[must_use]
 pub fn narrowed(weights: &[f32]) -> Vec<bf16> {
     #[cfg(target_arch = "x86_64")]
@@ -139,7 +139,7 @@ pub fn narrowed(weights: &[f32]) -> Vec<bf16> {
     weights.iter().map(|weight| bf16::from_f32(*weight)).collect()
 }
 
-/// The same numbers as 32-bit floats.
+/// Converts bf16 weights to f32.
 #[must_use]
 pub fn widened(weights: &[bf16]) -> Vec<f32> {
     weights.iter().map(|w| w.wide()).collect()

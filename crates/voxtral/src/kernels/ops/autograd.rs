@@ -1,7 +1,7 @@
-//! How gradients flow back through the kernels.
+//! Autodiff: the backward passes of the kernel operations.
 //!
-//! Each operation keeps the inputs its gradient needs, and nothing else; those that need none keep nothing. The names of operations are
-//! used only here and in the trait, which sees to it that they match.
+//! Each operation stores only the inputs its gradient needs; an operation without gradients stores nothing. The method names of the kernels
+//! appear only here and in the trait, so the compiler checks that they match.
 
 use super::Kernels;
 use crate::kernels::attention::{AttentionMask, MatmulPrecision};
@@ -15,14 +15,14 @@ use burn::backend::autodiff::{Autodiff, NodeId};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{AutodiffBackend, TensorMetadata};
 
-/// Adds a gradient to an input that wants one.
-fn give<B: Kernels>(grads: &mut Gradients, input: Option<NodeId>, gradient: impl FnOnce() -> FloatTensor<B>) {
+/// Registers a gradient for an input that needs one.
+fn register<B: Kernels>(grads: &mut Gradients, input: Option<NodeId>, gradient: impl FnOnce() -> FloatTensor<B>) {
     if let Some(input) = input {
         grads.register::<B>(input, gradient());
     }
 }
 
-/// Runs an operation forwards and notes how to come back, with `$state` if anybody wants gradients.
+/// Runs the forward pass and records the backward pass, with `$state` if any input is tracked.
 macro_rules! operation {
     ($backward:expr, $checkpoints:ty, [$($input:ident),+], $state:expr, $forward:expr) => {
         match $backward.prepare::<$checkpoints>([$($input.node()),+]).compute_bound().stateful() {
@@ -48,7 +48,7 @@ impl<B: Kernels> Backward<B, 1> for Gelu {
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x] = ops.parents.map(|input| input.map(|input| input.id));
         let gradient = grads.consume::<B>(&ops.node);
-        give::<B>(grads, x, || B::kernel_gelu_backward(ops.state, gradient));
+        register::<B>(grads, x, || B::kernel_gelu_backward(ops.state, gradient));
     }
 }
 
@@ -62,12 +62,12 @@ impl<B: Kernels> Backward<B, 2> for SiluMul {
         let [gate, up] = ops.parents.map(|input| input.map(|input| input.id));
         let gradient = grads.consume::<B>(&ops.node);
         let (dgate, dup) = B::kernel_silu_mul_backward(ops.state.0, ops.state.1, gradient);
-        give::<B>(grads, gate, || dgate);
-        give::<B>(grads, up, || dup);
+        register::<B>(grads, gate, || dgate);
+        register::<B>(grads, up, || dup);
     }
 }
 
-/// x and weight; a layer norm's third input is the bias.
+/// State: x and weight. The third input of LayerNorm is the bias.
 #[derive(Debug)]
 struct Normalise(NormKind, f32);
 
@@ -78,12 +78,12 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Normalise {
         let gradient = grads.consume::<B>(&ops.node);
         let (dx, dweight, dbias) = B::kernel_norm_backward(ops.state.0, ops.state.1, gradient, self.1, self.0);
         for (input, gradient) in ops.parents.map(|input| input.map(|input| input.id)).into_iter().zip([dx, dweight, dbias]) {
-            give::<B>(grads, input, || gradient);
+            register::<B>(grads, input, || gradient);
         }
     }
 }
 
-/// x and weight, each kept if the other wants a gradient; a third input is the bias.
+/// State: x and weight, each stored only if the other one needs a gradient. A third input is the bias.
 #[derive(Debug)]
 struct Linear(MatmulPrecision);
 
@@ -95,16 +95,16 @@ impl<B: Kernels, const N: usize> Backward<B, N> for Linear {
         let mut inputs = ops.parents.map(|input| input.map(|input| input.id)).into_iter();
         let (x, weight, bias) = (inputs.next().flatten(), inputs.next().flatten(), inputs.next().flatten());
         if let Some(kept) = ops.state.1 {
-            give::<B>(grads, x, || B::kernel_linear_input_gradient(gradient.clone(), kept, self.0));
+            register::<B>(grads, x, || B::kernel_linear_input_gradient(gradient.clone(), kept, self.0));
         }
         if let Some(kept) = ops.state.0 {
-            give::<B>(grads, weight, || B::kernel_linear_weight_gradient(gradient.clone(), kept, self.0));
+            register::<B>(grads, weight, || B::kernel_linear_weight_gradient(gradient.clone(), kept, self.0));
         }
-        give::<B>(grads, bias, || B::kernel_linear_bias_gradient(gradient));
+        register::<B>(grads, bias, || B::kernel_linear_bias_gradient(gradient));
     }
 }
 
-/// The inputs of x, and what its weights are made of.
+/// Number of inputs and quantization type.
 #[derive(Debug)]
 struct QuantizedLinear(usize, QuantType);
 
@@ -114,7 +114,7 @@ impl<B: Kernels> Backward<B, 1> for QuantizedLinear {
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x] = ops.parents.map(|input| input.map(|input| input.id));
         let gradient = grads.consume::<B>(&ops.node);
-        give::<B>(grads, x, || B::kernel_linear_quantised_input_gradient(gradient, ops.state, self.0, self.1));
+        register::<B>(grads, x, || B::kernel_linear_quantised_input_gradient(gradient, ops.state, self.0, self.1));
     }
 }
 
@@ -127,7 +127,7 @@ impl<B: Kernels> Backward<B, 1> for Rotate {
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x] = ops.parents.map(|input| input.map(|input| input.id));
         let gradient = grads.consume::<B>(&ops.node);
-        give::<B>(grads, x, || B::kernel_rotate(gradient, ops.state.0, ops.state.1, true));
+        register::<B>(grads, x, || B::kernel_rotate(gradient, ops.state.0, ops.state.1, true));
     }
 }
 
@@ -141,13 +141,13 @@ impl<B: Kernels> Backward<B, 3> for Attend {
         let [q, k, v] = ops.parents.map(|input| input.map(|input| input.id));
         let gradient = grads.consume::<B>(&ops.node);
         let (dq, dk, dv) = B::kernel_attend_backward(ops.state.0, ops.state.1, ops.state.2, gradient, self.0);
-        give::<B>(grads, q, || dq);
-        give::<B>(grads, k, || dk);
-        give::<B>(grads, v, || dv);
+        register::<B>(grads, q, || dq);
+        register::<B>(grads, k, || dk);
+        register::<B>(grads, v, || dv);
     }
 }
 
-/// x, weight and the logarithms of the forward pass.
+/// State: x, weight and the log-sum-exp of the forward pass.
 #[derive(Debug)]
 struct Entropy(Vec<u32>);
 
@@ -159,8 +159,8 @@ impl<B: Kernels> Backward<B, 2> for Entropy {
         let gradient = grads.consume::<B>(&ops.node);
         let (kept_x, kept_weight, logarithms) = ops.state;
         let (dx, dweight) = B::kernel_entropy_backward(kept_x, kept_weight, logarithms, gradient, self.0, weight.is_some());
-        give::<B>(grads, x, || dx);
-        give::<B>(grads, weight, || dweight);
+        register::<B>(grads, x, || dx);
+        register::<B>(grads, weight, || dweight);
     }
 }
 
@@ -185,30 +185,30 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         operation!(backward, C, [x, weight], state, B::kernel_rms_norm(x, weight, epsilon))
     }
 
-    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self> {
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, precision: MatmulPrecision) -> FloatTensor<Self> {
         let state = (weight.is_tracked().then(|| x.primitive().clone()), x.is_tracked().then(|| weight.primitive().clone()));
-        operation!(Linear(factors), C, [x, weight], state, B::kernel_linear(x, weight, factors))
+        operation!(Linear(precision), C, [x, weight], state, B::kernel_linear(x, weight, precision))
     }
 
     fn kernel_linear_with_bias(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        factors: MatmulPrecision,
+        precision: MatmulPrecision,
     ) -> FloatTensor<Self> {
         let state = (weight.is_tracked().then(|| x.primitive().clone()), x.is_tracked().then(|| weight.primitive().clone()));
-        operation!(Linear(factors), C, [x, weight, bias], state, B::kernel_linear_with_bias(x, weight, bias, factors))
+        operation!(Linear(precision), C, [x, weight, bias], state, B::kernel_linear_with_bias(x, weight, bias, precision))
     }
 
     fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: QuantType) -> FloatTensor<Self> {
-        // Bytes are no parameters: only x wants a gradient.
+        // Quantized weights are not parameters: only x has a gradient.
         let packed = packed.into_primitive();
         let inputs = x.primitive().shape().to_vec().last().copied().unwrap_or(0);
         operation!(QuantizedLinear(inputs, bits), C, [x], packed.clone(), B::kernel_linear_quantised(x, packed, bits))
     }
 
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
-        // Angles are no parameters: only x wants a gradient.
+        // Angles are not parameters: only x has a gradient.
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
         operation!(Rotate, C, [x], (cos.clone(), sin.clone()), B::kernel_rotate(x, cos, sin, back))
     }
@@ -218,10 +218,10 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         mask: AttentionMask,
-        factors: MatmulPrecision,
+        precision: MatmulPrecision,
     ) -> FloatTensor<Self> {
         let state = (q.primitive().clone(), k.primitive().clone(), v.primitive().clone());
-        operation!(Attend(mask.clone()), C, [q, k, v], state, B::kernel_attend(q, k, v, mask, factors))
+        operation!(Attend(mask.clone()), C, [q, k, v], state, B::kernel_attend(q, k, v, mask, precision))
     }
 
     fn kernel_entropy(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: Vec<u32>) -> (FloatTensor<Self>, FloatTensor<Self>) {
@@ -235,7 +235,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         (loss, constant::<B, C>(logarithms))
     }
 
-    // Gradients are numbers: the ones below are only asked of the backend underneath, and gradients of gradients do not exist.
+    // Gradients are constants: the methods below run on the inner backend only, and there are no second-order gradients.
 
     fn kernel_gelu_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
         constant::<B, C>(B::kernel_gelu_backward(x.into_primitive(), gradient.into_primitive()))
@@ -262,12 +262,16 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         (constant::<B, C>(dx), constant::<B, C>(dweight), constant::<B, C>(dbias))
     }
 
-    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self> {
-        constant::<B, C>(B::kernel_linear_input_gradient(gradient.into_primitive(), weight.into_primitive(), factors))
+    fn kernel_linear_input_gradient(
+        gradient: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        precision: MatmulPrecision,
+    ) -> FloatTensor<Self> {
+        constant::<B, C>(B::kernel_linear_input_gradient(gradient.into_primitive(), weight.into_primitive(), precision))
     }
 
-    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self> {
-        constant::<B, C>(B::kernel_linear_weight_gradient(gradient.into_primitive(), x.into_primitive(), factors))
+    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, precision: MatmulPrecision) -> FloatTensor<Self> {
+        constant::<B, C>(B::kernel_linear_weight_gradient(gradient.into_primitive(), x.into_primitive(), precision))
     }
 
     fn kernel_linear_quantised_input_gradient(
@@ -310,6 +314,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     }
 }
 
+/// Wraps a tensor without tracking it.
 fn constant<B: Kernels, C: CheckpointStrategy>(x: FloatTensor<B>) -> FloatTensor<Autodiff<B, C>> {
     Autodiff::<B, C>::from_inner(x)
 }

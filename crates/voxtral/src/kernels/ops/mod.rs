@@ -1,8 +1,8 @@
-//! The kernels as operations on tensors, differentiable and on every device.
+//! Differentiable tensor operations on every device, backed by the kernels on the CPU.
 //!
-//! On the processor they are the kernels of this folder, made known to burn as an extension with gradients of their own. On any other
-//! device they are composed of burn's own operations ([`composed`]), and burn finds the gradients. Both say the same, and tests hold
-//! one against the other, so that what a graphics card computes is exercised without one.
+//! On the CPU these are the kernels of this folder, registered with burn as a backend extension with their own gradients. On any other
+//! device they consist of burn's own operations ([`reference`]), and burn derives the gradients. Both compute the same, and tests compare
+//! them, so the GPU implementation is tested without a GPU.
 
 mod autograd;
 mod cpu;
@@ -15,12 +15,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Device, Tensor};
 
-/// Whether a tensor is where the kernels run.
+/// Whether a tensor is on the device the kernels run on.
 fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.device() == Device::flex()
 }
 
-/// x · Φ(x).
+/// GELU: x · Φ(x).
 #[must_use]
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if !is_here(&x) {
@@ -29,7 +29,7 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_gelu(x.into_dispatch()))
 }
 
-/// silu(gate) · up.
+/// SwiGLU gate: silu(gate) · up.
 #[must_use]
 pub fn silu_mul<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     if !is_here(&gate) {
@@ -38,7 +38,7 @@ pub fn silu_mul<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_silu_mul(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// (x - mean) / √(variance + ε) · weight + bias, row by row.
+/// LayerNorm of each row: (x - mean) / √(variance + ε) · weight + bias.
 ///
 /// # Shapes
 /// x `[…, width]`, weight and bias `[width]` → as x
@@ -51,7 +51,7 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
     Tensor::from_dispatch(Dispatch::kernel_layer_norm(x, weight, bias, epsilon as f32))
 }
 
-/// x / √(mean square + ε) · weight, row by row.
+/// RMSNorm of each row: x / √(mean square + ε) · weight.
 ///
 /// # Shapes
 /// x `[…, width]`, weight `[width]` → as x
@@ -63,25 +63,25 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
     Tensor::from_dispatch(Dispatch::kernel_rms_norm(x.into_dispatch(), weight.into_dispatch(), epsilon as f32))
 }
 
-/// x wᵀ + b. The weight is kept in 32-bit or in brain floats; in the latter it is taken as it is and gets no gradient. With factors in
-/// brain floats, a weight of 32 bits is rounded for the product, forwards and backwards, and keeps its gradient.
+/// Linear layer: x wᵀ + b. The weight is stored as f32 or bf16; a bf16 weight is used as it is and gets no gradient. With
+/// [`MatmulPrecision::Bf16`], an f32 weight is rounded for the product, in both passes, and still gets its gradient.
 ///
 /// # Shapes
 /// x `[…, inputs]`, weight `[outputs, inputs]`, bias `[outputs]` → `[…, outputs]`
 #[must_use]
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: MatmulPrecision) -> Tensor<D> {
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, precision: MatmulPrecision) -> Tensor<D> {
     if !is_here(&x) {
-        return reference::linear(x, weight, bias, factors);
+        return reference::linear(x, weight, bias, precision);
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(match bias {
-        Some(bias) => Dispatch::kernel_linear_with_bias(x, weight, bias.into_dispatch(), factors),
-        None => Dispatch::kernel_linear(x, weight, factors),
+        Some(bias) => Dispatch::kernel_linear_with_bias(x, weight, bias.into_dispatch(), precision),
+        None => Dispatch::kernel_linear(x, weight, precision),
     })
 }
 
-/// x wᵀ + b with weights of 8 or 4 bits as [`quantised`](super::quantized) packs them: the bytes of a row are kept two by two in what
-/// the tensor calls brain floats. They get no gradient. For the processor only.
+/// Linear layer with block-quantized weights of 8 or 4 bits, packed by [`quantized`](super::quantized): the bytes of a row are stored in
+/// pairs, in a tensor of type bf16. They get no gradient. CPU only.
 ///
 /// # Shapes
 /// x `[…, inputs]`, packed `[outputs, bytes of a row / 2]`, bias `[outputs]` → `[…, outputs]`
@@ -94,7 +94,7 @@ pub fn linear_quantised<const D: usize>(x: Tensor<D>, packed: Tensor<2>, bias: O
     }
 }
 
-/// Turns component i of a head with component i + width / 2.
+/// RoPE: rotates component i of a head with component i + width / 2.
 ///
 /// # Shapes
 /// x `[batch, heads, length, width]`, cos and sin `[1 or batch, 1, length, width]` → as x
@@ -106,25 +106,24 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::kernel_rotate(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch(), false))
 }
 
-/// softmax(q kᵀ / √width) v, where several query heads may share a key head. With factors in brain floats, q, k, v and the scores may be
-/// rounded to these. There may be more keys than queries, which are then the last
-/// ones of the sequence; a view of a longer buffer is read where it lies.
+/// Attention: softmax(q kᵀ / √width) v, where several query heads may share a key head (GQA). With [`MatmulPrecision::Bf16`], q, k, v and
+/// the attention weights may be rounded to bf16. If there are more keys than queries, the queries are the last positions of the sequence. A
+/// view of a longer buffer, such as a KV cache, is read in place.
 ///
 /// # Shapes
 /// q `[batch, heads, queries, width]`, k and v `[batch, key heads, keys, width]` → `[batch, heads, queries, width]`
 #[must_use]
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask, factors: MatmulPrecision) -> Tensor<4> {
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask, precision: MatmulPrecision) -> Tensor<4> {
     if !is_here(&q) {
-        return reference::attend(q, k, v, mask, factors);
+        return reference::attend(q, k, v, mask, precision);
     }
-    Tensor::from_dispatch(Dispatch::kernel_attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask, factors))
+    Tensor::from_dispatch(Dispatch::kernel_attend(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), mask, precision))
 }
 
-/// The summed cross-entropy of targets, of which every row of x has one, under the scores x wᵀ. The weight is kept in 32-bit floats or,
-/// where it gets no gradient, in brain floats.
+/// Fused linear cross-entropy, summed over the targets, one per row of x: the logits are x wᵀ. The weight is stored as f32 or, if it gets
+/// no gradient, as bf16.
 ///
-/// # Shapes
-/// x `[rows, width]`, weight `[vocabulary, width]`, targets below the vocabulary's size → `[1]`
+/// x `[rows, width]`, weight `[vocabulary, width]`, targets below the vocabulary size → `[1]`
 #[must_use]
 pub fn cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: Vec<u32>) -> Tensor<1> {
     if !is_here(&x) {
@@ -133,16 +132,16 @@ pub fn cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: Vec<u32>) -> Tens
     Tensor::from_dispatch(Dispatch::kernel_entropy(x.into_dispatch(), weight.into_dispatch(), targets).0)
 }
 
-/// What the processor's backend can do besides burn's own operations.
+/// Kernel operations that extend the CPU backend of burn.
 #[backend_extension(Flex, Autodiff)]
 pub trait Kernels: Backend {
     /// [`gelu`].
     fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// The gradient of x.
+    /// Gradient of x.
     fn kernel_gelu_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
     /// [`silu_mul`].
     fn kernel_silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// The gradients of gate and up.
+    /// Gradients of gate and up.
     fn kernel_silu_mul_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
@@ -152,7 +151,7 @@ pub trait Kernels: Backend {
     fn kernel_layer_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
     /// [`rms_norm`].
     fn kernel_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
-    /// The gradients of x, weight and bias.
+    /// Gradients of x, weight and bias.
     fn kernel_norm_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -161,30 +160,34 @@ pub trait Kernels: Backend {
         norm: NormKind,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// [`linear`] without a bias.
-    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self>;
-    /// [`linear`] with one.
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, precision: MatmulPrecision) -> FloatTensor<Self>;
+    /// [`linear`] with a bias.
     fn kernel_linear_with_bias(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        factors: MatmulPrecision,
+        precision: MatmulPrecision,
     ) -> FloatTensor<Self>;
-    /// The gradient of x.
-    fn kernel_linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self>;
-    /// The gradient of the weight.
-    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, factors: MatmulPrecision) -> FloatTensor<Self>;
-    /// The gradient of the bias.
+    /// Gradient of x.
+    fn kernel_linear_input_gradient(
+        gradient: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        precision: MatmulPrecision,
+    ) -> FloatTensor<Self>;
+    /// Gradient of the weight.
+    fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, precision: MatmulPrecision) -> FloatTensor<Self>;
+    /// Gradient of the bias.
     fn kernel_linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self>;
     /// [`linear_quantised`] without a bias.
     fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: QuantType) -> FloatTensor<Self>;
-    /// The gradient of x, which has so many inputs.
+    /// Gradient of x, which has `inputs` columns.
     fn kernel_linear_quantised_input_gradient(
         gradient: FloatTensor<Self>,
         packed: FloatTensor<Self>,
         inputs: usize,
         bits: QuantType,
     ) -> FloatTensor<Self>;
-    /// [`rotate`], or back, which is its gradient.
+    /// [`rotate`] or, with `back`, the inverse rotation, which is its gradient.
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self>;
     /// [`attend`].
     fn kernel_attend(
@@ -192,9 +195,9 @@ pub trait Kernels: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         mask: AttentionMask,
-        factors: MatmulPrecision,
+        precision: MatmulPrecision,
     ) -> FloatTensor<Self>;
-    /// The gradients of q, k and v.
+    /// Gradients of q, k and v.
     fn kernel_attend_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -202,9 +205,9 @@ pub trait Kernels: Backend {
         gradient: FloatTensor<Self>,
         mask: AttentionMask,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// [`cross_entropy`], and what its gradients need beside the inputs.
+    /// [`cross_entropy`], and the log-sum-exp per row that its gradient needs.
     fn kernel_entropy(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: Vec<u32>) -> (FloatTensor<Self>, FloatTensor<Self>);
-    /// The gradients of x and, if it is wanted, of the weight; an empty one if not.
+    /// Gradients of x and, if `of_weight`, of the weight; otherwise an empty tensor in its place.
     fn kernel_entropy_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

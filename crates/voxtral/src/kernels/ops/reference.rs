@@ -1,11 +1,11 @@
-//! The operations made of burn's own: what a graphics card runs, and what tests hold the kernels against.
+//! Reference implementation of the operations in burn's own operations: used on GPUs, and by tests to check the kernels.
 
 use super::{AttentionMask, MatmulPrecision};
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Int, Tensor, TensorData, activation, module};
 
-/// Scores of one head that may be in memory at the same time; with more, queries are taken in blocks. The audio tower's 1500 × 1500
-/// stay in one piece, the 22,500 × 22,500 of half an hour of audio do not.
+/// Largest number of attention scores of one head in memory at a time; with more, queries are processed in blocks. The 1500 × 1500 scores
+/// of the audio encoder fit in one block, the 22,500 × 22,500 of half an hour of audio do not.
 const SCORES_AT_ONCE: usize = 1 << 22;
 
 /// See [`super::gelu`].
@@ -33,11 +33,11 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
     x * (mean_square + epsilon).sqrt().recip() * weight.unsqueeze()
 }
 
-/// See [`super::linear`]. A product with a weight in brain floats is one of brain floats, as cards have units of their own for; it is
-/// rounded to them too.
+/// See [`super::linear`]. With a bf16 weight or precision, x and the result are rounded to bf16 too, because GPUs have matrix units for
+/// bf16.
 #[must_use]
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: MatmulPrecision) -> Tensor<D> {
-    if weight.dtype() == DType::F32 && factors == MatmulPrecision::Floats {
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, precision: MatmulPrecision) -> Tensor<D> {
+    if weight.dtype() == DType::F32 && precision == MatmulPrecision::F32 {
         return module::linear(x, weight.transpose(), bias);
     }
     let y = module::linear(x.cast(DType::BF16), weight.cast(DType::BF16).transpose(), None).cast(DType::F32);
@@ -52,7 +52,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 pub fn cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let places: Vec<i64> = targets.iter().map(|target| i64::from(*target)).collect();
     let places: Tensor<2, Int> = Tensor::from_data(TensorData::new(places, [targets.len(), 1]), &x.device());
-    activation::log_softmax(linear(x, weight, None, MatmulPrecision::Floats), 1).gather(1, places).sum().neg()
+    activation::log_softmax(linear(x, weight, None, MatmulPrecision::F32), 1).gather(1, places).sum().neg()
 }
 
 /// See [`super::rotate`].
@@ -65,10 +65,10 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
 
 /// See [`super::attend`].
 #[must_use]
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask, factors: MatmulPrecision) -> Tensor<4> {
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask, precision: MatmulPrecision) -> Tensor<4> {
     let one = q.dims()[2] == 1;
-    // One query is too little work to be worth rounding a whole cache for.
-    if factors == MatmulPrecision::Bf16 && !one {
+    // A single query is not worth converting the whole KV cache.
+    if precision == MatmulPrecision::Bf16 && !one {
         let narrow = |x: Tensor<4>| x.cast(DType::BF16);
         return attend_masked(narrow(q), narrow(k), narrow(v), mask).cast(DType::F32);
     }
@@ -90,11 +90,11 @@ fn attend_masked(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: AttentionMask) 
     }
 }
 
-/// The newest query of each row against all its keys. They are read where they lie: a token costs no copy of the cache.
+/// Attention of one query per row. Keys and values are read in place: no copy of the KV cache per token.
 fn attend_one(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, pads: &[usize]) -> Tensor<4> {
     let [batch, heads, _, width] = q.dims();
     let [_, key_heads, keys, _] = k.dims();
-    // Query head h uses key head h / (heads / key heads): heads that share one stand side by side as rows.
+    // Query head h uses key head h / (heads / key heads): heads that share a key head become rows of one matrix.
     let q = q.reshape([batch, key_heads, heads / key_heads, width]) / (width as f64).sqrt();
     let mut scores = q.matmul(k.transpose());
     if !pads.is_empty() {
@@ -105,7 +105,7 @@ fn attend_one(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, pads: &[usize]) -> Tenso
     activation::softmax(scores, 3).matmul(v).reshape([batch, heads, 1, width])
 }
 
-/// One row without its padding, so that neither a mask nor work is spent on it.
+/// Attention of one batch row without its padding, so that padding costs neither a mask nor computation.
 fn attend_row(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, row: usize, pad: usize) -> Tensor<4> {
     let [_, heads, queries, width] = q.dims();
     let keys = k.dims()[2];
@@ -122,7 +122,7 @@ fn attend_row(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, row: usize, pad: usiz
     }
 }
 
-/// As many queries at a time as keep their scores small.
+/// Processes queries in blocks that keep the scores below [`SCORES_AT_ONCE`].
 fn attend_blocks(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     let (queries, keys) = (q.dims()[2], k.dims()[2]);
     let block = (SCORES_AT_ONCE / keys.max(1)).max(1);
@@ -164,7 +164,7 @@ mod tests {
         Tensor::from_data(TensorData::new(values, shape), &Device::flex())
     }
 
-    /// The definition, number by number.
+    /// The definition, element by element.
     fn plain(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, mask: &AttentionMask) -> Vec<Option<Vec<f64>>> {
         let values = |x: &Tensor<4>| x.clone().into_data().try_to_vec::<f32>().unwrap();
         let ([batch, heads, queries, width], [_, key_heads, keys, _]) = (q.dims(), k.dims());
@@ -191,7 +191,7 @@ mod tests {
         let (q, k, v) = (random(1, q), random(2, k), random(3, k));
         let expected = plain(&q, &k, &v, &mask);
         let width = q.dims()[3];
-        let found = attend(q, k, v, mask, MatmulPrecision::Floats).into_data().try_to_vec::<f32>().unwrap();
+        let found = attend(q, k, v, mask, MatmulPrecision::F32).into_data().try_to_vec::<f32>().unwrap();
         assert!(found.iter().all(|value| value.is_finite()));
         for (place, (found, expected)) in found.chunks(width).zip(expected).enumerate() {
             for (found, expected) in found.iter().zip(expected.into_iter().flatten()) {
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn blocks_change_nothing() {
-        // 2100 × 2100 scores are more than are kept at once.
+        // 2100 × 2100 scores exceed one block.
         let (q, k, v) = (random(1, [1, 1, 2100, 2]), random(2, [1, 1, 2100, 2]), random(3, [1, 1, 2100, 2]));
         for causal in [false, true] {
             let values = |x: Tensor<4>| x.into_data().try_to_vec::<f32>().unwrap();

@@ -1,47 +1,45 @@
-//! Vectors of 32-bit floats as wide as the processor has them: a kernel of tiles is written once, for any [`Simd`].
+//! SIMD dispatch: kernels are written once for any vector width ([`Simd`]) and run with the best instruction set of the CPU.
 //!
-//! A value of a type with [`Simd`] is the proof that the processor has its instructions, for [`run`] alone makes them. What a kernel
-//! multiplies is *units* of 32 bits: a float, or where [`Simd::PAIRS`] a pair of brain floats, whose two products are added in 32 bits.
+//! A value of a type that implements [`Simd`] proves that the CPU supports its instructions, because only [`run`] creates such values.
+//! Kernels multiply *units* of 32 bits: one f32 or, with [`Simd::PAIRS`], a pair of bf16 whose two products are summed in f32.
 
 use super::cpu::fused;
 
-/// The vectors of a kind of processor.
+/// Vector operations of one instruction set.
 pub(super) trait Simd: Copy + Send + Sync {
-    /// So many floats; an array of them that lives in a register.
+    /// [`Simd::COUNT`] f32 values in a register.
     type Vector: Copy;
-    /// Floats in a vector.
+    /// Vector width in f32 lanes.
     const COUNT: usize;
-    /// Whether a unit is a pair of brain floats.
+    /// Whether a unit is a pair of bf16.
     const PAIRS: bool;
 
     fn splat(self, x: f32) -> Self::Vector;
-    /// # Safety
-    /// [`Simd::COUNT`] floats can be read.
+    /// [`Simd::COUNT`] floats must be readable at `from`.
     unsafe fn read(self, from: *const f32) -> Self::Vector;
-    /// # Safety
-    /// [`Simd::COUNT`] floats can be written.
+    /// [`Simd::COUNT`] floats must be writable at `to`.
     unsafe fn write(self, x: Self::Vector, to: *mut f32);
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// a b + c
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// The greater of each two; `b` where `b` is no number.
+    /// Lane-wise maximum; `b` where either is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// Numbers of the form 1.5 · 2²³ + n to 2ⁿ.
+    /// 2ⁿ from a value of the form 1.5 · 2²³ + n.
     fn power(self, shifted: Self::Vector) -> Self::Vector;
-    /// The sum of all lanes.
+    /// Horizontal sum of all lanes.
     fn sum(self, x: Self::Vector) -> f32;
-    /// The greatest of all lanes.
+    /// Horizontal maximum of all lanes.
     fn greatest(self, x: Self::Vector) -> f32;
-    /// sum + a b, of units.
+    /// sum + a b, where a and b hold units.
     fn add_product(self, sum: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// Floats one after the other as half as many units of pairs.
+    /// Rounds two consecutive vectors of f32 to one vector of bf16 pairs.
     fn narrow(self, first: Self::Vector, second: Self::Vector) -> Self::Vector;
-    /// Units whose first halves are of one vector and whose second halves are of another.
+    /// bf16 pairs with first halves from one vector and second halves from another.
     fn pair(self, first: Self::Vector, second: Self::Vector) -> Self::Vector;
 
-    /// As many vectors as each has floats, rows to columns.
+    /// Transposes a square block of [`Simd::COUNT`] vectors.
     #[inline(always)]
     fn transpose(self, block: &mut [Self::Vector]) {
         let mut rows = [[0.0; 16]; 16];
@@ -53,28 +51,28 @@ pub(super) trait Simd: Copy + Send + Sync {
         }
     }
 
-    /// The first numbers of a slice.
+    /// Loads a vector from the start of a slice.
     #[inline(always)]
     fn load(self, from: &[f32]) -> Self::Vector {
         assert!(from.len() >= Self::COUNT);
-        // SAFETY: so many are there.
+        // SAFETY: the slice is long enough, as just asserted.
         unsafe { self.read(from.as_ptr()) }
     }
 
-    /// To the start of a slice.
+    /// Stores a vector to the start of a slice.
     #[inline(always)]
     fn store(self, x: Self::Vector, to: &mut [f32]) {
         assert!(to.len() >= Self::COUNT);
-        // SAFETY: so many have room.
+        // SAFETY: the slice is long enough, as just asserted.
         unsafe { self.write(x, to.as_mut_ptr()) }
     }
 
-    /// 2ˣ of numbers up to 127, to within two units in the last place; 2⁻¹²⁶ for all below -126.
+    /// 2ˣ for x up to 127, to within 2 ulp; 2⁻¹²⁶ for all x below -126.
     #[inline(always)]
-    #[allow(clippy::approx_constant, reason = "fitted together with the others, and not quite ln 2")]
+    #[allow(clippy::approx_constant, reason = "fitted together with the other coefficients; not exactly ln 2")]
     fn exp2(self, x: Self::Vector) -> Self::Vector {
         let x = self.max(self.splat(-126.0), x);
-        // Adding 1.5 · 2²³ rounds to the nearest integer, and leaves it in the lowest bits.
+        // Adding 1.5 · 2²³ rounds to the nearest integer and leaves it in the lowest bits.
         let magic = self.splat(12_582_912.0);
         let shifted = self.add(x, magic);
         let rest = self.sub(x, self.sub(shifted, magic));
@@ -86,13 +84,13 @@ pub(super) trait Simd: Copy + Send + Sync {
     }
 }
 
-/// Something to do with the widest vectors there are. `R` rows of `V` vectors are as many sums as its registers hold.
+/// An operation generic over the instruction set. `R` rows of `V` vectors are the accumulators that fit into the registers.
 pub(super) trait SimdOp {
     type Output;
     fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) -> Self::Output;
 }
 
-/// Which vectors work is done with.
+/// Instruction set level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimdLevel {
     #[cfg(target_arch = "x86_64")]
@@ -105,7 +103,7 @@ pub(super) enum SimdLevel {
 }
 
 impl SimdLevel {
-    /// The best there is here; pairs of brain floats only if they may be.
+    /// Best level of this CPU; bf16 pairs only if `pairs` allows them.
     pub(super) fn best(pairs: bool) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -124,7 +122,7 @@ impl SimdLevel {
         Self::Plain
     }
 
-    /// Whether it rounds what it multiplies.
+    /// Whether operands of products are rounded to bf16.
     #[cfg(test)]
     pub(super) fn is_rounding(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -133,7 +131,7 @@ impl SimdLevel {
         false
     }
 
-    /// Every kind that this processor has.
+    /// All levels of this CPU.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
@@ -149,10 +147,10 @@ impl SimdLevel {
     }
 }
 
-/// Does the work with the vectors of a kind.
+/// Runs an operation at a level.
 ///
 /// # Panics
-/// If the processor lacks them.
+/// If the CPU does not support the level.
 pub(super) fn run<W: SimdOp>(kind: SimdLevel, work: W) -> W::Output {
     #[cfg(target_arch = "x86_64")]
     {
@@ -168,21 +166,21 @@ pub(super) fn run<W: SimdOp>(kind: SimdLevel, work: W) -> W::Output {
         fn middle<W: SimdOp>(work: W) -> W::Output {
             work.run::<_, 6, 2>(x86::Avx2(()))
         }
-        // What the kind says is looked up again: it costs nothing, and makes these calls sound whoever made the kind.
+        // The level is checked again. This costs almost nothing, and makes these calls sound whoever created the level.
         match kind {
             SimdLevel::WidePairs => {
                 assert!(super::cpu::has_bf16_dot());
-                // SAFETY: the processor has just been asked for these features.
+                // SAFETY: these CPU features have just been detected.
                 return unsafe { wide_pairs(work) };
             }
             SimdLevel::Wide => {
                 assert!(super::cpu::has_wide_vectors());
-                // SAFETY: the processor has just been asked for these features.
+                // SAFETY: these CPU features have just been detected.
                 return unsafe { wide(work) };
             }
             SimdLevel::Middle => {
                 assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
-                // SAFETY: the processor has just been asked for these features.
+                // SAFETY: these CPU features have just been detected.
                 return unsafe { middle(work) };
             }
             SimdLevel::Plain => {}
@@ -192,7 +190,7 @@ pub(super) fn run<W: SimdOp>(kind: SimdLevel, work: W) -> W::Output {
     work.run::<_, 6, 2>(ScalarSimd(()))
 }
 
-/// Arrays of four: NEON's registers, and what every compiler can do without.
+/// Arrays of four floats: the width of NEON registers, and portable to every CPU.
 #[derive(Clone, Copy)]
 pub(super) struct ScalarSimd(());
 
@@ -214,12 +212,12 @@ impl Simd for ScalarSimd {
     }
     #[inline(always)]
     unsafe fn read(self, from: *const f32) -> [f32; 4] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { from.cast::<[f32; 4]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn write(self, x: [f32; 4], to: *mut f32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(x) }
     }
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! The vectors of x86: AVX-512, with pairs of brain floats or without, and AVX2.
+//! SIMD for x86: AVX-512 with or without BF16 dot products, and AVX2 with FMA.
 
 use super::Simd;
 use std::arch::x86_64::*;
@@ -12,7 +12,7 @@ impl<const P: bool> Simd for Avx512<P> {
     const COUNT: usize = 16;
     const PAIRS: bool = P;
 
-    // SAFETY, for all below: a value of this type is made only where the processor has the instructions.
+    // SAFETY, for all below: a value of this type is created only if the CPU has the instructions.
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -96,7 +96,7 @@ impl<const P: bool> Simd for Avx512<P> {
     }
 }
 
-/// 16 rows to columns: pairs of rows, then fours, then quarters of vectors.
+/// Transposes a 16 × 16 block: pairs of rows, then groups of four, then quarters of vectors.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn transpose(rows: &mut [__m512; 16]) {
@@ -104,7 +104,7 @@ fn transpose(rows: &mut [__m512; 16]) {
     for group in 0..4 {
         let [a, b, c, d] = [0, 1, 2, 3].map(|i| rows[4 * group + i]);
         let (low, high) = ([_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)], [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)]);
-        // Each quarter q of number j holds column 4 q + j of four rows.
+        // Quarter q of vector j holds column 4 q + j of four rows.
         fours[4 * group] = _mm512_shuffle_ps::<0x44>(low[0], low[1]);
         fours[4 * group + 1] = _mm512_shuffle_ps::<0xee>(low[0], low[1]);
         fours[4 * group + 2] = _mm512_shuffle_ps::<0x44>(high[0], high[1]);
@@ -120,7 +120,7 @@ fn transpose(rows: &mut [__m512; 16]) {
     }
 }
 
-/// AVX2 with fused multiplication and addition.
+/// AVX2 with fused multiply-add (FMA).
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(pub(super) ());
 
@@ -129,7 +129,7 @@ impl Simd for Avx2 {
     const COUNT: usize = 8;
     const PAIRS: bool = false;
 
-    // SAFETY, for all below: a value of this type is made only where the processor has the instructions.
+    // SAFETY, for all below: a value of this type is created only if the CPU has the instructions.
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

@@ -1,4 +1,4 @@
-//! The model's dimensions, read from transformers' `config.json` or Mistral's `params.json`.
+//! Model configuration, read from transformers' `config.json` or Mistral's `params.json`.
 
 pub mod params;
 pub mod preprocessor;
@@ -9,77 +9,77 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-/// The dimensions of a Voxtral model.
+/// Configuration of Voxtral Mini and Small (2507).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct VoxtralConfig {
-    /// The audio tower.
+    /// Audio encoder.
     pub audio_config: AudioConfig,
-    /// The text model.
+    /// Language model.
     pub text_config: TextConfig,
-    /// The token whose embedding is replaced by a row of audio.
+    /// Id of `[AUDIO]`, the placeholder token that audio embeddings replace.
     #[serde(default = "defaults::audio_token_id")]
     pub audio_token_id: u32,
 }
 
-/// The Whisper-style encoder. Missing fields are those of Voxtral-Mini-3B.
+/// Configuration of the Whisper encoder. Missing fields default to Voxtral-Mini-3B.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct AudioConfig {
     /// Mel bins of the spectrogram.
     pub num_mel_bins: usize,
-    /// Width.
+    /// Hidden size.
     #[serde(alias = "d_model")]
     pub hidden_size: usize,
-    /// Layers.
+    /// Number of transformer layers.
     #[serde(alias = "encoder_layers")]
     pub num_hidden_layers: usize,
     /// Attention heads.
     #[serde(alias = "encoder_attention_heads")]
     pub num_attention_heads: usize,
-    /// Width inside the feed-forward block, and of the projector's input.
+    /// Hidden size of the feed-forward block; also the input size of the projector.
     #[serde(alias = "encoder_ffn_dim")]
     pub intermediate_size: usize,
-    /// Encoder frames of one chunk of audio: half its spectrogram frames.
+    /// Encoder frames per chunk (1500 = 30 s of audio): half the number of spectrogram frames.
     pub max_source_positions: usize,
 }
 
-/// The Llama-style decoder. Missing fields are those of Voxtral-Mini-3B.
+/// Configuration of the Llama decoder. Missing fields default to Voxtral-Mini-3B.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct TextConfig {
-    /// Tokens in the vocabulary.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width.
+    /// Hidden size.
     pub hidden_size: usize,
-    /// Layers.
+    /// Number of transformer layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads, each shared by several query heads.
+    /// Number of key/value heads (grouped-query attention).
     pub num_key_value_heads: usize,
-    /// Width of a head; heads × width may differ from `hidden_size`.
+    /// Size of a head; heads × `head_dim` may differ from `hidden_size`.
     pub head_dim: usize,
-    /// Width inside the feed-forward block.
+    /// Hidden size of the feed-forward block (SwiGLU).
     pub intermediate_size: usize,
-    /// Added to the mean square before its root.
+    /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
-    /// Base of the rotary angles, as transformers 4 writes it.
+    /// RoPE base, where transformers 4 writes it.
     pub rope_theta: Option<f64>,
-    /// Base of the rotary angles, as transformers 5 writes it.
+    /// RoPE parameters, where transformers 5 writes them.
     pub rope_parameters: Option<RopeParameters>,
-    /// Deviation of fresh token embeddings, for training from scratch.
+    /// Standard deviation of randomly initialized token embeddings.
     pub initializer_range: f32,
-    /// Stretched rotary angles, which Voxtral does not use.
+    /// RoPE scaling; must be absent, Voxtral does not use it.
     pub rope_scaling: Option<Value>,
-    /// Whether the head shares the embedding's weights (Voxtral: no).
+    /// Whether the output head shares the embedding's weights; must be false.
     pub tie_word_embeddings: bool,
 }
 
-/// Rotary position embedding, as transformers 5 writes it.
+/// RoPE parameters in the format of transformers 5.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct RopeParameters {
-    /// Base of the angles.
+    /// RoPE base.
     pub rope_theta: Option<f64>,
     /// Must be `default` or absent.
     pub rope_type: Option<String>,
@@ -125,30 +125,30 @@ impl Default for TextConfig {
 }
 
 impl AudioConfig {
-    /// Spectrogram frames of one chunk.
+    /// Spectrogram frames per chunk.
     pub fn chunk_frames(&self) -> usize {
         2 * self.max_source_positions
     }
 
-    /// Rows of text-model width that one chunk becomes: the projector sees several encoder frames at once.
+    /// Audio embeddings (and `[AUDIO]` tokens) per chunk; the projector stacks several encoder frames into one.
     pub fn chunk_tokens(&self) -> usize {
         self.max_source_positions * self.hidden_size / self.intermediate_size
     }
 }
 
 impl TextConfig {
-    /// Base of the rotary angles.
+    /// RoPE base; defaults to 1e8.
     pub fn theta(&self) -> f64 {
         self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(1e8)
     }
 }
 
 impl VoxtralConfig {
-    /// Reads `config.json` in a model folder, or `params.json` where there is only that.
+    /// Reads `config.json` of a model folder, or `params.json` if there is no `config.json`.
     pub fn read(folder: &Path) -> Result<Self> {
         if crate::realtime::config::is_realtime(folder) {
             return Err(Error::new(format!(
-                "`{}` holds {}, which can transcribe but not be trained here: it learns from the time of every word",
+                "`{}` holds {}, which can transcribe but cannot be trained here: its training needs word timestamps",
                 folder.display(),
                 crate::realtime::MODEL_NAME
             ))
@@ -158,7 +158,7 @@ impl VoxtralConfig {
         let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
         let (path, is_mistral) = if path.exists() || !mistral.exists() { (path, false) } else { (mistral, true) };
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display())).map_err(|error| {
-            error.kind(ErrorKind::Other).hint("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
+            error.kind(ErrorKind::Other).hint("a model folder must contain config.json, model.safetensors and tekken.json, as on the Hub")
         })?;
         let read = if is_mistral { params::read(&text) } else { serde_json::from_str(&text).map_err(|error| error.to_string()) };
         let config: Self = read.map_err(|problem| Error::new(format!("{}: {problem}", path.display())))?;
@@ -166,7 +166,7 @@ impl VoxtralConfig {
         Ok(config)
     }
 
-    /// The `config.json` of the model, for a base that has none.
+    /// The contents of `config.json` in transformers' format, for a base model that has only `params.json`.
     pub fn to_json(&self) -> Value {
         let (audio, text) = (&self.audio_config, &self.text_config);
         json!({
@@ -189,7 +189,7 @@ impl VoxtralConfig {
         })
     }
 
-    /// What would make the shapes impossible or the model not the one we know.
+    /// Rejects impossible shapes and unsupported architectures.
     fn check(&self) -> std::result::Result<(), String> {
         let (audio, text) = (&self.audio_config, &self.text_config);
         let sizes = [
@@ -209,40 +209,40 @@ impl VoxtralConfig {
             ("text_config.num_hidden_layers", text.num_hidden_layers, 1 << 10),
             ("audio_config.max_source_positions", audio.max_source_positions, 1 << 16),
         ];
-        for (name, count, most) in counts {
-            if count == 0 || count > most {
-                return Err(format!("`{name}` is {count}, which no model has"));
+        for (name, count, max) in counts {
+            if count == 0 || count > max {
+                return Err(format!("`{name}` is {count}, which is out of range"));
             }
         }
         for (name, size) in sizes {
             if size == 0 || size > 1 << 24 {
-                return Err(format!("`{name}` is {size}, which no model has"));
+                return Err(format!("`{name}` is {size}, which is out of range"));
             }
         }
         if audio.hidden_size < 4 || !audio.hidden_size.is_multiple_of(2) || !audio.hidden_size.is_multiple_of(audio.num_attention_heads) {
             return Err("`audio_config.hidden_size` must be even and divisible by `num_attention_heads`".into());
         }
         if !(audio.max_source_positions * audio.hidden_size).is_multiple_of(audio.intermediate_size) {
-            return Err("a chunk (`max_source_positions` × `hidden_size`) must divide evenly into rows of `intermediate_size`".into());
+            return Err("a chunk (`max_source_positions` × `hidden_size`) must be a multiple of `intermediate_size`".into());
         }
         if !text.num_attention_heads.is_multiple_of(text.num_key_value_heads) {
             return Err("`text_config.num_attention_heads` must be a multiple of `num_key_value_heads`".into());
         }
         if !text.head_dim.is_multiple_of(2) {
-            return Err("`text_config.head_dim` must be even for rotary embedding".into());
+            return Err("`text_config.head_dim` must be even for rotary position embedding".into());
         }
         if self.audio_token_id as usize >= text.vocab_size {
             return Err("`audio_token_id` is outside the vocabulary".into());
         }
         if text.rope_scaling.is_some() {
-            return Err("`text_config.rope_scaling` is set; Voxtral does not scale its rotary angles".into());
+            return Err("`text_config.rope_scaling` is set, but Voxtral does not use RoPE scaling".into());
         }
         let positive = |value: f64| value > 0.0 && value.is_finite();
         if !positive(text.theta()) || !positive(text.rms_norm_eps) || !positive(f64::from(text.initializer_range)) {
             return Err("`rope_theta`, `rms_norm_eps` and `initializer_range` must be positive numbers".into());
         }
         if text.tie_word_embeddings {
-            return Err("`text_config.tie_word_embeddings` is true: this is not a Voxtral Mini or Small checkpoint of 2507".into());
+            return Err("`text_config.tie_word_embeddings` is true: this is not a Voxtral Mini or Small (2507) checkpoint".into());
         }
         match text.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref()) {
             None | Some("default") => Ok(()),

@@ -1,12 +1,12 @@
-//! Mistral's `params.json` as a [`VoxtralConfig`].
+//! Reads Mistral's `params.json` as a [`VoxtralConfig`].
 //!
-//! What decides the computation has to be there, under Mistral's names; what would mean another model is refused by name.
+//! Every parameter that affects the computation is required. Parameters of other architectures are rejected by name.
 
 use super::{AudioConfig, TextConfig, VoxtralConfig};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The name of the file.
+/// File name.
 pub const FILE: &str = "params.json";
 
 #[derive(Deserialize)]
@@ -62,19 +62,19 @@ struct Downsample {
     downsample_factor: usize,
 }
 
-/// Reads the text of a `params.json`; what is wrong is one sentence.
+/// Parses `params.json`; the error is a one-sentence message.
 pub(super) fn read(text: &str) -> Result<VoxtralConfig, String> {
     let params: Params = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let Whisper { encoder_args: encoder, downsample_args } = params.multimodal.whisper_model_args;
     if encoder.causal || params.ada_rms_norm_t_cond || params.sliding_window.is_some() {
-        return Err("this is a Voxtral Realtime model, whose encoder is causal; Mini and Small of 2507 are read here".to_owned());
+        return Err("this is a Voxtral Realtime model (causal encoder), not Voxtral Mini or Small (2507)".to_owned());
     }
     if params.tied_embeddings {
-        return Err("`tied_embeddings` is true: this is not a Voxtral Mini or Small checkpoint of 2507".to_owned());
+        return Err("`tied_embeddings` is true: this is not a Voxtral Mini or Small (2507) checkpoint".to_owned());
     }
     let (factor, stacked) = (downsample_args.downsample_factor, encoder.hidden_dim);
     if factor.checked_mul(encoder.dim) != Some(stacked) {
-        return Err(format!("`downsample_factor` {factor} of frames {} wide does not make rows of `hidden_dim` {stacked}", encoder.dim));
+        return Err(format!("`downsample_factor` {factor} × encoder `dim` {} is not the encoder's `hidden_dim` {stacked}", encoder.dim));
     }
     Ok(VoxtralConfig {
         audio_config: AudioConfig {

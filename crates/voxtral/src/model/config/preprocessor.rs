@@ -1,6 +1,7 @@
-//! What a model folder says of its features and its special tokens, held against what is implemented here.
+//! Checks a model folder's feature extractor settings and special tokens against this implementation.
 //!
-//! The spectrogram is fixed (see [`crate::audio::log_mel`]); a folder that asks for another one would be heard wrongly, so it is refused.
+//! The log-mel spectrogram is fixed (see [`crate::audio::log_mel`]). A model that expects other features would be transcribed wrongly, so
+//! it is rejected.
 
 use super::VoxtralConfig;
 use crate::audio::SAMPLE_RATE;
@@ -10,8 +11,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Holds `preprocessor_config.json`, or `processor_config.json` with its `feature_extractor`, against the config; a folder without
-/// either says nothing.
+/// Checks `preprocessor_config.json`, or `feature_extractor` in `processor_config.json`, against the model config. A folder with neither
+/// file passes.
 pub fn check(folder: &Path, config: &VoxtralConfig) -> Result<()> {
     let Some((path, settings)) = settings(folder)? else { return Ok(()) };
     let expected = written(config);
@@ -20,16 +21,16 @@ pub fn check(folder: &Path, config: &VoxtralConfig) -> Result<()> {
         let same = found.is_null() || found == value || found.as_f64().is_some_and(|number| Some(number) == value.as_f64());
         if !same {
             return Err(Error::new(format!(
-                "{}: `{key}` is {found}, but what is computed here, with this config, has {value}",
+                "{}: `{key}` is {found}, but this model's config requires {value}",
                 path.display()
             ))
-            .hint("the folder's files may be of different models; if the model really wants other features, it cannot be used"));
+            .hint("the files may belong to different models; a model trained on other features is not supported"));
         }
     }
     Ok(())
 }
 
-/// The `preprocessor_config.json` of a model with this config.
+/// The contents of `preprocessor_config.json` for a model with this config.
 pub fn written(config: &VoxtralConfig) -> Value {
     let frames = config.audio_config.chunk_frames();
     let samples = frames * HOP;
@@ -37,14 +38,14 @@ pub fn written(config: &VoxtralConfig) -> Value {
     json!({
         "feature_extractor_type": "WhisperFeatureExtractor", "processor_class": "VoxtralProcessor", "sampling_rate": SAMPLE_RATE,
         "n_fft": WINDOW, "hop_length": HOP, "feature_size": config.audio_config.num_mel_bins,
-        // Whole seconds are written as transformers expects them, a whole number.
+        // transformers expects an integer where the length is a whole number of seconds.
         "chunk_length": if seconds.fract() == 0.0 { json!(seconds as u64) } else { json!(seconds) },
         "n_samples": samples, "nb_max_frames": frames, "padding_side": "right", "padding_value": 0.0, "dither": 0.0,
         "return_attention_mask": false,
     })
 }
 
-/// What `generation_config.json` says of a special token (`eos_token_id`, `pad_token_id`), if it says something.
+/// Reads the id of a special token (`eos_token_id`, `pad_token_id`) from `generation_config.json`; `None` if it is not set.
 pub fn token(folder: &Path, key: &str, config: &VoxtralConfig) -> Result<Option<u32>> {
     let path = folder.join("generation_config.json");
     let Some(settings) = read(&path)? else { return Ok(None) };
@@ -57,8 +58,8 @@ pub fn token(folder: &Path, key: &str, config: &VoxtralConfig) -> Result<Option<
     }
     match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
         Some(id) if (id as usize) < config.text_config.vocab_size => Ok(Some(id)),
-        _ => Err(Error::new(format!("{}: `{key}` is {id}, which is not one token of the vocabulary", path.display()))
-            .hint("Voxtral has `</s>` = 2 and `<pad>` = 11; several ends are not supported")),
+        _ => Err(Error::new(format!("{}: `{key}` is {id}, which is not a single token id of the vocabulary", path.display()))
+            .hint("Voxtral uses `</s>` = 2 and `<pad>` = 11; several end tokens are not supported")),
     }
 }
 

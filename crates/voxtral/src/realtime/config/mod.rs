@@ -1,5 +1,4 @@
-//! The dimensions of a Realtime model, read from transformers' `config.json` or Mistral's `params.json`, and how it listens, from
-//! `tekken.json`.
+//! Voxtral Realtime configuration, read from transformers' `config.json` or Mistral's `params.json`; stream padding from `tekken.json`.
 
 mod params;
 
@@ -10,105 +9,105 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-/// What transformers calls the model.
+/// Model type in transformers.
 pub const MODEL_TYPE: &str = "voxtral_realtime";
-/// Spectrogram frames that one encoder frame stands for: the second convolution skips every other one.
+/// Spectrogram frames per encoder frame; the second convolution has stride 2.
 pub const FRAMES_EACH: usize = 2;
-/// The longest delay that is accepted, in steps of 80 ms.
+/// Maximum delay, in steps of 80 ms.
 pub const MAX_DELAY: usize = 30;
 
-/// The dimensions of a Voxtral Realtime model.
+/// Configuration of Voxtral Realtime.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct RealtimeConfig {
-    /// The audio tower.
+    /// Audio encoder.
     pub audio_config: RealtimeAudioConfig,
-    /// The text model.
+    /// Language model.
     pub text_config: RealtimeTextConfig,
-    /// Encoder frames that stand side by side in one row.
+    /// Encoder frames stacked into one audio embedding.
     #[serde(default = "downsample_factor")]
     pub downsample_factor: usize,
-    /// Spectrogram frames of one step.
+    /// Spectrogram frames per step.
     #[serde(default = "audio_length_per_tok")]
     pub audio_length_per_tok: usize,
-    /// Steps between a sound and its text.
+    /// Default delay between audio and text, in steps of 80 ms.
     #[serde(default = "default_num_delay_tokens")]
     pub default_num_delay_tokens: usize,
-    /// Whether the head shares the embedding's weights; it always does.
+    /// Whether the output head shares the embedding's weights; must be true.
     #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
-    /// What the projector bends its rows with; always `gelu`.
+    /// Activation function of the projector; must be `gelu`.
     #[serde(default = "gelu")]
     pub projector_hidden_act: String,
 }
 
-/// The causal encoder. Missing fields are those of Voxtral-Mini-4B-Realtime.
+/// Configuration of the causal encoder. Missing fields default to Voxtral-Mini-4B-Realtime.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct RealtimeAudioConfig {
     /// Mel bins of the spectrogram.
     pub num_mel_bins: usize,
-    /// Width.
+    /// Hidden size.
     #[serde(alias = "d_model")]
     pub hidden_size: usize,
-    /// Layers.
+    /// Number of transformer layers.
     #[serde(alias = "encoder_layers")]
     pub num_hidden_layers: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     #[serde(alias = "encoder_attention_heads")]
     pub num_attention_heads: usize,
-    /// Width of a head; heads × width may differ from `hidden_size`.
+    /// Size of a head; heads × `head_dim` may differ from `hidden_size`.
     pub head_dim: usize,
-    /// Width inside the feed-forward block.
+    /// Hidden size of the feed-forward block (SwiGLU).
     #[serde(alias = "encoder_ffn_dim")]
     pub intermediate_size: usize,
-    /// Frames that a frame sees, itself included; none sees all before it.
+    /// Attention window in frames, including the current one; `None` for unlimited.
     pub sliding_window: Option<usize>,
-    /// Added to the mean square before its root.
+    /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
-    /// Base of the rotary angles.
+    /// RoPE parameters.
     pub rope_parameters: Option<RopeParameters>,
-    /// What the convolutions are followed by; always `gelu`.
+    /// Activation function after the convolutions; must be `gelu`.
     pub activation_function: String,
-    /// What the gate of the feed-forward block bends; always `silu`.
+    /// Activation function of the feed-forward gate; must be `silu`.
     pub hidden_act: String,
 }
 
-/// The decoder. Missing fields are those of Voxtral-Mini-4B-Realtime.
+/// Configuration of the decoder. Missing fields default to Voxtral-Mini-4B-Realtime.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct RealtimeTextConfig {
-    /// Tokens in the vocabulary.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width.
+    /// Hidden size.
     pub hidden_size: usize,
-    /// Layers.
+    /// Number of transformer layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads, each shared by several query heads.
+    /// Number of key/value heads (grouped-query attention).
     pub num_key_value_heads: usize,
-    /// Width of a head.
+    /// Size of a head.
     pub head_dim: usize,
-    /// Width inside the feed-forward block.
+    /// Hidden size of the feed-forward block (SwiGLU).
     pub intermediate_size: usize,
-    /// Positions that a position sees, itself included; none sees all before it.
+    /// Attention window in positions, including the current one; `None` for unlimited.
     pub sliding_window: Option<usize>,
-    /// Added to the mean square before its root.
+    /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
-    /// Base of the rotary angles.
+    /// RoPE parameters.
     pub rope_parameters: Option<RopeParameters>,
-    /// Width inside the block that turns the delay into a scale.
+    /// Hidden size of the adaptive RMSNorm block, which maps the delay to a scale.
     pub ada_rms_norm_dim: usize,
-    /// What the gate of the feed-forward block bends; always `silu`.
+    /// Activation function of the feed-forward gate; must be `silu`.
     pub hidden_act: String,
 }
 
-/// How a recording is surrounded, in steps of 80 ms, as `tekken.json` says.
+/// Silence before a recording and delay, in steps of 80 ms, from `tekken.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamPadding {
     /// Steps of silence before the recording.
     pub left: usize,
-    /// Steps between a sound and its text; none leaves it to the config.
+    /// Delay between audio and text; `None` to use the config's default.
     pub delay: Option<usize>,
 }
 
@@ -170,14 +169,14 @@ impl Default for RealtimeTextConfig {
 }
 
 impl RealtimeAudioConfig {
-    /// Base of the rotary angles.
+    /// RoPE base; defaults to 1e6.
     pub fn theta(&self) -> f64 {
         theta(self.rope_parameters.as_ref())
     }
 }
 
 impl RealtimeTextConfig {
-    /// Base of the rotary angles.
+    /// RoPE base; defaults to 1e6.
     pub fn theta(&self) -> f64 {
         theta(self.rope_parameters.as_ref())
     }
@@ -187,7 +186,7 @@ fn theta(rope: Option<&RopeParameters>) -> f64 {
     rope.and_then(|rope| rope.rope_theta).unwrap_or(1e6)
 }
 
-/// Whether a model folder holds a Realtime model; a folder without a config, or with one that is no JSON, does not.
+/// Whether a model folder contains Voxtral Realtime; false if the config is missing or not JSON.
 pub fn is_realtime(folder: &Path) -> bool {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
     if folder.join("config.json").exists() {
@@ -198,12 +197,12 @@ pub fn is_realtime(folder: &Path) -> bool {
 }
 
 impl RealtimeConfig {
-    /// Reads `config.json` in a model folder, or `params.json` where there is only that.
+    /// Reads `config.json` of a model folder, or `params.json` if there is no `config.json`.
     pub fn read(folder: &Path) -> Result<Self> {
         let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));
         let (path, is_mistral) = if path.exists() || !mistral.exists() { (path, false) } else { (mistral, true) };
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display())).map_err(|error| {
-            error.kind(ErrorKind::Other).hint("a model folder holds config.json, model.safetensors and tekken.json, as on the Hub")
+            error.kind(ErrorKind::Other).hint("a model folder must contain config.json, model.safetensors and tekken.json, as on the Hub")
         })?;
         let wrong = |problem: String| Error::new(format!("{}: {problem}", path.display()));
         let config: Self = if is_mistral { params::read(&text).map_err(wrong)? } else { from_json(&text).map_err(wrong)? };
@@ -211,7 +210,7 @@ impl RealtimeConfig {
         Ok(config)
     }
 
-    /// What would make the shapes impossible or the model not the one we know.
+    /// Rejects impossible shapes and unsupported architectures.
     fn check(&self) -> Result<(), String> {
         let (audio, text) = (&self.audio_config, &self.text_config);
         let window = |window: Option<usize>| window.unwrap_or(1 << 20);
@@ -235,20 +234,20 @@ impl RealtimeConfig {
             ("downsample_factor", self.downsample_factor, 1 << 8),
             ("default_num_delay_tokens", self.default_num_delay_tokens, MAX_DELAY),
         ];
-        if let Some((name, size, _)) = sizes.iter().find(|(_, size, most)| *size == 0 || size > most) {
-            return Err(format!("`{name}` is {size}, which no model has"));
+        if let Some((name, size, _)) = sizes.iter().find(|(_, size, max)| *size == 0 || size > max) {
+            return Err(format!("`{name}` is {size}, which is out of range"));
         }
         if !text.num_attention_heads.is_multiple_of(text.num_key_value_heads) {
-            return Err(format!("{} heads cannot share {} key heads", text.num_attention_heads, text.num_key_value_heads));
+            return Err(format!("{} query heads are not a multiple of {} key heads", text.num_attention_heads, text.num_key_value_heads));
         }
         for (name, value) in [("audio_config", audio.head_dim), ("text_config", text.head_dim), ("text_config", text.hidden_size)] {
             if !value.is_multiple_of(2) {
-                return Err(format!("`{name}` has an odd width, {value}, which cannot turn in pairs"));
+                return Err(format!("`{name}` has an odd width, {value}; RoPE needs an even one"));
             }
         }
         if self.audio_length_per_tok != FRAMES_EACH * self.downsample_factor {
             return Err(format!(
-                "`audio_length_per_tok` is {}, but {} encoder frames of {FRAMES_EACH} stand in a row",
+                "`audio_length_per_tok` is {}, but one step is {} encoder frames of {FRAMES_EACH} spectrogram frames",
                 self.audio_length_per_tok, self.downsample_factor
             ));
         }
@@ -262,23 +261,23 @@ impl RealtimeConfig {
             ("text_config.hidden_act", &text.hidden_act, "silu"),
         ] {
             if found != known {
-                return Err(format!("`{name}` is `{found}`; only `{known}` is known"));
+                return Err(format!("`{name}` is `{found}`; only `{known}` is supported"));
             }
         }
         for (name, rope) in [("audio_config", &audio.rope_parameters), ("text_config", &text.rope_parameters)] {
             let kind = rope.as_ref().and_then(|rope| rope.rope_type.as_deref()).unwrap_or("default");
             if kind != "default" {
-                return Err(format!("`{name}.rope_parameters.rope_type` is `{kind}`; only `default` is known"));
+                return Err(format!("`{name}.rope_parameters.rope_type` is `{kind}`; only `default` is supported"));
             }
         }
-        for (name, value, least) in [
+        for (name, value, min) in [
             ("audio_config.rms_norm_eps", audio.rms_norm_eps, 0.0),
             ("text_config.rms_norm_eps", text.rms_norm_eps, 0.0),
             ("audio_config.rope_parameters.rope_theta", audio.theta(), 1.0),
             ("text_config.rope_parameters.rope_theta", text.theta(), 1.0),
         ] {
-            if !value.is_finite() || value < least {
-                return Err(format!("`{name}` is {value}, which no model has"));
+            if !value.is_finite() || value < min {
+                return Err(format!("`{name}` is {value}, which is out of range"));
             }
         }
         Ok(())
@@ -290,7 +289,7 @@ fn from_json(text: &str) -> Result<RealtimeConfig, String> {
     if value["model_type"] != MODEL_TYPE {
         return Err(format!("the model type is {}, not \"{MODEL_TYPE}\"", value["model_type"]));
     }
-    // transformers would take another base than the published models have if this were left out; so nobody may.
+    // Required: transformers' default RoPE base differs from that of the published models.
     if value["audio_config"]["rope_parameters"]["rope_theta"].is_null() {
         return Err("`audio_config.rope_parameters.rope_theta` is missing".to_owned());
     }
@@ -298,7 +297,7 @@ fn from_json(text: &str) -> Result<RealtimeConfig, String> {
 }
 
 impl StreamPadding {
-    /// Reads the part of `tekken.json` that says how to listen; what it leaves out is as in the published file.
+    /// Reads the `audio` section of `tekken.json`; missing values default to the published file.
     pub fn read(path: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct File {
@@ -312,11 +311,11 @@ impl StreamPadding {
             sampling_rate: Option<f64>,
         }
         let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let wrong = |problem: String| Error::new(format!("{}: {problem}", path.display())).hint("fetch the tokenizer file again");
+        let wrong = |problem: String| Error::new(format!("{}: {problem}", path.display())).hint("download the tokenizer file again");
         let file: File = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         let Some(audio) = file.audio else { return Ok(Self { left: LEFT, delay: None }) };
         if audio.frame_rate.is_some_and(|rate| rate != 12.5) || audio.sampling_rate.is_some_and(|rate| rate != 16_000.0) {
-            return Err(wrong("`audio` asks for other steps than 80 ms of 16 kHz".to_owned()));
+            return Err(wrong("`audio` must have `frame_rate` 12.5 (steps of 80 ms) and `sampling_rate` 16000".to_owned()));
         }
         let left = audio.streaming_n_left_pad_tokens.unwrap_or(LEFT);
         let steps = audio.transcription_delay_ms.map(|delay| delay / 80.0);
@@ -327,7 +326,7 @@ impl StreamPadding {
     }
 }
 
-/// Steps of silence before a recording, as published.
+/// Default number of steps of silence before a recording.
 const LEFT: usize = 32;
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! The same dimensions as Mistral writes them in `params.json`.
+//! Reads Mistral's `params.json` as a [`RealtimeConfig`].
 
 use super::{RealtimeAudioConfig, RealtimeConfig, RealtimeTextConfig, default_num_delay_tokens, gelu};
 use crate::model::config::RopeParameters;
 use serde::Deserialize;
 
-/// Its name.
+/// File name.
 pub(super) const FILE: &str = "params.json";
 
 #[derive(Deserialize)]
@@ -59,12 +59,12 @@ struct Downsample {
     downsample_factor: usize,
 }
 
-/// Reads the text of a `params.json`; what is wrong is one sentence.
+/// Parses `params.json`; the error is a one-sentence message.
 pub(super) fn read(text: &str) -> Result<RealtimeConfig, String> {
     let params: Params = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let Whisper { encoder_args: encoder, downsample_args } = params.multimodal.whisper_model_args;
     if let Some(ceiling) = encoder.audio_encoding_args.global_log_mel_max.filter(|ceiling| *ceiling != crate::realtime::CEILING) {
-        return Err(format!("`global_log_mel_max` is {ceiling}; only {} is known", crate::realtime::CEILING));
+        return Err(format!("`global_log_mel_max` is {ceiling}; only {} is supported", crate::realtime::CEILING));
     }
     let rope = |theta| Some(RopeParameters { rope_theta: Some(theta), rope_type: None });
     Ok(RealtimeConfig {

@@ -1,19 +1,19 @@
-//! What the parts of the model are called in the three layouts checkpoints come in: one table, read in every direction.
+//! Tensor names: maps between the three checkpoint layouts (Hub, transformers 5, Mistral) with one table.
 //!
-//! A row names a part; a tensor is a part with `.weight` or `.bias` behind it (an adapter adds endings of its own), so the table serves
-//! all of them. `{}` stands for the number of a layer. Our own names are those of the Hub's files.
+//! A row of the table names a module. A tensor name is a module name followed by `.weight`, `.bias` or an adapter suffix. `{}` stands for
+//! the layer number. The names used in this crate are those of the Hub checkpoint.
 
 mod realtime;
 
-/// A part of the model.
+/// Names of one module in each layout.
 struct Part {
-    /// In the files of the Hub, and the path of fields in our structs.
+    /// Hub checkpoint, and the field path in our structs.
     hub: &'static str,
-    /// In newer transformers' memory, and in what it saves without the original format.
+    /// Module path in transformers 5, and in files it saves without the original format.
     newer: &'static str,
-    /// In Mistral's `consolidated.safetensors`; none where that file has no such tensor.
+    /// Mistral's `consolidated.safetensors`; empty if the file has no such tensor.
     mistral: &'static [&'static str],
-    /// Whether Mistral's rows stand in the order of interleaved rotary pairs.
+    /// Whether Mistral stores the rows as interleaved RoPE pairs.
     interleaved: bool,
 }
 
@@ -55,16 +55,16 @@ const PARTS: &[Part] = &[
     part("language_model.lm_head", "lm_head", &["output"]),
 ];
 
-/// A name found in the table.
+/// A tensor name found in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownTensor {
-    /// What we call it.
+    /// Hub name.
     pub hub: String,
-    /// Whether its rows have to be brought from interleaved rotary pairs into our order.
+    /// Whether its rows are interleaved RoPE pairs and must be reordered.
     pub interleaved: bool,
 }
 
-/// What a stored name means; none for a name of no layout.
+/// Looks up a stored name in any layout; `None` for an unknown name.
 pub fn known(stored: &str) -> Option<KnownTensor> {
     PARTS.iter().chain(realtime::PARTS).find_map(|part| {
         let found = |pattern: &str| renamed(stored, pattern, part.hub);
@@ -74,17 +74,17 @@ pub fn known(stored: &str) -> Option<KnownTensor> {
     })
 }
 
-/// What newer transformers calls a tensor of ours.
+/// The transformers 5 name of a tensor, by Hub name.
 pub fn newer(hub: &str) -> Option<String> {
     PARTS.iter().find_map(|part| renamed(hub, part.hub, part.newer))
 }
 
-/// What Mistral calls a tensor of ours, and whether its rows are interleaved there.
+/// Mistral's name of a tensor, by Hub name, and whether its rows are interleaved there.
 pub fn mistral(hub: &str) -> Option<(String, bool)> {
     PARTS.iter().find_map(|part| Some((renamed(hub, part.hub, part.mistral.first()?)?, part.interleaved)))
 }
 
-/// `name` with the pattern `from` at its beginning replaced by `to`, the layer's number and what follows kept.
+/// Replaces the prefix pattern `from` of `name` by `to`, keeping the layer number and the suffix. `None` if the pattern does not match.
 fn renamed(name: &str, from: &str, to: &str) -> Option<String> {
     let (before, after) = from.split_once("{}").unwrap_or((from, ""));
     let rest = name.strip_prefix(before)?;

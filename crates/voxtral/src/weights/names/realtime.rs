@@ -1,6 +1,6 @@
-//! What only Voxtral Realtime has, or what its files call differently; the layers of its text model are in the table of Mini and Small.
+//! Tensor names specific to Voxtral Realtime; the decoder layers share the table of Mini and Small.
 //!
-//! The queries and keys of its encoder turn too, so their rows, and the bias of the queries, stand interleaved in Mistral's file.
+//! Its encoder uses RoPE too, so the rows of query and key weights, and the query bias, are interleaved in Mistral's file.
 
 use super::{Part, interleaved, part};
 
@@ -36,7 +36,7 @@ mod tests {
         is(hub, false);
         is("model.audio_tower.layers.3.self_attn.q_proj.bias", false);
         is("mm_streams_embeddings.embedding_module.whisper_encoder.transformer.layers.3.attention.wq.bias", true);
-        // The older towers do not turn.
+        // The encoder of Mini and Small has no RoPE.
         is("mm_whisper_embeddings.whisper_encoder.transformer.layers.3.attention.wq.bias", false);
         let scale = known("layers.7.ada_rms_norm_t_cond.2.weight").map(|known| known.hub);
         assert_eq!(scale.as_deref(), Some("language_model.model.layers.7.ada_rms_norm.linear2.weight"));

@@ -1,4 +1,4 @@
-//! From `[tracking]` to a reporter; and `voxpipe track`, which tells Trackio of runs that are over.
+//! Trackio tracking: the reporter configured by `[tracking]`, and `voxpipe trackio sync`, which sends finished runs.
 
 use super::project::plural;
 use super::summary::find;
@@ -17,26 +17,26 @@ use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a server may take for what it is sent of a run.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for sending one run to a server.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// `voxpipe track`.
+/// Subcommands of `voxpipe trackio`.
 #[derive(Subcommand)]
-pub(super) enum Track {
-    /// Show runs in Trackio that are over, or that it did not hear of while they went on
+pub(super) enum Trackio {
+    /// Send runs that were not tracked live; nothing is sent twice
     Sync(Sync),
 }
 
-/// Which runs, and where.
+/// Options of `voxpipe trackio sync`.
 #[derive(Args)]
 pub(super) struct Sync {
-    /// Its id, as `voxpipe runs` lists it; may be given several times; the newest if left out
+    /// Run id, as listed by `voxpipe runs`; repeatable [default: latest]
     #[arg(long = "run", value_name = "RUN")]
     runs: Vec<String>,
-    /// All runs there are
+    /// Send all runs
     #[arg(long, conflicts_with = "runs")]
     all: bool,
-    /// `here`, or the address of a server or a Space; what the file's `[tracking]` says if left out, or else here
+    /// Target: `here`, or the URL of a Trackio server or Space [default: `[tracking]` of the pipeline file, else `here`]
     #[arg(long, value_name = "PLACE")]
     to: Option<String>,
     #[command(flatten)]
@@ -46,8 +46,8 @@ pub(super) struct Sync {
     json: bool,
 }
 
-impl Track {
-    /// Does what it says.
+impl Trackio {
+    /// Runs the subcommand.
     pub(super) fn go(&self) -> Result<()> {
         let Self::Sync(sync) = self;
         sync.go()
@@ -57,61 +57,62 @@ impl Track {
 impl Sync {
     fn go(&self) -> Result<()> {
         let pipeline = self.project.pipeline()?;
-        let store = Store::look(&pipeline.root)?;
+        let store = Store::open_readonly(&pipeline.root)?;
         let tracker = match (self.to.as_deref(), &pipeline.tracking) {
             (Some("here"), _) | (None, None) => TrackerKind::Here,
             (Some(address), _) if address.starts_with("http://") || address.starts_with("https://") => {
                 TrackerKind::Server(address.to_owned())
             }
             (Some(other), _) => {
-                return Err(Error::new(format!("`{other}` is no address"))
+                return Err(Error::new(format!("invalid Trackio target `{other}`"))
                     .kind(ErrorKind::InvalidInput)
-                    .hint("write `here`, or an address that begins with http:// or https://"));
+                    .hint("write `here`, or a URL that starts with http:// or https://"));
             }
             (None, Some(tracking)) => tracking.to.clone(),
         };
         let Some(place) = place(&tracker)? else {
-            return Err(Error::new("HF_HUB_OFFLINE is set, and nothing is sent to a server then").environment().hint("unset it"));
+            let message = "HF_HUB_OFFLINE is set: nothing can be sent to a Trackio server";
+            return Err(Error::new(message).environment().hint("unset HF_HUB_OFFLINE"));
         };
         let runs = match (self.all, self.runs.as_slice()) {
             (true, _) => store.runs()?,
             (false, []) => vec![find(&store, "latest")?],
             (false, runs) => runs.iter().map(|run| find(&store, run)).collect::<Result<_>>()?,
         };
-        let mut told = Vec::new();
+        let mut sent = Vec::new();
         for run in runs {
             let mut trackio = TrackioReporter::new(settings(&pipeline, place.clone()));
             for line in jsonl::read(&store.log(&run))? {
                 trackio.tell_again(&line.time, &line.event)?;
             }
-            let records = trackio.deliver(PATIENCE).map_err(|error| error.context(format!("run {run}")))?;
-            told.push((run, records));
+            let records = trackio.deliver(SEND_TIMEOUT).map_err(|error| error.context(format!("run {run}")))?;
+            sent.push((run, records));
         }
         let to = match &place {
             TrackioTarget::Here(folder) => folder.display().to_string(),
             TrackioTarget::Server { address, .. } => address.clone(),
         };
         if self.json {
-            let runs: Vec<_> = told.iter().map(|(run, records)| json!({ "run": run, "records": records })).collect();
+            let runs: Vec<_> = sent.iter().map(|(run, records)| json!({ "run": run, "records": records })).collect();
             return print_json(json!({ "to": to, "runs": runs }));
         }
-        let total: u64 = told.iter().map(|(_, records)| records).sum();
+        let total: u64 = sent.iter().map(|(_, records)| records).sum();
         let records = plural(usize::try_from(total).unwrap_or(usize::MAX), "record");
-        print(&format!("{records} of {} told to Trackio, `{to}`\n", plural(told.len(), "run")))
+        print(&format!("sent {records} of {} to Trackio: `{to}`\n", plural(sent.len(), "run")))
     }
 }
 
-/// The reporter that a pipeline asks for, if it asks for one.
+/// The Trackio reporter of a pipeline, if it has `[tracking]`.
 pub(super) fn reporter(pipeline: &Pipeline) -> Result<Option<TrackioReporter>> {
     let Some(tracking) = &pipeline.tracking else { return Ok(None) };
     let Some(place) = place(&tracking.to)? else {
-        note("HF_HUB_OFFLINE is set: nothing is sent to Trackio's server");
+        note("HF_HUB_OFFLINE is set: nothing is sent to the Trackio server");
         return Ok(None);
     };
     let settings = settings(pipeline, place);
     if let TrackioTarget::Here(folder) = &settings.place {
         note(&format!(
-            "Trackio shows this run while `trackio show --project {}` runs; its numbers are left in `{}`",
+            "to see this run in Trackio, run `trackio show --project {}`; its metrics are written to `{}`",
             settings.project,
             folder.display()
         ));
@@ -119,7 +120,7 @@ pub(super) fn reporter(pipeline: &Pipeline) -> Result<Option<TrackioReporter>> {
     Ok(Some(TrackioReporter::new(settings)))
 }
 
-/// What is shown of a pipeline.
+/// Reporter settings of a pipeline.
 fn settings(pipeline: &Pipeline, place: TrackioTarget) -> TrackioSettings {
     let tracking = pipeline.tracking.as_ref();
     let project = tracking.and_then(|tracking| tracking.project.clone()).unwrap_or_else(|| pipeline.name.clone());
@@ -131,7 +132,7 @@ fn settings(pipeline: &Pipeline, place: TrackioTarget) -> TrackioSettings {
     TrackioSettings { place, project, run: tracking.and_then(|tracking| tracking.run.clone()), models }
 }
 
-/// Where Trackio is; none where the network is not to be used.
+/// Resolves the Trackio target; none for a server when the network is disabled.
 fn place(tracker: &TrackerKind) -> Result<Option<TrackioTarget>> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     Ok(match tracker {

@@ -1,0 +1,94 @@
+//! `voxpipe plan`: shows what a run would do and why, without writing anything.
+
+use super::run::require_stages;
+use super::table::table;
+use super::{Project, print, print_json};
+use crate::error::Result;
+use crate::report::terminal::duration;
+use clap::Args;
+use pipeline::exit::Exit;
+use pipeline::plan::{Plan as PipelinePlan, PlannedStep, StepState};
+use serde_json::{Value, json};
+
+/// Options of `voxpipe plan`.
+#[derive(Args)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    project: Project,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Plan as for `run --force STAGE`; repeatable
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+    /// Exit with code 14 if any stage would run, or 12 if only a gate is not met
+    #[arg(long)]
+    exit_code: bool,
+}
+
+impl Plan {
+    /// Prints the plan and returns the exit code.
+    pub(super) fn print(&self) -> Result<u8> {
+        let (sources, pipeline) = self.project.with_sources()?;
+        require_stages(&pipeline, &self.force)?;
+        let store = self.project.read_store(&pipeline)?;
+        let plan = PipelinePlan::of(&pipeline, &store, &self.force.iter().cloned().collect())?;
+        let ((run, may, fresh), (certain, all)) = (plan.counts(), plan.times());
+        let gate = plan.steps.iter().any(|step| matches!(step.state, StepState::GateUnmet(..)));
+        let code = match run {
+            _ if !self.exit_code => Exit::Done,
+            1.. => Exit::Pending,
+            0 if gate => Exit::Gate,
+            0 => Exit::Done,
+        } as u8;
+        if self.json {
+            let with_time = |step: &PlannedStep| {
+                let mut value = step_json(step);
+                value["seconds"] = json!(step.took);
+                value
+            };
+            let steps: Vec<_> = plan.steps.iter().map(with_time).collect();
+            let counts = json!({ "run": run, "may": may, "fresh": fresh });
+            let files: Vec<_> = sources.files().collect();
+            print_json(json!({
+                "pipeline": pipeline.name,
+                "steps": steps,
+                "counts": counts,
+                "seconds": { "run": certain, "all": all },
+                "files": files,
+                "changes": self.project.changes(),
+            }))?;
+            return Ok(code);
+        }
+        let rows = plan.steps.iter().map(|step| {
+            let (word, mut sentence) = step.state.words();
+            if let Some(took) = step.took {
+                sentence.push_str(&format!(" ({} last time)", duration(took)));
+            }
+            (step.stage.as_str(), word, sentence)
+        });
+        let mut counts = vec![format!("{run} to run")];
+        if may > 0 {
+            counts.push(format!("{may} may run"));
+        }
+        counts.push(format!("{fresh} fresh"));
+        let read = self.project.read_from(&sources).map(|read| format!("from {read}\n")).unwrap_or_default();
+        let time = match (certain, all) {
+            (Some(certain), Some(all)) if all > certain => {
+                format!("; about {}, or {} if the dependent stages run too", duration(certain), duration(all))
+            }
+            (Some(time), _) | (None, Some(time)) => format!("; about {}", duration(time)),
+            _ => String::new(),
+        };
+        print(&format!("{read}{}{}{time}; nothing was written\n", table(rows), counts.join(", ")))?;
+        Ok(code)
+    }
+}
+
+/// A step's state as JSON, with its stage name and kind.
+pub(super) fn step_json(step: &PlannedStep) -> Value {
+    let mut value = step.state.json();
+    value["stage"] = json!(step.stage);
+    value["kind"] = json!(step.kind);
+    value
+}

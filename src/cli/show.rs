@@ -1,0 +1,51 @@
+//! `voxpipe show RUN`: summarizes one run.
+
+use super::summary::{Summary, exit_words, find};
+use super::{Project, print, print_json};
+use crate::error::Result;
+use crate::report::terminal::duration;
+use clap::Args;
+use pipeline::cache::store::Store;
+use serde_json::json;
+
+/// Options of `voxpipe show`.
+#[derive(Args)]
+pub(super) struct Show {
+    /// Run id, as listed by `voxpipe runs`, or `latest`
+    #[arg(default_value = "latest")]
+    run: String,
+    #[command(flatten)]
+    project: Project,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    /// Prints the stages of the run with their results, durations and metrics.
+    pub(super) fn print(&self) -> Result<()> {
+        let store = Store::open_readonly(&self.project.root()?)?;
+        let summary = Summary::of(&store, &find(&store, &self.run)?)?;
+        if self.json {
+            return print_json(json!(summary));
+        }
+        let mut text = format!("run {} of {}, started {}: {}", summary.run, summary.pipeline, summary.started, exit_words(summary.exit));
+        if let Some(seconds) = summary.seconds {
+            text.push_str(&format!(" after {}", duration(seconds)));
+        }
+        text.push('\n');
+        let width = summary.stages.iter().map(|stage| stage.stage.chars().count()).max().unwrap_or(0);
+        for stage in &summary.stages {
+            let time = stage.seconds.map(|seconds| format!(" ({})", duration(seconds))).unwrap_or_default();
+            text.push_str(format!("  {:<width$}  {:<11}  {}{time}", stage.stage, stage.result, stage.said).trim_end());
+            text.push('\n');
+            if !stage.why.is_empty() {
+                text.push_str(&format!("  {:<width$}  {:<11}  because {}\n", "", "", stage.why));
+            }
+            for (name, value) in &stage.metrics {
+                text.push_str(&format!("  {:<width$}  {:<11}  {name} {value}\n", "", ""));
+            }
+        }
+        print(&text)
+    }
+}
