@@ -119,7 +119,7 @@ pub(super) fn is_yes(value: &str) -> bool {
 }
 
 fn home(cache: &Path, repository: &RepoRevision) -> PathBuf {
-    cache.join(format!("models--{}--{}", repository.owner, repository.name))
+    cache.join(repository.repo.cache_name())
 }
 
 pub(super) fn hugging_face_home() -> Result<PathBuf> {

@@ -1,8 +1,8 @@
 //! What one can do with repositories of a Hub beyond reading a model: who one is, making them, listing them, changing them.
 use super::token::HubToken;
 use super::wire::{Ask, Body, Method, OnProgress, Trouble, Wire};
-use super::{Network, RepoType, cache};
-use crate::error::{Error, Result};
+use super::{Network, RepoId, RepoType, cache};
+use crate::error::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,15 +29,6 @@ pub struct RemoteFile {
     pub oid: String,
     /// The SHA-256 of its content, if it is a large file.
     pub sha256: Option<String>,
-}
-
-/// A repository on a Hub.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RepoId {
-    /// What kind.
-    pub kind: RepoType,
-    /// `owner/name`
-    pub id: String,
 }
 
 /// A Hub, and who we are there.
@@ -68,7 +59,7 @@ impl HubClient {
 
     /// Where a repository can be looked at.
     pub fn page(&self, place: &RepoId) -> String {
-        format!("{}/{}{}", self.wire.endpoint, place.kind.prefix(), place.id)
+        format!("{}/{}", self.wire.endpoint, place.path())
     }
 
     /// Who the token is.
@@ -87,72 +78,75 @@ impl HubClient {
         })
     }
 
-    /// `owner/name` of what the settings call `name` or `owner/name`.
-    pub fn place(&self, kind: RepoType, name: &str, user: &HubUser) -> RepoId {
-        RepoId { kind, id: if name.contains('/') { name.to_owned() } else { format!("{}/{name}", user.name) } }
+    /// The repository that the settings call `name` or `owner/name`; without an owner it is the user's.
+    pub fn repo(&self, kind: RepoType, name: &str, user: &HubUser) -> Result<RepoId> {
+        let (owner, below) = name.split_once('/').unwrap_or((&user.name, name));
+        RepoId::of(kind, owner, below).ok_or_else(|| {
+            Error::new(format!("`{name}` is not a valid repository name"))
+                .kind(ErrorKind::InvalidInput)
+                .hint("use letters, digits, `-`, `_` and `.`, with at most one `/`")
+        })
     }
 
     /// Whether the token may write to a repository, or make it.
     pub fn may_write(&self, place: &RepoId, user: &HubUser, voice: &OnProgress<'_>) -> Result<()> {
         let source = self.wire.token.as_ref().map_or("nowhere", |token| token.source.as_str());
         let refused = |why: String| {
-            let message =
-                format!("the token (from {source}, of `{}`, role {}) may not write to `{}`: {why}", user.name, user.role, place.id);
+            let message = format!("the token (from {source}, of `{}`, role {}) may not write to `{}`: {why}", user.name, user.role, place);
             Error::new(message).environment().hint(format!(
                 "make a token that may write there at {}/settings/tokens, and set HF_TOKEN to it; or change `repo`",
                 self.wire.endpoint
             ))
         };
-        let owner = place.id.split('/').next().unwrap_or_default();
+        let (owner, id) = (&place.owner, place.to_string());
         if user.role == "read" {
             return Err(refused("it may only read".to_owned()));
         }
-        if owner != user.name && !user.organisations.iter().any(|org| org == owner) {
+        if *owner != user.name && !user.organisations.iter().any(|org| org == owner) {
             return Err(refused(format!("`{owner}` is neither that user nor an organisation of theirs")));
         }
-        if user.role == "fineGrained" && !user.scope.iter().any(|scope| *scope == place.id || scope == owner) {
+        if user.role == "fineGrained" && !user.scope.iter().any(|scope| *scope == id || scope == owner) {
             return Err(refused("that is outside its scope".to_owned()));
         }
-        match self.json(Method::GET, &format!("{}/auth-check/write", api(place)), None, voice) {
+        match self.json(Method::GET, &format!("{}/auth-check/write", place.api_path()), None, voice) {
             // It is not there yet, and will be made.
             Ok(_) | Err(Trouble::Refused(404, ..)) => Ok(()),
             Err(Trouble::Refused(403, words, _)) => Err(refused(words)),
-            Err(trouble) => Err(self.wire.explain(trouble, &format!("write to `{}`", place.id))),
+            Err(trouble) => Err(self.wire.explain(trouble, &format!("write to `{}`", place))),
         }
     }
 
     /// Makes a repository; says whether it was not there before.
     pub(super) fn create(&self, place: &RepoId, private: bool, voice: &OnProgress<'_>) -> Result<bool> {
-        let (owner, name) = place.id.split_once('/').unwrap_or(("", &place.id));
-        let asked = json!({ "name": name, "organization": owner, "type": place.kind.word(), "private": private });
+        let asked = json!({ "name": place.name, "organization": place.owner, "type": place.kind.word(), "private": private });
         match self.json(Method::POST, "/api/repos/create", Some(asked), voice) {
             Ok(_) => Ok(true),
             Err(Trouble::Refused(409, ..)) => Ok(false),
-            Err(trouble) => Err(self.wire.explain(trouble, &format!("make the repository `{}`", place.id))),
+            Err(trouble) => Err(self.wire.explain(trouble, &format!("make the repository `{}`", place))),
         }
     }
 
     /// Whether only its owners can see a repository.
     pub(super) fn is_private(&self, place: &RepoId, voice: &OnProgress<'_>) -> Result<bool> {
-        let told = self.json(Method::GET, &api(place), None, voice);
-        let told = told.map_err(|trouble| self.wire.explain(trouble, &format!("look at `{}`", place.id)))?;
+        let told = self.json(Method::GET, &place.api_path(), None, voice);
+        let told = told.map_err(|trouble| self.wire.explain(trouble, &format!("look at `{}`", place)))?;
         Ok(told["private"] == true)
     }
 
     /// Whether nothing was put into a repository since it was made.
     pub(super) fn is_new(&self, place: &RepoId, voice: &OnProgress<'_>) -> Result<bool> {
-        let told = self.json(Method::GET, &format!("{}/commits/main", api(place)), None, voice);
-        let told = told.map_err(|trouble| self.wire.explain(trouble, &format!("see what was done to `{}`", place.id)))?;
+        let told = self.json(Method::GET, &format!("{}/commits/main", place.api_path()), None, voice);
+        let told = told.map_err(|trouble| self.wire.explain(trouble, &format!("see what was done to `{}`", place)))?;
         Ok(told.as_array().is_some_and(|commits| commits.len() == 1))
     }
 
     /// The commit that `main` is; nothing if there is no such repository that the token may see.
     pub(super) fn head(&self, place: &RepoId, voice: &OnProgress<'_>) -> Result<Option<String>> {
-        let what = || format!("look at `{}`", place.id);
-        match self.json(Method::GET, &format!("{}/revision/main", api(place)), None, voice) {
+        let what = || format!("look at `{}`", place);
+        match self.json(Method::GET, &format!("{}/revision/main", place.api_path()), None, voice) {
             Ok(info) => {
                 let sha = info["sha"].as_str().filter(|sha| super::is_commit(sha));
-                let missing = || Error::new(format!("the Hub does not say which commit `{}` is at", place.id)).environment();
+                let missing = || Error::new(format!("the Hub does not say which commit `{}` is at", place)).environment();
                 Ok(Some(sha.ok_or_else(missing)?.to_owned()))
             }
             Err(Trouble::Refused(404, ..)) => Ok(None),
@@ -162,9 +156,9 @@ impl HubClient {
 
     /// All files of a commit.
     pub(super) fn tree(&self, place: &RepoId, commit: &str, voice: &OnProgress<'_>) -> Result<BTreeMap<String, RemoteFile>> {
-        let what = || format!("list the files of `{}`", place.id);
+        let what = || format!("list the files of `{}`", place);
         let mut files = BTreeMap::new();
-        let mut next = Some(format!("{}{}/tree/{commit}?recursive=true", self.wire.endpoint, api(place)));
+        let mut next = Some(format!("{}{}/tree/{commit}?recursive=true", self.wire.endpoint, place.api_path()));
         while let Some(url) = next.take() {
             let ask = Ask { method: Method::GET, url, body: Body::None };
             let answer = self.wire.send(&ask, voice).map_err(|trouble| self.wire.explain(trouble, &what()))?;
@@ -184,10 +178,9 @@ impl HubClient {
 
     /// The content of a small file.
     pub(super) fn read(&self, place: &RepoId, commit: &str, path: &str, voice: &OnProgress<'_>) -> Result<Vec<u8>> {
-        let url = format!("{}/{}{}/resolve/{commit}/{path}", self.wire.endpoint, place.kind.prefix(), place.id);
+        let url = format!("{}/{}/resolve/{commit}/{path}", self.wire.endpoint, place.path());
         let ask = Ask { method: Method::GET, url, body: Body::None };
-        let answer =
-            self.wire.send(&ask, voice).map_err(|trouble| self.wire.explain(trouble, &format!("read {path} of `{}`", place.id)))?;
+        let answer = self.wire.send(&ask, voice).map_err(|trouble| self.wire.explain(trouble, &format!("read {path} of `{}`", place)))?;
         Ok(answer.body)
     }
 
@@ -200,11 +193,6 @@ impl HubClient {
         }
         serde_json::from_slice(&answer.body).map_err(|error| Trouble::Here(unreadable("understand the Hub", &error)))
     }
-}
-
-/// `/api/models/owner/name`
-pub(super) fn api(place: &RepoId) -> String {
-    format!("/api/{}/{}", place.kind.plural(), place.id)
 }
 
 fn unreadable(what: &str, error: &serde_json::Error) -> Error {

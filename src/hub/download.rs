@@ -105,7 +105,7 @@ impl Download {
                 .environment()
                 .hint("set HF_ENDPOINT right, or not at all")
         };
-        let hub = client.build_sync().map_err(refused)?.model(&repository.owner, &repository.name);
+        let hub = client.build_sync().map_err(refused)?.model(&repository.repo.owner, &repository.repo.name);
         Ok(Self { cache: cache.to_owned(), repository: repository.clone(), hub, endpoint, token, sender })
     }
 

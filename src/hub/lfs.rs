@@ -3,7 +3,8 @@
 //! What the server has already is not sent. Parts that arrived are noted in a folder of ours, so that an upload that was cut goes on with
 //! the next part; the note holds signed addresses, so only its owner can read it, and it goes when the file is there.
 
-use super::client::{HubClient, RepoId};
+use super::RepoId;
+use super::client::HubClient;
 use super::publish::LocalFile;
 use super::wire::{Ask, Body, Method, OnProgress, Trouble};
 use crate::error::{Error, Result, ResultExt};
@@ -92,15 +93,15 @@ impl HubClient {
     }
 
     fn failed(&self, trouble: Trouble, file: &LocalFile, place: &RepoId) -> Error {
-        self.wire.explain(trouble, &format!("upload {} to `{}`", file.path, place.id))
+        self.wire.explain(trouble, &format!("upload {} to `{}`", file.path, place))
     }
 
     /// What the server wants done with each file.
     fn batch(&self, place: &RepoId, files: &[&LocalFile], voice: &OnProgress<'_>) -> Result<Vec<Value>> {
         let objects: Vec<Value> = files.iter().map(|file| json!({ "oid": file.sha256, "size": file.size })).collect();
         let asked = json!({ "operation": "upload", "transfers": ["basic", "multipart"], "objects": objects, "hash_algo": "sha256" });
-        let path = format!("/{}{}.git/info/lfs/objects/batch", place.kind.prefix(), place.id);
-        let what = || format!("upload large files to `{}`", place.id);
+        let path = format!("/{}.git/info/lfs/objects/batch", place.path());
+        let what = || format!("upload large files to `{}`", place);
         let told = self.json(Method::POST, &path, Some(asked), voice).map_err(|trouble| self.wire.explain(trouble, &what()))?;
         let objects = told["objects"].as_array().filter(|objects| objects.len() == files.len()).cloned();
         objects.ok_or_else(|| {

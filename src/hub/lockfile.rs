@@ -149,7 +149,7 @@ impl Lockfile {
 
 impl Named {
     fn of(repository: &RepoRevision) -> Self {
-        Self { id: repository.full_id(), revision: repository.revision.clone() }
+        Self { id: repository.repo.path(), revision: repository.revision.clone() }
     }
 }
 

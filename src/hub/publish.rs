@@ -3,9 +3,9 @@
 //! Everything large is uploaded first, where nobody sees it; the commit is the only visible step. It names the commit it is made on top
 //! of, so a lost answer cannot lead to a second one: what is there is looked at before anything is tried again. A hidden file lists what
 //! we put there, for which pipeline: only that is ever replaced, unless the settings ask for more.
-use super::RepoType;
-use super::client::{HubClient, RemoteFile, RepoId, api};
+use super::client::{HubClient, RemoteFile};
 use super::wire::{Ask, Body, Method, OnProgress, Trouble};
+use super::{RepoId, RepoType};
 use crate::data::text::first_few;
 use crate::error::{Error, Result, ResultExt};
 use base64::Engine;
@@ -120,7 +120,7 @@ impl LocalFile {
 /// Publishes; what is there already is left as it is.
 pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_>) -> Result<Published> {
     let user = client.whoami(voice)?;
-    let place = client.place(what.kind, what.repo, &user);
+    let place = client.repo(what.kind, what.repo, &user)?;
     client.may_write(&place, &user, voice)?;
     let work = what.scratch.join("hub");
     fs::create_dir_all(&work).with_context(|| format!("cannot make `{}`", work.display()))?;
@@ -136,14 +136,14 @@ pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_
         head = client.head(&place, voice)?;
     }
     let head = head.ok_or_else(|| {
-        Error::new(format!("the repository `{}` was made, and yet is not there", place.id)).environment().hint("run again in a moment")
+        Error::new(format!("the repository `{}` was made, and yet is not there", place)).environment().hint("run again in a moment")
     })?;
     let there = client.tree(&place, &head, voice)?;
     let job = Job { client, what, place: &place, files: &files, work: &work, voice };
     let finished = |revision: String, changed: bool, sent: u64| {
         let mut files = files.clone();
         files.retain(|file| file.path != MARKER);
-        Published { repo: place.id.clone(), url: client.page(&place), revision, files, changed, sent }
+        Published { repo: place.to_string(), url: client.page(&place), revision, files, changed, sent }
     };
     let gone = job.may_replace(&head, &there, &marker)?;
     if gone.is_empty() && job.wrong(&there).is_empty() {
@@ -153,7 +153,7 @@ pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_
     let now = client.tree(&place, &commit, voice)?;
     let wrong = job.wrong(&now);
     if !wrong.is_empty() {
-        return Err(Error::new(format!("`{}` at {commit} does not hold what was published: {} differ", place.id, first_few(&wrong, 3)))
+        return Err(Error::new(format!("`{}` at {commit} does not hold what was published: {} differ", place, first_few(&wrong, 3)))
             .environment()
             .hint("run again: only what differs is sent"));
     }
@@ -178,7 +178,7 @@ impl Job<'_> {
 
     /// What we put there before and do not any more; an error if something of somebody else's would be replaced.
     fn may_replace(&self, head: &str, there: &BTreeMap<String, RemoteFile>, now: &Marker) -> Result<Vec<String>> {
-        let id = &self.place.id;
+        let id = self.place;
         let old: Option<Marker> = match there.get(MARKER) {
             Some(_) => serde_json::from_slice(&self.client.read(self.place, head, MARKER, self.voice)?).ok(),
             None => None,
@@ -228,7 +228,7 @@ impl Job<'_> {
 
     /// Which files go to the LFS server, and which into the commit itself, as the Hub wants it.
     fn sort<'f>(&self, head: &str, files: &[&'f LocalFile]) -> Result<(Vec<&'f LocalFile>, Vec<&'f LocalFile>)> {
-        let what = || format!("prepare the upload to `{}`", self.place.id);
+        let what = || format!("prepare the upload to `{}`", self.place);
         let mut modes = BTreeMap::new();
         for chunk in files.chunks(AT_ONCE) {
             let mut asked = Vec::new();
@@ -238,7 +238,7 @@ impl Job<'_> {
                 open.with_context(|| format!("cannot read `{}`", file.from.display()))?;
                 asked.push(json!({ "path": file.path, "size": file.size, "sample": STANDARD.encode(sample) }));
             }
-            let path = format!("{}/preupload/{head}", api(self.place));
+            let path = format!("{}/preupload/{head}", self.place.api_path());
             let told = self.client.json(Method::POST, &path, Some(json!({ "files": asked })), self.voice);
             let told = told.map_err(|trouble| self.client.wire.explain(trouble, &what()))?;
             for file in told["files"].as_array().into_iter().flatten() {
@@ -275,8 +275,8 @@ impl Job<'_> {
     /// Makes the commit on top of `head`, or finds that it was made.
     fn commit(&self, head: &str, body: &Path) -> Result<String> {
         let size = fs::metadata(body)?.len();
-        let what = format!("publish to `{}`", self.place.id);
-        let url = format!("{}{}/commit/main", self.client.wire.endpoint, api(self.place));
+        let what = format!("publish to `{}`", self.place);
+        let url = format!("{}{}/commit/main", self.client.wire.endpoint, self.place.api_path());
         let mut pause = self.client.wire.patience;
         for attempt in 1.. {
             let ask = Ask { method: Method::POST, url: url.clone(), body: Body::File(body, 0..size, "application/x-ndjson") };

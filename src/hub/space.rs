@@ -1,12 +1,12 @@
 //! A Space: its files by one commit like any repository's, and beside them what it needs to run; then waiting until it does.
 //!
 //! Variables and secrets are set before the commit, so that the first build has them. A Space that runs is one that runs *this* commit.
-use super::RepoType;
-use super::client::{HubClient, RepoId, api};
+use super::client::HubClient;
 use super::publish::{Publication, Published, publish};
 use super::token::HubToken;
 use super::wire::{Ask, Body, Method, OnProgress, Trouble};
-use crate::error::{Error, Result};
+use super::{RepoId, RepoType};
+use crate::error::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub fn deploy(
     voice: &OnProgress<'_>,
 ) -> Result<(Published, Option<String>)> {
     let user = client.whoami(voice)?;
-    let place = client.place(RepoType::Space, files.repo, &user);
+    let place = client.repo(RepoType::Space, files.repo, &user)?;
     client.may_write(&place, &user, voice)?;
     let job = Job { client, place: &place, voice };
     if client.head(&place, voice)?.is_none() {
@@ -65,28 +65,30 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn create(&self, space: &SpaceSettings<'_>, private: bool) -> Result<()> {
-        let (owner, name) = self.place.id.split_once('/').unwrap_or(("", &self.place.id));
-        let mut asked = json!({ "name": name, "organization": owner, "type": "space", "private": private, "sdk": space.sdk });
+        let mut asked =
+            json!({ "name": self.place.name, "organization": self.place.owner, "type": "space", "private": private, "sdk": space.sdk });
         if let Some(hardware) = space.hardware {
             asked["hardware"] = json!(hardware);
         }
         match self.client.json(Method::POST, "/api/repos/create", Some(asked), self.voice) {
             Ok(_) | Err(Trouble::Refused(409, ..)) => Ok(()),
-            Err(trouble) => Err(self.client.wire.explain(trouble, &format!("make the {} Space `{}`", space.sdk, self.place.id))),
+            Err(trouble) => Err(self.client.wire.explain(trouble, &format!("make the {} Space `{}`", space.sdk, self.place))),
         }
     }
 
     fn set(&self, what: &str, name: &str, value: &str) -> Result<()> {
-        let path = format!("{}/{what}", api(self.place));
+        let path = format!("{}/{what}", self.place.api_path());
         let done = self.client.json(Method::POST, &path, Some(json!({ "key": name, "value": value })), self.voice);
-        let doing = || format!("set {name} among the {what} of `{}`", self.place.id);
+        let doing = || format!("set {name} among the {what} of `{}`", self.place);
         done.map(drop).map_err(|trouble| self.client.wire.explain(trouble, &doing()))
     }
 
     /// A private model can only be shown with a token. It is one that may read and that was given for that: never the one that publishes.
     fn share_reading(&self, space: &SpaceSettings<'_>) -> Result<()> {
         let Some(model) = space.model else { return Ok(()) };
-        if space.sdk == "static" || !self.client.is_private(&RepoId { kind: RepoType::Model, id: model.to_owned() }, self.voice)? {
+        let id = RepoId::parse(RepoType::Model, model)
+            .ok_or_else(|| Error::new(format!("`{model}` is not a valid repository name")).kind(ErrorKind::InvalidInput))?;
+        if space.sdk == "static" || !self.client.is_private(&id, self.voice)? {
             return Ok(());
         }
         let refuse = |why: &str| {
@@ -106,12 +108,12 @@ impl Job<'_> {
     }
 
     fn ask_for(&self, hardware: &str) -> Result<()> {
-        let what = || format!("run `{}` on {hardware}", self.place.id);
+        let what = || format!("run `{}` on {hardware}", self.place);
         if self.runtime()?["hardware"]["requested"] == hardware {
             return Ok(());
         }
         let asked = Some(json!({ "flavor": hardware }));
-        match self.client.json(Method::POST, &format!("{}/hardware", api(self.place)), asked, self.voice) {
+        match self.client.json(Method::POST, &format!("{}/hardware", self.place.api_path()), asked, self.voice) {
             Ok(_) => Ok(()),
             Err(trouble @ Trouble::Refused(402, ..)) => Err(self.client.wire.explain(trouble, &what()).hint(format!(
                 "the files are there. Add a way to pay at {}/settings/billing, or choose hardware that is free to you, or `sdk = \"static\"`",
@@ -122,8 +124,8 @@ impl Job<'_> {
     }
 
     fn runtime(&self) -> Result<Value> {
-        let told = self.client.json(Method::GET, &format!("{}/runtime", api(self.place)), None, self.voice);
-        told.map_err(|trouble| self.client.wire.explain(trouble, &format!("ask how `{}` does", self.place.id)))
+        let told = self.client.json(Method::GET, &format!("{}/runtime", self.place.api_path()), None, self.voice);
+        told.map_err(|trouble| self.client.wire.explain(trouble, &format!("ask how `{}` does", self.place)))
     }
 
     /// Waits until this commit runs.
@@ -136,14 +138,14 @@ impl Job<'_> {
             let stage = runtime["stage"].as_str().unwrap_or_default();
             let ours = runtime["sha"].as_str().is_none_or(|sha| sha == revision);
             if stage != before {
-                (self.voice.note)(format!("the Space `{}` is {stage}", self.place.id));
+                (self.voice.note)(format!("the Space `{}` is {stage}", self.place));
                 stage.clone_into(&mut before);
             }
             match stage {
                 "RUNNING" if ours => return Ok(stage.to_owned()),
                 "BUILD_ERROR" | "CONFIG_ERROR" | "RUNTIME_ERROR" | "NO_APP_FILE" => return Err(self.failed(stage, &runtime)),
                 "PAUSED" | "STOPPED" | "DELETING" => {
-                    return Err(Error::new(format!("the Space `{}` is {stage}", self.place.id))
+                    return Err(Error::new(format!("the Space `{}` is {stage}", self.place))
                         .environment()
                         .hint(format!("its files are there; start it at {}", self.client.page(self.place))));
                 }
@@ -152,14 +154,14 @@ impl Job<'_> {
                 _ => {}
             }
             if begun.elapsed() >= patience {
-                let message = format!("the Space `{}` does not run after {} s; it is {stage}", self.place.id, patience.as_secs());
+                let message = format!("the Space `{}` does not run after {} s; it is {stage}", self.place, patience.as_secs());
                 return Err(Error::new(message).environment().hint(format!(
                     "its files are there: look at {}, raise `wait_seconds`, or run again to go on waiting",
                     self.client.page(self.place)
                 )));
             }
             let rest = patience.saturating_sub(begun.elapsed());
-            let stopped = |trouble| self.client.wire.explain(trouble, &format!("see whether `{}` runs", self.place.id));
+            let stopped = |trouble| self.client.wire.explain(trouble, &format!("see whether `{}` runs", self.place));
             self.client.wire.wait(pause.min(rest), self.voice).map_err(stopped)?;
             pause = (pause * 2).min(LOOK);
         }
@@ -168,7 +170,7 @@ impl Job<'_> {
     /// Why it does not run, with the end of the log that says so.
     fn failed(&self, stage: &str, runtime: &Value) -> Error {
         let which = if stage == "RUNTIME_ERROR" { "run" } else { "build" };
-        let mut message = format!("the Space `{}` does not run: {stage}", self.place.id);
+        let mut message = format!("the Space `{}` does not run: {stage}", self.place);
         if let Some(words) = runtime["errorMessage"].as_str() {
             message = format!("{message}: {words}");
         }
@@ -180,7 +182,7 @@ impl Job<'_> {
 
     /// The last lines of a log: server-sent events with one line each. What cannot be had is left out.
     fn log(&self, which: &str) -> Vec<String> {
-        let url = format!("{}{}/logs/{which}", self.client.wire.endpoint, api(self.place));
+        let url = format!("{}{}/logs/{which}", self.client.wire.endpoint, self.place.api_path());
         let Ok(answer) = self.client.wire.once(&Ask { method: Method::GET, url, body: Body::None }, self.voice) else { return Vec::new() };
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let said = |line: &str| {

@@ -5,7 +5,7 @@ use crate::hub::client::HubClient;
 use crate::hub::publish::{Publication, Published, publish};
 use crate::hub::space::{SpaceSettings, deploy};
 use crate::hub::wire::OnProgress;
-use crate::hub::{Network, RepoType, client};
+use crate::hub::{Network, RepoId, RepoType};
 use pipeline::stage::{Context, SettingError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ pub(super) fn may_write(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result
     let client = HubClient::for_writing()?;
     let voice = OnProgress { stop, note: &|_| (), progress: &|_, _, _| () };
     let user = client.whoami(&voice)?;
-    let place: client::RepoId = client.place(kind, repo, &user);
+    let place = client.repo(kind, repo, &user)?;
     client.may_write(&place, &user, &voice)?;
     Ok(Some(format!("`{}` may write to {}", user.name, client.page(&place))))
 }
@@ -89,9 +89,9 @@ pub(super) fn no_repo() -> Error {
 
 /// What is wrong with the name of a repository.
 pub(super) fn bad_repo(repo: &str) -> Option<SettingError> {
-    let parts: Vec<&str> = repo.split('/').collect();
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let tidy = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed));
+    let (owner, name) = repo.split_once('/').unwrap_or(("owner", repo));
     let hint = "use letters, digits, `-`, `_` and `.`, with at most one `/`";
-    (!tidy).then(|| SettingError::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
+    RepoId::of(RepoType::Model, owner, name)
+        .is_none()
+        .then(|| SettingError::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
 }

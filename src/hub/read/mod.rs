@@ -61,7 +61,7 @@ impl<'a> RepoReader<'a> {
 
     fn new(repository: &RepoRevision, network: Network, stopped: &'a dyn Fn() -> bool) -> Result<Self> {
         let home = cache::hugging_face_home()?.join("voxpipe");
-        let home = home.join(format!("{}--{}--{}", repository.kind.plural(), repository.owner, repository.name));
+        let home = home.join(repository.repo.cache_name());
         let (repository, endpoint) = (repository.clone(), cache::endpoint());
         Ok(Self { repository, network, endpoint, home, line: OnceCell::new(), stopped, read: Cell::new(0) })
     }
@@ -105,7 +105,7 @@ impl<'a> RepoReader<'a> {
         }
         let what = format!("{path} of `{}`", self.name());
         let name = format!("parts/{}-{from}-{length}", key(path));
-        let address = format!("{}/{}/resolve/{}/{}", self.endpoint, self.repository.full_id(), self.commit(), escaped(path));
+        let address = format!("{}/{}/resolve/{}/{}", self.endpoint, self.repository.repo.path(), self.commit(), escaped(path));
         let part = self.kept(&name, || self.line()?.part(&address, from, length, &what), &what)?;
         if part.len() as u64 != length {
             let name = self.home.join(self.commit()).join(name);
@@ -167,12 +167,12 @@ impl<'a> RepoReader<'a> {
 
     fn info(&self, revision: &str) -> Result<Answer> {
         let revision = escaped(revision).replace('/', "%2F");
-        let address = format!("{}/api/{}/{}/revision/{revision}", self.endpoint, self.repository.kind.plural(), self.repository.id());
+        let address = format!("{}{}/revision/{revision}", self.endpoint, self.repository.repo.api_path());
         self.line()?.get(&address, &self.shown())
     }
 
     fn listed(&self, folder: &str, deep: bool) -> Result<Option<Vec<RepoEntry>>> {
-        let base = format!("{}/api/{}/{}/tree/{}", self.endpoint, self.repository.kind.plural(), self.repository.id(), self.commit());
+        let base = format!("{}{}/tree/{}", self.endpoint, self.repository.repo.api_path(), self.commit());
         let folder = if folder.is_empty() { String::new() } else { format!("/{}", escaped(folder)) };
         let mut next = Some(format!("{base}{folder}?recursive={deep}"));
         let mut found = Vec::new();
@@ -224,7 +224,7 @@ impl<'a> RepoReader<'a> {
 
     /// As it is named in messages.
     fn shown(&self) -> String {
-        let kind = if self.repository.kind == RepoType::Dataset { "data set" } else { "model" };
+        let kind = if self.repository.repo.kind == RepoType::Dataset { "data set" } else { "model" };
         format!("the {kind} `{}`", self.repository)
     }
 
