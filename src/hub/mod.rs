@@ -5,6 +5,9 @@
 //! are downloaded (`download`), if the network may be used. [`read`] reads parts of datasets; [`publish`] puts what a pipeline made into
 //! a repository, in one commit.
 //!
+//! All requests go through one HTTP client ([`http`]), with one policy for retries, redirects, timeouts and error messages. The only
+//! exception is the download of models, which the crate hf-hub does because it knows Xet; retries and messages follow the same policy.
+//!
 //! The environment variables are those of the official client: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH`,
 //! `HF_HUB_OFFLINE`. `HF_READ_TOKEN` and `HF_WRITE_TOKEN` are read where no other token is set. hf-hub is given all of them and reads
 //! none itself. Uploads use plain LFS, in one piece or in parts, which every Hub accepts.
@@ -12,6 +15,7 @@
 pub mod cache;
 pub mod client;
 mod download;
+pub mod http;
 mod lfs;
 pub mod lockfile;
 pub mod publish;
@@ -19,7 +23,6 @@ pub mod read;
 mod repo;
 pub mod space;
 pub mod token;
-pub mod wire;
 
 pub use repo::{RepoId, RepoRevision, RepoType, is_commit};
 

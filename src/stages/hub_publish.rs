@@ -2,14 +2,14 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::client::HubClient;
+use crate::hub::http::Progress;
 use crate::hub::publish::{Publication, Published, publish};
 use crate::hub::space::{SpaceSettings, deploy};
-use crate::hub::wire::OnProgress;
 use crate::hub::{Network, RepoId, RepoType};
 use pipeline::stage::{Context, SettingError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where to, and how.
 pub(super) struct PublishRequest<'a> {
@@ -28,7 +28,7 @@ pub(super) struct PublishRequest<'a> {
 /// Puts files (path in the repository → file here) into a repository.
 pub(super) fn send(cx: &Context, order: &PublishRequest<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
     let client = HubClient::for_writing()?;
-    carry(cx, order, files, |what, voice| publish(&client, what, voice))
+    carry(cx, order, files, |what, progress| publish(&client, what, progress))
 }
 
 /// Puts files into a Space, and sees to it that it runs; returns the stage it was last seen in.
@@ -39,14 +39,14 @@ pub(super) fn send_space(
     space: &SpaceSettings<'_>,
 ) -> Result<(Published, Option<String>)> {
     let client = HubClient::for_writing()?;
-    carry(cx, order, files, |what, voice| deploy(&client, what, space, voice))
+    carry(cx, order, files, |what, progress| deploy(&client, what, space, progress))
 }
 
 fn carry<T>(
     cx: &Context,
     order: &PublishRequest<'_>,
     files: &BTreeMap<String, PathBuf>,
-    work: impl FnOnce(&Publication<'_>, &OnProgress<'_>) -> Result<T>,
+    work: impl FnOnce(&Publication<'_>, &Progress<'_>) -> Result<T>,
 ) -> Result<T> {
     let message = order.message.map_or_else(|| format!("Publish `{}` of the pipeline `{}`", cx.stage, cx.pipeline), str::to_owned);
     let what = Publication {
@@ -59,12 +59,12 @@ fn carry<T>(
         by: [&cx.pipeline, &cx.stage],
         scratch: &cx.scratch,
     };
-    let voice = OnProgress {
-        stop: &cx.stop,
-        note: &|words| cx.note(words),
-        progress: &|done, total, file| cx.progress(done >> 10, total >> 10, "KiB", format!("uploading {file}")),
+    let progress = Progress {
+        cancelled: &|| cx.stopping(),
+        note: &|text| cx.note(text),
+        bytes: &|done, total, file| cx.progress(done >> 10, total >> 10, "KiB", format!("uploading {file}")),
     };
-    work(&what, &voice)
+    work(&what, &progress)
 }
 
 /// Whether the token may write to a repository; says who it is and where the repository is or will be. Nothing without the network.
@@ -73,11 +73,12 @@ pub(super) fn may_write(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result
         return Ok(None);
     }
     let client = HubClient::for_writing()?;
-    let voice = OnProgress { stop, note: &|_| (), progress: &|_, _, _| () };
-    let user = client.whoami(&voice)?;
-    let place = client.repo(kind, repo, &user)?;
-    client.may_write(&place, &user, &voice)?;
-    Ok(Some(format!("`{}` may write to {}", user.name, client.page(&place))))
+    let cancelled = || stop.load(Ordering::Relaxed);
+    let progress = Progress::silent(&cancelled);
+    let user = client.whoami(&progress)?;
+    let repo = client.repo(kind, repo, &user)?;
+    client.may_write(&repo, &user, &progress)?;
+    Ok(Some(format!("`{}` may write to {}", user.name, client.page(&repo))))
 }
 
 /// What is said where the settings name no repository.

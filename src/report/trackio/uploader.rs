@@ -4,6 +4,7 @@ use super::inbox::FileSink;
 use super::server::Server;
 use super::{TrackioTarget, system, timestamp};
 use crate::error::Result;
+use crate::hub::http::RetryPolicy;
 use pipeline::events::metrics_log;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -51,6 +52,9 @@ const AT_ONCE: usize = 500;
 const BEAT: Duration = Duration::from_secs(1);
 /// The longest pause after deliveries that failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Deliveries that failed are tried again for as long as the run goes on.
+const RETRY: RetryPolicy =
+    RetryPolicy { max_attempts: u32::MAX, base_delay: Duration::from_secs(2), max_delay: PATIENCE, max_retry_after: PATIENCE };
 /// How long the end of a run waits for the last delivery.
 const LAST: Duration = Duration::from_secs(5);
 /// From one look at the machine to the next.
@@ -196,7 +200,7 @@ impl Round {
                         self.waiting.pop_front();
                         self.dropped += 1;
                     }
-                    self.due = Instant::now() + (BEAT * 2_u32.saturating_pow(self.failures.min(8))).min(PATIENCE);
+                    self.due = Instant::now() + RETRY.backoff(self.failures);
                     if !std::mem::replace(&mut self.told, true) {
                         let hint = error.hint.map(|hint| format!(": {hint}")).unwrap_or_default();
                         let message = format!("Trackio: {}{hint}; it is tried again now and then, and the run goes on", error.message);
