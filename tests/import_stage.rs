@@ -337,7 +337,7 @@ fn settings_that_cannot_work_are_complained_about() {
         (json!({}), "", "nothing is named to import"),
         (json!({"repo": "a/b", "folder": "c"}), "folder", "both given"),
         (json!({"folder": "c", "revision": "main"}), "revision", "a folder has no revisions"),
-        (json!({"repo": "a b"}), "repo", "no name of a data set"),
+        (json!({"repo": "a b"}), "repo", "not a valid name for a dataset"),
         (json!({"repo": "a/b", "revision": "a b"}), "revision", "cannot be a revision"),
         (json!({"folder": "c", "files": "a["}), "files", "is not a pattern"),
         (json!({"folder": "c", "language": "english"}), "language", "is not a language code"),

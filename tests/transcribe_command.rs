@@ -95,7 +95,7 @@ fn what_cannot_be_meant_is_refused_before_the_model_is_opened() {
     refused(&["clips", "--model", &adapter, "--adapter", &adapter], "is itself an adapter");
     refused(&["clips", "--model", &model, "--adapter", &model], "is no adapter");
     refused(&["clips", "--model", "nowhere"], "model not found: `nowhere` is neither a folder nor");
-    refused(&["clips", "--model", &model, "--revision", "main"], "is a folder, which has no revisions");
+    refused(&["clips", "--model", &model, "--revision", "main"], "is a folder, and folders have no revisions");
     refused(&["clips", "--model", &model, "--language", "EN"], "write `en`");
     refused(&["clips/*.mp3", "--model", &model], "no file fits the pattern `clips/*.mp3`");
     refused(&["clips/[", "--model", &model], "is no pattern");

@@ -1,6 +1,6 @@
 //! Publishing: files are put into a repository by one commit, which is then verified.
 //!
-//! Large files are uploaded first, where nobody sees them; the commit is the only visible step. It names its parent commit, so a lost
+//! Large files are uploaded first, where they are not visible; the commit is the only visible step. It names its parent commit, so a lost
 //! response cannot lead to a second commit: the repository is checked before the commit is tried again. A hidden file ([`MARKER`]) lists
 //! what was published, and by which pipeline; only those files are ever replaced, unless the settings allow more.
 use super::client::{HubClient, RemoteFile};

@@ -31,7 +31,7 @@ pub enum HttpError {
     Timeout {
         /// Scheme, host and port.
         origin: String,
-        /// How long it was waited for.
+        /// The time limit.
         limit: Duration,
     },
     /// The connection was lost. The server may have done what was asked, or not.
@@ -169,7 +169,7 @@ fn explain_status(
                 "EntryNotFound" => "the repository has no such file or folder",
                 _ => "there is no such repository",
             };
-            // Nothing that running again could change.
+            // Running again cannot help.
             Error::new(format!("cannot {action}: {missing}"))
                 .kind(ErrorKind::InvalidInput)
                 .hint("check the name of the repository and its revision")
@@ -279,8 +279,8 @@ mod tests {
         for error in
             [HttpError::status(403, "hf_secret may not"), HttpError::InvalidResponse("hf_secret".to_owned()), HttpError::Local(local)]
         {
-            let told = error.explain(Action::Write("write"), &service);
-            assert!(told.message.contains('…') && !format!("{told:?}").contains("hf_secret"), "{told:?}");
+            let explained = error.explain(Action::Write("write"), &service);
+            assert!(explained.message.contains('…') && !format!("{explained:?}").contains("hf_secret"), "{explained:?}");
         }
         // A secret that is empty is no secret: redacting it would put a mark between all letters.
         let service = Service::hub("http://h", Some(HubToken::new("", "nothing")));

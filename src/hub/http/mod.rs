@@ -50,9 +50,9 @@ const FILE_BLOCK: usize = 256 << 10;
 
 /// A blocking HTTP client for one service.
 pub struct HttpClient {
-    /// Whom it talks to.
+    /// The server.
     pub service: Service,
-    /// When it tries again.
+    /// When requests are tried again.
     pub retry: RetryPolicy,
     timeouts: Timeouts,
     endpoint: Url,
@@ -110,7 +110,7 @@ impl HttpClient {
                 (progress.note)(format!("{} asks to wait {} s", self.service.name, delay.as_secs()));
             }
             self.wait(delay, progress)?;
-            // Of a file, what arrived is kept; anything else is only of use as a whole.
+            // A part of a file is kept and continued; any other response is only useful as a whole.
             if request.range.is_none() {
                 body.clear();
             }
@@ -178,7 +178,7 @@ impl HttpClient {
         })
     }
 
-    /// One attempt. The body is added to `body`: of a file, only what is not there yet is asked for.
+    /// One attempt. The response is appended to `body`; of a file, only the missing rest is requested.
     fn attempt(&self, request: &Request<'_>, body: &mut Vec<u8>, progress: &Progress<'_>) -> Result<HeaderMap, HttpError> {
         let begun = Instant::now();
         self.until_cancelled(progress, async {
@@ -267,11 +267,12 @@ impl HttpClient {
         let mut body = Vec::new();
         // The status is known; a body that does not arrive changes nothing.
         let _ = self.receive(response, None, &mut body, Some(self.timeouts.idle)).await;
-        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let json = || serde_json::from_slice::<Value>(&body).ok().and_then(|body| body["error"].as_str().map(str::to_owned));
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(|text| self.service.redact_text(text));
+        let json = || serde_json::from_slice::<Value>(&body).ok().and_then(|body| Some(self.service.redact_text(body["error"].as_str()?)));
         let code = header("x-error-code").unwrap_or_default();
         let message = header("x-error-message").or_else(json).unwrap_or_else(|| code.clone());
-        let message = self.service.redact_text(&message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect::<String>());
+        // Cut only now: a part of the token would not be recognized.
+        let message = message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
         let origin = if self.is_own(&url) { String::new() } else { origin(&url) };
         let retry_after = retry::retry_after(status, &headers, SystemTime::now());
         HttpError::Status { status, code, message, retry_after, origin }
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_only_the_rest_is_asked_for_again() {
+    fn an_interrupted_range_continues_where_it_broke_off() {
         let content: Vec<u8> = (0..=255).collect();
         let whole = content.clone();
         let server = Server::start(move |request| {
@@ -405,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_the_server_asks_for_is_kept_and_told() {
+    fn a_pause_that_the_server_asks_for_is_kept_and_reported() {
         let server = Server::start_counting(|_, n| if n == 0 { reply(429, &[("Retry-After", "1")], b"") } else { reply(200, &[], b"{}") });
         let (notes, begun) = (RefCell::new(Vec::new()), Instant::now());
         let progress = Progress { note: &|text| notes.borrow_mut().push(text), ..quiet() };
@@ -420,7 +421,17 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stops_waits_no_longer() {
+    fn a_long_message_is_cut_but_never_within_the_token() {
+        let text = format!("{}hf_secret", "x".repeat(MAX_MESSAGE - 4));
+        let body = format!("{{\"error\":\"{text}\"}}");
+        let server = Server::start(move |_| reply(400, &[("X-Error-Code", "hf_secret")], body.as_bytes()));
+        let error = client(&server.address).send(&Request::get(&server.address), &quiet()).unwrap_err();
+        assert!(matches!(&error, HttpError::Status { message, .. } if message.ends_with("x…")), "{error:?}");
+        assert!(!format!("{error:?}").contains("hf_"), "{error:?}");
+    }
+
+    #[test]
+    fn cancelling_ends_the_wait() {
         let server = Server::start(|_| reply(503, &[("Retry-After", "2")], b""));
         let asked = Cell::new(0);
         let begun = Instant::now();
@@ -436,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_falls_silent_is_given_up_and_a_stream_without_end_is_cut() {
+    fn a_silent_server_times_out_and_an_endless_stream_is_cut() {
         let server = Server::start(|_| reply(200, &[], b"a few bytes").stalled_after(5));
         let timeouts = Timeouts { idle: Duration::from_millis(200), ..Timeouts::default() };
         let client = HttpClient { timeouts, retry: RetryPolicy::none(), ..client(&server.address) };
@@ -464,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_refused_at_once() {
+    fn an_invalid_address_is_refused_at_once() {
         for endpoint in ["no address", "ftp://host", "http://", ""] {
             let error = HttpClient::for_hub(Service::hub(endpoint, None), FAST).err().expect(endpoint);
             assert_eq!(

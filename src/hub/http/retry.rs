@@ -15,7 +15,7 @@ pub struct RetryPolicy {
     pub base_delay: Duration,
     /// Longest delay, where the server does not ask for another.
     pub max_delay: Duration,
-    /// Longest pause that a server may ask for; it is not waited for one that wants more.
+    /// Longest pause that a server may ask for; a longer one is an error.
     pub max_retry_after: Duration,
 }
 
@@ -54,7 +54,7 @@ impl RetryPolicy {
     }
 }
 
-/// Whether a status may be gone at the next attempt. 501 and 505 say that the server will never do what was asked.
+/// Whether the next attempt may succeed after this status. 501 and 505 are permanent.
 pub(super) fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 429 | 500..=599) && !matches!(status, 501 | 505)
 }
@@ -74,7 +74,7 @@ pub(super) fn retry_after(status: u16, headers: &HeaderMap, now: SystemTime) -> 
             return Some(pause);
         }
     }
-    // A limit whose remaining requests are not told is exhausted if the status says so.
+    // Where the number of remaining requests is missing, the status decides.
     let is_exhausted = |remaining: Option<u64>| remaining.map_or(status == 429, |remaining| remaining == 0);
     let policies = headers.get_all("ratelimit").iter().filter_map(|value| value.to_str().ok()).flat_map(policies);
     let number = |name: &str| text(name)?.parse::<u64>().ok();
@@ -83,7 +83,7 @@ pub(super) fn retry_after(status: u16, headers: &HeaderMap, now: SystemTime) -> 
     resets.max().map(Duration::from_secs)
 }
 
-/// The policies of a `RateLimit` header: remaining requests, if told, and seconds until the limit is reset.
+/// The policies of a `RateLimit` header: remaining requests, if present, and seconds until the limit is reset.
 fn policies(header: &str) -> Vec<(Option<u64>, u64)> {
     // In the older form commas separate the values of one policy, not policies.
     let separator = if header.contains("reset=") { ';' } else { ',' };
@@ -110,7 +110,7 @@ mod tests {
             (429, vec![("retry-after", "7")], Some(7)),
             (503, vec![("Retry-After", " 0 ")], Some(0)),
             (503, vec![("retry-after", date)], Some(30)),
-            // By the server's own clock, where it is told.
+            // By the server's own clock, if it sends a `Date`.
             (503, vec![("retry-after", date), ("date", "Wed, 21 Oct 2026 07:26:00 GMT")], Some(120)),
             (503, vec![("retry-after", "Wednesday, 21-Oct-26 07:28:00 GMT")], Some(30)),
             (503, vec![("retry-after", "Wed Oct 21 07:28:00 2026")], Some(30)),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_pass_is_tried_again() {
+    fn only_transient_failures_are_tried_again() {
         let policy = RetryPolicy::default();
         for (status, transient) in STATUSES {
             let error = HttpError::status(*status, "");

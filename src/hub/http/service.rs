@@ -87,7 +87,7 @@ impl Service {
     }
 
     /// A text without the token.
-    pub(super) fn redact_text(&self, text: &str) -> String {
+    pub fn redact_text(&self, text: &str) -> String {
         self.redact(Error::new(text)).message
     }
 }

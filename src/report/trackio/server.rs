@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const API_VERSION: u64 = 1;
 /// A server that sends nothing for so long is considered away: the end of a run waits for it.
 const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(10), min_upload_rate: 32 << 10 };
+/// As much of the server's words as is shown.
+const MAX_MESSAGE: usize = 200;
 
 /// A Trackio server.
 pub(super) struct Server {
@@ -29,7 +31,7 @@ pub(super) struct Server {
     token_hint: &'static str,
     http: Option<HttpClient>,
     is_compatible: bool,
-    /// Until when the server asked not to be bothered, and with which words.
+    /// When the pause ends that the server asked for, and its error until then.
     pause: Option<(Instant, Error)>,
 }
 
@@ -109,8 +111,9 @@ impl Server {
         match value.get("error").filter(|error| !error.is_null()) {
             None => Ok(value),
             Some(error) => {
-                let said: String = error.as_str().unwrap_or_default().trim_end_matches('.').chars().take(200).collect();
-                Err(http.service.redact(Error::new(format!("cannot {action}: Trackio reports \"{said}\"")).hint(self.token_hint)))
+                let said = http.service.redact_text(error.as_str().unwrap_or_default());
+                let said: String = said.trim_end_matches('.').chars().take(MAX_MESSAGE).collect();
+                Err(Error::new(format!("cannot {action}: Trackio reports \"{said}\"")).hint(self.token_hint))
             }
         }
     }
