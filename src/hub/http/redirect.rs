@@ -14,15 +14,15 @@ pub(super) fn target(request: &Request<'_>, from: &Url, status: StatusCode, loca
     let refuse = |why: &str| HttpError::InvalidResponse(format!("`{}{}` {why}", origin(from), from.path()));
     let to = location.and_then(|to| from.join(to.to_str().ok()?).ok()).ok_or_else(|| refuse("redirects to no address"))?;
     if !matches!(to.scheme(), "http" | "https") || from.scheme() == "https" && to.scheme() == "http" {
-        return Err(refuse("redirects to an address that is not HTTPS"));
+        return Err(refuse(&format!("redirects to `{}`, which is not HTTPS", origin(&to))));
     }
     // These turn every other method into GET, which would do something else than what was asked.
     if request.method != Method::GET && !matches!(status.as_u16(), 307 | 308) {
-        return Err(refuse("redirects a request that changes something"));
+        return Err(refuse(&format!("redirects a request that changes something to `{}`", origin(&to))));
     }
     // Such bodies may hold a secret; files are what is being published.
     if matches!(request.body, Body::Json(_) | Body::Bytes(..)) && to.origin() != from.origin() {
-        return Err(refuse("redirects to another server"));
+        return Err(refuse(&format!("redirects to another server, `{}`", origin(&to))));
     }
     Ok(to)
 }
