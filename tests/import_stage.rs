@@ -324,9 +324,9 @@ fn what_is_damaged_or_not_there_is_said() {
     fails("repo = \"ann/other\"", "there is no such repository");
     fails("repo = \"ann/voice\", revision = \"nonesuch\"", "the repository has no such revision");
     hub.break_with("clips.parquet", 99, What::Status(403, ""));
-    fails("repo = \"ann/voice\"", "the token may not read clips.parquet of `ann/voice@");
+    fails("repo = \"ann/voice\"", "cannot read clips.parquet of `ann/voice@");
     hub.break_with("cdn", 99, What::NoRange);
-    fails("repo = \"ann/voice\"", "the server does not give a part of clips.parquet");
+    fails("repo = \"ann/voice\"", "not the requested part of the file");
     hub.break_with("clips.parquet", 2, What::CutHalf);
     run(&sandbox, &hub, "repo = \"ann/voice\", count = 2").exits(0);
 }
@@ -337,7 +337,7 @@ fn settings_that_cannot_work_are_complained_about() {
         (json!({}), "", "nothing to import"),
         (json!({"repo": "a/b", "folder": "c"}), "folder", "both set"),
         (json!({"folder": "c", "revision": "main"}), "revision", "`revision` has no effect on a folder"),
-        (json!({"repo": "a b"}), "repo", "no name of a data set"),
+        (json!({"repo": "a b"}), "repo", "not a valid name for a dataset"),
         (json!({"repo": "a/b", "revision": "a b"}), "revision", "cannot be a revision"),
         (json!({"folder": "c", "files": "a["}), "files", "is not a valid glob pattern"),
         (json!({"folder": "c", "language": "english"}), "language", "is not an ISO 639-1 language code"),

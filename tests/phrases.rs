@@ -186,7 +186,7 @@ fn the_same_commit_and_seed_are_the_same_bytes_and_are_asked_for_once() {
     sandbox.pipeline(&pipeline(&[("it", &with.replace("de", "fr"))]));
     let ran = run(&sandbox, NOBODY, &[("HF_HUB_OFFLINE", "1")], &["run"]);
     assert_ne!(ran.code, Some(0));
-    ran.complains("the list of `fr`").complains("the network is not to be used");
+    ran.complains("the list of `fr`").complains("network access is disabled");
 }
 
 #[test]
@@ -261,9 +261,9 @@ fn what_cannot_be_had_is_an_error_and_never_something_else() {
     hub.break_with(path, 99, What::Status(401, ""));
     fails("language = \"de\", source = \"granary\"", "the Hub does not accept the token");
     hub.break_with(path, 99, What::Status(403, "GatedRepo"));
-    fails("language = \"de\", source = \"granary\"", "the token may not read");
+    fails("language = \"de\", source = \"granary\"", "may not read it: it is gated or private");
     hub.break_with(path, 99, What::RetryAfter(429, 4000));
-    fails("language = \"de\", source = \"granary\"", "the Hub asks for a pause");
+    fails("language = \"de\", source = \"granary\"", "the Hub limits the request rate; try again in 4000 s");
     let sandbox = Sandbox::new();
     sandbox.pipeline(&pipeline(&[("it", "language = \"de\", source = \"granary\"")]));
     let ran = run(&sandbox, NOBODY, &[], &["run"]);

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use voxpipe::error::{Error, ErrorKind};
 use voxpipe::hub::RepoType;
 use voxpipe::hub::client::HubClient;
+use voxpipe::hub::http::{Progress, RetryPolicy};
 use voxpipe::hub::publish::{MARKER, Publication, Published, publish};
 use voxpipe::hub::token::HubToken;
-use voxpipe::hub::wire::OnProgress;
 
 const REPO: &str = "alice/voice";
 const MIB: usize = 1 << 20;
@@ -81,7 +81,8 @@ impl Bench {
             fs::write(&from, bytes).unwrap();
             on_disk.insert(path.clone(), from);
         }
-        let client = HubClient::new(address, Some(HubToken::new(self.token, "a test")), Some(Duration::from_millis(2)))?;
+        let retry = RetryPolicy { base_delay: Duration::from_millis(2), ..RetryPolicy::default() };
+        let client = HubClient::new(address, Some(HubToken::new(self.token, "a test")), retry)?;
         let scratch = self.dir.path().join("scratch");
         let what = Publication {
             kind: self.kind,
@@ -94,7 +95,8 @@ impl Bench {
             scratch: &scratch,
         };
         let note = |words: String| self.notes.borrow_mut().push(words);
-        publish(&client, &what, &OnProgress { stop: &self.stop, note: &note, progress: &|_, _, _| () })
+        let cancelled = || self.stop.load(std::sync::atomic::Ordering::Relaxed);
+        publish(&client, &what, &Progress { cancelled: &cancelled, note: &note, bytes: &|_, _, _| () })
     }
 
     /// Nothing was published: the repository is not there, or has what it was made with.
@@ -174,7 +176,7 @@ fn nothing_of_somebody_elses_is_replaced_unless_asked() {
         assert!(error.hint.unwrap().contains("overwrite"));
         assert!(bench.hub.files("model", REPO) == before && bench.sent("/").is_empty());
     };
-    refused(&bench, "was not made by voxpipe; it has `README.md`");
+    refused(&bench, "was not published by voxpipe; it has `README.md`");
     bench.overwrite = true;
     bench.publish().unwrap();
     bench.overwrite = false;
@@ -183,7 +185,7 @@ fn nothing_of_somebody_elses_is_replaced_unless_asked() {
     assert!(!bench.publish().unwrap().changed);
     bench.hub.put("model", REPO, [("README.md", b"better".to_vec())]);
     bench.hub.forget();
-    refused(&bench, "somebody changed `README.md`");
+    refused(&bench, "`README.md` in `alice/voice` changed since");
     bench.overwrite = true;
     bench.publish().unwrap();
     bench.overwrite = false;
@@ -223,23 +225,28 @@ fn survives(fault: Fault) -> Bench {
 fn refusals_are_told_with_what_to_do() {
     let environment = Exit::Environment;
     let status = |path: &str, status| Fault::new("", path, What::Status(status, "")).always();
-    fails(status("whoami", 401), environment, &["does not accept the token", "the token is from a test", "settings/tokens"]);
-    fails(status("repos/create", 402), environment, &["make the repository `alice/voice`", "wants to be paid", "pricing"]);
-    fails(status("repos/create", 403), environment, &["not allowed", "the token is from a test"]);
-    fails(status("batch", 403), environment, &["upload large files to `alice/voice`", "not allowed"]);
+    fails(status("whoami", 401), environment, &["the Hub does not accept the token from a test", "settings/tokens"]);
+    fails(status("repos/create", 402), environment, &["create the repository `alice/voice`", "the Hub asks for payment", "pricing"]);
+    fails(status("repos/create", 403), environment, &["the token from a test does not allow this"]);
+    fails(status("batch", 403), environment, &["upload large files to `alice/voice`", "does not allow this"]);
     fails(status("preupload", 404), environment, &["no such repository"]);
-    fails(status("/commit/", 400), environment, &["publish to `alice/voice`", "the Hub answers 400", "not now"]);
-    fails(status("/commit/", 409), environment, &["it is there already, or somebody else"]);
-    fails(status("/commit/", 412), environment, &["somebody else has changed the repository"]);
-    fails(status("/put/", 416), environment, &["upload audio/r 1", "answers 416"]);
-    fails(status("/tree/", 429), environment, &["asks for a pause of some minutes"]);
-    fails(status("/put/", 503), environment, &["the Hub answers 503", "run again later"]);
-    fails(Fault::new("", "/part/", What::CutBefore).always(), environment, &["upload model.safetensors", "broke off", "run again"]);
-    fails(Fault::new("", "batch", What::CutHalf).always(), environment, &["broke off"]);
-    fails(Fault::new("", "/whoami", What::RetryAfter(429, 100_000)).always(), environment, &["a pause of 100000 s"]);
+    fails(status("/commit/", 400), environment, &["publish to `alice/voice`", "the Hub returned 400 Bad Request", "not now"]);
+    fails(status("/commit/", 409), environment, &["it already exists, or another change is in progress"]);
+    fails(status("/commit/", 412), environment, &["the repository was changed by someone else"]);
+    fails(status("/commit/", 413), environment, &["does not accept so much data in one request"]);
+    fails(status("/put/", 416), environment, &["upload audio/r 1", "returned 416 Range Not Satisfiable"]);
+    fails(status("/tree/", 429), environment, &["the Hub limits the request rate; try again in a few minutes"]);
+    fails(status("/put/", 503), environment, &["returned 503 Service Unavailable", "run again to continue"]);
+    fails(
+        Fault::new("", "/part/", What::CutBefore).always(),
+        environment,
+        &["upload model.safetensors", "the connection was lost", "run again"],
+    );
+    fails(Fault::new("", "batch", What::CutHalf).always(), environment, &["the connection was lost"]);
+    fails(Fault::new("", "/whoami", What::RetryAfter(429, 100_000)).always(), environment, &["try again in 100000 s"]);
     let nobody = Bench::new().publish_to("http://127.0.0.1:9").unwrap_err();
     assert!(Exit::from(&nobody) == environment && nobody.message.contains("`http://127.0.0.1:9` cannot be reached"), "{nobody:?}");
-    assert!(Bench::new().publish_to("no address").unwrap_err().message.contains("cannot be the Hub's address"));
+    assert!(Bench::new().publish_to("no address").unwrap_err().message.contains("HF_ENDPOINT is not a valid URL"));
 }
 
 #[test]
@@ -254,7 +261,7 @@ fn what_passes_is_waited_for() {
     survives(Fault::new("GET", "/tree/", What::CutHalf));
     survives(Fault::new("PUT", "/part/", What::Slow(Duration::from_millis(5))));
     let bench = survives(Fault::new("PUT", "/part/", What::RetryAfter(429, 1)));
-    assert_eq!(bench.notes.take(), ["the Hub asks for a pause of 1 s"]);
+    assert_eq!(bench.notes.take(), ["the Hub asks to wait 1 s"]);
     // The commit was made, and its answer is lost: it is found, not made again.
     let bench = survives(Fault::new("POST", "/commit/", What::CutAfter));
     assert_eq!(bench.hub.seen().iter().filter(|seen| seen.path.contains("/commit/")).count(), 1);
@@ -295,7 +302,7 @@ fn a_listing_that_is_wrong_is_no_publication() {
     let bench = Bench::new();
     bench.hub.break_with(Fault::new("GET", "/tree/", What::Wrong).after(1).always());
     let error = bench.publish().unwrap_err();
-    assert!(error.message.contains("no JSON as expected"), "{}", error.message);
+    assert!(error.message.contains("not the expected JSON"), "{}", error.message);
     bench.hub.mend();
     let again = bench.publish().unwrap();
     assert!(!again.changed);
@@ -323,8 +330,8 @@ fn a_stop_ends_the_waiting() {
 fn tokens_may_do_what_they_may() {
     for (token, words) in [
         (READ, "role read) may not write to `alice/voice`: it may only read"),
-        (FINE, "role fineGrained) may not write to `alice/voice`: that is outside its scope"),
-        (BOB, "`alice` is neither that user nor an organisation"),
+        (FINE, "role fineGrained) may not write to `alice/voice`: it is outside the token's scope"),
+        (BOB, "`alice` is neither this user nor one of their organizations"),
         ("hf_wrong", "does not accept the token"),
     ] {
         let bench = Bench { token, ..Bench::new() };

@@ -94,8 +94,8 @@ fn what_cannot_be_meant_is_refused_before_the_model_is_opened() {
     let adapter = repository("tests/voxtral/peft-adapter").to_str().unwrap().to_owned();
     refused(&["clips", "--model", &adapter, "--adapter", &adapter], "is itself an adapter");
     refused(&["clips", "--model", &model, "--adapter", &model], "is not an adapter: ");
-    refused(&["clips", "--model", "nowhere"], "there is no model folder `nowhere`");
-    refused(&["clips", "--model", &model, "--revision", "main"], "is a folder, which has no revisions");
+    refused(&["clips", "--model", "nowhere"], "model not found: `nowhere` is neither a folder nor");
+    refused(&["clips", "--model", &model, "--revision", "main"], "is a folder, and folders have no revisions");
     refused(&["clips", "--model", &model, "--language", "EN"], "use `en`");
     refused(&["clips/*.mp3", "--model", &model], "no file matches the pattern `clips/*.mp3`");
     refused(&["clips/[", "--model", &model], "invalid pattern `clips/[`");

@@ -124,7 +124,7 @@ fn collect(pipeline: &mut Pipeline, named: &mut BTreeMap<String, (RepoRevision, 
         let stage = step.name.clone();
         step.stage.pin(&mut crate::hub::by_repository(|repository| {
             // A local folder of that name takes precedence over the Hub.
-            if repository.kind == RepoType::Dataset || !root.join(repository.id()).is_dir() {
+            if repository.repo.kind == RepoType::Dataset || !root.join(repository.id()).is_dir() {
                 let name = repository.to_string();
                 named.entry(name).or_insert_with(|| (repository.clone(), BTreeSet::new())).1.insert(stage.clone());
             }

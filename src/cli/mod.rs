@@ -176,6 +176,11 @@ fn parse() -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut program))
 }
 
+/// The command line, for pages that are generated from it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the program: parses the arguments, runs the subcommand, reports an error, and returns the exit code.
 pub fn main() -> ExitCode {
     if std::env::var_os("VOXPIPE_LOG").is_some() {

@@ -1,7 +1,7 @@
 //! The cache that Hugging Face tools share: `models--ORG--NAME/{refs,snapshots,blobs}`.
 //!
-//! `refs/REVISION` holds the name of a commit, `snapshots/COMMIT` the files of it, which are links into `blobs`. `remember` says
-//! what a branch or tag is, and is called when all files are there; nothing else in here writes there.
+//! `refs/REVISION` holds the name of a commit; `snapshots/COMMIT` holds its files, which are links into `blobs`. `remember` writes the
+//! ref of a branch or tag, once all files are there; nothing else here writes to that cache.
 
 use super::RepoRevision;
 use super::token::HubToken;
@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, fs, process};
 
-/// One commit of a repository, as far as it is in the cache.
+/// The files of a commit that are in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Where its files are.
+    /// The folder with its files.
     pub folder: PathBuf,
 }
 
 impl Snapshot {
-    /// What the cache has of a repository's revision, if anything.
+    /// What the cache holds of a repository's revision, if anything.
     pub fn find(cache: &Path, repository: &RepoRevision) -> Option<Self> {
         let home = home(cache, repository);
         let commit = if repository.is_pinned() {
@@ -32,7 +32,7 @@ impl Snapshot {
         (super::is_commit(&commit) && folder.is_dir()).then_some(Self { folder })
     }
 
-    /// Files that a model or an adapter needs and that are not there; links that lead nowhere count as missing.
+    /// Files that a model or an adapter needs and that are missing; broken links count as missing.
     pub fn missing(&self) -> Vec<String> {
         let has = |name: &str| self.folder.join(name).is_file();
         if has("adapter_config.json") {
@@ -53,14 +53,14 @@ impl Snapshot {
     fn missing_weights(&self, has: &dyn Fn(&str) -> bool) -> Vec<String> {
         let indices = ["model.safetensors.index.json", "consolidated.safetensors.index.json"];
         if let Some(index) = indices.into_iter().find(|index| has(index)) {
-            // An index that cannot be read is the reader's to complain about; downloading it again would not help.
+            // Loading the model reports an index that cannot be read; downloading it again would not help.
             return shards(&self.folder.join(index)).into_iter().filter(|shard| !has(shard)).collect();
         }
         if has("model.safetensors") || has("consolidated.safetensors") { Vec::new() } else { vec!["model.safetensors".to_owned()] }
     }
 }
 
-/// Where the cache is, as the official client finds it.
+/// The folder of the cache, found as the official client does.
 pub fn folder() -> Result<PathBuf> {
     for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"] {
         if let Some(folder) = variable(name) {
@@ -70,7 +70,7 @@ pub fn folder() -> Result<PathBuf> {
     Ok(hugging_face_home()?.join("hub"))
 }
 
-/// The token that the official client would take, if there is one.
+/// The token that the official client would use, if there is one.
 pub(super) fn token() -> Option<HubToken> {
     if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_yes(&value)) {
         return None;
@@ -80,7 +80,7 @@ pub(super) fn token() -> Option<HubToken> {
     token_in("HF_TOKEN").or_else(|| token_in("HUGGING_FACE_HUB_TOKEN")).or_else(written)
 }
 
-/// The token in a variable, if it is set.
+/// The token in an environment variable, if it is set.
 pub(super) fn token_in(name: &str) -> Option<HubToken> {
     Some(HubToken::new(clean(&variable(name)?)?, name))
 }
@@ -89,37 +89,37 @@ fn clean(text: &str) -> Option<String> {
     Some(text.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
-/// Where the Hub is.
+/// The address of the Hub, without a slash at the end.
 pub(super) fn endpoint() -> String {
     variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()).trim_end_matches('/').to_owned()
 }
 
-/// Writes down which commit a branch or tag is; whole or not at all.
+/// Records the commit of a branch or tag, atomically.
 pub(super) fn remember(cache: &Path, repository: &RepoRevision, commit: &str) -> Result<()> {
-    keep(&home(cache, repository).join("refs").join(&repository.revision), commit.as_bytes())
+    write_atomic(&home(cache, repository).join("refs").join(&repository.revision), commit.as_bytes())
 }
 
-/// Writes a file whole or not at all.
-pub(super) fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
-    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+/// Writes a file atomically.
+pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
     let writing = || format!("cannot write `{}`", path.display());
     fs::create_dir_all(path.parent().unwrap_or(path)).with_context(writing)?;
-    // Stages that run side by side may ask for the same: each has a draft of its own.
-    let draft = path.with_added_extension(format!("{}-{}.part", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
-    let written = fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, path));
+    // Stages that run at the same time may write the same file: each has its own temporary file.
+    let temporary = path.with_added_extension(format!("{}-{}.part", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        let _ = fs::remove_file(&draft);
+        let _ = fs::remove_file(&temporary);
     }
     written.with_context(writing)
 }
 
-/// Whether a variable's value means yes, as the official client reads it.
+/// Whether the value of an environment variable means yes, as the official client reads it.
 pub(super) fn is_yes(value: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&value.to_ascii_uppercase().as_str())
 }
 
 fn home(cache: &Path, repository: &RepoRevision) -> PathBuf {
-    cache.join(format!("models--{}--{}", repository.owner, repository.name))
+    cache.join(repository.repo.cache_name())
 }
 
 pub(super) fn hugging_face_home() -> Result<PathBuf> {
@@ -132,14 +132,14 @@ pub(super) fn hugging_face_home() -> Result<PathBuf> {
     env::home_dir()
         .filter(|home| !home.as_os_str().is_empty())
         .map(|home| home.join(".cache/huggingface"))
-        .ok_or_else(|| Error::new("there is no home folder to find the cache of models in").environment().hint("set HF_HOME to a folder"))
+        .ok_or_else(|| Error::new("cannot find the cache of models: there is no home folder").environment().hint("set HF_HOME to a folder"))
 }
 
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The files that an index names; what tries to lead out of the folder is left to the reader, who refuses it.
+/// The files that an index names. Loading the model refuses names that lead out of the folder.
 fn shards(index: &Path) -> BTreeSet<String> {
     let value: Option<Value> = fs::read_to_string(index).ok().and_then(|text| serde_json::from_str(&text).ok());
     let map = value.as_ref().and_then(|value| value.get("weight_map")).and_then(Value::as_object);
@@ -157,11 +157,11 @@ mod tests {
         std::thread::scope(|scope| {
             for writer in 0..4 {
                 let path = &path;
-                scope.spawn(move || (0..200).for_each(|_| keep(path, writer.to_string().repeat(40).as_bytes()).unwrap()));
+                scope.spawn(move || (0..200).for_each(|_| write_atomic(path, writer.to_string().repeat(40).as_bytes()).unwrap()));
             }
         });
         let found = fs::read_to_string(&path).unwrap();
         assert!(found.len() == 40 && found.chars().all(|digit| found.starts_with(digit)), "{found}");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary is left");
     }
 }

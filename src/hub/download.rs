@@ -1,11 +1,14 @@
-//! What the cache lacks, downloaded into it: with the HTTP client of the Hub.
+//! Downloads of models into the cache, with the Hub's own client, which knows Xet.
 //!
-//! Only the files a recogniser reads are fetched. Each must have the size the Hub lists for it, or it is thrown away and fetched again;
-//! the name of the branch or tag is written down last, so that a download that breaks off is never taken for a whole one. Files that
-//! are there already are not fetched again, so running once more goes on from the last whole file.
+//! Only the files that a transcriber reads are downloaded. Each must have the size that the Hub lists for it; otherwise it is deleted and
+//! downloaded again. The ref of the branch or tag is written last, so an interrupted download is never taken for a complete one. Files
+//! that are complete are not downloaded again, so running again continues with the first missing file.
 //!
-//! The client runs in a thread of its own, so that whoever waits can stop waiting, and so that a server that falls silent is noticed.
+//! The crate hf-hub makes the requests; when they are tried again and how failures are explained follows [`super::http`]. It runs in a
+//! thread of its own, so that the caller can cancel, and so that a server that falls silent is noticed.
 
+use super::http::{Action, HttpError, RetryPolicy, Service, Timeouts, USER_AGENT};
+use super::token::HubToken;
 use super::{DownloadProgress, OnDownload, RepoRevision, cache};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
@@ -16,222 +19,233 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-/// How often a file is tried.
-const TRIES: u32 = 4;
-/// What is waited before the second try; doubled before each further one.
-const PATIENCE: Duration = Duration::from_millis(300);
-/// A server that sends nothing for so long is given up.
-const SILENCE: Duration = Duration::from_secs(120);
-/// How often the one who waits is asked whether to go on.
-const BEAT: Duration = Duration::from_millis(200);
+/// How often the caller is told how far the download is, and can cancel it.
+const POLL: Duration = Duration::from_millis(200);
 
-/// A file of the repository that we read.
+/// A file of the repository that is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     path: String,
     size: u64,
 }
 
-/// What the downloading thread says.
-enum Word {
-    Fetching(DownloadProgress),
-    Ended(Result<()>),
+/// What the downloading thread reports.
+enum Event<T> {
+    Progress(DownloadProgress),
+    /// It waits before the next attempt.
+    Waiting,
+    Ended(Result<T>),
 }
 
-/// Downloads what is missing of a repository's revision into the cache.
-pub(super) fn fetch(cache: &Path, repository: &RepoRevision, say: &mut OnDownload) -> Result<()> {
+/// Downloads what the cache lacks of a repository's revision.
+pub(super) fn fetch(cache: &Path, repository: &RepoRevision, on_download: &mut OnDownload) -> Result<()> {
+    in_thread(cache, repository, on_download, |download| download.fetch())
+}
+
+/// Requests the commit of a revision.
+pub(super) fn commit(cache: &Path, repository: &RepoRevision) -> Result<String> {
+    in_thread(cache, repository, &mut |_| Ok(()), |download| download.commit())
+}
+
+/// Does something in a thread of its own, until it ends, falls silent, or `on_download` cancels it.
+fn in_thread<T: Send + 'static>(
+    cache: &Path,
+    repository: &RepoRevision,
+    on_download: &mut OnDownload,
+    work: impl FnOnce(&Download<T>) -> Result<T> + Send + 'static,
+) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
-    let download = Download::new(cache, repository, sender.clone());
+    let (endpoint, token) = (cache::endpoint(), HubToken::for_reading());
+    let download = Download::new(cache, repository, &endpoint, token, RetryPolicy::default(), sender.clone())?;
+    let silent = HttpError::Timeout { origin: download.service.endpoint.clone(), limit: Timeouts::default().idle };
+    let silent = download.explain(silent, None);
     thread::spawn(move || {
-        let ended = download.and_then(|download| download.go());
-        // Nobody listens any more when the one who waited was told to stop.
-        let _ = sender.send(Word::Ended(ended));
+        let ended = work(&download);
+        // Nobody receives this if the caller cancelled.
+        let _ = sender.send(Event::Ended(ended));
     });
     let mut last = DownloadProgress { repository: repository.clone(), file: String::new(), done: 0, total: 0 };
     let mut moved = Instant::now();
     loop {
-        match receiver.recv_timeout(BEAT) {
-            Ok(Word::Ended(ended)) => return ended,
-            Ok(Word::Fetching(fetching)) => {
-                if fetching != last {
+        match receiver.recv_timeout(POLL) {
+            Ok(Event::Ended(ended)) => return ended,
+            Ok(Event::Progress(progress)) => {
+                if progress != last {
                     moved = Instant::now();
                 }
-                last = fetching;
-                say(&last)?;
+                last = progress;
+                on_download(&last)?;
             }
-            Err(RecvTimeoutError::Timeout) if moved.elapsed() < SILENCE => say(&last)?,
-            Err(RecvTimeoutError::Timeout) => return Err(silent()),
+            Ok(Event::Waiting) => {
+                moved = Instant::now();
+                on_download(&last)?;
+            }
+            Err(RecvTimeoutError::Timeout) if moved.elapsed() < Timeouts::default().idle => on_download(&last)?,
+            Err(RecvTimeoutError::Timeout) => return Err(silent),
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::new(format!("the download of `{repository}` broke off")).environment().hint("run again"));
+                return Err(Error::new(format!("the download of `{repository}` ended unexpectedly")).environment().hint("run again"));
             }
         }
     }
 }
 
-/// Asks which commit a revision is.
-pub(super) fn commit(cache: &Path, repository: &RepoRevision) -> Result<String> {
-    let (sender, receiver) = mpsc::channel();
-    let (words, _) = mpsc::channel();
-    let download = Download::new(cache, repository, words);
-    thread::spawn(move || drop(sender.send(download.and_then(|download| download.commit()))));
-    receiver.recv_timeout(SILENCE).unwrap_or_else(|_| Err(silent()))
-}
-
-fn silent() -> Error {
-    let silent = format!("`{}` has sent nothing for {} s", cache::endpoint(), SILENCE.as_secs());
-    Error::new(silent).environment().hint("check the network, then run again: files that are here stay")
-}
-
-/// A download in the making.
-struct Download {
+/// A download under way.
+struct Download<T> {
     cache: PathBuf,
     repository: RepoRevision,
     hub: HFRepositorySync<RepoTypeModel>,
-    endpoint: String,
-    token: Option<String>,
-    sender: Sender<Word>,
+    service: Service,
+    retry: RetryPolicy,
+    events: Sender<Event<T>>,
 }
 
-impl Download {
-    fn new(cache: &Path, repository: &RepoRevision, sender: Sender<Word>) -> Result<Self> {
-        let (endpoint, token) = (cache::endpoint(), super::token());
-        let agent = concat!("voxpipe/", env!("CARGO_PKG_VERSION"));
-        let mut client = HFClient::builder().endpoint(&endpoint).cache_dir(cache).user_agent(agent);
+impl<T: Send + 'static> Download<T> {
+    fn new(
+        cache: &Path,
+        repository: &RepoRevision,
+        endpoint: &str,
+        token: Option<HubToken>,
+        retry: RetryPolicy,
+        events: Sender<Event<T>>,
+    ) -> Result<Self> {
+        let service = Service::hub(endpoint, token.clone());
+        service.url()?;
+        // Attempts are counted here, not there.
+        let mut client = HFClient::builder().endpoint(&service.endpoint).cache_dir(cache).user_agent(USER_AGENT).retry_max_attempts(0);
         if let Some(token) = &token {
-            client = client.token(token);
+            client = client.token(token.secret());
         }
-        let refused = |error: HFError| {
-            Error::new(format!("`{endpoint}` cannot be the Hub's address: {error}"))
-                .environment()
-                .hint("set HF_ENDPOINT right, or not at all")
-        };
-        let hub = client.build_sync().map_err(refused)?.model(&repository.owner, &repository.name);
-        Ok(Self { cache: cache.to_owned(), repository: repository.clone(), hub, endpoint, token, sender })
+        let failed = |error: HFError| service.redact(Error::new(format!("cannot create an HTTP client: {error}")).environment());
+        let hub = client.build_sync().map_err(failed)?.model(&repository.repo.owner, &repository.repo.name);
+        let (cache, repository) = (cache.to_owned(), repository.clone());
+        Ok(Self { cache, repository, hub, service, retry, events })
     }
 
-    fn go(&self) -> Result<()> {
+    fn fetch(&self) -> Result<()> {
         let commit = self.commit()?;
-        let entries = self.hub.list_tree().revision(&commit).send().map_err(|error| self.explain(error, None))?;
-        let wanted = wanted(&entries).map_err(|missing| {
-            Error::new(format!("`{}` is no model or adapter we can read: it has no {missing}", self.repository))
+        let entries = self.retried(|| self.hub.list_tree().revision(&commit).send().map_err(|error| self.http_error(error)));
+        let wanted = wanted(&entries.map_err(|error| self.explain(error, None))?).map_err(|missing| {
+            Error::new(format!("`{}` is not a supported model or adapter: it has no {missing}", self.repository))
                 .kind(ErrorKind::InvalidInput)
-                .hint("name a repository of a Voxtral model, or of a LoRA adapter for one")
+                .hint("name the repository of a Voxtral model, or of a LoRA adapter for one")
         })?;
         let total = wanted.iter().map(|file| file.size).sum();
         let mut before = 0;
         for file in &wanted {
-            self.file(file, &commit, before, total)?;
+            self.retried(|| self.download(file, &commit, before, total)).map_err(|error| self.explain(error, Some(&file.path)))?;
             before += file.size;
         }
         if self.repository.is_pinned() { Ok(()) } else { cache::remember(&self.cache, &self.repository, &commit) }
     }
 
-    /// The commit that the revision is now.
+    /// The commit of the revision now.
     fn commit(&self) -> Result<String> {
         if self.repository.is_pinned() {
             return Ok(self.repository.revision.clone());
         }
-        let info = self.hub.info().revision(&self.repository.revision).send().map_err(|error| self.explain(error, None))?;
-        info.sha
-            .filter(|sha| super::is_commit(sha))
-            .ok_or_else(|| Error::new(format!("`{}` does not say which commit `{}` is", self.endpoint, self.repository)).environment())
+        let info = self.retried(|| self.hub.info().revision(&self.repository.revision).send().map_err(|error| self.http_error(error)));
+        let info = info.map_err(|error| self.explain(error, None))?;
+        info.sha.filter(|sha| super::is_commit(sha)).ok_or_else(|| {
+            Error::new(format!("`{}` does not name the commit of `{}`", self.service.endpoint, self.repository)).environment()
+        })
     }
 
-    /// One file, tried a few times.
-    fn file(&self, file: &Wanted, commit: &str, before: u64, total: u64) -> Result<()> {
-        let mut wait = PATIENCE;
-        for attempt in 1.. {
-            let voice = Voice { sender: self.sender.clone(), repository: self.repository.clone(), file: file.clone(), before, total };
-            voice.say(0);
-            let sent = self.hub.download_file().filename(&file.path).revision(commit).progress(voice).send();
-            let failed = match sent {
-                Ok(path) => match self.keep_if_whole(file, &path)? {
-                    None => return Ok(()),
-                    Some(wrong) => wrong,
-                },
-                Err(error) if attempt < TRIES && is_passing(&error) => self.explain(error, Some(&file.path)),
-                Err(error) => return Err(self.explain(error, Some(&file.path))),
+    /// Tries as often as the retry policy says.
+    fn retried<R>(&self, mut attempt: impl FnMut() -> Result<R, HttpError>) -> Result<R, HttpError> {
+        for count in 1.. {
+            let error = match attempt() {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
             };
-            if attempt == TRIES {
-                return Err(failed);
+            let Some(delay) = self.retry.next_delay(count, &error) else { return Err(error) };
+            tracing::debug!("{}: attempt {count} failed, the next one is in {delay:?}: {error:?}", self.repository);
+            let begun = Instant::now();
+            while let Some(left) = delay.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+                self.send(Event::Waiting)?;
+                thread::sleep(left.min(POLL));
             }
-            tracing::debug!("{}: try {attempt} failed: {}", file.path, failed.message);
-            thread::sleep(wait);
-            wait *= 2;
         }
-        Ok(())
+        Err(HttpError::Cancelled)
     }
 
-    /// Throws a file away that has not the size it should have, and says so.
-    fn keep_if_whole(&self, file: &Wanted, path: &Path) -> Result<Option<Error>> {
-        let reading = || format!("cannot read `{}`", path.display());
-        let size = fs::metadata(path).with_context(reading)?.len();
-        if size == file.size {
-            return Ok(None);
+    /// One attempt for one file.
+    fn download(&self, file: &Wanted, commit: &str, before: u64, total: u64) -> Result<(), HttpError> {
+        let events = FileEvents { events: self.events.clone(), repository: self.repository.clone(), file: file.clone(), before, total };
+        self.send(Event::Progress(events.at(0)))?;
+        let sent = self.hub.download_file().filename(&file.path).revision(commit).progress(events).send();
+        let path = sent.map_err(|error| self.http_error(error))?;
+        match delete_unless_complete(file, &path).map_err(HttpError::Local)? {
+            None => Ok(()),
+            Some(size) => Err(HttpError::Transfer(format!("{size} of {} bytes arrived", file.size))),
         }
-        // The link and what it leads to: the blob would be taken as it is the next time.
-        let blob = fs::canonicalize(path).with_context(reading)?;
-        fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))?;
-        if blob.exists() {
-            fs::remove_file(&blob).with_context(|| format!("cannot remove `{}`", blob.display()))?;
-        }
-        let wrong = format!("{} of `{}` should have {} bytes, {size} came", file.path, self.repository, file.size);
-        Ok(Some(Error::new(wrong).environment().hint("run again: files that are whole stay")))
     }
 
-    /// What a failure means for the one who asked. The token is in no message, whatever the server says.
-    fn explain(&self, error: HFError, file: Option<&str>) -> Error {
-        let repository = &self.repository;
-        let what = file.map_or_else(|| format!("`{repository}`"), |file| format!("{file} of `{repository}`"));
-        let page = format!("{}/{}", self.endpoint, repository.id());
-        let environment = |message: String| Error::new(message).environment();
-        let access = format!("open {page} and accept its conditions, then set HF_TOKEN to a token that may read it");
-        let found = match &error {
-            HFError::AuthRequired { .. } if self.token.is_none() => {
-                environment(format!("{what} is private or gated, or there is no such repository, and there is no token to ask with"))
-                    .hint(format!("check the name; if it is right, {access}"))
+    /// Reports to the caller, unless it is gone.
+    fn send(&self, event: Event<T>) -> Result<(), HttpError> {
+        self.events.send(event).map_err(|_| HttpError::Cancelled)
+    }
+
+    /// The error of hf-hub as one of ours, for the retry policy and for messages.
+    fn http_error(&self, error: HFError) -> HttpError {
+        let pause = if let HFError::RateLimited { retry_after, .. } = &error { *retry_after } else { None };
+        let not_found = |code: &str| HttpError::status(404, "").coded(code);
+        match error {
+            HFError::Http { context }
+            | HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::Conflict { context }
+            | HFError::RateLimited { context, .. } => {
+                let error = HttpError::status(context.status.as_u16(), context.server_message.unwrap_or_default());
+                error.coded(context.error_code.as_deref().unwrap_or_default()).asking_for(pause)
             }
-            HFError::AuthRequired { .. } => environment(format!("the Hub does not accept the token for {what}"))
-                .hint(format!("check that HF_TOKEN, or the file `hf auth login` wrote, is still valid; {access}")),
-            HFError::Forbidden { .. } => {
-                environment(format!("the token may not read {what}: the repository is gated or private")).hint(access)
-            }
-            HFError::RepoNotFound { .. } | HFError::RevisionNotFound { .. } => {
-                let message =
-                    format!("there is no folder and no repository `{}` with the revision `{}`", repository.id(), repository.revision);
-                Error::new(message).kind(ErrorKind::InvalidInput).hint(format!("check the name and the revision at {page}"))
-            }
-            HFError::EntryNotFound { .. } => environment(format!("{what} is listed, but not there")).hint("run again"),
-            HFError::RateLimited { .. } => environment(format!("the Hub asks for a pause before it gives {what}"))
-                .hint("wait some minutes, then run again; a token (HF_TOKEN) raises the limit"),
+            HFError::RepoNotFound { .. } => not_found("RepoNotFound"),
+            HFError::RevisionNotFound { .. } => not_found("RevisionNotFound"),
+            HFError::EntryNotFound { .. } => not_found("EntryNotFound"),
+            HFError::Request { source, .. } if source.is_connect() => HttpError::Connect { origin: self.service.endpoint.clone() },
+            HFError::Request { source, .. } if !source.is_builder() => HttpError::Disconnected,
+            HFError::Xet { .. } | HFError::MalformedResponse { .. } => HttpError::Transfer(error.to_string()),
             HFError::Io(io) => {
                 let failed = Error::from(std::io::Error::new(io.kind(), io.to_string()));
-                failed.context(format_args!("cannot store {what} in `{}`", self.cache.display())).environment()
+                let what = format!("cannot store files of `{}` in `{}`", self.repository, self.cache.display());
+                HttpError::Local(failed.context(what).environment())
             }
-            HFError::Request { source, .. } if source.is_connect() => environment(format!("`{}` cannot be reached", self.endpoint))
-                .hint("check the network and HF_ENDPOINT; or fetch the model elsewhere, and give its folder"),
-            HFError::Request { .. } => environment(format!("{what} broke off")).hint("run again: files that are whole stay"),
-            HFError::Http { context } => environment(format!("the Hub answers {} for {what}", context.status)).hint("run again later"),
-            other => environment(format!("{what} could not be fetched: {other}")),
-        };
-        match &self.token {
-            Some(token) => found.redacted(token),
-            None => found,
+            other => HttpError::InvalidResponse(other.to_string()),
         }
     }
-}
 
-/// Whether trying again may help.
-fn is_passing(error: &HFError) -> bool {
-    match error {
-        HFError::Request { source, .. } => !source.is_builder(),
-        HFError::Http { context } => context.status.is_server_error(),
-        HFError::Xet { .. } | HFError::RateLimited { .. } | HFError::MalformedResponse { .. } => true,
-        _ => false,
+    /// What a failure means, for the repository or one of its files.
+    fn explain(&self, error: HttpError, file: Option<&str>) -> Error {
+        let repository = &self.repository;
+        if file.is_none() && matches!(error, HttpError::Status { status: 404, .. }) {
+            let RepoRevision { repo, revision } = repository;
+            return Error::new(format!(
+                "model not found: `{repo}` is neither a folder nor a Hub repository with the revision `{revision}`"
+            ))
+            .kind(ErrorKind::InvalidInput)
+            .hint(format!("check the name and the revision at {}/{}", self.service.endpoint, repo.path()));
+        }
+        let what = file.map_or_else(|| format!("`{repository}`"), |file| format!("{file} of `{repository}`"));
+        error.explain(Action::Read(&what), &self.service)
     }
 }
 
-/// The files of a listing that we read, small ones first; what is needed and not there otherwise.
+/// Deletes a file that has not the size it should have, and returns its size.
+fn delete_unless_complete(file: &Wanted, path: &Path) -> Result<Option<u64>> {
+    let reading = || format!("cannot read `{}`", path.display());
+    let size = fs::metadata(path).with_context(reading)?.len();
+    if size == file.size {
+        return Ok(None);
+    }
+    // The link and the blob: the blob would be used as it is the next time.
+    let blob = fs::canonicalize(path).with_context(reading)?;
+    fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+    if blob.exists() {
+        fs::remove_file(&blob).with_context(|| format!("cannot remove `{}`", blob.display()))?;
+    }
+    Ok(Some(size))
+}
+
+/// The files of a listing that are needed, small ones first; the error is a file that is missing.
 fn wanted(entries: &[RepoTreeEntry]) -> Result<Vec<Wanted>, &'static str> {
     let files = || {
         entries.iter().filter_map(|entry| match entry {
@@ -264,14 +278,14 @@ fn wanted(entries: &[RepoTreeEntry]) -> Result<Vec<Wanted>, &'static str> {
     }
     let mut wanted: Vec<Wanted> =
         files().filter(|(path, _)| read(path)).map(|(path, size)| Wanted { path: path.to_owned(), size }).collect();
-    // What is wrong with a config should not come to light after nine gigabytes.
+    // A wrong config should be found before gigabytes are downloaded.
     wanted.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
     Ok(wanted)
 }
 
-/// Passes on how far one file is.
-struct Voice {
-    sender: Sender<Word>,
+/// Reports the progress of one file.
+struct FileEvents<T> {
+    events: Sender<Event<T>>,
     repository: RepoRevision,
     file: Wanted,
     /// Bytes of the files before this one.
@@ -279,24 +293,22 @@ struct Voice {
     total: u64,
 }
 
-impl Voice {
-    fn say(&self, done: u64) {
+impl<T> FileEvents<T> {
+    fn at(&self, done: u64) -> DownloadProgress {
         let done = self.before + done.min(self.file.size);
-        let fetching = DownloadProgress { repository: self.repository.clone(), file: self.file.path.clone(), done, total: self.total };
-        let _ = self.sender.send(Word::Fetching(fetching));
+        DownloadProgress { repository: self.repository.clone(), file: self.file.path.clone(), done, total: self.total }
     }
 }
 
-impl ProgressHandler for Voice {
+impl<T: Send + 'static> ProgressHandler for FileEvents<T> {
     fn on_progress(&self, event: &ProgressEvent) {
-        match event {
-            ProgressEvent::Download(DownloadEvent::Progress { files }) => {
-                if let Some(file) = files.last() {
-                    self.say(file.bytes_completed);
-                }
-            }
-            ProgressEvent::Download(DownloadEvent::AggregateProgress { bytes_completed, .. }) => self.say(*bytes_completed),
-            _ => {}
+        let done = match event {
+            ProgressEvent::Download(DownloadEvent::Progress { files }) => files.last().map(|file| file.bytes_completed),
+            ProgressEvent::Download(DownloadEvent::AggregateProgress { bytes_completed, .. }) => Some(*bytes_completed),
+            _ => None,
+        };
+        if let Some(done) = done {
+            let _ = self.events.send(Event::Progress(self.at(done)));
         }
     }
 }
@@ -304,6 +316,23 @@ impl ProgressHandler for Voice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::http::testing::{STATUSES, Server, reply};
+
+    #[test]
+    fn downloads_follow_the_retry_policy() {
+        let (dir, repository) = (tempfile::tempdir().unwrap(), RepoRevision::parse("a/b").unwrap());
+        let retry = RetryPolicy { max_attempts: 3, base_delay: Duration::from_millis(1), ..RetryPolicy::default() };
+        for (status, transient) in STATUSES.iter().copied() {
+            let server = Server::start(move |_| reply(status, &[("X-Error-Message", "hf_secret")], b""));
+            let token = Some(HubToken::new("hf_secret", "a test"));
+            let (events, _events) = mpsc::channel();
+            let download = Download::<()>::new(dir.path(), &repository, &server.address, token, retry, events).unwrap();
+            let error = download.commit().unwrap_err();
+            assert_eq!(server.seen().len(), if transient { 3 } else { 1 }, "{status}: {error}");
+            let kind = if status == 404 { ErrorKind::InvalidInput } else { ErrorKind::Environment };
+            assert!(error.kind == kind && !format!("{error:?}").contains("hf_secret"), "{status}: {error:?}");
+        }
+    }
 
     fn files(names: &[&str]) -> Result<Vec<String>, &'static str> {
         let entry = |name: &&str| RepoTreeEntry::File {

@@ -1,7 +1,7 @@
-//! `pipeline.lock`: which commit each repository of the Hub is, so that a branch that moves changes no result.
+//! `pipeline.lock`: the commit of each Hub repository, so that a branch that moves changes no result.
 //!
-//! The file lies beside the pipeline's and belongs under version control with it. What it pins is written into the settings of the stages,
-//! so the commit is part of what a result depends on, like one that is named in the pipeline itself.
+//! The file is next to the pipeline's file and belongs under version control with it. The commits are written into the settings of the
+//! stages, so results depend on them, as on a commit named in the pipeline itself.
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub;
@@ -16,14 +16,13 @@ use toml::Spanned;
 /// The version of the file's format.
 const VERSION: u64 = 1;
 
-const HEAD: &str =
-    "# Which commit each repository of the Hub is. Written by `voxpipe lock`; keep it beside the pipeline, under version control.\n";
+const HEAD: &str = "# The commit of each Hub repository. Written by `voxpipe lock`; keep it next to the pipeline, under version control.\n";
 
-/// What a lock file says.
+/// The contents of a lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lockfile(BTreeMap<Named, String>);
 
-/// A repository and the branch or tag that is meant.
+/// A repository and the branch or tag that is pinned.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Named {
     id: String,
@@ -47,12 +46,12 @@ struct LockedRevision {
 }
 
 impl Lockfile {
-    /// Where the lock file of a pipeline is: `pipeline.lock` for `pipeline.toml`.
+    /// The path of a pipeline's lock file: `pipeline.lock` for `pipeline.toml`.
     pub fn beside(pipeline: &Path) -> PathBuf {
         pipeline.with_extension("lock")
     }
 
-    /// Reads a lock file. None is an empty one.
+    /// Reads a lock file; one that does not exist is empty.
     pub fn read(path: &Path) -> Result<Self> {
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, path),
@@ -70,48 +69,48 @@ impl Lockfile {
             let column = before.rfind('\n').map_or(before, |newline| &before[newline + 1..]).chars().count() + 1;
             Error::new(format!("{}:{line}:{column}: {message}", path.display()))
                 .kind(ErrorKind::InvalidInput)
-                .hint("`voxpipe lock` writes the file; remove it to have it written anew")
+                .hint("remove the file and run `voxpipe lock` to write it again")
         };
-        // The version first: of a newer file nothing else need be understood.
+        // The version first: the rest of a newer file may be unknown.
         let version = text.parse::<toml::Table>().ok().and_then(|table| table.get("version")?.as_integer());
         if let Some(version) = version.filter(|version| *version > VERSION as i64) {
-            let message = format!("the lock file has version {version}, and this voxpipe knows {VERSION}");
-            return Err(wrong(text.find("version").unwrap_or(0), message).hint("use a newer voxpipe, the one it was written with"));
+            let message = format!("the lock file has version {version}, but this voxpipe supports only {VERSION}");
+            return Err(wrong(text.find("version").unwrap_or(0), message).hint("use a newer voxpipe, such as the one that wrote it"));
         }
         let written: Written = toml::from_str(text)
             .map_err(|error| wrong(error.span().map_or(0, |span| span.start), error.message().lines().collect::<Vec<_>>().join(", ")))?;
         if *written.version.get_ref() != VERSION {
-            return Err(wrong(written.version.span().start, format!("the version of a lock file is {VERSION}")));
+            return Err(wrong(written.version.span().start, format!("the version of a lock file must be {VERSION}")));
         }
         let mut pins = BTreeMap::new();
         for pin in written.hub {
             let at = pin.span().start;
             let LockedRevision { repository, revision, commit } = pin.into_inner();
             if !hub::is_commit(&commit) {
-                return Err(wrong(at, format!("`{commit}` is no commit: 40 digits of 0-9 and a-f")));
+                return Err(wrong(at, format!("`{commit}` is not a commit: it must have 40 digits of 0-9 and a-f")));
             }
             let whole = format!("{repository}@{revision}");
             if RepoRevision::parse(&whole).is_none() || repository.contains('@') {
-                return Err(wrong(at, format!("`{whole}` is no repository and revision")));
+                return Err(wrong(at, format!("`{whole}` is not a repository and revision")));
             }
             if pins.insert(Named { id: repository, revision }, commit).is_some() {
-                return Err(wrong(at, format!("`{whole}` is here twice")));
+                return Err(wrong(at, format!("`{whole}` is listed twice")));
             }
         }
         Ok(Self(pins))
     }
 
-    /// The commit that a repository's revision is pinned to.
+    /// The commit to which a repository's revision is pinned.
     pub fn commit(&self, repository: &RepoRevision) -> Option<&str> {
         self.0.get(&Named::of(repository)).map(String::as_str)
     }
 
-    /// Pins a repository's revision; gives the commit it had.
+    /// Pins a repository's revision; returns the previous commit.
     pub fn set(&mut self, repository: &RepoRevision, commit: String) -> Option<String> {
         self.0.insert(Named::of(repository), commit)
     }
 
-    /// Leaves out what is not among these; gives what that was.
+    /// Removes pins that are not among these; returns what was removed.
     pub fn keep_only(&mut self, wanted: &[RepoRevision]) -> Vec<String> {
         let wanted: Vec<Named> = wanted.iter().map(Named::of).collect();
         let out: Vec<Named> = self.0.keys().filter(|named| !wanted.contains(named)).cloned().collect();
@@ -119,22 +118,22 @@ impl Lockfile {
         out.into_iter().map(|named| format!("{}@{}", named.id, named.revision)).collect()
     }
 
-    /// Every pin: repository, revision, commit; sorted.
+    /// All pins, sorted: repository, revision, commit.
     pub fn all(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         self.0.iter().map(|(named, commit)| (named.id.as_str(), named.revision.as_str(), commit.as_str()))
     }
 
-    /// As it stands in the file.
+    /// The text of the file.
     pub fn text(&self) -> String {
         let mut text = format!("{HEAD}version = {VERSION}\n");
         for (repository, revision, commit) in self.all() {
-            // Names of repositories and revisions have no character that would have to be quoted.
+            // Names of repositories and revisions have no characters that need escaping.
             text.push_str(&format!("\n[[hub]]\nrepository = \"{repository}\"\nrevision = \"{revision}\"\ncommit = \"{commit}\"\n"));
         }
         text
     }
 
-    /// Writes the file, whole or not at all.
+    /// Writes the file atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
         let part = path.with_added_extension("part");
         let write = || -> io::Result<()> {
@@ -149,7 +148,7 @@ impl Lockfile {
 
 impl Named {
     fn of(repository: &RepoRevision) -> Self {
-        Self { id: repository.full_id(), revision: repository.revision.clone() }
+        Self { id: repository.repo.path(), revision: repository.revision.clone() }
     }
 }
 
@@ -160,7 +159,7 @@ mod tests {
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_written_file_is_read_back() {
         let mut pins = Lockfile::default();
         for name in ["b/model", "a/model@refs/pr/1", "a/model"] {
             assert_eq!(pins.set(&RepoRevision::parse(name).unwrap(), COMMIT.to_owned()), None);
@@ -179,12 +178,12 @@ mod tests {
         let entry = |commit: &str| format!("version = 1\n[[hub]]\nrepository = \"a/b\"\nrevision = \"main\"\ncommit = \"{commit}\"\n");
         for (text, message) in [
             ("version = 1\nhub = 3\n".to_owned(), "p.lock:2:7:"),
-            ("version = 9\nnew = \"things\"\n".to_owned(), "p.lock:1:1: the lock file has version 9, and this voxpipe knows 1"),
+            ("version = 9\nnew = \"things\"\n".to_owned(), "p.lock:1:1: the lock file has version 9, but this voxpipe supports only 1"),
             ("version = 1\nnew = 2\n".to_owned(), "p.lock:2:1: unknown field `new`"),
             ("version = ".to_owned(), "p.lock:1:"),
-            (entry("main"), "p.lock:2:1: `main` is no commit"),
-            (entry(COMMIT) + &entry(COMMIT).replace("version = 1\n", ""), "`a/b@main` is here twice"),
-            (entry(COMMIT).replace("a/b", "../b"), "`../b@main` is no repository"),
+            (entry("main"), "p.lock:2:1: `main` is not a commit"),
+            (entry(COMMIT) + &entry(COMMIT).replace("version = 1\n", ""), "`a/b@main` is listed twice"),
+            (entry(COMMIT).replace("a/b", "../b"), "`../b@main` is not a repository"),
         ] {
             let error = Lockfile::parse(&text, Path::new("p.lock")).unwrap_err();
             assert!(error.message.contains(message), "{}", error.message);

@@ -1,11 +1,11 @@
-//! A publication: files put into a repository by one commit, and read back.
+//! Publishing: files are put into a repository by one commit, which is then verified.
 //!
-//! Everything large is uploaded first, where nobody sees it; the commit is the only visible step. It names the commit it is made on top
-//! of, so a lost answer cannot lead to a second one: what is there is looked at before anything is tried again. A hidden file lists what
-//! we put there, for which pipeline: only that is ever replaced, unless the settings ask for more.
-use super::RepoType;
-use super::client::{HubClient, RemoteFile, RepoId, api};
-use super::wire::{Ask, Body, Method, OnProgress, Trouble};
+//! Large files are uploaded first, where they are not visible; the commit is the only visible step. It names its parent commit, so a lost
+//! response cannot lead to a second commit: the repository is checked before the commit is tried again. A hidden file ([`MARKER`]) lists
+//! what was published, and by which pipeline; only those files are ever replaced, unless the settings allow more.
+use super::client::{HubClient, RemoteFile};
+use super::http::{Body, HttpError, Method, Progress, Request};
+use super::{RepoId, RepoType};
 use crate::data::text::first_few;
 use crate::error::{Error, Result, ResultExt};
 use base64::Engine;
@@ -18,33 +18,31 @@ use std::fs;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Lists what we put into a repository.
+/// The file in a repository that lists what was published.
 pub const MARKER: &str = ".voxpipe-published";
-/// Files in one question about how to upload them.
-const AT_ONCE: usize = 256;
-/// As much of a file as the Hub looks at to see what it is.
+/// Files in one `preupload` request.
+const PREUPLOAD_BATCH: usize = 256;
+/// Bytes of a file that the Hub looks at to find its type.
 const SAMPLE: usize = 512;
-/// How often a commit is tried.
-const TRIES: u32 = 4;
 
 /// What is to be published, and how.
 #[derive(Debug)]
 pub struct Publication<'a> {
-    /// What kind of repository.
+    /// What the repository holds.
     pub kind: RepoType,
     /// `owner/name`, or `name` for the token's user.
     pub repo: &'a str,
-    /// Path in the repository → file here.
+    /// Path in the repository → local file.
     pub files: &'a BTreeMap<String, PathBuf>,
-    /// Whether a repository that is made is private.
+    /// Whether a new repository is private.
     pub private: bool,
-    /// Whether to replace what we did not put there.
+    /// Whether to replace files that voxpipe did not publish.
     pub overwrite: bool,
-    /// What the commit is called.
+    /// The message of the commit.
     pub message: &'a str,
-    /// Whose work this is: the pipeline's name and the stage's.
+    /// The pipeline and the stage that publish.
     pub by: [&'a str; 2],
-    /// A folder of ours that outlives an attempt.
+    /// A folder for temporary files that outlives an attempt.
     pub scratch: &'a Path,
 }
 
@@ -55,9 +53,9 @@ pub struct Published {
     pub repo: String,
     /// The commit that holds it.
     pub revision: String,
-    /// Where to look at it.
+    /// The address of its page.
     pub url: String,
-    /// What was put there.
+    /// The published files.
     pub files: Vec<LocalFile>,
     /// Whether a commit had to be made.
     #[serde(skip)]
@@ -67,18 +65,18 @@ pub struct Published {
     pub sent: u64,
 }
 
-/// A file of ours.
+/// A file to publish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalFile {
-    /// In the repository.
+    /// Its path in the repository.
     pub path: String,
     /// In bytes.
     pub size: u64,
-    /// Of its content.
+    /// SHA-256 of its content.
     pub sha256: String,
-    /// The name git gives the content.
+    /// The hash that git has for it.
     pub oid: String,
-    /// Where it lies here.
+    /// The local file.
     #[serde(skip)]
     pub from: PathBuf,
 }
@@ -112,48 +110,48 @@ impl LocalFile {
     }
 
     /// Whether a file of the repository has this content.
-    fn is(&self, remote: &RemoteFile) -> bool {
+    fn matches(&self, remote: &RemoteFile) -> bool {
         self.size == remote.size && remote.sha256.as_ref().map_or(self.oid == remote.oid, |sha256| *sha256 == self.sha256)
     }
 }
 
-/// Publishes; what is there already is left as it is.
-pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_>) -> Result<Published> {
-    let user = client.whoami(voice)?;
-    let place = client.place(what.kind, what.repo, &user);
-    client.may_write(&place, &user, voice)?;
+/// Publishes files. If the repository holds them already, nothing is changed.
+pub fn publish(client: &HubClient, what: &Publication<'_>, progress: &Progress<'_>) -> Result<Published> {
+    let user = client.whoami(progress)?;
+    let repo = client.repo(what.kind, what.repo, &user)?;
+    client.may_write(&repo, &user, progress)?;
     let work = what.scratch.join("hub");
-    fs::create_dir_all(&work).with_context(|| format!("cannot make `{}`", work.display()))?;
+    fs::create_dir_all(&work).with_context(|| format!("cannot create `{}`", work.display()))?;
     let mut files = what.files.iter().map(|(path, from)| LocalFile::read(path, from)).collect::<Result<Vec<_>>>()?;
     let marker = Marker { made_by: "voxpipe".into(), pipeline: what.by[0].into(), stage: what.by[1].into(), files: files.clone() };
     let marker_path = work.join("marker.json");
     fs::write(&marker_path, serde_json::to_vec_pretty(&marker)?).with_context(|| format!("cannot write `{}`", marker_path.display()))?;
     files.push(LocalFile::read(MARKER, &marker_path)?);
 
-    let mut head = client.head(&place, voice)?;
+    let mut head = client.head(&repo, progress)?;
     if head.is_none() {
-        client.create(&place, what.private, voice)?;
-        head = client.head(&place, voice)?;
+        client.create(&repo, what.private, progress)?;
+        head = client.head(&repo, progress)?;
     }
     let head = head.ok_or_else(|| {
-        Error::new(format!("the repository `{}` was made, and yet is not there", place.id)).environment().hint("run again in a moment")
+        Error::new(format!("the repository `{repo}` was created but cannot be found")).environment().hint("run again in a moment")
     })?;
-    let there = client.tree(&place, &head, voice)?;
-    let job = Job { client, what, place: &place, files: &files, work: &work, voice };
+    let remote = client.tree(&repo, &head, progress)?;
+    let job = Job { client, what, repo: &repo, files: &files, work: &work, progress };
     let finished = |revision: String, changed: bool, sent: u64| {
         let mut files = files.clone();
         files.retain(|file| file.path != MARKER);
-        Published { repo: place.id.clone(), url: client.page(&place), revision, files, changed, sent }
+        Published { repo: repo.to_string(), url: client.page(&repo), revision, files, changed, sent }
     };
-    let gone = job.may_replace(&head, &there, &marker)?;
-    if gone.is_empty() && job.wrong(&there).is_empty() {
+    let gone = job.obsolete(&head, &remote, &marker)?;
+    if gone.is_empty() && job.differing(&remote).is_empty() {
         return Ok(finished(head, false, 0));
     }
-    let (commit, sent) = job.change(&head, &there, &gone)?;
-    let now = client.tree(&place, &commit, voice)?;
-    let wrong = job.wrong(&now);
+    let (commit, sent) = job.change(&head, &remote, &gone)?;
+    let now = client.tree(&repo, &commit, progress)?;
+    let wrong = job.differing(&now);
     if !wrong.is_empty() {
-        return Err(Error::new(format!("`{}` at {commit} does not hold what was published: {} differ", place.id, first_few(&wrong, 3)))
+        return Err(Error::new(format!("`{repo}` at {commit} does not hold what was published: {} differ", first_few(&wrong, 3)))
             .environment()
             .hint("run again: only what differs is sent"));
     }
@@ -163,62 +161,62 @@ pub fn publish(client: &HubClient, what: &Publication<'_>, voice: &OnProgress<'_
 struct Job<'a> {
     client: &'a HubClient,
     what: &'a Publication<'a>,
-    place: &'a RepoId,
+    repo: &'a RepoId,
     files: &'a [LocalFile],
     work: &'a Path,
-    voice: &'a OnProgress<'a>,
+    progress: &'a Progress<'a>,
 }
 
 impl Job<'_> {
-    /// The files that a commit lacks or has otherwise.
-    fn wrong(&self, there: &BTreeMap<String, RemoteFile>) -> Vec<String> {
-        let right = |file: &&LocalFile| there.get(&file.path).is_some_and(|remote| file.is(remote));
-        self.files.iter().filter(|file| !right(file)).map(|file| file.path.clone()).collect()
+    /// The files that a commit lacks, or holds with other content.
+    fn differing(&self, remote: &BTreeMap<String, RemoteFile>) -> Vec<String> {
+        let same = |file: &&LocalFile| remote.get(&file.path).is_some_and(|found| file.matches(found));
+        self.files.iter().filter(|file| !same(file)).map(|file| file.path.clone()).collect()
     }
 
-    /// What we put there before and do not any more; an error if something of somebody else's would be replaced.
-    fn may_replace(&self, head: &str, there: &BTreeMap<String, RemoteFile>, now: &Marker) -> Result<Vec<String>> {
-        let id = &self.place.id;
-        let old: Option<Marker> = match there.get(MARKER) {
-            Some(_) => serde_json::from_slice(&self.client.read(self.place, head, MARKER, self.voice)?).ok(),
+    /// The files published earlier that are no longer part of it; an error if files of someone else would be replaced.
+    fn obsolete(&self, head: &str, remote: &BTreeMap<String, RemoteFile>, now: &Marker) -> Result<Vec<String>> {
+        let id = self.repo;
+        let old: Option<Marker> = match remote.get(MARKER) {
+            Some(_) => serde_json::from_slice(&self.client.read(self.repo, head, MARKER, self.progress)?).ok(),
             None => None,
         };
         let refuse = |message: String| {
             Error::new(message)
                 .environment()
-                .hint("choose another `repo`, or write `overwrite = true` to replace what is there; nothing in it was touched")
+                .hint("choose another `repo`, or set `overwrite = true` to replace its files; nothing was changed")
         };
         let ours = old.as_ref().filter(|old| old.pipeline == now.pipeline && old.stage == now.stage);
         if !self.what.overwrite && ours.is_none() {
             if let Some(old) = &old {
                 return Err(refuse(format!("`{id}` was published by the stage `{}` of the pipeline `{}`", old.stage, old.pipeline)));
             }
-            // What the Hub itself puts into every new repository is nobody's work.
-            let foreign: Vec<&str> = there.keys().map(String::as_str).filter(|path| *path != ".gitattributes").collect();
-            // A Space is made with a page that says how to fill it.
-            let welcome = || Ok::<_, Error>(self.place.kind == RepoType::Space && self.client.is_new(self.place, self.voice)?);
-            if !foreign.is_empty() && !welcome()? {
-                return Err(refuse(format!("`{id}` is there already and was not made by voxpipe; it has {}", first_few(&foreign, 3))));
+            // The Hub itself puts this file into every new repository.
+            let foreign: Vec<&str> = remote.keys().map(String::as_str).filter(|path| *path != ".gitattributes").collect();
+            // A new Space holds a page that says how to fill it.
+            let placeholder = || Ok::<_, Error>(self.repo.kind == RepoType::Space && self.client.is_new(self.repo, self.progress)?);
+            if !foreign.is_empty() && !placeholder()? {
+                return Err(refuse(format!("`{id}` exists and was not published by voxpipe; it has {}", first_few(&foreign, 3))));
             }
         }
         let was: BTreeMap<&str, &LocalFile> = ours.iter().flat_map(|old| &old.files).map(|file| (file.path.as_str(), file)).collect();
         let new: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
-        let touched = |path: &str| there.get(path).is_some_and(|remote| !was.get(path).is_some_and(|file| file.is(remote)));
-        let wrong = self.wrong(there);
+        let touched = |path: &str| remote.get(path).is_some_and(|found| !was.get(path).is_some_and(|file| file.matches(found)));
+        let wrong = self.differing(remote);
         let changed: Vec<&String> = wrong.iter().filter(|path| *path != MARKER && *path != ".gitattributes" && touched(path)).collect();
         if !self.what.overwrite && ours.is_some() && !changed.is_empty() {
-            return Err(refuse(format!("somebody changed {} in `{id}` after it was published", first_few(&changed, 3))));
+            return Err(refuse(format!("{} in `{id}` changed since voxpipe published it", first_few(&changed, 3))));
         }
-        let gone = was.keys().filter(|path| !new.contains(*path) && there.contains_key(**path) && !touched(path));
+        let gone = was.keys().filter(|path| !new.contains(*path) && remote.contains_key(**path) && !touched(path));
         Ok(gone.map(|path| (*path).to_owned()).collect())
     }
 
-    /// Uploads what is missing and makes the commit.
-    fn change(&self, head: &str, there: &BTreeMap<String, RemoteFile>, gone: &[String]) -> Result<(String, u64)> {
+    /// Uploads missing files and makes the commit.
+    fn change(&self, head: &str, remote: &BTreeMap<String, RemoteFile>, gone: &[String]) -> Result<(String, u64)> {
         let missing: Vec<&LocalFile> =
-            self.files.iter().filter(|file| !there.get(&file.path).is_some_and(|remote| file.is(remote))).collect();
-        let (large, small) = self.sort(head, &missing)?;
-        let sent = self.client.upload(self.place, &large, self.work, self.voice)?;
+            self.files.iter().filter(|file| !remote.get(&file.path).is_some_and(|found| file.matches(found))).collect();
+        let (large, small) = self.split(head, &missing)?;
+        let sent = self.client.upload(self.repo, &large, self.work, self.progress)?;
         let body = self.work.join("commit.ndjson");
         self.write(&body, head, &large, &small, gone).with_context(|| format!("cannot write `{}`", body.display()))?;
         let commit = self.commit(head, &body)?;
@@ -226,11 +224,11 @@ impl Job<'_> {
         Ok((commit, sent))
     }
 
-    /// Which files go to the LFS server, and which into the commit itself, as the Hub wants it.
-    fn sort<'f>(&self, head: &str, files: &[&'f LocalFile]) -> Result<(Vec<&'f LocalFile>, Vec<&'f LocalFile>)> {
-        let what = || format!("prepare the upload to `{}`", self.place.id);
+    /// Which files go to the LFS server, and which into the commit itself: the Hub decides.
+    fn split<'f>(&self, head: &str, files: &[&'f LocalFile]) -> Result<(Vec<&'f LocalFile>, Vec<&'f LocalFile>)> {
+        let what = || format!("prepare the upload to `{}`", self.repo);
         let mut modes = BTreeMap::new();
-        for chunk in files.chunks(AT_ONCE) {
+        for chunk in files.chunks(PREUPLOAD_BATCH) {
             let mut asked = Vec::new();
             for file in chunk {
                 let mut sample = Vec::new();
@@ -238,15 +236,15 @@ impl Job<'_> {
                 open.with_context(|| format!("cannot read `{}`", file.from.display()))?;
                 asked.push(json!({ "path": file.path, "size": file.size, "sample": STANDARD.encode(sample) }));
             }
-            let path = format!("{}/preupload/{head}", api(self.place));
-            let told = self.client.json(Method::POST, &path, Some(json!({ "files": asked })), self.voice);
-            let told = told.map_err(|trouble| self.client.wire.explain(trouble, &what()))?;
-            for file in told["files"].as_array().into_iter().flatten() {
+            let path = format!("{}/preupload/{head}", self.repo.api_path());
+            let response = self.client.post(&path, json!({ "files": asked }), self.progress);
+            let response = response.map_err(|error| self.client.cannot(&what(), error))?;
+            for file in response["files"].as_array().into_iter().flatten() {
                 modes.insert(file["path"].as_str().unwrap_or_default().to_owned(), file["uploadMode"] == "lfs");
             }
         }
         let silent =
-            |file: &LocalFile| Error::new(format!("cannot {}: the Hub does not say how to send {}", what(), file.path)).environment();
+            |file: &LocalFile| Error::new(format!("cannot {}: the Hub does not say how to upload {}", what(), file.path)).environment();
         let (mut large, mut small) = (Vec::new(), Vec::new());
         for file in files {
             if *modes.get(&file.path).ok_or_else(|| silent(file))? { large.push(*file) } else { small.push(*file) }
@@ -254,7 +252,7 @@ impl Job<'_> {
         Ok((large, small))
     }
 
-    /// What the commit says, one JSON object a line, on the disk: the files in it may be many.
+    /// Writes the body of the commit, one JSON object per line, to a file: it may be large.
     fn write(&self, path: &Path, head: &str, large: &[&LocalFile], small: &[&LocalFile], gone: &[String]) -> Result<()> {
         let mut out = BufWriter::new(fs::File::create(path)?);
         let mut line = |key: &str, value: Value| writeln!(out, "{}", json!({ "key": key, "value": value }));
@@ -275,46 +273,44 @@ impl Job<'_> {
     /// Makes the commit on top of `head`, or finds that it was made.
     fn commit(&self, head: &str, body: &Path) -> Result<String> {
         let size = fs::metadata(body)?.len();
-        let what = format!("publish to `{}`", self.place.id);
-        let url = format!("{}{}/commit/main", self.client.wire.endpoint, api(self.place));
-        let mut pause = self.client.wire.patience;
+        let http = &self.client.http;
+        let cannot = |error| self.client.cannot(&format!("publish to `{}`", self.repo), error);
+        let url = format!("{}{}/commit/main", self.client.endpoint(), self.repo.api_path());
         for attempt in 1.. {
-            let ask = Ask { method: Method::POST, url: url.clone(), body: Body::File(body, 0..size, "application/x-ndjson") };
-            let trouble = match self.client.wire.once(&ask, self.voice) {
-                Ok(answer) => {
-                    let told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-                    if let Some(commit) = told["commitOid"].as_str().filter(|commit| super::is_commit(commit)) {
-                        return Ok(commit.to_owned());
-                    }
-                    Trouble::Broken("the answer cannot be read".to_owned())
-                }
-                Err(trouble) => trouble,
+            let request = Request::new(Method::POST, &url, Body::File(body, 0..size, "application/x-ndjson"));
+            let error = match http.send_once(&request, self.progress).and_then(|response| response.json()) {
+                Ok(response) => match response["commitOid"].as_str().filter(|commit| super::is_commit(commit)) {
+                    Some(commit) => return Ok(commit.to_owned()),
+                    None => HttpError::InvalidResponse("it does not name the commit".to_owned()),
+                },
+                Err(error) => error,
             };
-            let wait = match &trouble {
-                Trouble::Refused(408 | 412 | 429 | 500..=599, _, wait) => wait.unwrap_or(pause),
-                Trouble::Broken(_) | Trouble::Unreachable(_) => pause,
-                _ => return Err(self.client.wire.explain(trouble, &what)),
+            // It may have been made although no response says so: 412 is also what a second attempt gets.
+            let (delay, is_last) = match http.retry.next_delay(attempt, &error) {
+                Some(delay) => (delay, false),
+                None if may_have_committed(&error) => (http.retry.base_delay, true),
+                None => return Err(cannot(error)),
             };
-            if wait > super::wire::LONGEST_PAUSE || attempt == TRIES && !matches!(trouble, Trouble::Broken(_)) {
-                return Err(self.client.wire.explain(trouble, &what));
-            }
-            self.client.wire.wait(wait, self.voice).map_err(|stopped| self.client.wire.explain(stopped, &what))?;
-            pause *= 2;
-            // It may have been done although no answer came.
-            let now = self.client.head(self.place, self.voice)?.unwrap_or_default();
+            http.wait(delay, self.progress).map_err(cannot)?;
+            let now = self.client.head(self.repo, self.progress)?.unwrap_or_default();
             if now != head {
-                let there = self.client.tree(self.place, &now, self.voice)?;
-                return if self.wrong(&there).is_empty() {
-                    Ok(now)
-                } else {
-                    Err(self.client.wire.explain(Trouble::Refused(412, String::new(), None), &what))
-                };
+                let remote = self.client.tree(self.repo, &now, self.progress)?;
+                return if self.differing(&remote).is_empty() { Ok(now) } else { Err(cannot(HttpError::status(412, ""))) };
             }
-            if attempt == TRIES || matches!(trouble, Trouble::Refused(412, ..)) {
-                return Err(self.client.wire.explain(trouble, &what));
+            if is_last {
+                return Err(cannot(error));
             }
         }
-        Err(self.client.wire.explain(Trouble::Stopped, &what))
+        Err(cannot(HttpError::Cancelled))
+    }
+}
+
+/// Whether a commit may have been made although this came in place of a response.
+fn may_have_committed(error: &HttpError) -> bool {
+    match error {
+        HttpError::Status { status, .. } => *status == 412 || error.is_transient(),
+        HttpError::Timeout { .. } | HttpError::Disconnected | HttpError::Transfer(_) | HttpError::InvalidResponse(_) => true,
+        HttpError::Connect { .. } | HttpError::Cancelled | HttpError::Local(_) => false,
     }
 }
 

@@ -2,14 +2,14 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::client::HubClient;
+use crate::hub::http::Progress;
 use crate::hub::publish::{Publication, Published, publish};
 use crate::hub::space::{SpaceSettings, deploy};
-use crate::hub::wire::OnProgress;
-use crate::hub::{Network, RepoType, client};
+use crate::hub::{Network, RepoId, RepoType};
 use pipeline::stage::{Context, SettingError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Target repository and options of an upload.
 pub(super) struct PublishRequest<'a> {
@@ -28,7 +28,7 @@ pub(super) struct PublishRequest<'a> {
 /// Uploads files (path in the repository → local file) to a repository.
 pub(super) fn send(cx: &Context, order: &PublishRequest<'_>, files: &BTreeMap<String, PathBuf>) -> Result<Published> {
     let client = HubClient::for_writing()?;
-    carry(cx, order, files, |publication, observer| publish(&client, publication, observer))
+    carry(cx, order, files, |publication, progress| publish(&client, publication, progress))
 }
 
 /// Uploads files to a Space and waits until it runs. Returns its last known state.
@@ -39,7 +39,7 @@ pub(super) fn send_space(
     space: &SpaceSettings<'_>,
 ) -> Result<(Published, Option<String>)> {
     let client = HubClient::for_writing()?;
-    carry(cx, order, files, |publication, observer| deploy(&client, publication, space, observer))
+    carry(cx, order, files, |publication, progress| deploy(&client, publication, space, progress))
 }
 
 /// Runs an upload with progress, notes and interruption connected to the stage's context.
@@ -47,7 +47,7 @@ fn carry<T>(
     cx: &Context,
     order: &PublishRequest<'_>,
     files: &BTreeMap<String, PathBuf>,
-    work: impl FnOnce(&Publication<'_>, &OnProgress<'_>) -> Result<T>,
+    work: impl FnOnce(&Publication<'_>, &Progress<'_>) -> Result<T>,
 ) -> Result<T> {
     let message = order.message.map_or_else(|| format!("Publish `{}` of the pipeline `{}`", cx.stage, cx.pipeline), str::to_owned);
     let publication = Publication {
@@ -60,12 +60,12 @@ fn carry<T>(
         by: [&cx.pipeline, &cx.stage],
         scratch: &cx.scratch,
     };
-    let observer = OnProgress {
-        stop: &cx.stop,
-        note: &|message| cx.note(message),
-        progress: &|done, total, file| cx.progress(done >> 10, total >> 10, "KiB", format!("uploading {file}")),
+    let progress = Progress {
+        cancelled: &|| cx.stopping(),
+        note: &|text| cx.note(text),
+        bytes: &|done, total, file| cx.progress(done >> 10, total >> 10, "KiB", format!("uploading {file}")),
     };
-    work(&publication, &observer)
+    work(&publication, &progress)
 }
 
 /// Checks that the token may write to a repository. Returns a message with the user and the repository's URL; `None` if the network is
@@ -75,11 +75,12 @@ pub(super) fn may_write(kind: RepoType, repo: &str, stop: &AtomicBool) -> Result
         return Ok(None);
     }
     let client = HubClient::for_writing()?;
-    let observer = OnProgress { stop, note: &|_| (), progress: &|_, _, _| () };
-    let user = client.whoami(&observer)?;
-    let place: client::RepoId = client.place(kind, repo, &user);
-    client.may_write(&place, &user, &observer)?;
-    Ok(Some(format!("`{}` may write to {}", user.name, client.page(&place))))
+    let cancelled = || stop.load(Ordering::Relaxed);
+    let progress = Progress::silent(&cancelled);
+    let user = client.whoami(&progress)?;
+    let repo = client.repo(kind, repo, &user)?;
+    client.may_write(&repo, &user, &progress)?;
+    Ok(Some(format!("`{}` may write to {}", user.name, client.page(&repo))))
 }
 
 /// The error for settings without a repository.
@@ -89,9 +90,9 @@ pub(super) fn no_repo() -> Error {
 
 /// The error for an invalid repository name.
 pub(super) fn bad_repo(repo: &str) -> Option<SettingError> {
-    let parts: Vec<&str> = repo.split('/').collect();
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let tidy = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']) && part.bytes().all(allowed));
-    let hint = "use letters, digits, `-`, `_`, `.` and at most one `/`";
-    (!tidy).then(|| SettingError::new("repo", format!("`{repo}` is not a valid repository name")).hint(hint))
+    let (owner, name) = repo.split_once('/').unwrap_or(("owner", repo));
+    let hint = "use letters, digits, `-`, `_` and `.`, with at most one `/`";
+    RepoId::of(RepoType::Model, owner, name)
+        .is_none()
+        .then(|| SettingError::new("repo", format!("`{repo}` cannot be the name of a repository")).hint(hint))
 }

@@ -86,7 +86,7 @@ fn a_folder_needs_no_lock_and_a_damaged_lock_is_refused() {
     assert!(!sandbox.path("pipeline.lock").exists());
     sandbox.file("pipeline.lock", "version = 1\n[[hub]]\nrepository = \"a/b\"\nrevision = \"main\"\ncommit = \"main\"\n");
     for command in ["plan", "check", "run", "lock"] {
-        run(&sandbox, NOBODY, &[command]).exits(2).complains("pipeline.lock:2:1: `main` is no commit");
+        run(&sandbox, NOBODY, &[command]).exits(2).complains("pipeline.lock:2:1: `main` is not a commit");
     }
     sandbox.file("pipeline.lock", "version = 2\n");
     run(&sandbox, NOBODY, &["plan"]).exits(2).complains("use a newer voxpipe");

@@ -95,7 +95,7 @@ fn permission_is_asked_before_anything_begins() {
     };
     refused(("HF_TOKEN", READ), &["from HF_TOKEN", "role read", "`alice/voice`"]);
     refused(("HF_WRITE_TOKEN", FINE), &["from HF_WRITE_TOKEN", "role fineGrained", "`alice/voice`"]);
-    refused(("NO_TOKEN", "nothing-secret-at-all"), &["needs a token, and there is none", "HF_WRITE_TOKEN"]);
+    refused(("NO_TOKEN", "nothing-secret-at-all"), &["this needs a token, and none is set", "HF_WRITE_TOKEN"]);
     run(&sandbox, &hub, ("HF_TOKEN", WRITE), &["doctor", "--device", "cpu", "pipeline.toml"])
         .exits(0)
         .stdout
@@ -106,7 +106,7 @@ fn permission_is_asked_before_anything_begins() {
     // Where the network is not to be used nobody is asked, and what needs it fails in its turn.
     hub.forget();
     let mut offline = command(&sandbox, &hub.address, ("HF_TOKEN", WRITE), &["run"]);
-    Ran::of(offline.env("HF_HUB_OFFLINE", "1").output().unwrap()).exits(4).complains("the network is not to be used");
+    Ran::of(offline.env("HF_HUB_OFFLINE", "1").output().unwrap()).exits(4).complains("network access is disabled");
     assert!(sandbox.path("begun").exists() && hub.seen().is_empty());
     run(&sandbox, &hub, ("HF_TOKEN", FINE), &["run", "--set", "stage.publish.with.repo=alice/allowed"]).exits(0);
 }

@@ -70,7 +70,7 @@ fn a_space_of_a_private_model_gets_a_token_that_only_reads() {
 fn what_has_to_be_paid_for_is_said_with_what_is_free() {
     let (sandbox, hub) = (project("sdk = \"gradio\""), Hub::start());
     hub.free_user(true);
-    run(&sandbox, &hub, &[], &["run"]).exits(4).complains("the Hub wants to be paid for that").complains("sdk = \"static\"");
+    run(&sandbox, &hub, &[], &["run"]).exits(4).complains("the Hub asks for payment").complains("sdk = \"static\"");
     assert!(!hub.has("space", SPACE));
     sandbox.pipeline(&sandbox.read("pipeline.toml").replace("sdk = \"gradio\"", "sdk = \"static\""));
     run(&sandbox, &hub, &[], &["run"]).exits(0);
@@ -93,7 +93,7 @@ fn a_space_that_does_not_run_says_why() {
     for stage in ["BUILD_ERROR", "RUNTIME_ERROR"] {
         hub.space_stages(SPACE, &["BUILDING", stage]);
         let ran = run(&sandbox, &hub, &[], &["run", "--force", "demo"]).exits(4);
-        for words in [stage, "built by the test hub", "when it is mended, run again"] {
+        for words in [stage, "built by the test hub", "when it is fixed, run again"] {
             assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
         }
     }
@@ -104,7 +104,7 @@ fn a_space_that_does_not_run_says_why() {
     let pipeline = sandbox.read("pipeline.toml");
     let with = |wait: &str| sandbox.pipeline(&pipeline.replace("sdk = \"gradio\"", &format!("sdk = \"gradio\", wait_seconds = {wait}")));
     with("1");
-    run(&sandbox, &hub, &[], &["run"]).exits(4).complains("does not run after 1 s; it is BUILDING");
+    run(&sandbox, &hub, &[], &["run"]).exits(4).complains("is not running after 1 s; it is BUILDING");
     with("0");
     run(&sandbox, &hub, &[], &["run"]).exits(0);
     hub.space_stages(SPACE, &["RUNNING"]);
@@ -116,6 +116,6 @@ fn a_space_that_does_not_run_says_why() {
 fn a_space_of_somebody_is_left_alone() {
     let (sandbox, hub) = (project("sdk = \"static\""), Hub::start());
     hub.put("space", SPACE, [("README.md", "---\nsdk: static\n---\nMine."), ("index.html", "Mine.")]);
-    run(&sandbox, &hub, &[], &["run"]).exits(4).complains("was not made by voxpipe");
+    run(&sandbox, &hub, &[], &["run"]).exits(4).complains("was not published by voxpipe");
     assert_eq!(hub.files("space", SPACE)["index.html"], b"Mine.");
 }

@@ -76,7 +76,7 @@ fn settings_that_cannot_work_are_complained_about() {
         (
             json!({"language": "en", "source": "granary", "repo": "x"}),
             "repo",
-            "no name of a data set on the Hub | write it as `owner/name`",
+            "not a valid name for a dataset on the Hub | write it as `owner/name`",
         ),
         (json!({"language": "en", "source": "granary", "revision": "../x"}), "revision", "cannot be a revision"),
         (json!({"language": "en", "source": "rows"}), "source", "needs a `repo`"),

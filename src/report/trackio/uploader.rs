@@ -4,6 +4,7 @@ use super::inbox::FileSink;
 use super::server::Server;
 use super::{TrackioTarget, system, timestamp};
 use crate::error::Result;
+use crate::hub::http::RetryPolicy;
 use pipeline::events::metrics_log;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -54,6 +55,9 @@ const BATCH: usize = 500;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum backoff after failed deliveries.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// Failed deliveries are retried for as long as the run lasts.
+const RETRY: RetryPolicy =
+    RetryPolicy { max_attempts: u32::MAX, base_delay: Duration::from_secs(2), max_delay: MAX_BACKOFF, max_retry_after: MAX_BACKOFF };
 /// How long the end of a run waits for the final delivery.
 const FINAL_WAIT: Duration = Duration::from_secs(5);
 /// Interval between samples of system metrics.
@@ -207,7 +211,7 @@ impl Worker {
                         self.waiting.pop_front();
                         self.dropped += 1;
                     }
-                    self.due = Instant::now() + (INTERVAL * 2_u32.saturating_pow(self.failures.min(8))).min(MAX_BACKOFF);
+                    self.due = Instant::now() + RETRY.backoff(self.failures);
                     if !std::mem::replace(&mut self.warned, true) {
                         let hint = error.hint.map(|hint| format!(": {hint}")).unwrap_or_default();
                         let message = format!("Trackio: {}{hint}; uploads are retried, the run continues", error.message);
