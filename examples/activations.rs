@@ -18,10 +18,10 @@ use voxpipe::error::{Error, Result, ResultExt};
 use voxtral::audio::read_wav16k;
 use voxtral::device;
 use voxtral::inference::transcriber::{TokenLimit, Transcriber, Utterance, WeightsFrom, stack};
-use voxtral::model::precision::Precision;
 use voxtral::training::adamw::GradientMap;
 use voxtral::training::collate::{Batch, Example, ExampleAudio};
 use voxtral::training::{loss_sum, mark_trained};
+use voxtral::weights::precision::Precision;
 use voxtral::weights::{tensors, write_tensors};
 
 #[derive(Deserialize)]

@@ -15,8 +15,8 @@ use voxpipe::error::{Error, Result};
 use voxtral::device;
 use voxtral::model::Voxtral;
 use voxtral::model::config::VoxtralConfig;
-use voxtral::model::precision::Precision;
 use voxtral::weights::WeightLoader;
+use voxtral::weights::precision::Precision;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let begun = Instant::now();
     let folder = Path::new(&folder);
     let config = VoxtralConfig::read(folder)?;
-    let mut weights = WeightLoader::open(folder, precision, &chosen.device)?;
+    let mut weights = WeightLoader::open(folder, config.rope_heads(), precision, &chosen.device)?;
     let model = Voxtral::load(&config, &mut weights);
     let finished = weights.finish()?;
     let loaded = begun.elapsed().as_secs_f64();

@@ -5,7 +5,7 @@
 use std::path::Path;
 use voxpipe::error::{Error, Result};
 use voxtral::inference::transcriber::{TokenLimit, Transcriber, Utterance, WeightsFrom};
-use voxtral::model::precision::Precision;
+use voxtral::weights::precision::Precision;
 use voxtral::{audio, device};
 
 fn main() -> Result<()> {

@@ -17,10 +17,10 @@ use std::sync::atomic::AtomicBool;
 use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
 use voxtral::lora::merge::{MergeDtype, merge};
 use voxtral::lora::{LoraConfig, TargetModules};
-use voxtral::model::precision::Precision;
 use voxtral::model::{TokenBatch, Voxtral};
 use voxtral::training::collate::Batch;
 use voxtral::training::{Trainer, TrainingEvent, TrainingOutput};
+use voxtral::weights::precision::Precision;
 use voxtral::weights::{WeightLoader, floats, read_tensors, tensors};
 use voxtral::{lora, training};
 

@@ -10,8 +10,8 @@ use voxpipe::error::Error;
 use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
 use voxtral::model::Voxtral;
 use voxtral::model::config::VoxtralConfig;
-use voxtral::model::precision::Precision;
 use voxtral::weights;
+use voxtral::weights::precision::Precision;
 use voxtral::weights::{read_tensors, tensors, write_tensors};
 
 /// A copy of the tiny model with changed tensors.

@@ -158,11 +158,7 @@ fn a_repeated_run_ends_in_yes() {
     let before = files(&sandbox.path(".voxpipe"));
     let told = sandbox.run(&["repro"]).exits(0);
     assert!(told.stderr.contains("loud") && told.stderr.contains("runs"), "it really runs: {}", told.stderr);
-    assert!(
-        told.stdout.ends_with(&format!("yes: 3 results of run {} reproduced byte for byte\n", id(&sandbox, 0))),
-        "{}",
-        told.stdout
-    );
+    assert!(told.stdout.ends_with(&format!("yes: 3 results of run {} reproduced byte for byte\n", id(&sandbox, 0))), "{}", told.stdout);
     assert_eq!(files(&sandbox.path(".voxpipe")).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "nothing is left behind");
     let told = sandbox.run(&["repro", "latest", "--keep", "--json"]).exits(0).json();
     assert_eq!((&told["same"], &told["stages"][1]["answer"]), (&json!(true), &json!("same")));

@@ -13,10 +13,10 @@ use voxpipe::error::{Error, ErrorKind};
 use voxtral::audio::read_wav16k;
 use voxtral::inference::generate::{DecoderPrompt, Generated, GenerationEvent, SpecialTokens, greedy};
 use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Transcript, Utterance, WeightsFrom, stack};
-use voxtral::model::precision::Precision;
 use voxtral::model::{TokenBatch, Voxtral};
 use voxtral::training::collate::Batch;
 use voxtral::training::loss_sum;
+use voxtral::weights::precision::Precision;
 
 const PACKAGES: &str = "torch, transformers, peft, mistral_common";
 const NO_PYTHON: &str = "no Python with torch, transformers, peft and mistral-common was found (name one in VOXPIPE_TEST_PYTHON)";

@@ -5,8 +5,8 @@
 
 use pipeline::artifact::ArtifactKind;
 use pipeline::artifact::ArtifactKind::*;
+use pipeline::diagnostics::{Diagnostic, IncludedFile, Severity};
 use pipeline::graph::{Comparison, MetricBound, ParsedPipeline, Pipeline};
-use pipeline::manifest::diagnostic::{Diagnostic, IncludedFile, Severity};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::manifest::overrides::CommandLineOverrides;
 use pipeline::stage::{Arity, Context, FactoryOf, Port, SettingError, Stage, StageFactory, StageOutcome};

@@ -9,11 +9,11 @@ use std::sync::atomic::AtomicBool;
 use voxtral::audio::Features;
 use voxtral::inference::transcriber::stack;
 use voxtral::model::config::VoxtralConfig;
-use voxtral::model::precision::Precision;
 use voxtral::model::{TokenBatch, Voxtral};
 use voxtral::training::collate::{Batch, Example, ExampleAudio};
 use voxtral::training::sampler::{Shuffle, ShuffleOrder};
 use voxtral::training::{LrScheduler, TrainableFilter, Trainer, TrainingConfig, TrainingEvent, TrainingOutput};
+use voxtral::weights::precision::Precision;
 use voxtral::weights::{WeightLoader, floats, read_tensors, tensors};
 use voxtral::{lora, training};
 
@@ -24,7 +24,7 @@ pub(crate) fn folder(name: &str) -> PathBuf {
 pub(crate) fn tiny() -> Voxtral {
     let device = Device::flex();
     let config = VoxtralConfig::read(&folder("tiny")).unwrap();
-    let mut weights = WeightLoader::open(&folder("tiny"), Precision::Auto, &device).unwrap();
+    let mut weights = WeightLoader::open(&folder("tiny"), config.rope_heads(), Precision::Auto, &device).unwrap();
     let model = Voxtral::load(&config, &mut weights);
     weights.finish().unwrap();
     model

@@ -252,7 +252,8 @@ fn what_cannot_be_had_is_an_error_and_never_something_else() {
         ran.complains(says)
     };
     fails("language = \"ja\", source = \"granary\"", "does not have the language `ja`").complains("bg, cs, da");
-    fails("language = \"mt\", source = \"granary\", corpus = \"yodas\"", "has no corpus `yodas` for `mt`").complains("available: voxpopuli");
+    fails("language = \"mt\", source = \"granary\", corpus = \"yodas\"", "has no corpus `yodas` for `mt`")
+        .complains("available: voxpopuli");
     fails("language = \"de\", source = \"granary\", revision = \"old\"", "the repository has no such revision");
     fails("language = \"de\", source = \"granary\", repo = \"nvidia/Other\"", "there is no such repository");
     fails("language = \"de\", source = \"granary\", filters = { min_words = 19 }", "the filters reject every sentence")

@@ -10,12 +10,12 @@ use std::sync::atomic::AtomicBool;
 use voxtral::lora;
 use voxtral::model::Voxtral;
 use voxtral::model::config::VoxtralConfig;
-use voxtral::model::precision::Precision;
 use voxtral::training::{Trainer, TrainingConfig};
+use voxtral::weights::precision::Precision;
 use voxtral::weights::{WeightLoader, tensors};
 
 fn open(folder: &Path, precision: Precision) -> Voxtral {
-    let mut weights = WeightLoader::open(folder, precision, &Device::flex()).unwrap();
+    let mut weights = WeightLoader::open(folder, VoxtralConfig::read(folder).unwrap().rope_heads(), precision, &Device::flex()).unwrap();
     let model = Voxtral::load(&VoxtralConfig::read(folder).unwrap(), &mut weights);
     let loaded = weights.finish().unwrap();
     assert_eq!(loaded.precision, precision);
@@ -53,7 +53,8 @@ fn every_form_of_files_gives_the_same_few_bits() {
     let mut compared = 0;
     for form in forms {
         let exact = {
-            let mut weights = WeightLoader::open(&form, Precision::F32, &Device::flex()).unwrap();
+            let mut weights =
+                WeightLoader::open(&form, VoxtralConfig::read(&form).unwrap().rope_heads(), Precision::F32, &Device::flex()).unwrap();
             let model = Voxtral::load(&VoxtralConfig::read(&form).unwrap(), &mut weights);
             weights.finish().map(|_| model)
         };

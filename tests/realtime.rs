@@ -14,10 +14,10 @@ use std::process::{Command, Stdio};
 use voxtral::audio::{LogMel, MelCeiling, write_wav16k};
 use voxtral::inference::transcriber::{Transcript, Utterance, WeightsFrom};
 use voxtral::model::config::VoxtralConfig;
-use voxtral::model::precision::Precision;
 use voxtral::realtime::stream::TextDelta;
 use voxtral::realtime::transcriber::RealtimeTranscriber;
 use voxtral::realtime::{CEILING, RealtimeModel, config};
+use voxtral::weights::precision::Precision;
 use voxtral::weights::{WeightLoader, floats, read_tensors};
 
 fn open(folder: &Path) -> RealtimeTranscriber {
@@ -119,7 +119,7 @@ fn mistrals_form_is_the_same_model() {
     let config = config::RealtimeConfig::read(&mistral).unwrap();
     let ours = config::RealtimeConfig::read(&folder("realtime/tiny")).unwrap();
     assert_eq!((config.audio_config.head_dim, config.text_config.sliding_window), (ours.audio_config.head_dim, Some(17)));
-    let mut weights = WeightLoader::open(&mistral, Precision::F32, &Device::flex()).unwrap();
+    let mut weights = WeightLoader::open(&mistral, config.rope_heads(), Precision::F32, &Device::flex()).unwrap();
     let model = RealtimeModel::load(&config, &mut weights);
     weights.finish().unwrap();
     is_as_transformers_computes_it(&model);

@@ -133,7 +133,7 @@ fn the_settings_page_is_current() {
             }
             page.push('\n');
         }
-        let mut generator = pipeline::manifest::schema::generator();
+        let mut generator = pipeline::diagnostics::toml_schema::generator();
         let own = factory.schema(&mut generator).to_value();
         let own = resolved(&own, definitions);
         page.push_str("Settings (`with`):\n\n");

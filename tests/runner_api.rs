@@ -134,9 +134,7 @@ fn a_stage_that_waits_for_a_person_parks_its_branch_only() {
         let (report, events) = project.run(&pipeline);
         assert_eq!(report.exit, Exit::Parked as u8);
         assert!(events.iter().any(|event| matches!(event, Event::StageParked { have: 7, need: 12, .. })));
-        assert!(
-            events.iter().any(|event| matches!(event, Event::StageSkipped { because, .. } if because == "`record` is parked"))
-        );
+        assert!(events.iter().any(|event| matches!(event, Event::StageSkipped { because, .. } if because == "`record` is parked")));
     }
     let plan = project.plan(&pipeline);
     assert_eq!(plan[0], ("run", "it waits for a person: 7/12".to_owned()));

@@ -46,7 +46,9 @@ fn json_lines(ran: &Ran) -> Vec<Value> {
 fn folders_patterns_and_files_are_heard_in_order_as_if_alone() {
     let sandbox = project();
     let ran = transcribe(&sandbox, &["clips", "--json", "--language", "en"]).exits(0);
-    let ran = ran.complains("skipped 2 files in `clips` without an audio extension, such as `clips/b/.hidden`").complains("reached the token limit");
+    let ran = ran
+        .complains("skipped 2 files in `clips` without an audio extension, such as `clips/b/.hidden`")
+        .complains("reached the token limit");
     let heard = json_lines(&ran);
     let names: Vec<_> = heard.iter().map(|clip| clip["file"].as_str().unwrap()).collect();
     assert_eq!(names, ["clips/a.wav", "clips/b/d.wav", "clips/c.wav"]);

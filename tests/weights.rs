@@ -14,13 +14,13 @@ use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
 use voxtral::lora::merge;
 use voxtral::lora::merge::MergeDtype;
 use voxtral::model::config::VoxtralConfig;
-use voxtral::model::precision::Precision;
 use voxtral::model::{TokenBatch, Voxtral};
+use voxtral::weights::precision::Precision;
 use voxtral::weights::{MAX_SHARD, WeightFiles, WeightLoader, floats, read_tensors, tensors, write_tensors};
 use voxtral::{lora, weights};
 
 fn open(folder: &Path, precision: Precision) -> Result<(Voxtral, weights::LoadReport)> {
-    let mut source = WeightLoader::open(folder, precision, &Device::flex())?;
+    let mut source = WeightLoader::open(folder, VoxtralConfig::read(folder)?.rope_heads(), precision, &Device::flex())?;
     let model = Voxtral::load(&VoxtralConfig::read(folder)?, &mut source);
     let loaded = source.finish()?;
     loaded.audit.passed()?;

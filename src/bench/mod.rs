@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use voxtral::device::SelectedDevice;
 use voxtral::model::Voxtral;
 use voxtral::model::config::{AudioConfig, TextConfig, VoxtralConfig};
-use voxtral::model::precision::Precision;
 use voxtral::weights;
 use voxtral::weights::WeightLoader;
+use voxtral::weights::precision::Precision;
 pub use work::OperationCount;
 
 /// A part of the benchmark.
@@ -155,7 +155,7 @@ impl Benchmark<'_> {
     fn load_as(&self, precision: Precision) -> Result<(Voxtral, f64)> {
         let start = Instant::now();
         let mut source = match self.model {
-            Some(folder) => WeightLoader::open(folder, precision, &self.device.device)?,
+            Some(folder) => WeightLoader::open(folder, self.config.rope_heads(), precision, &self.device.device)?,
             None => WeightLoader::random(0, &self.device.device).precision(precision),
         };
         let model = Voxtral::load(&self.config, &mut source);

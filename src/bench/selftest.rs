@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 use voxtral::device;
 use voxtral::device::SelectedDevice;
-use voxtral::model::precision::Precision;
+use voxtral::weights::precision::Precision;
 
 /// One comparison of the device with the CPU.
 #[derive(Clone, Debug, PartialEq, Serialize)]

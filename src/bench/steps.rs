@@ -16,15 +16,15 @@ use voxtral::audio::Features;
 use voxtral::inference::generate::{DecoderPrompt, SpecialTokens, greedy};
 use voxtral::inference::transcriber::stack;
 use voxtral::lora::{LoraConfig, TargetModules};
-use voxtral::model::precision::Precision;
-use voxtral::model::visitor::NamedVisitor;
-use voxtral::model::{TokenBatch, Voxtral, visitor};
+use voxtral::model::{TokenBatch, Voxtral};
 use voxtral::training::adamw::AdamWConfig;
 use voxtral::training::collate::{Example, ExampleAudio};
 use voxtral::training::memory_estimate::StepShape;
 use voxtral::training::sampler::{Shuffle, ShuffleOrder};
 use voxtral::training::{LossRow, LrScheduler, Trainer, TrainingConfig, TrainingEvent};
-use voxtral::weights::WeightLoader;
+use voxtral::weights::precision::Precision;
+use voxtral::weights::visitor::NamedVisitor;
+use voxtral::weights::{WeightLoader, visitor};
 use voxtral::{lora, weights};
 
 /// Which parameters are trained, and whether the encoder outputs are cached.

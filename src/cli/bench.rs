@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use voxtral::device;
 use voxtral::model::config::VoxtralConfig;
-use voxtral::model::precision::Precision;
+use voxtral::weights::precision::Precision;
 
 /// Options of `voxpipe bench`.
 #[derive(Args)]

@@ -118,12 +118,7 @@ impl Gc {
         }
         let freed: u64 = garbage.iter().map(|garbage| garbage.bytes).sum();
         let verb = if self.dry_run { "would free" } else { "freed" };
-        text.push_str(&format!(
-            "{verb} {} of {}, {} left\n",
-            byte_size::words(freed),
-            byte_size::words(before),
-            byte_size::words(after)
-        ));
+        text.push_str(&format!("{verb} {} of {}, {} left\n", byte_size::words(freed), byte_size::words(before), byte_size::words(after)));
         if let Some(limit) = over {
             text.push_str(&format!(
                 "still above the limit of {}: the rest is in use by pipelines, the newest {} runs, pinned runs or published results\n",

@@ -34,10 +34,6 @@ impl Import {
         if imported.run != imported.was {
             note(&format!("this project has another run {}; the imported run is named {}", imported.was, imported.run));
         }
-        print(&format!(
-            "imported run {} with {}, {new} new; all digests verified\n",
-            imported.run,
-            plural(results, "result")
-        ))
+        print(&format!("imported run {} with {}, {new} new; all digests verified\n", imported.run, plural(results, "result")))
     }
 }

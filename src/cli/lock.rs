@@ -6,8 +6,8 @@ use crate::hub;
 use crate::hub::lockfile::Lockfile;
 use crate::hub::{Network, RepoRevision, RepoType};
 use clap::Args;
+use pipeline::diagnostics::{did_you_mean, list};
 use pipeline::graph::Pipeline;
-use pipeline::manifest::diagnostic::{did_you_mean, list};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,26 +3,26 @@
 use super::provenance::{Listener, Provenance};
 use super::summary::Summary;
 use super::{Project, note, print_json, prompt, trackio};
-use crate::hub::lockfile::Lockfile;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::hub::lockfile::Lockfile;
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
-use pipeline::cache::noop::{NoopEntry, NoopKey};
 use pipeline::cache::store::Store;
+use pipeline::diagnostics::did_you_mean;
 use pipeline::events::Event;
 use pipeline::events::jsonl::JsonLinesReporter;
 use pipeline::events::reporter::{Reporter, fan_out};
 use pipeline::exit::Exit;
 use pipeline::graph::{ExecutorKind, Pipeline};
-use pipeline::manifest::diagnostic::did_you_mean;
 use pipeline::manifest::include::ManifestSources;
+use pipeline::plan::noop::{NoopEntry, NoopKey};
 use pipeline::scheduler::{RetryQuestion, RunReport, SchedulerOptions, StepOutcome, StopSignal};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use std::io;
 
 /// Options of `voxpipe run`.
 #[derive(Args)]
@@ -63,9 +63,7 @@ impl Run {
         let pipeline = self.project.pipeline_of(&sources)?;
         require_stages(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
-            return Err(
-                Error::new(format!("project root `{}` is not a folder", pipeline.root.display())).kind(ErrorKind::InvalidInput)
-            );
+            return Err(Error::new(format!("project root `{}` is not a folder", pipeline.root.display())).kind(ErrorKind::InvalidInput));
         }
         let stop = listen()?;
         let store = Store::open(&pipeline.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;

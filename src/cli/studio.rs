@@ -110,7 +110,7 @@ impl Demo {
 }
 
 /// A function that transcribes 16 kHz mono samples with the model.
-fn transcribe_fn(transcriber: voxtral::inference::asr_model::AnyTranscriber) -> TranscribeFn {
+fn transcribe_fn(transcriber: voxtral::any_transcriber::AnyTranscriber) -> TranscribeFn {
     Box::new(move |samples, language| {
         let mut text = String::new();
         transcriber.transcribe_each(&[Utterance { samples, language }], TokenLimit::Auto, &mut |event| {

@@ -321,8 +321,7 @@ fn update_row(row: &mut Row, store: &Store) -> Result<()> {
             StepState::Fresh(artifact) => _ = row.metrics.insert(step.stage.clone(), artifact.metrics.clone()),
             StepState::GateUnmet(artifact, _) => {
                 row.metrics.insert(step.stage.clone(), artifact.metrics.clone());
-                (outcome, row.exit) =
-                    if outcome == Outcome::NotRun { (outcome, row.exit) } else { (Outcome::Gate, Exit::Gate as u8) };
+                (outcome, row.exit) = if outcome == Outcome::NotRun { (outcome, row.exit) } else { (Outcome::Gate, Exit::Gate as u8) };
             }
             // Stages after an unmet gate do not run.
             StepState::Blocked(_) => {}

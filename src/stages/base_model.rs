@@ -12,7 +12,7 @@ use serde::Deserialize;
 use std::fs;
 use std::path::PathBuf;
 use voxtral::inference::transcriber::WeightsFrom;
-use voxtral::weights::model_dir;
+use voxtral::model::model_dir;
 
 /// A base model on disk.
 #[derive(Clone, Debug)]

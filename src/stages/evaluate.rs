@@ -18,8 +18,8 @@ use voxpipe_io::jsonl;
 use voxtral::audio::{SAMPLE_RATE, read_wav16k};
 use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
 use voxtral::metrics::wer::{ErrorCounts, ErrorRates, TextNormalization};
-use voxtral::model::precision::Precision;
-use voxtral::weights::model_dir;
+use voxtral::model::model_dir;
+use voxtral::weights::precision::Precision;
 use voxtral::{device, lora};
 
 /// Number of clips whose samples are in memory at the same time.

@@ -5,7 +5,7 @@ use std::path::Path;
 use voxtral::device::SelectedDevice;
 use voxtral::inference::encoder_cache::FeatureCache;
 use voxtral::inference::transcriber::Transcriber;
-use voxtral::model::precision::Precision;
+use voxtral::weights::precision::Precision;
 
 /// Opens the feature cache of a model for `chunks` chunks of audio. `identity` identifies its weights. If the disk has too little free
 /// space or the cache is not `wanted`, the returned cache stores nothing.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use voxtral::lora;
 use voxtral::lora::merge;
-use voxtral::weights::model_dir;
+use voxtral::model::model_dir;
 
 /// Merge a LoRA adapter into its base model.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -6,7 +6,7 @@ use crate::stages::phrases;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
-use pipeline::manifest::diagnostic::Diagnostic;
+use pipeline::diagnostics::Diagnostic;
 use serde::Deserialize;
 use serde_json::{Map, Value, json as value};
 use std::fs;

@@ -24,7 +24,10 @@ fn targets_that_cannot_work_are_told_before_anything_runs() {
         (json!({ "targets": ["linear_1"] }), "layer of the projector | leave it out of the list and write `projector = true`"),
         (json!({ "targets": ["lm_head"] }), "adapters on `lm_head` are not supported"),
         (json!({ "targets": ["embed_tokens"] }), "adapters on `embed_tokens` are not supported"),
-        (json!({ "targets": "q_proj" }), "`q_proj` is read as a regular expression for full module names and matches none | write [\"q_proj\"]"),
+        (
+            json!({ "targets": "q_proj" }),
+            "`q_proj` is read as a regular expression for full module names and matches none | write [\"q_proj\"]",
+        ),
         (json!({ "targets": ".*(q_proj" }), "`.*(q_proj` is not a regular expression"),
         (json!({ "r": 0 }), "`lora.r`"),
     ] {

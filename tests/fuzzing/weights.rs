@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use std::path::Path;
 use voxtral::model::Voxtral;
 use voxtral::model::config::VoxtralConfig;
-use voxtral::model::precision::Precision;
+use voxtral::weights::precision::Precision;
 use voxtral::weights::{WeightLoader, read_tensors};
 
 /// Stands between the files of a checkpoint in several parts.
@@ -54,7 +54,7 @@ pub fn weights(bytes: &[u8], folder: &Path) -> bool {
 /// Loads the model as far as it goes, and looks at what was borrowed from the files.
 fn load(folder: &Path, precision: Precision) -> bool {
     let config: VoxtralConfig = serde_json::from_str(CONFIG).expect("this is a config");
-    let loaded = WeightLoader::open(folder, precision, &Device::flex()).and_then(|mut weights| {
+    let loaded = WeightLoader::open(folder, config.rope_heads(), precision, &Device::flex()).and_then(|mut weights| {
         Voxtral::load(&config, &mut weights);
         weights.finish()?.audit.passed()
     });

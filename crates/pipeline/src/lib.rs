@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod cache;
+pub mod diagnostics;
 pub mod events;
 pub mod executor;
 pub mod exit;
@@ -10,7 +11,6 @@ pub mod manifest;
 pub mod plan;
 pub mod process;
 pub mod scheduler;
-pub mod secrets;
 pub mod stage;
 
 pub use voxpipe_io::error;

@@ -1,5 +1,6 @@
 //! Voxtral in Rust.
 
+pub mod any_transcriber;
 pub mod audio;
 pub mod device;
 pub mod inference;

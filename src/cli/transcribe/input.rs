@@ -79,9 +79,7 @@ pub(super) fn gather(paths: &[String]) -> Result<Inputs> {
         let path = Path::new(text);
         if text == "-" {
             if list.iter().any(|input: &Input| matches!(input.source, Source::Stream(_))) {
-                return Err(Error::new("standard input can be read only once")
-                    .kind(ErrorKind::InvalidInput)
-                    .hint("remove the second `-`"));
+                return Err(Error::new("standard input can be read only once").kind(ErrorKind::InvalidInput).hint("remove the second `-`"));
             }
             let (name, below) = (PathBuf::from("-"), PathBuf::from("stdin"));
             list.push(Input { name, below, source: Source::Stream(Mutex::default()), length: AtomicUsize::new(0) });

@@ -6,9 +6,9 @@ use crate::hub;
 use crate::hub::Network;
 use clap::Args;
 use std::path::{Path, PathBuf};
-use voxtral::inference::asr_model::AnyTranscriber;
+use voxtral::any_transcriber::AnyTranscriber;
 use voxtral::inference::transcriber::WeightsFrom;
-use voxtral::model::precision::Precision;
+use voxtral::weights::precision::Precision;
 use voxtral::{device, lora};
 
 /// Options that select a model.
@@ -116,9 +116,9 @@ impl ModelArgs {
             return Ok(relative);
         }
         let found = self.folder(base, None).map_err(|error| match &self.base {
-            None => error
-                .context(format_args!("base model named by the adapter `{}`", self.model))
-                .hint("pass the base model with `--base`"),
+            None => {
+                error.context(format_args!("base model named by the adapter `{}`", self.model)).hint("pass the base model with `--base`")
+            }
             Some(_) => error,
         })?;
         if lora::is_adapter(&found) {

@@ -101,9 +101,7 @@ impl Output {
                 (Some(out), _) => out.join(&input.below),
                 (None, Source::File) => input.name.clone(),
                 (None, Source::Stream(_)) => {
-                    return Err(
-                        usage("standard input has no folder for its subtitles".to_owned()).hint("choose a folder with `--out`")
-                    );
+                    return Err(usage("standard input has no folder for its subtitles".to_owned()).hint("choose a folder with `--out`"));
                 }
             };
             let path = path.with_extension(format.extension());

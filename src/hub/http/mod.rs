@@ -333,8 +333,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::hub::token::HubToken;
-    use std::cell::Cell;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     const FAST: RetryPolicy = RetryPolicy {
         max_attempts: 4,

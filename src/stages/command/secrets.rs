@@ -1,6 +1,6 @@
 //! Secret environment variables: withheld from programs, and redacted in their output.
 
-use pipeline::secrets::is_secret;
+use pipeline::process::secrets::is_secret;
 use std::ffi::OsString;
 
 /// Secret environment variables.

@@ -8,7 +8,7 @@ use pipeline::artifact::Artifact;
 use pipeline::stage::Context;
 use std::path::{Path, PathBuf};
 use voxtral::lora;
-use voxtral::weights::model_dir;
+use voxtral::model::model_dir;
 
 impl Train {
     /// The base model's portable name and the folder it is read from.

@@ -24,8 +24,7 @@ use burn::tensor::Device;
 use events::Voice;
 use examples::Tokenized;
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::Failure;
-use pipeline::stage::{Arity, Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult, SuggestedSettings};
+use pipeline::stage::{Arity, Context, Failure, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult, SuggestedSettings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -35,14 +34,14 @@ use std::path::PathBuf;
 use voxpipe_io::jsonl;
 use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
 use voxtral::lora::{AdaptedLayers, LoraConfig, ModelPart};
-use voxtral::model::Voxtral;
-use voxtral::model::precision::Precision;
+use voxtral::model::{Voxtral, model_dir};
 use voxtral::training::adamw::AdamWConfig;
 use voxtral::training::collate::Example;
 use voxtral::training::memory_estimate::StepShape;
 use voxtral::training::sampler::{Shuffle, ShuffleOrder};
 use voxtral::training::{CheckpointConfig, LossRow, LrScheduler, Trainer, TrainingConfig, TrainingOutput, Validation};
-use voxtral::weights::{WeightLoader, model_dir};
+use voxtral::weights::WeightLoader;
+use voxtral::weights::precision::Precision;
 use voxtral::{device, lora, training, weights};
 
 /// Fine-tune a Voxtral model on a dataset.
@@ -594,8 +593,8 @@ impl Train {
 fn sizes(recognizer: &Transcriber, trained: &training::TrainableFilter) -> (usize, usize) {
     use burn::module::Param;
     use burn::tensor::Tensor;
-    use voxtral::model::visitor;
-    use voxtral::model::visitor::NamedVisitor;
+    use voxtral::weights::visitor;
+    use voxtral::weights::visitor::NamedVisitor;
     struct Count<'a>(&'a training::TrainableFilter<'a>, usize, usize);
     impl NamedVisitor for Count<'_> {
         fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {

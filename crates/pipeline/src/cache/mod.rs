@@ -3,6 +3,5 @@
 pub mod content;
 pub mod file_stat;
 pub mod fingerprint;
-pub mod noop;
 pub mod stat_cache;
 pub mod store;

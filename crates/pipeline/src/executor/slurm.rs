@@ -6,7 +6,7 @@ use super::job_dir::JobDir;
 use super::{CancelMode, ClusterBackend, JobEnd, JobSpec, JobStatus};
 use crate::error::{Error, Result, ResultExt};
 use crate::graph::{CPU, GPU, SlurmSettings as Settings};
-use crate::secrets::is_secret;
+use crate::process::secrets::is_secret;
 use crate::stage::Failure;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Resolves `[cache]`: size limit and sharing of the result cache. Not part of any fingerprint.
 
 use super::resolver::Resolver;
-use crate::manifest::diagnostic::Diagnostic;
+use crate::diagnostics::Diagnostic;
 use crate::manifest::{CacheTable, byte_size};
 use std::path::PathBuf;
 

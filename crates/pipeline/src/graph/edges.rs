@@ -2,7 +2,7 @@
 
 use super::resolver::{Draft, Resolver};
 use crate::artifact::ArtifactKind;
-use crate::manifest::diagnostic::{Diagnostic, closest, did_you_mean, join, list};
+use crate::diagnostics::{Diagnostic, closest, did_you_mean, join, list};
 use crate::manifest::suggest_stage;
 use crate::stage::{Arity, Port, StageFactory};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,10 +37,8 @@ impl<'a> Resolver<'a, '_> {
                         .get(span.clone())
                         .is_some_and(|text| text.trim_start_matches('[').trim().trim_end_matches(']').trim().is_empty())
                 {
-                    self.found.push(
-                        Diagnostic::error(span, format!("`{}` is empty", port.get_ref()))
-                            .hint("name a stage, or remove the port"),
-                    );
+                    self.found
+                        .push(Diagnostic::error(span, format!("`{}` is empty", port.get_ref())).hint("name a stage, or remove the port"));
                 }
                 draft.from.push((port, upstreams));
             }
@@ -63,8 +61,7 @@ impl<'a> Resolver<'a, '_> {
             }
             let new = seen.insert(upstream.get_ref().clone());
             if !new {
-                self.found
-                    .push(Diagnostic::error(upstream.span(), format!("`{}` is listed twice", upstream.get_ref())).hint("remove one"));
+                self.found.push(Diagnostic::error(upstream.span(), format!("`{}` is listed twice", upstream.get_ref())).hint("remove one"));
             }
             new
         });

@@ -21,8 +21,8 @@ pub use resources::{CPU, GPU, MachineResources, ResourceRequest, SlurmSettings};
 pub use retry::{RecoveryRule, RetryPolicy};
 pub use tracking::{TrackerKind, TrackingSettings};
 
+use crate::diagnostics::Diagnostic;
 use crate::manifest::Manifest;
-use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::include::ManifestSources;
 use crate::manifest::matrix::SweepMatrix;
 use crate::manifest::overrides::{Arguments, CommandLineOverrides};

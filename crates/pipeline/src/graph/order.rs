@@ -1,7 +1,7 @@
 //! Topological order of the stages (Kahn's algorithm) and detection of dependency cycles (Tarjan's algorithm).
 
 use super::resolver::{Draft, Resolver};
-use crate::manifest::diagnostic::Diagnostic;
+use crate::diagnostics::Diagnostic;
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
 use petgraph::visit::EdgeRef;

@@ -2,7 +2,7 @@
 
 use super::limits::MetricBound;
 use super::{MachineResources, Pipeline, RecoveryRule, ResourceRequest, RetryPolicy, Step, derived_seed, limits};
-use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
+use crate::diagnostics::{Diagnostic, did_you_mean, list};
 use crate::manifest::interpolate::{Interpolation, InterpolationTrail};
 use crate::manifest::{Manifest, PipelineTable, RecoverTable, StageTable};
 use crate::stage::{AnyStage, SettingError, StageFactory};

@@ -2,7 +2,7 @@
 
 use super::limits;
 use super::resolver::{Draft, Resolver};
-use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
+use crate::diagnostics::{Diagnostic, did_you_mean, list};
 use crate::manifest::{ExecutorKind, SlurmTable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -2,8 +2,7 @@
 
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::stage::Failure;
-use crate::stage::SettingOverrides;
+use crate::stage::{Failure, SettingOverrides};
 use std::time::Duration;
 
 /// When and how a failed step is retried.

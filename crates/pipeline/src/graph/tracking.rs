@@ -1,7 +1,7 @@
 //! Resolves `[tracking]`: experiment tracking with Trackio.
 
 use super::resolver::Resolver;
-use crate::manifest::diagnostic::Diagnostic;
+use crate::diagnostics::Diagnostic;
 use crate::manifest::{TrackingTable, TrackioTable};
 use toml::Spanned;
 

@@ -5,7 +5,7 @@
 
 use super::{Pipeline, Step};
 use crate::cache::fingerprint::portable;
-use crate::secrets::is_secret;
+use crate::process::secrets::is_secret;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

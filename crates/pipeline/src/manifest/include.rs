@@ -6,8 +6,8 @@
 //!
 //! Nothing here reads the disk: whoever gathers the texts is asked for them.
 
-use crate::manifest::diagnostic::{Diagnostic, IncludedFile};
-use crate::manifest::schema::unreadable;
+use crate::diagnostics::toml_schema::unreadable;
+use crate::diagnostics::{Diagnostic, IncludedFile};
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;

@@ -5,7 +5,7 @@
 //! of its reference, so diagnostics point there; `InterpolationTrail::origins` records where the value was defined.
 //! Environment variables that look like secrets are rejected, because settings are stored, printed and published.
 
-use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
+use crate::diagnostics::{Diagnostic, did_you_mean, list};
 use crate::manifest::include::moved;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -102,7 +102,7 @@ impl<'t> Interpolation<'_, 't> {
                     Some(Some(value)) => match to_text(value.get_ref()) {
                         Some(text) => out.push_str(&text),
                         None => {
-                            let what = crate::manifest::schema::kind_of(value.get_ref());
+                            let what = crate::diagnostics::toml_schema::kind_of(value.get_ref());
                             let message = format!("`${{{reference}}}` is {what}, which cannot be interpolated into a longer string");
                             trail.found.push(Diagnostic::error(self.place(&span, reference), message).hint("make it the whole string"));
                             complete = false;
@@ -210,9 +210,7 @@ impl<'t> Interpolation<'_, 't> {
         if looks_secret(name) {
             let message = format!("`${{env.{name}}}` looks like a secret; secrets are not allowed in settings");
             return Err(Box::new(
-                Diagnostic::error(place, message)
-                    .hint("remove it")
-                    .note("stages that need a token read it from the environment"),
+                Diagnostic::error(place, message).hint("remove it").note("stages that need a token read it from the environment"),
             ));
         }
         (self.env)(name).ok_or_else(|| {

@@ -3,7 +3,7 @@
 //! Axes are read from the tree of TOML values, so that each value keeps its span. A combination takes one value of every axis and is
 //! written into the tree like `--set` overrides. The first axis varies slowest.
 
-use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
+use crate::diagnostics::{Diagnostic, did_you_mean, list};
 use crate::manifest::include::{Tree, key_name};
 use std::ops::Range;
 use toml::Spanned;

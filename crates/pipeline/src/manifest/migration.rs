@@ -59,9 +59,10 @@ fn through(text: &str, states: bool, steps: &[Step], newest: u64) -> Result<Migr
     let mut new = text.to_owned();
     let mut done = Vec::new();
     while now < newest {
-        let step = steps.iter().find(|step| step.from == now).ok_or_else(|| {
-            wrong(format!("schema {now} does not exist"), &format!("write `schema = {newest}` if the file is new"))
-        })?;
+        let step = steps
+            .iter()
+            .find(|step| step.from == now)
+            .ok_or_else(|| wrong(format!("schema {now} does not exist"), &format!("write `schema = {newest}` if the file is new")))?;
         let (tree, _) = DeTable::parse_recoverable(&new);
         let edits = (step.edits)(tree.get_ref());
         new = edited(&new, edits);

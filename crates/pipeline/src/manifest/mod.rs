@@ -3,7 +3,7 @@
 //! Parsing runs in passes over one tree of spanned TOML values:
 //! 1. Parse the files and merge them into a tree ([`crate::manifest::include`]). Only the first syntax error of each file is reported.
 //! 2. Write profiles and `--set` overrides into the tree ([`crate::manifest::overrides`]).
-//! 3. Validate the tree against the JSON Schema ([`crate::manifest::schema`]) and remove what does not fit.
+//! 3. Validate the tree against the JSON Schema ([`crate::diagnostics::toml_schema`]) and remove what does not fit.
 //! 4. Take out the free-form tables (`params`, every `with`, every profile's `set`), because serde would lose their spans.
 //! 5. Deserialize the rest into a [`Manifest`] with serde.
 //!
@@ -11,7 +11,6 @@
 
 pub mod byte_size;
 mod cache;
-pub mod diagnostic;
 pub mod include;
 pub mod include_files;
 pub mod interpolate;
@@ -21,20 +20,18 @@ pub mod one_or_many;
 pub mod origin;
 pub mod overrides;
 mod resources;
-pub mod schema;
 mod tracking;
 
 pub use cache::CacheTable;
 pub use resources::{ExecutorKind, ResourceNeeds, SlurmTable};
 pub use tracking::{TrackingTable, TrackioTable};
 
-use crate::stage::Failure;
-use crate::stage::StageFactory;
-use diagnostic::{Diagnostic, did_you_mean};
+use crate::diagnostics::toml_schema::{SchemaShape, TOP};
+use crate::diagnostics::{Diagnostic, did_you_mean};
+use crate::stage::{Failure, StageFactory};
 use include::{ManifestSources, MergedToml};
 use matrix::SweepMatrix;
 use overrides::{Arguments, CommandLineOverrides};
-use schema::{SchemaShape, TOP};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -263,7 +260,7 @@ impl<'t> Manifest<'t> {
 
         let sweep = matrix::read(&tree, sources.text(), &mut found);
 
-        let mut generator = schema::generator();
+        let mut generator = crate::diagnostics::toml_schema::generator();
         let root = generator.root_schema_for::<Manifest<'static>>().to_value();
         let definitions = root.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
         found.extend(SchemaShape::new(&root, &definitions).check(&mut tree, TOP));
@@ -276,7 +273,7 @@ impl<'t> Manifest<'t> {
                 (Some(manifest), found)
             }
             Err(error) => {
-                found.push(schema::unreadable(&error, 0..0));
+                found.push(crate::diagnostics::toml_schema::unreadable(&error, 0..0));
                 (None, found)
             }
         }
@@ -298,7 +295,7 @@ fn unsupported_schema(schema: &Spanned<DeValue<'_>>) -> Option<Diagnostic> {
 
 /// The JSON Schema of `pipeline.toml`; the schema of `with` and `from` depends on `uses`.
 pub fn schema(registry: &[&dyn StageFactory]) -> Value {
-    let mut generator = schema::generator();
+    let mut generator = crate::diagnostics::toml_schema::generator();
     let kinds: Vec<(&dyn StageFactory, Value)> = registry.iter().map(|entry| (*entry, entry.schema(&mut generator).to_value())).collect();
     for definition in generator.definitions_mut().values_mut() {
         allow_references(definition);
@@ -333,7 +330,8 @@ pub fn schema(registry: &[&dyn StageFactory]) -> Value {
             stage["properties"]["uses"]["oneOf"] = Value::Array(uses);
             stage["allOf"] = Value::Array(choices);
         }
-        stage["properties"]["with"] = json!({ "type": "object", "description": "Settings of the stage; which ones exist depends on `uses`." });
+        stage["properties"]["with"] =
+            json!({ "type": "object", "description": "Settings of the stage; which ones exist depends on `uses`." });
     }
     root["$defs"]["Reference"] = json!({
         "type": "string",
@@ -488,5 +486,5 @@ struct BoundText(String);
 /// A "did you mean" hint for an unknown stage name, and a note that lists all stages.
 pub(crate) fn suggest_stage<'a>(written: &str, stages: impl IntoIterator<Item = &'a str> + Clone) -> (Option<String>, String) {
     let hint = did_you_mean(written, stages.clone());
-    (hint, format!("stages: {}", crate::manifest::diagnostic::list(stages)))
+    (hint, format!("stages: {}", crate::diagnostics::list(stages)))
 }

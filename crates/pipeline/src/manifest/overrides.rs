@@ -4,7 +4,7 @@
 //! command line has no span in the file. `Arguments` appends the arguments after the last byte of the file and gives their values
 //! spans there; diagnostics with such spans are mapped back to their argument.
 
-use crate::manifest::diagnostic::{Diagnostic, did_you_mean, list};
+use crate::diagnostics::{Diagnostic, did_you_mean, list};
 use crate::manifest::include::{Tree, key_name, moved};
 use crate::manifest::matrix;
 use crate::manifest::matrix::SweepCombination;
@@ -218,8 +218,11 @@ fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<
             DeValue::Table(table) => table,
             other => {
                 let so_far = path[..=depth].join(".");
-                let complaint =
-                    format!("`{}` cannot be set: `{so_far}` is {}, not a table", key.get_ref(), crate::manifest::schema::kind_of(other));
+                let complaint = format!(
+                    "`{}` cannot be set: `{so_far}` is {}, not a table",
+                    key.get_ref(),
+                    crate::diagnostics::toml_schema::kind_of(other)
+                );
                 return found.push(Diagnostic::error(key.span(), complaint));
             }
         };

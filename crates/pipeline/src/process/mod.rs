@@ -2,3 +2,4 @@
 
 pub mod liveness_lock;
 pub mod reaper;
+pub mod secrets;

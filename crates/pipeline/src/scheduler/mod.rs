@@ -4,7 +4,6 @@
 //! of a step are known. Independent steps run in parallel.
 
 mod attempt;
-pub mod gpu;
 mod resources;
 mod schedule;
 mod validate;
@@ -24,9 +23,9 @@ use crate::executor::{Executor, StageJob, Watchdog, WatchdogLimits};
 use crate::exit::Exit;
 use crate::graph::{Pipeline, Step};
 use crate::plan::{FreshnessCheck, Plan, absolute};
+use crate::stage::gpu::Gpu;
 use crate::stage::{Context, StageOutcome, StageResult};
 use attempt::Attempt;
-use gpu::Gpu;
 use schedule::LazyResources;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,11 +2,11 @@
 //!
 //! Amounts are counted in thousandths, so that fractions of a GPU add up exactly.
 
-use super::gpu;
 use crate::cache::fingerprint::Fingerprint;
 use crate::error::{Error, Result};
 use crate::graph::{CPU, ExecutorKind, GPU, MachineResources, Step};
-use crate::scheduler::gpu::Gpu;
+use crate::stage::gpu;
+use crate::stage::gpu::Gpu;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;

@@ -5,19 +5,19 @@
 //! lists the available kinds.
 
 mod failure;
+pub mod gpu;
 mod overrides;
 
 pub use failure::Failure;
 pub use overrides::{SettingOverrides, describe_overrides};
 
 use crate::artifact::{Artifact, ArtifactKind};
+use crate::diagnostics::toml_schema::SchemaShape;
+use crate::diagnostics::{Diagnostic, toml_schema};
 use crate::error::{Error, Result};
 use crate::events::{Emitter, Event};
-use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::schema;
-use crate::manifest::schema::SchemaShape;
 use crate::process::liveness_lock::LivenessLock;
-use crate::scheduler::gpu::Gpu;
+use crate::stage::gpu::Gpu;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -537,7 +537,7 @@ impl<S: Stage> StageFactory for FactoryOf<S> {
     }
     fn parse(&self, mut with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>> {
         let span = with.span();
-        let shape = schema::of::<S>();
+        let shape = toml_schema::of::<S>();
         let found = SchemaShape::new(&shape.0, &shape.1).check(&mut with, "with");
         if !found.is_empty() {
             // Do not deserialize: removed values would be reported as missing.
@@ -545,7 +545,7 @@ impl<S: Stage> StageFactory for FactoryOf<S> {
         }
         match S::deserialize(toml::de::Deserializer::from(with)) {
             Ok(stage) => Ok(Box::new(stage)),
-            Err(error) => Err(vec![schema::unreadable(&error, span)]),
+            Err(error) => Err(vec![toml_schema::unreadable(&error, span)]),
         }
     }
 }

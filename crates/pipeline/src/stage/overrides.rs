@@ -1,8 +1,8 @@
 //! Setting overrides for a retry: `recover = [{ on = "out-of-memory", set = { batch_size = "/2" } }]`.
 
 use super::Stage;
+use crate::diagnostics::toml_schema;
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::schema;
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(super) fn changed<S: Stage>(stage: &S, changes: &SettingOverrides) -> Result
     let mut settings = serde_json::to_value(stage)?;
     for (path, change) in changes {
         let (first, rest) = path.split_once('.').map_or((path.as_str(), None), |(first, rest)| (first, Some(rest)));
-        let first = schema::current_name::<S>(first);
+        let first = toml_schema::current_name::<S>(first);
         let path = &rest.map_or_else(|| first.clone(), |rest| format!("{first}.{rest}"));
         let place = place(&mut settings, path).ok_or_else(|| invalid(format!("`{path}` is not a setting of `{}`", S::KIND)))?;
         *place = value(place, change).map_err(|message| invalid(format!("`{path}` {message}")))?;

@@ -115,9 +115,8 @@ fn argmax(model: &Voxtral, hidden: Tensor<3>) -> Result<Vec<(u32, f32)>> {
     let sums = sums.into_data().try_to_vec::<f32>().map_err(not_read)?;
     let row = |(id, sum): (i64, f32)| {
         let id = u32::try_from(id).ok().filter(|_| sum.is_finite());
-        id.map(|id| (id, -sum.ln())).ok_or_else(|| {
-            Error::new("the logits are not finite").hint("the weights do not fit the config, or the training diverged")
-        })
+        id.map(|id| (id, -sum.ln()))
+            .ok_or_else(|| Error::new("the logits are not finite").hint("the weights do not fit the config, or the training diverged"))
     };
     ids.into_iter().zip(sums).map(row).collect()
 }

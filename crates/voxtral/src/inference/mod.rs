@@ -1,6 +1,5 @@
 //! Speech recognition: transcribers, batching, greedy decoding and the feature cache.
 
-pub mod asr_model;
 pub mod batching;
 pub mod encoder_cache;
 pub mod generate;

@@ -10,8 +10,8 @@ use crate::lora;
 use crate::lora::ModelPart;
 use crate::model::Voxtral;
 use crate::model::config::{VoxtralConfig, preprocessor};
-use crate::model::precision::Precision;
 use crate::tokenizer::{Tokenizer, prompt};
+use crate::weights::precision::Precision;
 use crate::weights::{LoadReport, WeightLoader};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::path::Path;
@@ -70,7 +70,7 @@ impl Transcriber {
             .hint("config.json and tekken.json do not belong together"));
         }
         let mut weights = match start {
-            WeightsFrom::Checkpoint => WeightLoader::open(folder, precision, device)?,
+            WeightsFrom::Checkpoint => WeightLoader::open(folder, config.rope_heads(), precision, device)?,
             WeightsFrom::Random(seed) => WeightLoader::random(seed, device).precision(precision),
         };
         let model = Voxtral::load(&config, &mut weights);

@@ -210,8 +210,7 @@ fn first_match<T: Copy>(patterns: &[(LayerPattern, T)], layer: &str) -> Result<O
 impl Raw {
     /// Rejects settings that would change the computation but are not supported.
     fn refuse_unread(&self) -> Result<()> {
-        let merge =
-            "merge the adapter into its base with PEFT's `merge_and_unload`, and use the merged model as `--model`";
+        let merge = "merge the adapter into its base with PEFT's `merge_and_unload`, and use the merged model as `--model`";
         if let Value::String(init) = &self.init_lora_weights
             && !BASE_PRESERVING_INITS.contains(&init.as_str())
         {

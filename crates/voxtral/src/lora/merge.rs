@@ -5,10 +5,10 @@
 
 use super::LoraLayer;
 use crate::error::{Error, Result, ResultExt};
-use crate::model::Voxtral;
 use crate::model::config::VoxtralConfig;
-use crate::model::precision::Precision;
-use crate::weights::{PendingTensor, SafetensorsCheckpoint, WeightLoader, floats, model_dir};
+use crate::model::{Voxtral, model_dir};
+use crate::weights::precision::Precision;
+use crate::weights::{PendingTensor, SafetensorsCheckpoint, WeightLoader, floats};
 use crate::{lora, weights};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
@@ -48,7 +48,7 @@ pub struct MergeReport {
 pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: MergeDtype, max_shard: u64) -> Result<MergeReport> {
     let device = Device::flex();
     let config = VoxtralConfig::read(base)?;
-    let mut source = WeightLoader::open(base, Precision::Auto, &device)?;
+    let mut source = WeightLoader::open(base, config.rope_heads(), Precision::Auto, &device)?;
     let mut model = Voxtral::load(&config, &mut source);
     drop(source.finish()?);
     let shapes = weights::shapes(&model);
@@ -57,7 +57,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: MergeDtype, max_sh
         model.linears().into_iter().filter_map(|(name, layer)| Some((format!("{name}.weight"), layer.lora.clone()?))).collect();
     drop(model);
 
-    let checkpoint = SafetensorsCheckpoint::of(base)?;
+    let checkpoint = SafetensorsCheckpoint::of(base, config.rope_heads())?;
     let (checkpoint, device, layers, count) = (&checkpoint, &device, adapters.len(), shapes.len());
     let tensors = shapes.into_iter().map(|(name, shape)| {
         let kept = stored.keeps(&name, checkpoint.dtype(&name));

@@ -14,118 +14,20 @@ pub mod merge;
 mod peft;
 mod targets;
 
+pub use super::model::lora_layer::{DoraLayer, LoraLayer};
 pub use peft::{base_of, is_adapter, is_adapter_file, load, save};
 pub use targets::{LayerPattern, ModelPart, TargetModules};
 
 use super::model::Voxtral;
 use super::model::dropout::SeededDropout;
-use super::model::linear::Linear;
+use super::model::lora_layer::row_norms;
 use super::weights::{Initializer, WeightLoader};
 use crate::error::{Error, Result};
-use crate::kernels::ops;
-use crate::kernels::ops::MatmulPrecision;
-use burn::module::{Module, Param};
-use burn::tensor::{FloatDType, Tensor};
+use burn::module::Param;
+use burn::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-
-/// LoRA (or DoRA) adapter of one linear layer.
-#[derive(Module, Debug)]
-pub struct LoraLayer {
-    /// A, `[r, in]`.
-    pub a: Param<Tensor<2>>,
-    /// B, `[out, r]`; initialized to zero, so that training starts from the base model.
-    pub b: Param<Tensor<2>>,
-    /// DoRA magnitudes; `None` for plain LoRA.
-    pub dora: Option<DoraLayer>,
-    scale: f64,
-    dropout: f64,
-    #[module(skip)]
-    masks: SeededDropout,
-}
-
-/// DoRA: learned magnitude and current norm of each weight row.
-#[derive(Module, Debug)]
-pub struct DoraLayer {
-    /// m, `[out]`: learned norm of each row of the adapted weight; initialized to the norm of the base weight's row.
-    pub magnitude: Param<Tensor<1>>,
-    /// n, `[out]`: norm of each row of W + s B A when last computed.
-    norm: Tensor<1>,
-}
-
-impl LoraLayer {
-    /// Output of the adapted layer. `base(x, bias)` multiplies by the frozen weight and adds the bias, if any.
-    ///
-    /// # Shapes
-    /// `[…, in]` → `[…, out]`
-    pub(super) fn forward<const D: usize>(
-        &self,
-        x: Tensor<D>,
-        bias: Option<Tensor<1>>,
-        base: impl Fn(Tensor<D>, Option<Tensor<1>>) -> Tensor<D>,
-    ) -> Tensor<D> {
-        let dropped = self.dropped(&x);
-        match (&self.dora, dropped) {
-            (None, dropped) => base(x.clone(), bias) + self.update(dropped.unwrap_or(x)),
-            (Some(dora), None) => {
-                let y = (base(x.clone(), None) + self.update(x)) * dora.factor();
-                match bias {
-                    Some(bias) => y + bias.unsqueeze(),
-                    None => y,
-                }
-            }
-            // As in PEFT, DoRA's change of the base output also uses the inputs after dropout.
-            (Some(dora), Some(dropped)) => {
-                let factor = dora.factor();
-                base(x, bias) + base(dropped.clone(), None) * (factor.clone() - 1.0) + self.update(dropped) * factor
-            }
-        }
-    }
-
-    /// The weight with the adapter merged in, as `f32`.
-    ///
-    /// # Shapes
-    /// `[out, in]` → the same
-    pub fn merged(&self, weight: Tensor<2>) -> Tensor<2> {
-        let sum = self.sum(weight);
-        match &self.dora {
-            None => sum,
-            Some(dora) => {
-                let factor = dora.magnitude.val().inner() / row_norms(sum.clone());
-                sum * factor.unsqueeze_dim(1)
-            }
-        }
-    }
-
-    /// s (x Aᵀ) Bᵀ.
-    fn update<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(ops::linear(x, self.a.val(), None, MatmulPrecision::F32), self.b.val(), None, MatmulPrecision::F32) * self.scale
-    }
-
-    /// W + s B A as `f32`, without gradient.
-    fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
-        weight.inner().cast(FloatDType::F32) + (self.b.val().inner() * self.scale).matmul(self.a.val().inner())
-    }
-
-    /// The inputs after dropout; `None` when not training or without dropout.
-    fn dropped<const D: usize>(&self, x: &Tensor<D>) -> Option<Tensor<D>> {
-        let training = self.dropout > 0.0 && self.a.val().is_require_grad();
-        training.then(|| x.clone() * self.masks.mask(self.dropout, x.dims(), &x.device().without_autodiff()))
-    }
-}
-
-impl DoraLayer {
-    /// m / n, broadcastable to the outputs.
-    fn factor<const D: usize>(&self) -> Tensor<D> {
-        (self.magnitude.val() / self.norm.clone()).unsqueeze()
-    }
-}
-
-/// L2 norm of each row.
-fn row_norms(weight: Tensor<2>) -> Tensor<1> {
-    weight.square().sum_dim(1).sqrt().squeeze_dim(1)
-}
 
 /// Adapter configuration: type, size and target layers.
 #[derive(Clone, Debug)]
@@ -285,46 +187,5 @@ impl Voxtral {
                 lora.masks = SeededDropout::new(seed, &name, blocks.clone());
             }
         }
-    }
-
-    /// Computes matrix products of all linear layers of the blocks and the projector, and attention, in bf16. Stored weights do not change.
-    pub fn compute_in_bf16(&mut self) {
-        for (_, layer) in self.linears() {
-            layer.rounded = true;
-        }
-    }
-
-    /// All linear layers of the blocks and the projector with their names, in order.
-    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
-        let mut found: Vec<(String, &mut Linear)> = Vec::new();
-        for (i, layer) in self.audio_tower.layers.iter_mut().enumerate() {
-            let attention = &mut layer.self_attn;
-            let parts = [
-                ("self_attn.q_proj", &mut attention.q_proj),
-                ("self_attn.k_proj", &mut attention.k_proj),
-                ("self_attn.v_proj", &mut attention.v_proj),
-                ("self_attn.out_proj", &mut attention.out_proj),
-                ("fc1", &mut layer.fc1),
-                ("fc2", &mut layer.fc2),
-            ];
-            found.extend(parts.into_iter().map(|(part, linear)| (format!("audio_tower.layers.{i}.{part}"), linear)));
-        }
-        let projector = &mut self.multi_modal_projector;
-        found.push(("multi_modal_projector.linear_1".to_owned(), &mut projector.linear_1));
-        found.push(("multi_modal_projector.linear_2".to_owned(), &mut projector.linear_2));
-        for (i, layer) in self.language_model.model.layers.iter_mut().enumerate() {
-            let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
-            let parts = [
-                ("self_attn.q_proj", &mut attention.q_proj),
-                ("self_attn.k_proj", &mut attention.k_proj),
-                ("self_attn.v_proj", &mut attention.v_proj),
-                ("self_attn.o_proj", &mut attention.o_proj),
-                ("mlp.gate_proj", &mut mlp.gate_proj),
-                ("mlp.up_proj", &mut mlp.up_proj),
-                ("mlp.down_proj", &mut mlp.down_proj),
-            ];
-            found.extend(parts.into_iter().map(|(part, linear)| (format!("language_model.model.layers.{i}.{part}"), linear)));
-        }
-        found
     }
 }

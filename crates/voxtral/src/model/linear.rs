@@ -1,8 +1,8 @@
 //! Linear layer `y = x Wᵀ + b` with an optional LoRA adapter; the weight is f32, bf16 or quantized.
 
+use super::lora_layer::LoraLayer;
 use crate::kernels::ops::{MatmulPrecision, QuantType};
 use crate::kernels::{ops, quantized};
-use crate::lora::LoraLayer;
 use crate::weights::{Initializer, WeightLoader};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
@@ -10,7 +10,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 /// Linear layer. The weight has the layout of the Hub checkpoint, `[out, in]`.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]` in f32 or bf16, see [`super::precision::Precision`]. If quantized, the packed bytes of each row.
+    /// `[out, in]` in f32 or bf16, see [`crate::weights::precision::Precision`]. If quantized, the packed bytes of each row.
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,

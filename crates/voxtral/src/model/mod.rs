@@ -15,10 +15,10 @@ pub mod dropout;
 pub mod encoder;
 pub mod kv_cache;
 pub mod linear;
+pub mod lora_layer;
+pub mod model_dir;
 pub mod norm;
-pub mod precision;
 pub mod projector;
-pub mod visitor;
 
 use crate::error::{Error, Result};
 use crate::weights::WeightLoader;
@@ -27,6 +27,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use config::VoxtralConfig;
 use decoder::LanguageModel;
 use encoder::AudioEncoder;
+use linear::Linear;
 use projector::Projector;
 
 /// The complete Voxtral model. Field names are the tensor names of the Hub checkpoint.
@@ -133,4 +134,47 @@ pub fn int_tensor(values: impl IntoIterator<Item = i64>, device: &Device) -> Ten
     let values: Vec<i64> = values.into_iter().collect();
     let count = values.len();
     Tensor::from_data(TensorData::new(values, [count]), device)
+}
+
+impl Voxtral {
+    /// Computes matrix products of all linear layers of the blocks and the projector, and attention, in bf16. Stored weights do not change.
+    pub fn compute_in_bf16(&mut self) {
+        for (_, layer) in self.linears() {
+            layer.rounded = true;
+        }
+    }
+
+    /// All linear layers of the blocks and the projector with their names, in order.
+    pub fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        let mut found: Vec<(String, &mut Linear)> = Vec::new();
+        for (i, layer) in self.audio_tower.layers.iter_mut().enumerate() {
+            let attention = &mut layer.self_attn;
+            let parts = [
+                ("self_attn.q_proj", &mut attention.q_proj),
+                ("self_attn.k_proj", &mut attention.k_proj),
+                ("self_attn.v_proj", &mut attention.v_proj),
+                ("self_attn.out_proj", &mut attention.out_proj),
+                ("fc1", &mut layer.fc1),
+                ("fc2", &mut layer.fc2),
+            ];
+            found.extend(parts.into_iter().map(|(part, linear)| (format!("audio_tower.layers.{i}.{part}"), linear)));
+        }
+        let projector = &mut self.multi_modal_projector;
+        found.push(("multi_modal_projector.linear_1".to_owned(), &mut projector.linear_1));
+        found.push(("multi_modal_projector.linear_2".to_owned(), &mut projector.linear_2));
+        for (i, layer) in self.language_model.model.layers.iter_mut().enumerate() {
+            let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
+            let parts = [
+                ("self_attn.q_proj", &mut attention.q_proj),
+                ("self_attn.k_proj", &mut attention.k_proj),
+                ("self_attn.v_proj", &mut attention.v_proj),
+                ("self_attn.o_proj", &mut attention.o_proj),
+                ("mlp.gate_proj", &mut mlp.gate_proj),
+                ("mlp.up_proj", &mut mlp.up_proj),
+                ("mlp.down_proj", &mut mlp.down_proj),
+            ];
+            found.extend(parts.into_iter().map(|(part, linear)| (format!("language_model.model.layers.{i}.{part}"), linear)));
+        }
+        found
+    }
 }

@@ -28,8 +28,7 @@ use config::{FRAMES_EACH, RealtimeConfig};
 use decoder::{DecoderState, RealtimeDecoder, RealtimeLanguageModel};
 use encoder::{CausalAudioEncoder, EncoderState};
 
-/// Name of the model in messages.
-pub const MODEL_NAME: &str = "Voxtral Realtime";
+pub use crate::weights::family::REALTIME_NAME as MODEL_NAME;
 /// Fixed reference maximum of the log10-mel spectrogram; its floor is 8 decades below.
 pub const CEILING: f32 = 1.5;
 

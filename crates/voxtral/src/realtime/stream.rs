@@ -140,9 +140,9 @@ fn argmax(logits: &[f32]) -> Result<(u32, f32)> {
         Some((_, highest)) if highest >= *logit => best,
         _ => Some((id, *logit)),
     });
-    let (id, highest) = best.filter(|(_, highest)| highest.is_finite()).ok_or_else(|| {
-        Error::new("the logits are not finite").hint("use `--precision f32`, or download the weights again")
-    })?;
+    let (id, highest) = best
+        .filter(|(_, highest)| highest.is_finite())
+        .ok_or_else(|| Error::new("the logits are not finite").hint("use `--precision f32`, or download the weights again"))?;
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
     let id = u32::try_from(id).map_err(|_| Error::new("the vocabulary is too large"))?;
     Ok((id, -sum.ln() as f32))

@@ -8,9 +8,9 @@ use crate::audio::log_mel::HOP;
 use crate::audio::{LogMel, SAMPLE_RATE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inference::transcriber::{TokenLimit, TranscribeEvent, Transcript, Utterance, WeightsFrom};
-use crate::model::precision::Precision;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::prompt::{BOS, EOS};
+use crate::weights::precision::Precision;
 use crate::weights::{LoadReport, WeightLoader};
 use burn::tensor::Device;
 use std::path::Path;
@@ -64,7 +64,7 @@ impl RealtimeTranscriber {
         }
         let (bos, pad, eos) = (id(BOS)?, id(STREAMING_PAD)?, id(EOS)?);
         let mut weights = match start {
-            WeightsFrom::Checkpoint => WeightLoader::open(folder, precision, device)?,
+            WeightsFrom::Checkpoint => WeightLoader::open(folder, config.rope_heads(), precision, device)?,
             WeightsFrom::Random(seed) => WeightLoader::random(seed, device).precision(precision),
         };
         let model = RealtimeModel::load(&config, &mut weights);

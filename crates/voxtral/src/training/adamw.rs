@@ -4,7 +4,7 @@
 //! and its state is a map of named tensors, as stored in checkpoints.
 
 use crate::error::{Error, Result};
-use crate::model::visitor::{NamedMapper, NamedVisitor, map_named, visit_named};
+use crate::weights::visitor::{NamedMapper, NamedVisitor, map_named, visit_named};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rayon::prelude::*;

@@ -9,7 +9,7 @@ use super::loss_of;
 use crate::error::{Error, Result};
 use crate::model::Voxtral;
 use crate::model::decoder::RotaryEmbedding;
-use crate::model::visitor::{NamedVisitor, visit_named};
+use crate::weights::visitor::{NamedVisitor, visit_named};
 use burn::module::Param;
 use burn::tensor::Tensor;
 

@@ -14,9 +14,9 @@ pub mod memory_estimate;
 pub mod sampler;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::visitor::{NamedMapper, map_named};
 use crate::model::{Voxtral, int_tensor};
 use crate::weights::floats;
+use crate::weights::visitor::{NamedMapper, map_named};
 use adamw::AdamW;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};

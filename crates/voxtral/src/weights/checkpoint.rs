@@ -7,8 +7,6 @@
 use super::values::Values;
 use super::{Initializer, init, names};
 use crate::error::{Error, Result, ResultExt};
-use crate::model::config::VoxtralConfig;
-use crate::realtime;
 use burn::tensor::{DType, TensorData};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -57,16 +55,18 @@ pub struct SafetensorsCheckpoint {
     pub(super) tensors: BTreeMap<String, Stored>,
     form: CheckpointFormat,
     /// Head sizes, to reorder interleaved rows.
-    heads: HeadWidths,
+    heads: RopeHeads,
     /// Note for the user, if any.
     pub(super) note: Option<String>,
 }
 
-/// Head sizes of layers whose rows may be stored as interleaved RoPE pairs.
-#[derive(Clone, Copy, Debug, Default)]
-struct HeadWidths {
-    audio: usize,
-    text: usize,
+/// Head widths of the layers whose rows Mistral's files store as interleaved RoPE pairs; other forms do not need them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RopeHeads {
+    /// In the audio encoder; 0 without RoPE.
+    pub audio: usize,
+    /// In the language model.
+    pub text: usize,
 }
 
 #[derive(Debug)]
@@ -133,9 +133,8 @@ impl WeightFiles {
 
 impl SafetensorsCheckpoint {
     /// Opens the checkpoint of a model folder and reads the file headers.
-    pub fn of(folder: &Path) -> Result<Self> {
+    pub fn of(folder: &Path, heads: RopeHeads) -> Result<Self> {
         let place = WeightFiles::of(folder)?;
-        let heads = if place.form == CheckpointFormat::Mistral { HeadWidths::read(folder)? } else { HeadWidths::default() };
         let mut found = Self { shards: Vec::new(), tensors: BTreeMap::new(), form: place.form, heads, note: place.note };
         for path in &place.files {
             found.add(path)?;
@@ -213,16 +212,7 @@ impl SafetensorsCheckpoint {
     }
 }
 
-impl HeadWidths {
-    fn read(folder: &Path) -> Result<Self> {
-        if realtime::config::is_realtime(folder) {
-            let config = realtime::config::RealtimeConfig::read(folder)?;
-            return Ok(Self { audio: config.audio_config.head_dim, text: config.text_config.head_dim });
-        }
-        // Voxtral Mini and Small have no RoPE in the encoder.
-        Ok(Self { audio: 0, text: VoxtralConfig::read(folder)?.text_config.head_dim })
-    }
-
+impl RopeHeads {
     fn of(self, name: &str) -> usize {
         if name.starts_with("audio_tower.") { self.audio } else { self.text }
     }

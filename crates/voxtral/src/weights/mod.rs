@@ -9,22 +9,24 @@
 //! replacing it by renaming another file over it is safe.
 
 mod checkpoint;
+pub mod family;
 mod finite_check;
 mod init;
-pub mod model_dir;
 mod names;
+pub mod precision;
 mod values;
+pub mod visitor;
 mod write;
 
-pub use checkpoint::{CheckpointFormat, INDEX, SINGLE, SafetensorsCheckpoint, WeightFiles};
+pub use checkpoint::{CheckpointFormat, INDEX, RopeHeads, SINGLE, SafetensorsCheckpoint, WeightFiles};
 pub use finite_check::FiniteCheck;
 pub use names::{known, mistral, newer};
 pub use write::{MAX_SHARD, PendingTensor, save, shapes, tensors, write_outgoing, write_tensors};
 
-use super::model::precision::Precision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernels::quantized;
 use crate::kernels::quantized::QuantType;
+use crate::weights::precision::Precision;
 use burn::module::{Param, ParamId};
 use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
 use checkpoint::{Shard, Stored};
@@ -86,13 +88,13 @@ impl WeightLoader {
     }
 
     /// The checkpoint of a model folder, in any supported layout; see [`WeightFiles::of`].
-    pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
+    pub fn open(folder: &Path, heads: RopeHeads, precision: Precision, device: &Device) -> Result<Self> {
         if precision.bits().is_some() && *device != Device::flex() {
             return Err(Error::new(format!("precision `{precision}` is supported on the CPU only"))
                 .kind(ErrorKind::InvalidInput)
                 .hint("set `device = \"cpu\"` or `precision = \"bf16\"`"));
         }
-        Ok(Self::new(Source::Files(SafetensorsCheckpoint::of(folder)?), precision, device))
+        Ok(Self::new(Source::Files(SafetensorsCheckpoint::of(folder, heads)?), precision, device))
     }
 
     fn new(source: Source, precision: Precision, device: &Device) -> Self {
@@ -159,14 +161,7 @@ impl WeightLoader {
         self.load(name, shape, init, DType::F32, false)
     }
 
-    fn load<const D: usize>(
-        &mut self,
-        name: &str,
-        shape: [usize; D],
-        init: Initializer,
-        wanted: DType,
-        borrow: bool,
-    ) -> Param<Tensor<D>> {
+    fn load<const D: usize>(&mut self, name: &str, shape: [usize; D], init: Initializer, wanted: DType, borrow: bool) -> Param<Tensor<D>> {
         self.used.insert(name.to_owned());
         let data = match self.data(name, &shape, init, wanted, borrow) {
             Ok(data) => data,

@@ -6,7 +6,7 @@
 
 use super::checkpoint::{INDEX, SINGLE};
 use crate::error::{Error, Result, ResultExt};
-use crate::model::visitor::{NamedVisitor, visit_named};
+use crate::weights::visitor::{NamedVisitor, visit_named};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use half::{bf16, f16};

@@ -4,6 +4,7 @@ pub mod params;
 pub mod preprocessor;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::weights::{RopeHeads, family};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fs;
@@ -144,13 +145,18 @@ impl TextConfig {
 }
 
 impl VoxtralConfig {
+    /// Head widths, to read Mistral's interleaved RoPE rows. Voxtral Mini and Small have no RoPE in the encoder.
+    pub fn rope_heads(&self) -> RopeHeads {
+        RopeHeads { audio: 0, text: self.text_config.head_dim }
+    }
+
     /// Reads `config.json` of a model folder, or `params.json` if there is no `config.json`.
     pub fn read(folder: &Path) -> Result<Self> {
-        if crate::realtime::config::is_realtime(folder) {
+        if family::is_realtime(folder) {
             return Err(Error::new(format!(
                 "`{}` holds {}, which can transcribe but cannot be trained here: its training needs word timestamps",
                 folder.display(),
-                crate::realtime::MODEL_NAME
+                family::REALTIME_NAME
             ))
             .environment()
             .hint("train Voxtral-Mini-3B-2507 or Voxtral-Small-24B-2507"));

@@ -20,11 +20,8 @@ pub fn check(folder: &Path, config: &VoxtralConfig) -> Result<()> {
         let found = &settings[key];
         let same = found.is_null() || found == value || found.as_f64().is_some_and(|number| Some(number) == value.as_f64());
         if !same {
-            return Err(Error::new(format!(
-                "{}: `{key}` is {found}, but this model's config requires {value}",
-                path.display()
-            ))
-            .hint("the files may belong to different models; a model trained on other features is not supported"));
+            return Err(Error::new(format!("{}: `{key}` is {found}, but this model's config requires {value}", path.display()))
+                .hint("the files may belong to different models; a model trained on other features is not supported"));
         }
     }
     Ok(())

@@ -4,13 +4,13 @@ mod params;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::model::config::RopeParameters;
+use crate::weights::RopeHeads;
 use serde::Deserialize;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-/// Model type in transformers.
-pub const MODEL_TYPE: &str = "voxtral_realtime";
+pub use crate::weights::family::{REALTIME_MODEL_TYPE as MODEL_TYPE, is_realtime};
 /// Spectrogram frames per encoder frame; the second convolution has stride 2.
 pub const FRAMES_EACH: usize = 2;
 /// Maximum delay, in steps of 80 ms.
@@ -186,17 +186,12 @@ fn theta(rope: Option<&RopeParameters>) -> f64 {
     rope.and_then(|rope| rope.rope_theta).unwrap_or(1e6)
 }
 
-/// Whether a model folder contains Voxtral Realtime; false if the config is missing or not JSON.
-pub fn is_realtime(folder: &Path) -> bool {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    if folder.join("config.json").exists() {
-        return read("config.json").is_some_and(|config| config["model_type"] == MODEL_TYPE);
-    }
-    let encoder = |params: &Value| params["multimodal"]["whisper_model_args"]["encoder_args"]["causal"] == true;
-    read(params::FILE).is_some_and(|params| params["ada_rms_norm_t_cond"] == true || encoder(&params))
-}
-
 impl RealtimeConfig {
+    /// Head widths, to read Mistral's interleaved RoPE rows.
+    pub fn rope_heads(&self) -> RopeHeads {
+        RopeHeads { audio: self.audio_config.head_dim, text: self.text_config.head_dim }
+    }
+
     /// Reads `config.json` of a model folder, or `params.json` if there is no `config.json`.
     pub fn read(folder: &Path) -> Result<Self> {
         let (path, mistral) = (folder.join("config.json"), folder.join(params::FILE));

@@ -1,8 +1,8 @@
 //! Model folders: the files that define a model, their digest, and the files copied to a derived model.
 
-use super::WeightFiles;
 use crate::error::{Error, Result, ResultExt};
 use crate::model::config::VoxtralConfig;
+use crate::weights::WeightFiles;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ const COMPANIONS: &[&str] =
 
 /// Whether a file, given by its path in the model folder, is part of the model. A README, `.git` or license is not.
 pub fn counts(file: &str) -> bool {
-    COMPANIONS.contains(&file) || (!file.contains('/') && file.ends_with(".safetensors")) || file == super::INDEX
+    COMPANIONS.contains(&file) || (!file.contains('/') && file.ends_with(".safetensors")) || file == crate::weights::INDEX
 }
 
 /// The files of a model folder that are read: existing config and tokenizer files, and the weight files in the chosen layout.
@@ -113,7 +113,7 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::model::model_dir::*;
 
     #[test]
     fn names_that_may_be_published() {

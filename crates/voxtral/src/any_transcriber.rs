@@ -1,11 +1,11 @@
 //! A speech recognition model of any supported architecture, chosen by the contents of its folder.
 
-use super::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::precision::Precision;
+use crate::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
 use crate::realtime::transcriber::RealtimeTranscriber;
 use crate::realtime::{MODEL_NAME, config};
 use crate::weights::LoadReport;
+use crate::weights::precision::Precision;
 use burn::tensor::Device;
 use std::path::Path;
 

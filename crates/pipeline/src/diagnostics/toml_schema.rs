@@ -5,7 +5,7 @@
 //! the rest, and later passes can find more mistakes in it. Only the subset of JSON Schema that `schemars` generates from Rust
 //! types is supported. Where several alternatives of a choice match a value, serde decides.
 
-use crate::manifest::diagnostic::{Diagnostic, closest, did_you_mean, join, list};
+use crate::diagnostics::{Diagnostic, closest, did_you_mean, join, list};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::any::TypeId;
@@ -378,7 +378,7 @@ fn words_for(json_type: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::diagnostics::toml_schema::*;
     use schemars::JsonSchema;
     use std::collections::BTreeMap;
 

@@ -4,6 +4,7 @@
 //! and carets are computed when a diagnostic is rendered, in terminal columns: a tab counts as four, a wide character as two, a
 //! combining character as none.
 
+pub mod toml_schema;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::cmp::Ordering;
@@ -339,7 +340,7 @@ impl Paint {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::diagnostics::*;
 
     fn shown(text: &str, span: Range<usize>) -> String {
         Diagnostic::error(span, "wrong").hint("why").render(Path::new("p.toml"), text, false)
