@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares voxpipe's log-mel features with transformers' WhisperFeatureExtractor: largest difference and CPU time.
 
-    cargo build --release --example features
+    cargo build --release -p voxtral --example features
     python benches/features.py [target/release/examples/features]      # needs torch, transformers, soundfile
 
 Everything runs on one thread. Times are CPU seconds (user and system) per recording: the minimum of several alternating rounds. For voxpipe,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures time and memory for loading a checkpoint of about 2 GB, compared with safetensors' PyTorch loader.
 
-    cargo build --release --example load
+    cargo build --release -p voxtral --example load
     benches/load.py [PROGRAM]            # target/release/examples/load; needs Python with torch and safetensors
 
 Each of five rounds runs every loader once in its own process; medians are printed. The files are in the page cache.

@@ -152,7 +152,7 @@ fn a_merged_weight_computes_what_weight_and_adapter_do() {
         // The same for merging files.
         let out = tempfile::tempdir().unwrap();
         merge(&folder("tiny"), &folder("adapters").join(kind), out.path(), MergeDtype::F32, 1 << 30).unwrap();
-        let merged = Transcriber::open(out.path(), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
+        let merged = Transcriber::open_with(out.path(), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
         let off = distance(&logits(&merged.model, &reference, 1), &with);
         assert!(off < 2e-5, "{kind}, in files: off by {off}");
     }

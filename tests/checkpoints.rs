@@ -27,7 +27,7 @@ fn changed(change: impl FnOnce(&mut BTreeMap<String, TensorData>)) -> tempfile::
 }
 
 fn open(folder: &Path) -> Result<Transcriber, Error> {
-    Transcriber::open(folder, WeightsFrom::Checkpoint, Precision::Auto, &Device::flex())
+    Transcriber::open_with(folder, WeightsFrom::Checkpoint, Precision::Auto, &Device::flex())
 }
 
 #[track_caller]

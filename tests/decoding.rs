@@ -119,12 +119,12 @@ fn scores_that_are_no_numbers_are_an_error() {
     let mut transcriber = transcriber();
     with_head(&mut transcriber.model, |rows, _| rows[100] = f32::NAN);
     let sound = sound(3, 20_000);
-    let error = transcriber.transcribe(&[Utterance { samples: &sound, language: None }], TokenLimit::Auto, &mut |_| ()).unwrap_err();
+    let error = transcriber.transcribe_batch(&[Utterance { samples: &sound, language: None }], TokenLimit::Auto, &mut |_| ()).unwrap_err();
     assert!(error.message.contains("logits are not finite"), "{error}");
 }
 
 fn transcriber() -> Transcriber {
-    Transcriber::open(&folder("tiny"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap()
+    Transcriber::open_with(&folder("tiny"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap()
 }
 
 /// Two tones with noise, from integer arithmetic.
@@ -170,7 +170,7 @@ fn a_batch_writes_what_each_clip_alone_would_and_rows_leave_it_as_they_end() {
     let clips = mixed();
     let utterances = utterances(&clips);
     let limit = TokenLimit::Tokens(24);
-    let endless = transcriber.transcribe(&utterances, limit, &mut |_| ()).unwrap();
+    let endless = transcriber.transcribe_batch(&utterances, limit, &mut |_| ()).unwrap();
     assert!(endless.iter().all(|transcript| transcript.tokens.len() == 24 && !transcript.finished));
     // Generate `</s>` wherever the head generated a certain token: rows end at different positions, and rows without it do not end.
     let stop = most_scattered(&endless);
@@ -178,12 +178,12 @@ fn a_batch_writes_what_each_clip_alone_would_and_rows_leave_it_as_they_end() {
         let row: Vec<f32> = rows[stop as usize * width..][..width].iter().map(|value| 1.001 * value).collect();
         rows[2 * width..3 * width].copy_from_slice(&row);
     });
-    let together = transcriber.transcribe(&utterances, limit, &mut |_| ()).unwrap();
+    let together = transcriber.transcribe_batch(&utterances, limit, &mut |_| ()).unwrap();
     let mut lengths = BTreeSet::new();
     for ((utterance, endless), together) in utterances.iter().zip(&endless).zip(&together) {
         let end = endless.tokens.iter().position(|id| *id == stop);
         assert_eq!((together.finished, together.tokens.as_slice()), (end.is_some(), &endless.tokens[..end.unwrap_or(24)]));
-        let alone = &transcriber.transcribe(&[*utterance], limit, &mut |_| ()).unwrap()[0];
+        let alone = &transcriber.transcribe_batch(&[*utterance], limit, &mut |_| ()).unwrap()[0];
         assert!(same(alone, together), "{alone:?}\n{together:?}");
         lengths.insert(together.tokens.len());
     }
@@ -196,7 +196,7 @@ fn transcripts_are_handed_out_one_by_one_and_the_listener_may_stop() {
     let clips = mixed();
     let utterances = utterances(&clips);
     let mut done = Vec::new();
-    let transcripts = transcriber.transcribe(&utterances, TokenLimit::Tokens(3), &mut |count| done.push(count)).unwrap();
+    let transcripts = transcriber.transcribe_batch(&utterances, TokenLimit::Tokens(3), &mut |count| done.push(count)).unwrap();
     assert_eq!((transcripts.len(), done), (8, (1..=8).collect()));
 
     let mut heard = 0;
@@ -215,11 +215,11 @@ fn what_cannot_be_transcribed_is_named() {
     let transcriber = transcriber();
     let sound = sound(1, 16_000);
     let good = Utterance { samples: &sound, language: None };
-    let message = |utterances: &[Utterance], limit| transcriber.transcribe(utterances, limit, &mut |_| ()).unwrap_err().message;
+    let message = |utterances: &[Utterance], limit| transcriber.transcribe_batch(utterances, limit, &mut |_| ()).unwrap_err().message;
     assert!(message(&[good], TokenLimit::Tokens(0)).contains("0 tokens"));
     assert!(message(&[good, Utterance { samples: &[], language: None }], TokenLimit::Auto).starts_with("clip 2 of 2: there is no audio"));
     assert!(message(&[Utterance { language: Some("xx"), ..good }, good], TokenLimit::Auto).starts_with("clip 1 of 2: `xx`"));
-    assert_eq!(transcriber.transcribe(&[], TokenLimit::Auto, &mut |_| ()).unwrap(), []);
+    assert_eq!(transcriber.transcribe_batch(&[], TokenLimit::Auto, &mut |_| ()).unwrap(), []);
 }
 
 /// Output of `generate_many.py` for a checkpoint.
@@ -263,11 +263,11 @@ fn random_checkpoints_are_decoded_as_transformers_does() {
 /// Transcribes the clips of a folder as a batch. Returns the number of compared ids, of skipped ids after a near tie, and of clips.
 fn compare(folder: &Path) -> (usize, usize, usize) {
     let expected: Expected = serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
-    let transcriber = Transcriber::open(&folder.join("model"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
+    let transcriber = Transcriber::open_with(&folder.join("model"), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
     let samples: Vec<Vec<f32>> = expected.clips.iter().map(|clip| read_wav16k(&folder.join(&clip.wav)).unwrap()).collect();
     let utterances: Vec<Utterance> =
         expected.clips.iter().zip(&samples).map(|(clip, samples)| Utterance { samples, language: clip.language.as_deref() }).collect();
-    let heard = transcriber.transcribe(&utterances, TokenLimit::Tokens(expected.max_new_tokens), &mut |_| ()).unwrap();
+    let heard = transcriber.transcribe_batch(&utterances, TokenLimit::Tokens(expected.max_new_tokens), &mut |_| ()).unwrap();
     let (mut steps, mut ties) = (0, 0);
     for (clip, heard) in expected.clips.iter().zip(heard) {
         let mut ours = heard.tokens;

@@ -21,7 +21,7 @@ use voxtral::weights::precision::Precision;
 use voxtral::weights::{WeightLoader, floats, read_tensors};
 
 fn open(folder: &Path) -> RealtimeTranscriber {
-    RealtimeTranscriber::open(folder, WeightsFrom::Checkpoint, Precision::F32, &Device::flex()).unwrap()
+    RealtimeTranscriber::open_with(folder, WeightsFrom::Checkpoint, Precision::F32, &Device::flex()).unwrap()
 }
 
 fn tiny() -> RealtimeTranscriber {

@@ -239,7 +239,7 @@ fn matrices_of_the_wrong_type_or_that_are_not_finite_are_named() {
 
 #[test]
 fn features_and_tokens_of_another_kind_are_refused() {
-    let open = |folder: &Path| Transcriber::open(folder, WeightsFrom::Checkpoint, Precision::Auto, &Device::flex());
+    let open = |folder: &Path| Transcriber::open_with(folder, WeightsFrom::Checkpoint, Precision::Auto, &Device::flex());
     let plain = copy("tiny");
     let file = plain.path().join("preprocessor_config.json");
     let right = fs::read_to_string(&file).unwrap();
@@ -327,7 +327,7 @@ fn a_merged_model_says_what_base_and_adapter_say() {
     assert_eq!(changed.len(), 8, "{changed:?}");
     let facts: Value = serde_json::from_str(&fs::read_to_string(out.path().join("training.json")).unwrap()).unwrap();
     assert_eq!((&facts["method"], &facts["merged"]), (&json!("lora"), &json!(true)));
-    Transcriber::open(out.path(), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
+    Transcriber::open_with(out.path(), WeightsFrom::Checkpoint, Precision::Auto, &Device::flex()).unwrap();
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl Stage for Evaluate {
         let mut base_texts = None;
         let tuned_model = match &base {
             Some(base) if adapter => {
-                let mut recognizer = Transcriber::open(&base.path, base.start, self.precision, &chosen.device)?;
+                let mut recognizer = Transcriber::open_with(&base.path, base.start, self.precision, &chosen.device)?;
                 if let Some(note) = &recognizer.loaded.note {
                     cx.note(note);
                 }
@@ -190,7 +190,7 @@ impl Stage for Evaluate {
                 recognizer
             }
             _ => {
-                let mut recognizer = Transcriber::open(&model.path, WeightsFrom::Checkpoint, self.precision, &chosen.device)?;
+                let mut recognizer = Transcriber::open_with(&model.path, WeightsFrom::Checkpoint, self.precision, &chosen.device)?;
                 remember(&mut recognizer, &model.digest.to_string());
                 recognizer
             }
@@ -199,7 +199,7 @@ impl Stage for Evaluate {
         let on_train = transcribe(&tuned_model, &train, "fine-tuned model on training clips")?;
         drop(tuned_model);
         if let Some(base) = base.filter(|_| !adapter) {
-            let mut recognizer = Transcriber::open(&base.path, base.start, self.precision, &chosen.device)?;
+            let mut recognizer = Transcriber::open_with(&base.path, base.start, self.precision, &chosen.device)?;
             remember(&mut recognizer, &base.identity());
             base_texts = Some(transcribe(&recognizer, &held_out, "base model")?);
         }

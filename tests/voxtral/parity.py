@@ -144,7 +144,7 @@ def main():
     p.add_argument("--program", type=Path, help="a built examples/activations, instead of what cargo builds")
     a = p.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    program = [a.program.resolve()] if a.program else ["cargo", "run", "-q", "--example", "activations", "--"]
+    program = [a.program.resolve()] if a.program else ["cargo", "run", "-q", "-p", "voxtral", "--example", "activations", "--"]
     print("seed  " + "".join(f"{k:>10}" for k in TOLERANCES) + "\nallowed" + f"{TOLERANCES['features']:9.0e}"
           + "".join(f"{t:10.0e}" for t in list(TOLERANCES.values())[1:]))
     failed = 0

@@ -1,5 +1,6 @@
 //! A speech recognition model of any supported architecture, chosen by the contents of its folder.
 
+use crate::device;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
 use crate::realtime::transcriber::RealtimeTranscriber;
@@ -19,11 +20,17 @@ pub enum AnyTranscriber {
 }
 
 impl AnyTranscriber {
-    /// Opens a model folder laid out as on the Hub.
-    pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
+    /// Opens a model folder laid out as on the Hub, with the weights as they are stored, on the best device there is.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let device = device::choose("auto")?.device;
+        Self::open_with(folder.as_ref(), WeightsFrom::Checkpoint, Precision::Auto, &device)
+    }
+
+    /// Opens a model folder with a choice of weights, precision and device.
+    pub fn open_with(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
         Ok(match config::is_realtime(folder) {
-            true => Self::Realtime(Box::new(RealtimeTranscriber::open(folder, start, precision, device)?)),
-            false => Self::Recordings(Box::new(Transcriber::open(folder, start, precision, device)?)),
+            true => Self::Realtime(Box::new(RealtimeTranscriber::open_with(folder, start, precision, device)?)),
+            false => Self::Recordings(Box::new(Transcriber::open_with(folder, start, precision, device)?)),
         })
     }
 

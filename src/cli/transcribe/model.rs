@@ -77,7 +77,7 @@ impl ModelArgs {
         let chosen = device::choose(&self.device)?;
         let model = self.folder(&self.model, self.revision.as_deref())?;
         let (base, adapter) = if lora::is_adapter(&model) { (self.base_of(&model)?, Some(model)) } else { (self.full(model)?, None) };
-        let mut recognizer = AnyTranscriber::open(&base, WeightsFrom::Checkpoint, self.precision, &chosen.device)?;
+        let mut recognizer = AnyTranscriber::open_with(&base, WeightsFrom::Checkpoint, self.precision, &chosen.device)?;
         if let Some(note) = &recognizer.loaded().note {
             crate::cli::note(note);
         }

@@ -150,7 +150,7 @@ impl<'a> Look<'a> {
         self.recognizer.model = model.clone();
         let utterances: Vec<Utterance> =
             self.clips.iter().map(|clip| Utterance { samples: &clip.samples, language: clip.language.as_deref() }).collect();
-        let transcripts = self.recognizer.transcribe(&utterances, TokenLimit::Auto, &mut |_| ())?;
+        let transcripts = self.recognizer.transcribe_batch(&utterances, TokenLimit::Auto, &mut |_| ())?;
         let of = |(clip, transcript): (&Clip, &Transcript)| ErrorCounts::of(&clip.text, &transcript.text, TextNormalization::default());
         let score = self.clips.iter().zip(&transcripts).map(of).sum::<ErrorCounts>().score();
         metrics.insert(Metric::Wer.name().to_owned(), score.wer);

@@ -333,7 +333,7 @@ impl Stage for Train {
         };
         // Computed before the weights are loaded, so that it describes the files that are read.
         let digest = model_dir::digest(&base)?;
-        let mut recognizer = Transcriber::open(&base, start, self.loaded_precision(), &chosen.device)?;
+        let mut recognizer = Transcriber::open_with(&base, start, self.loaded_precision(), &chosen.device)?;
         if let Some(note) = &recognizer.loaded.note {
             cx.note(note);
         }

@@ -111,7 +111,7 @@ pub(super) fn opened(path: &Path) -> Result<(File, u64)> {
 
 /// Error about a file: its path, then what is wrong.
 pub(super) fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::new(format!("{} {what}", path.display()))
+    Error::new(format!("{} {what}", path.display())).at(path)
 }
 
 const AGAIN: &str = "copy or export the file again from its source";

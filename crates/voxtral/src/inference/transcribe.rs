@@ -64,8 +64,23 @@ impl TokenLimit {
 }
 
 impl Transcriber {
-    /// Transcribes clips; `progress` is called with the number of finished clips. Transcripts are in the order of the clips.
-    pub fn transcribe(&self, utterances: &[Utterance], limit: TokenLimit, progress: &mut dyn FnMut(usize)) -> Result<Vec<Transcript>> {
+    /// Transcribes a clip: 16 kHz mono samples, as [`audio::load`](crate::audio::load) returns them. The language is detected.
+    ///
+    /// # Errors
+    /// If the model writes something that is no text, or a device fails.
+    pub fn transcribe(&self, pcm: &[f32]) -> Result<Transcript> {
+        let utterance = Utterance { samples: pcm, language: None };
+        let transcripts = self.transcribe_batch(&[utterance], TokenLimit::Auto, &mut |_| ())?;
+        transcripts.into_iter().next().ok_or_else(|| Error::new("the clip has no transcript"))
+    }
+
+    /// Transcribes clips together; `progress` is called with the number of finished clips. Transcripts are in the order of the clips.
+    pub fn transcribe_batch(
+        &self,
+        utterances: &[Utterance],
+        limit: TokenLimit,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Transcript>> {
         let mut transcripts = vec![None; utterances.len()];
         let mut done = 0;
         self.transcribe_each(utterances, limit, &mut |event| {

@@ -5,6 +5,7 @@ pub use super::generate::SpecialTokens;
 pub use super::transcribe::{TokenLimit, TranscribeEvent, Transcript, Utterance};
 use crate::audio::log_mel::HOP;
 use crate::audio::{Features, LogMel};
+use crate::device;
 use crate::error::{Error, Result};
 use crate::lora;
 use crate::lora::ModelPart;
@@ -54,8 +55,18 @@ impl WeightsFrom {
 }
 
 impl Transcriber {
-    /// Opens a model folder laid out as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
-    pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
+    /// Opens a model folder laid out as on the Hub (`config.json`, `model.safetensors`, `tekken.json`), with the weights as they are stored, on the
+    /// best device there is.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged or of an unsupported architecture; the message names it.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let device = device::choose("auto")?.device;
+        Self::open_with(folder.as_ref(), WeightsFrom::Checkpoint, Precision::Auto, &device)
+    }
+
+    /// Opens a model folder with a choice of weights, precision and device.
+    pub fn open_with(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
         let config = VoxtralConfig::read(folder)?;
         preprocessor::check(folder, &config)?;
         let tokenizer = Tokenizer::read(&folder.join("tekken.json"))?;

@@ -41,7 +41,7 @@ pub struct RealtimeTranscriber {
 
 impl RealtimeTranscriber {
     /// Opens a model folder laid out as on the Hub (`config.json`, `model.safetensors`, `tekken.json`).
-    pub fn open(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
+    pub fn open_with(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
         let config = RealtimeConfig::read(folder)?;
         let tekken = folder.join("tekken.json");
         let tokenizer = Tokenizer::read(&tekken)?;

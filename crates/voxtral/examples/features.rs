@@ -1,13 +1,13 @@
 //! Writes the log-mel features of a clip as little-endian f32, `[chunks, mels, frames]`.
 //!
-//!     cargo run --release --example features -- clip.wav features.bin [TIMES]
+//!     cargo run --release -p voxtral --example features -- clip.wav features.bin [TIMES]
 //!
 //! TIMES repeats the computation, for measurements with `benches/features.py`.
 
 use std::path::Path;
 use std::{env, fs};
-use voxpipe::error::{Error, Result};
 use voxtral::audio::{LogMel, load};
+use voxtral::error::{Error, Result};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();

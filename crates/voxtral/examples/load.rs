@@ -1,6 +1,6 @@
 //! Loads a model, and prints how long it took, how much memory it needed, and whether all values are finite.
 //!
-//! `cargo run --release --example load -- FOLDER [auto|f32|bf16]`
+//! `cargo run --release -p voxtral --example load -- FOLDER [auto|f32|bf16]`
 //!
 //! `loaded` is the time until the model is ready to compute; memory-mapped weights have not been read by then. `checked` is the time until
 //! every value has been checked, which must happen before the first result is returned. Times are in seconds. Resident memory is in MiB:
@@ -11,8 +11,8 @@
 use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
-use voxpipe::error::{Error, Result};
 use voxtral::device;
+use voxtral::error::{Error, Result};
 use voxtral::model::Voxtral;
 use voxtral::model::config::VoxtralConfig;
 use voxtral::weights::WeightLoader;

@@ -1,6 +1,6 @@
 //! Writes activations, logits, loss and gradients of a checkpoint to a safetensors file, for comparison with another implementation.
 //!
-//! `cargo run --example activations -- MODEL CASE.json OUT.safetensors f32`
+//! `cargo run -p voxtral --example activations -- MODEL CASE.json OUT.safetensors f32`
 //!
 //! The last argument is the precision of the matrices. Gradients are written for `f32` only.
 //!
@@ -14,9 +14,9 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use voxpipe::error::{Error, Result, ResultExt};
 use voxtral::audio::read_wav16k;
 use voxtral::device;
+use voxtral::error::{Error, Result, ResultExt};
 use voxtral::inference::transcriber::{TokenLimit, Transcriber, Utterance, WeightsFrom, stack};
 use voxtral::training::adamw::GradientMap;
 use voxtral::training::collate::{Batch, Example, ExampleAudio};
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let path = Path::new(&case);
     let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?).with_context(|| path.display().to_string())?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let recognizer = Transcriber::open(Path::new(&model), WeightsFrom::Checkpoint, precision, &device::choose("auto")?.device)?;
+    let recognizer = Transcriber::open_with(Path::new(&model), WeightsFrom::Checkpoint, precision, &device::choose("auto")?.device)?;
     let mut found = BTreeMap::new();
 
     // Features, encoder and projector.
@@ -83,7 +83,9 @@ fn main() -> Result<()> {
     // Generated tokens.
     let utterances: Vec<Utterance> =
         case.clips.iter().zip(&samples).map(|(clip, samples)| Utterance { samples, language: clip.language.as_deref() }).collect();
-    for (i, heard) in recognizer.transcribe(&utterances, TokenLimit::Tokens(case.max_new_tokens), &mut |_| ())?.into_iter().enumerate() {
+    for (i, heard) in
+        recognizer.transcribe_batch(&utterances, TokenLimit::Tokens(case.max_new_tokens), &mut |_| ())?.into_iter().enumerate()
+    {
         let end = heard.finished.then_some(recognizer.special().eos);
         found.insert(format!("generated.{i}"), floats(&heard.tokens.into_iter().chain(end).collect::<Vec<_>>()));
         let count = heard.log_probabilities.len();
