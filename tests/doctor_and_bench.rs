@@ -31,7 +31,7 @@ fn a_device_that_is_not_there_is_named() {
     for command in ["doctor", "bench"] {
         sandbox.run(&[command, "--device", "gpu"]).exits(2).complains("unknown device `gpu`");
         // No test machine has that many GPUs.
-        sandbox.run(&[command, "--device", "cuda:999"]).exits(4).complains("device `cuda:999` cannot be used");
+        sandbox.run(&[command, "--device", "cuda:999"]).exits(4).complains("device `cuda:999` is not available");
     }
 }
 

@@ -196,8 +196,8 @@ fn best(tree: &DeTable<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) ->
             unknown.maybe_hint(did_you_mean(stage, stages.iter().copied())).note(format!("stages: {}", list(stages.iter().copied()))),
         );
     }
-    let most = best.get("direction").and_then(|direction| direction.get_ref().as_str()) == Some("max");
-    Some(BestCriterion { stage: stage.to_owned(), metric: name.to_owned(), most })
+    let higher_is_better = best.get("direction").and_then(|direction| direction.get_ref().as_str()) == Some("max");
+    Some(BestCriterion { stage: stage.to_owned(), metric: name.to_owned(), most: higher_is_better })
 }
 
 /// All combinations that no entry excludes; an error with the total number if there are too many.

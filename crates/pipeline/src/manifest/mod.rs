@@ -330,8 +330,8 @@ pub fn schema(registry: &[&dyn StageFactory]) -> Value {
             stage["properties"]["uses"]["oneOf"] = Value::Array(uses);
             stage["allOf"] = Value::Array(choices);
         }
-        stage["properties"]["with"] =
-            json!({ "type": "object", "description": "Settings of the stage; which ones exist depends on `uses`." });
+        let about = "Settings of the stage; which ones exist depends on `uses`.";
+        stage["properties"]["with"] = json!({ "type": "object", "description": about });
     }
     root["$defs"]["Reference"] = json!({
         "type": "string",

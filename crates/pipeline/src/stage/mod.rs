@@ -98,7 +98,8 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         true
     }
 
-    /// What of the environment decided which files [`Stage::sources`] names, so that a run with nothing to do can see that it has not changed.
+    /// Environment variables and paths that determined [`Stage::sources`]; the fast path for up-to-date runs checks that they have not
+    /// changed.
     fn lookups(&self) -> Lookups {
         Lookups::default()
     }

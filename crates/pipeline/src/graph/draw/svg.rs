@@ -28,9 +28,9 @@ pub fn svg(pipeline: &Pipeline) -> String {
         let (column, row) = places.get(name).copied().unwrap_or_default();
         (MARGIN + column as f64 * (BOX[0] + GAP[0]), MARGIN + row as f64 * (tallest + GAP[1]))
     };
-    let most = |of: fn(&(usize, usize)) -> usize| places.values().map(of).max().map_or(1, |most| most + 1) as f64;
-    let width = 2.0 * MARGIN + most(|place| place.0) * (BOX[0] + GAP[0]) - GAP[0];
-    let height_in_all = 2.0 * MARGIN + most(|place| place.1) * (tallest + GAP[1]) - GAP[1];
+    let count = |of: fn(&(usize, usize)) -> usize| places.values().map(of).max().map_or(1, |last| last + 1) as f64;
+    let width = 2.0 * MARGIN + count(|place| place.0) * (BOX[0] + GAP[0]) - GAP[0];
+    let height_in_all = 2.0 * MARGIN + count(|place| place.1) * (tallest + GAP[1]) - GAP[1];
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height_in_all}\" viewBox=\"0 0 {width} {height_in_all}\" role=\"img\" \
          font-family=\"system-ui, sans-serif\" font-size=\"13\">\n<title>{}</title>\n{STYLE}\
