@@ -7,9 +7,10 @@ use pipeline::exit::Exit;
 use pipeline::manifest::migration;
 use pipeline::manifest::migration::MigratedFile;
 use serde_json::json;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use voxpipe_io::write::{Durability, write_atomic_with};
 
 /// Options of `voxpipe migrate`.
 #[derive(Args)]
@@ -49,15 +50,12 @@ impl Migrate {
                 lines.push_str(&format!("{}: needs migration; run `voxpipe migrate`\n", path.display()));
                 continue;
             }
-            let part = path.with_added_extension("part");
-            let write = || -> std::io::Result<()> {
-                let mut file = File::create(&part)?;
-                file.write_all(text.as_bytes())?;
-                file.sync_all()?;
-                fs::set_permissions(&part, fs::metadata(path)?.permissions())?;
-                fs::rename(&part, path)
-            };
-            write().with_context(|| format!("cannot write `{}`", path.display())).map_err(|error: Error| error.environment())?;
+            let writing = || format!("cannot write `{}`", path.display());
+            let permissions = fs::metadata(path).with_context(writing).map_err(Error::environment)?.permissions();
+            write_atomic_with(path, Durability::PowerLoss, |file| {
+                file.set_permissions(permissions).and_then(|()| file.write_all(text.as_bytes())).with_context(writing)
+            })
+            .map_err(Error::environment)?;
             lines.push_str(&format!("{}: migrated to schema {}\n", path.display(), pipeline::manifest::SCHEMA));
         }
         if self.json {

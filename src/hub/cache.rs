@@ -8,9 +8,10 @@ use super::token::HubToken;
 use crate::error::{Error, Result, ResultExt};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::{env, fs, process};
+use std::{env, fs};
+use voxpipe_io::write::{Durability, write_atomic_with};
 
 /// The files of a commit that are in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,21 +97,13 @@ pub(super) fn endpoint() -> String {
 
 /// Records the commit of a branch or tag, atomically.
 pub(super) fn remember(cache: &Path, repository: &RepoRevision, commit: &str) -> Result<()> {
-    write_atomic(&home(cache, repository).join("refs").join(&repository.revision), commit.as_bytes())
+    write(&home(cache, repository).join("refs").join(&repository.revision), commit.as_bytes())
 }
 
-/// Writes a file atomically.
-pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
+/// Writes a file of the cache, which can be downloaded again.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let writing = || format!("cannot write `{}`", path.display());
-    fs::create_dir_all(path.parent().unwrap_or(path)).with_context(writing)?;
-    // Stages that run at the same time may write the same file: each has its own temporary file.
-    let temporary = path.with_added_extension(format!("{}-{}.part", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
-    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.with_context(writing)
+    write_atomic_with(path, Durability::ProcessEnd, |file| file.write_all(bytes).with_context(writing))
 }
 
 /// Whether the value of an environment variable means yes, as the official client reads it.
@@ -157,7 +150,7 @@ mod tests {
         std::thread::scope(|scope| {
             for writer in 0..4 {
                 let path = &path;
-                scope.spawn(move || (0..200).for_each(|_| write_atomic(path, writer.to_string().repeat(40).as_bytes()).unwrap()));
+                scope.spawn(move || (0..200).for_each(|_| write(path, writer.to_string().repeat(40).as_bytes()).unwrap()));
             }
         });
         let found = fs::read_to_string(&path).unwrap();

@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use voxpipe_io::write::{Durability, write_atomic_with};
 
 /// Files in one `batch` request.
 const BATCH: usize = 100;
@@ -188,10 +189,11 @@ impl Parts {
     }
 
     fn write(&self, path: &Path) -> Result<()> {
-        let doing = || format!("cannot write `{}`", path.display());
-        let part = path.with_extension("new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).with_context(doing)?;
-        file.write_all(&serde_json::to_vec(self)?).with_context(doing)?;
-        fs::rename(&part, path).with_context(doing)
+        let writing = || format!("cannot write `{}`", path.display());
+        let state = serde_json::to_vec(self)?;
+        write_atomic_with(path, Durability::ProcessEnd, |file| {
+            // The addresses in it let anybody upload for a while.
+            file.set_permissions(fs::Permissions::from_mode(0o600)).and_then(|()| file.write_all(&state)).with_context(writing)
+        })
     }
 }

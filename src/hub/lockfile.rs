@@ -8,10 +8,11 @@ use crate::hub;
 use crate::hub::RepoRevision;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
+use voxpipe_io::write::write_atomic;
 
 /// The version of the file's format.
 const VERSION: u64 = 1;
@@ -135,14 +136,7 @@ impl Lockfile {
 
     /// Writes the file atomically.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let part = path.with_added_extension("part");
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&part)?;
-            file.write_all(self.text().as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&part, path)
-        };
-        write().with_context(|| format!("cannot write `{}`", path.display())).map_err(|error| error.environment())
+        write_atomic(path, self.text().as_bytes()).map_err(Error::environment)
     }
 }
 

@@ -154,8 +154,8 @@ impl<'a> RepoReader<'a> {
             .as_str()
             .filter(|sha| super::is_commit(sha))
             .ok_or_else(|| Error::new(format!("`{}` does not name the commit of `{}`", self.endpoint, self.repository)).environment())?;
-        cache::write_atomic(&self.home.join("refs").join(&self.repository.revision), commit.as_bytes())?;
-        cache::write_atomic(&self.home.join(commit).join("info.json"), &response.body)?;
+        cache::write(&self.home.join("refs").join(&self.repository.revision), commit.as_bytes())?;
+        cache::write(&self.home.join(commit).join("info.json"), &response.body)?;
         Ok(commit.to_owned())
     }
 
@@ -192,7 +192,7 @@ impl<'a> RepoReader<'a> {
         if name.starts_with("parts/") {
             self.received.set(self.received.get() + found.len() as u64);
         }
-        cache::write_atomic(&path, &found)?;
+        cache::write(&path, &found)?;
         Ok(found)
     }
 

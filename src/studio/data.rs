@@ -1,6 +1,6 @@
 //! Results API: dataset rows with audio and corrections, evaluation scores, model card, published locations.
 
-use super::project::{StudioProject, replace};
+use super::project::StudioProject;
 use super::{ApiError, ApiResult, aside, json, plain};
 use crate::error::ResultExt;
 use axum::Router;
@@ -16,6 +16,7 @@ use std::fs;
 use std::path::Component;
 use std::sync::{Arc, PoisonError};
 use voxpipe_io::jsonl;
+use voxpipe_io::write::write_atomic;
 
 /// Default file of corrections, used if the `dataset` stage has no `edits` setting.
 const EDITS: &str = "edits.jsonl";
@@ -129,7 +130,7 @@ async fn edit(State(project): Shared, axum::Json(request): axum::Json<Value>) ->
         let path = project.root.join(&file);
         let scratch = tempfile::NamedTempFile::new().with_context(|| "cannot write the correction")?;
         jsonl::write(scratch.path(), &edits.values().collect::<Vec<_>>())?;
-        replace(&path, &fs::read(scratch.path()).with_context(|| "cannot write the correction")?)?;
+        write_atomic(&path, &fs::read(scratch.path()).with_context(|| "cannot write the correction")?)?;
         if project.setting(&stage, "edits").is_none() {
             let mut document = project.document()?.ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
             super::settings::set(&mut document, &format!("stage.{stage}.with.edits"), &value!(file))?;

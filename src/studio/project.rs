@@ -12,12 +12,12 @@ use pipeline::manifest::overrides::CommandLineOverrides;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use toml_edit::DocumentMut;
+use voxpipe_io::write::write_atomic;
 
 /// A project and the state of the server for it.
 #[derive(Debug)]
@@ -188,23 +188,7 @@ impl StudioProject {
 
     /// Replaces the pipeline file atomically.
     pub(super) fn write(&self, text: &str) -> Result<(), ApiError> {
-        replace(&self.file, text.as_bytes())?;
+        write_atomic(&self.file, text.as_bytes())?;
         Ok(())
     }
-}
-
-/// Writes a file atomically and durably: a crash or power failure leaves the old or the new content.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let writing = || format!("cannot write `{}`", path.display());
-    let folder = path.parent().ok_or_else(|| Error::new(writing()).environment())?;
-    fs::create_dir_all(folder).with_context(writing)?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".part-")
-        .permissions(fs::Permissions::from_mode(0o644))
-        .tempfile_in(folder)
-        .with_context(writing)?;
-    std::io::Write::write_all(&mut file, bytes).with_context(writing)?;
-    file.as_file().sync_all().with_context(writing)?;
-    file.persist(path).map_err(|error| error.error).with_context(writing)?;
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).with_context(writing)
 }

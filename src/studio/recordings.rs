@@ -4,7 +4,7 @@
 //! highest number is used. Nothing is deleted: takes that fail the quality check go to the hidden folder `.rejected`, removed ones to
 //! `.removed`.
 
-use super::project::{StudioProject, replace};
+use super::project::StudioProject;
 use super::{ApiError, ApiResult, aside, json, plain};
 use crate::data::phrase::PhraseRow;
 use crate::error::ResultExt;
@@ -20,6 +20,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use voxpipe_io::write::write_atomic;
 use voxtral::audio::quality::{ClipQuality, QualityVerdict};
 use voxtral::audio::wav::load_stream;
 
@@ -79,12 +80,12 @@ async fn save(State(project): Shared, Path(id): Path<String>, headers: HeaderMap
         let folder = project.recordings();
         if quality.verdict == QualityVerdict::Reject {
             let file = format!("{}.{}.wav", phrase.id, &sha256[..12]);
-            replace(&folder.join(".rejected").join(&file), &body)?;
+            write_atomic(&folder.join(".rejected").join(&file), &body)?;
             return json(take_json(&quality, &file, 0, &sha256));
         }
         let number = 1 + numbers(&folder, &phrase.id).into_iter().max().unwrap_or(0);
         let file = if number == 1 { format!("{}.wav", phrase.id) } else { format!("{}.{number}.wav", phrase.id) };
-        replace(&folder.join(&file), &body)?;
+        write_atomic(&folder.join(&file), &body)?;
         let mut take = take_json(&quality, &file, number, &sha256);
         take["used"] = value!(true);
         json(take)

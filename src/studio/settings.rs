@@ -1,6 +1,6 @@
 //! Pipeline file API: create it from a template, change settings or the whole text. Edits keep comments and formatting.
 
-use super::project::{StudioProject, replace};
+use super::project::StudioProject;
 use super::{ApiError, ApiResult, aside, json};
 use crate::stages::phrases;
 use axum::Router;
@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json as value};
 use std::fs;
 use std::sync::{Arc, PoisonError};
 use toml_edit::{DocumentMut, InlineTable, Item, Table};
+use voxpipe_io::write::write_atomic;
 
 type Shared = State<Arc<StudioProject>>;
 
@@ -73,7 +74,7 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
             let source = if own.is_some() { Some("file") } else { said.source.as_deref() };
             if let Some(own) = own {
                 let lines: Vec<&str> = own.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-                replace(&project.root.join("phrases.txt"), format!("{}\n", lines.join("\n")).as_bytes())?;
+                write_atomic(&project.root.join("phrases.txt"), format!("{}\n", lines.join("\n")).as_bytes())?;
                 set(&mut document, &place("file"), &value!("phrases.txt"))?;
                 set(&mut document, &place("count"), &value!(lines.len()))?;
             } else {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use voxpipe_io::write::write_atomic;
 use voxtral::inference::transcriber::Transcript;
 
 /// Output format.
@@ -135,11 +136,11 @@ impl Output {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).with_context(writing)?;
         }
+        if self.force {
+            return write_atomic(path, text.as_bytes());
+        }
         let part = path.with_added_extension("part");
         fs::write(&part, text).with_context(writing)?;
-        if self.force {
-            return fs::rename(&part, path).with_context(writing);
-        }
         // Creating a link fails if the file exists by now; a rename would replace it.
         let linked = fs::hard_link(&part, path);
         fs::remove_file(&part).with_context(writing)?;

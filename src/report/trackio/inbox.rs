@@ -8,7 +8,9 @@ use super::uploader::{Transport, UploadItem};
 use crate::error::{Error, Result, ResultExt};
 use pipeline::events::metrics_log;
 use std::fs;
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+use voxpipe_io::write::{Durability, write_atomic_with};
 
 /// Writes fragments and media files to Trackio's data folder.
 pub(super) struct FileSink {
@@ -57,10 +59,7 @@ impl Transport for FileSink {
         let path = folder.join(format!("{:08}.jsonl", self.count));
         let writing = || format!("cannot write `{}`", path.display());
         // The dashboard removes the folder once it is empty.
-        fs::create_dir_all(&folder).with_context(writing)?;
-        let temporary = path.with_extension("tmp");
-        fs::write(&temporary, lines).with_context(writing)?;
-        fs::rename(&temporary, &path).with_context(writing)?;
+        write_atomic_with(&path, Durability::ProcessEnd, |file| file.write_all(lines.as_ref()).with_context(writing))?;
         self.count += 1;
         Ok(items.len())
     }

@@ -11,6 +11,7 @@ mod defaults;
 mod eval;
 mod events;
 mod examples;
+mod phases;
 
 use super::is_hub_id;
 use crate::data::clip_row::ClipRow;
@@ -324,177 +325,11 @@ impl Stage for Train {
     }
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
-        let chosen = cx.device(&self.device)?;
-        cx.note(format!("device: {} ({})", chosen.name, chosen.reason));
-        let (base_name, base) = self.base_folder(cx)?;
-        let start = match self.init {
-            Init::Checkpoint => WeightsFrom::Checkpoint,
-            Init::Random => WeightsFrom::Random(cx.seed),
-        };
-        // Computed before the weights are loaded, so that it describes the files that are read.
-        let digest = model_dir::digest(&base)?;
-        let mut recognizer = Transcriber::open_with(&base, start, self.loaded_precision(), &chosen.device)?;
-        if let Some(note) = &recognizer.loaded.note {
-            cx.note(note);
-        }
-        let data = cx.input("data")?;
-        let (records, left_out) = self.short_enough(cx, &recognizer, ClipRow::read_all(&data.path.join("train.jsonl"))?)?;
-        let held_out = match &self.eval {
-            Some(eval) => self.short_enough(cx, &recognizer, eval.records(&data.path)?)?.0,
-            None => Vec::new(),
-        };
-        let adapters = (self.method == Method::Lora).then(|| self.lora.adapters()).transpose()?;
-        let mut hears_anew = true;
-        if let Some(adapters) = &adapters {
-            let placed = self.place(cx, adapters, &mut recognizer.model, &chosen.device)?;
-            hears_anew = placed.adapted.iter().any(|layer| ModelPart::of(layer) != ModelPart::Text);
-            let (adapted, kept_out) = self.lora.told(&placed);
-            cx.note(adapted);
-            if let Some(kept_out) = kept_out {
-                cx.note(kept_out);
-            }
-        }
-        recognizer.loaded.audit.passed()?;
-        let memory = (!hears_anew).then(|| {
-            let chunks = [&records, &held_out]
-                .into_iter()
-                .skip(usize::from(self.augment.is_some()))
-                .map(|records| examples::chunks(&recognizer, &data.path, records))
-                .sum();
-            cx.memory(&recognizer, &start.identity(&digest), &chosen, chunks, self.audio_cache)
-        });
-        // Augmented audio differs in every epoch, so its encoder outputs are not cached.
-        let remembered = memory.as_ref().filter(|_| self.augment.is_none());
-        let mut examples = examples::examples(&recognizer, &data.path, &records, remembered)?;
-        if let Some(augment) = &self.augment {
-            examples = examples::augmented(&recognizer, &data.path, &records, examples, augment, cx.seed)?;
-            cx.note("augmentation is on: encoder features are recomputed in every epoch");
-        }
-        let trained = |name: &str| match self.method {
-            Method::Lora => name.contains(".lora."),
-            Method::Full => name != "audio_tower.embed_positions.weight",
-        };
-        let (total, trainable) = sizes(&recognizer, &trained);
-        let longest = |of: fn(&Example) -> usize| examples.iter().map(of).max().unwrap_or(0);
-        let longer = self.augment.as_ref().map_or(1.0, augment::Augment::longest);
-        let chunks = (longest(|example| example.chunks) as f64 * longer).ceil() as usize;
-        let chunk_tokens = recognizer.config.audio_config.chunk_tokens();
-        let shape = StepShape {
-            length: longest(|example| example.ids.len()) + (chunks - longest(|example| example.chunks)) * chunk_tokens,
-            chunks,
-            tower: remembered.is_none(),
-            feed_forward: self.method == Method::Full || self.lora.on_feed_forward(),
-            gradient_checkpointing: self.gradient_checkpointing,
-            model: (total as f64 * recognizer.loaded.precision.bytes()) as u64,
-            trained: trainable as u64,
-        };
-        let (cut, why) = self.batches().cut(&shape, &recognizer.config, &chosen)?;
-        if let Some(why) = why {
-            cx.note(why);
-        }
-        let recipe = self.recipe(cx, recognizer.special().pad, cut);
-        let steps = recipe.steps(examples.len());
-        if self.warmup_steps > 0 && self.warmup_steps >= steps {
-            let message = format!("`warmup_steps` = {} is not less than the {steps} training steps", self.warmup_steps);
-            cx.warn(format!("{message}: the learning rate never reaches `learning_rate` = {}", self.learning_rate));
-        }
-        cx.note(format!("training {} of {} parameters on {} clips for {} steps", trainable, total, examples.len(), steps));
-        let rounds = self.method == Method::Full && self.precision == Precision::Bf16;
-        let precision = if rounds { Precision::Bf16 } else { recognizer.loaded.precision };
-        if rounds {
-            recognizer.model.compute_in_bf16();
-        }
-        let model = recognizer.model.clone();
-        let mut look =
-            self.eval.as_ref().map(|eval| eval::Look::new(eval, &mut recognizer, &data.path, &held_out, memory.as_ref())).transpose()?;
-        let mut look = look.as_mut().map(|look| |model: &Voxtral| look.look(model));
-        let validation = self.eval.as_ref().zip(look.as_mut()).map(|(eval, look)| Validation {
-            every: eval.steps,
-            look,
-            metric: eval.metric.name().to_owned(),
-            keep_best: eval.keep == eval::Keep::Best,
-            patience: eval.patience,
-        });
-        let mut settings = self.settings();
-        if self.base.is_some() {
-            settings["base"] = json!(base_name);
-        }
-        let mut voice = Voice::new(cx, settings);
-        let training = Trainer {
-            examples: &examples,
-            recipe: &recipe,
-            trained: &trained,
-            device: &chosen.device,
-            stop: &cx.stop,
-            say: &mut |said| voice.say(said),
-            validation,
-        };
-        let TrainingOutput { model, losses, evaluations, kept, stopped_early } = training.run(model)?;
-        if stopped_early {
-            cx.note(format!("early stopping after {} of {steps} steps: no further improvement on the held-out clips", losses.len()));
-        }
-        if kept != losses.len() as u64 {
-            cx.note(format!("keeping the model of step {kept}, the best on the held-out clips"));
-        }
-        if let Some(memory) = &memory {
-            cx.tell_trouble(memory);
-        }
-
-        match &adapters {
-            Some(adapters) => lora::save(&model, adapters, &base_name, &cx.out)?,
-            None => {
-                weights::save(&model, &cx.out, weights::MAX_SHARD)?;
-                model_dir::companions(&base, &cx.out, "float32")?;
-            }
-        }
-        if adapters.is_some() {
-            for name in ["tekken.json", "preprocessor_config.json", "processor_config.json"] {
-                model_dir::copy(&base, &cx.out, name)?;
-            }
-        }
-        jsonl::write(&cx.out.join("loss.jsonl"), &losses)?;
-        if self.eval.is_some() {
-            jsonl::write(&cx.out.join("eval.jsonl"), &evaluations)?;
-        }
-
-        let (first, last) = (losses.first().map_or(f64::NAN, |row| row.loss), final_loss(&losses));
-        let languages: BTreeSet<&str> = records.iter().filter_map(|(record, _)| record.language.as_deref()).collect();
-        let seconds: f64 = records.iter().filter_map(|(record, _)| record.duration).sum();
-        let seconds = rounded(seconds);
-        let mut settings = self.identity();
-        if self.base.is_some() {
-            // Do not publish the local path of the folder.
-            settings["base"] = json!(base_name);
-        }
-        let mut base_facts = json!({ "name": base_name, "init": self.init, "digest": digest });
-        if let Some(id) = self.hub_id(&base) {
-            base_facts["hub"] = json!(id);
-        }
-        if let Some(commit) = hub::commit_of(&base) {
-            base_facts["revision"] = json!(commit);
-        }
-        let mut facts = json!({
-            "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings,
-            "base": base_facts,
-            "steps": losses.len(), "epochs": self.epochs, "examples": examples.len(), "left_out": left_out, "audio_seconds": seconds,
-            "first_loss": first, "final_loss": last, "device": chosen.name, "precision": precision, "languages": languages, "seed": cx.seed,
-        });
-        let evaluated = evaluations.iter().find(|evaluation| evaluation.step == kept).map(|evaluation| &evaluation.metrics);
-        if let Some(metrics) = evaluated {
-            facts["kept_step"] = json!(kept);
-            facts["eval"] = json!(metrics);
-        }
-        let path = cx.out.join("training.json");
-        fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?))
-            .with_context(|| format!("cannot write `{}`", path.display()))?;
-        let mut made = StageResult::new(format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), examples.len()))
-            .metric("first_loss", first)
-            .metric("final_loss", last)
-            .metric("steps", losses.len() as f64);
-        for (name, value) in evaluated.into_iter().flatten() {
-            made = made.metric(name, *value);
-        }
-        Ok(StageOutcome::Done(made))
+        let mut loaded = self.load(cx)?;
+        let prepared = self.prepare(cx, &loaded)?;
+        let config = self.plan(cx, &loaded, &prepared)?;
+        let output = self.fit(cx, &mut loaded, &prepared, &config)?;
+        Ok(StageOutcome::Done(self.save(cx, &loaded, &prepared, &output)?))
     }
 }
 
@@ -524,22 +359,11 @@ impl Train {
         }
     }
 
-    /// Adds LoRA adapters to a model: newly initialized, or loaded from the folder `adapter`.
-    fn place(&self, cx: &Context, adapters: &LoraConfig, model: &mut Voxtral, device: &Device) -> Result<AdaptedLayers> {
-        let mut source = WeightLoader::random(cx.seed, device);
-        let placed = lora::add(model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
-        if let Some(folder) = &self.adapter {
-            lora::go_on_from(model, adapters, &cx.path(folder)).map_err(|error| error.context("`adapter`"))?;
-            cx.note(format!("continuing from the adapter `{folder}`"));
-        }
-        Ok(placed)
-    }
-
     fn batches(&self) -> Batches {
         Batches { size: self.batch_size, accumulation: self.gradient_accumulation, effective: self.effective_batch }
     }
 
-    fn recipe(&self, cx: &Context, pad: u32, cut: Cut) -> TrainingConfig {
+    fn config(&self, cx: &Context, pad: u32, cut: Cut) -> TrainingConfig {
         TrainingConfig {
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps,
@@ -562,56 +386,4 @@ impl Train {
             checkpoints: Some(CheckpointConfig { folder: cx.scratch.clone(), every: self.save_steps, kept: self.save_total_limit }),
         }
     }
-
-    /// Tokenizes the transcripts. Returns the clips within `max_text_tokens` and descriptions of the excluded ones.
-    fn short_enough(&self, cx: &Context, recognizer: &Transcriber, records: Vec<ClipRow>) -> Result<(Vec<Tokenized>, Vec<String>)> {
-        let (mut used, mut left_out) = (Vec::new(), Vec::new());
-        for record in records {
-            let tokens = recognizer.tokenizer.encode(&record.text);
-            if tokens.len() <= self.max_text_tokens {
-                used.push((record, tokens));
-            } else {
-                left_out.push(format!(
-                    "{}: its text has {} tokens, more than max_text_tokens = {}",
-                    record.audio_path,
-                    tokens.len(),
-                    self.max_text_tokens
-                ));
-            }
-        }
-        for clip in &left_out {
-            cx.warn(format!("left out: {clip}"));
-        }
-        if used.is_empty() {
-            return Err(Error::new("no clips to train on").hint("raise `max_text_tokens`, or add clips to the dataset"));
-        }
-        Ok((used, left_out))
-    }
-}
-
-/// Counts all parameters and the trained ones.
-fn sizes(recognizer: &Transcriber, trained: &training::TrainableFilter) -> (usize, usize) {
-    use burn::module::Param;
-    use burn::tensor::Tensor;
-    use voxtral::weights::visitor;
-    use voxtral::weights::visitor::NamedVisitor;
-    struct Count<'a>(&'a training::TrainableFilter<'a>, usize, usize);
-    impl NamedVisitor for Count<'_> {
-        fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
-            let size = param.shape().num_elements();
-            self.1 += size;
-            self.2 += if (self.0)(name) { size } else { 0 };
-        }
-    }
-    let mut count = Count(trained, 0, 0);
-    visitor::visit_named(&recognizer.model, &mut count);
-    // Quantized matrices store fewer numbers than they have parameters.
-    let beyond: usize = recognizer.model.clone().linears().iter().map(|(_, layer)| layer.beyond()).sum();
-    (count.1 + beyond, count.2)
-}
-
-/// Mean loss of the last ten steps, to smooth out single batches.
-fn final_loss(losses: &[LossRow]) -> f64 {
-    let last = &losses[losses.len().saturating_sub(10)..];
-    last.iter().map(|row| row.loss).sum::<f64>() / last.len().max(1) as f64
 }

@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use voxpipe_io::write::{Durability, write_atomic_with};
 
 /// The file name in a stage's scratch folder.
 pub const FILE: &str = "journal.jsonl";
@@ -83,9 +84,7 @@ impl MetricsLog {
             bytes.push(b'\n');
         }
         let writing = || format!("cannot write `{}`", path.display());
-        let aside = path.with_extension("tmp");
-        fs::write(&aside, bytes).with_context(writing)?;
-        fs::rename(&aside, path).with_context(writing)?;
+        write_atomic_with(path, Durability::ProcessEnd, |file| file.write_all(&bytes).with_context(writing))?;
         let file = OpenOptions::new().append(true).open(path).with_context(writing)?;
         Ok(Self { head, path: path.to_owned(), file })
     }

@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use voxpipe_io::write::{Durability, write_atomic_with};
 
 /// The task of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,9 +138,8 @@ impl JobDir {
         fs::create_dir_all(self.out()).with_context(making)?;
         fs::write(self.events_path(), "").with_context(making)?;
         // Written last: a folder without it is not a job folder.
-        let (path, aside) = (self.0.join("task.json"), self.0.join(".task.json"));
-        fs::write(&aside, serde_json::to_vec_pretty(task)?).with_context(making)?;
-        fs::rename(aside, path).with_context(making)
+        let task = serde_json::to_vec_pretty(task)?;
+        write_atomic_with(&self.0.join("task.json"), Durability::ProcessEnd, |file| file.write_all(&task).with_context(making))
     }
 
     /// The task, if this is a complete job folder.
@@ -149,10 +149,8 @@ impl JobDir {
 
     /// Records the job id on the cluster.
     pub fn note(&self, id: &str) -> Result<()> {
-        let (path, aside) = (self.0.join("id"), self.0.join(".id"));
-        fs::write(&aside, id)
-            .and_then(|()| fs::rename(aside, path))
-            .with_context(|| format!("cannot record job {id} in `{}`", self.0.display()))
+        let recording = || format!("cannot record job {id} in `{}`", self.0.display());
+        write_atomic_with(&self.0.join("id"), Durability::ProcessEnd, |file| file.write_all(id.as_bytes()).with_context(recording))
     }
 
     /// The recorded job id, if there is one.

@@ -14,9 +14,10 @@ use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use voxpipe_io::write::{Durability, write_atomic_with};
 
 /// Default maximum shard size in bytes, as in transformers.
 pub const MAX_SHARD: u64 = 5_000_000_000;
@@ -166,10 +167,9 @@ fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut Values<'_, 'v>) ->
     while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
-    let draft = path.with_extension("safetensors.part");
     let writing = || format!("cannot write `{}`", path.display());
-    let written = (|| {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&draft).with_context(writing)?);
+    write_atomic_with(path, Durability::ProcessEnd, |draft| {
+        let mut file = BufWriter::with_capacity(1 << 20, draft);
         file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(header.as_bytes())).with_context(writing)?;
         for (name, dtype, shape) in &lines {
             let bytes = values(name, *dtype).map_err(|error| error.context(path.display()))?;
@@ -179,14 +179,8 @@ fn stream<'v>(path: &Path, mut lines: Vec<Line>, values: &mut Values<'_, 'v>) ->
             }
             file.write_all(&bytes).with_context(writing)?;
         }
-        file.flush().with_context(writing)?;
-        fs::rename(&draft, path).with_context(writing)
-    })();
-    if written.is_err() {
-        // Remove the incomplete file. The error to report is the first one, not a failure to remove.
-        let _ = fs::remove_file(&draft);
-    }
-    written
+        file.flush().with_context(writing)
+    })
 }
 
 /// The bytes of a tensor converted to a dtype.

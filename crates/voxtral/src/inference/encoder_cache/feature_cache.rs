@@ -9,19 +9,17 @@ use burn::tensor::TensorData;
 use half::bf16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::{fs, process};
+use voxpipe_io::write::{Durability, clear_drafts, write_atomic_with};
 
 /// Format version. Increment it when the same model would produce other values for the same clip.
 const VERSION: u32 = 1;
 
 /// Name of the only tensor in a file.
 const ROWS: &str = "rows";
-
-/// Prefix of incomplete files, followed by the process id and a counter.
-const DRAFT: &str = ".draft-";
 
 /// On-disk cache of one model's audio embeddings.
 #[derive(Clone, Debug)]
@@ -100,35 +98,17 @@ impl FeatureCache {
     }
 
     fn write(&self, clip: &str, dtype: Dtype, bytes: &[u8], shape: [usize; 2]) -> Result<()> {
-        static DRAFTS: AtomicU64 = AtomicU64::new(0);
         let Some(folder) = &self.folder else { return Ok(()) };
         let writing = || format!("cannot write to the feature cache `{}`", folder.display());
         let unfit = |error: safetensors::SafeTensorError| Error::new(error.to_string());
         let digest = HashMap::from([("blake3".to_owned(), blake3::hash(bytes).to_hex().to_string())]);
         let rows = TensorView::new(dtype, shape.to_vec(), bytes).map_err(unfit).with_context(writing)?;
         let file = safetensors::serialize([(ROWS, rows)], Some(digest)).map_err(unfit).with_context(writing)?;
-        fs::create_dir_all(folder).with_context(writing)?;
-        // Identical clips may be encoded at the same time, so each write has its own draft.
-        let draft = folder.join(format!("{DRAFT}{}-{}", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
-        let written = fs::write(&draft, file).and_then(|()| fs::rename(&draft, place(folder, clip)));
-        if written.is_err() {
-            let _ = fs::remove_file(&draft);
-        }
-        written.with_context(writing)
+        // Identical clips may be encoded at the same time: each write has a draft of its own.
+        write_atomic_with(&place(folder, clip), Durability::ProcessEnd, |draft| draft.write_all(&file).with_context(writing))
     }
 }
 
 fn place(folder: &Path, clip: &str) -> PathBuf {
     folder.join(format!("{clip}.safetensors"))
-}
-
-/// Removes incomplete files of other processes.
-fn clear_drafts(folder: &Path) {
-    let own = format!("{DRAFT}{}-", process::id());
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with(DRAFT) && !name.starts_with(&own)) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }
