@@ -181,7 +181,7 @@ fn a_run_travels_as_one_file() {
     let other = project();
     let (_, taken) = (run(&other, "five"), run(&other, "six"));
     assert_eq!(taken, second);
-    let told = other.run(&["import", &archive]).exits(0).complains("there is another run");
+    let told = other.run(&["import", &archive]).exits(0).complains("this project has another run");
     assert!(!told.stdout.contains(&format!("run {second} ")), "{}", told.stdout);
     assert!(other.run(&["diff", &taken, "latest"]).exits(0).stdout.contains("\"six\" → \"two\""));
 

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_and_root_are_told_from_where_both_are() {
+    fn file_and_root_are_relative_to_their_common_folder() {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
         std::fs::create_dir_all(at("a/pipelines")).unwrap();
