@@ -5,7 +5,7 @@ use pipeline::artifact::ArtifactKind;
 use pipeline::cache::store::Store;
 use pipeline::events::{Emitter, Event};
 use pipeline::exit::Exit;
-use pipeline::graph::{Comparison, MachineResources, MetricBound, Pipeline, ResourceRequest, RetryPolicy, Step};
+use pipeline::graph::{Comparison, MachineResources, MetricBound, Pipeline, ResourceRequest, StageRetry, Step};
 use pipeline::plan::{Plan, StepState};
 use pipeline::scheduler::{PipelineRun, RunReport};
 use pipeline::stage::{AnyStage, Context, Port, SettingError, StageOutcome, StageResult};
@@ -86,7 +86,7 @@ fn step(name: &str, from: &[&str], stage: Fake) -> Step {
         timeout: None,
         stall_timeout: None,
         resources: ResourceRequest::default(),
-        retry: RetryPolicy::default(),
+        retry: StageRetry::default(),
     }
 }
 

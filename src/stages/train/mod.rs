@@ -14,36 +14,23 @@ mod examples;
 mod phases;
 
 use super::is_hub_id;
-use crate::data::clip_row::ClipRow;
-use crate::data::ingest::rounded;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::Result;
 use crate::hub;
 use crate::hub::RepoRevision;
 use crate::stages::context::SpeechContext;
 use batches::{BatchSize, Batches, Cut};
-use burn::tensor::Device;
-use events::Voice;
-use examples::Tokenized;
 use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Arity, Context, Failure, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult, SuggestedSettings};
+use pipeline::stage::{Arity, Context, Failure, Port, ResolveRevision, SettingError, Stage, StageOutcome, SuggestedSettings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::fs;
 use std::path::PathBuf;
-use voxpipe_io::jsonl;
-use voxtral::inference::transcriber::{Transcriber, WeightsFrom};
-use voxtral::lora::{AdaptedLayers, LoraConfig, ModelPart};
-use voxtral::model::{Voxtral, model_dir};
+use voxtral::model::model_dir;
 use voxtral::training::adamw::AdamWConfig;
-use voxtral::training::collate::Example;
-use voxtral::training::memory_estimate::StepShape;
 use voxtral::training::sampler::{Shuffle, ShuffleOrder};
-use voxtral::training::{CheckpointConfig, LossRow, LrScheduler, Trainer, TrainingConfig, TrainingOutput, Validation};
-use voxtral::weights::WeightLoader;
+use voxtral::training::{CheckpointConfig, LrScheduler, TrainingConfig};
 use voxtral::weights::precision::Precision;
-use voxtral::{device, lora, training, weights};
+use voxtral::{device, lora};
 
 /// Fine-tune a Voxtral model on a dataset.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

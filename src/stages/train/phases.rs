@@ -1,6 +1,5 @@
 //! The phases of a training, in order: load the model, make the examples, plan the steps, fit, save.
 
-use super::batches::Cut;
 use super::eval::{Keep, Look};
 use super::events::Voice;
 use super::examples::{self, Tokenized};
@@ -16,7 +15,7 @@ use pipeline::stage::{Context, Stage, StageResult};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use voxpipe_io::jsonl;
 use voxtral::device::SelectedDevice;
 use voxtral::inference::encoder_cache::FeatureCache;
@@ -150,8 +149,10 @@ impl Train {
         }
         let model = loaded.transcriber.model.clone();
         let cache = prepared.cache.as_ref();
-        let look = |eval| Look::new(eval, &mut loaded.transcriber, &prepared.data, &prepared.held_out, cache);
-        let mut look = self.eval.as_ref().map(look).transpose()?;
+        let mut look = match &self.eval {
+            Some(eval) => Some(Look::new(eval, &mut loaded.transcriber, &prepared.data, &prepared.held_out, cache)?),
+            None => None,
+        };
         let mut look = look.as_mut().map(|look| |model: &Voxtral| look.look(model));
         let validation = self.eval.as_ref().zip(look.as_mut()).map(|(eval, look)| Validation {
             every: eval.steps,

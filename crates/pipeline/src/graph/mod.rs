@@ -18,7 +18,7 @@ pub use crate::manifest::ExecutorKind;
 pub use cache::CacheSettings;
 pub use limits::{Comparison, MetricBound};
 pub use resources::{CPU, GPU, MachineResources, ResourceRequest, SlurmSettings};
-pub use retry::{RecoveryRule, RetryPolicy};
+pub use retry::{RecoveryRule, StageRetry};
 pub use tracking::{TrackerKind, TrackingSettings};
 
 use crate::diagnostics::Diagnostic;
@@ -85,7 +85,7 @@ pub struct Step {
     /// Resources it needs, and where it runs.
     pub resources: ResourceRequest,
     /// Retries after a failure.
-    pub retry: RetryPolicy,
+    pub retry: StageRetry,
 }
 
 impl Pipeline {

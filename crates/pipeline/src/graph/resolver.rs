@@ -1,7 +1,7 @@
 //! Resolves a manifest into a pipeline: stage kinds, settings, limits and edges, with diagnostics for every mistake.
 
 use super::limits::MetricBound;
-use super::{MachineResources, Pipeline, RecoveryRule, ResourceRequest, RetryPolicy, Step, derived_seed, limits};
+use super::{MachineResources, Pipeline, RecoveryRule, ResourceRequest, StageRetry, Step, derived_seed, limits};
 use crate::diagnostics::{Diagnostic, did_you_mean, list};
 use crate::manifest::interpolate::{Interpolation, InterpolationTrail};
 use crate::manifest::{Manifest, PipelineTable, RecoverTable, StageTable};
@@ -35,7 +35,7 @@ pub(super) struct Draft<'t> {
     pub(super) timeout: Option<Duration>,
     pub(super) stall_timeout: Option<Duration>,
     pub(super) resources: ResourceRequest,
-    pub(super) retry: RetryPolicy,
+    pub(super) retry: StageRetry,
 }
 
 impl<'a> Resolver<'a, '_> {
@@ -67,7 +67,7 @@ impl<'a> Resolver<'a, '_> {
                     timeout: None,
                     stall_timeout: None,
                     resources: ResourceRequest::default(),
-                    retry: RetryPolicy::default(),
+                    retry: StageRetry::default(),
                 });
             }
         }

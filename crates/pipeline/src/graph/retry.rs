@@ -7,10 +7,10 @@ use std::time::Duration;
 
 /// When and how a failed step is retried.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct RetryPolicy {
+pub struct StageRetry {
     /// Number of retries, if the file sets it.
     pub times: Option<u32>,
-    /// Failures to retry after; if empty, see [`RetryPolicy::repeats`].
+    /// Failures to retry after; if empty, see [`StageRetry::repeats`].
     pub on: Vec<Failure>,
     /// Delay before the first retry.
     pub backoff: Option<Duration>,
@@ -32,7 +32,7 @@ const DEFAULT_RECOVERIES: u32 = 2;
 /// The maximum delay before a retry.
 const MAX_DELAY: Duration = Duration::from_secs(60 * 60);
 
-impl RetryPolicy {
+impl StageRetry {
     /// The number of retries after the first attempt.
     pub fn times(&self) -> u32 {
         self.times.unwrap_or(if self.recover.is_empty() { 0 } else { DEFAULT_RECOVERIES })
