@@ -17,7 +17,6 @@ use super::is_hub_id;
 use crate::error::Result;
 use crate::hub;
 use crate::hub::RepoRevision;
-use crate::stages::context::SpeechContext;
 use batches::{BatchSize, Batches, Cut};
 use pipeline::artifact::ArtifactKind;
 use pipeline::stage::{Arity, Context, Failure, Port, ResolveRevision, SettingError, Stage, StageOutcome, SuggestedSettings};
