@@ -343,7 +343,7 @@ fn signals_interrupt_and_the_next_run_goes_on() {
         let child = sandbox.start(&["run"], "begun");
         signal(&child, name);
         let told = Ran::of(child.wait_with_output().unwrap()).exits(75).complains("interrupted");
-        assert!(told.stdout.contains("run again to go on from here"), "{}", told.stdout);
+        assert!(told.stdout.contains("run again to resume"), "{}", told.stdout);
         let status = sandbox.run(&["status"]).exits(0).stdout;
         assert!(status.contains("head    interrupted"), "{status}");
         fs::remove_file(sandbox.path("block")).unwrap();

@@ -236,7 +236,7 @@ fn training_goes_on_from_an_adapter() {
     sandbox.run(&on).exits(0);
     assert!(first(&sandbox) < fresh - 0.05, "{} after {fresh}", first(&sandbox));
     let other = [&on[..], &["--set", "stage.adapter.with.lora.r=2"]].concat();
-    sandbox.run(&other).exits(1).complains("LoRA of rank 4 with scale 8").complains("LoRA of rank 2, scaled by 16");
+    sandbox.run(&other).exits(1).complains("LoRA of rank 4 with scale 8").complains("LoRA of rank 2 with scale 16");
     let full = [&on[..], &["--set", "stage.adapter.with.method=full"]].concat();
     sandbox.run(&full).exits(2).complains("full fine-tuning cannot continue from an adapter");
 }

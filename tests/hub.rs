@@ -225,7 +225,7 @@ fn a_base_model_may_be_a_repository() {
     };
     // Planning asks nobody.
     run(&hub.address, &["plan"]).exits(0);
-    run(&hub.address, &["check"]).exits(0).complains("is a repository of the Hub");
+    run(&hub.address, &["check"]).exits(0).complains("from the Hub (no folder has that name)");
     assert!(hub.asked().is_empty());
     run(&hub.address, &["run"]).exits(0).complains(COMMIT);
     let training: serde_json::Value = serde_json::from_str(&sandbox.read(".voxpipe/latest/fetched/adapter/training.json")).unwrap();

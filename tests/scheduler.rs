@@ -283,7 +283,7 @@ fn what_is_said_at_once_can_be_told_apart() {
     for stage in ["left", "right"] {
         let lines: Vec<_> = ran.stderr.lines().filter_map(|line| line.split_once(&format!("{stage}-"))).map(|(_, number)| number).collect();
         assert_eq!(lines, ["1", "2", "3", "4", "5", "6", "7", "8", "9"], "each in its order");
-        assert!(ran.stderr.contains(&format!("{stage:<5}  at           9/9")), "{}", ran.stderr);
+        assert!(ran.stderr.contains(&format!("{stage:<5}  progress     9/9")), "{}", ran.stderr);
     }
 }
 

@@ -214,7 +214,7 @@ fn a_folder_is_published_as_a_model_repository() {
     bench.file("published/voice/README.md", "my words");
     let before = tree(&bench.cx.root);
     let error = bench.error::<Publish>(with.clone());
-    says(&error, &["voxpipe wrote the folder: `README.md`"]);
+    says(&error, &["files in `published/voice` were changed or added after voxpipe wrote the folder: `README.md`"]);
     assert_eq!((Exit::from(&error), tree(&bench.cx.root)), (Exit::Environment, before));
     bench.made::<Publish>(json!({"target": "published/voice", "overwrite": true}));
     assert_ne!(fs::read_to_string(bench.cx.root.join("published/voice/README.md")).unwrap(), "my words");

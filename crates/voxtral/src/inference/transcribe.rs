@@ -64,10 +64,10 @@ impl TokenLimit {
 }
 
 impl Transcriber {
-    /// Transcribes a clip: 16 kHz mono samples, as [`audio::load`](crate::audio::load) returns them. The language is detected.
+    /// Transcribes a clip: 16 kHz mono samples, as [`audio::load`](crate::audio::load) returns them. The language is auto-detected.
     ///
     /// # Errors
-    /// If the model writes something that is no text, or a device fails.
+    /// If the logits or the weights are not finite, or the device fails.
     pub fn transcribe(&self, pcm: &[f32]) -> Result<Transcript> {
         let utterance = Utterance { samples: pcm, language: None };
         let transcripts = self.transcribe_batch(&[utterance], TokenLimit::Auto, &mut |_| ())?;

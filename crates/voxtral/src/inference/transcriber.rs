@@ -55,8 +55,8 @@ impl WeightsFrom {
 }
 
 impl Transcriber {
-    /// Opens a model folder laid out as on the Hub (`config.json`, `model.safetensors`, `tekken.json`), with the weights as they are stored, on the
-    /// best device there is.
+    /// Opens a model folder laid out as on the Hub (`config.json`, `model.safetensors`, `tekken.json`) with the weights as stored, on the
+    /// best available device.
     ///
     /// # Errors
     /// If a file is missing, damaged or of an unsupported architecture; the message names it.
@@ -65,7 +65,7 @@ impl Transcriber {
         Self::open_with(folder.as_ref(), WeightsFrom::Checkpoint, Precision::Auto, &device)
     }
 
-    /// Opens a model folder with a choice of weights, precision and device.
+    /// Opens a model folder with the given weight source, precision and device.
     pub fn open_with(folder: &Path, start: WeightsFrom, precision: Precision, device: &Device) -> Result<Self> {
         let config = VoxtralConfig::read(folder)?;
         preprocessor::check(folder, &config)?;

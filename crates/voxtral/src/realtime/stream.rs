@@ -197,14 +197,14 @@ mod tests {
         let mut ids: Vec<u32> = "Straße, 日本 🎈!".bytes().map(byte).collect();
         ids.extend([byte(0xe6), 32, byte(0x97), byte(b'a'), byte(0xff), byte(0xe6), byte(0x97), byte(0xa5), 9999, byte(0xf0), byte(0x9f)]);
         let mut text = Text::default();
-        let mut said = String::new();
+        let mut joined = String::new();
         for id in &ids {
             let delta = text.add(*id, &tokenizer);
-            said.push_str(&delta);
-            assert!(said.is_empty() || "Straße, 日本 🎈!".starts_with(&said) || said.starts_with("Straße, 日本 🎈!"), "{said}");
+            joined.push_str(&delta);
+            assert!(joined.is_empty() || "Straße, 日本 🎈!".starts_with(&joined) || joined.starts_with("Straße, 日本 🎈!"), "{joined}");
         }
-        said.push_str(&text.rest());
-        assert_eq!(said, tokenizer.decode(&ids));
+        joined.push_str(&text.rest());
+        assert_eq!(joined, tokenizer.decode(&ids));
     }
 
     #[test]
