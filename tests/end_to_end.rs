@@ -211,10 +211,14 @@ fn what_was_heard_once_is_remembered_and_changes_no_byte() {
         fs::write(&clips[0], &damaged).unwrap();
         fs::write(&clips[1], b"").unwrap();
         fs::remove_file(&clips[2]).unwrap();
-        fs::write(heard.join(".draft-1-1"), b"left behind").unwrap();
+        let (abandoned, recent) = (heard.join(".part-abandoned"), heard.join(".part-recent"));
+        fs::write(&abandoned, b"left behind by a killed process").unwrap();
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+        fs::File::options().write(true).open(&abandoned).unwrap().set_modified(long_ago).unwrap();
+        fs::write(&recent, b"of a process that may still write").unwrap();
         assert!(made == run(&with, true, &["--force", "adapter"]), "{precision}: a damaged memory changes the adapter");
         assert!(fs::read(&clips[0]).unwrap() != damaged, "what was damaged is written anew");
-        assert!(clips[1].metadata().unwrap().len() > 0 && !heard.join(".draft-1-1").exists());
+        assert!(clips[1].metadata().unwrap().len() > 0 && !abandoned.exists() && recent.exists());
     }
 }
 

@@ -127,7 +127,7 @@ fn every_field_is_described_and_every_description_is_true() {
     tell("import", &["import", "run.tar.zst"]);
     tell("cache du", &["cache", "du"]);
     tell("cache pin", &["cache", "unpin", &first]);
-    tell("track sync", &["trackio", "sync", "--to", "here"]);
+    tell("trackio sync", &["trackio", "sync", "--to", "here"]);
     tell("gc", &["gc", "--keep-runs", "1", "--max-size", "1kB"]);
     tell("gc", &["gc"]);
     let damaged = fs::canonicalize(sandbox.path(".voxpipe/latest/shapes/count/x")).unwrap();

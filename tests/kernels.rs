@@ -221,8 +221,8 @@ fn turning_is_as_composed_and_turns_back() {
             |x| reference::rotate(x[0].clone(), constant(&cos, &x[0]), constant(&sin, &x[0])),
         );
         let (x, cos, sin) = (numbers(2 * 5 * 24, 3), values(cos), values(sin));
-        let turned = rope::turn(&x, &cos, &sin, 3, 8, 5, false);
-        assert_close("there and back", &rope::turn(&turned, &cos, &sin, 3, 8, 5, true), &x, 1e-6);
+        let turned = rope::apply_rotary(&x, &cos, &sin, 3, 8, 5, false);
+        assert_close("there and back", &rope::apply_rotary(&turned, &cos, &sin, 3, 8, 5, true), &x, 1e-6);
     }
 }
 

@@ -106,7 +106,7 @@ impl Project {
     /// The stages that a run would do.
     fn planned(&self) -> BTreeSet<String> {
         let plan = self.ask("plan");
-        let stages = plan["stages"].as_array().unwrap_or_else(|| panic!("{plan}"));
+        let stages = plan["steps"].as_array().unwrap_or_else(|| panic!("{plan}"));
         stages.iter().filter(|stage| stage["state"] != "fresh").map(|stage| stage["stage"].as_str().unwrap().to_owned()).collect()
     }
 

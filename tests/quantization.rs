@@ -24,7 +24,7 @@ fn open(folder: &Path, precision: Precision) -> Voxtral {
 }
 
 /// The same model with dequantized f32 matrices, rounded to bf16 in products like the quantized ones.
-fn widened(mut model: Voxtral) -> Voxtral {
+fn to_f32(mut model: Voxtral) -> Voxtral {
     for (_, layer) in model.linears() {
         let lora = layer.lora.clone();
         let bias = layer.bias.clone();
@@ -94,7 +94,7 @@ fn adapters_learn_on_few_bits_as_on_the_matrices_these_stand_for() {
             done.losses
         };
         let few = open(&folder("tiny"), precision);
-        let (found, expected) = (run(few.clone()), run(widened(few)));
+        let (found, expected) = (run(few.clone()), run(to_f32(few)));
         assert!(found.last().unwrap().loss < found[0].loss, "{precision}");
         for (found, expected) in found.iter().zip(&expected) {
             let norms = (found.grad_norm - expected.grad_norm).abs() / expected.grad_norm;

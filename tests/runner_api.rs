@@ -58,7 +58,7 @@ impl AnyStage for Fake {
     fn numerics(&self) -> Option<String> {
         self.numerics.clone()
     }
-    fn names_pipeline(&self) -> bool {
+    fn records_pipeline_name(&self) -> bool {
         self.named
     }
     fn run(&self, cx: &Context) -> Result<StageOutcome> {

@@ -70,7 +70,7 @@ impl Doctor {
         let Some(file) = &self.pipeline else { return Ok(Vec::new()) };
         let pipeline = Project::of(file.clone()).pipeline()?;
         let stop = AtomicBool::new(false);
-        let remote = pipeline.steps.iter().filter(|step| step.stage.reaches_out());
+        let remote = pipeline.steps.iter().filter(|step| step.stage.uses_network());
         let checks = remote.map(|step| {
             let (well, what, hint) = match step.stage.preflight(&step.ports(), &stop) {
                 Ok(found) => (true, found.unwrap_or_else(|| "not checked: offline".to_owned()), None),

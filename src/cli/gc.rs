@@ -148,7 +148,7 @@ impl Usage {
             uses.known.insert(record.digest, (made, 0));
         }
         // The current results of the pipelines, and the unfinished stages that they would continue.
-        for last in store.lasts()? {
+        for last in store.all_history()? {
             let done = last.done.as_ref().and_then(|done| records.get(&done.fingerprint()));
             uses.results.extend(done.map(|record| record.digest));
             if last.tried.end != AttemptEnd::Done {

@@ -68,9 +68,9 @@ pub(super) struct Stage {
 }
 
 /// Reporter that collects the events of a run into a summary.
-pub(super) struct Listener(Arc<Mutex<Summary>>);
+pub(super) struct RunObserver(Arc<Mutex<Summary>>);
 
-impl Listener {
+impl RunObserver {
     /// A listener and the summary that it fills.
     pub(super) fn new() -> (Self, Arc<Mutex<Summary>>) {
         let summary = Arc::default();
@@ -78,7 +78,7 @@ impl Listener {
     }
 }
 
-impl Reporter for Listener {
+impl Reporter for RunObserver {
     fn report_event(&mut self, event: &Event) -> Result<(), Error> {
         let time = match event {
             Event::RunStarted { .. } => jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),

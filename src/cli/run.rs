@@ -1,6 +1,6 @@
 //! `voxpipe run`: runs the pipeline.
 
-use super::provenance::{Listener, Provenance};
+use super::provenance::{Provenance, RunObserver};
 use super::summary::Summary;
 use super::{Project, note, print_json, prompt, trackio};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -74,7 +74,7 @@ impl Run {
         if let Some(trackio) = trackio::reporter(&pipeline)? {
             reporters.push(Box::new(trackio));
         }
-        let (listener, summary) = Listener::new();
+        let (listener, summary) = RunObserver::new();
         reporters.push(Box::new(listener));
         let terminal = self.terminal();
         let screen = terminal.screen();

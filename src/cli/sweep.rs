@@ -4,7 +4,7 @@
 //! Parallel combinations share one resource pool, and a stage that two of them need runs once.
 
 use super::project::plural;
-use super::provenance::Listener;
+use super::provenance::RunObserver;
 use super::run::{Executor, listen, write_provenance};
 use super::{Project, note, print, print_json, trackio};
 use crate::error::{Error, ErrorKind, Result};
@@ -269,7 +269,7 @@ impl SweepRun<'_> {
         let starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         let id = self.store.begin_run()?;
         drop(starting);
-        let (listener, summary) = Listener::new();
+        let (listener, summary) = RunObserver::new();
         let mut reporters: Vec<Box<dyn Reporter>> =
             vec![Box::new(JsonLinesReporter::create(&self.store.log(&id), &id)?), Box::new(listener)];
         if let Some(trackio) = trackio::reporter(pipeline)? {

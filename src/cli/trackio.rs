@@ -83,7 +83,7 @@ impl Sync {
         for run in runs {
             let mut trackio = TrackioReporter::new(settings(&pipeline, place.clone()));
             for line in jsonl::read(&store.log(&run))? {
-                trackio.tell_again(&line.time, &line.event)?;
+                trackio.report_again(&line.time, &line.event)?;
             }
             let records = trackio.deliver(SEND_TIMEOUT).map_err(|error| error.context(format!("run {run}")))?;
             sent.push((run, records));

@@ -3,13 +3,13 @@
 use super::run::listen;
 use crate::error::Result;
 use crate::stages::STAGES;
-use pipeline::executor::job_dir::{JobDir, carry_out};
+use pipeline::executor::job_dir::{JobDir, run_task};
 use pipeline::exit::Exit;
 use std::path::PathBuf;
 
 /// Runs the stage that a job folder describes and writes the outcome to that folder.
 pub(super) fn work(folder: PathBuf) -> Result<u8> {
     let stop = listen()?;
-    carry_out(&JobDir(folder), STAGES, stop.asked)?;
+    run_task(&JobDir(folder), STAGES, stop.asked)?;
     Ok(Exit::Done as u8)
 }

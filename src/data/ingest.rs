@@ -60,7 +60,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// Writes each candidate as `into/STEM.wav`, in parallel. Returns, in input order, the duration in seconds or the reason for rejection.
 /// `on_progress` is called with the number of files done and returns whether to continue.
-pub fn take_in(
+pub fn ingest_audio(
     candidates: &[AudioCandidate],
     into: &Path,
     limits: IngestLimits,
@@ -81,7 +81,7 @@ pub fn take_in(
         .collect()
 }
 
-/// Writes one candidate as `into/STEM.wav`, or only the part `(start, duration)` of it, in seconds; see [`take_in`].
+/// Writes one candidate as `into/STEM.wav`, or only the part `(start, duration)` of it, in seconds; see [`ingest_audio`].
 pub fn take_part(candidate: &AudioCandidate, part: Option<(f64, f64)>, into: &Path, limits: IngestLimits) -> Result<Result<f64, String>> {
     let mut samples = match audio::load(&candidate.path) {
         Ok(samples) => samples,

@@ -7,7 +7,7 @@ use voxpipe_io::digest::Digest;
 use voxtral::metrics::wer::TextNormalization;
 
 /// Normalizes a text for comparison, with the same basic normalization as for word error rates.
-pub fn normalised(text: &str) -> String {
+pub fn normalized(text: &str) -> String {
     TextNormalization::Basic.apply(text)
 }
 
@@ -75,11 +75,11 @@ mod tests {
         for (one, other) in
             [("Don't  go!", "don’t go"), ("¿Qué tal, amigo?", "qué tal amigo"), ("Ｆｕｌｌ width", "full width"), ("e\u{301}té", "été")]
         {
-            assert_eq!(normalised(one), normalised(other), "{one}");
+            assert_eq!(normalized(one), normalized(other), "{one}");
         }
-        assert_ne!(normalised("el papa"), normalised("el papá"));
-        assert_ne!(normalised("कि"), normalised("क"));
-        assert_eq!(normalised("?! …"), "");
+        assert_ne!(normalized("el papa"), normalized("el papá"));
+        assert_ne!(normalized("कि"), normalized("क"));
+        assert_eq!(normalized("?! …"), "");
     }
 
     #[test]

@@ -77,12 +77,12 @@ impl<'a> RepoReader<'a> {
     }
 
     /// The license that the repository's card names.
-    pub fn licence(&self) -> Result<Option<String>> {
+    pub fn license(&self) -> Result<Option<String>> {
         let info = self.cached("info.json", || self.info(self.commit()).map(|response| response.body), "its card")?;
         let info: Value = serde_json::from_slice(&info).unwrap_or_default();
-        let licence = &info["cardData"]["license"];
-        let several = licence.as_array().map(|all| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
-        Ok(licence.as_str().map(str::to_owned).or(several).filter(|licence| !licence.is_empty()))
+        let license = &info["cardData"]["license"];
+        let several = license.as_array().map(|all| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+        Ok(license.as_str().map(str::to_owned).or(several).filter(|license| !license.is_empty()))
     }
 
     /// The entries of a folder, sorted by path, including subfolders if `recursive`; `None` if there is no such folder.

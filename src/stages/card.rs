@@ -7,7 +7,7 @@ use super::{is_hub_id, is_license};
 use crate::data::clip_row::ClipRow;
 use crate::data::ingest::rounded;
 use crate::data::template;
-use crate::data::text::normalised;
+use crate::data::text::normalized;
 use crate::error::{Error, Result, ResultExt};
 use pipeline::artifact::{Artifact, ArtifactKind};
 use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
@@ -86,7 +86,7 @@ impl Stage for Card {
         self.template.iter().cloned().collect()
     }
 
-    fn names_pipeline(&self) -> bool {
+    fn records_pipeline_name(&self) -> bool {
         true
     }
 
@@ -262,7 +262,7 @@ impl Data {
         let of_split = |name: &str| records.iter().filter(|record| split(record).as_deref() == Some(name)).collect::<Vec<_>>();
         let (train, held_out) = (of_split("train"), of_split(scored));
         let speakers = |rows: &[&ClipRow]| -> BTreeSet<String> { rows.iter().filter_map(|record| record.speaker.clone()).collect() };
-        let learned: BTreeSet<String> = train.iter().map(|record| normalised(&record.text)).collect();
+        let learned: BTreeSet<String> = train.iter().map(|record| normalized(&record.text)).collect();
         let mut splits = BTreeMap::new();
         for record in &records {
             if let Some(split) = split(record) {
@@ -280,7 +280,7 @@ impl Data {
             languages: records.iter().filter_map(|record| record.language.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
             speakers: records.iter().filter_map(|record| record.speaker.clone()).collect(),
             shared_speakers: speakers(&train).intersection(&speakers(&held_out)).cloned().collect(),
-            seen: held_out.iter().filter(|record| learned.contains(&normalised(&record.text))).count(),
+            seen: held_out.iter().filter(|record| learned.contains(&normalized(&record.text))).count(),
         })
     }
 }

@@ -27,7 +27,7 @@ pub trait SpeechContext {
     fn memory(&self, recognizer: &Transcriber, identity: &str, chosen: &SelectedDevice, chunks: usize, wanted: bool) -> FeatureCache;
 
     /// Warns about errors of a cache.
-    fn tell_trouble(&self, memory: &FeatureCache);
+    fn warn_about_cache(&self, memory: &FeatureCache);
 }
 
 impl SpeechContext for Context {
@@ -63,7 +63,7 @@ impl SpeechContext for Context {
         feature_cache::open(self, recognizer, identity, chosen, chunks, wanted)
     }
 
-    fn tell_trouble(&self, memory: &FeatureCache) {
-        feature_cache::tell_trouble(self, memory);
+    fn warn_about_cache(&self, memory: &FeatureCache) {
+        feature_cache::warn_about_cache(self, memory);
     }
 }

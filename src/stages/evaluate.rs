@@ -140,7 +140,7 @@ impl Stage for Evaluate {
         Some(format!("{}-{}", device::class(&self.device), self.precision))
     }
 
-    fn fills_machine(&self) -> bool {
+    fn uses_all_cores(&self) -> bool {
         true
     }
 
@@ -275,7 +275,7 @@ impl Evaluate {
                 Ok(())
             });
             if let Some(memory) = &recognizer.feature_cache {
-                cx.tell_trouble(memory);
+                cx.warn_about_cache(memory);
             }
             outcome.map_err(|error| match error.kind {
                 ErrorKind::Interrupted => error,

@@ -41,9 +41,9 @@ pub(super) fn open(
 }
 
 /// Warns about errors of a feature cache.
-pub(super) fn tell_trouble(cx: &Context, memory: &FeatureCache) {
-    if let Some(trouble) = memory.trouble() {
-        cx.warn(format!("{trouble}; encoder features were recomputed instead, which is slower but gives the same result"));
+pub(super) fn warn_about_cache(cx: &Context, memory: &FeatureCache) {
+    if let Some(warning) = memory.warning() {
+        cx.warn(format!("{warning}; encoder features were recomputed instead, which is slower but gives the same result"));
     }
 }
 

@@ -64,7 +64,7 @@ impl Stage for Merge {
         model_dir::counts(file)
     }
 
-    fn fills_machine(&self) -> bool {
+    fn uses_all_cores(&self) -> bool {
         true
     }
 

@@ -96,7 +96,7 @@ impl Stage for Publish {
         errors
     }
 
-    fn reaches_out(&self) -> bool {
+    fn uses_network(&self) -> bool {
         self.target == "hub"
     }
 
@@ -105,7 +105,7 @@ impl Stage for Publish {
         may_write(if given.contains(&"dataset") { RepoType::Dataset } else { RepoType::Model }, repo, stop)
     }
 
-    fn names_pipeline(&self) -> bool {
+    fn records_pipeline_name(&self) -> bool {
         true
     }
 

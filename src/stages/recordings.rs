@@ -4,7 +4,7 @@
 //! the newest usable one counts. The folder is only read: no file in it is moved, changed or deleted.
 
 use crate::data::clip_row::ClipRow;
-use crate::data::ingest::{AudioCandidate, IngestLimits, is_audio, rounded, take_in};
+use crate::data::ingest::{AudioCandidate, IngestLimits, ingest_audio, is_audio, rounded};
 use crate::data::phrase::PhraseRow;
 use crate::data::text::{count, first_few, unique_stems};
 use crate::error::{Error, Result, ResultExt};
@@ -94,7 +94,7 @@ impl Stage for Recordings {
                 }
             }
             let total = candidates.len() as u64;
-            let seconds = take_in(&candidates, &cx.out.join("audio"), LIMITS, |done| {
+            let seconds = ingest_audio(&candidates, &cx.out.join("audio"), LIMITS, |done| {
                 cx.progress(done as u64, total, "clips", "");
                 !cx.stopping()
             })?;

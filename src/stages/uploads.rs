@@ -4,9 +4,9 @@
 //! by position. Unmatched files, unmatched transcripts and unusable files are reported.
 
 use crate::data::clip_row::ClipRow;
-use crate::data::ingest::{AudioCandidate, IngestLimits, is_audio, rounded, take_in};
+use crate::data::ingest::{AudioCandidate, IngestLimits, ingest_audio, is_audio, rounded};
 use crate::data::phrase::PhraseRow;
-use crate::data::text::{count, first_few, normalised, unique_stems};
+use crate::data::text::{count, first_few, normalized, unique_stems};
 use crate::data::{ingest, table};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use pipeline::artifact::ArtifactKind;
@@ -137,7 +137,7 @@ impl Stage for Uploads {
             Some(phrases) => Some(PhraseRow::read_all(&phrases.path.join("phrases.jsonl"))?),
             None => None,
         };
-        let by_text: BTreeMap<String, &PhraseRow> = phrases.iter().flatten().map(|phrase| (normalised(&phrase.text), phrase)).collect();
+        let by_text: BTreeMap<String, &PhraseRow> = phrases.iter().flatten().map(|phrase| (normalized(&phrase.text), phrase)).collect();
 
         let wished = clips.iter().map(|clip| (clip.sound.shown.as_str(), clip.sound.stem()));
         let stems = unique_stems(wished);
@@ -150,7 +150,7 @@ impl Stage for Uploads {
             })
             .collect();
         let limits = IngestLimits { min: self.min_seconds, max: self.max_seconds };
-        let taken = take_in(&candidates, &cx.out.join("audio"), limits, |done| {
+        let taken = ingest_audio(&candidates, &cx.out.join("audio"), limits, |done| {
             cx.progress(done as u64, candidates.len() as u64, "clips", "");
             !cx.stopping()
         })?;
@@ -168,7 +168,7 @@ impl Stage for Uploads {
                 }
             };
             let mut rest = Map::new();
-            let phrase = by_text.get(&normalised(&clip.text));
+            let phrase = by_text.get(&normalized(&clip.text));
             match phrase {
                 Some(phrase) => {
                     covered.insert(phrase.id.as_str());

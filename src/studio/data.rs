@@ -1,7 +1,7 @@
 //! Results API: dataset rows with audio and corrections, evaluation scores, model card, published locations.
 
 use super::project::StudioProject;
-use super::{ApiError, ApiResult, aside, json, plain};
+use super::{ApiError, ApiResult, blocking, file_name, json};
 use crate::error::ResultExt;
 use axum::Router;
 use axum::extract::{Path, Query, State};
@@ -67,7 +67,7 @@ impl StudioProject {
 
 /// Returns the dataset: rows, report, corrections.
 async fn dataset(State(project): Shared) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         json(value!({
             "rows": project.rows("dataset", "data.jsonl"),
             "report": project.object("dataset", "report.json"),
@@ -79,7 +79,7 @@ async fn dataset(State(project): Shared) -> ApiResult {
 
 /// Returns a WAV file of a result. Supports byte ranges, which browsers need to seek.
 async fn sound(State(project): Shared, Path((kind, path)): Path<(String, String)>, headers: HeaderMap) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let none = || ApiError::missing("audio file not found");
         let inside = std::path::Path::new(&path).components().all(|part| matches!(part, Component::Normal(_)));
         if !["dataset", "recordings", "uploads", "import"].contains(&kind.as_str()) || !inside || !path.ends_with(".wav") {
@@ -104,7 +104,7 @@ async fn sound(State(project): Shared, Path((kind, path)): Path<(String, String)
 /// Saves a correction: a new transcript for a clip, or its exclusion from the dataset. The first one also sets `edits` in the pipeline
 /// file, so that runs apply the corrections.
 async fn edit(State(project): Shared, axum::Json(request): axum::Json<Value>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let clip = request["clip"].as_str().filter(|clip| !clip.is_empty());
         let clip = clip.ok_or_else(|| ApiError::bad("missing field `clip`"))?.to_owned();
         let text = request["text"].as_str().map(str::trim);
@@ -148,12 +148,12 @@ struct ScoredModel {
 
 /// Returns the evaluation scores of a run, by default the newest ones.
 async fn scores(State(project): Shared, Query(which): Query<ScoredModel>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let Some(run) = which.run else {
             let (scores, clips) = (project.object("evaluate", "scores.json"), project.rows("evaluate", "clips.jsonl"));
             return json(value!({ "scores": scores, "clips": clips }));
         };
-        let shown = project.told(&["show", plain(&run)?, project.name(), "--json"])?;
+        let shown = project.describe(&["show", file_name(&run)?, project.name(), "--json"])?;
         let kinds = project.stages("evaluate");
         let stages = shown["stages"].as_array().cloned().unwrap_or_default();
         let stage = stages.into_iter().find(|stage| kinds.iter().any(|kind| stage["stage"] == kind.as_str()));
@@ -173,11 +173,13 @@ async fn scores(State(project): Shared, Query(which): Query<ScoredModel>) -> Api
 
 /// Returns the model card.
 async fn card(State(project): Shared) -> ApiResult {
-    aside(move || json(value!({ "text": project.text("card", "README.md") }))).await
+    blocking(move || json(value!({ "text": project.text("card", "README.md") }))).await
 }
 
 /// Returns where the model and its demo Space were published.
 async fn published(State(project): Shared) -> ApiResult {
-    aside(move || json(value!({ "published": project.object("publish", "published.json"), "space": project.object("demo", "space.json") })))
-        .await
+    blocking(move || {
+        json(value!({ "published": project.object("publish", "published.json"), "space": project.object("demo", "space.json") }))
+    })
+    .await
 }

@@ -1,7 +1,7 @@
 //! Memory estimate: whether a training with the current settings fits into the memory of the device.
 
 use super::project::StudioProject;
-use super::{ApiError, ApiResult, aside, json};
+use super::{ApiError, ApiResult, blocking, json};
 use crate::hub;
 use crate::hub::Network;
 use axum::Router;
@@ -26,7 +26,7 @@ pub(super) fn routes() -> Router<Arc<StudioProject>> {
 
 /// Returns the estimate as bytes (`need`, `free`), a verdict (`fits`) and a sentence (`words`).
 async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let text = fs::read_to_string(&project.file).map_err(|_| ApiError::missing("no pipeline.toml yet"))?;
         let file: Value = toml::from_str(&text).map_err(|error| ApiError::conflict(error.message().to_owned()))?;
         let stage = project.stages("train").into_iter().next().ok_or_else(|| ApiError::missing("the pipeline has no train stage"))?;

@@ -180,7 +180,7 @@ fn language(code: Option<String>) -> Result<Option<String>, ApiError> {
 /// Decodes an audio file to 16 kHz mono samples.
 async fn decoded(name: String, bytes: Vec<u8>) -> Result<Vec<f32>, ApiError> {
     let unusable = |words: String| ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, words);
-    super::aside(move || {
+    super::blocking(move || {
         let name = FilePath::new(&name).file_name().map_or_else(|| FilePath::new("audio.wav"), FilePath::new);
         let samples = load_stream(name, bytes).map_err(|error| unusable(error.message))?;
         let seconds = samples.len() as f64 / f64::from(voxtral::audio::SAMPLE_RATE);

@@ -94,12 +94,12 @@ fn json(value: impl serde::Serialize) -> ApiResult {
 }
 
 /// Runs blocking work (disk or CPU) on a separate thread, so that it does not delay other requests.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(crate::error::Error::new("the request handler panicked").into()))
 }
 
 /// Validates a file name: not hidden, no path separators, no control characters, at most 200 bytes.
-fn plain(name: &str) -> Result<&str, ApiError> {
+fn file_name(name: &str) -> Result<&str, ApiError> {
     let valid = !name.is_empty()
         && name.len() <= 200
         && !name.starts_with('.')

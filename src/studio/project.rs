@@ -122,7 +122,7 @@ impl StudioProject {
     }
 
     /// Runs a `voxpipe` command and parses its standard output as JSON, whatever the exit code.
-    pub(super) fn told(&self, arguments: &[&str]) -> Result<Value, ApiError> {
+    pub(super) fn describe(&self, arguments: &[&str]) -> Result<Value, ApiError> {
         let ran = self.command(arguments).output().with_context(|| "cannot start voxpipe")?;
         serde_json::from_slice(&ran.stdout).map_err(|_| ApiError::conflict(String::from_utf8_lossy(&ran.stderr).trim().to_owned()))
     }

@@ -5,7 +5,7 @@
 //! `.removed`.
 
 use super::project::StudioProject;
-use super::{ApiError, ApiResult, aside, json, plain};
+use super::{ApiError, ApiResult, blocking, file_name, json};
 use crate::data::phrase::PhraseRow;
 use crate::error::ResultExt;
 use axum::Router;
@@ -42,7 +42,7 @@ pub(super) fn routes() -> Router<Arc<StudioProject>> {
 
 /// Lists the sentences with their takes.
 async fn phrases(State(project): Shared) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let phrases = project.phrases()?;
         let row = |phrase: &PhraseRow| {
             let direction = if RTL_LANGUAGES.contains(&phrase.language.as_str()) { "rtl" } else { "ltr" };
@@ -59,7 +59,7 @@ async fn phrases(State(project): Shared) -> ApiResult {
 
 /// Stores a take. The request is idempotent: a take with the same SHA-256 is not stored again.
 async fn save(State(project): Shared, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let phrase = project.phrase(&id)?;
         let sha256 = format!("{:x}", Sha256::digest(&body));
         let expected = headers.get("x-sha256").and_then(|expected| expected.to_str().ok()).unwrap_or(&sha256);
@@ -95,8 +95,8 @@ async fn save(State(project): Shared, Path(id): Path<String>, headers: HeaderMap
 
 /// Returns the WAV file of a take.
 async fn sound(State(project): Shared, Path(name): Path<String>) -> ApiResult {
-    aside(move || {
-        let bytes = fs::read(project.recordings().join(plain(&name)?)).map_err(|_| ApiError::missing("recording not found"))?;
+    blocking(move || {
+        let bytes = fs::read(project.recordings().join(file_name(&name)?)).map_err(|_| ApiError::missing("recording not found"))?;
         Ok(([(header::CONTENT_TYPE, "audio/wav")], bytes).into_response())
     })
     .await
@@ -104,7 +104,7 @@ async fn sound(State(project): Shared, Path(name): Path<String>) -> ApiResult {
 
 /// Selects a take: gives it the highest number, so that it is the one used.
 async fn choose(State(project): Shared, Path(name): Path<String>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let phrase = project.phrase_of(&name)?;
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = project.recordings();
@@ -118,13 +118,13 @@ async fn choose(State(project): Shared, Path(name): Path<String>) -> ApiResult {
 
 /// Moves a take to the hidden folder `.removed`.
 async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let phrase = project.phrase_of(&name)?;
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (from, aside) = (project.recordings().join(&name), project.recordings().join(".removed"));
-        fs::create_dir_all(&aside).with_context(|| "cannot create the folder for removed recordings")?;
-        let free = (1..).map(|number| aside.join(format!("{number}-{name}"))).find(|path| !path.exists());
-        fs::rename(from, free.unwrap_or_else(|| aside.join(&name))).with_context(|| "cannot remove the recording")?;
+        let (from, blocking) = (project.recordings().join(&name), project.recordings().join(".removed"));
+        fs::create_dir_all(&blocking).with_context(|| "cannot create the folder for removed recordings")?;
+        let free = (1..).map(|number| blocking.join(format!("{number}-{name}"))).find(|path| !path.exists());
+        fs::rename(from, free.unwrap_or_else(|| blocking.join(&name))).with_context(|| "cannot remove the recording")?;
         json(project.takes(&phrase)?)
     })
     .await
@@ -132,7 +132,7 @@ async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
 
 /// Appends a problem report about a sentence to `.reports.jsonl`.
 async fn report(State(project): Shared, Path(id): Path<String>, axum::Json(said): axum::Json<Value>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let phrase = project.phrase(&id)?;
         let reason: String = said["reason"].as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_REPORT).collect();
         let folder = project.recordings();
@@ -159,7 +159,7 @@ impl StudioProject {
 
     /// The sentence that a take belongs to, by the name of its file.
     fn phrase_of(&self, name: &str) -> Result<PhraseRow, ApiError> {
-        let stem = plain(name)?.strip_suffix(".wav").ok_or_else(|| ApiError::missing("recording not found"))?;
+        let stem = file_name(name)?.strip_suffix(".wav").ok_or_else(|| ApiError::missing("recording not found"))?;
         let of = |phrase: &PhraseRow| number(stem, &phrase.id).is_some();
         let phrase = self.phrases()?.into_iter().find(of).ok_or_else(|| ApiError::missing("recording not found"))?;
         if self.recordings().join(name).is_file() { Ok(phrase) } else { Err(ApiError::missing("recording not found")) }

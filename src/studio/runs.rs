@@ -4,7 +4,7 @@
 //! are shown as well.
 
 use super::project::{Started, StudioProject};
-use super::{ApiError, ApiResult, aside, json, plain};
+use super::{ApiError, ApiResult, blocking, file_name, json};
 use crate::error::ResultExt;
 use axum::Router;
 use axum::extract::{Query, State};
@@ -47,12 +47,12 @@ pub(super) fn routes() -> Router<Arc<StudioProject>> {
 
 /// Returns the state of the project: pipeline status, run in progress, existing results, models, machine load.
 async fn state(State(project): Shared) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let there = project.file.is_file();
-        let status = if there { project.told(&["status", project.name(), "--json"]) } else { Ok(Value::Null) };
-        let (status, trouble) = match status {
+        let status = if there { project.describe(&["status", project.name(), "--json"]) } else { Ok(Value::Null) };
+        let (status, warning) = match status {
             Ok(status) => (status, None),
-            Err(trouble) => (Value::Null, Some(trouble.1)),
+            Err(warning) => (Value::Null, Some(warning.1)),
         };
         let clips = ["recordings", "uploads", "import"].iter().any(|kind| project.latest(kind).is_some());
         json(value!({
@@ -61,7 +61,7 @@ async fn state(State(project): Shared) -> ApiResult {
             "there": there,
             "running": project.is_running(),
             "status": status,
-            "trouble": trouble.or_else(|| project.refusal()),
+            "trouble": warning.or_else(|| project.refusal()),
             "models": crate::studio::inference::names(&project.speech),
             "has": {
                 "phrases": project.latest("phrases").is_some(),
@@ -114,12 +114,12 @@ struct RunOptions {
 /// Starts a run.
 async fn run(State(project): Shared, options: Option<axum::Json<RunOptions>>) -> ApiResult {
     let options = options.map(|options| options.0).unwrap_or_default();
-    aside(move || project.begin(&options).and_then(|()| json(value!({ "running": true })))).await
+    blocking(move || project.begin(&options).and_then(|()| json(value!({ "running": true })))).await
 }
 
 /// Interrupts the run in progress, as Ctrl-C does.
 async fn stop(State(project): Shared) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let runner = Store::open_readonly(&project.root)?.runner().ok_or_else(|| ApiError::conflict("no run in progress"))?;
         rustix::process::kill_process(runner, rustix::process::Signal::INT)
             .map_err(std::io::Error::from)
@@ -210,7 +210,7 @@ fn read_lines(path: &std::path::Path, from: u64) -> String {
 
 /// Lists past runs.
 async fn runs(State(project): Shared) -> ApiResult {
-    aside(move || json(project.told(&["runs", project.name(), "--json"])?)).await
+    blocking(move || json(project.describe(&["runs", project.name(), "--json"])?)).await
 }
 
 /// Two runs to compare.
@@ -222,12 +222,12 @@ struct RunPair {
 
 /// Returns the differences between two runs.
 async fn diff(State(project): Shared, Query(pair): Query<RunPair>) -> ApiResult {
-    aside(move || json(project.told(&["diff", plain(&pair.a)?, plain(&pair.b)?, project.name(), "--json"])?)).await
+    blocking(move || json(project.describe(&["diff", file_name(&pair.a)?, file_name(&pair.b)?, project.name(), "--json"])?)).await
 }
 
 /// Returns the stage graph as SVG.
 async fn graph(State(project): Shared) -> ApiResult {
-    aside(move || Ok(picture(project.ask(&["graph", project.name(), "--format", "svg"])?))).await
+    blocking(move || Ok(picture(project.ask(&["graph", project.name(), "--format", "svg"])?))).await
 }
 
 /// Which training curve to plot.
@@ -241,13 +241,13 @@ struct CurveQuery {
 
 /// Plots training curves as SVG, including those of a run in progress.
 async fn curves(State(project): Shared, Query(query): Query<CurveQuery>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let file = tempfile::Builder::new().suffix(".svg").tempfile().with_context(|| "cannot plot the curves")?;
         let path = file.path().display().to_string();
         let mut arguments = vec!["plot", "--svg", &path];
         for (flag, value) in [("--metric", &query.metric), ("", &query.run), ("", &query.other)] {
             if let Some(value) = value {
-                arguments.extend([flag, plain(value)?].into_iter().filter(|part| !part.is_empty()));
+                arguments.extend([flag, file_name(value)?].into_iter().filter(|part| !part.is_empty()));
             }
         }
         project.ask(&arguments)?;

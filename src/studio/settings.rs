@@ -1,7 +1,7 @@
 //! Pipeline file API: create it from a template, change settings or the whole text. Edits keep comments and formatting.
 
 use super::project::StudioProject;
-use super::{ApiError, ApiResult, aside, json};
+use super::{ApiError, ApiResult, blocking, json};
 use crate::stages::phrases;
 use axum::Router;
 use axum::extract::State;
@@ -50,7 +50,7 @@ struct Beginning {
 }
 
 async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if !["record", "recordings"].contains(&said.way.as_str()) {
             return Err(ApiError::bad("`way` must be `record` or `recordings`"));
@@ -58,8 +58,9 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
         voxtral::tokenizer::prompt::check_language(&said.language).map_err(|error| ApiError::bad(error.message))?;
         if !project.file.is_file() {
             let mut arguments = vec!["init", ".", "--template", &said.way, "--language", &said.language];
-            for (flag, told) in [("--name", &said.name), ("--base", &said.base)] {
-                arguments.extend(told.iter().filter(|told| !told.starts_with('-')).flat_map(|told| [flag, told.as_str()]));
+            for (flag, describe) in [("--name", &said.name), ("--base", &said.base)] {
+                arguments
+                    .extend(describe.iter().filter(|describe| !describe.starts_with('-')).flat_map(|describe| [flag, describe.as_str()]));
             }
             if said.way == "recordings" {
                 arguments.extend(["--recordings", "uploads", "--transcripts", "uploads/transcripts.csv"]);
@@ -84,18 +85,18 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
                 set(&mut document, &place("source"), &value!(source))?;
             }
         }
-        for (key, told) in &said.settings {
-            set(&mut document, key, told)?;
+        for (key, describe) in &said.settings {
+            set(&mut document, key, describe)?;
         }
         project.write(&document.to_string())?;
-        json(project.looked_at()?)
+        json(project.with_diagnostics()?)
     })
     .await
 }
 
 /// Returns the pipeline file as JSON.
 async fn settings(State(project): Shared) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let sources = project.sources().ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
         let slip = |found: Vec<Diagnostic>| found.into_iter().next().map_or_else(String::new, |first| first.message);
         json(sources.values().map_err(|found| ApiError::conflict(slip(found)))?)
@@ -109,49 +110,52 @@ struct Changes {
 }
 
 async fn change(State(project): Shared, axum::Json(changes): axum::Json<Changes>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut document = project.document()?.ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
-        for (key, told) in &changes.set {
-            if told.is_null() { unset(&mut document, key) } else { set(&mut document, key, told)? }
+        for (key, describe) in &changes.set {
+            if describe.is_null() { unset(&mut document, key) } else { set(&mut document, key, describe)? }
         }
         project.write(&document.to_string())?;
-        json(project.looked_at()?)
+        json(project.with_diagnostics()?)
     })
     .await
 }
 
 async fn pipeline(State(project): Shared) -> ApiResult {
-    aside(move || if project.file.is_file() { json(project.looked_at()?) } else { Err(ApiError::missing("no pipeline.toml yet")) }).await
+    blocking(
+        move || if project.file.is_file() { json(project.with_diagnostics()?) } else { Err(ApiError::missing("no pipeline.toml yet")) },
+    )
+    .await
 }
 
 /// Saves the text from the editor, even with errors, and returns the diagnostics.
 async fn write(State(project): Shared, text: String) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         project.write(&text)?;
-        json(project.looked_at()?)
+        json(project.with_diagnostics()?)
     })
     .await
 }
 
 async fn schema(State(project): Shared) -> ApiResult {
-    aside(move || json(project.told(&["schema"])?)).await
+    blocking(move || json(project.describe(&["schema"])?)).await
 }
 
 impl StudioProject {
     /// The text of the pipeline file, with its diagnostics.
-    fn looked_at(&self) -> Result<Value, ApiError> {
+    fn with_diagnostics(&self) -> Result<Value, ApiError> {
         let text = fs::read_to_string(&self.file).map_err(|_| ApiError::missing("no pipeline.toml yet"))?;
-        Ok(value!({ "text": text, "check": self.told(&["check", self.name(), "--json"])? }))
+        Ok(value!({ "text": text, "check": self.describe(&["check", self.name(), "--json"])? }))
     }
 }
 
 /// Sets a dotted key such as `stage.adapter.with.epochs`; missing tables are created.
-pub(super) fn set(document: &mut DocumentMut, key: &str, told: &Value) -> Result<(), ApiError> {
+pub(super) fn set(document: &mut DocumentMut, key: &str, describe: &Value) -> Result<(), ApiError> {
     let parts: Vec<&str> = key.split('.').collect();
     let (last, way) = parts.split_last().filter(|(last, _)| !last.is_empty()).ok_or_else(|| ApiError::bad("empty setting name"))?;
-    let new = converted(told).ok_or_else(|| ApiError::bad(format!("invalid value for `{key}`")))?;
+    let new = to_toml(describe).ok_or_else(|| ApiError::bad(format!("invalid value for `{key}`")))?;
     let mut at: &mut Item = document.as_item_mut();
     for part in way {
         let inline = at.is_inline_table();
@@ -185,15 +189,15 @@ fn unset(document: &mut DocumentMut, key: &str) {
 }
 
 /// A JSON value as TOML; `None` for null, which TOML cannot express.
-fn converted(told: &Value) -> Option<toml_edit::Value> {
-    Some(match told {
+fn to_toml(describe: &Value) -> Option<toml_edit::Value> {
+    Some(match describe {
         Value::Null => return None,
-        Value::Bool(told) => (*told).into(),
+        Value::Bool(describe) => (*describe).into(),
         Value::Number(number) => number.as_i64().map_or_else(|| number.as_f64().map(toml_edit::Value::from), |whole| Some(whole.into()))?,
         Value::String(text) => text.as_str().into(),
-        Value::Array(items) => toml_edit::Value::Array(items.iter().map(converted).collect::<Option<_>>()?),
+        Value::Array(items) => toml_edit::Value::Array(items.iter().map(to_toml).collect::<Option<_>>()?),
         Value::Object(entries) => {
-            let entries = entries.iter().map(|(key, told)| Some((key.as_str(), converted(told)?))).collect::<Option<Vec<_>>>()?;
+            let entries = entries.iter().map(|(key, describe)| Some((key.as_str(), to_toml(describe)?))).collect::<Option<Vec<_>>>()?;
             toml_edit::Value::InlineTable(entries.into_iter().collect())
         }
     })
@@ -207,7 +211,7 @@ mod tests {
     fn settings_are_set_in_place_and_the_rest_stays() {
         let text = "# mine\n[params]\nepochs = 3   # few\n\n[stage.a]\nuses = \"train\"\nwith = { lora = { r = 8 } }\n";
         let mut document: DocumentMut = text.parse().unwrap();
-        let mut put = |key: &str, told: Value| set(&mut document, key, &told).map_err(|trouble| trouble.1);
+        let mut put = |key: &str, describe: Value| set(&mut document, key, &describe).map_err(|warning| warning.1);
         put("params.epochs", value!(5)).unwrap();
         put("stage.a.with.lora.r", value!(16)).unwrap();
         put("stage.a.with.eval.split", value!("validation")).unwrap();

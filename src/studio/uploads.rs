@@ -1,7 +1,7 @@
 //! Uploads of existing audio and transcript files: each request body is streamed into the folder that the `uploads` stage reads.
 
 use super::project::StudioProject;
-use super::{ApiError, ApiResult, aside, json, plain};
+use super::{ApiError, ApiResult, blocking, file_name, json};
 use crate::data::ingest;
 use crate::error::ResultExt;
 use axum::Router;
@@ -28,7 +28,7 @@ type Shared = State<Arc<StudioProject>>;
 pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new()
         .route("/api/uploads", get(list))
-        .route("/api/uploads/{name}", get(file).post(take_in).layer(DefaultBodyLimit::disable()))
+        .route("/api/uploads/{name}", get(file).post(ingest_audio).layer(DefaultBodyLimit::disable()))
         .route("/api/uploads/{name}/remove", post(remove))
 }
 
@@ -42,7 +42,7 @@ impl StudioProject {
 
 /// Lists the uploaded files, with the report of the last `uploads` result.
 async fn list(State(project): Shared) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let mut files = Vec::new();
         for entry in fs::read_dir(project.uploads()).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -62,9 +62,9 @@ async fn list(State(project): Shared) -> ApiResult {
 
 /// Returns an uploaded file for preview.
 async fn file(State(project): Shared, Path(name): Path<String>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let none = |_| ApiError::missing("file not found");
-        let path = project.uploads().join(plain(&name)?);
+        let path = project.uploads().join(file_name(&name)?);
         if fs::metadata(&path).map_err(none)?.len() > MAX_PREVIEW {
             return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, "file too large to preview".to_owned()));
         }
@@ -74,8 +74,8 @@ async fn file(State(project): Shared, Path(name): Path<String>) -> ApiResult {
 }
 
 /// Streams an upload to disk. The write is atomic: a failed upload leaves no file.
-async fn take_in(State(project): Shared, Path(name): Path<String>, request: Request) -> ApiResult {
-    let path = PathBuf::from(plain(&name)?);
+async fn ingest_audio(State(project): Shared, Path(name): Path<String>, request: Request) -> ApiResult {
+    let path = PathBuf::from(file_name(&name)?);
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
     if !ingest::is_audio(&path) && !TRANSCRIPT_EXTENSIONS.contains(&extension.as_str()) {
         let words =
@@ -103,11 +103,11 @@ async fn take_in(State(project): Shared, Path(name): Path<String>, request: Requ
 
 /// Moves a file to the hidden folder `.removed`; nothing is deleted.
 async fn remove(State(project): Shared, Path(name): Path<String>) -> ApiResult {
-    aside(move || {
+    blocking(move || {
         let folder = project.uploads();
-        let aside = folder.join(".removed");
-        fs::create_dir_all(&aside).with_context(|| "cannot create the folder for removed files")?;
-        fs::rename(folder.join(plain(&name)?), aside.join(&name)).map_err(|_| ApiError::missing("file not found"))?;
+        let blocking = folder.join(".removed");
+        fs::create_dir_all(&blocking).with_context(|| "cannot create the folder for removed files")?;
+        fs::rename(folder.join(file_name(&name)?), blocking.join(&name)).map_err(|_| ApiError::missing("file not found"))?;
         json(value!({}))
     })
     .await

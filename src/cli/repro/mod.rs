@@ -223,7 +223,7 @@ fn run(pipeline: &Pipeline, force: &[String]) -> Result<(pipeline::scheduler::Ru
     let id = store.begin_run()?;
     let made: Arc<Mutex<Made>> = Arc::default();
     let reporters: Vec<Box<dyn Reporter>> =
-        vec![Box::new(TerminalReporter::new(SummaryTarget::Stderr)), Box::new(Listener(Arc::clone(&made)))];
+        vec![Box::new(TerminalReporter::new(SummaryTarget::Stderr)), Box::new(RunObserver(Arc::clone(&made)))];
     let force = force.iter().filter(|name| pipeline.step(name).is_some()).cloned().collect();
     let mut run = PipelineRun::new(pipeline, &store, fan_out(reporters), id);
     (run.force, run.stop) = (force, stop);
@@ -233,9 +233,9 @@ fn run(pipeline: &Pipeline, force: &[String]) -> Result<(pipeline::scheduler::Ru
 }
 
 /// Reporter that collects the fingerprints of the results.
-struct Listener(Arc<Mutex<Made>>);
+struct RunObserver(Arc<Mutex<Made>>);
 
-impl Reporter for Listener {
+impl Reporter for RunObserver {
     fn report_event(&mut self, event: &Event) -> Result<(), Error> {
         if let Event::StageFinished { stage, kept, .. } | Event::StageFresh { stage, kept, .. } = event {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(stage.clone(), kept.fingerprint.clone());

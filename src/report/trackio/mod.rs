@@ -94,7 +94,7 @@ impl TrackioReporter {
     }
 
     /// Replays a past event with its original time. Trackio skips records it already has, by their ids.
-    pub fn tell_again(&mut self, time: &str, event: &Event) -> Result<(), Error> {
+    pub fn report_again(&mut self, time: &str, event: &Event) -> Result<(), Error> {
         if matches!(event, Event::RunFinished { .. }) {
             return Ok(());
         }
@@ -104,11 +104,11 @@ impl TrackioReporter {
 
     /// Waits until all items are delivered, up to a time limit. Returns the number of items (records and media files).
     pub fn deliver(&mut self, patience: Duration) -> Result<u64, Error> {
-        let (sent, left) = self.uploader.settle(patience).unwrap_or_default();
+        let (sent, left) = self.uploader.flush(patience).unwrap_or_default();
         if left == 0 {
             return Ok(sent);
         }
-        let cause = self.uploader.trouble().map_or_else(String::new, |cause| format!(": {cause}"));
+        let cause = self.uploader.warning().map_or_else(String::new, |cause| format!(": {cause}"));
         Err(Error::new(format!("{left} of {sent} records were not sent to Trackio{cause}"))
             .environment()
             .hint("repeat the command later: records that arrived are not duplicated"))
@@ -274,7 +274,7 @@ impl Reporter for TrackioReporter {
     }
 
     fn warning(&mut self) -> Option<String> {
-        self.uploader.trouble()
+        self.uploader.warning()
     }
 }
 

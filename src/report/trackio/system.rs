@@ -25,7 +25,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Takes a sample; utilization refers to the time since the last one. Unavailable metrics are omitted.
-    pub(super) fn look(&mut self) -> BTreeMap<String, f64> {
+    pub(super) fn sample(&mut self) -> BTreeMap<String, f64> {
         let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
         let mut found = self.measure(&read("/proc/stat"), &read("/proc/meminfo"));
         if !self.no_gpus {

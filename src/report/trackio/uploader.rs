@@ -38,7 +38,7 @@ enum Message {
 /// Handle of the uploader thread.
 pub(super) struct Uploader {
     sender: SyncSender<Message>,
-    trouble: Arc<Mutex<Vec<String>>>,
+    warning: Arc<Mutex<Vec<String>>>,
     /// Items that were not accepted because the queue was full.
     lost: u64,
     /// Items handed over, including lost ones.
@@ -67,17 +67,17 @@ impl Uploader {
     /// Starts the thread.
     pub(super) fn start(place: TrackioTarget) -> Self {
         let (sender, receiver) = sync_channel(QUEUE_CAPACITY);
-        let trouble = Arc::new(Mutex::new(Vec::new()));
-        let warnings = Arc::clone(&trouble);
+        let warning = Arc::new(Mutex::new(Vec::new()));
+        let warnings = Arc::clone(&warning);
         thread::spawn(move || {
             let transport: Box<dyn Transport> = match place {
                 TrackioTarget::Here(folder) => Box::new(FileSink::new(folder)),
                 TrackioTarget::Server { address, token } => Box::new(Server::new(address, token)),
             };
-            Worker { transport, waiting: VecDeque::new(), dropped: 0, failures: 0, due: Instant::now(), trouble: warnings, warned: false }
+            Worker { transport, waiting: VecDeque::new(), dropped: 0, failures: 0, due: Instant::now(), warning: warnings, warned: false }
                 .run_loop(&receiver);
         });
-        Self { sender, trouble, lost: 0, sent: 0 }
+        Self { sender, warning, lost: 0, sent: 0 }
     }
 
     /// Queues an item; waits while the queue is full.
@@ -103,7 +103,7 @@ impl Uploader {
 
     /// Delivers what is left and ends the thread. Returns the number of items handed over and of those not delivered; `None` after the
     /// first call.
-    pub(super) fn settle(&mut self, limit: Duration) -> Option<(u64, u64)> {
+    pub(super) fn flush(&mut self, limit: Duration) -> Option<(u64, u64)> {
         let (answer, left) = sync_channel(1);
         self.sender.send(Message::Finish(answer, limit)).ok()?;
         Some((self.sent, left.recv_timeout(limit + MAX_BACKOFF).unwrap_or(1) as u64 + self.lost))
@@ -111,17 +111,17 @@ impl Uploader {
 
     /// Ends the thread at the end of a run, with a short wait; undelivered items become a warning.
     pub(super) fn finish(&mut self) {
-        if let Some((_, left)) = self.settle(FINAL_WAIT).filter(|(_, left)| *left > 0) {
+        if let Some((_, left)) = self.flush(FINAL_WAIT).filter(|(_, left)| *left > 0) {
             let message =
                 format!("{left} records were not sent to Trackio; the run log has them, and a resumed run sends its metrics log again");
-            self.trouble.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+            self.warning.lock().unwrap_or_else(PoisonError::into_inner).push(message);
         }
     }
 
     /// Removes and returns the oldest pending warning.
-    pub(super) fn trouble(&mut self) -> Option<String> {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        (!trouble.is_empty()).then(|| trouble.remove(0))
+    pub(super) fn warning(&mut self) -> Option<String> {
+        let mut warning = self.warning.lock().unwrap_or_else(PoisonError::into_inner);
+        (!warning.is_empty()).then(|| warning.remove(0))
     }
 }
 
@@ -141,7 +141,7 @@ struct Worker {
     failures: u32,
     /// Time of the next delivery.
     due: Instant,
-    trouble: Arc<Mutex<Vec<String>>>,
+    warning: Arc<Mutex<Vec<String>>>,
     /// Whether a delivery failure was already reported.
     warned: bool,
 }
@@ -155,7 +155,7 @@ impl Worker {
                 Ok(Message::Item(item)) => self.take(item),
                 Ok(Message::Watch(run)) => {
                     (watched, next_sample) = (run, Instant::now() + SAMPLE_INTERVAL);
-                    machine.look();
+                    machine.sample();
                 }
                 Ok(Message::Finish(answer, limit)) => {
                     let end = Instant::now() + limit;
@@ -171,7 +171,7 @@ impl Worker {
             if let Some((project, run, id)) = watched.as_ref().filter(|_| Instant::now() >= next_sample) {
                 next_sample = Instant::now() + SAMPLE_INTERVAL;
                 let time = metrics_log::now();
-                let metrics = machine.look();
+                let metrics = machine.sample();
                 if !metrics.is_empty() {
                     self.take(UploadItem::Record(json!({
                         "v": 1, "kind": "system_metric", "project": project, "run": run, "run_id": id, "metrics": metrics,
@@ -215,7 +215,7 @@ impl Worker {
                     if !std::mem::replace(&mut self.warned, true) {
                         let hint = error.hint.map(|hint| format!(": {hint}")).unwrap_or_default();
                         let message = format!("Trackio: {}{hint}; uploads are retried, the run continues", error.message);
-                        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+                        self.warning.lock().unwrap_or_else(PoisonError::into_inner).push(message);
                     }
                     return false;
                 }

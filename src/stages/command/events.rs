@@ -13,7 +13,7 @@ const MAX_NOTE: usize = 2000;
 const TAIL: usize = 20;
 
 /// Reports the output of a program.
-pub(super) struct Voice<'a> {
+pub(super) struct OutputReporter<'a> {
     cx: &'a Context,
     secrets: Secrets,
     /// The last lines, to be quoted by an error.
@@ -23,7 +23,7 @@ pub(super) struct Voice<'a> {
     step: u64,
 }
 
-impl<'a> Voice<'a> {
+impl<'a> OutputReporter<'a> {
     /// `secrets` are redacted in everything that is reported.
     pub(super) fn new(cx: &'a Context, secrets: Secrets) -> Self {
         Self { cx, secrets, tail: VecDeque::new(), metrics: BTreeMap::new(), step: 0 }

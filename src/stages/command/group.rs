@@ -1,7 +1,7 @@
 //! A program in its own process group: supervision, graceful termination (SIGTERM), then SIGKILL.
 
-use super::events::Voice;
-use super::lines::{Ear, Source};
+use super::events::OutputReporter;
+use super::lines::{PipeReader, Source};
 use crate::error::{Error, Result, ResultExt};
 use pipeline::process::reaper;
 use pipeline::stage::Context;
@@ -41,16 +41,16 @@ impl Group {
     }
 
     /// Reads output until the program has ended. Terminates it when the run is stopped.
-    pub(super) fn finish(mut self, cx: &Context, output: &mut Voice) -> Result<ExitStatus> {
-        let out = self.child.stdout.take().map(|pipe| Ear::new(pipe, Source::Out)).transpose()?;
-        let err = self.child.stderr.take().map(|pipe| Ear::new(pipe, Source::Err)).transpose()?;
-        let mut ears: Vec<Ear> = out.into_iter().chain(err).collect();
+    pub(super) fn finish(mut self, cx: &Context, output: &mut OutputReporter) -> Result<ExitStatus> {
+        let out = self.child.stdout.take().map(|pipe| PipeReader::new(pipe, Source::Out)).transpose()?;
+        let err = self.child.stderr.take().map(|pipe| PipeReader::new(pipe, Source::Err)).transpose()?;
+        let mut encoder: Vec<PipeReader> = out.into_iter().chain(err).collect();
         let mut terminated = None;
         let mut pause = FIRST_POLL;
         while !self.ended()? {
-            self.wait(&ears, &mut pause)?;
-            for ear in &mut ears {
-                let _ = ear.hear(&mut |line| output.tell(line));
+            self.wait(&encoder, &mut pause)?;
+            for ear in &mut encoder {
+                let _ = ear.read_lines(&mut |line| output.tell(line));
             }
             match terminated {
                 None if cx.stopping() => {
@@ -66,7 +66,7 @@ impl Group {
         // The program has ended but is not reaped yet, so its pid still names the group: kill whatever it left running.
         let _ = kill_process_group(self.pid, Signal::KILL);
         // A process that left the group may keep the pipes open: read only what they contain now.
-        for ear in &mut ears {
+        for ear in &mut encoder {
             ear.drain(&mut |line| output.tell(line));
         }
         self.watched.end();
@@ -74,8 +74,8 @@ impl Group {
     }
 
     /// Waits until the program prints something or ends, at most [`MAX_POLL`].
-    fn wait(&self, ears: &[Ear], pause: &mut Duration) -> Result<()> {
-        let pipes = ears.iter().filter_map(Ear::pipe);
+    fn wait(&self, encoder: &[PipeReader], pause: &mut Duration) -> Result<()> {
+        let pipes = encoder.iter().filter_map(PipeReader::pipe);
         let mut fds: Vec<PollFd<'_>> =
             pipes.chain(self.end.as_ref().map(AsFd::as_fd)).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         if self.end.is_none() && fds.is_empty() {

@@ -33,7 +33,7 @@ const TURN: usize = 16;
 const MAX_DRAIN: Duration = Duration::from_secs(5);
 
 /// Reading end of a pipe from a program.
-pub(super) struct Ear {
+pub(super) struct PipeReader {
     pipe: Option<File>,
     splitter: Splitter,
 }
@@ -45,7 +45,7 @@ struct Splitter {
     lost: u64,
 }
 
-impl Ear {
+impl PipeReader {
     /// Makes the pipe non-blocking.
     pub(super) fn new(pipe: impl Into<OwnedFd>, source: Source) -> Result<Self> {
         let pipe: OwnedFd = pipe.into();
@@ -61,7 +61,7 @@ impl Ear {
     }
 
     /// Passes the available lines to `tell`. Returns whether more may be available.
-    pub(super) fn hear(&mut self, tell: &mut impl FnMut(Line)) -> bool {
+    pub(super) fn read_lines(&mut self, tell: &mut impl FnMut(Line)) -> bool {
         let mut chunk = [0; CHUNK];
         for _ in 0..TURN {
             let Some(pipe) = &mut self.pipe else { return false };
@@ -81,7 +81,7 @@ impl Ear {
     /// Passes the rest to `tell`, including a last line without newline.
     pub(super) fn drain(&mut self, tell: &mut impl FnMut(Line)) {
         let until = Instant::now() + MAX_DRAIN;
-        while self.hear(tell) && Instant::now() < until {}
+        while self.read_lines(tell) && Instant::now() < until {}
         self.close(tell);
     }
 
@@ -151,17 +151,17 @@ mod tests {
     #[test]
     fn a_pipe_is_split_into_lines_without_blocking() {
         let (read, mut write) = std::io::pipe().unwrap();
-        let mut ear = Ear::new(read, Source::Out).unwrap();
+        let mut ear = PipeReader::new(read, Source::Out).unwrap();
         let mut heard = Vec::new();
-        let mut hear = |ear: &mut Ear| {
-            ear.hear(&mut |line| heard.push((line.text, line.lost)));
+        let mut read_lines = |ear: &mut PipeReader| {
+            ear.read_lines(&mut |line| heard.push((line.text, line.lost)));
             std::mem::take(&mut heard)
         };
-        assert_eq!(hear(&mut ear), [], "nothing was printed yet");
+        assert_eq!(read_lines(&mut ear), [], "nothing was printed yet");
         write.write_all(b"one\ntw").unwrap();
-        assert_eq!(hear(&mut ear), [("one".to_owned(), 0)]);
+        assert_eq!(read_lines(&mut ear), [("one".to_owned(), 0)]);
         write.write_all(b"o\r\n 10 %\r 20 %\n\n").unwrap();
-        assert_eq!(hear(&mut ear), [("two".to_owned(), 0), (" 20 %".to_owned(), 0), (String::new(), 0)]);
+        assert_eq!(read_lines(&mut ear), [("two".to_owned(), 0), (" 20 %".to_owned(), 0), (String::new(), 0)]);
         let long = vec![b'x'; MAX_LINE + 7];
         std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -169,7 +169,7 @@ mod tests {
                 write.write_all(b"\nlast").unwrap();
             });
             while ear.pipe().is_some() {
-                ear.hear(&mut |line| heard.push((line.text, line.lost)));
+                ear.read_lines(&mut |line| heard.push((line.text, line.lost)));
             }
         });
         assert_eq!(heard, [("x".repeat(MAX_LINE), 7), ("last".to_owned(), 0)]);

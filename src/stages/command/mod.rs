@@ -13,7 +13,7 @@ mod secrets;
 mod template;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use events::Voice;
+use events::OutputReporter;
 use group::Group;
 use pipeline::artifact::ArtifactKind;
 use pipeline::process::reaper;
@@ -171,7 +171,7 @@ impl Stage for Command {
             liveness.inherit()?;
         }
         let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;
-        let mut output = Voice::new(cx, secrets);
+        let mut output = OutputReporter::new(cx, secrets);
         let status = Group::new(child)?.finish(cx, &mut output)?;
         if cx.stopping() && !status.success() {
             return Err(Error::new(format!("`{}` was interrupted", self.run[0]))

@@ -9,7 +9,7 @@ use crate::data::clip_row::ClipRow;
 use crate::data::ingest::rounded;
 use crate::data::managed_dir;
 use crate::data::managed_dir::ManagedDir;
-use crate::data::text::{count, first_few, normalised, unique_stems};
+use crate::data::text::{count, first_few, normalized, unique_stems};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use pipeline::artifact::ArtifactKind;
 use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
@@ -396,7 +396,7 @@ impl Dataset {
     fn split(&self, seed: u64, texts: &[&str]) -> Result<Vec<&'static str>> {
         let mut sentences: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, text) in texts.iter().enumerate() {
-            sentences.entry(normalised(text)).or_default().push(index);
+            sentences.entry(normalized(text)).or_default().push(index);
         }
         let mut wanted: Vec<(&'static str, f64)> = self.split.shares().into_iter().filter(|(_, share)| *share > 0.0).collect();
         // The largest split gets the remaining sentences.
@@ -466,7 +466,7 @@ mod tests {
             let splits = shares(0.7, 0.2, 0.1).split(seed, &texts).unwrap();
             let mut split_of = BTreeMap::new();
             for (text, split) in texts.iter().zip(&splits) {
-                assert_eq!(*split_of.entry(normalised(text)).or_insert(*split), *split, "{text}");
+                assert_eq!(*split_of.entry(normalized(text)).or_insert(*split), *split, "{text}");
             }
             let number = |name: &str| splits.iter().filter(|split| **split == name).count();
             assert!((36..=40).contains(&number("test")), "{}", number("test"));

@@ -144,11 +144,11 @@ impl Stage for Demo {
         self.target.iter().filter(|target| *target != HUB).map(PathBuf::from).collect()
     }
 
-    fn names_pipeline(&self) -> bool {
+    fn records_pipeline_name(&self) -> bool {
         self.target.as_deref() == Some(HUB)
     }
 
-    fn reaches_out(&self) -> bool {
+    fn uses_network(&self) -> bool {
         self.target.as_deref() == Some(HUB)
     }
 
@@ -242,7 +242,7 @@ impl Stage for Demo {
                 write("app.py", APP.to_owned())?;
                 write("requirements.txt", REQUIREMENTS.to_owned())?;
                 if model_id.is_none() {
-                    if self.reaches_out() {
+                    if self.uses_network() {
                         return Err(Error::new("the model is not on the Hub, so a Space on the Hub cannot load it")
                             .environment()
                             .hint("set `target = \"hub\"` in the stage that publishes the model, or write `sdk = \"static\"`"));

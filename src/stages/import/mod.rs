@@ -414,11 +414,11 @@ impl Taking<'_> {
         });
         let mut made = StageResult::new(format!("{} of `{}`, {seconds:.0} s in all", count(self.records.len(), "clip"), self.place.name));
         if let Some(reader) = self.place.reader() {
-            let licence = reader.licence()?;
+            let license = reader.license()?;
             report["repository"] = import.repo.clone().into();
             report["commit"] = reader.commit().into();
-            report["licence"] = licence.clone().into();
-            made = made.fact("repository", import.repo.clone()).fact("commit", reader.commit()).fact("licence", Value::from(licence));
+            report["licence"] = license.clone().into();
+            made = made.fact("repository", import.repo.clone()).fact("commit", reader.commit()).fact("licence", Value::from(license));
         }
         jsonl::write(&cx.out.join("clips.jsonl"), &self.records)?;
         fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;

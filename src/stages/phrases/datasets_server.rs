@@ -77,8 +77,8 @@ impl Phrases {
             return Err(Error::new(format!("`{server}` has no rows of `{}` (`{config}`, `{split}`)", reader.name()))
                 .hint("check `config` and `split` on the Hub page of the dataset"));
         }
-        let licence = reader.licence()?;
-        let about = json!({ "repository": repository.id(), "commit": reader.commit(), "licence": licence, "config": config, "split": split, "rows_read": rows, "rows": total });
+        let license = reader.license()?;
+        let about = json!({ "repository": repository.id(), "commit": reader.commit(), "licence": license, "config": config, "split": split, "rows_read": rows, "rows": total });
         let corpora = vec![config.to_owned(); phrases.len()];
         Ok(Choice { phrases, corpora, about, from: format!("{} of `{}`", count(rows, "row"), reader.name()) })
     }

@@ -2,7 +2,7 @@
 
 use super::languages::Language;
 use super::{SettingError, languages};
-use crate::data::text::normalised;
+use crate::data::text::normalized;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -127,7 +127,7 @@ impl<'a> FilterStats<'a> {
             filters,
             code,
             language: languages::of(code),
-            without: filters.without.iter().map(|word| normalised(word)).filter(|word| !word.is_empty()).collect(),
+            without: filters.without.iter().map(|word| normalized(word)).filter(|word| !word.is_empty()).collect(),
             texts: BTreeMap::new(),
             beginnings: BTreeMap::new(),
             rows: HashMap::new(),
@@ -211,13 +211,13 @@ impl<'a> FilterStats<'a> {
     }
 
     fn has_unwanted(&self, text: &str) -> bool {
-        let padded = format!(" {} ", normalised(text));
+        let padded = format!(" {} ", normalized(text));
         self.without.iter().any(|word| padded.contains(&format!(" {word} ")))
     }
 
     /// Checks that a sentence is no (near-)duplicate of an accepted one, and accepts it.
     fn check_new(&mut self, text: &str, found: &Found) -> Result<(), &'static str> {
-        let plain = normalised(text);
+        let plain = normalized(text);
         let words: Vec<&str> = plain.split_whitespace().collect();
         if self.texts.contains_key(&plain) {
             return Err("repeated");

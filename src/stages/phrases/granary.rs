@@ -110,14 +110,14 @@ impl Phrases {
             return Err(Error::new(format!("no readable line in the manifests for `{}` in `{}`", self.language, reader.name())));
         }
         chosen.extend(spare);
-        let licence = reader.licence()?;
+        let license = reader.license()?;
         let describe = |corpus: &Corpus| {
             let manifests: Vec<Value> =
                 corpus.manifests.iter().map(|manifest| json!({ "path": manifest.path, "bytes": manifest.size })).collect();
-            (corpus.name.clone(), json!({ "rows": corpus.rows, "manifests": manifests, "licence": licence }))
+            (corpus.name.clone(), json!({ "rows": corpus.rows, "manifests": manifests, "licence": license }))
         };
         let corpora: Map<String, Value> = corpora.iter().map(describe).collect();
-        let about = json!({ "repository": repository.id(), "commit": reader.commit(), "licence": licence, "bytes_read": bytes, "rows_read": rows, "corpora": corpora });
+        let about = json!({ "repository": repository.id(), "commit": reader.commit(), "licence": license, "bytes_read": bytes, "rows_read": rows, "corpora": corpora });
         let (phrases, corpora) = chosen.into_iter().unzip();
         Ok(Choice { phrases, corpora, about, from: format!("{} of `{}`", count(rows, "row"), reader.name()) })
     }

@@ -111,7 +111,7 @@ pub(super) fn meant(typed: &str) -> Option<&'static str> {
 
 impl Language {
     /// The language as JSON for the studio.
-    pub(super) fn told(&self) -> Value {
+    pub(super) fn describe(&self) -> Value {
         let title = |name: &str| name.chars().take(1).flat_map(char::to_uppercase).chain(name.chars().skip(1)).collect::<String>();
         let (name, native) = (self.names.first().unwrap_or(&self.code), self.names.get(1).or(self.names.first()).unwrap_or(&self.code));
         let pack = self.pack.map_or(0, |pack| pack.text.lines().count());
@@ -134,7 +134,7 @@ impl Language {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::text::normalised;
+    use crate::data::text::normalized;
     use std::collections::{BTreeMap, BTreeSet};
     use unicode_normalization::{UnicodeNormalization, is_nfc};
 
@@ -159,7 +159,7 @@ mod tests {
                 assert!(!first.is_lowercase(), "{place} begins small: {line}");
                 let foreign = line.chars().find(|letter| letter.is_alphabetic() && !language.has(*letter));
                 assert_eq!(foreign, None, "{place}: {line}");
-                assert_eq!(seen.insert(normalised(line), index), None, "{place} is repeated");
+                assert_eq!(seen.insert(normalized(line), index), None, "{place} is repeated");
                 letters.extend(line.to_lowercase().nfc().filter(|letter| letter.is_alphabetic()));
             }
             assert!(lines.iter().filter(|line| asks(line)).count() >= 10, "{code}: few questions");

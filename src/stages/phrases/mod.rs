@@ -12,7 +12,7 @@ mod languages;
 pub use filters::Filters;
 
 use crate::data::phrase::PhraseRow;
-use crate::data::text::{count, first_few, normalised};
+use crate::data::text::{count, first_few, normalized};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use filters::{FilterStats, Found};
@@ -114,7 +114,7 @@ struct Choice {
 
 /// The known languages for the studio: code, names, number of embedded sentences, and whether Granary has the language.
 pub fn languages() -> Value {
-    languages::LANGUAGES.iter().map(languages::Language::told).collect()
+    languages::LANGUAGES.iter().map(languages::Language::describe).collect()
 }
 
 impl Stage for Phrases {
@@ -334,7 +334,7 @@ impl Phrases {
 
     /// A phrase with an id derived from its text, so that recordings stay matched whatever else is selected.
     fn by_text(&self, text: String, source: String) -> PhraseRow {
-        let id = format!("{}-{}", self.language, Digest::of(normalised(&text).as_bytes()).short());
+        let id = format!("{}-{}", self.language, Digest::of(normalized(&text).as_bytes()).short());
         PhraseRow { id, text, language: self.language.clone(), source }
     }
 }
@@ -350,10 +350,10 @@ fn without_duplicates(found: Vec<PhraseRow>) -> (Vec<PhraseRow>, Vec<(PhraseRow,
     let mut first: BTreeMap<String, String> = BTreeMap::new();
     let (mut kept, mut repeated) = (Vec::new(), Vec::new());
     for phrase in found {
-        match first.get(&normalised(&phrase.text)) {
+        match first.get(&normalized(&phrase.text)) {
             Some(id) => repeated.push((phrase, id.clone())),
             None => {
-                first.insert(normalised(&phrase.text), phrase.id.clone());
+                first.insert(normalized(&phrase.text), phrase.id.clone());
                 kept.push(phrase);
             }
         }

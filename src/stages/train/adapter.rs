@@ -129,7 +129,7 @@ impl Lora {
     }
 
     /// A note on the layers that got an adapter, and one on the matched layers that got none.
-    pub(super) fn told(&self, placed: &AdaptedLayers) -> (String, Option<String>) {
+    pub(super) fn describe(&self, placed: &AdaptedLayers) -> (String, Option<String>) {
         let kind = match (self.dora, self.rslora) {
             (false, false) => "LoRA",
             (false, true) => "rank-stabilized LoRA",

@@ -108,7 +108,7 @@ impl Eval {
 }
 
 /// Evaluates models on the held-out clips.
-pub(super) struct Look<'a> {
+pub(super) struct Evaluator<'a> {
     recognizer: &'a mut Transcriber,
     examples: Vec<Example>,
     /// Empty if the metric is the loss, which needs no transcripts.
@@ -121,7 +121,7 @@ struct Clip {
     text: String,
 }
 
-impl<'a> Look<'a> {
+impl<'a> Evaluator<'a> {
     /// Loads the clips in `records`.
     pub(super) fn new(
         eval: &Eval,

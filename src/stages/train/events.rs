@@ -8,14 +8,14 @@ use voxtral::training::checkpoint::TrainingState;
 use voxtral::training::{EvalResult, LossRow, TrainingEvent};
 
 /// Observer of a training: emits progress, notes and metrics.
-pub(super) struct Voice<'a> {
+pub(super) struct TrainingObserver<'a> {
     cx: &'a Context,
     settings: Value,
     journal: Option<MetricsLog>,
     begun: bool,
 }
 
-impl<'a> Voice<'a> {
+impl<'a> TrainingObserver<'a> {
     /// An observer for a training with these settings.
     pub(super) fn new(cx: &'a Context, settings: Value) -> Self {
         Self { cx, settings, journal: None, begun: false }

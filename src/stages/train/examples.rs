@@ -35,7 +35,7 @@ pub(super) fn examples(
 ) -> Result<Vec<Example>> {
     let audio = &recognizer.config.audio_config;
     let (frames, mel) = (audio.chunk_frames(), Arc::new(recognizer.mel.clone()));
-    let ears = memory.map(|memory| Arc::new(recognizer.ears(memory)));
+    let encoder = memory.map(|memory| Arc::new(recognizer.encoder(memory)));
     let size = chunks(recognizer, folder, records) * frames * audio.num_mel_bins * size_of::<f32>();
     let fits = size as u64 <= FEATURES_IN_MEMORY;
     let example = |(record, text): &Tokenized| {
@@ -46,8 +46,8 @@ pub(super) fn examples(
         let prompt = ids.len();
         ids.extend(text);
         ids.push(recognizer.special().eos);
-        let sound: LoadAudio = if let Some(ears) = ears.clone() {
-            Arc::new(move || Ok(ExampleAudio::Rows(ears.encode(&read_wav16k(&path)?)?)))
+        let sound: LoadAudio = if let Some(encoder) = encoder.clone() {
+            Arc::new(move || Ok(ExampleAudio::Rows(encoder.encode(&read_wav16k(&path)?)?)))
         } else if fits {
             let ready = Arc::new(mel.features(&samples, frames)?);
             Arc::new(move || Ok(ExampleAudio::Features(ready.clone())))

@@ -306,7 +306,7 @@ impl Stage for Train {
         remedies.into_iter().flatten().collect()
     }
 
-    fn fills_machine(&self) -> bool {
+    fn uses_all_cores(&self) -> bool {
         true
     }
 

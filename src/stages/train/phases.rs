@@ -1,7 +1,7 @@
 //! The phases of a training, in order: load the model, make the examples, plan the steps, fit, save.
 
-use super::eval::{Keep, Look};
-use super::events::Voice;
+use super::eval::{Evaluator, Keep};
+use super::events::TrainingObserver;
 use super::examples::{self, Tokenized};
 use super::{Init, Method, Train, augment};
 use crate::data::clip_row::ClipRow;
@@ -77,7 +77,7 @@ impl Train {
         if let Some(adapters) = &adapters {
             let placed = self.place(cx, adapters, &mut transcriber.model, &device)?;
             trains_encoder = placed.adapted.iter().any(|layer| ModelPart::of(layer) != ModelPart::Text);
-            let (adapted, kept_out) = self.lora.told(&placed);
+            let (adapted, kept_out) = self.lora.describe(&placed);
             cx.note(adapted);
             if let Some(kept_out) = kept_out {
                 cx.note(kept_out);
@@ -150,7 +150,7 @@ impl Train {
         let model = loaded.transcriber.model.clone();
         let cache = prepared.cache.as_ref();
         let mut look = match &self.eval {
-            Some(eval) => Some(Look::new(eval, &mut loaded.transcriber, &prepared.data, &prepared.held_out, cache)?),
+            Some(eval) => Some(Evaluator::new(eval, &mut loaded.transcriber, &prepared.data, &prepared.held_out, cache)?),
             None => None,
         };
         let mut look = look.as_mut().map(|look| |model: &Voxtral| look.look(model));
@@ -165,7 +165,7 @@ impl Train {
         if self.base.is_some() {
             settings["base"] = json!(loaded.base_name);
         }
-        let mut voice = Voice::new(cx, settings);
+        let mut voice = TrainingObserver::new(cx, settings);
         let trainer = Trainer {
             examples: &prepared.examples,
             recipe: config,
@@ -184,7 +184,7 @@ impl Train {
             cx.note(format!("keeping the model of step {}, the best on the held-out clips", output.kept));
         }
         if let Some(cache) = cache {
-            cx.tell_trouble(cache);
+            cx.warn_about_cache(cache);
         }
         Ok(output)
     }

@@ -159,7 +159,7 @@ impl JobDir {
     }
 
     /// The last lines of the log, at most 10.
-    pub fn last_words(&self) -> Vec<String> {
+    pub fn log_tail(&self) -> Vec<String> {
         let text = fs::read(self.log()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -167,7 +167,7 @@ impl JobDir {
     }
 
     /// Moves the result to the output folder `out` of the attempt.
-    pub fn hand_over(&self, out: &Path) -> Result<()> {
+    pub fn move_result(&self, out: &Path) -> Result<()> {
         let moving = || format!("cannot move the result out of `{}`", self.out().display());
         match fs::remove_dir(out) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(moving),
@@ -179,7 +179,7 @@ impl JobDir {
     ///
     /// # Errors
     /// If the job may still be running: only one process may use the stage's scratch folder.
-    pub fn settle(&self) -> Result<()> {
+    pub fn remove_ended(&self) -> Result<()> {
         if self.task().is_none() || matches!(JobFollower::of(self).emit_new_events(&Emitter::silent()), Ok(Some(_))) {
             return self.remove();
         }
@@ -269,7 +269,7 @@ impl JobFollower {
 }
 
 /// Runs the task of a job folder, on the cluster node; `asked` requests it to stop.
-pub fn carry_out(folder: &JobDir, registry: &[&dyn StageFactory], asked: Arc<AtomicBool>) -> Result<()> {
+pub fn run_task(folder: &JobDir, registry: &[&dyn StageFactory], asked: Arc<AtomicBool>) -> Result<()> {
     let task = folder.task().ok_or_else(|| {
         Error::new(format!("`{}` is not a job folder", folder.0.display()))
             .kind(ErrorKind::InvalidInput)

@@ -46,7 +46,7 @@ pub struct LocalExecutor;
 
 impl Executor for LocalExecutor {
     fn execute(&self, job: &StageJob<'_>) -> Result<StageOutcome> {
-        job_dir::JobDir::of(job.cx).settle()?;
+        job_dir::JobDir::of(job.cx).remove_ended()?;
         job.clock.watch(|| job.stage.run(job.cx))
     }
 }

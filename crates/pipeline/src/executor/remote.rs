@@ -15,7 +15,7 @@ pub trait ClusterBackend: Send + Sync {
     /// The display name.
     fn name(&self) -> &'static str;
 
-    /// Submits a job that runs [`super::job_dir::carry_out`] on its folder, and returns the job id.
+    /// Submits a job that runs [`super::job_dir::run_task`] on its folder, and returns the job id.
     fn submit(&self, order: &JobSpec<'_>) -> Result<String>;
 
     /// The id of an unended job with this name, submitted by a run that was killed before it recorded the id.
@@ -109,7 +109,7 @@ impl<S: ClusterBackend> Executor for RemoteExecutor<S> {
             End::Reported(outcome) => outcome.outcome(),
         };
         if outcome.is_ok() {
-            folder.hand_over(&job.cx.out)?;
+            folder.move_result(&job.cx.out)?;
         }
         // The next job removes what cannot be removed now.
         let _ = folder.remove();
@@ -305,7 +305,7 @@ fn interrupted(site: &str, id: &str) -> Error {
 
 /// The error for a job that ended without an outcome.
 fn lost(site: &str, id: &str, end: &JobEnd, folder: &JobDir) -> Error {
-    let lines = folder.last_words();
+    let lines = folder.log_tail();
     let last = match lines.len() {
         0 => "; it printed nothing".to_owned(),
         count => format!("; its last {count} lines:\n{}", lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")),

@@ -153,7 +153,7 @@ impl ManifestSources {
                 for (path, text) in files {
                     if within.contains(&path) {
                         let ring: Vec<String> = within.iter().chain([&path]).map(|path| path.display().to_string()).collect();
-                        self.found.push(complain(format!("files include each other in a circle: {}", ring.join(" → "))));
+                        self.found.push(complain(format!("files include each other in a cycle: {}", ring.join(" → "))));
                     } else if !self.parts.iter().any(|part| part.path == path) {
                         // Named twice it is laid down once, where it was named first.
                         self.add(&text, path, look, within);

@@ -203,7 +203,7 @@ impl FreshnessCheck<'_> {
             sources: self.read_sources(&root, step)?,
             seed: step.seed,
             numerics: step.stage.numerics(),
-            pipeline: step.stage.names_pipeline().then(|| self.pipeline.name.clone()),
+            pipeline: step.stage.records_pipeline_name().then(|| self.pipeline.name.clone()),
             known: LazyFingerprint::default(),
         })
     }
@@ -225,7 +225,7 @@ impl FreshnessCheck<'_> {
     }
 
     /// The first source that changed since the fingerprint inputs were collected.
-    pub fn moved_source(&self, step: &Step, before: &FingerprintInputs) -> Result<Option<String>> {
+    pub fn changed_source(&self, step: &Step, before: &FingerprintInputs) -> Result<Option<String>> {
         let root = absolute(&self.pipeline.root)?;
         let now = self.read_sources(&root, step)?;
         Ok(now.iter().zip(&before.sources).find(|(now, before)| now != before).map(|(now, _)| now.path.clone()))

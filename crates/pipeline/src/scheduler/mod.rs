@@ -144,13 +144,13 @@ impl PipelineRun<'_> {
     /// Runs the preflight check of every stage that may run and uses external services. If one fails, no step starts.
     fn preflight(&self) -> Option<Vec<(String, StepOutcome)>> {
         let steps = &self.pipeline.steps;
-        if !steps.iter().any(|step| step.stage.reaches_out()) {
+        if !steps.iter().any(|step| step.stage.uses_network()) {
             return None;
         }
         // Planning errors are reported later, by the step that causes them.
         let plan = Plan::of(self.pipeline, self.store, &self.force).ok()?;
         let may_run: BTreeSet<&str> = plan.steps.iter().filter(|step| step.may_run()).map(|step| step.stage.as_str()).collect();
-        let asked = steps.iter().filter(|step| step.stage.reaches_out() && may_run.contains(step.name.as_str()));
+        let asked = steps.iter().filter(|step| step.stage.uses_network() && may_run.contains(step.name.as_str()));
         let (refused, error) =
             asked.into_iter().find_map(|step| Some((step, step.stage.preflight(&step.ports(), &self.stop.asked).err()?)))?;
         let skipped = |step: &Step| {
@@ -264,7 +264,7 @@ impl PipelineRun<'_> {
             promises.insert(path.display().to_string(), content);
         }
         let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
-        let moved = check.moved_source(step, inputs)?;
+        let moved = check.changed_source(step, inputs)?;
         let StageResult { summary, metrics, facts } = made;
         let seconds = begun.elapsed().as_secs_f64();
         let record =

@@ -207,7 +207,7 @@ impl Drop for Lease {
 
 /// The amounts a step needs, by resource name: declared in the file, or the default of its kind.
 pub(super) fn amounts(step: &Step) -> BTreeMap<String, f64> {
-    let whole = if step.stage.fills_machine() { f64::MAX } else { 1.0 };
+    let whole = if step.stage.uses_all_cores() { f64::MAX } else { 1.0 };
     match &step.resources.amounts {
         None => BTreeMap::from([(CPU.to_owned(), whole)]),
         Some(amounts) => {

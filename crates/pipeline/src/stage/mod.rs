@@ -89,7 +89,7 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     }
 
     /// Whether the stage uses all CPU cores, so that concurrent stages would only slow each other down. The file's `resources` override it.
-    fn fills_machine(&self) -> bool {
+    fn uses_all_cores(&self) -> bool {
         false
     }
 
@@ -105,12 +105,12 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     }
 
     /// Whether the result contains the pipeline's name ([`Context::pipeline`]); the name is then part of the fingerprint.
-    fn names_pipeline(&self) -> bool {
+    fn records_pipeline_name(&self) -> bool {
         false
     }
 
     /// Whether the stage uses a remote service that [`Stage::preflight`] can check.
-    fn reaches_out(&self) -> bool {
+    fn uses_network(&self) -> bool {
         false
     }
 
@@ -359,8 +359,8 @@ pub trait AnyStage: Send + Sync {
     fn external_outputs(&self) -> Vec<PathBuf>;
     /// See [`Stage::numerics`].
     fn numerics(&self) -> Option<String>;
-    /// See [`Stage::names_pipeline`].
-    fn names_pipeline(&self) -> bool;
+    /// See [`Stage::records_pipeline_name`].
+    fn records_pipeline_name(&self) -> bool;
     /// See [`Stage::records_upstream`].
     fn records_upstream(&self) -> bool {
         false
@@ -375,8 +375,8 @@ pub trait AnyStage: Send + Sync {
     }
     /// See [`Stage::run`].
     fn run(&self, cx: &Context) -> Result<StageOutcome>;
-    /// See [`Stage::fills_machine`].
-    fn fills_machine(&self) -> bool {
+    /// See [`Stage::uses_all_cores`].
+    fn uses_all_cores(&self) -> bool {
         false
     }
     /// See [`Stage::uses_scratch`].
@@ -387,8 +387,8 @@ pub trait AnyStage: Send + Sync {
     fn lookups(&self) -> Lookups {
         Lookups::default()
     }
-    /// See [`Stage::reaches_out`].
-    fn reaches_out(&self) -> bool {
+    /// See [`Stage::uses_network`].
+    fn uses_network(&self) -> bool {
         false
     }
     /// See [`Stage::preflight`].
@@ -445,8 +445,8 @@ impl<S: Stage> AnyStage for S {
     fn numerics(&self) -> Option<String> {
         Stage::numerics(self)
     }
-    fn names_pipeline(&self) -> bool {
-        Stage::names_pipeline(self)
+    fn records_pipeline_name(&self) -> bool {
+        Stage::records_pipeline_name(self)
     }
     fn records_upstream(&self) -> bool {
         Stage::records_upstream(self)
@@ -460,8 +460,8 @@ impl<S: Stage> AnyStage for S {
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         Stage::run(self, cx)
     }
-    fn fills_machine(&self) -> bool {
-        Stage::fills_machine(self)
+    fn uses_all_cores(&self) -> bool {
+        Stage::uses_all_cores(self)
     }
     fn uses_scratch(&self) -> bool {
         Stage::uses_scratch(self)
@@ -469,8 +469,8 @@ impl<S: Stage> AnyStage for S {
     fn lookups(&self) -> Lookups {
         Stage::lookups(self)
     }
-    fn reaches_out(&self) -> bool {
-        Stage::reaches_out(self)
+    fn uses_network(&self) -> bool {
+        Stage::uses_network(self)
     }
     fn preflight(&self, given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
         Stage::preflight(self, given, stop)

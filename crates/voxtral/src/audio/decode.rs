@@ -16,7 +16,7 @@ use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatReader, Track, TrackType};
 use symphonia::core::io::{MediaSource, MediaSourceStream};
 
-use super::resample::{LOUDEST, RATES};
+use super::resample::{MAX_MAGNITUDE, RATES};
 use crate::error::{Error, Result, ResultExt};
 
 /// Longest accepted recording in hours; a dataset clip is a thousand times shorter.
@@ -147,7 +147,7 @@ impl Mixdown {
             if !mean.is_finite() {
                 return Err(damaged(path, format!("has a non-finite sample ({mean}) at {}", self.time())).hint(AGAIN));
             }
-            if mean.abs() > LOUDEST {
+            if mean.abs() > MAX_MAGNITUDE {
                 let too_large = format!("has a sample of {mean:e} at {}, where 1 is full scale", self.time());
                 return Err(damaged(path, too_large).hint(AGAIN));
             }

@@ -14,7 +14,7 @@ pub const RATES: std::ops::RangeInclusive<u32> = 4_000..=384_000;
 
 /// Largest accepted sample magnitude, where 1 is full scale: above the values of every integer format read as floats. FFT sums of such
 /// samples stay finite.
-pub const LOUDEST: f32 = (1_u64 << 32) as f32;
+pub const MAX_MAGNITUDE: f32 = (1_u64 << 32) as f32;
 
 /// Filter length in samples at the lower of the two rates: keeps 95 % of the band, and its ringing is inaudible.
 const FILTER: usize = 1024;
@@ -27,7 +27,7 @@ pub fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
     if !RATES.contains(&rate) {
         return Err(Error::new(format!("unsupported sample rate {rate} Hz: expected {} to {} Hz", RATES.start(), RATES.end())));
     }
-    if let Some(n) = samples.iter().position(|sample| sample.is_nan() || sample.abs() > LOUDEST) {
+    if let Some(n) = samples.iter().position(|sample| sample.is_nan() || sample.abs() > MAX_MAGNITUDE) {
         return Err(Error::new(format!("cannot resample: sample {n} is {:e}, where 1 is full scale", samples[n])));
     }
     let failed = |error: String| Error::new(format!("cannot resample from {rate} Hz to {SAMPLE_RATE} Hz: {error}"));
@@ -132,7 +132,7 @@ mod tests {
             let error = resample(vec![0.0, sample], 44_100).unwrap_err();
             assert!(error.message.contains("sample 1 is"), "{error}");
         }
-        assert!(resample(vec![-LOUDEST; 4000], 44_100).unwrap().iter().all(|sample| sample.is_finite()));
+        assert!(resample(vec![-MAX_MAGNITUDE; 4000], 44_100).unwrap().iter().all(|sample| sample.is_finite()));
     }
 
     #[test]

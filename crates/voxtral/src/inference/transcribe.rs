@@ -121,7 +121,7 @@ impl Transcriber {
         for batch in batching::plan(&sizes, BatchBudget::default(), &self.config) {
             let samples: Vec<&[f32]> = batch.iter().map(|index| utterances[*index].samples).collect();
             let audio = match &self.feature_cache {
-                Some(feature_cache) => self.ears(feature_cache).encode_all(&samples)?,
+                Some(feature_cache) => self.encoder(feature_cache).encode_all(&samples)?,
                 None => {
                     let features = samples.par_iter().map(|samples| self.features(samples)).collect::<Result<Vec<_>>>()?;
                     self.embed_audio(&features, &mut || on_event(TranscribeEvent::Progress))?

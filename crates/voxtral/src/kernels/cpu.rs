@@ -5,7 +5,7 @@
 pub fn has_bf16_dot() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        is_x86_feature_detected!("avx512bf16") && has_wide_vectors()
+        is_x86_feature_detected!("avx512bf16") && has_avx512()
     }
     #[cfg(not(target_arch = "x86_64"))]
     false
@@ -16,7 +16,7 @@ pub fn has_bf16_dot() -> bool {
 pub fn kind() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
-        match (has_bf16_dot(), has_wide_vectors(), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+        match (has_bf16_dot(), has_avx512(), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
             (true, ..) => "avx512-bf16",
             (_, true, _) => "avx512",
             (.., true) => "avx2",
@@ -29,7 +29,7 @@ pub fn kind() -> &'static str {
 
 /// Whether the CPU has the AVX-512 extensions the kernels use.
 #[must_use]
-pub(super) fn has_wide_vectors() -> bool {
+pub(super) fn has_avx512() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         is_x86_feature_detected!("avx512f")
@@ -70,7 +70,7 @@ macro_rules! versions {
                 fn avx2($($argument: $kind),*) $(-> $result)? {
                     any::<true>($($argument),*)
                 }
-                if $crate::kernels::cpu::has_wide_vectors() {
+                if $crate::kernels::cpu::has_avx512() {
                     // SAFETY: these CPU features have just been detected.
                     return unsafe { avx512($($argument),*) };
                 }

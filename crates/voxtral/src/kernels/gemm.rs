@@ -113,10 +113,10 @@ fn multiply_by_rows(y: &mut [f32], add: bool, a: MatrixView, b: MatrixView) {
 #[must_use]
 pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len().checked_div(inputs).unwrap_or(0);
-    if rows <= gemv::SOME {
+    if rows <= gemv::MAX_SKINNY_ROWS {
         return gemv::linear(x, weight, bias, inputs, outputs);
     }
-    if cpu::has_wide_vectors() {
+    if cpu::has_avx512() {
         return packed_gemm::linear(x, weight, bias, inputs, outputs);
     }
     let mut y = with_bias(rows, outputs, bias);

@@ -8,10 +8,10 @@ use super::{parallel, simd};
 use half::bf16;
 
 /// Largest number of rows for which a product is bound by reading the matrix.
-pub const FEW: usize = 8;
+pub const MAX_GEMV_ROWS: usize = 8;
 
 /// Largest number of rows for which an f32 product is computed here: packing the weights into panels would take longer.
-pub const SOME: usize = 32;
+pub const MAX_SKINNY_ROWS: usize = 32;
 
 /// Approximate number of weights per task.
 const PART: usize = 1 << 16;

@@ -96,7 +96,7 @@ impl SimdOp for Part<'_> {
     fn run<L: Simd, const R: usize, const V: usize>(self, lanes: L) {
         let Self { x, panels, bias, inputs, outputs, first, here, y } = self;
         let units = if L::PAIRS { inputs / 2 } else { inputs };
-        let narrow = if L::PAIRS { narrowed(lanes, x) } else { Vec::new() };
+        let narrow = if L::PAIRS { to_bf16(lanes, x) } else { Vec::new() };
         let x = if L::PAIRS { &narrow } else { x };
         let (rows, panel) = (y.len() / outputs, V * L::COUNT);
         for from in (0..units).step_by(DEPTH) {
@@ -164,7 +164,7 @@ fn add<L: Simd, const R: usize, const V: usize>(
 
 /// Converts an even number of floats to bf16 pairs.
 #[inline(always)]
-fn narrowed<L: Simd>(lanes: L, x: &[f32]) -> Vec<f32> {
+fn to_bf16<L: Simd>(lanes: L, x: &[f32]) -> Vec<f32> {
     let mut units = vec![0.0; (x.len() / 2).next_multiple_of(L::COUNT)];
     microkernel::narrow(lanes, x, 1.0, &mut units);
     units

@@ -14,7 +14,7 @@ use half::bf16;
 pub const BLOCK: usize = 32;
 
 /// Largest number of rows for which weights are dequantized as they are read.
-const FEW: usize = 8;
+const MAX_GEMV_ROWS: usize = 8;
 
 /// Weights dequantized at a time for many rows.
 const PANEL: usize = 1 << 20;
@@ -52,7 +52,7 @@ impl QuantType {
 ///
 /// # Panics
 /// If the length of `to` is not [`QuantType::row`].
-pub fn quantise(row: &[f32], bits: QuantType, to: &mut [u8]) {
+pub fn quantize(row: &[f32], bits: QuantType, to: &mut [u8]) {
     assert_eq!(to.len(), bits.row(row.len()));
     for (weights, to) in row.chunks(BLOCK).zip(to.chunks_exact_mut(bits.block())) {
         match bits {
@@ -130,7 +130,7 @@ versions! {
 
 /// Dequantizes all weights to f32, `[outputs, inputs]`.
 #[must_use]
-pub fn widened(packed: &[u8], inputs: usize, bits: QuantType) -> Vec<f32> {
+pub fn to_f32(packed: &[u8], inputs: usize, bits: QuantType) -> Vec<f32> {
     let outputs = packed.len().checked_div(bits.row(inputs)).unwrap_or(0);
     let mut wide = vec![0.0; outputs * inputs];
     let some = (PART / bits.row(inputs).max(1)).max(1);
@@ -157,15 +157,15 @@ pub fn linear(x: &[f32], packed: &[u8], bias: &[f32], inputs: usize, bits: Quant
     if y.is_empty() {
         return y;
     }
-    if rows <= FEW {
+    if rows <= MAX_GEMV_ROWS {
         few(x, packed, inputs, bits, rows, &mut y);
     } else {
         let panel = (PANEL / inputs).max(1);
         for (number, packed) in packed.chunks(panel * bits.row(inputs)).enumerate() {
-            let wide = widened(packed, inputs, bits);
+            let wide = to_f32(packed, inputs, bits);
             let count = wide.len() / inputs;
             let part = match cpu::has_bf16_dot() {
-                true => bf16_gemm::linear(x, &bf16_gemm::narrowed(&wide), &[], inputs, count),
+                true => bf16_gemm::linear(x, &bf16_gemm::to_bf16(&wide), &[], inputs, count),
                 false => gemm::linear(x, &wide, &[], inputs, count),
             };
             for (y, part) in y.chunks_exact_mut(outputs).zip(part.chunks_exact(count)) {
@@ -257,12 +257,12 @@ pub fn linear_input_gradient(gradient: &[f32], packed: &[u8], inputs: usize, bit
     }
     let panel = (PANEL / inputs).max(1).next_multiple_of(2);
     for (number, packed) in packed.chunks(panel * bits.row(inputs)).enumerate() {
-        let wide = widened(packed, inputs, bits);
+        let wide = to_f32(packed, inputs, bits);
         let count = wide.len() / inputs;
         let first = number * panel;
         let part: Vec<f32> = gradient.chunks_exact(outputs).flat_map(|row| &row[first..first + count]).copied().collect();
         let part = match cpu::has_bf16_dot() {
-            true => bf16_gemm::linear_input_gradient(&part, &bf16_gemm::narrowed(&wide), inputs, count),
+            true => bf16_gemm::linear_input_gradient(&part, &bf16_gemm::to_bf16(&wide), inputs, count),
             false => gemm::linear_input_gradient(&part, &wide, inputs, count),
         };
         super::softmax::add_scaled(&mut dx, &part, 1.0);
@@ -281,7 +281,7 @@ mod tests {
     fn packed(weights: &[f32], inputs: usize, bits: QuantType) -> Vec<u8> {
         let mut packed = vec![0; weights.len() / inputs * bits.row(inputs)];
         for (row, to) in weights.chunks_exact(inputs).zip(packed.chunks_exact_mut(bits.row(inputs))) {
-            quantise(row, bits, to);
+            quantize(row, bits, to);
         }
         packed
     }
@@ -291,7 +291,7 @@ mod tests {
         for (bits, steps) in [(QuantType::Q8_0, 254.0), (QuantType::Q4_1, 15.0)] {
             for inputs in [1, 31, 32, 33, 100] {
                 let row = weights(inputs);
-                let found = widened(&packed(&row, inputs, bits), inputs, bits);
+                let found = to_f32(&packed(&row, inputs, bits), inputs, bits);
                 for (block, found) in row.chunks(BLOCK).zip(found.chunks(BLOCK)) {
                     let most = block.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
                     let least = block.iter().fold(f32::INFINITY, |a, b| a.min(*b));
@@ -306,9 +306,9 @@ mod tests {
         }
         // All zeros, and very small and very large values.
         for bits in [QuantType::Q8_0, QuantType::Q4_1] {
-            assert_eq!(widened(&packed(&[0.0; 40], 40, bits), 40, bits), [0.0; 40]);
+            assert_eq!(to_f32(&packed(&[0.0; 40], 40, bits), 40, bits), [0.0; 40]);
             for size in [1e-30f32, 1e30] {
-                let found = widened(&packed(&[size, -size], 2, bits), 2, bits);
+                let found = to_f32(&packed(&[size, -size], 2, bits), 2, bits);
                 assert!((found[0] / size - 1.0).abs() < 0.02 && (found[1] / size + 1.0).abs() < 0.02, "{found:?}");
             }
         }
@@ -320,7 +320,7 @@ mod tests {
             for (rows, inputs, outputs) in [(1, 33, 3), (3, 64, 5), (8, 100, 7), (9, 100, 70), (20, 40, 64), (5, 2000, 600)] {
                 let (x, bias) = (weights(rows * inputs), weights(outputs));
                 let packed = packed(&weights(outputs * inputs), inputs, bits);
-                let wide = widened(&packed, inputs, bits);
+                let wide = to_f32(&packed, inputs, bits);
                 let y = linear(&x, &packed, &bias, inputs, bits);
                 let g = weights(rows * outputs);
                 let dx = linear_input_gradient(&g, &packed, inputs, bits);
@@ -331,7 +331,10 @@ mod tests {
                         let pairs = || (0..inputs).map(|i| f64::from(x[row * inputs + i]) * f64::from(wide[output * inputs + i]));
                         let (exact, size) = (pairs().sum::<f64>() + f64::from(bias[output]), pairs().map(f64::abs).sum::<f64>());
                         let found = f64::from(y[row * outputs + output]);
-                        assert!((found - exact).abs() <= within(rows > FEW) * size.max(1.0), "{bits:?}: {found} instead of {exact}");
+                        assert!(
+                            (found - exact).abs() <= within(rows > MAX_GEMV_ROWS) * size.max(1.0),
+                            "{bits:?}: {found} instead of {exact}"
+                        );
                     }
                     for input in 0..inputs {
                         let pairs = || (0..outputs).map(|o| f64::from(g[row * outputs + o]) * f64::from(wide[o * inputs + input]));

@@ -10,7 +10,7 @@ use super::parallel;
 /// # Shapes
 /// x `[batch, length, heads, width]`, cos and sin `[tables, length, width]` where `tables` is 1 or `batch` → as x
 #[must_use]
-pub fn turn(x: &[f32], cos: &[f32], sin: &[f32], heads: usize, width: usize, length: usize, back: bool) -> Vec<f32> {
+pub fn apply_rotary(x: &[f32], cos: &[f32], sin: &[f32], heads: usize, width: usize, length: usize, back: bool) -> Vec<f32> {
     assert!(cos.len() == sin.len() && width.is_multiple_of(2));
     let mut y = room(x.len());
     let row = heads * width;

@@ -56,7 +56,7 @@ impl Linear {
         let weight = self.weight.val();
         let Some(bits) = self.quant_type() else { return weight.inner().cast(DType::F32) };
         let data = weight.inner().into_data();
-        let numbers = quantized::widened(data.as_bytes(), self.inputs, bits);
+        let numbers = quantized::to_f32(data.as_bytes(), self.inputs, bits);
         Tensor::from_data(TensorData::new(numbers, self.sides()), &self.weight.device())
     }
 
@@ -102,7 +102,7 @@ impl Linear {
     /// The frozen layer without its adapter.
     fn product<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
         match self.quant_type() {
-            Some(bits) => ops::linear_quantised(x, self.weight.val(), bias, bits),
+            Some(bits) => ops::linear_quantized(x, self.weight.val(), bias, bits),
             None => ops::linear(x, self.weight.val(), bias, self.factors()),
         }
     }

@@ -145,7 +145,7 @@ impl WeightLoader {
             let (inputs, bytes) = (shape[1], bits.row(shape[1]));
             let mut packed = vec![0u8; shape[0] * bytes];
             let rows = packed.par_chunks_mut(bytes.max(1)).zip(numbers.par_chunks(inputs.max(1)));
-            rows.for_each(|(packed, row)| quantized::quantise(row, bits, packed));
+            rows.for_each(|(packed, row)| quantized::quantize(row, bits, packed));
             Ok(TensorData::from_bytes(Bytes::from_bytes_vec(packed), vec![shape[0], bytes / 2], DType::BF16))
         });
         let data = packed.unwrap_or_else(|problem| {

@@ -40,10 +40,10 @@ impl Store {
     }
 
     /// The history of every step of every pipeline.
-    pub fn lasts(&self) -> Result<Vec<Arc<StageHistory>>> {
+    pub fn all_history(&self) -> Result<Vec<Arc<StageHistory>>> {
         let folder = self.dir.join("last");
         let logs = names(&folder)?.into_iter().filter(|name| name.ends_with(".jsonl"));
-        Ok(logs.flat_map(|name| self.lasts.all(&folder.join(name), self.lock.is_some())).collect())
+        Ok(logs.flat_map(|name| self.all_history.all(&folder.join(name), self.lock.is_some())).collect())
     }
 
     /// The size of a result in bytes.

@@ -67,7 +67,7 @@ struct State {
 
 impl GroupCommit {
     /// Adds a commit; the digests of its files enter the stat cache `index` when they are on disk.
-    pub(super) fn add(&self, fingerprint: Fingerprint, commit: PendingCommit, index: &Arc<StatCache>, lasts: &Arc<HistoryLog>) {
+    pub(super) fn add(&self, fingerprint: Fingerprint, commit: PendingCommit, index: &Arc<StatCache>, all_history: &Arc<HistoryLog>) {
         let first = {
             let mut state = self.shared.lock();
             state.records.insert(fingerprint, commit.record.clone());
@@ -82,8 +82,8 @@ impl GroupCommit {
         }
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            let (shared, index, lasts) = (Arc::clone(&self.shared), Arc::clone(index), Arc::clone(lasts));
-            *thread = Some(thread::spawn(move || shared.write(&index, &lasts)));
+            let (shared, index, all_history) = (Arc::clone(&self.shared), Arc::clone(index), Arc::clone(all_history));
+            *thread = Some(thread::spawn(move || shared.write(&index, &all_history)));
         }
     }
 
@@ -135,7 +135,7 @@ impl Shared {
     }
 
     /// The loop of the writer thread: one group after the other.
-    fn write(&self, index: &StatCache, lasts: &HistoryLog) {
+    fn write(&self, index: &StatCache, all_history: &HistoryLog) {
         let mut state = self.lock();
         loop {
             match state.since {
@@ -145,7 +145,7 @@ impl Shared {
                     let group = std::mem::take(&mut state.waiting);
                     (state.since, state.writing) = (None, true);
                     drop(state);
-                    let written = write(&group, index, lasts);
+                    let written = write(&group, index, all_history);
                     state = self.lock();
                     state.writing = false;
                     if let Err(error) = written {
@@ -163,7 +163,7 @@ impl Shared {
     }
 }
 
-fn write(group: &BTreeMap<Fingerprint, PendingCommit>, index: &StatCache, lasts: &HistoryLog) -> Result<()> {
+fn write(group: &BTreeMap<Fingerprint, PendingCommit>, index: &StatCache, all_history: &HistoryLog) -> Result<()> {
     let mut paths = Vec::new();
     // Several stages may have made the same result.
     let results: BTreeMap<&PathBuf, &PendingCommit> = group.values().map(|commit| (&commit.result, commit)).collect();
@@ -201,5 +201,5 @@ fn write(group: &BTreeMap<Fingerprint, PendingCommit>, index: &StatCache, lasts:
         commit.after.iter().for_each(|(path, line)| after.entry(path).or_default().push(line));
         let _ = disk::remove_folder(&commit.work);
     }
-    after.into_iter().try_for_each(|(path, lines)| lasts.write(path, lines))
+    after.into_iter().try_for_each(|(path, lines)| all_history.write(path, lines))
 }

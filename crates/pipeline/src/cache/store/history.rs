@@ -45,7 +45,7 @@ impl Store {
     pub fn last(&self, pipeline: &str, stage: &str) -> Option<Arc<StageHistory>> {
         let path = self.lasts_path(pipeline);
         self.watch(&path);
-        self.lasts.of(&path, stage, self.lock.is_some())
+        self.all_history.of(&path, stage, self.lock.is_some())
     }
 
     /// Records an attempt at a step, with the fingerprint inputs of its result if it committed one.
@@ -53,9 +53,9 @@ impl Store {
         let (path, fingerprint) = (self.lasts_path(pipeline), tried.fingerprint);
         // The history must not show a result before its cache entry is on disk.
         let later = tried.end == AttemptEnd::Done;
-        let line = self.lasts.note(&path, stage, tried, done)?;
+        let line = self.all_history.note(&path, stage, tried, done)?;
         let now = if later { self.group.after(fingerprint, path, line) } else { Some((path, line)) };
-        now.map_or(Ok(()), |(path, line)| self.lasts.write(&path, [&line[..]]))
+        now.map_or(Ok(()), |(path, line)| self.all_history.write(&path, [&line[..]]))
     }
 
     fn lasts_path(&self, pipeline: &str) -> PathBuf {
@@ -182,17 +182,17 @@ mod tests {
     fn the_newest_try_and_the_newest_result_are_remembered() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("last/p.jsonl");
-        let lasts = HistoryLog::default();
+        let all_history = HistoryLog::default();
         let add = |stage: &str, run: &str, end: AttemptEnd, done| {
-            let line = lasts.note(&path, stage, tried(run, end), done).unwrap();
-            lasts.write(&path, [&line[..]]).unwrap();
+            let line = all_history.note(&path, stage, tried(run, end), done).unwrap();
+            all_history.write(&path, [&line[..]]).unwrap();
         };
-        assert!(lasts.of(&path, "a", true).is_none());
+        assert!(all_history.of(&path, "a", true).is_none());
         add("a", "1", AttemptEnd::Done, Some(inputs(1)));
         add("b", "1", AttemptEnd::Begun, None);
         add("a", "2", AttemptEnd::Failed { message: "no".into() }, None);
         let expected = StageHistory { tried: tried("2", AttemptEnd::Failed { message: "no".into() }), done: Some(inputs(1)) };
-        for (who, reader) in [("who wrote it", &lasts), ("who comes later", &HistoryLog::default())] {
+        for (who, reader) in [("who wrote it", &all_history), ("who comes later", &HistoryLog::default())] {
             assert_eq!(*reader.of(&path, "a", true).unwrap(), expected, "{who}");
             assert_eq!(reader.of(&path, "b", true).unwrap().done, None, "{who}");
             assert_eq!(reader.all(&path, true).len(), 2, "{who}");
@@ -204,11 +204,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.jsonl");
         let line = |run: &str| HistoryLog::default().note(&path, run, tried(run, AttemptEnd::Begun), None).unwrap();
-        let lasts = HistoryLog::default();
-        lasts.write(&path, [&line("1")[..], &line("2")[..4]]).unwrap();
+        let all_history = HistoryLog::default();
+        all_history.write(&path, [&line("1")[..], &line("2")[..4]]).unwrap();
         fs::write(&path, fs::read(&path).unwrap().trim_ascii_end()).unwrap();
-        lasts.write(&path, [&line("3")[..]]).unwrap();
-        let stages = |lasts: &HistoryLog| ["1", "2", "3"].map(|stage| lasts.of(&path, stage, true).is_some());
+        all_history.write(&path, [&line("3")[..]]).unwrap();
+        let stages = |all_history: &HistoryLog| ["1", "2", "3"].map(|stage| all_history.of(&path, stage, true).is_some());
         assert_eq!(stages(&HistoryLog::default()), [true, false, true]);
     }
 
@@ -230,10 +230,11 @@ mod tests {
         let path = dir.path().join("p.jsonl");
         let mut longest = 0;
         for run in 0..30 {
-            let lasts = HistoryLog::default();
+            let all_history = HistoryLog::default();
             for stage in 0..50 {
-                let line = lasts.note(&path, &format!("s{stage}"), tried(&run.to_string(), AttemptEnd::Done), Some(inputs(run))).unwrap();
-                lasts.write(&path, [&line[..]]).unwrap();
+                let line =
+                    all_history.note(&path, &format!("s{stage}"), tried(&run.to_string(), AttemptEnd::Done), Some(inputs(run))).unwrap();
+                all_history.write(&path, [&line[..]]).unwrap();
             }
             longest = longest.max(fs::metadata(&path).unwrap().len());
         }

@@ -70,7 +70,7 @@ pub struct Store {
     index: Arc<StatCache>,
     /// Cache entries that are not on disk yet.
     group: GroupCommit,
-    lasts: Arc<HistoryLog>,
+    all_history: Arc<HistoryLog>,
     /// Serializes [`Store::keep`]: two results may be equal.
     keeping: Mutex<()>,
     /// Serializes link replacement: runs of a sweep may share a link.
@@ -195,7 +195,7 @@ impl Store {
             dir,
             index,
             group: GroupCommit::default(),
-            lasts: Arc::default(),
+            all_history: Arc::default(),
             keeping: Mutex::default(),
             linking: Mutex::default(),
             spare: Mutex::default(),
@@ -445,7 +445,7 @@ impl Store {
             work,
             after: Vec::new(),
         };
-        self.group.add(fingerprint, commit, &self.index, &self.lasts);
+        self.group.add(fingerprint, commit, &self.index, &self.all_history);
         if dear { self.flush() } else { Ok(()) }
     }
 

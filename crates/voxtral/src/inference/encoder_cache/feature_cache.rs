@@ -26,7 +26,7 @@ const ROWS: &str = "rows";
 pub struct FeatureCache {
     folder: Option<PathBuf>,
     halved: bool,
-    trouble: Arc<Mutex<Option<String>>>,
+    warning: Arc<Mutex<Option<String>>>,
 }
 
 impl FeatureCache {
@@ -38,19 +38,19 @@ impl FeatureCache {
         let known = format!("{VERSION}\n{}\n{}\n{halved}\n{model}", env!("CARGO_PKG_VERSION"), cpu::kind());
         let folder = cache.join("audio").join(&blake3::hash(known.as_bytes()).to_hex()[..32]);
         clear_drafts(&folder);
-        Self { folder: Some(folder), halved, trouble: Arc::default() }
+        Self { folder: Some(folder), halved, warning: Arc::default() }
     }
 
     /// A cache that stores nothing; values are recomputed, and rounded in the same way.
     #[must_use]
     pub fn none(halved: bool) -> Self {
-        Self { folder: None, halved, trouble: Arc::default() }
+        Self { folder: None, halved, warning: Arc::default() }
     }
 
     /// The first write error, if any. Results are not affected: the clips are recomputed.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().ok().and_then(|trouble| trouble.clone())
+    pub fn warning(&self) -> Option<String> {
+        self.warning.lock().ok().and_then(|warning| warning.clone())
     }
 
     /// Cache key of a clip: hash of its samples.
@@ -71,14 +71,14 @@ impl FeatureCache {
             return None;
         }
         let numbers = if self.halved {
-            bf16_gemm::widened(&bytemuck::pod_collect_to_vec::<u8, bf16>(rows.data()))
+            bf16_gemm::to_f32(&bytemuck::pod_collect_to_vec::<u8, bf16>(rows.data()))
         } else {
             bytemuck::pod_collect_to_vec::<u8, f32>(rows.data())
         };
         Some(TensorData::new(numbers, rows.shape().to_vec()))
     }
 
-    /// Stores embeddings and returns them as a later read would (rounded). A write failure is not an error, see [`Self::trouble`].
+    /// Stores embeddings and returns them as a later read would (rounded). A write failure is not an error, see [`Self::warning`].
     pub(super) fn keep(&self, clip: &str, mut numbers: Vec<f32>, shape: [usize; 2]) -> Result<Vec<f32>> {
         if let Some(place) = numbers.iter().position(|number| !number.is_finite()) {
             return Err(Error::new(format!("the audio encoder's output is not finite (row {})", place / shape[1].max(1)))
@@ -86,13 +86,13 @@ impl FeatureCache {
         }
         let kept = if self.halved {
             let narrow: Vec<bf16> = numbers.iter().map(|number| bf16::from_f32(*number)).collect();
-            numbers = bf16_gemm::widened(&narrow);
+            numbers = bf16_gemm::to_f32(&narrow);
             self.write(clip, Dtype::BF16, bytemuck::cast_slice(&narrow), shape)
         } else {
             self.write(clip, Dtype::F32, bytemuck::cast_slice(&numbers), shape)
         };
-        if let (Err(error), Ok(mut trouble)) = (kept, self.trouble.lock()) {
-            trouble.get_or_insert(error.message);
+        if let (Err(error), Ok(mut warning)) = (kept, self.warning.lock()) {
+            warning.get_or_insert(error.message);
         }
         Ok(numbers)
     }

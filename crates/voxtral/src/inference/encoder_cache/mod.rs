@@ -30,7 +30,7 @@ pub struct FrozenEncoder {
 impl Transcriber {
     /// A copy of this model's encoder and projector, with a feature cache.
     #[must_use]
-    pub fn ears(&self, feature_cache: &FeatureCache) -> FrozenEncoder {
+    pub fn encoder(&self, feature_cache: &FeatureCache) -> FrozenEncoder {
         FrozenEncoder {
             encoder: self.model.audio_tower.clone(),
             projector: self.model.multi_modal_projector.clone(),

@@ -12,7 +12,7 @@ use crate::kernels::simd::{Simd, SimdOp};
 use crate::kernels::softmax::{softmax, softmax_backward};
 
 /// Query rows whose scores are in memory at a time. A multiple of the rows of every tile.
-const SOME: usize = 24;
+const MAX_SKINNY_ROWS: usize = 24;
 
 /// Inputs and gradient outputs of one key head and its query heads.
 pub(super) struct BackwardPart<'a> {
@@ -50,13 +50,13 @@ impl SimdOp for BackwardPart<'_> {
         as_depth(lanes, sizes, k, &mut key_depth);
         // Tiles of keys may extend beyond the last key.
         let stride = count.next_multiple_of(sizes.panel) + R;
-        let (mut weights, mut scores) = (vec![0.0; SOME * stride], vec![0.0; SOME * stride]);
+        let (mut weights, mut scores) = (vec![0.0; MAX_SKINNY_ROWS * stride], vec![0.0; MAX_SKINNY_ROWS * stride]);
         let (mut key_sums, mut value_sums) = (vec![0.0; (count + R) * padded], vec![0.0; (count + R) * padded]);
-        let [mut some, mut scaled, mut given, mut found] = [(); 4].map(|()| vec![0.0; SOME * padded]);
+        let [mut some, mut scaled, mut given, mut found] = [(); 4].map(|()| vec![0.0; MAX_SKINNY_ROWS * padded]);
         for (i, dq) in dq.chunks_exact_mut(queries * width).enumerate() {
             let head = key_head * (heads / key_heads) + i;
-            for (block, dq) in dq.chunks_mut(SOME * width).enumerate() {
-                let (first, here) = (block * SOME, dq.len() / width);
+            for (block, dq) in dq.chunks_mut(MAX_SKINNY_ROWS * width).enumerate() {
+                let (first, here) = (block * MAX_SKINNY_ROWS, dq.len() / width);
                 let visible = |i: usize| shape.seen(mask, batch, first + i).end.saturating_sub(seen.start);
                 let most = visible(here - 1);
                 if most == 0 {

@@ -11,7 +11,7 @@ use crate::kernels::microkernel::{Panel, Rows};
 use crate::kernels::simd::{Simd, SimdOp};
 
 /// Query rows whose scores against a block of keys are in memory at a time: 18 KiB. A multiple of the rows of every tile.
-const SOME: usize = 24;
+const MAX_SKINNY_ROWS: usize = 24;
 
 /// The query rows `first..` of all heads of a batch row, as many as `out` has room for.
 pub(super) struct ForwardPart<'a> {
@@ -48,14 +48,14 @@ impl SimdOp for ForwardPart<'_> {
         let count = out.len() / (heads * width);
         let seen = shape.seen_by_any(mask, batch, first..first + count);
         let sizes = Sizes::of::<L, V>(width);
-        let rows = count.next_multiple_of(SOME);
+        let rows = count.next_multiple_of(MAX_SKINNY_ROWS);
         let units = sizes.units.next_multiple_of(L::COUNT);
         let mut state = State {
             queries: vec![0.0; rows * units],
             mixed: vec![0.0; rows * sizes.padded],
             greatest: vec![0.0; rows],
             sums: vec![0.0; rows * L::COUNT],
-            scores: vec![0.0; SOME * KEYS],
+            scores: vec![0.0; MAX_SKINNY_ROWS * KEYS],
         };
         for head in 0..heads {
             for (i, to) in state.queries.chunks_exact_mut(units).enumerate().take(count) {
@@ -67,10 +67,10 @@ impl SimdOp for ForwardPart<'_> {
             state.greatest.fill(f32::NEG_INFINITY);
             let packed = packed.head::<L, V>(shape, batch, head / (heads / key_heads));
             for from in (0..seen.len()).step_by(KEYS) {
-                for start in (0..count).step_by(SOME) {
-                    let here = SOME.min(count - start);
+                for start in (0..count).step_by(MAX_SKINNY_ROWS) {
+                    let here = MAX_SKINNY_ROWS.min(count - start);
                     // Number of keys of this block that each row attends to.
-                    let visible: [usize; SOME] = std::array::from_fn(|i| {
+                    let visible: [usize; MAX_SKINNY_ROWS] = std::array::from_fn(|i| {
                         if i >= here {
                             return 0;
                         }
@@ -106,7 +106,7 @@ fn add_keys<L: Simd, const R: usize, const V: usize>(
     state: &mut State,
     start: usize,
     from: usize,
-    visible: &[usize; SOME],
+    visible: &[usize; MAX_SKINNY_ROWS],
     here: usize,
 ) {
     let (most, units) = (visible[here - 1], sizes.units.next_multiple_of(L::COUNT));
@@ -118,7 +118,7 @@ fn add_keys<L: Simd, const R: usize, const V: usize>(
             microkernel::store::<L, R, V>(lanes, scores, &mut state.scores[row * KEYS + panel * sizes.panel..], KEYS);
         }
     }
-    let mut factors = [1.0; SOME];
+    let mut factors = [1.0; MAX_SKINNY_ROWS];
     // Whole vectors, two at a time: keys after the last visible one get zero weight.
     let end = most.next_multiple_of(2 * L::COUNT);
     for (i, scores) in state.scores.chunks_exact_mut(KEYS).enumerate().take(here.next_multiple_of(R)) {

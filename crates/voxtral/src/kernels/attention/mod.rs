@@ -11,7 +11,7 @@ mod forward;
 mod packed;
 
 use super::gemm::MatrixView;
-use super::gemv::FEW;
+use super::gemv::MAX_GEMV_ROWS;
 use super::simd::SimdLevel;
 use super::{parallel, simd};
 use packed::Packed;
@@ -136,7 +136,7 @@ pub fn forward(
     precision: MatmulPrecision,
 ) -> Vec<f32> {
     let AttentionShape { heads, key_heads, queries, width, .. } = shape;
-    if queries * (heads / key_heads.max(1)) > FEW {
+    if queries * (heads / key_heads.max(1)) > MAX_GEMV_ROWS {
         return forward_in_tiles(SimdLevel::best(precision == MatmulPrecision::Bf16), q, k, v, shape, mask);
     }
     let mut out = vec![0.0; shape.batch * queries * heads * width];

@@ -28,7 +28,7 @@ pub fn linear(x: &[f32], weight: &[bf16], bias: &[f32], inputs: usize, outputs: 
     assert!(x.len() == rows * inputs && weight.len() == outputs * inputs && (bias.is_empty() || bias.len() == outputs));
     #[cfg(target_arch = "x86_64")]
     if cpu::has_bf16_dot() && inputs.is_multiple_of(2) && inputs > 0 {
-        if rows <= gemv::FEW {
+        if rows <= gemv::MAX_GEMV_ROWS {
             let x = avx512::rounded(x);
             return gemv::by_columns(rows, weight, bias, inputs, outputs, |weight, y| avx512::dots(&x, weight, inputs, y));
         }
@@ -40,7 +40,7 @@ pub fn linear(x: &[f32], weight: &[bf16], bias: &[f32], inputs: usize, outputs: 
         parallel::each(x.len() * outputs / 2, parts, |(y, x)| avx512::add_products(x, weight, inputs, outputs, y));
         return y;
     }
-    if rows <= gemv::FEW {
+    if rows <= gemv::MAX_GEMV_ROWS {
         return gemv::linear(x, weight, bias, inputs, outputs);
     }
     let mut y = with_bias(rows, outputs, bias);
@@ -49,7 +49,7 @@ pub fn linear(x: &[f32], weight: &[bf16], bias: &[f32], inputs: usize, outputs: 
     parallel::each(x.len() * outputs, parts, |(y, x)| {
         let rows = x.len() / inputs;
         for (block, weight) in weight.chunks(each * inputs).enumerate() {
-            let wide = widened(weight);
+            let wide = to_f32(weight);
             let weight = MatrixView::new(&wide, weight.len() / inputs, inputs);
             multiply(&mut y[block * each..], outputs, true, MatrixView::new(x, rows, inputs), weight.transposed(), 1.0);
         }
@@ -80,7 +80,7 @@ pub fn linear_input_gradient(gradient: &[f32], weight: &[bf16], inputs: usize, o
     parallel::each(gradient.len() * inputs, parts, |(dx, g)| {
         let rows = g.len() / outputs;
         for (block, weight) in weight.chunks(each * inputs).enumerate() {
-            let wide = widened(weight);
+            let wide = to_f32(weight);
             let count = weight.len() / inputs;
             let columns = MatrixView { data: &g[block * each..], rows, columns: count, row_stride: outputs, column_stride: 1 };
             multiply(dx, inputs, true, columns, MatrixView::new(&wide, count, inputs), 1.0);
@@ -111,11 +111,11 @@ fn transpose_padded<T: Copy + Default + Send>(x: &[f32], columns: usize, wide: u
     let mut turned = vec![T::default(); columns * wide];
     let rows = x.len() / columns.max(1);
     // A few columns at a time, so that the cache lines they share are read once.
-    const SOME: usize = 16;
-    let parts = turned.chunks_mut(SOME * wide.max(1)).enumerate();
+    const MAX_SKINNY_ROWS: usize = 16;
+    let parts = turned.chunks_mut(MAX_SKINNY_ROWS * wide.max(1)).enumerate();
     parallel::each(x.len(), parts, |(part, turned)| {
         for row in 0..rows {
-            let line = &x[row * columns + part * SOME..(row + 1) * columns];
+            let line = &x[row * columns + part * MAX_SKINNY_ROWS..(row + 1) * columns];
             for (column, number) in turned.chunks_exact_mut(wide).zip(line) {
                 column[row] = to(*number);
             }
@@ -126,7 +126,7 @@ fn transpose_padded<T: Copy + Default + Send>(x: &[f32], columns: usize, wide: u
 
 /// Converts f32 weights to bf16, rounding to nearest.
 #[must_use]
-pub fn narrowed(weights: &[f32]) -> Vec<bf16> {
+pub fn to_bf16(weights: &[f32]) -> Vec<bf16> {
     #[cfg(target_arch = "x86_64")]
     if cpu::has_bf16_dot() {
         let mut narrow = vec![bf16::ZERO; weights.len()];
@@ -141,7 +141,7 @@ pub fn narrowed(weights: &[f32]) -> Vec<bf16> {
 
 /// Converts bf16 weights to f32.
 #[must_use]
-pub fn widened(weights: &[bf16]) -> Vec<f32> {
+pub fn to_f32(weights: &[bf16]) -> Vec<f32> {
     weights.iter().map(|w| w.wide()).collect()
 }
 

@@ -200,11 +200,11 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         operation!(Linear(precision), C, [x, weight, bias], state, B::kernel_linear_with_bias(x, weight, bias, precision))
     }
 
-    fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: QuantType) -> FloatTensor<Self> {
+    fn kernel_linear_quantized(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: QuantType) -> FloatTensor<Self> {
         // Quantized weights are not parameters: only x has a gradient.
         let packed = packed.into_primitive();
         let inputs = x.primitive().shape().to_vec().last().copied().unwrap_or(0);
-        operation!(QuantizedLinear(inputs, bits), C, [x], packed.clone(), B::kernel_linear_quantised(x, packed, bits))
+        operation!(QuantizedLinear(inputs, bits), C, [x], packed.clone(), B::kernel_linear_quantized(x, packed, bits))
     }
 
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {

@@ -53,7 +53,7 @@ fn linear(x: Float, weight: Float, bias: &[f32], precision: MatmulPrecision) -> 
     let y = match weight.dtype() {
         DType::BF16 => bf16_gemm::linear(numbers(&x), bf16_numbers(&weight), bias, inputs, outputs),
         _ if precision == MatmulPrecision::Bf16 => {
-            bf16_gemm::linear(numbers(&x), &bf16_gemm::narrowed(numbers(&weight)), bias, inputs, outputs)
+            bf16_gemm::linear(numbers(&x), &bf16_gemm::to_bf16(numbers(&weight)), bias, inputs, outputs)
         }
         _ => gemm::linear(numbers(&x), numbers(&weight), bias, inputs, outputs),
     };
@@ -150,7 +150,7 @@ impl Kernels for Flex {
         let dx = match weight.dtype() {
             DType::BF16 => bf16_gemm::linear_input_gradient(numbers(&gradient), bf16_numbers(&weight), inputs, outputs),
             _ if precision == MatmulPrecision::Bf16 => {
-                bf16_gemm::linear_input_gradient(numbers(&gradient), &bf16_gemm::narrowed(numbers(&weight)), inputs, outputs)
+                bf16_gemm::linear_input_gradient(numbers(&gradient), &bf16_gemm::to_bf16(numbers(&weight)), inputs, outputs)
             }
             _ => gemm::linear_input_gradient(numbers(&gradient), numbers(&weight), inputs, outputs),
         };
@@ -173,7 +173,7 @@ impl Kernels for Flex {
         tensor(gemm::column_sums(numbers(&gradient), outputs), Shape::from(vec![outputs]))
     }
 
-    fn kernel_linear_quantised(x: Float, weight: Float, bits: QuantType) -> Float {
+    fn kernel_linear_quantized(x: Float, weight: Float, bits: QuantType) -> Float {
         let (x, weight) = (contiguous(x), contiguous(weight));
         let y = quantized::linear(numbers(&x), bytes(&weight), &[], last(&x), bits);
         tensor(y, with_last(&x, sides(&weight).0))
@@ -190,7 +190,7 @@ impl Kernels for Flex {
         let (x, cos, sin) = (contiguous(x.permute(&[0, 2, 1, 3])), contiguous(cos), contiguous(sin));
         let dims = x.shape().to_vec();
         let (length, heads) = (dims.get(1).copied().unwrap_or(1), dims.get(2).copied().unwrap_or(1));
-        let turned = rope::turn(numbers(&x), numbers(&cos), numbers(&sin), heads, last(&x), length, back);
+        let turned = rope::apply_rotary(numbers(&x), numbers(&cos), numbers(&sin), heads, last(&x), length, back);
         tensor(turned, x.shape()).permute(&[0, 2, 1, 3])
     }
 

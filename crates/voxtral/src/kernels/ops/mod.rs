@@ -86,8 +86,8 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 /// # Shapes
 /// x `[…, inputs]`, packed `[outputs, bytes of a row / 2]`, bias `[outputs]` → `[…, outputs]`
 #[must_use]
-pub fn linear_quantised<const D: usize>(x: Tensor<D>, packed: Tensor<2>, bias: Option<Tensor<1>>, bits: QuantType) -> Tensor<D> {
-    let y = Tensor::from_dispatch(Dispatch::kernel_linear_quantised(x.into_dispatch(), packed.into_dispatch(), bits));
+pub fn linear_quantized<const D: usize>(x: Tensor<D>, packed: Tensor<2>, bias: Option<Tensor<1>>, bits: QuantType) -> Tensor<D> {
+    let y = Tensor::from_dispatch(Dispatch::kernel_linear_quantized(x.into_dispatch(), packed.into_dispatch(), bits));
     match bias {
         Some(bias) => y + bias.unsqueeze(),
         None => y,
@@ -178,8 +178,8 @@ pub trait Kernels: Backend {
     fn kernel_linear_weight_gradient(gradient: FloatTensor<Self>, x: FloatTensor<Self>, precision: MatmulPrecision) -> FloatTensor<Self>;
     /// Gradient of the bias.
     fn kernel_linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// [`linear_quantised`] without a bias.
-    fn kernel_linear_quantised(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: QuantType) -> FloatTensor<Self>;
+    /// [`linear_quantized`] without a bias.
+    fn kernel_linear_quantized(x: FloatTensor<Self>, packed: FloatTensor<Self>, bits: QuantType) -> FloatTensor<Self>;
     /// Gradient of x, which has `inputs` columns.
     fn kernel_linear_quantised_input_gradient(
         gradient: FloatTensor<Self>,

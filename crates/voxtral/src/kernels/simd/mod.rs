@@ -94,7 +94,7 @@ pub(super) trait SimdOp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimdLevel {
     #[cfg(target_arch = "x86_64")]
-    WidePairs,
+    Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
     Wide,
     #[cfg(target_arch = "x86_64")]
@@ -109,9 +109,9 @@ impl SimdLevel {
         {
             use super::cpu;
             if pairs && cpu::has_bf16_dot() {
-                return Self::WidePairs;
+                return Self::Avx512Bf16;
             }
-            if cpu::has_wide_vectors() {
+            if cpu::has_avx512() {
                 return Self::Wide;
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -126,7 +126,7 @@ impl SimdLevel {
     #[cfg(test)]
     pub(super) fn is_rounding(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self == Self::WidePairs;
+        return self == Self::Avx512Bf16;
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
@@ -136,7 +136,7 @@ impl SimdLevel {
     pub(super) fn all() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
         let best = match Self::best(true) {
-            Self::WidePairs => vec![Self::WidePairs, Self::Wide, Self::Middle, Self::Plain],
+            Self::Avx512Bf16 => vec![Self::Avx512Bf16, Self::Wide, Self::Middle, Self::Plain],
             Self::Wide => vec![Self::Wide, Self::Middle, Self::Plain],
             Self::Middle => vec![Self::Middle, Self::Plain],
             Self::Plain => vec![Self::Plain],
@@ -168,13 +168,13 @@ pub(super) fn run<W: SimdOp>(kind: SimdLevel, work: W) -> W::Output {
         }
         // The level is checked again. This costs almost nothing, and makes these calls sound whoever created the level.
         match kind {
-            SimdLevel::WidePairs => {
+            SimdLevel::Avx512Bf16 => {
                 assert!(super::cpu::has_bf16_dot());
                 // SAFETY: these CPU features have just been detected.
                 return unsafe { wide_pairs(work) };
             }
             SimdLevel::Wide => {
-                assert!(super::cpu::has_wide_vectors());
+                assert!(super::cpu::has_avx512());
                 // SAFETY: these CPU features have just been detected.
                 return unsafe { wide(work) };
             }
