@@ -15,6 +15,7 @@ mod end_to_end;
 mod error_rates;
 mod events;
 mod faults;
+mod frozen;
 mod fuzzing;
 mod gc_and_archive;
 mod hub;

@@ -71,6 +71,30 @@ fn phrases(server: &Server) -> Vec<Value> {
     server.get("/api/phrases").is(200)["phrases"].as_array().unwrap().clone()
 }
 
+/// The studio reads the file as `run` does: stages of included files, parameters filled in, and the project's root.
+#[test]
+fn included_stages_and_the_project_root_are_known() {
+    let sandbox = Sandbox::new();
+    sandbox.file("recordings-here/en-0001.wav", "").file("texts.txt", "One sentence here.\nAnother sentence there.\n");
+    sandbox.file(
+        "conf/parts/voice.toml",
+        "[params]\nlanguage = \"en\"\n[stage.sentences]\nuses = \"phrases\"\nwith = { language = \"${params.language}\", source = \"file\", file = \"texts.txt\", \
+         count = 2 }\n[stage.voice]\nuses = \"recordings\"\nfrom = { phrases = \"sentences\" }\nwith = { folder = \"my-voice\", min_clips = 2 }\n",
+    );
+    sandbox.file("conf/mine.toml", "\u{feff}\"include\" = ['parts/*.toml']\nschema = 1\n[pipeline]\nname = \"mine\"\nroot = '..'\n");
+    let server = Server::start(&sandbox, &["studio", "conf/mine.toml", "--port", "0"]);
+    let settings = server.get("/api/settings").is(200);
+    assert_eq!(settings["stage"]["voice"]["with"]["folder"], "my-voice", "{settings}");
+    let state = server.get("/api/state").is(200);
+    assert_eq!(state["records"], true, "{state}");
+    sandbox.run(&["run", "conf/mine.toml"]).exits(10);
+    let ids: Vec<String> = phrases(&server).iter().map(|phrase| phrase["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 2);
+    server.take(&ids[0], &take(0)).is(200);
+    assert!(sandbox.path(&format!("my-voice/{}.wav", ids[0])).is_file(), "the take lies where the pipeline looks for it");
+    sandbox.run(&["run", "conf/mine.toml"]).exits(10).complains("1 of 2");
+}
+
 #[test]
 fn takes_are_kept_judged_and_never_lost() {
     let (sandbox, server) = begun(5, 3);

@@ -30,13 +30,36 @@ pub struct IngestLimits {
     pub max: f64,
 }
 
-/// File extensions of audio, including formats that cannot be decoded: those files are listed as rejected instead of being ignored.
-const EXTENSIONS: &[&str] = &["wav", "wave", "flac", "mp3", "ogg", "oga", "m4a", "mp4", "aac", "opus", "webm", "wma", "aif", "aiff", "amr"];
+/// Extensions of audio files, and whether such files can be decoded; the content decides in the end. Files that cannot be are reported instead of
+/// being ignored. Every stage, the studio and `transcribe` use this one table.
+const EXTENSIONS: &[(&str, bool)] = &[
+    ("wav", true),
+    ("wave", true),
+    ("flac", true),
+    ("mp3", true),
+    ("ogg", true),
+    ("oga", true),
+    ("m4a", true),
+    ("m4b", true),
+    ("mp4", true),
+    ("aac", true),
+    ("opus", false),
+    ("webm", false),
+    ("wma", false),
+    ("aif", false),
+    ("aiff", false),
+    ("amr", false),
+];
 
 /// Whether the file extension is one of audio.
 pub fn is_audio(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.to_lowercase().as_str()))
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
+    extension.is_some_and(|extension| EXTENSIONS.iter().any(|(known, _)| *known == extension))
+}
+
+/// The extensions of audio that can be decoded, for messages.
+pub fn decodable_extensions() -> String {
+    EXTENSIONS.iter().filter(|(_, decodable)| *decodable).map(|(extension, _)| *extension).collect::<Vec<_>>().join(", ")
 }
 
 /// All files below a folder, except hidden files and folders, sorted by path.

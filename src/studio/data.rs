@@ -59,7 +59,7 @@ impl StudioProject {
 
     /// Corrections by clip name.
     fn edits(&self) -> BTreeMap<String, Value> {
-        let text = fs::read_to_string(self.root.join(self.edits_file().1)).unwrap_or_default();
+        let text = fs::read_to_string(self.project_root().join(self.edits_file().1)).unwrap_or_default();
         let rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         rows.filter_map(|row| Some((row["clip"].as_str()?.to_owned(), row))).collect()
     }
@@ -127,7 +127,7 @@ async fn edit(State(project): Shared, axum::Json(request): axum::Json<Value>) ->
         } else {
             drop(edits.insert(clip, edit.into()))
         }
-        let path = project.root.join(&file);
+        let path = project.project_root().join(&file);
         let scratch = tempfile::NamedTempFile::new().with_context(|| "cannot write the correction")?;
         jsonl::write(scratch.path(), &edits.values().collect::<Vec<_>>())?;
         write_atomic(&path, &fs::read(scratch.path()).with_context(|| "cannot write the correction")?)?;
@@ -160,7 +160,7 @@ async fn scores(State(project): Shared, Query(which): Query<ScoredModel>) -> Api
         let Some(stage) = stage.filter(|stage| stage["fingerprint"].is_string()) else {
             return json(value!({ "scores": null, "clips": [] }));
         };
-        let store = Store::open_readonly(&project.root)?;
+        let store = Store::open_readonly(&project.project_root())?;
         let none = || ApiError::missing(format!("the scores of run {run} are no longer in the cache"));
         let fingerprint = serde_json::from_value(stage["fingerprint"].clone()).map_err(|_| none())?;
         let folder = store.artifact(&store.record(fingerprint).ok_or_else(none)?, "scores").path;

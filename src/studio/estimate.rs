@@ -7,7 +7,7 @@ use crate::hub::Network;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use serde_json::{Value, json as value};
+use serde_json::json as value;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +17,6 @@ use voxtral::training::memory_estimate::StepShape;
 
 /// Sequence length of a 30 s clip with its transcript, in tokens.
 const CLIP_TOKENS: usize = 447;
-/// Default LoRA rank, if `lora.r` is not set.
-const DEFAULT_RANK: u64 = 8;
 
 pub(super) fn routes() -> Router<Arc<StudioProject>> {
     Router::new().route("/api/estimate", get(estimate))
@@ -27,18 +25,12 @@ pub(super) fn routes() -> Router<Arc<StudioProject>> {
 /// Returns the estimate as bytes (`need`, `free`), a verdict (`fits`) and a sentence (`words`).
 async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
     blocking(move || {
-        let text = fs::read_to_string(&project.file).map_err(|_| ApiError::missing("no pipeline.toml yet"))?;
-        let file: Value = toml::from_str(&text).map_err(|error| ApiError::conflict(error.message().to_owned()))?;
-        let stage = project.stages("train").into_iter().next().ok_or_else(|| ApiError::missing("the pipeline has no train stage"))?;
-        let with = &file["stage"][&stage]["with"];
-        // A setting may refer to a parameter: `${params.NAME}`.
-        let setting = |key: &str| {
-            let found = with.get(key).cloned().unwrap_or(Value::Null);
-            let name = found.as_str().and_then(|text| text.strip_prefix("${params.")?.strip_suffix('}'));
-            name.map_or(found.clone(), |name| file["params"][name].clone())
-        };
+        let pipeline = project.pipeline();
+        let train = pipeline.stages.iter().find(|stage| stage.kind == "train");
+        let with = &train.ok_or_else(|| ApiError::missing("the pipeline has no train stage"))?.settings;
+        let setting = |key: &str| &with[key];
         let named = setting("base").as_str().unwrap_or_default().to_owned();
-        let folder = match hub::model_folder(&project.root, &named, None, Network::Forbidden, &mut |_| Ok(())) {
+        let folder = match hub::model_folder(&pipeline.root, &named, None, Network::Forbidden, &mut |_| Ok(())) {
             Ok(folder) => folder,
             Err(_) => return json(value!({ "fits": null, "words": format!("`{named}` will be downloaded when training starts") })),
         };
@@ -53,16 +45,16 @@ async fn estimate(State(project): State<Arc<StudioProject>>) -> ApiResult {
             Some("q4") => 5.0,
             Some("q8") => 8.5,
             Some("bf16") if !full => 16.0,
-            None if !full && is_half(&folder) => 16.0,
+            Some("auto") | None if !full && is_half(&folder) => 16.0,
             _ => 32.0,
         };
-        let rank = with["lora"]["r"].as_u64().unwrap_or(DEFAULT_RANK);
+        let rank = with["lora"]["r"].as_u64().unwrap_or_default();
         let shape = StepShape {
             length: CLIP_TOKENS,
             chunks: 1,
             tower: full || with["lora"]["freeze_audio_tower"] == false,
             feed_forward: full,
-            gradient_checkpointing: [setting("gradient_checkpointing"), setting("recompute")].contains(&&serde_json::Value::Bool(true)),
+            gradient_checkpointing: setting("gradient_checkpointing") == true,
             model: (parameters as f64 * bits / 8.0) as u64,
             trained: if full { parameters } else { rank * rank_one_parameters(&config) },
         };

@@ -42,6 +42,8 @@ pub struct StudioProject {
 #[derive(Debug, Default)]
 pub(super) struct PipelineView {
     pub(super) name: String,
+    /// The project root: relative paths of settings start here.
+    pub(super) root: PathBuf,
     pub(super) stages: Vec<StageView>,
 }
 
@@ -60,17 +62,17 @@ impl PipelineView {
             kind: step.stage.kind().to_owned(),
             settings: step.stage.settings(),
         });
-        Self { name: pipeline.name.clone(), stages: stages.collect() }
+        Self { name: pipeline.name.clone(), root: pipeline.root.clone(), stages: stages.collect() }
     }
 
-    fn of_values(values: &Value) -> Self {
+    fn of_values(values: &Value, root: PathBuf) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let stages = values["stage"].as_object().into_iter().flatten().map(|(name, stage)| StageView {
             name: name.clone(),
             kind: text(&stage["uses"]),
             settings: stage["with"].clone(),
         });
-        Self { name: text(&values["pipeline"]["name"]), stages: stages.collect() }
+        Self { name: text(&values["pipeline"]["name"]), root, stages: stages.collect() }
     }
 }
 
@@ -152,11 +154,16 @@ impl StudioProject {
             Pipeline::parse_sources(STAGES, &sources, &self.file, &CommandLineOverrides::default(), &|name| std::env::var(name).ok());
         match parsed.pipeline {
             Some(pipeline) => PipelineView::of(&pipeline),
-            None => sources.values().map(|values| PipelineView::of_values(&values)).unwrap_or_default(),
+            None => sources.values().map(|values| PipelineView::of_values(&values, sources.project_root(&self.file))).unwrap_or_default(),
         }
     }
 
-    /// Names of the stages of a kind, in file order.
+    /// The folder that relative paths of settings start from: the folder of the file, joined with `[pipeline] root`.
+    pub(super) fn project_root(&self) -> PathBuf {
+        self.sources().map_or_else(|| self.root.clone(), |sources| sources.project_root(&self.file))
+    }
+
+    /// Names of the stages of a kind.
     pub(super) fn stages(&self, kind: &str) -> Vec<String> {
         self.pipeline().stages.into_iter().filter(|stage| stage.kind == kind).map(|stage| stage.name).collect()
     }
@@ -171,7 +178,7 @@ impl StudioProject {
     pub(super) fn latest(&self, kind: &str) -> Option<PathBuf> {
         let pipeline = self.pipeline();
         let stage = pipeline.stages.iter().find(|stage| stage.kind == kind)?;
-        let store = Store::open_readonly(&self.root).ok()?;
+        let store = Store::open_readonly(&pipeline.root).ok()?;
         Some(store.latest(&pipeline.name, &stage.name)).filter(|path| path.is_dir())
     }
 
@@ -183,7 +190,7 @@ impl StudioProject {
         {
             return true;
         }
-        Store::open_readonly(&self.root).is_ok_and(|store| store.runner().is_some())
+        Store::open_readonly(&self.project_root()).is_ok_and(|store| store.runner().is_some())
     }
 
     /// Replaces the pipeline file atomically.

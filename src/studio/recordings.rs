@@ -168,7 +168,7 @@ impl StudioProject {
     /// Folder of the takes: `folder` of the `recordings` stage, or `recordings`.
     fn recordings(&self) -> PathBuf {
         let stage = self.stages("recordings").into_iter().next();
-        self.root.join(stage.and_then(|stage| self.setting(&stage, "folder")).unwrap_or_else(|| "recordings".to_owned()))
+        self.project_root().join(stage.and_then(|stage| self.setting(&stage, "folder")).unwrap_or_else(|| "recordings".to_owned()))
     }
 
     /// `min_clips` of the `recordings` stage: how many takes it needs.

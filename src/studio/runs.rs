@@ -120,7 +120,7 @@ async fn run(State(project): Shared, options: Option<axum::Json<RunOptions>>) ->
 /// Interrupts the run in progress, as Ctrl-C does.
 async fn stop(State(project): Shared) -> ApiResult {
     blocking(move || {
-        let runner = Store::open_readonly(&project.root)?.runner().ok_or_else(|| ApiError::conflict("no run in progress"))?;
+        let runner = Store::open_readonly(&project.project_root())?.runner().ok_or_else(|| ApiError::conflict("no run in progress"))?;
         rustix::process::kill_process(runner, rustix::process::Signal::INT)
             .map_err(std::io::Error::from)
             .with_context(|| "cannot stop the run")?;
@@ -172,7 +172,7 @@ async fn events(State(project): Shared) -> Response {
     tokio::spawn(async move {
         let (mut run, mut read) = (String::new(), 0);
         loop {
-            let newest = Store::open_readonly(&project.root).and_then(|store| Ok((store.runs()?.pop(), store)));
+            let newest = Store::open_readonly(&project.project_root()).and_then(|store| Ok((store.runs()?.pop(), store)));
             if let Ok((Some(newest), store)) = newest {
                 if newest != run {
                     (run, read) = (newest, 0);

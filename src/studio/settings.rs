@@ -75,7 +75,7 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
             let source = if own.is_some() { Some("file") } else { said.source.as_deref() };
             if let Some(own) = own {
                 let lines: Vec<&str> = own.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-                write_atomic(&project.root.join("phrases.txt"), format!("{}\n", lines.join("\n")).as_bytes())?;
+                write_atomic(&project.project_root().join("phrases.txt"), format!("{}\n", lines.join("\n")).as_bytes())?;
                 set(&mut document, &place("file"), &value!("phrases.txt"))?;
                 set(&mut document, &place("count"), &value!(lines.len()))?;
             } else {

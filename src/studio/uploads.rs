@@ -36,7 +36,7 @@ impl StudioProject {
     /// Folder for uploads: `audio` of the `uploads` stage, or `uploads`.
     fn uploads(&self) -> PathBuf {
         let stage = self.stages("uploads").into_iter().next();
-        self.root.join(stage.and_then(|stage| self.setting(&stage, "audio")).unwrap_or_else(|| "uploads".to_owned()))
+        self.project_root().join(stage.and_then(|stage| self.setting(&stage, "audio")).unwrap_or_else(|| "uploads".to_owned()))
     }
 }
 

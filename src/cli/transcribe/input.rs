@@ -1,16 +1,14 @@
 //! Inputs of a transcription: files, folders, glob patterns and standard input, in a fixed order.
 
 use crate::cli::project::plural;
+use crate::data::ingest::{self, decodable_extensions, is_audio};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Extensions of the files taken from a folder: decodable formats, and others that are certainly meant as audio.
-const EXTENSIONS: &[&str] = &["wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "m4a", "m4b", "mp4", "aac"];
 /// Maximum bytes read from standard input.
 const MAX_STREAM: u64 = 1 << 30;
 
@@ -97,31 +95,14 @@ pub(super) fn gather(paths: &[String]) -> Result<Inputs> {
     if list.is_empty() {
         return Err(Error::new("no audio files to transcribe")
             .kind(ErrorKind::InvalidInput)
-            .hint(format!("supported extensions: {}", EXTENSIONS.join(", "))));
+            .hint(format!("supported extensions: {}", decodable_extensions())));
     }
     Ok(Inputs { list, several })
 }
 
 /// The audio files of a folder and its subfolders, sorted by name.
 fn folder(root: &Path) -> Result<Vec<Input>> {
-    let (mut files, mut others) = (BTreeSet::new(), BTreeSet::new());
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let reading = || format!("cannot read folder `{}`", folder.display());
-        for entry in fs::read_dir(&folder).with_context(reading)? {
-            let entry = entry.with_context(reading)?;
-            let path = entry.path();
-            let audio = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-            // Links to folders are not followed: they may form a cycle.
-            if entry.file_type().with_context(reading)?.is_dir() {
-                folders.push(path);
-            } else if audio.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) && path.is_file() {
-                files.insert(path);
-            } else {
-                others.insert(path);
-            }
-        }
-    }
+    let (files, others): (Vec<PathBuf>, Vec<PathBuf>) = ingest::files(root)?.into_iter().partition(|path| is_audio(path) && path.is_file());
     if let Some(first) = others.first() {
         let (skipped, root, first) = (plural(others.len(), "file"), root.display(), first.display());
         let _ = writeln!(io::stderr(), "note: skipped {skipped} in `{root}` without an audio extension, such as `{first}`");

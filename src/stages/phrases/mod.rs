@@ -173,8 +173,8 @@ impl Stage for Phrases {
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         match self.source {
-            Source::Embedded | Source::File => self.from_local(cx),
-            Source::Granary | Source::Rows => self.from_hub(cx),
+            Source::Embedded | Source::File => self.load_local(cx),
+            Source::Granary | Source::Rows => self.load_hub(cx),
         }
     }
 }
@@ -223,7 +223,7 @@ impl Phrases {
     }
 
     /// Selects from a pack or a file: reads all sentences and takes a seeded random selection.
-    fn from_local(&self, cx: &Context) -> Result<StageOutcome> {
+    fn load_local(&self, cx: &Context) -> Result<StageOutcome> {
         let found = match &self.file {
             Some(file) => self.read(&cx.path(file), file)?,
             None if self.source == Source::File => {
@@ -284,7 +284,7 @@ impl Phrases {
     }
 
     /// Selects from the Hub: reads until there are enough suitable sentences.
-    fn from_hub(&self, cx: &Context) -> Result<StageOutcome> {
+    fn load_hub(&self, cx: &Context) -> Result<StageOutcome> {
         let filters = self.filters.clone().unwrap_or_default();
         let mut filter = FilterStats::new(&filters, &self.language);
         let wanted = if self.cover { self.count.saturating_mul(CHOICE) } else { self.count };
