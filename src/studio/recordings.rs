@@ -24,6 +24,9 @@ use voxpipe_io::write::write_atomic;
 use voxtral::audio::quality::{ClipQuality, QualityVerdict};
 use voxtral::audio::wav::load_stream;
 
+/// The number of takes to ask for while the pipeline file cannot be read.
+const DEFAULT_MINIMUM: u64 = 40;
+
 /// Languages written right to left.
 const RTL_LANGUAGES: [&str; 8] = ["ar", "dv", "fa", "he", "ks", "ps", "ur", "yi"];
 /// Maximum length of a problem report, in characters.
@@ -173,11 +176,9 @@ impl StudioProject {
 
     /// `min_clips` of the `recordings` stage: how many takes it needs.
     fn minimum(&self) -> u64 {
-        let stage = self.stages("recordings").into_iter().next();
-        let document = self.document().ok().flatten();
-        let minimum =
-            stage.zip(document).and_then(|(stage, document)| document["stage"][&stage].get("with")?.get("min_clips")?.as_integer());
-        minimum.and_then(|minimum| u64::try_from(minimum).ok()).unwrap_or(40)
+        let pipeline = self.pipeline();
+        let stage = pipeline.stages.iter().find(|stage| stage.kind == "recordings");
+        stage.and_then(|stage| stage.settings["min_clips"].as_u64()).unwrap_or(DEFAULT_MINIMUM)
     }
 
     /// `speaker` of the `recordings` stage.
