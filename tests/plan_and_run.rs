@@ -123,7 +123,7 @@ impl Project {
         let number = self.counter;
         let main = self.sandbox.read(self.file);
         let included = self.included.choose(&mut self.random).cloned();
-        match self.random.random_range(0..8) {
+        match self.random.random_range(0..9) {
             0 => {
                 let name = VARIABLES.choose(&mut self.random).unwrap();
                 self.variables.insert((*name).to_owned(), number.to_string());
@@ -158,6 +158,11 @@ impl Project {
                 self.sandbox.file("early/mytool", &format!("#!/bin/sh\n# {number}\n"));
                 self.make_executable("early/mytool");
                 "a program of the same name comes first in PATH".to_owned()
+            }
+            7 if self.sandbox.path("early/mytool").exists() => {
+                use std::os::unix::fs::PermissionsExt;
+                fs::set_permissions(self.sandbox.path("early/mytool"), fs::Permissions::from_mode(0o644)).unwrap();
+                "that program may no longer be executed".to_owned()
             }
             6 => {
                 self.sandbox.file(self.file, &format!("{main}# {number}\n"));

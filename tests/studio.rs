@@ -95,6 +95,27 @@ fn included_stages_and_the_project_root_are_known() {
     sandbox.run(&["run", "conf/mine.toml"]).exits(10).complains("1 of 2");
 }
 
+/// A setting under its former name is shown under the current one, and replaced when it is set.
+#[test]
+fn former_names_of_settings_are_shown_and_replaced() {
+    let sandbox = Sandbox::new();
+    sandbox.pipeline(
+        "schema = 1\n[pipeline]\nname = \"old\"\n[stage.clips]\nuses = \"uploads\"\nwith = { audio = \"a\", transcripts = \"t.csv\", language = \"en\" }\n\
+         [stage.data]\nuses = \"dataset\"\nfrom = { clips = \"clips\" }\n[stage.model]\nuses = \"train\"\nfrom = { data = \"data\" }\n\
+         [stage.model.with]\nbase = \"m\"\nrecompute = true\ncheckpoint_steps = 7   # often\n",
+    );
+    let server = Server::start(&sandbox, &["studio", "--port", "0"]);
+    let with = server.get("/api/settings").is(200)["stage"]["model"]["with"].clone();
+    assert_eq!(with, json!({ "base": "m", "gradient_checkpointing": true, "save_steps": 7 }));
+    let changed = server.post("/api/settings", &json!({ "set": { "stage.model.with.gradient_checkpointing": false } })).is(200);
+    assert_eq!(changed["check"]["ok"], true, "{changed}");
+    let text = sandbox.read("pipeline.toml");
+    assert!(
+        text.contains("gradient_checkpointing = false") && !text.contains("recompute") && text.contains("checkpoint_steps = 7   # often"),
+        "{text}"
+    );
+}
+
 #[test]
 fn takes_are_kept_judged_and_never_lost() {
     let (sandbox, server) = begun(5, 3);

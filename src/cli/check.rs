@@ -13,6 +13,9 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+/// Endings of files that stages read; a repository on the Hub is not called like that.
+const FILE_ENDINGS: [&str; 8] = ["csv", "tsv", "jsonl", "json", "txt", "parquet", "wav", "flac"];
+
 /// Options of `voxpipe check`.
 #[derive(Args)]
 pub(super) struct Check {
@@ -72,7 +75,9 @@ impl Check {
         } else {
             project.print_diagnostics(&sources, &parsed.diagnostics);
             for (stage, path) in &missing {
-                let text = match path.to_str().and_then(RepoRevision::parse) {
+                // `recordings/transcripts.csv` could name a repository, but a table or an audio file is meant.
+                let names_file = path.extension().is_some_and(|ending| FILE_ENDINGS.iter().any(|known| ending == *known));
+                let text = match path.to_str().and_then(RepoRevision::parse).filter(|_| !names_file) {
                     Some(repository) => {
                         // The commit is in the pipeline file or comes from the lockfile.
                         let pinned = repository.is_pinned() || pinned_stages.contains(stage);

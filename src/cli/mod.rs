@@ -71,7 +71,7 @@ enum Command {
     Check(check::Check),
     /// Explain why a stage would run, file by file and setting by setting
     Why(why::Why),
-    /// Show the state of each stage: fresh, stale, parked or failed
+    /// Show the state of each stage and its last attempt
     Status(status::Status),
     /// Print the event log of a run
     Logs(logs::Logs),

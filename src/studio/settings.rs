@@ -2,11 +2,13 @@
 
 use super::project::StudioProject;
 use super::{ApiError, ApiResult, blocking, json};
+use crate::stages::STAGES;
 use crate::stages::phrases;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
 use pipeline::diagnostics::Diagnostic;
+use pipeline::diagnostics::toml_schema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json as value};
 use std::fs;
@@ -99,7 +101,17 @@ async fn settings(State(project): Shared) -> ApiResult {
     blocking(move || {
         let sources = project.sources().ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
         let slip = |found: Vec<Diagnostic>| found.into_iter().next().map_or_else(String::new, |first| first.message);
-        json(sources.values().map_err(|found| ApiError::conflict(slip(found)))?)
+        let mut values = sources.values().map_err(|found| ApiError::conflict(slip(found)))?;
+        for (_, stage) in values["stage"].as_object_mut().into_iter().flatten() {
+            for (former, current) in renamed_settings_of(stage["uses"].as_str().unwrap_or_default()) {
+                if let Some(with) = stage["with"].as_object_mut()
+                    && let Some(value) = with.remove(&former)
+                {
+                    with.entry(current).or_insert(value);
+                }
+            }
+        }
+        json(values)
     })
     .await
 }
@@ -114,6 +126,7 @@ async fn change(State(project): Shared, axum::Json(changes): axum::Json<Changes>
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut document = project.document()?.ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
         for (key, describe) in &changes.set {
+            replace_former_name(&project, &mut document, key);
             if describe.is_null() { unset(&mut document, key) } else { set(&mut document, key, describe)? }
         }
         project.write(&document.to_string())?;
@@ -173,6 +186,23 @@ pub(super) fn set(document: &mut DocumentMut, key: &str, describe: &Value) -> Re
         _ => drop(table.insert(last, Item::Value(new))),
     }
     Ok(())
+}
+
+/// The renamed settings of a stage kind, as (former name, current name).
+fn renamed_settings_of(kind: &str) -> Vec<(String, String)> {
+    let Some(factory) = STAGES.iter().find(|factory| factory.kind() == kind) else { return Vec::new() };
+    let mut generator = toml_schema::generator();
+    let schema = factory.schema(&mut generator).to_value();
+    toml_schema::renamed_settings(&schema, &generator.take_definitions(true))
+}
+
+/// Removes the former name of a setting that is about to be written under its current one: `stage.NAME.with.KEY`.
+fn replace_former_name(project: &StudioProject, document: &mut DocumentMut, key: &str) {
+    let ["stage", name, "with", setting] = key.split('.').collect::<Vec<_>>()[..] else { return };
+    let Some(stage) = project.pipeline().stages.into_iter().find(|stage| stage.name == name) else { return };
+    if let Some((former, _)) = renamed_settings_of(&stage.kind).into_iter().find(|(_, current)| current == setting) {
+        unset(document, &format!("stage.{name}.with.{former}"));
+    }
 }
 
 /// Removes a dotted key, if it exists.

@@ -24,7 +24,9 @@ use secrets::Secrets;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -202,7 +204,7 @@ fn found(tool: &str) -> Option<PathBuf> {
     if tool.contains('/') {
         return Some(tool.into());
     }
-    candidates(tool).into_iter().last().filter(|file| file.is_file())
+    candidates(tool).into_iter().last().filter(|file| is_program(file))
 }
 
 /// The paths at which a program is looked for in `PATH`, in order, up to the first at which it is.
@@ -210,13 +212,19 @@ fn candidates(tool: &str) -> Vec<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let mut tried = Vec::new();
     for file in std::env::split_paths(&folders).map(|folder| folder.join(tool)) {
-        let found = file.is_file();
+        // As the system looks for programs: what may not be executed is passed over.
+        let found = is_program(&file);
         tried.push(file);
         if found {
             break;
         }
     }
     tried
+}
+
+/// Whether a path is a file that may be executed.
+fn is_program(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Whether a text is a valid environment variable name.

@@ -314,6 +314,13 @@ fn former_name(schema: &Value) -> Option<&str> {
     schema.get("x-formerly").and_then(Value::as_str)
 }
 
+/// The settings of a `with` table that were renamed, as (former name, current name). `schema` is that of the table, with its definitions.
+pub fn renamed_settings(schema: &Value, definitions: &Map<String, Value>) -> Vec<(String, String)> {
+    let top = SchemaShape::new(schema, definitions);
+    let renamed = |(current, schema): (&String, &Value)| Some((former_name(schema)?.to_owned(), current.clone()));
+    top.properties().into_iter().flatten().filter_map(renamed).collect()
+}
+
 /// The current name of a setting of `T`, given its current or former name.
 pub fn current_name<T: JsonSchema + 'static>(written: &str) -> String {
     let schema = of::<T>();

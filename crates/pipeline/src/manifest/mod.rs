@@ -182,7 +182,8 @@ pub struct RetryTable {
 #[serde(deny_unknown_fields)]
 pub struct RecoverTable {
     /// The failure this entry applies to. Default: any failure.
-    #[schemars(with = "Failure", example = Failure::OutOfMemory.word())]
+    #[serde(default)]
+    #[schemars(with = "Option<Failure>", example = Failure::OutOfMemory.word())]
     pub on: Option<Failure>,
     /// Settings to change: a new value, or "/2" or "*2" to halve or double the current number.
     #[serde(default)]
