@@ -1,7 +1,7 @@
 //! Differentiable tensor operations on every device, backed by the kernels on the CPU.
 //!
 //! On the CPU these are the kernels of this folder, registered with burn as a backend extension with their own gradients. On any other
-//! device they consist of burn's own operations ([`reference`]), and burn derives the gradients. Both compute the same, and tests compare
+//! device they consist of burn's own operations ([`mod@reference`]), and burn derives the gradients. Both compute the same, and tests compare
 //! them, so the GPU implementation is tested without a GPU.
 
 mod autograd;
