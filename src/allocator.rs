@@ -17,46 +17,55 @@ pub struct HugePages;
 // SAFETY: every call is forwarded unchanged to the system allocator; advice on pages changes neither their content nor their ownership.
 #[allow(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
 unsafe impl GlobalAlloc for HugePages {
+    #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller upholds the contract of the system allocator.
         advised(unsafe { System.alloc(layout) }, layout.size())
     }
 
+    #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
         advised(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
+    #[inline]
     unsafe fn realloc(&self, buffer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
         advised(unsafe { System.realloc(buffer, layout, size) }, size)
     }
 
+    #[inline]
     unsafe fn dealloc(&self, buffer: *mut u8, layout: Layout) {
         // SAFETY: as above.
         unsafe { System.dealloc(buffer, layout) }
     }
 }
 
-/// Requests huge pages for a large buffer and returns the buffer.
-#[cfg(target_os = "linux")]
+/// Requests huge pages for a large buffer and returns the buffer. Inlined, with the rare case out of line: it is part of every allocation.
+#[inline]
 fn advised(buffer: *mut u8, size: usize) -> *mut u8 {
     if size >= LARGE && !buffer.is_null() {
-        let skip = buffer.addr().next_multiple_of(HUGE) - buffer.addr();
-        let length = (size - skip) / HUGE * HUGE;
-        // SAFETY: whole pages inside a buffer that was just allocated. A kernel without huge pages refuses the call, which has no effect.
-        #[allow(unsafe_code, reason = "madvise takes a raw pointer")]
-        unsafe {
-            let _ = rustix::mm::madvise(buffer.add(skip).cast(), length, rustix::mm::Advice::LinuxHugepage);
-        }
+        advise(buffer, size);
     }
     buffer
 }
 
-#[cfg(not(target_os = "linux"))]
-fn advised(buffer: *mut u8, _: usize) -> *mut u8 {
-    buffer
+#[cfg(target_os = "linux")]
+#[cold]
+fn advise(buffer: *mut u8, size: usize) {
+    let skip = buffer.addr().next_multiple_of(HUGE) - buffer.addr();
+    let length = (size - skip) / HUGE * HUGE;
+    // SAFETY: whole pages inside a buffer that was just allocated. A kernel without huge pages refuses the call, which has no effect.
+    #[allow(unsafe_code, reason = "madvise takes a raw pointer")]
+    unsafe {
+        let _ = rustix::mm::madvise(buffer.add(skip).cast(), length, rustix::mm::Advice::LinuxHugepage);
+    }
 }
+
+#[cfg(not(target_os = "linux"))]
+#[cold]
+fn advise(_: *mut u8, _: usize) {}
 
 #[cfg(test)]
 mod tests {
