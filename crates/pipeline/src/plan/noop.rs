@@ -62,7 +62,12 @@ impl NoopKey {
     pub fn find(&self, sources: &ManifestSources, file: &Path) -> Option<NoopEntry> {
         // Most projects have their state beside the file; only for the others is the text parsed to find it.
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        self.find_in(folder).or_else(|| self.find_in(&sources.project_root(file)))
+        self.find_in(folder).or_else(|| {
+            let root = sources.project_root(file);
+            // The folder just tried is not compared a second time: that would look at every clip again.
+            let other = !root.as_os_str().is_empty() && root != folder;
+            other.then(|| self.find_in(&root))?
+        })
     }
 
     fn find_in(&self, root: &Path) -> Option<NoopEntry> {
