@@ -236,7 +236,7 @@ fn every_reason_and_every_event_is_described() {
     let kept = || ResultRef { fingerprint: text(), digest: text() };
     let stage = text;
     let events = [
-        Event::RunStarted { pipeline: text(), run: text(), stages: Vec::new() },
+        Event::RunStarted { pipeline: text(), run: text(), stages: Vec::new(), left_out: vec![text()] },
         Event::StageFresh { stage: stage(), summary: text(), kept: kept() },
         Event::StageStarted { stage: stage(), kind: text(), why: text(), attempt: 1 },
         Event::Progress { stage: stage(), done: 1, total: 2, unit: text(), detail: text() },

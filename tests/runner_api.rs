@@ -96,6 +96,8 @@ impl Project {
     fn pipeline(&self, name: &str, steps: Vec<Step>) -> Pipeline {
         Pipeline {
             variables: BTreeSet::new(),
+            left_out: Vec::new(),
+            held: BTreeSet::new(),
             name: name.to_owned(),
             root: self.0.root(),
             seed: 1,

@@ -65,7 +65,7 @@ impl Check {
         }
         if self.json {
             let diagnostics: Vec<_> =
-                parsed.diagnostics.iter().map(|diagnostic| diagnostic.to_json(&project.file, sources.own_text())).collect();
+                parsed.diagnostics.iter().map(|diagnostic| diagnostic.to_json(project.file(), sources.own_text())).collect();
             let missing: Vec<_> = missing.iter().map(|(stage, path)| json!({ "stage": stage, "path": path })).collect();
             let mut value = json!({ "ok": !failed, "diagnostics": diagnostics, "missing": missing, "files": files });
             if self.show_origin {

@@ -19,9 +19,9 @@ pub(super) struct Export {
     run: String,
     /// Archive to write, such as run.tar.zst
     archive: PathBuf,
-    /// Pipeline file of the project
-    #[arg(long, default_value = "pipeline.toml")]
-    file: PathBuf,
+    /// Pipeline file of the project [default: pipeline.toml in this folder, or in the nearest folder above]
+    #[arg(long)]
+    file: Option<PathBuf>,
     /// Export only log, provenance and cache entries without result files; enough for `show`, `diff` and `why --vs`
     #[arg(long)]
     no_results: bool,
@@ -36,7 +36,7 @@ pub(super) struct Export {
 impl Export {
     /// Writes the archive.
     pub(super) fn go(&self) -> Result<()> {
-        let store = Store::open_readonly(&Project::of(self.file.clone()).root()?)?;
+        let store = Store::open_readonly(&Project::at(self.file.clone()).root()?)?;
         let run = find(&store, &self.run)?;
         if self.archive.exists() && !self.force {
             return Err(Error::new(format!("`{}` already exists", self.archive.display()))

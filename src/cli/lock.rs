@@ -8,6 +8,7 @@ use crate::hub::{Network, RepoRevision, RepoType};
 use clap::Args;
 use pipeline::diagnostics::{did_you_mean, list};
 use pipeline::graph::Pipeline;
+use pipeline::manifest::foreach::name_in_file;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +34,7 @@ pub(super) struct Lock {
 impl Lock {
     /// Resolves the commits and writes the lockfile.
     pub(super) fn go(self) -> Result<()> {
-        let path = Lockfile::beside(&self.project.file);
+        let path = Lockfile::beside(self.project.file());
         let mut pins = Lockfile::read(&path)?;
         let before = pins.clone();
         let named = self.named()?;
@@ -96,7 +97,11 @@ impl Lock {
         let mut update = BTreeSet::new();
         for wanted in &self.update {
             let matches = |name: &str, repository: &RepoRevision, stages: &BTreeSet<String>| {
-                wanted == "all" || wanted == name || *wanted == repository.id() || stages.contains(wanted)
+                wanted == "all"
+                    || wanted == name
+                    || *wanted == repository.id()
+                    || stages.contains(wanted)
+                    || stages.iter().any(|stage| name_in_file(stage) == wanted)
             };
             let selected: Vec<&String> =
                 named.iter().filter(|(name, (repository, stages))| matches(name, repository, stages)).map(|(name, _)| name).collect();

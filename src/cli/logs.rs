@@ -3,7 +3,7 @@
 use super::summary::{exit_words, find};
 use super::{Project, note, print};
 use crate::error::{Result, ResultExt};
-use crate::report::terminal::duration;
+use crate::report::terminal::{duration, left_out_words};
 use clap::Args;
 use pipeline::cache::store::Store;
 use pipeline::events::{Event, jsonl};
@@ -30,9 +30,9 @@ pub(super) struct Logs {
     /// Run id or `latest`
     #[arg(long, default_value = "latest")]
     run: String,
-    /// Pipeline file
-    #[arg(long, default_value = "pipeline.toml")]
-    file: PathBuf,
+    /// Pipeline file [default: pipeline.toml in this folder, or in the nearest folder above]
+    #[arg(long)]
+    file: Option<PathBuf>,
     /// Print the raw events, one JSON object per line
     #[arg(long)]
     json: bool,
@@ -41,7 +41,7 @@ pub(super) struct Logs {
 impl Logs {
     /// Prints the log, and with `--follow` what is added to it.
     pub(super) fn print(&self) -> Result<()> {
-        let store = Store::open_readonly(&Project::of(self.file.clone()).root()?)?;
+        let store = Store::open_readonly(&Project::at(self.file.clone()).root()?)?;
         let path = store.log(&find(&store, &self.run)?);
         let reading = || format!("cannot read `{}`", path.display());
         let mut file = File::open(&path).with_context(reading)?;
@@ -90,7 +90,10 @@ fn words(event: &Event) -> (Option<&str>, String) {
     let numbers =
         |values: &BTreeMap<String, f64>| values.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
     match event {
-        Event::RunStarted { pipeline, run, stages } => (None, format!("{run} of {pipeline}: {}", stages.join(", "))),
+        Event::RunStarted { pipeline, run, stages, left_out } => {
+            let without = left_out_words(left_out).map_or_else(String::new, |words| format!("; {words}"));
+            (None, format!("{run} of {pipeline}: {}{without}", stages.join(", ")))
+        }
         Event::StageFresh { stage, summary, .. } => (Some(stage), format!("fresh: {summary}")),
         Event::StageStarted { stage, kind, why, attempt } => (Some(stage), format!("{kind} starts (attempt {attempt}): {why}")),
         Event::Progress { stage, done, total, unit, detail } => (Some(stage), format!("{done}/{total} {unit} {detail}")),

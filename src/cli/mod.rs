@@ -26,6 +26,7 @@ mod provenance;
 mod repro;
 mod run;
 mod runs;
+mod selection;
 mod show;
 mod status;
 mod stream;
@@ -46,6 +47,7 @@ use serde_json::Value;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 /// Fine-tune, evaluate and publish Voxtral speech recognizers from one pipeline.toml
 #[derive(Parser)]
@@ -138,9 +140,12 @@ enum Command {
 /// The pipeline file and the command-line changes to it.
 #[derive(Args, Clone)]
 struct Project {
-    /// Pipeline file
-    #[arg(default_value = "pipeline.toml")]
-    file: PathBuf,
+    /// Pipeline file [default: pipeline.toml in this folder, or in the nearest folder above]
+    #[arg(value_name = "FILE")]
+    named: Option<PathBuf>,
+    /// The file that was found where none was named.
+    #[arg(skip)]
+    found: OnceLock<PathBuf>,
     #[command(flatten)]
     changes: Changes,
 }

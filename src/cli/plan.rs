@@ -1,10 +1,10 @@
 //! `voxpipe plan`: shows what a run would do and why, without writing anything.
 
-use super::run::require_stages;
+use super::selection::{SelectedArgs, forced, selected};
 use super::table::table;
-use super::{Project, print, print_json};
+use super::{print, print_json};
 use crate::error::Result;
-use crate::report::terminal::duration;
+use crate::report::terminal::{duration, left_out_words};
 use clap::Args;
 use pipeline::exit::Exit;
 use pipeline::plan::{Plan as PipelinePlan, PlannedStep, StepState};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 #[derive(Args)]
 pub(super) struct Plan {
     #[command(flatten)]
-    project: Project,
+    selected: SelectedArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -27,12 +27,21 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// The plan of `run --dry-run`.
+    pub(super) fn of_run(selected: SelectedArgs, force: Vec<String>, json: bool) -> Self {
+        Self { selected, json, force, exit_code: false }
+    }
+
     /// Prints the plan and returns the exit code.
     pub(super) fn print(&self) -> Result<u8> {
-        let (sources, pipeline) = self.project.with_sources()?;
-        require_stages(&pipeline, &self.force)?;
-        let store = self.project.read_store(&pipeline)?;
-        let plan = PipelinePlan::of(&pipeline, &store, &self.force.iter().cloned().collect())?;
+        let (project, selection) = self.selected.resolved()?;
+        let (sources, pipeline) = project.with_sources()?;
+        let pipeline = selected(&project, pipeline, &selection)?;
+        let force = forced(&pipeline, &self.force)?;
+        let store = project.read_store(&pipeline)?;
+        let plan = PipelinePlan::of(&pipeline, &store, &force)?;
+        plan.check_held(&pipeline)?;
+        let left_out: Vec<String> = pipeline.left_out.iter().map(|step| step.name.clone()).collect();
         let ((run, may, fresh), (certain, all)) = (plan.counts(), plan.times());
         let gate = plan.steps.iter().any(|step| matches!(step.state, StepState::GateUnmet(..)));
         let code = match run {
@@ -50,14 +59,18 @@ impl Plan {
             let steps: Vec<_> = plan.steps.iter().map(with_time).collect();
             let counts = json!({ "run": run, "may": may, "fresh": fresh });
             let files: Vec<_> = sources.files().collect();
-            print_json(json!({
+            let mut value = json!({
                 "pipeline": pipeline.name,
                 "steps": steps,
                 "counts": counts,
                 "seconds": { "run": certain, "all": all },
                 "files": files,
-                "changes": self.project.changes(),
-            }))?;
+                "changes": project.changes(),
+            });
+            if !left_out.is_empty() {
+                value["left_out"] = json!(left_out);
+            }
+            print_json(value)?;
             return Ok(code);
         }
         let rows = plan.steps.iter().map(|step| {
@@ -72,7 +85,7 @@ impl Plan {
             counts.push(format!("{may} may run"));
         }
         counts.push(format!("{fresh} fresh"));
-        let read = self.project.read_from(&sources).map(|read| format!("from {read}\n")).unwrap_or_default();
+        let read = project.read_from(&sources).map(|read| format!("from {read}\n")).unwrap_or_default();
         let time = match (certain, all) {
             (Some(certain), Some(all)) if all > certain => {
                 format!("; about {}, or {} if the dependent stages run too", duration(certain), duration(all))
@@ -80,7 +93,8 @@ impl Plan {
             (Some(time), _) | (None, Some(time)) => format!("; about {}", duration(time)),
             _ => String::new(),
         };
-        print(&format!("{read}{}{}{time}; nothing was written\n", table(rows), counts.join(", ")))?;
+        let without = left_out_words(&left_out).map(|words| format!("{words}\n")).unwrap_or_default();
+        print(&format!("{read}{}{without}{}{time}; nothing was written\n", table(rows), counts.join(", ")))?;
         Ok(code)
     }
 }

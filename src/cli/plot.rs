@@ -31,9 +31,9 @@ pub(super) struct Plot {
     /// Width in columns [default: width of the terminal]
     #[arg(long, value_name = "COLUMNS")]
     width: Option<usize>,
-    /// Pipeline file
-    #[arg(long, default_value = "pipeline.toml")]
-    file: PathBuf,
+    /// Pipeline file [default: pipeline.toml in this folder, or in the nearest folder above]
+    #[arg(long)]
+    file: Option<PathBuf>,
     /// Print the data points as JSON
     #[arg(long)]
     json: bool,
@@ -79,7 +79,7 @@ impl Plot {
         if others.is_empty() && !found.is_empty() {
             return Ok(found);
         }
-        let project = Project::of(self.file.clone());
+        let project = Project::at(self.file.clone());
         let (_, parsed) = project.parse()?;
         let store = Store::open_readonly(&project.root()?)?;
         let name = parsed.pipeline.as_ref().map_or(String::new(), |pipeline| pipeline.name.clone());

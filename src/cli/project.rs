@@ -13,12 +13,43 @@ use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::manifest::overrides::CommandLineOverrides;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The name of a pipeline file that need not be named.
+const PIPELINE_FILE: &str = "pipeline.toml";
 
 impl Project {
+    /// The project of a pipeline file with command-line changes.
+    pub(super) fn new(named: Option<PathBuf>, changes: Changes) -> Self {
+        Self { named, found: OnceLock::new(), changes }
+    }
+
     /// The project of a pipeline file, without changes.
     pub(super) fn of(file: PathBuf) -> Self {
-        Self { file, changes: Changes::default() }
+        Self::at(Some(file))
+    }
+
+    /// The project of a pipeline file that was named or has to be found, without changes.
+    pub(super) fn at(named: Option<PathBuf>) -> Self {
+        Self::new(named, Changes::default())
+    }
+
+    /// The pipeline file: the one named, the one in the current folder, or the one in the nearest folder above.
+    pub(super) fn file(&self) -> &Path {
+        match &self.named {
+            Some(file) => file,
+            None => self.found.get_or_init(|| {
+                let here = PathBuf::from(PIPELINE_FILE);
+                if here.exists() {
+                    return here;
+                }
+                let Some(above) = file_above() else { return here };
+                note(&format!("no `{PIPELINE_FILE}` in this folder: using `{}`", above.display()));
+                above
+            }),
+        }
     }
 
     /// Reads and parses the pipeline file. Diagnostics are returned, not printed.
@@ -40,11 +71,11 @@ impl Project {
     /// Like [`Project::parse_combination`], but does not apply the lockfile.
     pub(super) fn parse_unpinned(&self, sources: &ManifestSources, combination: Option<&SweepCombination>) -> ParsedPipeline {
         let overrides = CommandLineOverrides { combination: combination.cloned(), ..self.overrides() };
-        Pipeline::parse_sources(STAGES, sources, &self.file, &overrides, &|name| std::env::var(name).ok())
+        Pipeline::parse_sources(STAGES, sources, self.file(), &overrides, &|name| std::env::var(name).ok())
     }
 
     fn pin(&self, pipeline: &mut Pipeline) -> Result<()> {
-        let file = Lockfile::beside(&self.file);
+        let file = Lockfile::beside(self.file());
         let pins = Lockfile::read(&file)?;
         let mut unpinned = None;
         for step in &mut pipeline.steps {
@@ -69,11 +100,12 @@ impl Project {
 
     /// The pipeline file with its includes.
     pub(super) fn sources(&self) -> Result<ManifestSources> {
-        let reading = || format!("cannot read `{}`", self.file.display());
-        let text = fs::read_to_string(&self.file).with_context(reading).map_err(|error| {
-            error.kind(ErrorKind::InvalidInput).hint("pass the pipeline file after the command; the default is ./pipeline.toml")
+        let reading = || format!("cannot read `{}`", self.file().display());
+        let text = fs::read_to_string(self.file()).with_context(reading).map_err(|error| {
+            let hint = "pass the pipeline file after the command; the default is pipeline.toml in this folder or in one above";
+            error.kind(ErrorKind::InvalidInput).hint(hint)
         })?;
-        Ok(ManifestSources::gather(&text, &self.file, &read_included))
+        Ok(ManifestSources::gather(&text, self.file(), &read_included))
     }
 
     /// The command-line changes as manifest overrides.
@@ -150,7 +182,7 @@ impl Project {
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         match pipeline {
             Some(pipeline) if errors == 0 => Ok(pipeline),
-            _ => Err(Error::new(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.file.display()))
+            _ => Err(Error::new(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.file().display()))
                 .kind(ErrorKind::InvalidInput)),
         }
     }
@@ -158,17 +190,25 @@ impl Project {
     /// The project root, which holds the state folder. Errors in the pipeline file are ignored, so that past runs stay accessible.
     pub(super) fn root(&self) -> Result<PathBuf> {
         let (_, parsed) = self.parse()?;
-        Ok(parsed.pipeline.map_or_else(|| self.file.parent().unwrap_or(Path::new("")).to_owned(), |pipeline| pipeline.root))
+        Ok(parsed.pipeline.map_or_else(|| self.file().parent().unwrap_or(Path::new("")).to_owned(), |pipeline| pipeline.root))
     }
 
     /// Prints diagnostics to standard error.
     pub(super) fn print_diagnostics(&self, sources: &ManifestSources, diagnostics: &[Diagnostic]) {
         let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         for diagnostic in diagnostics {
-            let _ = writeln!(io::stderr(), "{}", diagnostic.render(&self.file, sources.own_text(), color).trim_end());
+            let _ = writeln!(io::stderr(), "{}", diagnostic.render(self.file(), sources.own_text(), color).trim_end());
             let _ = writeln!(io::stderr());
         }
     }
+}
+
+/// The pipeline file in the nearest folder above the current one. Files of other users are passed over: a pipeline runs programs.
+fn file_above() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
+    let user = rustix::process::geteuid().as_raw();
+    let ours = |file: &PathBuf| fs::metadata(file).is_ok_and(|meta| meta.is_file() && (meta.uid() == user || meta.uid() == 0));
+    here.ancestors().skip(1).map(|folder| folder.join(PIPELINE_FILE)).find(ours)
 }
 
 /// A count with its noun: `1 error`, `2 errors`.

@@ -11,7 +11,7 @@ use crate::hub::lockfile::Lockfile;
 use pipeline::cache::store::Store;
 use pipeline::events::Event;
 use pipeline::events::reporter::Reporter;
-use pipeline::graph::Pipeline;
+use pipeline::graph::{Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::plan::absolute;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,9 @@ pub(super) struct Provenance {
     pub(super) profiles: Vec<String>,
     /// `--force`.
     pub(super) force: Vec<String>,
+    /// The selection of stages, such as `--until train`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) selection: Vec<String>,
     /// The names of the environment variables the file uses.
     pub(super) env: BTreeSet<String>,
     pub(super) stages: Vec<Stage>,
@@ -95,14 +98,15 @@ impl Provenance {
         project: &Project,
         sources: &ManifestSources,
         force: &[String],
+        selection: &StageSelection,
         pipeline: &Pipeline,
         summary: &Summary,
     ) -> Result<Self> {
         let kind = |name: &str| pipeline.step(name).map_or_else(String::new, |step| step.stage.kind().to_owned());
         let others: Vec<(&Path, &str)> = sources.texts().skip(1).collect();
-        let (file, root, included) = places(&project.file, &pipeline.root, others.iter().map(|(path, _)| *path))?;
+        let (file, root, included) = places(project.file(), &pipeline.root, others.iter().map(|(path, _)| *path))?;
         let included = included.into_iter().zip(others.iter().map(|(_, text)| (*text).to_owned())).collect();
-        let lock = Lockfile::beside(&project.file);
+        let lock = Lockfile::beside(project.file());
         let lock = lock
             .is_file()
             .then(|| std::fs::read_to_string(&lock).with_context(|| format!("cannot read `{}`", lock.display())))
@@ -129,6 +133,7 @@ impl Provenance {
             set: project.changes.set.clone(),
             profiles: project.changes.profiles.clone(),
             force: force.to_vec(),
+            selection: selection.arguments(),
             env,
             stages: summary.stages.iter().map(|stage| Stage { kind: kind(&stage.stage), summary: stage.clone() }).collect(),
         })

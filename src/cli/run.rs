@@ -1,6 +1,8 @@
 //! `voxpipe run`: runs the pipeline.
 
+use super::plan::Plan;
 use super::provenance::{Provenance, RunObserver};
+use super::selection::{SelectedArgs, forced, selected};
 use super::summary::Summary;
 use super::{Project, note, print_json, prompt, trackio};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -8,12 +10,11 @@ use crate::hub::lockfile::Lockfile;
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
 use pipeline::cache::store::Store;
-use pipeline::diagnostics::did_you_mean;
 use pipeline::events::Event;
 use pipeline::events::jsonl::JsonLinesReporter;
 use pipeline::events::reporter::{Reporter, fan_out};
 use pipeline::exit::Exit;
-use pipeline::graph::{ExecutorKind, Pipeline};
+use pipeline::graph::{ExecutorKind, Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::plan::noop::{NoopEntry, NoopKey};
 use pipeline::scheduler::{RetryQuestion, RunReport, SchedulerOptions, StepOutcome, StopSignal};
@@ -28,7 +29,10 @@ use std::time::Instant;
 #[derive(Args)]
 pub(super) struct Run {
     #[command(flatten)]
-    project: Project,
+    selected: SelectedArgs,
+    /// Same as `voxpipe plan`: show what would run and why, without writing anything
+    #[arg(long, conflicts_with_all = ["events", "jobs", "executor"])]
+    dry_run: bool,
     /// Rerun this stage even if it is up to date; repeatable
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
@@ -55,19 +59,26 @@ pub(super) struct Run {
 impl Run {
     /// Runs the pipeline and returns the exit code.
     pub(super) fn go(self) -> Result<u8> {
-        let sources = self.project.sources()?;
-        let noop_key = self.noop_key(&sources);
-        if let Some(entry) = noop_key.as_ref().and_then(|key| key.find(&sources, &self.project.file)) {
-            return self.report_noop(&entry);
+        let (project, selection) = self.selected.resolved()?;
+        if self.dry_run {
+            return Plan::of_run(self.selected, self.force, self.json).print();
         }
-        let pipeline = self.project.pipeline_of(&sources)?;
-        require_stages(&pipeline, &self.force)?;
+        let sources = project.sources()?;
+        let noop_key = self.noop_key(&project, &selection, &sources);
+        if let Some(entry) = noop_key.as_ref().and_then(|key| key.find(&sources, project.file())) {
+            return self.report_noop(&project, &entry);
+        }
+        let pipeline = selected(&project, project.pipeline_of(&sources)?, &selection)?;
+        let force = forced(&pipeline, &self.force)?;
         if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
             return Err(Error::new(format!("project root `{}` is not a folder", pipeline.root.display())).kind(ErrorKind::InvalidInput));
         }
         let stop = listen()?;
-        let store = Store::open(&pipeline.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        let store = Store::open(&pipeline.root, &format!("voxpipe run {}", project.file().display())).map_err(or_environment)?;
         let store = Project::share(store, &pipeline)?;
+        if !pipeline.held.is_empty() {
+            pipeline::plan::Plan::of(&pipeline, &store, &force)?.check_held(&pipeline)?;
+        }
         store.orphans().into_iter().for_each(note);
         let id = store.begin_run().map_err(or_environment)?;
         let mut reporters = self.reporters(&store, &id)?;
@@ -85,7 +96,7 @@ impl Run {
         if prompt::is_interactive() && !self.json {
             run.ask = Some(&ask);
         }
-        run.force = self.force.iter().cloned().collect();
+        run.force.clone_from(&force);
         run.stop = stop;
         let fail_fast = self.fail_fast && !self.keep_going;
         run.scheduling = SchedulerOptions {
@@ -95,7 +106,8 @@ impl Run {
             ..SchedulerOptions::default()
         };
         let report = run.go();
-        write_provenance(&self.project, &sources, &self.force, &pipeline, &store, &summary);
+        let force: Vec<String> = force.into_iter().collect();
+        write_provenance(&project, &sources, &force, &selection, &pipeline, &store, &summary);
         // A shared cache can change at any time, so the no-op fast path is not used with one.
         let shares = pipeline.cache.shared.is_some() || std::env::var_os("VOXPIPE_SHARED_CACHE").is_some_and(|folder| !folder.is_empty());
         if report.exit == Exit::Done as u8
@@ -104,7 +116,7 @@ impl Run {
         {
             let summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
             let kept = summary.stages.iter().map(|stage| (stage.stage.clone(), stage.kept.clone())).collect();
-            noop_key.record(&pipeline, &store, &kept, &[Lockfile::beside(&self.project.file)])?;
+            noop_key.record(&pipeline, &store, &kept, &[Lockfile::beside(project.file())])?;
         }
         if self.json {
             print_json(serde_json::to_value(&report)?)?;
@@ -112,25 +124,25 @@ impl Run {
         Ok(report.exit)
     }
 
-    /// The key of the no-op fast path; none with command-line changes other than profiles.
-    fn noop_key(&self, sources: &ManifestSources) -> Option<NoopKey> {
-        let changes = &self.project.changes;
-        if !self.force.is_empty() || !changes.set.is_empty() || changes.locked {
+    /// The key of the no-op fast path; none with command-line changes other than profiles, nor with a selection of stages.
+    fn noop_key(&self, project: &Project, selection: &StageSelection, sources: &ManifestSources) -> Option<NoopKey> {
+        let changes = &project.changes;
+        if !self.force.is_empty() || !selection.is_empty() || !changes.set.is_empty() || changes.locked {
             return None;
         }
-        NoopKey::new(sources, &self.project.file, &changes.profiles)
+        NoopKey::new(sources, project.file(), &changes.profiles)
     }
 
     /// Reports a run in which every stage is fresh.
-    fn report_noop(&self, entry: &NoopEntry) -> Result<u8> {
+    fn report_noop(&self, project: &Project, entry: &NoopEntry) -> Result<u8> {
         let begun = Instant::now();
-        let store = Store::enter(&entry.root, &format!("voxpipe run {}", self.project.file.display())).map_err(or_environment)?;
+        let store = Store::enter(&entry.root, &format!("voxpipe run {}", project.file().display())).map_err(or_environment)?;
         let run = store.begin_run().map_err(or_environment)?;
         let mut reporters = self.reporters(&store, &run)?;
         reporters.push(Box::new(self.terminal()));
         let emitter = fan_out(reporters);
         let names = entry.stages.iter().map(|(stage, ..)| stage.clone()).collect();
-        emitter.emit(Event::RunStarted { pipeline: entry.pipeline.clone(), run: run.clone(), stages: names });
+        emitter.emit(Event::RunStarted { pipeline: entry.pipeline.clone(), run: run.clone(), stages: names, left_out: Vec::new() });
         for (stage, summary, kept) in &entry.stages {
             emitter.emit(Event::StageFresh { stage: stage.clone(), summary: summary.clone(), kept: kept.clone() });
         }
@@ -138,7 +150,7 @@ impl Run {
         emitter.emit(Event::RunFinished { exit, seconds });
         if self.json {
             let stages = entry.stages.iter().map(|(stage, ..)| (stage.clone(), StepOutcome::Fresh)).collect();
-            print_json(serde_json::to_value(RunReport { run, exit, seconds, stages })?)?;
+            print_json(serde_json::to_value(RunReport { run, exit, seconds, stages, left_out: Vec::new() })?)?;
         }
         Ok(exit)
     }
@@ -165,12 +177,13 @@ pub(super) fn write_provenance(
     project: &Project,
     sources: &ManifestSources,
     force: &[String],
+    selection: &StageSelection,
     pipeline: &Pipeline,
     store: &Store,
     summary: &Mutex<Summary>,
 ) {
     let summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
-    let written = Provenance::of(project, sources, force, pipeline, &summary)
+    let written = Provenance::of(project, sources, force, selection, pipeline, &summary)
         .and_then(|provenance| store.keep_provenance(&summary.run, &serde_json::to_vec(&provenance)?));
     if let Err(error) = written {
         note(&format!("cannot write the provenance of this run: {}", error.message));
@@ -191,18 +204,6 @@ impl From<Executor> for ExecutorKind {
         match executor {
             Executor::Local => Self::Local,
             Executor::Slurm => Self::Slurm,
-        }
-    }
-}
-
-/// Checks that the stages named on the command line exist.
-pub(super) fn require_stages(pipeline: &Pipeline, stages: &[String]) -> Result<()> {
-    let names = || pipeline.steps.iter().map(|step| step.name.as_str());
-    match stages.iter().find(|stage| !names().any(|name| name == **stage)) {
-        None => Ok(()),
-        Some(stage) => {
-            let hint = did_you_mean(stage, names()).unwrap_or_else(|| format!("stages are: {}", names().collect::<Vec<_>>().join(", ")));
-            Err(Error::new(format!("unknown stage `{stage}`")).kind(ErrorKind::InvalidInput).hint(hint))
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::summary::{Summary, exit_words, find};
 use super::{Project, print, print_json};
 use crate::error::Result;
-use crate::report::terminal::duration;
+use crate::report::terminal::{duration, left_out_words};
 use clap::Args;
 use pipeline::cache::store::Store;
 use serde_json::json;
@@ -46,6 +46,7 @@ impl Show {
                 text.push_str(&format!("  {:<width$}  {:<11}  {name} {value}\n", "", ""));
             }
         }
+        text.extend(left_out_words(&summary.left_out).map(|words| format!("  {words}\n")));
         print(&text)
     }
 }

@@ -20,6 +20,9 @@ pub(super) struct Summary {
     pub(super) exit: Option<u8>,
     pub(super) seconds: Option<f64>,
     pub(super) stages: Vec<StageSummary>,
+    /// The stages that the selection of the run left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) left_out: Vec<String>,
 }
 
 /// Summary of one stage of a run.
@@ -52,7 +55,8 @@ impl Summary {
     /// Adds the next event of the run.
     pub(super) fn take(&mut self, time: &str, event: &Event) {
         match event {
-            Event::RunStarted { pipeline, stages, run } => {
+            Event::RunStarted { pipeline, stages, run, left_out } => {
+                self.left_out.clone_from(left_out);
                 if self.run.is_empty() {
                     self.run.clone_from(run);
                 }

@@ -15,7 +15,7 @@ use pipeline::events::Event;
 use pipeline::events::jsonl::JsonLinesReporter;
 use pipeline::events::reporter::{Reporter, fan_out};
 use pipeline::exit::Exit;
-use pipeline::graph::{ExecutorKind, Pipeline};
+use pipeline::graph::{ExecutorKind, Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::plan::{Plan, StepState};
@@ -110,7 +110,7 @@ impl Sweep {
         if !root.as_os_str().is_empty() && !root.is_dir() {
             return Err(Error::new(format!("project root `{}` is not a folder", root.display())).kind(ErrorKind::InvalidInput));
         }
-        let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file.display()))?;
+        let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file().display()))?;
         if let Some(row) = rows.first() {
             store = Project::share(store, &row.part)?;
         }
@@ -152,13 +152,13 @@ impl Sweep {
         self.project.print_diagnostics(&sources, &parsed.diagnostics);
         let mut printed = parsed.diagnostics;
         let usage = |message: String| Error::new(message).kind(ErrorKind::InvalidInput);
-        let nothing = |errors: usize| usage(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.project.file.display()));
+        let nothing = |errors: usize| usage(format!("{} in `{}`; nothing was run", plural(errors, "error"), self.project.file().display()));
         let errors = printed.iter().filter(|diagnostic| diagnostic.is_error()).count();
         if parsed.pipeline.is_none() {
             return Err(nothing(errors));
         }
         let Some(matrix) = parsed.matrix else {
-            return Err(usage(format!("`{}` has no [matrix]", self.project.file.display()))
+            return Err(usage(format!("`{}` has no [matrix]", self.project.file().display()))
                 .hint("add one, such as axes = { epochs = [1, 3] } and best = { metric = \"scores.wer\" }"));
         };
         if let Some((key, _)) = self.project.changes.set.iter().find(|(key, _)| matrix.axes.iter().any(|axis| axis.key == *key)) {
@@ -291,7 +291,7 @@ impl SweepRun<'_> {
         let mut project = self.sweep.project.clone();
         let settings = self.matrix.settings(combination).into_iter();
         project.changes.set.extend(settings.map(|(axis, value)| (axis.key.clone(), value.to_owned())));
-        write_provenance(&project, self.sources, &[], pipeline, self.store, &summary);
+        write_provenance(&project, self.sources, &[], &StageSelection::default(), pipeline, self.store, &summary);
         Ok(report)
     }
 }

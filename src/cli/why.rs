@@ -1,7 +1,7 @@
 //! `voxpipe why STAGE`: explains why a stage would run, file by file and setting by setting.
 
 use super::plan::step_json;
-use super::run::require_stages;
+use super::selection::require_stage;
 use super::summary::{Summary, find};
 use super::{Project, print, print_json};
 use crate::error::{Error, ErrorKind, Result};
@@ -34,7 +34,7 @@ impl Why {
     pub(super) fn print(&self) -> Result<()> {
         let stage = self.stage.as_str();
         let pipeline = self.project.pipeline()?;
-        require_stages(&pipeline, &[stage.to_owned()])?;
+        require_stage(&pipeline, stage)?;
         let store = self.project.read_store(&pipeline)?;
         let plan = Plan::of(&pipeline, &store, &BTreeSet::new())?;
         let versus = self.vs.as_deref().map(|run| versus(&pipeline, &store, &plan, stage, run)).transpose()?;

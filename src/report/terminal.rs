@@ -26,6 +26,8 @@ pub struct TerminalReporter {
     rows: BTreeMap<String, (&'static str, String)>,
     /// Stages in the order of the table.
     order: Vec<String>,
+    /// Stages that the selection left out.
+    left_out: Vec<String>,
     /// Id of the run.
     run: String,
     /// Rate limits of plain progress lines, by stage.
@@ -56,6 +58,7 @@ impl TerminalReporter {
             table,
             rows: BTreeMap::new(),
             order: Vec::new(),
+            left_out: Vec::new(),
             run: String::new(),
             plain: BTreeMap::new(),
             pending_fresh: String::new(),
@@ -137,6 +140,7 @@ impl TerminalReporter {
         let words = ["fresh", "done", "parked", "gate", "failed", "interrupted", "skipped"];
         let counted: Vec<_> = words.iter().filter_map(|word| Some(format!("{} {word}", counts.get(word)?))).collect();
         text.push_str(&format!("run {}: {} in {}\n", self.run, counted.join(", "), duration(seconds)));
+        text.extend(left_out_words(&self.left_out).map(|words| format!("{words}\n")));
         if exit == Exit::Interrupted as u8 {
             text.push_str("interrupted; run again to resume\n");
         }
@@ -159,7 +163,8 @@ impl Reporter for TerminalReporter {
             self.say(lines.trim_end());
         }
         match event {
-            Event::RunStarted { run, stages, .. } => {
+            Event::RunStarted { run, stages, left_out, .. } => {
+                self.left_out.clone_from(left_out);
                 self.width = stages.iter().map(|stage| stage.chars().count()).max().unwrap_or(0);
                 self.run.clone_from(run);
                 self.order.clone_from(stages);
@@ -273,6 +278,15 @@ impl Pace {
         }
         due
     }
+}
+
+/// The stages that a selection left out, in words; none if there are none.
+pub fn left_out_words(stages: &[String]) -> Option<String> {
+    const SHOWN: usize = 12;
+    let more = stages.len().saturating_sub(SHOWN);
+    let shown = stages.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!stages.is_empty()).then(|| format!("left out: {shown}{more}"))
 }
 
 /// Formats a duration: `9.5 s`, `42 s`, `3 min 5 s`, `2 h 10 min`.

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use pipeline::diagnostics::Diagnostic;
 use pipeline::diagnostics::toml_schema;
+use pipeline::manifest::foreach::name_in_file;
 use serde::Deserialize;
 use serde_json::{Map, Value, json as value};
 use std::fs;
@@ -71,6 +72,7 @@ async fn begin(State(project): Shared, axum::Json(said): axum::Json<Beginning>) 
         }
         let mut document = project.document()?.ok_or_else(|| ApiError::conflict("pipeline.toml was deleted"))?;
         if let Some(stage) = project.stages("phrases").first() {
+            let stage = name_in_file(stage);
             let place = |key: &str| format!("stage.{stage}.with.{key}");
             set(&mut document, &place("language"), &value!(said.language))?;
             let own = said.text.as_deref().map(str::trim).filter(|text| !text.is_empty());

@@ -38,9 +38,8 @@ pub(super) struct Repro {
     /// Run id, `latest`, or a published repository: hf://OWNER/NAME[@REVISION], hf://datasets/OWNER/NAME
     #[arg(default_value = "latest")]
     run: String,
-    /// Pipeline file of the project
-    #[arg(default_value = "pipeline.toml")]
-    file: PathBuf,
+    /// Pipeline file of the project [default: pipeline.toml in this folder, or in the nearest folder above]
+    file: Option<PathBuf>,
     /// Keep the fresh folder even if all results are identical
     #[arg(long)]
     keep: bool,
@@ -80,7 +79,7 @@ impl Repro {
         if let Some(name) = self.run.strip_prefix(published::SCHEME) {
             return self.published(name);
         }
-        let store = Store::open_readonly(&Project::of(self.file.clone()).root()?)?;
+        let store = Store::open_readonly(&Project::at(self.file.clone()).root()?)?;
         let id = find(&store, &self.run)?;
         let provenance = Provenance::read(&store, &id)?;
         if provenance.voxpipe != env!("CARGO_PKG_VERSION") {
@@ -200,7 +199,7 @@ impl Repro {
 /// Parses the pipeline as the run read it.
 fn pipeline(provenance: &Provenance, file: &Path) -> Result<Pipeline> {
     let changes = super::Changes { set: provenance.set.clone(), profiles: provenance.profiles.clone(), ..super::Changes::default() };
-    let (_, parsed) = Project { file: file.to_owned(), changes }.parse()?;
+    let (_, parsed) = Project::new(Some(file.to_owned()), changes).parse()?;
     parsed.pipeline.ok_or_else(|| {
         let first = parsed.diagnostics.iter().find(|diagnostic| diagnostic.is_error());
         let why = first.map_or_else(String::new, |diagnostic| format!(": {}", diagnostic.message));

@@ -1,7 +1,7 @@
 //! `voxpipe repro hf://owner/name`: reproduces a published repository from its pipeline.toml and provenance.json.
 
 use super::{Repro, Row, run};
-use crate::cli::{Changes, Project, note};
+use crate::cli::{Project, note};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::read::RepoReader;
 use crate::hub::{Network, RepoRevision};
@@ -66,7 +66,7 @@ impl Repro {
 fn repeat(here: &Path, place: &Path, text: &[u8], provenance: &PublishedProvenance) -> Result<(Exit, Vec<Row>)> {
     let file = place.join("pipeline.toml");
     fs::write(&file, text).with_context(|| format!("cannot write `{}`", file.display()))?;
-    let pipeline = Project { file, changes: Changes::default() }.pipeline()?;
+    let pipeline = Project::of(file).pipeline()?;
     link_sources(&pipeline, here, place)?;
     let (report, fresh, made) = run(&pipeline, &[])?;
     let row = |(stage, was): (&String, &Digest)| {

@@ -37,7 +37,7 @@ use template::Template;
 #[serde(deny_unknown_fields)]
 pub struct Command {
     /// The program and its arguments, started without a shell in the project root. `${from.PORT}` becomes the folder of an input
-    /// (`${from.PORT.0}`, `${from.PORT.1}` … if there are several), `${out}` the output folder, `${scratch}` a folder that is kept between
+    /// (`${from.PORT.0}`, `${from.PORT.1}` … if there are several; the argument `${from.PORT...}` becomes one argument for each), `${out}` the output folder, `${scratch}` a folder that is kept between
     /// attempts, `${seed}` the stage's seed. A printed line such as `{"progress": {"done": 3, "total": 10}, "metrics": {"loss": 0.4}}`
     /// reports progress and metrics; the last value of each metric becomes a metric of the result.
     pub run: Vec<String>,
@@ -84,8 +84,17 @@ impl Stage for Command {
             errors.push(SettingError::new("run", "`run` is empty").hint("write the program and its arguments: [\"python\", \"step.py\"]"));
         }
         for (index, argument) in self.run.iter().enumerate() {
-            if let Err(message) = Template::parse(argument) {
-                errors.push(SettingError::new(&format!("run.{index}"), message).hint(KNOWN));
+            match Template::parse(argument).map(|template| template.all_of().map(|(port, alone)| (port.to_owned(), alone))) {
+                Err(message) => errors.push(SettingError::new(&format!("run.{index}"), message).hint(KNOWN)),
+                Ok(Some((port, false))) => {
+                    let message = format!("`${{from.{port}...}}` must be an argument of its own");
+                    errors.push(SettingError::new(&format!("run.{index}"), message).hint("it becomes one argument for each input"));
+                }
+                Ok(Some((port, true))) if index == 0 => {
+                    let message = format!("`${{from.{port}...}}` cannot be the program");
+                    errors.push(SettingError::new("run.0", message).hint("write the program first"));
+                }
+                Ok(_) => {}
             }
         }
         for (index, path) in self.code.iter().enumerate() {
@@ -109,6 +118,9 @@ impl Stage for Command {
                 errors.push(error(message).hint(format!("set it in the environment and add it to `env = [\"{name}\"]`")));
             } else if let Err(message) = Template::parse(value) {
                 errors.push(error(message).hint(KNOWN));
+            } else if let Some(port) = Template::parse(value).ok().and_then(|template| Some(template.all_of()?.0.to_owned())) {
+                let message = format!("`${{from.{port}...}}` stands for several arguments, and a variable has one value");
+                errors.push(error(message).hint("use it in `run`"));
             } else if self.env.contains(name) {
                 errors.push(
                     error(format!("`{name}` is also in `env`, which takes its value from the environment")).hint("remove one of them"),
@@ -122,6 +134,16 @@ impl Stage for Command {
             }
         }
         errors
+    }
+
+    fn check_inputs(&self, counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
+        let complaint = |path: Vec<String>, text: &str| {
+            let (message, hint) = Template::parse(text).ok()?.check_inputs(counts)?;
+            Some(SettingError { path, message, hint: Some(hint) })
+        };
+        let arguments = self.run.iter().enumerate().map(|(index, text)| (vec!["run".to_owned(), index.to_string()], text));
+        let variables = self.variables.iter().map(|(name, text)| (vec!["variables".to_owned(), name.clone()], text));
+        arguments.chain(variables).filter_map(|(path, text)| complaint(path, text)).collect()
     }
 
     fn sources(&self) -> Vec<PathBuf> {
@@ -141,8 +163,10 @@ impl Stage for Command {
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let root = std::path::absolute(&cx.root).with_context(|| "cannot resolve the project root")?;
-        let arguments =
-            self.run.iter().map(|argument| Template::parse(argument).map_err(Error::new)?.fill(cx)).collect::<Result<Vec<_>>>()?;
+        let mut arguments = Vec::new();
+        for argument in &self.run {
+            arguments.extend(Template::parse(argument).map_err(Error::new)?.fill_all(cx)?);
+        }
         let (program, arguments) = arguments.split_first().ok_or_else(|| Error::new("`run` is empty"))?;
         let secrets = Secrets::of(std::env::vars_os(), &self.env);
         if let Some(name) = self.env.iter().find(|name| std::env::var_os(name).is_none()) {
@@ -172,7 +196,7 @@ impl Stage for Command {
         if let Some(liveness) = &cx.liveness {
             liveness.inherit()?;
         }
-        let child = command.spawn().map_err(|error| not_started(&self.run[0], error))?;
+        let child = command.spawn().map_err(|error| not_started(&self.run[0], arguments, error))?;
         let mut output = OutputReporter::new(cx, secrets);
         let status = Group::new(child)?.finish(cx, &mut output)?;
         if cx.stopping() && !status.success() {
@@ -234,7 +258,16 @@ fn is_variable(name: &str) -> bool {
 }
 
 /// The error for a program that could not be started.
-fn not_started(program: &str, error: io::Error) -> Error {
+fn not_started(program: &str, arguments: &[OsString], error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::ArgumentListTooLong {
+        let bytes: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
+        return Error::new(format!(
+            "cannot start `{program}`: its {} arguments have {bytes} bytes, more than the system allows",
+            arguments.len()
+        ))
+        .kind(ErrorKind::InvalidInput)
+        .hint("join the inputs in several stages, some hundreds each");
+    }
     let hint = match error.kind() {
         io::ErrorKind::NotFound => "install it, or write its path in `run`; a path with a slash is relative to the project root",
         io::ErrorKind::PermissionDenied => "make the file executable (`chmod +x`), or run it with its interpreter",

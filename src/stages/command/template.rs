@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use pipeline::stage::Context;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -14,7 +15,12 @@ enum Piece {
     Scratch,
     Seed,
     From(String),
+    /// `${from.PORT...}`: all inputs of a port.
+    All(String),
 }
+
+/// What marks a reference to all inputs of a port.
+const ALL: &str = "...";
 
 impl Template {
     /// Parses an argument. `$${` is a literal `${`.
@@ -36,6 +42,9 @@ impl Template {
                 "scratch" => Piece::Scratch,
                 "seed" => Piece::Seed,
                 _ => match name.strip_prefix("from.") {
+                    Some(port) if port.strip_suffix(ALL).is_some_and(|port| !port.is_empty()) => {
+                        Piece::All(port[..port.len() - ALL.len()].to_owned())
+                    }
                     Some(port) if !port.is_empty() => Piece::From(port.to_owned()),
                     _ => return Err(format!("unknown reference `${{{name}}}`")),
                 },
@@ -44,6 +53,49 @@ impl Template {
         }
         pieces.push(Piece::Text(rest.to_owned()));
         Ok(Self(pieces))
+    }
+
+    /// The port of `${from.PORT...}`, if the argument has this reference: alone (`true`) or with other text.
+    pub(super) fn all_of(&self) -> Option<(&str, bool)> {
+        let port = self.0.iter().find_map(|piece| if let Piece::All(port) = piece { Some(port) } else { None })?;
+        let others = self.0.iter().filter(|piece| !matches!(piece, Piece::Text(text) if text.is_empty())).count() - 1;
+        Some((port, others == 0))
+    }
+
+    /// Checks the references to inputs against the number of inputs of each port: a message and a hint.
+    pub(super) fn check_inputs(&self, counts: &BTreeMap<&str, usize>) -> Option<(String, String)> {
+        self.0.iter().find_map(|piece| {
+            let Piece::From(name) = piece else { return None };
+            match counts.get(name.as_str()) {
+                Some(0 | 1) => return None,
+                Some(several) => {
+                    let message = format!("`${{from.{name}}}` stands for one folder, but `{name}` has {several} inputs");
+                    return Some((message, for_several(name, *several)));
+                }
+                None => {}
+            }
+            // What has no such port was reported before.
+            let (port, index) = name.rsplit_once('.')?;
+            let count = *counts.get(port)?;
+            match index.parse::<usize>() {
+                Ok(index) if index < count => None,
+                Ok(_) => {
+                    let message = format!("`${{from.{name}}}`: `{port}` has only {count} input{}", if count == 1 { "" } else { "s" });
+                    Some((message, format!("they are numbered from 0: the last is `${{from.{port}.{}}}`", count.saturating_sub(1))))
+                }
+                Err(_) => Some((format!("unknown reference `${{from.{name}}}`"), for_several(port, count))),
+            }
+        })
+    }
+
+    /// Substitutes the references: one argument, or one for each input of `${from.PORT...}`.
+    pub(super) fn fill_all(&self, cx: &Context) -> Result<Vec<OsString>> {
+        match self.all_of() {
+            Some((port, true)) => {
+                cx.all(port).iter().map(|input| Ok(std::path::absolute(&input.path)?.into_os_string())).collect::<Result<Vec<_>>>()
+            }
+            _ => Ok(vec![self.fill(cx)?]),
+        }
     }
 
     /// Substitutes the references.
@@ -55,11 +107,22 @@ impl Template {
                 Piece::Out => filled.push(std::path::absolute(&cx.out)?),
                 Piece::Scratch => filled.push(std::path::absolute(&cx.scratch)?),
                 Piece::Seed => filled.push(cx.seed.to_string()),
+                Piece::All(port) => {
+                    return Err(Error::new(format!("`${{from.{port}...}}` is not an argument of its own")).kind(ErrorKind::InvalidInput));
+                }
                 Piece::From(name) => filled.push(std::path::absolute(input(cx, name)?)?),
             }
         }
         Ok(filled)
     }
+}
+
+/// How to name the inputs of a port that has several.
+fn for_several(port: &str, count: usize) -> String {
+    let last = count.saturating_sub(1);
+    format!(
+        "write `${{from.{port}...}}` as an argument of its own for all of them, or `${{from.{port}.0}}` to `${{from.{port}.{last}}}` for one"
+    )
 }
 
 /// The folder of `${from.NAME}`, where NAME is `PORT` or `PORT.INDEX`.
@@ -69,8 +132,7 @@ fn input<'a>(cx: &'a Context, name: &str) -> Result<&'a Path> {
         [one] => return Ok(&one.path),
         [] => {}
         several => {
-            return Err(Error::new(format!("{named} refers to {} folders", several.len()))
-                .hint(format!("write `${{from.{name}.0}}` to `${{from.{name}.{}}}`, each in its own argument", several.len() - 1)));
+            return Err(Error::new(format!("{named} refers to {} folders", several.len())).hint(for_several(name, several.len())));
         }
     }
     if let Some((port, Ok(index))) = name.rsplit_once('.').map(|(port, index)| (port, index.parse::<usize>()))

@@ -24,8 +24,11 @@ pub enum Event {
         pipeline: String,
         /// The run id, unique in its project.
         run: String,
-        /// All stages, in pipeline order.
+        /// The stages of the run, in pipeline order.
         stages: Vec<String>,
+        /// The stages of the pipeline that the selection left out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_out: Vec<String>,
     },
     /// A stage's result is up to date.
     StageFresh {

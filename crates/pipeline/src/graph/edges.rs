@@ -3,6 +3,8 @@
 use super::resolver::{Draft, Resolver};
 use crate::artifact::ArtifactKind;
 use crate::diagnostics::{Diagnostic, closest, did_you_mean, join, list};
+use crate::manifest::foreach::split_name;
+use crate::manifest::interpolate::{is_each, outside_foreach};
 use crate::manifest::suggest_stage;
 use crate::stage::{Arity, Port, StageFactory};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +24,7 @@ impl<'a> Resolver<'a, '_> {
                 if !known {
                     self.unknown_port(draft, &port);
                 }
-                self.only_stages(&names, &mut upstreams);
+                self.only_stages(&names, draft.name.get_ref(), &mut upstreams);
                 let several = upstreams.len();
                 let single = draft.entry.and_then(|entry| port_of(entry, port.get_ref())).filter(|port| port.arity != Arity::Many);
                 if let Some(single) = single.filter(|_| several > 1) {
@@ -43,20 +45,29 @@ impl<'a> Resolver<'a, '_> {
                 draft.from.push((port, upstreams));
             }
             let mut after = std::mem::take(&mut draft.table.after);
-            self.only_stages(&names, &mut after);
+            self.only_stages(&names, draft.name.get_ref(), &mut after);
             draft.table.after = after;
             self.missing_ports(draft);
         }
     }
 
-    /// Reports and removes unknown and duplicate stage names.
-    fn only_stages(&mut self, names: &[String], upstreams: &mut Vec<Spanned<String>>) {
+    /// Replaces the names of stages with a `foreach` in `from` and `after` of the stage `of` by those of the stages they stand for. Reports and
+    /// removes unknown and duplicate names.
+    fn only_stages(&mut self, names: &[String], of: &str, upstreams: &mut Vec<Spanned<String>>) {
         let mut seen = BTreeSet::new();
+        if !self.foreach.is_empty() {
+            let written = std::mem::take(upstreams);
+            for name in written {
+                match self.foreach.upstream(&name, of) {
+                    Ok(Some(stages)) => upstreams.extend(stages),
+                    Ok(None) => upstreams.push(name),
+                    Err(complaint) => self.found.push(*complaint),
+                }
+            }
+        }
         upstreams.retain(|upstream| {
             if !names.contains(upstream.get_ref()) {
-                let (hint, known) = suggest_stage(upstream.get_ref(), names.iter().map(String::as_str));
-                let unknown = Diagnostic::error(upstream.span(), format!("unknown stage `{}`", upstream.get_ref()));
-                self.found.push(unknown.maybe_hint(hint).note(known));
+                self.unknown_stage(names, upstream);
                 return false;
             }
             let new = seen.insert(upstream.get_ref().clone());
@@ -65,6 +76,27 @@ impl<'a> Resolver<'a, '_> {
             }
             new
         });
+    }
+
+    fn unknown_stage(&mut self, names: &[String], upstream: &Spanned<String>) {
+        let written = upstream.get_ref().as_str();
+        if let Some(reference) = written.split_once("${").and_then(|(_, rest)| rest.split_once('}')).map(|(reference, _)| reference.trim())
+        {
+            if is_each(reference) {
+                return self.found.push(outside_foreach(reference, upstream.span()));
+            }
+            let message = format!("`${{{reference}}}` is replaced only inside a stage's `with`, not in \"{written}\"");
+            return self.found.push(Diagnostic::error(upstream.span(), message).hint("write the name of the stage itself"));
+        }
+        let unknown = Diagnostic::error(upstream.span(), format!("unknown stage `{written}`"));
+        if let Some((stage, _)) = split_name(written).filter(|(stage, _)| names.iter().any(|name| name == stage)) {
+            return self.found.push(unknown.hint(format!("`{stage}` has no `foreach`: write `{stage}`")));
+        }
+        if let Some(hint) = self.foreach.suggest(written) {
+            return self.found.push(unknown.hint(hint));
+        }
+        let (hint, known) = suggest_stage(written, names.iter().map(String::as_str));
+        self.found.push(unknown.maybe_hint(hint).note(known));
     }
 
     fn unknown_port(&mut self, draft: &Draft<'a>, port: &Spanned<String>) {

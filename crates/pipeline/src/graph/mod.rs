@@ -11,6 +11,7 @@ mod order;
 mod resolver;
 mod resources;
 mod retry;
+mod selection;
 mod tracking;
 mod upstream;
 
@@ -19,6 +20,7 @@ pub use cache::CacheSettings;
 pub use limits::{Comparison, MetricBound};
 pub use resources::{CPU, GPU, MachineResources, ResourceRequest, SlurmSettings};
 pub use retry::{RecoveryRule, StageRetry};
+pub use selection::StageSelection;
 pub use tracking::{TrackerKind, TrackingSettings};
 
 use crate::diagnostics::Diagnostic;
@@ -51,6 +53,11 @@ pub struct Pipeline {
     pub cache: CacheSettings,
     /// The environment variables that its settings were filled from (`${env.NAME}`).
     pub variables: BTreeSet<String>,
+    /// Steps that a [`StageSelection`] left out; no selected step needs their results.
+    pub left_out: Vec<Step>,
+    /// Names of the steps that a [`StageSelection`] left out although selected steps need their results: they are used if they are up to date,
+    /// and never run.
+    pub held: BTreeSet<String>,
 }
 
 /// Result of parsing a pipeline file.
@@ -116,11 +123,17 @@ impl Pipeline {
             env(name)
         };
         let mut arguments = Arguments::after(text);
-        let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, &mut arguments);
+        let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, &mut arguments, env);
         let matrix = manifest.as_mut().and_then(|manifest| manifest.sweep.take());
-        let pipeline = manifest.map(|manifest| Resolver { registry, text, env, found: &mut diagnostics }.pipeline(manifest, file));
+        let foreach = manifest.as_mut().map(|manifest| std::mem::take(&mut manifest.foreach)).unwrap_or_default();
+        let resolver = Resolver { registry, text, env, foreach: &foreach, found: &mut diagnostics };
+        let pipeline = manifest.map(|manifest| resolver.pipeline(manifest, file));
         // Sort before mapping spans to files and arguments: until then all spans count bytes of one text.
         diagnostics.sort_by(Diagnostic::in_order);
+        if !foreach.is_empty() {
+            let mut seen = BTreeSet::new();
+            diagnostics.retain(|one| seen.insert((one.span.start, one.span.end, foreach.without_entries(&one.message))));
+        }
         for diagnostic in &mut diagnostics {
             arguments.place(diagnostic);
             sources.place(diagnostic);
@@ -153,6 +166,11 @@ impl Step {
     /// The direct dependencies (`from` and `after`), sorted and unique.
     pub fn needs(&self) -> BTreeSet<&str> {
         self.from.values().flatten().chain(&self.after).map(String::as_str).collect()
+    }
+
+    /// The steps whose results it uses, sorted and unique.
+    pub fn inputs(&self) -> BTreeSet<&str> {
+        self.from.values().flatten().map(String::as_str).collect()
     }
 
     /// The connected input ports, sorted.

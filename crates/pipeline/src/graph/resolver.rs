@@ -3,6 +3,7 @@
 use super::limits::MetricBound;
 use super::{MachineResources, Pipeline, RecoveryRule, ResourceRequest, StageRetry, Step, derived_seed, limits};
 use crate::diagnostics::{Diagnostic, did_you_mean, list};
+use crate::manifest::foreach::{ForeachStages, name_in_file};
 use crate::manifest::interpolate::{Interpolation, InterpolationTrail};
 use crate::manifest::{Manifest, PipelineTable, RecoverTable, StageTable};
 use crate::stage::{AnyStage, SettingError, StageFactory};
@@ -18,6 +19,7 @@ pub(super) struct Resolver<'a, 'f> {
     pub(super) registry: &'a [&'a dyn StageFactory],
     pub(super) text: &'a str,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) foreach: &'f ForeachStages<'a>,
     pub(super) found: &'f mut Vec<Diagnostic>,
 }
 
@@ -27,6 +29,8 @@ pub(super) struct Draft<'t> {
     pub(super) table: StageTable<'t>,
     /// The stage kind, if `uses` names a known one.
     pub(super) entry: Option<&'t dyn StageFactory>,
+    /// The settings, with their spans.
+    pub(super) with: Option<Spanned<DeTable<'t>>>,
     /// The stage, if its settings are valid.
     pub(super) stage: Option<Box<dyn AnyStage>>,
     /// Input port → existing upstream stages.
@@ -49,9 +53,10 @@ impl<'a> Resolver<'a, '_> {
         let params = params.as_ref().map(Spanned::get_ref);
 
         let mut names: Vec<Spanned<String>> = stage.keys().cloned().collect();
-        names.sort_by_key(|name| name.span().start);
+        names.sort_by_cached_key(|name| (name.span().start, self.foreach.entry(name.get_ref()).map(|(position, _)| position)));
         let misspelled = self.found.iter().any(|other| other.hint.as_deref() == Some("did you mean `stage`?"));
-        if names.is_empty() && !misspelled && !self.found.iter().any(|other| other.message.starts_with("`stage")) {
+        if names.is_empty() && self.foreach.is_empty() && !misspelled && !self.found.iter().any(|other| other.message.starts_with("`stage"))
+        {
             self.found.push(Diagnostic::error(0..0, "the pipeline has no stages").hint("add a `[stage.NAME]` table with `uses = \"…\"`"));
         }
         let mut drafts: Vec<Draft<'a>> = Vec::new();
@@ -61,6 +66,7 @@ impl<'a> Resolver<'a, '_> {
                     name,
                     table,
                     entry: None,
+                    with: None,
                     stage: None,
                     from: Vec::new(),
                     require: BTreeMap::new(),
@@ -79,6 +85,8 @@ impl<'a> Resolver<'a, '_> {
         }
         self.edges(&mut drafts);
         self.kinds_fit(&drafts);
+        self.inputs(&drafts);
+        self.outputs(&drafts);
         let order = self.order(&drafts);
 
         let mut drafts: Vec<Option<Draft<'a>>> = drafts.into_iter().map(Some).collect();
@@ -99,6 +107,8 @@ impl<'a> Resolver<'a, '_> {
             cache,
             machines,
             variables: BTreeSet::new(),
+            left_out: Vec::new(),
+            held: BTreeSet::new(),
         }
     }
 
@@ -114,7 +124,8 @@ impl<'a> Resolver<'a, '_> {
 
     /// Checks a stage name: it is used as a folder name, a key of `--set` and a graph label.
     fn name(&mut self, name: &Spanned<String>) {
-        let written = name.get_ref();
+        // What stands in brackets was checked with the entries of the `foreach`.
+        let written = if self.foreach.entry(name.get_ref()).is_some() { name_in_file(name.get_ref()) } else { name.get_ref() };
         let fine = |character: char| character.is_ascii_alphanumeric() || character == '-' || character == '_';
         if written.is_empty() || !written.chars().all(fine) || written.starts_with('-') {
             let message = format!("`{written}` cannot be the name of a stage");
@@ -141,7 +152,8 @@ impl<'a> Resolver<'a, '_> {
             ports.map(|port| port.get_ref().as_str()).collect()
         });
         let mut trail = InterpolationTrail::default();
-        Interpolation { text: self.text, params, env: self.env, ports }.table(with.get_mut(), &mut trail);
+        let each = self.foreach.entry(draft.name.get_ref()).map(|(_, entry)| entry);
+        Interpolation { text: self.text, params, env: self.env, ports, each }.table(with.get_mut(), &mut trail);
         let unresolved = !trail.found.is_empty();
         self.found.append(&mut trail.found);
 
@@ -163,6 +175,31 @@ impl<'a> Resolver<'a, '_> {
             }
         }
         self.found.append(&mut complaints);
+        draft.with = Some(with).filter(|_| !unresolved);
+    }
+
+    /// Checks the settings that depend on how many inputs each port has.
+    fn inputs(&mut self, drafts: &[Draft<'a>]) {
+        for draft in drafts {
+            let (Some(stage), Some(with)) = (&draft.stage, &draft.with) else { continue };
+            let counts = draft.from.iter().map(|(port, upstreams)| (port.get_ref().as_str(), upstreams.len())).collect();
+            self.found.extend(stage.check_inputs(&counts).into_iter().map(|complaint| placed(complaint, with)));
+        }
+    }
+
+    /// Checks that the stages of a `foreach` do not write to one place.
+    fn outputs(&mut self, drafts: &[Draft<'a>]) {
+        let mut writers: BTreeMap<(&str, PathBuf), &str> = BTreeMap::new();
+        for draft in drafts.iter().filter(|draft| self.foreach.entry(draft.name.get_ref()).is_some()) {
+            let name = draft.name.get_ref().as_str();
+            for path in draft.stage.iter().flat_map(|stage| stage.external_outputs()) {
+                let message = format!("`{}` would be written by each stage of the `foreach`", path.display());
+                if writers.insert((name_in_file(name), path), name).is_some() {
+                    let place = draft.with.as_ref().map_or_else(|| draft.place(), Spanned::span);
+                    self.found.push(Diagnostic::error(place, message).hint("make it another place for each: write `${each}` in it"));
+                }
+            }
+        }
     }
 
     /// Resolves `timeout`, `stall_timeout`, `require`, `resources`, `retry` and `recover`.

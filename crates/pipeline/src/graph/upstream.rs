@@ -7,7 +7,7 @@ use super::{Pipeline, Step};
 use crate::cache::fingerprint::portable;
 use crate::process::secrets::is_secret;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Minimum length, in bytes, of a value to redact; shorter values are ordinary words and numbers.
@@ -19,12 +19,7 @@ impl Pipeline {
         if !step.stage.records_upstream() {
             return BTreeMap::new();
         }
-        let mut needed: BTreeSet<&str> = step.needs();
-        for step in self.steps.iter().rev() {
-            if needed.contains(step.name.as_str()) {
-                needed.extend(step.needs());
-            }
-        }
+        let needed = self.all_upstream(step.needs(), Step::needs);
         let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
         let secrets: Vec<String> = std::env::vars_os()
             .filter(|(name, _)| is_secret(name))
@@ -40,7 +35,8 @@ impl Pipeline {
                 "pipeline_seed": self.seed,
             })
         };
-        self.steps.iter().filter(|step| needed.contains(step.name.as_str())).map(|step| (step.name.clone(), described(step))).collect()
+        let all = self.steps.iter().chain(&self.left_out);
+        all.filter(|step| needed.contains(step.name.as_str())).map(|step| (step.name.clone(), described(step))).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Interpolation of `${params.x}` and `${env.X}` in a stage's `with`, before the stage reads it.
+//! Interpolation of `${params.x}`, `${env.X}` and `${each}` in a stage's `with`, before the stage reads it.
 //!
 //! A string that consists of one reference becomes the param's value and keeps its type. Inside a longer string, and everywhere in
 //! the settings of a `command` stage, the value is converted to text. `$${` is an escaped `${`. An interpolated value gets the span
@@ -6,6 +6,7 @@
 //! Environment variables that look like secrets are rejected, because settings are stored, printed and published.
 
 use crate::diagnostics::{Diagnostic, did_you_mean, list};
+use crate::manifest::foreach::ForeachEntry;
 use crate::manifest::include::moved;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,6 +23,8 @@ pub(crate) struct Interpolation<'a, 't> {
     pub(crate) env: &'a dyn Fn(&str) -> Option<String>,
     /// The input ports of a `command` stage, which resolves `${from.PORT}` and `${out}` itself at run time; `None` for other kinds.
     pub(crate) ports: Option<Vec<&'a str>>,
+    /// What `${each}` stands for in a stage that a `foreach` made.
+    pub(crate) each: Option<&'a ForeachEntry<'t>>,
 }
 
 /// The origin of an interpolated value.
@@ -49,7 +52,8 @@ impl<'t> Interpolation<'_, 't> {
         }
     }
 
-    fn value(&self, value: &mut Spanned<DeValue<'t>>, trail: &mut InterpolationTrail) {
+    /// Interpolates every reference in a value.
+    pub(crate) fn value(&self, value: &mut Spanned<DeValue<'t>>, trail: &mut InterpolationTrail) {
         let span = value.span();
         match value.get_mut() {
             DeValue::Table(table) => self.table(table, trail),
@@ -135,6 +139,19 @@ impl<'t> Interpolation<'_, 't> {
                 }
             };
         }
+        if is_each(reference) {
+            let value = self
+                .each
+                .ok_or_else(|| Box::new(outside_foreach(reference, place.clone())))
+                .and_then(|each| each.value(reference, place.clone()));
+            return match value {
+                Ok(value) => Some(Some(moved(Spanned::new(place.clone(), value.clone()), &|_| place.clone()))),
+                Err(complaint) => {
+                    trail.found.push(*complaint);
+                    None
+                }
+            };
+        }
         if let Some(ports) = self.ports.as_ref() {
             // The stage validates its own references, but it does not know its `from`: check the ports here.
             if let Some(port) = reference.strip_prefix("from.") {
@@ -163,7 +180,7 @@ impl<'t> Interpolation<'_, 't> {
             let guess = guess.or_else(|| did_you_mean(reference, params.iter().map(String::as_str)));
             Diagnostic::error(place, format!("unknown reference `${{{reference}}}`"))
                 .maybe_hint(guess)
-                .note("a reference is `${params.NAME}` or `${env.NAME}`; write `$${` for a literal `${`")
+                .note("a reference is `${params.NAME}`, `${env.NAME}` or, with `foreach`, `${each}`; write `$${` for a literal `${`")
         };
         trail.found.push(known);
         None
@@ -197,7 +214,7 @@ impl<'t> Interpolation<'_, 't> {
             DeValue::String(text) if text.contains("${") => {
                 within.push(name.to_owned());
                 // Params are shared by all stages, so they cannot use references that only one stage resolves.
-                let shared = Interpolation { text: self.text, params: self.params, env: self.env, ports: None };
+                let shared = Interpolation { text: self.text, params: self.params, env: self.env, ports: None, each: None };
                 let value = shared.string(text, value.span(), within, trail);
                 within.pop();
                 value
@@ -227,12 +244,62 @@ impl<'t> Interpolation<'_, 't> {
 
     /// The span of a reference inside its string, or of the whole string if TOML escapes hide the reference.
     fn place(&self, span: &Range<usize>, reference: &str) -> Range<usize> {
-        let needle = format!("${{{reference}}}");
-        match self.text.get(span.clone()).and_then(|written| written.find(&needle)) {
-            Some(at) => span.start + at..span.start + at + needle.len(),
-            None => span.clone(),
+        place_in(self.text, span, reference)
+    }
+}
+
+/// The span of a reference inside the string at `span`, or of the whole string if TOML escapes hide the reference.
+fn place_in(text: &str, span: &Range<usize>, reference: &str) -> Range<usize> {
+    let needle = format!("${{{reference}}}");
+    match text.get(span.clone()).and_then(|written| written.find(&needle)) {
+        Some(at) => span.start + at..span.start + at + needle.len(),
+        None => span.clone(),
+    }
+}
+
+/// Whether a reference is `${each}` or `${each.NAME}`.
+pub(crate) fn is_each(reference: &str) -> bool {
+    reference == "each" || reference.starts_with("each.")
+}
+
+/// The diagnostic for `${each}` in a place that no `foreach` fills.
+pub(crate) fn outside_foreach(reference: &str, place: Range<usize>) -> Diagnostic {
+    let message = format!("`${{{reference}}}` is available only in a stage with `foreach`");
+    Diagnostic::error(place, message).hint("add `foreach = [\"de\", \"fr\"]` to the stage")
+}
+
+/// A string in which `${each}` is filled in and other references stay; `None` if it has no `${each}`.
+pub(crate) fn fill_each(
+    written: &str,
+    span: &Range<usize>,
+    entry: &ForeachEntry<'_>,
+    text: &str,
+) -> Result<Option<String>, Box<Diagnostic>> {
+    // What is no reference is reported where the string is read.
+    let Ok(parts) = parts(written) else { return Ok(None) };
+    let mut out = String::new();
+    let mut filled = false;
+    for part in parts {
+        match part {
+            Part::Text(text) => out.push_str(text),
+            Part::Escape => out.push_str("$${"),
+            Part::Reference(reference) if is_each(reference) => {
+                let place = place_in(text, span, reference);
+                let value = entry.value(reference, place.clone())?;
+                let Some(text) = to_text(value) else {
+                    let what = crate::diagnostics::toml_schema::kind_of(value);
+                    return Err(Box::new(Diagnostic::error(
+                        place,
+                        format!("`${{{reference}}}` is {what}, which can be used only in `with`"),
+                    )));
+                };
+                out.push_str(&text);
+                filled = true;
+            }
+            Part::Reference(reference) => out.push_str(&format!("${{{reference}}}")),
         }
     }
+    Ok(filled.then_some(out))
 }
 
 /// A part of a string.
@@ -268,7 +335,7 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {
 }
 
 /// A scalar as text; `None` for arrays and tables.
-fn to_text(value: &DeValue<'_>) -> Option<String> {
+pub(crate) fn to_text(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(integer) => Some(integer.to_string()),

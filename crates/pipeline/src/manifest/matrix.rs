@@ -4,6 +4,7 @@
 //! written into the tree like `--set` overrides. The first axis varies slowest.
 
 use crate::diagnostics::{Diagnostic, did_you_mean, list};
+use crate::manifest::foreach::{ForeachStages, split_key};
 use crate::manifest::include::{Tree, key_name};
 use std::ops::Range;
 use toml::Spanned;
@@ -89,7 +90,7 @@ pub(crate) fn axes<'t>(tree: &DeTable<'t>) -> Vec<AxisTable<'t>> {
 }
 
 /// Reads and validates `[matrix]`; `None` if it is missing or has errors.
-pub(crate) fn read(tree: &Tree<'_>, text: &str, found: &mut Vec<Diagnostic>) -> Option<SweepMatrix> {
+pub(crate) fn read(tree: &Tree<'_>, foreach: &ForeachStages<'_>, text: &str, found: &mut Vec<Diagnostic>) -> Option<SweepMatrix> {
     let (span, table) = matrix(tree.get_ref())?;
     let axes = axes(tree.get_ref());
     let before = found.len();
@@ -101,7 +102,7 @@ pub(crate) fn read(tree: &Tree<'_>, text: &str, found: &mut Vec<Diagnostic>) -> 
         check_axis(axis, text, found);
     }
     let excluded = excluded(table, &axes, text, found);
-    let best = best(tree.get_ref(), table, found);
+    let best = best(tree.get_ref(), foreach, table, found);
     if found.len() > before || axes.is_empty() {
         return None;
     }
@@ -176,25 +177,30 @@ fn excluded(table: &DeTable<'_>, axes: &[AxisTable<'_>], text: &str, found: &mut
     excluded
 }
 
-fn best(tree: &DeTable<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) -> Option<BestCriterion> {
+fn best(tree: &DeTable<'_>, foreach: &ForeachStages<'_>, table: &DeTable<'_>, found: &mut Vec<Diagnostic>) -> Option<BestCriterion> {
     let best = table.get("best")?.get_ref().as_table()?;
     let metric = best.get("metric")?;
     let written = metric.get_ref().as_str()?;
-    let stages: Vec<&str> = tree
+    let stages: Vec<String> = tree
         .get("stage")
         .and_then(|stages| stages.get_ref().as_table())
-        .map(|stages| stages.keys().map(|key| key.get_ref().as_ref()).collect())
+        .map(|stages| stages.keys().flat_map(|key| foreach.names(key.get_ref())).collect())
         .unwrap_or_default();
-    let Some((stage, name)) = written.split_once('.').filter(|(stage, name)| !stage.is_empty() && !name.is_empty()) else {
+    let stage_length = split_key(written).first().map_or(0, |stage| stage.len());
+    let parts = written.split_at_checked(stage_length).and_then(|(stage, rest)| Some((stage, rest.strip_prefix('.')?)));
+    let Some((stage, name)) = parts.filter(|(stage, name)| !stage.is_empty() && !name.is_empty()) else {
         let wrong = Diagnostic::error(metric.span(), format!("\"{written}\" is not a metric of a stage"));
         found.push(wrong.hint("write STAGE.METRIC, such as \"scores.wer\""));
         return None;
     };
-    if !stages.contains(&stage) {
+    let names = || stages.iter().map(String::as_str);
+    if foreach.entries(stage).is_some() {
+        let several = Diagnostic::error(metric.span(), format!("`{stage}` is one stage for each entry of its `foreach`"));
+        let example = foreach.names(stage).into_iter().next().unwrap_or_default();
+        found.push(several.hint(format!("name one of them, such as \"{example}.{name}\", or a stage that joins them")));
+    } else if !foreach.is_broken(stage) && !names().any(|known| known == stage) {
         let unknown = Diagnostic::error(metric.span(), format!("unknown stage `{stage}`"));
-        found.push(
-            unknown.maybe_hint(did_you_mean(stage, stages.iter().copied())).note(format!("stages: {}", list(stages.iter().copied()))),
-        );
+        found.push(unknown.maybe_hint(did_you_mean(stage, names())).note(format!("stages: {}", list(names()))));
     }
     let higher_is_better = best.get("direction").and_then(|direction| direction.get_ref().as_str()) == Some("max");
     Some(BestCriterion { stage: stage.to_owned(), metric: name.to_owned(), most: higher_is_better })

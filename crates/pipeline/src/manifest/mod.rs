@@ -3,14 +3,17 @@
 //! Parsing runs in passes over one tree of spanned TOML values:
 //! 1. Parse the files and merge them into a tree ([`crate::manifest::include`]). Only the first syntax error of each file is reported.
 //! 2. Write profiles and `--set` overrides into the tree ([`crate::manifest::overrides`]).
-//! 3. Validate the tree against the JSON Schema ([`crate::diagnostics::toml_schema`]) and remove what does not fit.
-//! 4. Take out the free-form tables (`params`, every `with`, every profile's `set`), because serde would lose their spans.
-//! 5. Deserialize the rest into a [`Manifest`] with serde.
+//! 3. Take out every `foreach` ([`crate::manifest::foreach`]).
+//! 4. Validate the tree against the JSON Schema ([`crate::diagnostics::toml_schema`]) and remove what does not fit. Then copy each stage with a
+//!    `foreach` for its entries.
+//! 5. Take out the free-form tables (`params`, every `with`, every profile's `set`), because serde would lose their spans.
+//! 6. Deserialize the rest into a [`Manifest`] with serde.
 //!
 //! A [`Manifest`] is not resolved yet: references between stages are resolved in [`crate::graph`].
 
 pub mod byte_size;
 mod cache;
+pub mod foreach;
 pub mod include;
 pub mod include_files;
 pub mod interpolate;
@@ -29,6 +32,7 @@ pub use tracking::{TrackingTable, TrackioTable};
 use crate::diagnostics::toml_schema::{SchemaShape, TOP};
 use crate::diagnostics::{Diagnostic, did_you_mean};
 use crate::stage::{Failure, StageFactory};
+use foreach::ForeachStages;
 use include::{ManifestSources, MergedToml};
 use matrix::SweepMatrix;
 use overrides::{Arguments, CommandLineOverrides};
@@ -94,6 +98,9 @@ pub struct Manifest<'t> {
     /// The validated `[matrix]`.
     #[serde(skip)]
     pub sweep: Option<SweepMatrix>,
+    /// The entries of the stages with `foreach`, which are in `stage` already.
+    #[serde(skip)]
+    pub foreach: ForeachStages<'t>,
 }
 
 /// `[pipeline]`
@@ -119,6 +126,11 @@ pub struct StageTable<'t> {
     /// The stage kind.
     #[schemars(with = "String", example = &"train")]
     pub uses: Option<Spanned<String>>,
+    /// Makes one stage for each entry, named `stage[entry]`: a list of names or numbers, a list of tables with a `name`, or a table of tables by
+    /// name. `${each}` is the entry (its name, if it is a table) and `${each.KEY}` a value of its table, in `with`, `from` and `after`.
+    #[serde(default)]
+    #[schemars(with = "Option<foreach::ForeachTable>")]
+    pub foreach: Option<de::IgnoredAny>,
     /// Inputs: `port = "stage"`, or `port = ["one", "another"]` where a port takes several stages.
     #[serde(default)]
     #[schemars(with = "Option<BTreeMap<String, UpstreamNames>>")]
@@ -246,6 +258,7 @@ impl<'t> Manifest<'t> {
         sources: &'t ManifestSources,
         overrides: &'t CommandLineOverrides,
         arguments: &mut Arguments,
+        env: &dyn Fn(&str) -> Option<String>,
     ) -> (Option<Self>, Vec<Diagnostic>) {
         let MergedToml { mut tree, mut found, schemas } = match sources.tree() {
             Ok(merged) => merged,
@@ -257,20 +270,30 @@ impl<'t> Manifest<'t> {
         if !unsupported.is_empty() {
             return (None, unsupported);
         }
-        overrides::apply(&mut tree, overrides, arguments, &mut found);
+        let later = overrides::apply(&mut tree, overrides, arguments, &mut found);
+        let foreach = foreach::take(&mut tree, sources.text(), env, &mut found);
 
-        let sweep = matrix::read(&tree, sources.text(), &mut found);
+        let sweep = matrix::read(&tree, &foreach, sources.text(), &mut found);
 
         let mut generator = crate::diagnostics::toml_schema::generator();
         let root = generator.root_schema_for::<Manifest<'static>>().to_value();
         let definitions = root.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
-        found.extend(SchemaShape::new(&root, &definitions).check(&mut tree, TOP));
+        let shape = SchemaShape::new(&root, &definitions);
+        found.extend(shape.check(&mut tree, TOP));
+        if !foreach.is_empty() {
+            foreach.expand(&mut tree, sources.text(), &mut found);
+            if !later.is_empty() {
+                foreach.write_later(&mut tree, later, sources.text(), &mut found);
+                found.extend(shape.check(&mut tree, TOP));
+            }
+        }
 
         let lifted = Lifted::out_of(tree.get_mut());
         match Self::deserialize(toml::de::Deserializer::from(tree)) {
             Ok(mut manifest) => {
                 lifted.into(&mut manifest);
                 manifest.sweep = sweep;
+                manifest.foreach = foreach;
                 (Some(manifest), found)
             }
             Err(error) => {
@@ -336,8 +359,8 @@ pub fn schema(registry: &[&dyn StageFactory]) -> Value {
     }
     root["$defs"]["Reference"] = json!({
         "type": "string",
-        "pattern": r"^\$\{\s*(params|env)\.[^}]+\}$",
-        "description": "A reference to a param or an environment variable: ${params.NAME} or ${env.NAME}.",
+        "pattern": r"^\$\{\s*((params|env)\.[^}]+|each(\.[^}]+)?\s*)\}$",
+        "description": "A reference to a param, an environment variable or the entry of a foreach: ${params.NAME}, ${env.NAME}, ${each}.",
     });
     root["properties"]["schema"]["const"] = json!(SCHEMA);
     root

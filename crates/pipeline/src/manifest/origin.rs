@@ -23,9 +23,15 @@ pub fn all(sources: &ManifestSources, overrides: &CommandLineOverrides) -> Vec<V
     let Ok(merged) = sources.tree() else { return Vec::new() };
     let mut tree = merged.tree;
     let mut arguments = Arguments::after(sources.text());
-    overrides::apply(&mut tree, overrides, &mut arguments, &mut Vec::new());
+    let later = overrides::apply(&mut tree, overrides, &mut arguments, &mut Vec::new());
     let mut found = Vec::new();
-    Walk { sources, arguments: &arguments }.table(tree.get_ref(), "", &mut found);
+    let walk = Walk { sources, arguments: &arguments };
+    walk.table(tree.get_ref(), "", &mut found);
+    for write in later.iter().filter(|write| write.key.get_ref().contains('[')) {
+        // Of two for the same key the later one holds.
+        found.retain(|known| known.key != *write.key.get_ref());
+        found.push(walk.origin(write.key.get_ref().clone(), write.value.span()));
+    }
     found.sort_by(|one, other| one.key.cmp(&other.key));
     found
 }

@@ -5,6 +5,7 @@
 //! spans there; diagnostics with such spans are mapped back to their argument.
 
 use crate::diagnostics::{Diagnostic, did_you_mean, list};
+use crate::manifest::foreach::{FOREACH, LaterWrite, name_in_file, split_key};
 use crate::manifest::include::{Tree, key_name, moved};
 use crate::manifest::matrix;
 use crate::manifest::matrix::SweepCombination;
@@ -62,7 +63,15 @@ impl Arguments {
 
 /// Writes profiles, then `--set` values, then the sweep combination into the tree. Profiles that are not selected are applied to a copy, to
 /// report their mistakes.
-pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t CommandLineOverrides, arguments: &mut Arguments, found: &mut Vec<Diagnostic>) {
+///
+/// Returns the overrides of single stages of a `foreach`, and what is to be written to all its stages after them: those stages are made later.
+pub(crate) fn apply<'t>(
+    tree: &mut Tree<'t>,
+    overrides: &'t CommandLineOverrides,
+    arguments: &mut Arguments,
+    found: &mut Vec<Diagnostic>,
+) -> Vec<LaterWrite<'t>> {
+    let mut later = Vec::new();
     let profiles = profiles(tree.get_ref());
     let mut chosen: Vec<String> = Vec::new();
     for name in &overrides.profiles {
@@ -75,21 +84,21 @@ pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t CommandLineOverrides
     for profile in &profiles {
         if !chosen.iter().any(|chosen| chosen == profile.name.get_ref()) {
             let mut copy = tree.clone();
-            write_profile(&mut copy, profile, found);
+            write_profile(&mut copy, profile, &mut Vec::new(), found);
             if let Some(parent) = &profile.extends {
                 crate::manifest::overrides::chain(&profiles, parent, found);
             }
         }
     }
     for profile in chosen.iter().filter_map(|name| profiles.iter().find(|profile| profile.name.get_ref() == name)) {
-        write_profile(tree, profile, found);
+        write_profile(tree, profile, &mut later, found);
     }
     for (key, value) in &overrides.set {
         let start = arguments.add(format!("--set {key}={value}"));
         let key_start = start + "--set ".len();
         let key_span = key_start..key_start + key.len();
         match read_value(value, key_span.end + 1) {
-            Ok(value) => write(tree, &Spanned::new(key_span, key.clone()), value, found),
+            Ok(value) => write(tree, &Spanned::new(key_span, key.clone()), value, &mut later, found),
             Err(complaint) => found.push(*complaint),
         }
     }
@@ -97,11 +106,12 @@ pub(crate) fn apply<'t>(tree: &mut Tree<'t>, overrides: &'t CommandLineOverrides
         let chosen = overrides.combination.as_ref().and_then(|combination| combination.0.get(position).copied());
         let mut values = axis.values.into_iter();
         match chosen {
-            Some(choice) => values.nth(choice).into_iter().for_each(|value| write(tree, &axis.key, value, found)),
+            Some(choice) => values.nth(choice).into_iter().for_each(|value| write(tree, &axis.key, value, &mut later, found)),
             // Without a combination, a wrong key is still reported.
-            None => values.next().into_iter().for_each(|value| write(&mut tree.clone(), &axis.key, value, found)),
+            None => values.next().into_iter().for_each(|value| write(&mut tree.clone(), &axis.key, value, &mut Vec::new(), found)),
         }
     }
+    later
 }
 
 struct ProfileTable<'t> {
@@ -166,15 +176,21 @@ fn push_once(found: &mut Vec<Diagnostic>, diagnostic: Diagnostic) {
     }
 }
 
-fn write_profile<'t>(tree: &mut Tree<'t>, profile: &ProfileTable<'t>, found: &mut Vec<Diagnostic>) {
+fn write_profile<'t>(tree: &mut Tree<'t>, profile: &ProfileTable<'t>, later: &mut Vec<LaterWrite<'t>>, found: &mut Vec<Diagnostic>) {
     for (key, value) in &profile.set {
-        write(tree, key, value.clone(), found);
+        write(tree, key, value.clone(), later, found);
     }
 }
 
 /// Writes a value to its key: a param name, or a dotted path from the top of the file.
-fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<'t>>, found: &mut Vec<Diagnostic>) {
-    let mut path: Vec<&str> = key.get_ref().split('.').map(|part| part.trim().trim_matches('"')).collect();
+fn write<'t>(
+    tree: &mut Tree<'t>,
+    key: &Spanned<String>,
+    value: Spanned<DeValue<'t>>,
+    later: &mut Vec<LaterWrite<'t>>,
+    found: &mut Vec<Diagnostic>,
+) {
+    let mut path: Vec<&str> = split_key(key.get_ref()).into_iter().map(|part| part.trim().trim_matches('"')).collect();
     if path.iter().any(|part| part.is_empty()) {
         let complaint = Diagnostic::error(key.span(), format!("`{}` is not a key", key.get_ref()));
         return found.push(complaint.hint("write a param's name, or a path such as `stage.adapter.with.epochs`"));
@@ -195,7 +211,8 @@ fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<
             .and_then(|table| table.get_ref().as_table())
             .map(|table| table.keys().map(|key| key.get_ref().to_string()).collect())
             .unwrap_or_default();
-        if !names.iter().any(|name| name == path[1]) {
+        let named = if family == "stage" { name_in_file(path[1]) } else { path[1] };
+        if !names.iter().any(|name| name == named) {
             let (what, plural) = if family == "stage" { ("stage", "stages") } else { ("param", "params") };
             let names = || names.iter().map(String::as_str);
             let known = if names().next().is_none() { format!("the file has no {plural}") } else { format!("{plural}: {}", list(names())) };
@@ -206,8 +223,36 @@ fn write<'t>(tree: &mut Tree<'t>, key: &Spanned<String>, value: Spanned<DeValue<
             let complaint = Diagnostic::error(key.span(), format!("`{}` is a whole stage", key.get_ref()));
             return found.push(complaint.hint(format!("name one of its settings: `{}.with.…`", key.get_ref())));
         }
+        if family == "stage" {
+            let table = tree.get_ref().get("stage").and_then(|stages| stages.get_ref().as_table()?.get(named)?.get_ref().as_table());
+            let made_for_each = table.is_some_and(|table| table.contains_key(FOREACH));
+            let is_single = named != path[1];
+            if is_single && !made_for_each {
+                let unknown = Diagnostic::error(key.span(), format!("unknown stage `{}`: `{named}` has no `foreach`", path[1]));
+                return found.push(unknown.hint(format!("write `{}`", key.get_ref().replace(path[1], named))));
+            }
+            if made_for_each && (is_single || !later.is_empty()) && path[2] != FOREACH {
+                later.push(LaterWrite { key: key.clone(), value: value.clone() });
+            }
+            if is_single {
+                if path[2] == FOREACH {
+                    found.push(Diagnostic::error(key.span(), format!("`{}` cannot be set: `foreach` belongs to `{named}`", key.get_ref())));
+                }
+                return;
+            }
+        }
     }
+    write_at(tree, key, &path, value, found);
+}
 
+/// Writes a value to a path from the top of the file. Missing tables are created.
+pub(crate) fn write_at<'t>(
+    tree: &mut Tree<'t>,
+    key: &Spanned<String>,
+    path: &[&str],
+    value: Spanned<DeValue<'t>>,
+    found: &mut Vec<Diagnostic>,
+) {
     let Some((last, parents)) = path.split_last() else { return };
     let mut table = tree.get_mut();
     for (depth, part) in parents.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::artifact::Artifact;
 use crate::cache::content::{Content, ContentDiff, SymlinkPolicy};
 use crate::cache::fingerprint::{Fingerprint, FingerprintInputs, LazyFingerprint, SourceInput, UpstreamInput, portable};
 use crate::cache::store::{AttemptEnd, CacheEntry, Store};
-use crate::error::{Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::graph::{MetricBound, Pipeline, Step};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,6 +116,17 @@ impl Plan {
         Ok(Self { steps })
     }
 
+    /// Refuses a selection that leaves out steps which selected ones need and which are not up to date.
+    ///
+    /// # Errors
+    /// If there is such a step.
+    pub fn check_held(&self, pipeline: &Pipeline) -> Result<()> {
+        let held = |step: &&PlannedStep| pipeline.held.contains(&step.stage) && step.may_run();
+        let stale: Vec<&PlannedStep> = self.steps.iter().filter(held).collect();
+        let Some(first) = stale.first() else { return Ok(()) };
+        Err(not_up_to_date(&first.stage, &first.state.words().1, stale.len() - 1))
+    }
+
     /// The number of steps that run, that may run, and that are up to date.
     pub fn counts(&self) -> (usize, usize, usize) {
         self.steps.iter().fold((0, 0, 0), |(run, may, fresh), step| match step.state {
@@ -164,6 +175,18 @@ impl StepState {
             }),
         }
     }
+}
+
+/// The error for a step that was left out although its result is needed and not up to date.
+pub(crate) fn not_up_to_date(stage: &str, why: &str, others: usize) -> Error {
+    let others = match others {
+        0 => String::new(),
+        1 => " (and 1 more stage)".to_owned(),
+        others => format!(" (and {others} more stages)"),
+    };
+    Error::new(format!("stage `{stage}` is left out, but its result is needed and not up to date: {why}{others}"))
+        .kind(ErrorKind::InvalidInput)
+        .hint(format!("run it first: `voxpipe run {stage}`, or select it too"))
 }
 
 /// "`a` or `b`".

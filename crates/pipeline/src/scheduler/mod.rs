@@ -73,6 +73,9 @@ pub struct RunReport {
     pub seconds: f64,
     /// The outcome of each step, in pipeline order.
     pub stages: Vec<(String, StepOutcome)>,
+    /// The steps that the selection of stages left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// The outcome of a step.
@@ -132,13 +135,19 @@ impl PipelineRun<'_> {
     pub fn go(&self) -> RunReport {
         let begun = Instant::now();
         let names: Vec<_> = self.pipeline.steps.iter().map(|step| step.name.clone()).collect();
-        self.emitter.emit(Event::RunStarted { pipeline: self.pipeline.name.clone(), run: self.id.clone(), stages: names });
+        let left_out: Vec<_> = self.pipeline.left_out.iter().map(|step| step.name.clone()).collect();
+        self.emitter.emit(Event::RunStarted {
+            pipeline: self.pipeline.name.clone(),
+            run: self.id.clone(),
+            stages: names,
+            left_out: left_out.clone(),
+        });
         let mut stages = self.preflight().unwrap_or_else(|| self.run_state());
         self.settle(&mut stages);
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
         self.emitter.emit(Event::RunFinished { exit, seconds });
-        RunReport { run: self.id.clone(), exit, seconds, stages }
+        RunReport { run: self.id.clone(), exit, seconds, stages, left_out }
     }
 
     /// Runs the preflight check of every stage that may run and uses external services. If one fails, no step starts.

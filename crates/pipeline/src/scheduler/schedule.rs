@@ -17,7 +17,7 @@ use crate::executor::slurm::SlurmBackend;
 use crate::executor::{Executor, LocalExecutor, RemoteExecutor};
 use crate::exit::Exit;
 use crate::graph::{ExecutorKind, Pipeline, Step};
-use crate::plan::{Freshness, FreshnessCheck, unmet, why};
+use crate::plan::{Freshness, FreshnessCheck, not_up_to_date, unmet, why};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -55,7 +55,8 @@ pub(super) struct LazyResources {
 impl LazyResources {
     /// See [`crate::stage::Context::sources`].
     pub(super) fn sources(&self, pipeline: &Pipeline) -> Arc<BTreeMap<String, Vec<PathBuf>>> {
-        let all = || Arc::new(pipeline.steps.iter().map(|step| (step.name.clone(), step.stage.sources())).collect());
+        let all =
+            || Arc::new(pipeline.steps.iter().chain(&pipeline.left_out).map(|step| (step.name.clone(), step.stage.sources())).collect());
         Arc::clone(self.sources.get_or_init(all))
     }
 }
@@ -262,6 +263,11 @@ impl<'r> RunState<'r, '_> {
             }
             Ok((Freshness::Stale(reasons), declared)) => {
                 tracing::debug!(target: "voxpipe", fingerprint = %declared.fingerprint(), "decided: stale");
+                if run.pipeline.held.contains(&step.name) {
+                    // It was up to date when the run began.
+                    let ending = run.failed(step, &not_up_to_date(&step.name, &why::sentence(&reasons), 0));
+                    return self.end(index, ending);
+                }
                 if let Some(because) = step.after.iter().find_map(|name| self.blocked.get(name)).cloned() {
                     return self.skip(index, because, false);
                 }

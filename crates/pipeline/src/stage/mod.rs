@@ -125,6 +125,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         false
     }
 
+    /// Mistakes in the settings that show only when the number of inputs of each port is known.
+    fn check_inputs(&self, _counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
+        Vec::new()
+    }
+
     /// An error (message and hint) if these connected ports do not work together. Missing required ports are reported elsewhere.
     fn port_conflicts(&self, _given: &[&str]) -> Option<(String, String)> {
         None
@@ -365,6 +370,10 @@ pub trait AnyStage: Send + Sync {
     fn records_upstream(&self) -> bool {
         false
     }
+    /// See [`Stage::check_inputs`].
+    fn check_inputs(&self, _counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
+        Vec::new()
+    }
     /// See [`Stage::port_conflicts`].
     fn port_conflicts(&self, _given: &[&str]) -> Option<(String, String)> {
         None
@@ -450,6 +459,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn records_upstream(&self) -> bool {
         Stage::records_upstream(self)
+    }
+    fn check_inputs(&self, counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
+        Stage::check_inputs(self, counts)
     }
     fn port_conflicts(&self, given: &[&str]) -> Option<(String, String)> {
         Stage::port_conflicts(self, given)

@@ -43,6 +43,7 @@ use crate::cache::fingerprint::{Fingerprint, FingerprintInputs};
 use crate::cache::stat_cache::StatCache;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::events::metrics_log;
+use crate::manifest::foreach;
 use crate::process::liveness_lock;
 use crate::process::liveness_lock::LivenessLock;
 use files::Durability;
@@ -361,7 +362,7 @@ impl Store {
 
     /// The path of the link to a stage's newest result. It need not exist.
     pub fn latest(&self, pipeline: &str, stage: &str) -> PathBuf {
-        self.dir.join("latest").join(file_name(pipeline)).join(file_name(stage))
+        self.dir.join("latest").join(file_name(pipeline)).join(stage_file_name(stage))
     }
 
     /// The files called `name` in all scratch folders.
@@ -574,6 +575,14 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     let mut names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
     Ok(names)
+}
+
+/// The file name of a stage: `import[de]`, which a `foreach` made, keeps its brackets, so that no two stages have one file.
+fn stage_file_name(name: &str) -> String {
+    match foreach::split_name(name) {
+        Some((stage, entry)) if !entry.contains('/') => format!("{}[{entry}]", file_name(stage)),
+        _ => file_name(name),
+    }
 }
 
 /// Turns a pipeline or stage name into a safe path component.
