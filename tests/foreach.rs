@@ -113,7 +113,7 @@ fn single_stages_of_a_foreach_are_chosen_forced_and_set() {
     let origins = sandbox.run(&["check", "--show-origin", "--set", own]).exits(0).stdout;
     assert!(origins.lines().any(|line| line.contains("stage.import[fr].with.variables") && line.contains("--set")), "{origins}");
     // The list itself, by a parameter, by its key, and by a profile.
-    assert_eq!(waits(&["--set", "languages=[\"sv\"]"]), ["import[sv]", "train[sv]", "table"]);
+    assert_eq!(waits(&["--set", "languages=[\"sv\"]"]), ["import[sv]", "train[sv]"]);
     sandbox
         .run(&["plan", "--set", "stage.import.foreach=[\"de\"]"])
         .exits(2)
@@ -307,4 +307,20 @@ fn the_example_of_the_guide_is_sound() {
     sandbox.pipeline(&format!("schema = 1\n[pipeline]\nname = \"p\"\n{example}"));
     let checked = sandbox.run(&["check"]).exits(0).stdout;
     assert!(checked.contains("5 stages, no errors"), "{checked}");
+}
+
+#[test]
+fn mistakes_in_the_settings_of_a_foreach_are_told_once() {
+    let sandbox = Sandbox::new();
+    sandbox.pipeline(
+        "schema = 1\n[pipeline]\nname = \"p\"\n[stage.clips]\nuses = \"uploads\"\nforeach = [\"de\", \"fr\"]\n\
+         with = { audio = \"${each}\", transcripts = \"${each}.csv\", min_clip = 3 }\n\
+         [stage.data]\nuses = \"dataset\"\nforeach = [\"de\", \"fr\"]\nfrom = { clips = \"clips\" }\nwith = { folder = \"out\" }\n",
+    );
+    let told =
+        sandbox.run(&["check"]).exits(2).complains("pipeline.toml:7:58").complains("`out` would be written by each stage of the `foreach`");
+    assert!(told.stderr.contains("2 errors"), "{}", told.stderr);
+    let text = sandbox.read("pipeline.toml");
+    sandbox.pipeline(&text.replace(", min_clip = 3", "").replace("\"out\"", "\"out/${each}\""));
+    sandbox.run(&["check"]).exits(0);
 }
