@@ -1,5 +1,6 @@
 //! `foreach`: a stage for each entry of a list or a table, the stages that join them, and the arguments of a command with many inputs.
 
+use crate::studio::client::Server;
 use crate::support::{Ran, Sandbox, files};
 use serde_json::Value;
 
@@ -323,4 +324,33 @@ fn mistakes_in_the_settings_of_a_foreach_are_told_once() {
     let text = sandbox.read("pipeline.toml");
     sandbox.pipeline(&text.replace(", min_clip = 3", "").replace("\"out\"", "\"out/${each}\""));
     sandbox.run(&["check"]).exits(0);
+}
+
+#[test]
+fn the_studio_names_the_stages_of_a_foreach_and_writes_to_the_one_in_the_file() {
+    let sandbox = languages();
+    let server = Server::start(&sandbox, &["studio", "--port", "0"]);
+    server.run();
+    let state = server.get("/api/state").is(200);
+    let steps = state["status"]["steps"].as_array().unwrap().iter().map(|step| step["stage"].as_str().unwrap().to_owned());
+    assert_eq!(steps.collect::<Vec<_>>()[..2], ["import[de]", "import[fr]"]);
+    assert!(server.get("/api/graph.svg").text().contains("train[it]"));
+    assert!(sandbox.read(".voxpipe/latest/languages/table/all").ends_with("speech in it\n"));
+    server.stop();
+    // A correction of a clip: the setting belongs to the stage as it stands in the file. The file's name has no dot.
+    sandbox.file(
+        "mine",
+        "schema = 1\n[pipeline]\nname = \"p\"\n[stage.clips]\nuses = \"uploads\"\nforeach = [\"de\"]\n\
+         with = { audio = \"${each}\", transcripts = \"${each}.csv\" }\n[stage.data]\nuses = \"dataset\"\nforeach = [\"de\"]\n\
+         from = { clips = \"clips\" }\n",
+    );
+    let server = Server::start(&sandbox, &["studio", "mine", "--port", "0"]);
+    server.post("/api/edits", &serde_json::json!({ "clip": "a", "exclude": true })).is(200);
+    let text = sandbox.read("mine");
+    assert!(text.contains("edits = \"") && !text.contains("data[de]"), "{text}");
+    sandbox.run(&["check", "mine"]).exits(0);
+    server.post("/api/run", &serde_json::json!({})).is(200);
+    server.idle();
+    let trouble = server.get("/api/state").is(200)["trouble"].to_string();
+    assert!(!trouble.contains("unknown stage"), "{trouble}");
 }

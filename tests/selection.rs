@@ -213,3 +213,28 @@ fn the_pipeline_file_is_looked_for_in_folders_above() {
     sandbox.pipeline("[stage.a]\nuses = \"comand\"\n");
     below(&["check"]).exits(2).complains(&format!("{}:2:8", file.display()));
 }
+
+/// A publication records the settings of everything before it, also of what was only waited for and is left out now.
+#[test]
+fn what_a_publication_records_does_not_depend_on_the_selection() {
+    let sandbox = Sandbox::new();
+    let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/first-run-es");
+    for (name, bytes) in crate::support::files(&own) {
+        let path = sandbox.path("speech").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    sandbox.pipeline(
+        "schema = 1\n[pipeline]\nname = \"p\"\n[stage.notes]\nuses = \"command\"\nwith = { run = [\"touch\", \"${out}/x\"] }\n\
+         [stage.clips]\nuses = \"uploads\"\nwith = { audio = \"speech/clips\", transcripts = \"speech/transcripts.csv\" }\n\
+         [stage.data]\nuses = \"dataset\"\nfrom = { clips = \"clips\" }\n\
+         [stage.hub]\nuses = \"publish\"\nfrom = { dataset = \"data\" }\nafter = [\"notes\"]\n\
+         with = { target = \"published\", license = \"cc-by-sa-3.0\", consent = \"released by the speaker\" }\n",
+    );
+    let ran = sandbox.run(&["run", "--only", "clips", "data", "hub", "--json"]).exits(0);
+    assert_eq!(done(&ran), (names("clips data hub"), names("notes")));
+    let repeated = sandbox.run(&["repro", "--json"]).exits(0).json();
+    assert_eq!((repeated["same"].as_bool(), repeated["stages"].as_array().map(Vec::len)), (Some(true), Some(3)), "{repeated}");
+    assert_eq!(done(&sandbox.run(&["run", "--json"]).exits(0)), (names("notes"), names("")));
+    assert_eq!(done(&sandbox.run(&["run", "--only", "hub", "--json"]).exits(0)).0, names(""));
+}

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use pipeline::cache::store::Store;
+use pipeline::manifest::foreach::name_in_file;
 use serde::Deserialize;
 use serde_json::{Value, json as value};
 use std::collections::BTreeMap;
@@ -133,7 +134,7 @@ async fn edit(State(project): Shared, axum::Json(request): axum::Json<Value>) ->
         write_atomic(&path, &fs::read(scratch.path()).with_context(|| "cannot write the correction")?)?;
         if project.setting(&stage, "edits").is_none() {
             let mut document = project.document()?.ok_or_else(|| ApiError::missing("no pipeline.toml yet"))?;
-            super::settings::set(&mut document, &format!("stage.{stage}.with.edits"), &value!(file))?;
+            super::settings::set(&mut document, &format!("stage.{}.with.edits", name_in_file(&stage)), &value!(file))?;
             project.write(&document.to_string())?;
         }
         json(value!({ "edits": edits }))

@@ -97,7 +97,7 @@ impl StudioProject {
     /// Makes the sentences if they do not exist yet: starts a run, which then parks to wait for recordings.
     pub fn prepare(&self) -> Result<()> {
         if self.latest("phrases").is_none() {
-            let ran = self.command(&["run", self.name()]).output().with_context(|| "cannot start voxpipe")?;
+            let ran = self.command(&["run", &self.file_to_run()]).output().with_context(|| "cannot start voxpipe")?;
             if self.latest("phrases").is_none() {
                 let words = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
                 return Err(Error::new(format!("failed to load the sentences:\n{words}")).environment());
@@ -132,6 +132,11 @@ impl StudioProject {
     /// File name of the pipeline file, as a command-line argument.
     pub(super) fn name(&self) -> &str {
         self.file.file_name().and_then(|name| name.to_str()).unwrap_or("pipeline.toml")
+    }
+
+    /// The file as an argument of `run`, which takes a name without a dot or a slash for that of a stage.
+    pub(super) fn file_to_run(&self) -> String {
+        format!("{}{}", if self.name().contains('.') { "" } else { "./" }, self.name())
     }
 
     /// The parsed pipeline file; `None` if it does not exist.

@@ -141,7 +141,7 @@ impl StudioProject {
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         let starting = || "failed to start the run";
         let said = tempfile::NamedTempFile::new().with_context(starting)?;
-        let mut command = self.command(&["run", self.name()]);
+        let mut command = self.command(&["run", &self.file_to_run()]);
         command.args(options.force.iter().flat_map(|stage| ["--force", stage]));
         command.args(options.set.iter().flat_map(|set| ["--set", set]));
         command.stdout(Stdio::null()).stderr(said.reopen().with_context(starting)?);

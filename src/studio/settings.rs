@@ -201,7 +201,7 @@ fn renamed_settings_of(kind: &str) -> Vec<(String, String)> {
 /// Removes the former name of a setting that is about to be written under its current one: `stage.NAME.with.KEY`.
 fn replace_former_name(project: &StudioProject, document: &mut DocumentMut, key: &str) {
     let ["stage", name, "with", setting] = key.split('.').collect::<Vec<_>>()[..] else { return };
-    let Some(stage) = project.pipeline().stages.into_iter().find(|stage| stage.name == name) else { return };
+    let Some(stage) = project.pipeline().stages.into_iter().find(|stage| name_in_file(&stage.name) == name) else { return };
     if let Some((former, _)) = renamed_settings_of(&stage.kind).into_iter().find(|(_, current)| current == setting) {
         unset(document, &format!("stage.{name}.with.{former}"));
     }

@@ -181,7 +181,9 @@ impl Repro {
                 repeated.insert(step.name.clone());
             }
         }
-        pipeline.steps.retain(|step| repeated.contains(&step.name));
+        // What is not repeated is kept beside: the settings of stages that were only waited for are part of what a publication records.
+        let (steps, others) = pipeline.steps.into_iter().partition(|step| repeated.contains(&step.name));
+        (pipeline.steps, pipeline.left_out) = (steps, others);
         let (report, fresh, made) = run(&pipeline, &provenance.force)?;
         for known in known.iter().filter(|known| repeated.contains(&known.stage)) {
             let ending = report.stages.iter().find(|(stage, _)| *stage == known.stage).map(|(_, ending)| ending);
