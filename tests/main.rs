@@ -38,6 +38,7 @@ mod reference_docs;
 mod runner_api;
 mod scheduler;
 mod selection;
+mod signals;
 mod slurm;
 mod stages;
 mod studio;

@@ -3,15 +3,17 @@
 use super::project::plural;
 use super::table::table;
 use super::{Project, print, print_json};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hub::RepoRevision;
 use clap::Args;
 use pipeline::exit::Exit;
+use pipeline::graph::ExecutorKind;
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::manifest::origin;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// Endings of files that stages read; a repository on the Hub is not called like that.
 const FILE_ENDINGS: [&str; 8] = ["csv", "tsv", "jsonl", "json", "txt", "parquet", "wav", "flac"];
@@ -61,7 +63,15 @@ impl Check {
         }
         for step in parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps) {
             let root = parsed.pipeline.as_ref().map(|pipeline| pipeline.root.clone()).unwrap_or_default();
-            missing.extend(step.stage.sources().into_iter().filter(|path| !root.join(path).exists()).map(|path| (step.name.clone(), path)));
+            // uv works without it.
+            let optional = |path: &PathBuf| path.file_name().is_some_and(|name| name == ".python-version");
+            missing.extend(
+                step.stage
+                    .sources()
+                    .into_iter()
+                    .filter(|path| !optional(path) && !root.join(path).exists())
+                    .map(|path| (step.name.clone(), path)),
+            );
         }
         if self.json {
             let diagnostics: Vec<_> =
@@ -87,6 +97,13 @@ impl Check {
                     None => format!("warning: stage `{stage}` reads `{}`, which does not exist", path.display()),
                 };
                 let _ = writeln!(io::stderr(), "{text}");
+            }
+            let here = parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps);
+            for step in here.filter(|step| step.resources.on.is_none_or(|on| on == ExecutorKind::Local)) {
+                if let Some(Error { message, hint, .. }) = step.stage.lacks() {
+                    let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
+                    let _ = writeln!(io::stderr(), "warning: stage `{}` cannot run on this machine: {message}{hint}", step.name);
+                }
             }
             print(&table(origins.iter().map(|origin| (origin.key.as_str(), origin.value.as_str(), origin.place.clone()))))?;
             match &parsed.pipeline {

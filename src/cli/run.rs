@@ -3,9 +3,10 @@
 use super::plan::Plan;
 use super::provenance::{Provenance, RunObserver};
 use super::selection::{SelectedArgs, forced, selected};
+use super::signals::listen;
 use super::summary::Summary;
 use super::{Project, note, print_json, prompt, trackio};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub::lockfile::Lockfile;
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
@@ -17,12 +18,11 @@ use pipeline::exit::Exit;
 use pipeline::graph::{ExecutorKind, Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::plan::noop::{NoopEntry, NoopKey};
-use pipeline::scheduler::{RetryQuestion, RunReport, SchedulerOptions, StepOutcome, StopSignal};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use pipeline::process::liveness_lock::JOB;
+use pipeline::scheduler::{RetryQuestion, RunReport, SchedulerOptions, StepOutcome};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Options of `voxpipe run`.
@@ -65,7 +65,10 @@ impl Run {
         }
         let sources = project.sources()?;
         let noop_key = self.noop_key(&project, &selection, &sources);
-        if let Some(entry) = noop_key.as_ref().and_then(|key| key.find(&sources, project.file())) {
+        if let Some(entry) = noop_key.as_ref().and_then(|key| key.find(&sources, project.file()))
+            // A job that a killed run left is to be named, even if no stage needs it.
+            && !Store::has_scratch_folder(&entry.root, JOB)
+        {
             return self.report_noop(&project, &entry);
         }
         let pipeline = selected(&project, project.pipeline_of(&sources)?, &selection)?;
@@ -206,19 +209,6 @@ impl From<Executor> for ExecutorKind {
             Executor::Slurm => Self::Slurm,
         }
     }
-}
-
-/// Installs signal handlers: the first SIGINT or SIGTERM requests a stop, a second one ends the program with exit code 130.
-pub(super) fn listen() -> Result<StopSignal> {
-    let stop = StopSignal::default();
-    let armed = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&armed))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&armed)))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop.asked)))
-            .with_context(|| "cannot install signal handlers")?;
-    }
-    Ok(stop)
 }
 
 /// Reports an unusable state folder as an environment error.

@@ -1,12 +1,12 @@
 //! `voxpipe status`: shows the state of each stage.
 
-use super::plan::step_json;
+use super::plan::{RemoteArgs, step_json};
 use super::table::table;
 use super::{Project, print, print_json};
 use crate::error::Result;
 use clap::Args;
 use pipeline::cache::store::{AttemptEnd, StageHistory};
-use pipeline::plan::{Plan, StepState};
+use pipeline::plan::StepState;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 pub(super) struct Status {
     #[command(flatten)]
     project: Project,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -25,7 +27,7 @@ impl Status {
     pub(super) fn print(&self) -> Result<()> {
         let pipeline = self.project.pipeline()?;
         let store = self.project.read_store(&pipeline)?;
-        let plan = Plan::of(&pipeline, &store, &BTreeSet::new())?;
+        let plan = self.remote.plan(&pipeline, &store, &BTreeSet::new())?;
         let states: Vec<_> =
             plan.steps.iter().map(|step| (step, state(&step.state, store.last(&pipeline.name, &step.stage).as_deref()))).collect();
         if self.json {
@@ -52,7 +54,7 @@ fn state(state: &StepState, last: Option<&StageHistory>) -> (&'static str, Strin
     let end = last.map(|last| &last.tried.end);
     let json = end.map_or(Value::Null, |end| json!(end));
     match (state, end) {
-        (StepState::Fresh(_) | StepState::Shared(_) | StepState::GateUnmet(..), _) => (now, sentence, json),
+        (StepState::Fresh(_) | StepState::Unchecked(..) | StepState::Shared(_) | StepState::GateUnmet(..), _) => (now, sentence, json),
         (_, Some(AttemptEnd::Parked { have, need, message })) => ("parked", format!("{have}/{need}  {message}"), json),
         (_, Some(AttemptEnd::Failed { message })) => ("failed", message.lines().next().unwrap_or_default().to_owned(), json),
         (_, Some(AttemptEnd::Begun)) => ("begun", "it is running, or its run was killed".to_owned(), json),

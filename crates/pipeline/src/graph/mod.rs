@@ -173,6 +173,11 @@ impl Step {
         self.from.values().flatten().map(String::as_str).collect()
     }
 
+    /// Whether its result may come from, and go to, a shared cache. What it puts elsewhere does not come with it.
+    pub fn is_shared(&self) -> bool {
+        !self.stage.publishes() && self.stage.external_outputs().is_empty()
+    }
+
     /// The connected input ports, sorted.
     pub fn ports(&self) -> Vec<&str> {
         self.from.keys().map(String::as_str).collect()

@@ -1,6 +1,6 @@
 //! Retry policy of a step: retries, exponential backoff, and setting overrides after particular failures.
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::exit::Exit;
 use crate::stage::{Failure, SettingOverrides};
 use std::time::Duration;
@@ -53,8 +53,8 @@ impl StageRetry {
     /// Whether the step is retried with unchanged settings.
     pub fn repeats(&self, error: &Error) -> bool {
         match self.on.is_empty() {
-            // Without a list, failures that a person has to fix first are not retried.
-            true => Exit::from(error) == Exit::Failed && self.times.is_some(),
+            // Without a list, failures that a person has to fix first are not retried, nor what a person cancelled.
+            true => Exit::from(error) == Exit::Failed && error.kind != ErrorKind::Cancelled && self.times.is_some(),
             false => self.on.contains(&error.kind.into()),
         }
     }

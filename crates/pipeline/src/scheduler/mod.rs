@@ -142,7 +142,9 @@ impl PipelineRun<'_> {
             stages: names,
             left_out: left_out.clone(),
         });
+        self.find_leftover();
         let mut stages = self.preflight().unwrap_or_else(|| self.run_state());
+        self.tell_leftover();
         self.settle(&mut stages);
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
@@ -153,15 +155,19 @@ impl PipelineRun<'_> {
     /// Runs the preflight check of every stage that may run and uses external services. If one fails, no step starts.
     fn preflight(&self) -> Option<Vec<(String, StepOutcome)>> {
         let steps = &self.pipeline.steps;
-        if !steps.iter().any(|step| step.stage.uses_network()) {
+        let lacks = |step: &Step| if self.runs_here(step) { step.stage.lacks() } else { None };
+        if !steps.iter().any(|step| step.stage.uses_network() || lacks(step).is_some()) {
             return None;
         }
         // Planning errors are reported later, by the step that causes them.
-        let plan = Plan::of(self.pipeline, self.store, &self.force).ok()?;
+        let plan = Plan::checked(self.pipeline, self.store, &self.force, Some(self.remote())).ok()?;
         let may_run: BTreeSet<&str> = plan.steps.iter().filter(|step| step.may_run()).map(|step| step.stage.as_str()).collect();
-        let asked = steps.iter().filter(|step| step.stage.uses_network() && may_run.contains(step.name.as_str()));
-        let (refused, error) =
-            asked.into_iter().find_map(|step| Some((step, step.stage.preflight(&step.ports(), &self.stop.asked).err()?)))?;
+        let error = |step: &Step| {
+            let refused = || step.stage.preflight(&step.ports(), &self.stop.asked).err();
+            lacks(step).or_else(|| if step.stage.uses_network() { refused() } else { None })
+        };
+        let asked = steps.iter().filter(|step| may_run.contains(step.name.as_str()));
+        let (refused, error) = asked.into_iter().find_map(|step| Some((step, error(step)?)))?;
         let skipped = |step: &Step| {
             let because = format!("`{}` failed its preflight check", refused.name);
             self.emitter.emit(Event::StageSkipped { stage: step.name.clone(), because: because.clone() });
@@ -272,7 +278,7 @@ impl PipelineRun<'_> {
             }
             promises.insert(path.display().to_string(), content);
         }
-        let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force, remote: None };
         let moved = check.changed_source(step, inputs)?;
         let StageResult { summary, metrics, facts } = made;
         let seconds = begun.elapsed().as_secs_f64();
@@ -324,7 +330,7 @@ impl PipelineRun<'_> {
 
     /// Pulls the result of a step from the remote cache, if the project does not have it.
     fn pull(&self, step: &Step, inputs: &FingerprintInputs) {
-        if !self.store.shares() || self.force.contains(&step.name) {
+        if !self.store.shares() || !step.is_shared() || self.force.contains(&step.name) {
             return;
         }
         match self.store.pull(inputs.fingerprint()) {
@@ -336,6 +342,9 @@ impl PipelineRun<'_> {
 
     /// Pushes the result of a step to the remote cache, if there is one.
     fn push(&self, step: &Step, record: &CacheEntry) {
+        if !step.is_shared() {
+            return;
+        }
         if let Err(error) = self.store.push(record) {
             self.warn(step, format!("cannot push the result to the shared cache: {}", error.message));
         }

@@ -7,9 +7,11 @@
 mod failure;
 pub mod gpu;
 mod overrides;
+mod publication;
 
 pub use failure::Failure;
 pub use overrides::{SettingOverrides, describe_overrides};
+pub use publication::PublicationState;
 
 use crate::artifact::{Artifact, ArtifactKind};
 use crate::diagnostics::toml_schema::SchemaShape;
@@ -80,6 +82,18 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         Vec::new()
     }
 
+    /// Whether the stage puts something on a remote service, where [`Stage::verify`] finds it. Such a result is never shared between users, and
+    /// counts as fresh only if it was verified.
+    fn publishes(&self) -> bool {
+        false
+    }
+
+    /// Compares what the stage put on a remote service with what its `result` tells. Without `connect` no connection may be opened: then the
+    /// answer is [`PublicationState::NotChecked`], unless the settings of the environment alone rule it out.
+    fn verify(&self, _result: &Artifact, _connect: bool, _stop: &AtomicBool) -> PublicationState {
+        PublicationState::Unchanged
+    }
+
     /// Resolves every Hub repository in the settings to a commit and stores the commit in the settings.
     fn pin(&mut self, _pin: &mut ResolveRevision<'_>) {}
 
@@ -118,6 +132,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     /// `given` are the connected ports. Returns a one-sentence result; `None` if the network must not be used.
     fn preflight(&self, _given: &[&str], _stop: &AtomicBool) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// What this machine lacks to run the stage, such as a program. Asked before a run starts, for stages that run here.
+    fn lacks(&self) -> Option<Error> {
+        None
     }
 
     /// Whether the result records the settings of all upstream stages ([`Context::upstream`]); they are then part of the fingerprint.
@@ -362,6 +381,14 @@ pub trait AnyStage: Send + Sync {
     }
     /// See [`Stage::external_outputs`].
     fn external_outputs(&self) -> Vec<PathBuf>;
+    /// See [`Stage::publishes`].
+    fn publishes(&self) -> bool {
+        false
+    }
+    /// See [`Stage::verify`].
+    fn verify(&self, _result: &Artifact, _connect: bool, _stop: &AtomicBool) -> PublicationState {
+        PublicationState::Unchanged
+    }
     /// See [`Stage::numerics`].
     fn numerics(&self) -> Option<String>;
     /// See [`Stage::records_pipeline_name`].
@@ -403,6 +430,10 @@ pub trait AnyStage: Send + Sync {
     /// See [`Stage::preflight`].
     fn preflight(&self, _given: &[&str], _stop: &AtomicBool) -> Result<Option<String>> {
         Ok(None)
+    }
+    /// See [`Stage::lacks`].
+    fn lacks(&self) -> Option<Error> {
+        None
     }
     /// See [`Stage::recovery_suggestions`].
     fn recovery_suggestions(&self, _failure: Failure) -> Vec<SuggestedSettings> {
@@ -451,6 +482,12 @@ impl<S: Stage> AnyStage for S {
     fn external_outputs(&self) -> Vec<PathBuf> {
         Stage::external_outputs(self)
     }
+    fn publishes(&self) -> bool {
+        Stage::publishes(self)
+    }
+    fn verify(&self, result: &Artifact, connect: bool, stop: &AtomicBool) -> PublicationState {
+        Stage::verify(self, result, connect, stop)
+    }
     fn numerics(&self) -> Option<String> {
         Stage::numerics(self)
     }
@@ -486,6 +523,9 @@ impl<S: Stage> AnyStage for S {
     }
     fn preflight(&self, given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
         Stage::preflight(self, given, stop)
+    }
+    fn lacks(&self) -> Option<Error> {
+        Stage::lacks(self)
     }
     fn recovery_suggestions(&self, failure: Failure) -> Vec<SuggestedSettings> {
         Stage::recovery_suggestions(self, failure)
