@@ -108,7 +108,8 @@ fn a_stage_runs_as_a_job_and_tells_what_it_tells_here() {
     );
     let cluster = Cluster::new(&pipeline);
     let mut command = cluster.command(&["run"]);
-    command.env("HF_TOKEN", "hf_notforslurm").env("PLAIN", "seen");
+    command.env("HF_TOKEN", "hf_notforslurm").env("PLAIN", "seen").env("TOKENIZERS_PARALLELISM", "false");
+    command.env("MYSQL_PASSWD", "notforslurm").env("DATABASE_URL", "pg://me:notforslurm@host/db");
     let ran = Ran::of(command.output().unwrap()).exits(0);
     ran.complains("submitted as Slurm job 41").complains("note         hi");
     let arguments = cluster.told(41, "arguments");
@@ -117,7 +118,8 @@ fn a_stage_runs_as_a_job_and_tells_what_it_tells_here() {
         assert!(arguments.lines().any(|line| line == argument), "{argument}: {arguments}");
     }
     let environment = cluster.told(41, "environment");
-    assert!(environment.contains("PLAIN=seen") && !environment.contains("hf_notforslurm"), "{environment}");
+    assert!(environment.contains("PLAIN=seen") && environment.contains("TOKENIZERS_PARALLELISM=false"), "{environment}");
+    assert!(!environment.contains("notforslurm"), "{environment}");
     let events = events(&cluster.sandbox, "job");
     let said = names(&events);
     assert!(said.starts_with(&["stage-started", "note"]) && said.ends_with(&["stage-finished"]), "{said:?}");
