@@ -167,7 +167,7 @@ fn a_sweep_is_as_many_jobs_as_it_has_combinations() {
 #[test]
 fn a_job_that_fails_fails_as_it_would_here() {
     let cluster = Cluster::new(&stage("s", "echo oh no; exit 5", "resources = { on = \"slurm\" }\nretry = { times = 1 }"));
-    cluster.run(&["run"]).exits(1).complains("`sh` failed with exit code 5; its last 1 lines:\n  oh no").complains("retrying");
+    cluster.run(&["run"]).exits(1).complains("`sh` failed with exit code 5; its last line:\n  oh no").complains("retrying");
     assert_eq!(cluster.jobs(), 2);
     let cluster = Cluster::new(&stage("s", "sleep 60", "resources = { on = \"slurm\" }\ntimeout = \"1s\""));
     cluster.run(&["run"]).exits(11).complains("it exceeded its timeout of 1 s");
