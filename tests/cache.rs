@@ -329,7 +329,7 @@ fn one_run_at_a_time() {
     sandbox.run(&["run"]).exits(3).complains(&format!("process {} (`voxpipe run pipeline.toml`) holds the lock", child.id()));
     sandbox.run(&["plan"]).exits(0);
     let status = sandbox.run(&["status"]).exits(0).stdout;
-    assert!(status.contains("head    begun"), "{status}");
+    assert!(status.contains("head    running"), "{status}");
     child.kill().unwrap();
     child.wait().unwrap();
     fs::remove_file(sandbox.path("block")).unwrap();

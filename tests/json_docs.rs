@@ -67,6 +67,7 @@ with = { run = ["sh", "-c", "echo \"{\\\"metrics\\\": {\\\"lines\\\": $(wc -l < 
 uses = "command"
 from = { count = "count" }
 after = ["clips"]
+resources = { cpu = 100000 }
 with = { run = ["true"] }
 "#;
 
@@ -161,7 +162,7 @@ fn every_field_is_described_and_every_description_is_true() {
 
     sandbox.pipeline(
         "schema = 1\n[pipeline]\nname = \"s\"\n[params]\nn = 1\n[stage.scores]\nuses = \"command\"\n\
-         with = { run = [\"sh\", \"-c\", \"test $0 = 3 || echo \\\"{\\\\\\\"metrics\\\\\\\": {\\\\\\\"wer\\\\\\\": $0}}\\\"\", \"${params.n}\"] }\n\
+         with = { run = [\"sh\", \"-c\", \"test $0 != 3 || exit 1; echo \\\"{\\\\\\\"metrics\\\\\\\": {\\\\\\\"wer\\\\\\\": $0}}\\\"\", \"${params.n}\"] }\n\
          [matrix]\naxes = { n = [1, 2, 3] }\nbest = { metric = \"scores.wer\", direction = \"min\" }\n",
     );
     tell("sweep", &["sweep", "--list"]);

@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, messages to standard error. With `--json` the result is one JSON value. The exit codes are in [`Exit`].
 
+mod axes;
 mod bench;
 mod cache;
 mod check;

@@ -8,10 +8,9 @@ use pipeline::cache::store::Store;
 use pipeline::diagnostics::Diagnostic;
 use pipeline::graph::{ParsedPipeline, Pipeline};
 use pipeline::manifest::include::ManifestSources;
-use pipeline::manifest::include_files::read_included;
+use pipeline::manifest::include_files::{read, read_included};
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::manifest::overrides::CommandLineOverrides;
-use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -100,10 +99,10 @@ impl Project {
 
     /// The pipeline file with its includes.
     pub(super) fn sources(&self) -> Result<ManifestSources> {
-        let reading = || format!("cannot read `{}`", self.file().display());
-        let text = fs::read_to_string(self.file()).with_context(reading).map_err(|error| {
-            let hint = "pass the pipeline file after the command; the default is pipeline.toml in this folder or in one above";
-            error.kind(ErrorKind::InvalidInput).hint(hint)
+        let text = read(self.file()).map_err(|message| {
+            let error = Error::new(message).kind(ErrorKind::InvalidInput);
+            let hint = "pass the pipeline file after the command (the default is pipeline.toml in this folder or in one above), or write one with `voxpipe init`";
+            if self.file().is_file() { error } else { error.hint(hint) }
         })?;
         Ok(ManifestSources::gather(&text, self.file(), &read_included))
     }

@@ -64,7 +64,10 @@ impl ListenArgs {
     /// Serves until a signal asks to stop.
     fn serve(self, router: Router, what: &str, public: bool) -> Result<()> {
         let listening = ServerOptions { host: self.host, port: self.port, public };
-        if !self.host.is_loopback() && !public {
+        if public {
+            let who = if self.host.is_loopback() { "every program and user of this machine" } else { "everyone who reaches this machine" };
+            note(&format!("`--public`: {who} can use the model without a token, and can see nothing else"));
+        } else if !self.host.is_loopback() {
             note("the server is reachable from other machines: anyone with the token in the URL has full access");
         }
         studio::serve(router, listening, &listen()?.asked, |address| print(&format!("{what}: {address}\n")))

@@ -136,6 +136,10 @@ impl Stage for Evaluate {
         identity
     }
 
+    fn missing_on_machine(&self) -> Option<Error> {
+        device::missing(&self.device)
+    }
+
     fn numerics(&self) -> Option<String> {
         Some(format!("{}-{}", device::class(&self.device), self.precision))
     }

@@ -9,7 +9,6 @@ mod events;
 mod group;
 mod lines;
 mod promised;
-mod secrets;
 mod template;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -17,13 +16,11 @@ use events::OutputReporter;
 use group::Group;
 use pipeline::artifact::ArtifactKind;
 use pipeline::process::reaper;
-use pipeline::process::secrets::is_secret;
 use pipeline::stage::{Arity, Context, Lookups, Port, SettingError, Stage, StageOutcome, StageResult, gpu};
 use schemars::JsonSchema;
-use secrets::Secrets;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -31,6 +28,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use template::Template;
+use voxpipe_io::secrets::is_secret_name;
+use voxpipe_io::secrets::redactor::Redactor;
 
 /// Run any program; the files that it writes to `${out}` are the result.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -55,8 +54,8 @@ pub struct Command {
     /// Artifact kind of the result in `${out}`, which is checked for the files of that kind. Default: `files`, no requirements.
     #[serde(default = "files")]
     pub output: ArtifactKind,
-    /// Names of secret environment variables to pass to the program. By default, variables whose names contain TOKEN, SECRET, PASSWORD or
-    /// KEY are withheld.
+    /// Names of secret environment variables to pass to the program. By default, variables with a secret name, such as `API_TOKEN` or
+    /// `DB_PASS`, or with a value that looks like a token are withheld. The values are redacted in what the program prints.
     #[serde(default)]
     pub env: Vec<String>,
 }
@@ -97,6 +96,10 @@ impl Stage for Command {
                 Ok(_) => {}
             }
         }
+        if !self.uses_out() && self.output != ArtifactKind::Files {
+            let message = format!("the program gets no `${{out}}`, so it cannot make the `output` of kind `{}`", self.output);
+            errors.push(SettingError::new("run", message).hint("pass `${out}` to it, the folder to write into"));
+        }
         for (index, path) in self.code.iter().enumerate() {
             if path.to_string_lossy().contains(['*', '?']) {
                 let message = format!("`{}` is a pattern, but `code` takes only files and folders", path.display());
@@ -113,7 +116,7 @@ impl Stage for Command {
             let error = |message: String| SettingError { path: vec!["variables".to_owned(), name.clone()], message, hint: None };
             if !is_variable(name) || value.contains('\0') {
                 errors.push(error(format!("`{name}` cannot be set as an environment variable")).hint("use letters, digits and `_`"));
-            } else if is_secret(OsStr::new(name)) {
+            } else if is_secret_name(name) {
                 let message = format!("`{name}` looks like a secret; secrets are not allowed in settings");
                 errors.push(error(message).hint(format!("set it in the environment and add it to `env = [\"{name}\"]`")));
             } else if let Err(message) = Template::parse(value) {
@@ -146,6 +149,16 @@ impl Stage for Command {
         arguments.chain(variables).filter_map(|(path, text)| complaint(path, text)).collect()
     }
 
+    fn warnings(&self, has_gates: bool) -> Vec<SettingError> {
+        // A program that only measures something for a gate needs no folder.
+        if self.uses_out() || has_gates {
+            return Vec::new();
+        }
+        let message =
+            "the program gets no `${out}`, so the result of this stage is empty: files that it writes elsewhere are not part of it";
+        vec![SettingError::new("run", message).hint("pass `${out}`, the folder to write into, as an argument or in `variables`")]
+    }
+
     fn sources(&self) -> Vec<PathBuf> {
         self.code.iter().cloned().chain(self.tools.iter().map(|tool| found(tool).unwrap_or_else(|| tool.into()))).collect()
     }
@@ -168,7 +181,6 @@ impl Stage for Command {
             arguments.extend(Template::parse(argument).map_err(Error::new)?.fill_all(cx)?);
         }
         let (program, arguments) = arguments.split_first().ok_or_else(|| Error::new("`run` is empty"))?;
-        let secrets = Secrets::of(std::env::vars_os(), &self.env);
         if let Some(name) = self.env.iter().find(|name| std::env::var_os(name).is_none()) {
             return Err(Error::new(format!("environment variable `{name}`, listed in `env`, is not set"))
                 .environment()
@@ -183,9 +195,13 @@ impl Stage for Command {
 
         let mut command = std::process::Command::new(resolve(&root, program));
         command.args(arguments).current_dir(&root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        for name in &secrets.withheld {
+        let is_asked = |name: &OsString| self.env.iter().any(|asked| **asked == **name);
+        let (mut redactor, secrets) = Redactor::of(std::env::vars_os());
+        for name in secrets.iter().filter(|name| !is_asked(name)) {
             command.env_remove(name);
         }
+        // Whoever names a variable here says that it is secret.
+        redactor.add_all(self.env.iter().filter_map(std::env::var_os));
         if !cx.gpus.is_empty() {
             command.env(gpu::VISIBLE, cx.gpus.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(","));
         }
@@ -197,7 +213,7 @@ impl Stage for Command {
             liveness.inherit()?;
         }
         let child = command.spawn().map_err(|error| not_started(&self.run[0], arguments, error))?;
-        let mut output = OutputReporter::new(cx, secrets);
+        let mut output = OutputReporter::new(cx, redactor);
         let status = Group::new(child)?.finish(cx, &mut output)?;
         if cx.stopping() && !status.success() {
             return Err(Error::new(format!("`{}` was interrupted", self.run[0]))
@@ -214,6 +230,13 @@ impl Stage for Command {
         let mut made = StageResult::new(format!("`{}` made {found}", self.run[0]));
         made.metrics = output.metrics;
         Ok(StageOutcome::Done(made))
+    }
+}
+
+impl Command {
+    /// Whether the program is told where to write its result.
+    fn uses_out(&self) -> bool {
+        self.run.iter().chain(self.variables.values()).any(|text| text.contains("${out}"))
     }
 }
 
@@ -285,6 +308,7 @@ fn failed(program: &str, status: ExitStatus, tail: &VecDeque<String>) -> Error {
     };
     let last = match tail.len() {
         0 => "; it printed nothing".to_owned(),
+        1 => format!("; its last line:\n  {}", tail[0]),
         lines => format!("; its last {lines} lines:\n{}", tail.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")),
     };
     let hint = match status.code() {

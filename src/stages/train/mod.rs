@@ -14,7 +14,7 @@ mod examples;
 mod phases;
 
 use super::is_hub_id;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hub;
 use crate::hub::RepoRevision;
 use batches::{BatchSize, Batches, Cut};
@@ -282,6 +282,10 @@ impl Stage for Train {
         // The machine that reproduces the result chooses its own batch size.
         recipe["batch_size"] = json!("auto");
         recipe
+    }
+
+    fn missing_on_machine(&self) -> Option<Error> {
+        device::missing(&self.device)
     }
 
     fn numerics(&self) -> Option<String> {

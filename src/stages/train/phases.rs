@@ -212,7 +212,7 @@ impl Train {
         let mut facts = self.facts(cx, loaded, prepared, losses);
         if let Some(metrics) = evaluated {
             facts["kept_step"] = json!(kept);
-            facts["eval"] = json!(metrics);
+            facts["eval"] = voxpipe_io::metrics::object(metrics).into();
         }
         let path = cx.out.join("training.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?))

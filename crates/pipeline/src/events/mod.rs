@@ -71,6 +71,7 @@ pub enum Event {
         /// The training step.
         step: u64,
         /// The values by name.
+        #[serde(with = "voxpipe_io::metrics")]
         values: BTreeMap<String, f64>,
     },
     /// A training opened its metrics log, new or resumed.
@@ -118,6 +119,7 @@ pub enum Event {
         /// A one-line summary of the result.
         summary: String,
         /// The metrics of the result.
+        #[serde(with = "voxpipe_io::metrics")]
         metrics: BTreeMap<String, f64>,
         /// The result.
         #[serde(flatten)]

@@ -123,7 +123,7 @@ impl Pipeline {
             env(name)
         };
         let mut arguments = Arguments::after(text);
-        let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, &mut arguments, env);
+        let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, registry, &mut arguments, env);
         let matrix = manifest.as_mut().and_then(|manifest| manifest.sweep.take());
         let foreach = manifest.as_mut().map(|manifest| std::mem::take(&mut manifest.foreach)).unwrap_or_default();
         let resolver = Resolver { registry, text, env, foreach: &foreach, found: &mut diagnostics };

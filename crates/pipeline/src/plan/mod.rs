@@ -171,7 +171,8 @@ impl StepState {
             Self::Waits(upstream) => json!({ "state": word, "sentence": sentence, "for": upstream }),
             Self::Blocked(gate) => json!({ "state": word, "sentence": sentence, "for": [gate] }),
             Self::Fresh(artifact) | Self::Shared(artifact) | Self::GateUnmet(artifact, _) => json!({
-                "state": word, "sentence": sentence, "digest": artifact.digest, "metrics": artifact.metrics,
+                "state": word, "sentence": sentence, "digest": artifact.digest,
+                "metrics": voxpipe_io::metrics::object(&artifact.metrics),
             }),
         }
     }
@@ -340,6 +341,9 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 pub fn unmet(require: &BTreeMap<String, MetricBound>, artifact: &Artifact) -> Vec<String> {
     let check = |(name, bound): (&String, &MetricBound)| match artifact.metrics.get(name) {
         Some(value) if bound.holds(*value) => None,
+        Some(value) if !value.is_finite() => {
+            Some(format!("{name} is {}, which passes no gate; its bound is {bound}", voxpipe_io::metrics::text(*value)))
+        }
         Some(value) => Some(format!("{name} is {value}, which is not {bound}")),
         None => {
             let known = artifact.metrics.keys().map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -2,4 +2,3 @@
 
 pub mod liveness_lock;
 pub mod reaper;
-pub mod secrets;

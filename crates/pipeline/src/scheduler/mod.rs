@@ -4,12 +4,14 @@
 //! of a step are known. Independent steps run in parallel.
 
 mod attempt;
+mod machine;
 mod resources;
 mod schedule;
 mod validate;
 mod worker_pool;
 
 pub use attempt::{RetryAnswer, RetryOffer, RetryQuestion};
+pub use machine::{MissingResource, missing_resources};
 pub use resources::ResourcePool;
 pub use schedule::SchedulerOptions;
 
@@ -150,18 +152,24 @@ impl PipelineRun<'_> {
         RunReport { run: self.id.clone(), exit, seconds, stages, left_out }
     }
 
-    /// Runs the preflight check of every stage that may run and uses external services. If one fails, no step starts.
+    /// Checks what every stage that may run needs of this machine and of external services. If something is missing, no step starts.
     fn preflight(&self) -> Option<Vec<(String, StepOutcome)>> {
         let steps = &self.pipeline.steps;
-        if !steps.iter().any(|step| step.stage.uses_network()) {
+        let missing = missing_resources(self.pipeline, self.scheduling.on);
+        if !steps.iter().any(|step| step.stage.uses_network()) && !missing.iter().any(|missing| missing.is_fatal) {
             return None;
         }
         // Planning errors are reported later, by the step that causes them.
         let plan = Plan::of(self.pipeline, self.store, &self.force).ok()?;
         let may_run: BTreeSet<&str> = plan.steps.iter().filter(|step| step.may_run()).map(|step| step.stage.as_str()).collect();
-        let asked = steps.iter().filter(|step| step.stage.uses_network() && may_run.contains(step.name.as_str()));
-        let (refused, error) =
-            asked.into_iter().find_map(|step| Some((step, step.stage.preflight(&step.ports(), &self.stop.asked).err()?)))?;
+        let lacks = |step: &Step| {
+            missing.iter().find(|missing| missing.is_fatal && missing.stage == step.name).map(|missing| missing.error.clone())
+        };
+        let asked = |step: &Step| step.stage.uses_network().then(|| step.stage.preflight(&step.ports(), &self.stop.asked).err()).flatten();
+        let running: Vec<&Step> = steps.iter().filter(|step| may_run.contains(step.name.as_str())).collect();
+        // What this machine lacks is known without asking anybody.
+        let refused = running.iter().find_map(|step| Some((*step, lacks(step)?)));
+        let (refused, error) = refused.or_else(|| running.iter().find_map(|step| Some((*step, asked(step)?))))?;
         let skipped = |step: &Step| {
             let because = format!("`{}` failed its preflight check", refused.name);
             self.emitter.emit(Event::StageSkipped { stage: step.name.clone(), because: because.clone() });

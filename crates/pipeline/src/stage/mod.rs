@@ -120,6 +120,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         Ok(None)
     }
 
+    /// What the settings need and this machine lacks, such as a device. Loads nothing.
+    fn missing_on_machine(&self) -> Option<Error> {
+        None
+    }
+
     /// Whether the result records the settings of all upstream stages ([`Context::upstream`]); they are then part of the fingerprint.
     fn records_upstream(&self) -> bool {
         false
@@ -127,6 +132,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
 
     /// Mistakes in the settings that show only when the number of inputs of each port is known.
     fn check_inputs(&self, _counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
+        Vec::new()
+    }
+
+    /// Settings that are valid but probably not meant. `has_gates`: the stage has `require`.
+    fn warnings(&self, _has_gates: bool) -> Vec<SettingError> {
         Vec::new()
     }
 
@@ -374,6 +384,14 @@ pub trait AnyStage: Send + Sync {
     fn check_inputs(&self, _counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
         Vec::new()
     }
+    /// See [`Stage::missing_on_machine`].
+    fn missing_on_machine(&self) -> Option<Error> {
+        None
+    }
+    /// See [`Stage::warnings`].
+    fn warnings(&self, _has_gates: bool) -> Vec<SettingError> {
+        Vec::new()
+    }
     /// See [`Stage::port_conflicts`].
     fn port_conflicts(&self, _given: &[&str]) -> Option<(String, String)> {
         None
@@ -462,6 +480,12 @@ impl<S: Stage> AnyStage for S {
     }
     fn check_inputs(&self, counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
         Stage::check_inputs(self, counts)
+    }
+    fn missing_on_machine(&self) -> Option<Error> {
+        Stage::missing_on_machine(self)
+    }
+    fn warnings(&self, has_gates: bool) -> Vec<SettingError> {
+        Stage::warnings(self, has_gates)
     }
     fn port_conflicts(&self, given: &[&str]) -> Option<(String, String)> {
         Stage::port_conflicts(self, given)

@@ -105,6 +105,7 @@ pub struct CacheEntry {
     /// The stage's one-line summary.
     pub summary: String,
     /// The metrics of the result.
+    #[serde(with = "voxpipe_io::metrics")]
     pub metrics: BTreeMap<String, f64>,
     /// The facts of the result.
     pub facts: BTreeMap<String, Value>,
