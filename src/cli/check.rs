@@ -61,7 +61,7 @@ impl Check {
         }
         for step in parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps) {
             let root = parsed.pipeline.as_ref().map(|pipeline| pipeline.root.clone()).unwrap_or_default();
-            missing.extend(step.stage.sources().into_iter().filter(|path| !root.join(path).exists()).map(|path| (step.name.clone(), path)));
+            missing.extend(step.sources(&root).into_iter().filter(|path| !root.join(path).exists()).map(|path| (step.name.clone(), path)));
         }
         if self.json {
             let diagnostics: Vec<_> =

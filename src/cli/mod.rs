@@ -36,6 +36,7 @@ mod sweep;
 mod table;
 mod trackio;
 mod transcribe;
+mod twins;
 mod why;
 mod worker;
 

@@ -26,8 +26,11 @@ impl Status {
         let pipeline = self.project.pipeline()?;
         let store = self.project.read_store(&pipeline)?;
         let plan = Plan::of(&pipeline, &store, &BTreeSet::new())?;
-        let states: Vec<_> =
-            plan.steps.iter().map(|step| (step, state(&step.state, store.last(&pipeline.name, &step.stage).as_deref()))).collect();
+        let states: Vec<_> = plan
+            .steps
+            .iter()
+            .map(|step| (step, state(&step.state, store.last(&pipeline.name, &pipeline.origin(), &step.stage).as_deref())))
+            .collect();
         if self.json {
             let steps: Vec<_> = states
                 .iter()
