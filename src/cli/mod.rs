@@ -37,6 +37,7 @@ mod sweep;
 mod table;
 mod trackio;
 mod transcribe;
+mod twins;
 mod why;
 mod worker;
 

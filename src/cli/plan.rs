@@ -1,13 +1,15 @@
 //! `voxpipe plan`: shows what a run would do and why, without writing anything.
 
 use super::selection::{SelectedArgs, forced, selected};
+use super::summary::Summary;
 use super::table::table;
 use super::{note, print, print_json};
 use crate::error::Result;
 use crate::report::terminal::{duration, left_out_words};
 use clap::Args;
-use pipeline::cache::store::{AttemptEnd, StageHistory, Store};
+use pipeline::cache::store::{AttemptEnd, Store};
 use pipeline::exit::Exit;
+use pipeline::graph::Pipeline;
 use pipeline::plan::{Plan as PipelinePlan, PlannedStep, StepState};
 use pipeline::scheduler::{MissingResource, missing_resources};
 use serde_json::{Value, json};
@@ -54,7 +56,7 @@ impl Plan {
         } as u8;
         let may_run = |stage: &str| plan.steps.iter().any(|step| step.stage == stage && step.may_run());
         let missing: Vec<_> = missing_resources(&pipeline, None).into_iter().filter(|missing| may_run(&missing.stage)).collect();
-        let runs = |step: &PlannedStep| is_running(&store, &pipeline.name, &step.stage);
+        let runs = |step: &PlannedStep| is_running(&store, &pipeline, &step.stage);
         if self.json {
             let with_time = |step: &PlannedStep| {
                 let mut value = step_json(step);
@@ -108,11 +110,15 @@ impl Plan {
 }
 
 /// Whether a run is at work on a stage right now.
-pub(super) fn is_running(store: &Store, pipeline: &str, stage: &str) -> bool {
-    let begun = |last: &StageHistory| {
-        last.tried.end == AttemptEnd::Begun && store.held() && store.runs().is_ok_and(|runs| runs.last() == Some(&last.tried.run))
-    };
-    store.last(pipeline, stage).as_deref().is_some_and(begun)
+pub(super) fn is_running(store: &Store, pipeline: &Pipeline, stage: &str) -> bool {
+    let last = store.last(&pipeline.name, &pipeline.origin(), stage).filter(|last| last.tried.end == AttemptEnd::Begun);
+    last.is_some_and(|last| store.runner(&pipeline.name).is_some() && newest_run(store, &pipeline.name).as_ref() == Some(&last.tried.run))
+}
+
+/// The newest run of a pipeline. What an earlier one began is not what the active one does.
+fn newest_run(store: &Store, pipeline: &str) -> Option<String> {
+    let runs = store.runs().ok()?;
+    runs.into_iter().rev().find(|run| Summary::of(store, run).is_ok_and(|summary| summary.pipeline == pipeline))
 }
 
 /// What this machine lacks for a stage, in words.

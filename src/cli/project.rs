@@ -1,9 +1,10 @@
 //! Loading a pipeline: reads the pipeline file, applies command-line changes and the lockfile, prints diagnostics.
 
-use super::{Changes, Project, note};
+use super::{Changes, Project, note, twins};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::lockfile::Lockfile;
 use crate::stages::STAGES;
+use pipeline::cache::reads;
 use pipeline::cache::store::Store;
 use pipeline::diagnostics::Diagnostic;
 use pipeline::graph::{ParsedPipeline, Pipeline};
@@ -70,7 +71,11 @@ impl Project {
     /// Like [`Project::parse_combination`], but does not apply the lockfile.
     pub(super) fn parse_unpinned(&self, sources: &ManifestSources, combination: Option<&SweepCombination>) -> ParsedPipeline {
         let overrides = CommandLineOverrides { combination: combination.cloned(), ..self.overrides() };
-        Pipeline::parse_sources(STAGES, sources, self.file(), &overrides, &|name| std::env::var(name).ok())
+        let mut parsed =
+            Pipeline::parse_sources(STAGES, sources, self.file(), &overrides, &|name| reads::variable(name)?.into_string().ok());
+        let twins = |pipeline: &Pipeline| reads::unrecorded(|| twins::warning(sources, pipeline));
+        parsed.diagnostics.extend(parsed.pipeline.as_ref().and_then(twins));
+        parsed
     }
 
     fn pin(&self, pipeline: &mut Pipeline) -> Result<()> {

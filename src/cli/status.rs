@@ -30,10 +30,8 @@ impl Status {
             .steps
             .iter()
             .map(|step| {
-                (
-                    step,
-                    state(&step.state, store.last(&pipeline.name, &step.stage).as_deref(), is_running(&store, &pipeline.name, &step.stage)),
-                )
+                let last = store.last(&pipeline.name, &pipeline.origin(), &step.stage);
+                (step, state(&step.state, last.as_deref(), is_running(&store, &pipeline, &step.stage)))
             })
             .collect();
         if self.json {

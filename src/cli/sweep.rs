@@ -6,7 +6,7 @@
 use super::axes::{ComparedCombination, idle_axes};
 use super::project::plural;
 use super::provenance::RunObserver;
-use super::run::{Executor, listen, write_provenance};
+use super::run::{Executor, listen, wait_for_lock, write_provenance};
 use super::{Project, note, print, print_json, trackio};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
@@ -42,6 +42,9 @@ pub(super) struct Sweep {
     /// Executor of stages whose `resources` do not set one
     #[arg(long, alias = "on", value_enum)]
     executor: Option<Executor>,
+    /// Wait while this pipeline, or what needs the whole project, runs elsewhere
+    #[arg(short, long)]
+    wait: bool,
     /// Only list the combinations and their known results, without running anything
     #[arg(long)]
     list: bool,
@@ -115,7 +118,13 @@ impl Sweep {
         if !root.as_os_str().is_empty() && !root.is_dir() {
             return Err(Error::new(format!("project root `{}` is not a folder", root.display())).kind(ErrorKind::InvalidInput));
         }
-        let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file().display()))?;
+        let stop = listen()?;
+        let name = rows.first().map(|row| row.part.name.clone()).unwrap_or_default();
+        let open = || Store::open_run(&root, &name, &format!("voxpipe sweep {}", self.project.file().display()));
+        let mut store = match open() {
+            Err(error) if self.wait && error.kind == ErrorKind::Locked => wait_for_lock(open, error, &stop)?,
+            opened => opened?,
+        };
         if let Some(row) = rows.first() {
             store = Project::share(store, &row.part)?;
         }
@@ -127,7 +136,7 @@ impl Sweep {
             sources: &sources,
             matrix: &matrix,
             store: &store,
-            stop: listen()?,
+            stop,
             pool: Arc::new(ResourcePool::new(&machines, self.jobs.map(usize::from))),
             starting: Mutex::default(),
             parallel: at_once > 1,

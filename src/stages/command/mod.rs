@@ -5,6 +5,7 @@
 //! with `progress` or `metrics` becomes a progress or metrics event. Secret environment variables are passed on only if requested, and
 //! their values are redacted in the output.
 
+mod code;
 mod events;
 mod group;
 mod lines;
@@ -15,15 +16,16 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use events::OutputReporter;
 use group::Group;
 use pipeline::artifact::ArtifactKind;
+use pipeline::cache::programs;
 use pipeline::process::reaper;
-use pipeline::stage::{Arity, Context, Lookups, Port, SettingError, Stage, StageOutcome, StageResult, gpu};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult, gpu};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -40,9 +42,14 @@ pub struct Command {
     /// attempts, `${seed}` the stage's seed. A printed line such as `{"progress": {"done": 3, "total": 10}, "metrics": {"loss": 0.4}}`
     /// reports progress and metrics; the last value of each metric becomes a metric of the result.
     pub run: Vec<String>,
-    /// Source files and folders of the program; the stage reruns when they change.
+    /// Source files and folders of the program; the stage reruns when they change. What interpreters, editors and version control leave in a
+    /// folder (`__pycache__`, `*.pyc`, `.ipynb_checkpoints`, `.git`, swap and backup files) is no code.
     #[serde(default)]
     pub code: Vec<PathBuf>,
+    /// Further files in the folders of `code` that are no code, as patterns like those of `.gitignore`: `*.log` and `notes.txt` match at any
+    /// depth, `/build` and `data/*.csv` from the folder on, `cache/` matches folders only, and `!keep.pyc` takes a match back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
     /// Programs the result depends on, by name in PATH or by path; the stage reruns when the executable file changes. For an interpreter
     /// this does not cover the packages it loads: list their lockfile or requirements file in `code`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -106,6 +113,11 @@ impl Stage for Command {
                 errors.push(SettingError::new(&format!("code.{index}"), message).hint("name the folder, which includes every file in it"));
             }
         }
+        for (index, pattern) in self.ignore.iter().enumerate() {
+            if let Some(message) = code::mistake(pattern) {
+                errors.push(SettingError::new(&format!("ignore.{index}"), message).hint("write patterns like those of a `.gitignore`"));
+            }
+        }
         for (index, tool) in self.tools.iter().enumerate().filter(|(_, tool)| tool.trim().is_empty()) {
             errors.push(
                 SettingError::new(&format!("tools.{index}"), format!("`{tool}` is not a program name"))
@@ -160,14 +172,30 @@ impl Stage for Command {
     }
 
     fn sources(&self) -> Vec<PathBuf> {
-        self.code.iter().cloned().chain(self.tools.iter().map(|tool| found(tool).unwrap_or_else(|| tool.into()))).collect()
+        self.code.clone()
     }
 
-    fn lookups(&self) -> Lookups {
-        let named: Vec<&String> = self.tools.iter().filter(|tool| !tool.contains('/')).collect();
-        let variables = if named.is_empty() { Vec::new() } else { vec!["PATH".to_owned()] };
-        // A program of the same name that appears earlier in PATH is another one.
-        Lookups { variables, paths: named.into_iter().flat_map(|tool| candidates(tool)).collect() }
+    fn programs(&self) -> Vec<String> {
+        self.tools.clone()
+    }
+
+    fn reads(&self, file: &str) -> bool {
+        code::counts(file, false, &self.ignore)
+    }
+
+    fn enters(&self, folder: &str) -> bool {
+        code::counts(folder, true, &self.ignore)
+    }
+
+    /// What `ignore` leaves out is not there for the fingerprint; the patterns themselves change no result.
+    fn identity(&self) -> Value {
+        let mut settings = serde_json::to_value(self).unwrap_or(Value::Null);
+        settings.as_object_mut().map(|settings| settings.remove("ignore"));
+        settings
+    }
+
+    fn portable_settings(&self) -> Value {
+        serde_json::to_value(self).unwrap_or(Value::Null)
     }
 
     fn uses_scratch(&self) -> bool {
@@ -187,7 +215,7 @@ impl Stage for Command {
                 .hint(format!("set `{name}` before running, or remove it from `env`")));
         }
 
-        if let Some(tool) = self.tools.iter().find(|tool| found(tool).is_none_or(|path| !root.join(path).is_file())) {
+        if let Some(tool) = self.tools.iter().find(|tool| programs::find(tool, &root).is_none_or(|path| !root.join(path).is_file())) {
             return Err(Error::new(format!("program `{tool}`, listed in `tools`, not found"))
                 .environment()
                 .hint(format!("install `{tool}`, or remove it from `tools`")));
@@ -244,34 +272,6 @@ impl Command {
 fn resolve(root: &Path, program: &OsString) -> PathBuf {
     let path = Path::new(program);
     if path.components().count() > 1 { root.join(path) } else { path.to_owned() }
-}
-
-/// The file of a program: with a slash a path in the project, otherwise the first match in `PATH`.
-fn found(tool: &str) -> Option<PathBuf> {
-    if tool.contains('/') {
-        return Some(tool.into());
-    }
-    candidates(tool).into_iter().last().filter(|file| is_program(file))
-}
-
-/// The paths at which a program is looked for in `PATH`, in order, up to the first at which it is.
-fn candidates(tool: &str) -> Vec<PathBuf> {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let mut tried = Vec::new();
-    for file in std::env::split_paths(&folders).map(|folder| folder.join(tool)) {
-        // As the system looks for programs: what may not be executed is passed over.
-        let found = is_program(&file);
-        tried.push(file);
-        if found {
-            break;
-        }
-    }
-    tried
-}
-
-/// Whether a path is a file that may be executed.
-fn is_program(file: &Path) -> bool {
-    fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Whether a text is a valid environment variable name.
@@ -337,6 +337,7 @@ mod tests {
         let command = |argument: &str| Command {
             run: vec!["x".into(), argument.into()],
             code: vec![],
+            ignore: vec![],
             tools: vec![],
             variables: BTreeMap::new(),
             output: files(),

@@ -7,7 +7,7 @@ use crate::manifest::foreach::{ForeachStages, name_in_file};
 use crate::manifest::interpolate::{Interpolation, InterpolationTrail};
 use crate::manifest::{Manifest, PipelineTable, RecoverTable, StageTable};
 use crate::stage::{AnyStage, SettingError, StageFactory};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -106,9 +106,9 @@ impl<'a> Resolver<'a, '_> {
             tracking,
             cache,
             machines,
-            variables: BTreeSet::new(),
             left_out: Vec::new(),
             held: BTreeSet::new(),
+            file: file.to_owned(),
         }
     }
 

@@ -101,6 +101,13 @@ impl ManifestSources {
         Value::deserialize(toml::de::Deserializer::from(merged.tree)).map_err(|error| vec![unreadable(&error, 0..0)])
     }
 
+    /// `[pipeline] name`, with the place it stands at.
+    pub fn pipeline_name(&self) -> Option<(String, Range<usize>)> {
+        let merged = self.tree().ok()?;
+        let name = merged.tree.get_ref().get("pipeline")?.get_ref().as_table()?.get("name")?;
+        Some((name.get_ref().as_str()?.to_owned(), name.span()))
+    }
+
     /// The folder that relative paths of the pipeline start from: that of the file, joined with `[pipeline] root`.
     pub fn project_root(&self, file: &Path) -> PathBuf {
         let folder = file.parent().unwrap_or(Path::new(""));

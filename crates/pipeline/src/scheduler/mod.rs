@@ -24,7 +24,7 @@ use crate::events::{Emitter, Event, ResultRef};
 use crate::executor::{Executor, StageJob, Watchdog, WatchdogLimits};
 use crate::exit::Exit;
 use crate::graph::{Pipeline, Step};
-use crate::plan::{FreshnessCheck, Plan, absolute};
+use crate::plan::{FreshnessCheck, Plan, absolute, why};
 use crate::stage::gpu::Gpu;
 use crate::stage::{Context, StageOutcome, StageResult};
 use attempt::Attempt;
@@ -302,12 +302,16 @@ impl PipelineRun<'_> {
                 }
                 AttemptEnd::Done
             }
-            Some(path) => {
+            Some((path, changes)) => {
+                let what = why::moved(&path, &changes);
                 self.warn(
                     step,
-                    format!("`{path}` changed while the stage ran: this run uses the result, but the next run repeats the stage"),
+                    format!(
+                        "{what} while the stage ran: this run uses the result, but the next run repeats the stage; if the stage itself writes \
+                         there, let it write to `${{out}}` or `${{scratch}}`, or list those files in `ignore`"
+                    ),
                 );
-                AttemptEnd::SourceMoved { path }
+                AttemptEnd::SourceMoved { path, changes }
             }
         };
         self.show(step, digest);
@@ -351,7 +355,7 @@ impl PipelineRun<'_> {
 
     /// Records a reused result as the newest of this step: it may come from another pipeline or an older run.
     fn recall(&self, step: &Step, inputs: &FingerprintInputs) {
-        let last = self.store.last(&self.pipeline.name, &step.name);
+        let last = self.store.last(&self.pipeline.name, &self.pipeline.origin(), &step.name);
         if last.is_none_or(|last| last.tried.end != AttemptEnd::Done || last.done.as_ref() != Some(inputs)) {
             self.remember(step, inputs, AttemptEnd::Done);
         }
@@ -366,7 +370,7 @@ impl PipelineRun<'_> {
     fn write_last(&self, step: &Step, inputs: &FingerprintInputs, end: AttemptEnd) -> Result<()> {
         let done = (end == AttemptEnd::Done).then(|| inputs.clone());
         let tried = AttemptRecord { run: self.id.clone(), fingerprint: inputs.fingerprint(), end };
-        self.store.remember(&self.pipeline.name, &step.name, tried, done)
+        self.store.remember(&self.pipeline.name, &self.pipeline.origin(), &step.name, tried, done)
     }
 }
 

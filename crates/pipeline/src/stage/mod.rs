@@ -58,8 +58,18 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         Vec::new()
     }
 
+    /// Programs whose files are part of the fingerprint, by name in `PATH` or by path. The runner looks them up, from the project root.
+    fn programs(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether a file in a source folder, given by its path in that folder, is part of the fingerprint.
     fn reads(&self, _file: &str) -> bool {
+        true
+    }
+
+    /// Whether files of a folder in a source folder, given by its path in that folder, can be part of the fingerprint.
+    fn enters(&self, _folder: &str) -> bool {
         true
     }
 
@@ -96,12 +106,6 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     /// Whether the stage uses [`Context::scratch`]; the folder is created only then.
     fn uses_scratch(&self) -> bool {
         true
-    }
-
-    /// Environment variables and paths that determined [`Stage::sources`]; the fast path for up-to-date runs checks that they have not
-    /// changed.
-    fn lookups(&self) -> Lookups {
-        Lookups::default()
     }
 
     /// Whether the result contains the pipeline's name ([`Context::pipeline`]); the name is then part of the fingerprint.
@@ -157,15 +161,6 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
 
     /// Runs the stage. It writes its result to `cx.out`, which becomes the artifact on [`StageOutcome::Done`].
     fn run(&self, cx: &Context) -> Result<StageOutcome>;
-}
-
-/// Environment variables and paths that were consulted to find a stage's sources.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lookups {
-    /// Names of environment variables, such as `PATH`.
-    pub variables: Vec<String>,
-    /// Paths whose presence or absence decided.
-    pub paths: Vec<PathBuf>,
 }
 
 /// An input port of a stage.
@@ -362,8 +357,16 @@ pub trait AnyStage: Send + Sync {
     fn check(&self) -> Vec<SettingError>;
     /// See [`Stage::sources`].
     fn sources(&self) -> Vec<PathBuf>;
+    /// See [`Stage::programs`].
+    fn programs(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// See [`Stage::reads`].
     fn reads(&self, file: &str) -> bool;
+    /// See [`Stage::enters`].
+    fn enters(&self, _folder: &str) -> bool {
+        true
+    }
     /// See [`Stage::identity`].
     fn identity(&self) -> Value;
     /// See [`Stage::portable_settings`].
@@ -410,10 +413,6 @@ pub trait AnyStage: Send + Sync {
     fn uses_scratch(&self) -> bool {
         true
     }
-    /// See [`Stage::lookups`].
-    fn lookups(&self) -> Lookups {
-        Lookups::default()
-    }
     /// See [`Stage::uses_network`].
     fn uses_network(&self) -> bool {
         false
@@ -457,8 +456,14 @@ impl<S: Stage> AnyStage for S {
     fn sources(&self) -> Vec<PathBuf> {
         Stage::sources(self)
     }
+    fn programs(&self) -> Vec<String> {
+        Stage::programs(self)
+    }
     fn reads(&self, file: &str) -> bool {
         Stage::reads(self, file)
+    }
+    fn enters(&self, folder: &str) -> bool {
+        Stage::enters(self, folder)
     }
     fn identity(&self) -> Value {
         Stage::identity(self)
@@ -501,9 +506,6 @@ impl<S: Stage> AnyStage for S {
     }
     fn uses_scratch(&self) -> bool {
         Stage::uses_scratch(self)
-    }
-    fn lookups(&self) -> Lookups {
-        Stage::lookups(self)
     }
     fn uses_network(&self) -> bool {
         Stage::uses_network(self)
