@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 320.0;
+/// Labels stay readable where lines cross them.
+const HALO: &str = "<style>.halo{paint-order:stroke;stroke:#fff;stroke-width:4px}\
+     @media (prefers-color-scheme: dark){.halo{stroke:#0d1117}}</style>\n";
 
 /// An axis: numbers on a scale, or words in their order of appearance.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +98,7 @@ pub fn parallel(axes: &[ParallelAxis], lines: &[ParallelLine]) -> String {
             .filter_map(|(axis, value)| Some(format!("{:.1},{:.1}", x(axis), y(place(axis, value.as_deref()?)?))))
             .collect();
         let look = match (line.best, line.failed) {
-            (true, _) => "l1\" stroke-width=\"3.5",
+            (true, _) => "l1\" style=\"stroke-width:3.5",
             (_, true) => "axis\" stroke-dasharray=\"4 4\" opacity=\"0.7",
             _ => "l0\" opacity=\"0.65",
         };
@@ -127,7 +130,7 @@ pub fn parallel(axes: &[ParallelAxis], lines: &[ParallelLine]) -> String {
             let (side, anchor) = if index == last { (at + 8.0, "start") } else { (at - 8.0, "end") };
             let _ = writeln!(
                 out,
-                "<text class=\"faint\" x=\"{side:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
+                "<text class=\"faint halo\" x=\"{side:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
                 y(place) + 4.5,
                 escaped(&label)
             );
@@ -184,7 +187,7 @@ pub fn scatter(axis: &ParallelAxis, metric: &ParallelAxis, place: usize, lines: 
 fn open(height: f64) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
-         font-family=\"system-ui, sans-serif\" font-size=\"13\">\n{}<rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>\n",
+         font-family=\"system-ui, sans-serif\" font-size=\"13\">\n{}{HALO}<rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>\n",
         style()
     )
 }

@@ -90,7 +90,7 @@ fn logged(store: &Store, run: &str) -> Result<BTreeMap<String, Logged>> {
                 stage.warnings.push(message);
             }
             Event::StageFailed { stage, hint, .. } => stages.entry(stage).or_default().hint = hint,
-            Event::StageMemory { stage, process, bytes } => {
+            Event::PeakMemory { stage, process, bytes } => {
                 let peak = stages.entry(stage).or_default().memory.entry(process).or_default();
                 *peak = bytes.max(*peak);
             }

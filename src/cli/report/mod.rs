@@ -69,7 +69,7 @@ fn secrets() -> Vec<String> {
 fn redact(value: &mut Value, secrets: &[String]) {
     match value {
         Value::String(text) => {
-            for secret in secrets.iter().filter(|_| !text.is_empty()) {
+            for secret in secrets {
                 if text.contains(secret.as_str()) {
                     *text = text.replace(secret.as_str(), "[redacted]");
                 }

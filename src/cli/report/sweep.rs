@@ -25,8 +25,9 @@ pub(super) fn gather(store: &Store, project: &Project) -> Result<Value> {
     for row in data["combinations"].as_array_mut().into_iter().flatten() {
         let settings: BTreeMap<String, String> =
             row["settings"].as_object().into_iter().flatten().map(|(key, value)| (key.clone(), words(value).to_owned())).collect();
-        let run =
-            runs.iter().rev().find(|run| run.pipeline == pipeline && settings.iter().all(|(key, value)| run.set.get(key) == Some(value)));
+        let its = |run: &&KnownRun| run.pipeline == pipeline && settings.iter().all(|(key, value)| run.set.get(key) == Some(value));
+        // The newest run that did something tells more than one that found everything up to date.
+        let run = runs.iter().rev().filter(|run| run.worked).find(its).or_else(|| runs.iter().rev().find(its));
         row["error"] = Value::Null;
         let Some(run) = run else { continue };
         row["run"] = json!(run.run);
@@ -48,6 +49,8 @@ struct KnownRun {
     pipeline: String,
     exit: u8,
     seconds: f64,
+    /// Whether a stage ran in it.
+    worked: bool,
     set: BTreeMap<String, String>,
 }
 
@@ -58,8 +61,9 @@ fn runs_by_settings(store: &Store) -> Result<Vec<KnownRun>> {
         // A run that was killed has no provenance, and none that is damaged stands in the way of the others.
         let Ok(Some(found)) = Provenance::find(store, &run) else { continue };
         if !found.set.is_empty() {
+            let worked = found.stages.iter().any(|stage| stage.summary.result != "fresh");
             let Provenance { pipeline, exit, seconds, set, .. } = found;
-            known.push(KnownRun { run, pipeline, exit, seconds, set: set.into_iter().collect() });
+            known.push(KnownRun { run, pipeline, exit, seconds, worked, set: set.into_iter().collect() });
         }
     }
     Ok(known)
@@ -117,6 +121,7 @@ pub(super) fn page(data: &Value) -> Result<String> {
         }
         _ => Vec::new(),
     };
+    let good = |row: &Value| ["fresh", "done", "best"].contains(&words(&row["result"]));
     let shown: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -124,7 +129,7 @@ pub(super) fn page(data: &Value) -> Result<String> {
                 "settings": axes.iter().map(|axis| value(row, axis)).collect::<Vec<_>>(), "metric": number(&row["metric"]),
                 "result": row["result"], "best": row["best"], "run": row["run"], "error": row["error"],
                 "seconds": row["seconds"].as_f64().map(duration),
-                "good": ["fresh", "done", "best"].contains(&words(&row["result"])),
+                "good": good(row),
             })
         })
         .collect();

@@ -86,7 +86,7 @@ impl Group {
         }
         if let Some(bytes) = memory.peak {
             let (stage, process) = (cx.stage.clone(), "program".to_owned());
-            cx.emitter.emit(Event::StageMemory { stage, process, bytes });
+            cx.emitter.emit(Event::PeakMemory { stage, process, bytes });
         }
         // The program has ended but is not reaped yet, so its pid still names the group: kill whatever it left running.
         let _ = kill_process_group(self.pid, Signal::KILL);

@@ -110,7 +110,7 @@ pub enum Event {
         message: String,
     },
     /// The peak memory of an attempt at a stage, told when the attempt ends, also if it failed.
-    StageMemory {
+    PeakMemory {
         /// The stage.
         stage: String,
         /// Whose memory: `program` for the largest program that the stage started, `voxpipe` for voxpipe itself meanwhile, with all stages

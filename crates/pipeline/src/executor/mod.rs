@@ -16,7 +16,7 @@ pub use watchdog::{Watchdog, WatchdogLimits};
 
 use crate::error::Result;
 use crate::events::Event;
-use crate::process::peak_memory::PeakMemory;
+use crate::process::peak_memory::MemoryProbe;
 use crate::stage::{AnyStage, Context, StageOutcome};
 use std::collections::BTreeMap;
 
@@ -49,11 +49,11 @@ pub struct LocalExecutor;
 impl Executor for LocalExecutor {
     fn execute(&self, job: &StageJob<'_>) -> Result<StageOutcome> {
         job_dir::JobDir::of(job.cx).remove_ended()?;
-        let memory = PeakMemory::begin();
+        let memory = MemoryProbe::begin();
         let outcome = job.clock.watch(|| job.stage.run(job.cx));
         if let Some(bytes) = memory.bytes() {
             let (stage, process) = (job.cx.stage.clone(), "voxpipe".to_owned());
-            job.cx.emitter.emit(Event::StageMemory { stage, process, bytes });
+            job.cx.emitter.emit(Event::PeakMemory { stage, process, bytes });
         }
         outcome
     }

@@ -8,9 +8,9 @@ static MEASURING: AtomicUsize = AtomicUsize::new(0);
 
 /// Measures the peak memory of this process while it lives.
 #[derive(Debug)]
-pub struct PeakMemory(());
+pub struct MemoryProbe(());
 
-impl PeakMemory {
+impl MemoryProbe {
     /// Starts to measure. Attempts at the same time share the process, so each is told the peak since the first of them.
     #[must_use]
     pub fn begin() -> Self {
@@ -28,7 +28,7 @@ impl PeakMemory {
     }
 }
 
-impl Drop for PeakMemory {
+impl Drop for MemoryProbe {
     fn drop(&mut self) {
         MEASURING.fetch_sub(1, Ordering::Relaxed);
     }
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_peak_is_known_after_the_memory_is_given_back() {
-        let memory = PeakMemory::begin();
+        let memory = MemoryProbe::begin();
         let before = memory.bytes().unwrap();
         let block = std::hint::black_box(vec![1_u8; 64 << 20]);
         drop(block);
