@@ -246,6 +246,7 @@ fn every_reason_and_every_event_is_described() {
         Event::WorstClips { stage: stage(), clips: Vec::new() },
         Event::Note { stage: stage(), message: text() },
         Event::Warning { stage: stage(), message: text() },
+        Event::PeakMemory { stage: stage(), process: text(), bytes: 1 },
         Event::StageFinished { stage: stage(), seconds: 1.0, summary: text(), metrics: BTreeMap::new(), kept: kept() },
         Event::StageParked { stage: stage(), have: 1, need: 2, message: text() },
         Event::StageFailed { stage: stage(), message: text(), hint: None },

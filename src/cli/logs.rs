@@ -139,6 +139,7 @@ fn words(event: &Event) -> (Option<&str>, String) {
         Event::Note { stage, message } => (Some(stage), message.clone()),
         Event::Warning { stage, message } => (Some(stage), format!("warning: {message}")),
         Event::StageFinished { stage, seconds, summary, .. } => (Some(stage), format!("done in {}: {summary}", duration(*seconds))),
+        Event::PeakMemory { stage, process, bytes } => (Some(stage), format!("{process} took {} MB of memory at most", bytes / 1_000_000)),
         Event::StageParked { stage, have, need, message } => (Some(stage), format!("parked {have}/{need}: {message}")),
         Event::StageFailed { stage, message, hint } => {
             (Some(stage), format!("failed: {message}{}", hint.as_ref().map(|hint| format!("\n  = {hint}")).unwrap_or_default()))

@@ -24,6 +24,7 @@ mod plot;
 mod project;
 mod prompt;
 mod provenance;
+mod report;
 mod repro;
 mod run;
 mod runs;
@@ -85,6 +86,8 @@ enum Command {
     Show(show::Show),
     /// Compare the settings, data and metrics of two runs
     Diff(diff::Diff),
+    /// Report on a run or a sweep: settings, data, curves, scores and provenance on one page
+    Report(report::ReportArgs),
     /// Repeat a run in a fresh folder and check that its results are byte-identical
     Repro(repro::Repro),
     /// Remove unused results
@@ -230,6 +233,7 @@ impl Command {
             Self::Runs(runs) => runs.print().map(done),
             Self::Show(show) => show.print().map(done),
             Self::Diff(diff) => diff.print().map(done),
+            Self::Report(report) => report.go().map(done),
             Self::Repro(repro) => repro.go(),
             Self::Gc(gc) => gc.go().map(done),
             Self::Cache(cache) => cache.go(),

@@ -221,13 +221,7 @@ fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Trainin
     {
         return Ok(Some(Training { name: stage.to_owned(), rows }));
     }
-    let mut rows = Vec::new();
-    for name in ["loss.jsonl", "eval.jsonl"] {
-        let path = link.join(name);
-        if path.exists() {
-            rows.extend(jsonl::read::<MetricsRow>(&path)?.into_iter().map(|(_, row)| row));
-        }
-    }
+    let mut rows = rows_of_result(&link)?;
     // Programs report their metrics to the log of the run.
     for run in store.runs()?.iter().rev() {
         if !rows.is_empty() {
@@ -236,6 +230,18 @@ fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Trainin
         rows = logged_metrics(store, run)?.remove(stage).map(|logged| logged.rows).unwrap_or_default();
     }
     Ok((!rows.is_empty()).then(|| Training { name: stage.to_owned(), rows }))
+}
+
+/// The metrics in the result of a training; none if it has no such files.
+pub(super) fn rows_of_result(folder: &Path) -> Result<Vec<MetricsRow>> {
+    let mut rows = Vec::new();
+    for name in ["loss.jsonl", "eval.jsonl"] {
+        let path = folder.join(name);
+        if path.exists() {
+            rows.extend(jsonl::read::<MetricsRow>(&path)?.into_iter().map(|(_, row)| row));
+        }
+    }
+    Ok(rows)
 }
 
 /// The metrics of a stage in the event log of a run.
@@ -271,8 +277,8 @@ fn logged_metrics(store: &Store, run: &str) -> Result<BTreeMap<String, LoggedMet
     Ok(stages)
 }
 
-/// The trainings of a run. The first steps of a training that continued from a checkpoint are in the logs of earlier runs.
-fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
+/// The metrics of the trainings of a run, by stage. The first steps of a training that continued from a checkpoint are in the logs of earlier runs.
+pub(super) fn stages_of_run(store: &Store, runs: &[String], run: &str) -> Result<BTreeMap<String, Vec<MetricsRow>>> {
     let mut found = logged_metrics(store, run)?;
     found.retain(|_, logged| !logged.rows.is_empty());
     for earlier in runs.iter().take_while(|other| *other != run).collect::<Vec<_>>().into_iter().rev() {
@@ -292,9 +298,15 @@ fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
             }
         }
     }
+    Ok(found.into_iter().map(|(stage, logged)| (stage, logged.rows)).collect())
+}
+
+/// The trainings of a run, named by the run.
+fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
+    let found = stages_of_run(store, runs, run)?;
     let several = found.len() > 1;
     let name = |stage: String| if several { format!("{run} {stage}") } else { run.to_owned() };
-    Ok(found.into_iter().map(|(stage, logged)| Training { name: name(stage), rows: logged.rows }).collect())
+    Ok(found.into_iter().map(|(stage, rows)| Training { name: name(stage), rows }).collect())
 }
 
 /// Width of the terminal in columns, at most 200.

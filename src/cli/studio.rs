@@ -6,7 +6,7 @@ use super::{note, print};
 use crate::error::{Error, ErrorKind, Result};
 use crate::studio;
 use crate::studio::ServerOptions;
-use crate::studio::inference::{InferenceService, TranscribeFn};
+use crate::studio::inference::{InferenceService, TranscribeFn, Transcription};
 use axum::Router;
 use clap::Args;
 use std::fs;
@@ -115,14 +115,14 @@ impl Demo {
 /// A function that transcribes 16 kHz mono samples with the model.
 fn transcribe_fn(transcriber: voxtral::any_transcriber::AnyTranscriber) -> TranscribeFn {
     Box::new(move |samples, language| {
-        let mut text = String::new();
+        let mut transcription = Transcription { text: String::new(), finished: true };
         transcriber.transcribe_each(&[Utterance { samples, language }], TokenLimit::Auto, &mut |event| {
             if let TranscribeEvent::Transcript(_, transcript) = event {
-                text = transcript.text;
+                transcription = Transcription { text: transcript.text.trim().to_owned(), finished: transcript.finished };
             }
             Ok(())
         })?;
-        Ok(text.trim().to_owned())
+        Ok(transcription)
     })
 }
 

@@ -223,6 +223,16 @@ impl Sweep {
     }
 }
 
+/// The combinations of a project's `[matrix]` with their known results, as `sweep --list --json` prints them, and the pipeline's name.
+pub(super) fn listed(store: &Store, project: &Project) -> Result<Value> {
+    let sweep = Sweep { project: project.clone(), keep_going: false, jobs: None, executor: None, list: true, json: true };
+    let (_, matrix, mut rows) = sweep.rows()?;
+    rows.iter_mut().try_for_each(|row| update_row(row, store))?;
+    let mut listed = as_json(&matrix, &rows, best(&matrix, &rows), Exit::Done as u8);
+    listed["pipeline"] = json!(rows.first().map(|row| row.part.name.clone()));
+    Ok(listed)
+}
+
 /// A sweep while it runs.
 struct SweepRun<'a> {
     sweep: &'a Sweep,

@@ -190,7 +190,7 @@ impl Reporter for TerminalReporter {
                 self.line(stage, "runs", &format!("{again}{why}"));
             }
             Event::Progress { stage, done, total, unit, detail } => self.progress(stage, *done, *total, unit, detail),
-            Event::Metrics { .. } | Event::Journal { .. } | Event::WorstClips { .. } => {}
+            Event::Metrics { .. } | Event::Journal { .. } | Event::WorstClips { .. } | Event::PeakMemory { .. } => {}
             Event::Note { stage, message } => self.line(stage, "note", message),
             Event::Warning { stage, message } => self.line(stage, "warning", message),
             Event::StageFinished { stage, seconds, summary, .. } => {

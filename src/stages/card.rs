@@ -208,6 +208,9 @@ struct Scores {
 struct Score {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clips: Option<u64>,
+    /// Number of transcripts that the model did not end; 0 in the scores of former versions, which did not count them.
+    #[serde(default)]
+    unfinished: u64,
     wer: f64,
     cer: f64,
     substitutions: u64,

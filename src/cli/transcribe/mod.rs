@@ -47,7 +47,7 @@ pub(super) struct Transcribe {
     /// Spoken language as a two-letter code [default: detected by the model]
     #[arg(long, value_name = "CODE")]
     language: Option<String>,
-    /// Maximum transcript length in tokens [default: 64, plus 16 per second of audio]
+    /// Maximum transcript length in tokens [default: until the model ends it, repeats itself, or writes more than can be said]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
     /// Output format [default: text]
@@ -97,6 +97,8 @@ struct Work<'a> {
     /// Number of files that are done or have failed.
     past: usize,
     failed: usize,
+    /// Number of files with a transcript that the model did not end.
+    unfinished: usize,
 }
 
 /// A file of a group with the transcripts of its pieces so far.
@@ -127,7 +129,17 @@ impl Transcribe {
         inputs.read_stream()?;
         let stop = listen()?.asked;
         let progress = Progress::new(inputs.list.len());
-        let mut work = Work { options: self, inputs: &inputs, recognizer: &recognizer, output, progress, stop: &stop, past: 0, failed: 0 };
+        let mut work = Work {
+            options: self,
+            inputs: &inputs,
+            recognizer: &recognizer,
+            output,
+            progress,
+            stop: &stop,
+            past: 0,
+            failed: 0,
+            unfinished: 0,
+        };
         thread::scope(|scope| {
             // One group waits while the model transcribes another and a third is being decoded.
             let (sender, receiver) = sync_channel::<Group>(1);
@@ -135,6 +147,9 @@ impl Transcribe {
             receiver.into_iter().try_for_each(|group| work.transcribe(group))
         })?;
         work.progress.end();
+        if work.unfinished > 0 && inputs.list.len() > 1 {
+            work.progress.print(&format!("{} of {} transcripts are unfinished", work.unfinished, inputs.list.len()));
+        }
         match work.failed {
             0 => Ok(Exit::Done as u8),
             failed => {
@@ -248,10 +263,13 @@ impl Work<'_> {
                         pieces.map(|(transcript, piece)| Segment::new(seconds(piece.start), seconds(piece.end), transcript)).collect();
                     let clip = Clip { input, language: self.options.language.as_deref(), seconds: input.seconds(), segments };
                     if !clip.finished() {
-                        self.progress.print(&format!(
-                            "warning: {}: the transcript reached the token limit; raise it with `--max-new-tokens`",
-                            input.name.display()
-                        ));
+                        self.unfinished += 1;
+                        let why = match self.options.max_new_tokens {
+                            Some(limit) => format!("it reached the limit of {limit} tokens; raise it with `--max-new-tokens`, or omit it"),
+                            None if clip.repeats() => "it repeats itself and was ended".to_owned(),
+                            None => "the model was still writing when it had more text than the recording can have".to_owned(),
+                        };
+                        self.progress.print(&format!("warning: {}: the transcript is unfinished: {why}", input.name.display()));
                     }
                     let output = &self.output;
                     self.progress.suspend(|| output.write(file.index, &clip))?;

@@ -52,6 +52,8 @@ pub(super) struct Prepared {
     records: Vec<Tokenized>,
     held_out: Vec<Tokenized>,
     left_out: Vec<String>,
+    /// Clips of the held-out split whose text is too long; they are not in its metrics.
+    held_out_left_out: Vec<String>,
     examples: Vec<Example>,
     cache: Option<FeatureCache>,
 }
@@ -93,9 +95,9 @@ impl Train {
         let data = cx.input("data")?.path.clone();
         let transcriber = &loaded.transcriber;
         let (records, left_out) = self.short_enough(cx, transcriber, ClipRow::read_all(&data.join("train.jsonl"))?)?;
-        let held_out = match &self.eval {
-            Some(eval) => self.short_enough(cx, transcriber, eval.records(&data)?)?.0,
-            None => Vec::new(),
+        let (held_out, held_out_left_out) = match &self.eval {
+            Some(eval) => self.short_enough(cx, transcriber, eval.records(&data)?)?,
+            None => Default::default(),
         };
         let cache = (!loaded.trains_encoder).then(|| {
             // Augmented audio differs in every epoch, so only the held-out clips would be cached.
@@ -108,7 +110,7 @@ impl Train {
             examples = examples::augmented(transcriber, &data, &records, examples, augment, cx.seed)?;
             cx.note("augmentation is on: encoder features are recomputed in every epoch");
         }
-        Ok(Prepared { data, records, held_out, left_out, examples, cache })
+        Ok(Prepared { data, records, held_out, left_out, held_out_left_out, examples, cache })
     }
 
     /// Decides on batches and steps.
@@ -218,7 +220,13 @@ impl Train {
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
         let (first, last) = (first_loss(losses), final_loss(losses));
-        let summary = format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), prepared.examples.len());
+        let mut summary = format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), prepared.examples.len());
+        let (train, held_out) = (prepared.left_out.len(), prepared.held_out_left_out.len());
+        if train + held_out > 0 {
+            let of_them = if held_out > 0 { format!(", {held_out} of them held-out") } else { String::new() };
+            summary +=
+                &format!(" ({} clips left out: texts longer than `max_text_tokens` = {}{of_them})", train + held_out, self.max_text_tokens);
+        }
         let mut result =
             StageResult::new(summary).metric("first_loss", first).metric("final_loss", last).metric("steps", losses.len() as f64);
         for (name, value) in evaluated.into_iter().flatten() {
@@ -246,12 +254,16 @@ impl Train {
         let seconds: f64 = records.iter().filter_map(|(record, _)| record.duration).sum();
         let precision = if self.computes_in_bf16() { Precision::Bf16 } else { loaded.transcriber.loaded.precision };
         let (total, trainable) = loaded.parameters;
-        json!({
+        let mut facts = json!({
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings, "base": base,
             "steps": losses.len(), "epochs": self.epochs, "examples": prepared.examples.len(), "left_out": prepared.left_out,
             "audio_seconds": rounded(seconds), "first_loss": first_loss(losses), "final_loss": final_loss(losses),
             "device": loaded.device.name, "precision": precision, "languages": languages, "seed": cx.seed,
-        })
+        });
+        if !prepared.held_out_left_out.is_empty() {
+            facts["eval_left_out"] = json!(prepared.held_out_left_out);
+        }
+        facts
     }
 
     /// Whether a parameter is trained.

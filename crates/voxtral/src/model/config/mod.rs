@@ -64,6 +64,8 @@ pub struct TextConfig {
     pub intermediate_size: usize,
     /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
+    /// Length of the context: prompt and transcript in tokens.
+    pub max_position_embeddings: usize,
     /// RoPE base, where transformers 4 writes it.
     pub rope_theta: Option<f64>,
     /// RoPE parameters, where transformers 5 writes them.
@@ -116,6 +118,7 @@ impl Default for TextConfig {
             head_dim: 128,
             intermediate_size: 8192,
             rms_norm_eps: 1e-5,
+            max_position_embeddings: 131_072,
             rope_theta: None,
             rope_parameters: None,
             initializer_range: 0.02,
@@ -189,7 +192,7 @@ impl VoxtralConfig {
                 "num_hidden_layers": text.num_hidden_layers, "num_attention_heads": text.num_attention_heads,
                 "num_key_value_heads": text.num_key_value_heads, "head_dim": text.head_dim,
                 "intermediate_size": text.intermediate_size, "rms_norm_eps": text.rms_norm_eps, "rope_theta": text.theta(),
-                "rope_scaling": null, "max_position_embeddings": 131_072, "tie_word_embeddings": false, "attention_bias": false,
+                "rope_scaling": null, "max_position_embeddings": text.max_position_embeddings, "tie_word_embeddings": false, "attention_bias": false,
                 "mlp_bias": false, "bos_token_id": 1, "eos_token_id": 2,
             },
         })

@@ -21,6 +21,8 @@ struct Params {
     norm_eps: f64,
     vocab_size: usize,
     #[serde(default)]
+    max_position_embeddings: Option<usize>,
+    #[serde(default)]
     tied_embeddings: bool,
     #[serde(default)]
     sliding_window: Option<Value>,
@@ -95,6 +97,7 @@ pub(super) fn read(text: &str) -> Result<VoxtralConfig, String> {
             intermediate_size: params.hidden_dim,
             rms_norm_eps: params.norm_eps,
             rope_theta: Some(params.rope_theta),
+            max_position_embeddings: params.max_position_embeddings.unwrap_or(TextConfig::default().max_position_embeddings),
             ..TextConfig::default()
         },
         audio_token_id: super::defaults::audio_token_id(),
