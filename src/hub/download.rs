@@ -261,6 +261,8 @@ fn wanted(entries: &[RepoTreeEntry]) -> Result<Vec<Wanted>, &'static str> {
     let read = |path: &str| match path {
         "adapter_config.json" | "adapter_model.safetensors" => true,
         "config.json" | "tekken.json" | "generation_config.json" | "preprocessor_config.json" | "processor_config.json" => true,
+        // What voxpipe trained says what it was trained on.
+        "training.json" | "trained-on.json" => true,
         "params.json" => !has("config.json"),
         path => !adapter && weights(stem, path),
     };

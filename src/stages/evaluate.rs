@@ -3,6 +3,8 @@
 //! Output: `scores.json` and, per clip, `clips.jsonl`.
 
 use crate::data::clip_row::ClipRow;
+use crate::data::scored_model::ScoredModel;
+use crate::data::trained_on::{ClipDigest, Overlap, SeenAs, TrainedOn};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub;
 use crate::stages::context::SpeechContext;
@@ -13,7 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use voxpipe_io::digest::Digest;
 use voxpipe_io::jsonl;
 use voxtral::audio::{SAMPLE_RATE, read_wav16k};
 use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
@@ -81,12 +84,25 @@ struct Clip {
     tuned: String,
     wer: f64,
     cer: f64,
+    /// How the model was trained on it; none if it was not, or if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trained_on: Option<SeenAs>,
+}
+
+/// What is known of the clips' part in the training.
+struct Seen {
+    overlap: Overlap,
+    /// How each held-out clip and each clip of the train split was trained on.
+    held_out: Vec<Option<SeenAs>>,
+    train: Vec<Option<SeenAs>>,
+    /// Digest of the held-out clips with their sentences.
+    digest: Digest,
 }
 
 impl Stage for Evaluate {
     const KIND: &'static str = "evaluate";
     const ABOUT: &'static str = "scores a model on held-out clips by word and character error rate, compared with its base model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
         Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the fine-tuned model or adapter" },
         Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset with the held-out split" },
@@ -157,6 +173,12 @@ impl Stage for Evaluate {
         let adapter = lora::is_adapter(&model.path);
         let base = if adapter || self.compare_base { Some(cx.base_of(model, self.base.as_deref())?) } else { None };
 
+        let seen = seen(&model.path, &data.path, &held_out, &train)?;
+        if let Some(warning) = seen.overlap.warning() {
+            cx.warn(format!("{warning}: the scores tell how well it remembers them, not how well it transcribes other recordings"));
+        }
+        let scored = ScoredModel::of(model, base.as_ref().filter(|_| adapter).map(|base| base.path.as_path()))?;
+
         let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
         let mut done = 0;
         let chunks = |recognizer: &Transcriber| {
@@ -212,7 +234,7 @@ impl Stage for Evaluate {
         let (tuned_score, base_score) = (total.score(), base.as_ref().map(|texts| tally(&held_out, texts).score()));
         let train_score = (!train.is_empty()).then(|| tally(&train, &on_train).score());
 
-        let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_deref());
+        let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_deref(), &seen.held_out);
         let mut worst: Vec<&Clip> = clips.iter().collect();
         worst.sort_by(|a, b| b.wer.total_cmp(&a.wer).then_with(|| b.cer.total_cmp(&a.cer)).then_with(|| a.audio_path.cmp(&b.audio_path)));
         let worst: Vec<&Clip> = worst.into_iter().filter(|clip| clip.wer > 0.0).take(self.worst).collect();
@@ -231,14 +253,15 @@ impl Stage for Evaluate {
         let scores = json!({
             "normalisation": self.normalisation.name(), "split": self.split, "clips": held_out.len(),
             "words": total.words.reference(), "characters": total.characters.reference(),
-            "tuned": tuned_score, "base": base_score, "train": with_clips(train_score.as_ref(), train.len()), "worst": worst,
+            "tuned": tuned_score, "base": base_score, "train": with_clips(train_score.as_ref(), train.len(), &seen), "worst": worst,
+            "model": scored, "data": { "digest": data.digest, "clips": seen.digest }, "overlap": seen.overlap,
         });
-        clips.extend(self.clips("train", &train, &on_train, None));
+        clips.extend(self.clips("train", &train, &on_train, None, &seen.train));
         jsonl::write(&cx.out.join("clips.jsonl"), &clips)?;
         let path = cx.out.join("scores.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&scores)?))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
-        Ok(StageOutcome::Done(self.made(held_out.len(), &tuned_score, base_score.as_ref(), train_score.as_ref())))
+        Ok(StageOutcome::Done(self.made(&seen.overlap, held_out.len(), &tuned_score, base_score.as_ref(), train_score.as_ref())))
     }
 }
 
@@ -286,7 +309,7 @@ impl Evaluate {
     }
 
     /// The rows of `clips.jsonl` for one split.
-    fn clips(&self, split: &str, records: &[ClipRow], tuned: &[String], base: Option<&[String]>) -> Vec<Clip> {
+    fn clips(&self, split: &str, records: &[ClipRow], tuned: &[String], base: Option<&[String]>, seen: &[Option<SeenAs>]) -> Vec<Clip> {
         let clip = |(index, record): (usize, &ClipRow)| {
             let ErrorRates { wer, cer, .. } = ErrorCounts::of(&record.text, &tuned[index], self.normalisation).score();
             Clip {
@@ -298,16 +321,33 @@ impl Evaluate {
                 tuned: tuned[index].clone(),
                 wer,
                 cer,
+                trained_on: seen.get(index).copied().flatten(),
             }
         };
         records.iter().enumerate().map(clip).collect()
     }
 
     /// The stage's result: one-line summary and metrics.
-    fn made(&self, clips: usize, tuned: &ErrorRates, base: Option<&ErrorRates>, train: Option<&ErrorRates>) -> StageResult {
+    fn made(
+        &self,
+        overlap: &Overlap,
+        clips: usize,
+        tuned: &ErrorRates,
+        base: Option<&ErrorRates>,
+        train: Option<&ErrorRates>,
+    ) -> StageResult {
         let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
-        let mut summary = format!("WER {} on {clips} held-out clips", percent(tuned.wer));
+        let on = match overlap.trained_on() {
+            Some(0) => format!("{clips} held-out clips"),
+            Some(all) if all == clips => format!("{clips} clips, all trained on"),
+            Some(some) => format!("{clips} clips, {some} of them trained on"),
+            None => format!("{clips} clips of the {} split", self.split),
+        };
+        let mut summary = format!("WER {} on {on}", percent(tuned.wer));
         let mut made = StageResult::default().metric("wer", tuned.wer).metric("cer", tuned.cer);
+        if let Some(overlap) = overlap.trained_on() {
+            made = made.metric("overlap", overlap as f64);
+        }
         if let Some(base) = base {
             summary += &format!(", base {}", percent(base.wer));
             made = made.metric("base_wer", base.wer).metric("base_cer", base.cer);
@@ -335,11 +375,27 @@ fn named(records: &[ClipRow]) -> String {
     }
 }
 
-/// A score as JSON with the number of clips added; null without a score.
-fn with_clips(score: Option<&ErrorRates>, clips: usize) -> Value {
+/// The score of the train split as JSON, with the number of clips and how many of them were trained on; null without a score.
+fn with_clips(score: Option<&ErrorRates>, clips: usize, seen: &Seen) -> Value {
     let mut value = serde_json::to_value(score).unwrap_or(Value::Null);
     if let Some(fields) = value.as_object_mut() {
         fields.insert("clips".to_owned(), json!(clips));
+        let checked = seen.overlap.trained_on().is_some();
+        fields.insert("trained_on".to_owned(), json!(checked.then(|| seen.train.iter().flatten().count())));
     }
     value
+}
+
+/// Compares the clips in `data` with what `model` was trained on.
+fn seen(model: &Path, data: &Path, held_out: &[ClipRow], train: &[ClipRow]) -> Result<Seen> {
+    let held_out = ClipDigest::of_all(data, held_out)?;
+    let digest = ClipDigest::digest(&held_out);
+    Ok(match TrainedOn::of_model(model)? {
+        Ok(trained_on) => {
+            let seen = |clips: &[ClipDigest]| clips.iter().map(|clip| trained_on.seen(clip)).collect();
+            let train = seen(&ClipDigest::of_all(data, train)?);
+            Seen { overlap: trained_on.overlap(&held_out), held_out: seen(&held_out), train, digest }
+        }
+        Err(why) => Seen { overlap: Overlap::NotChecked { why }, held_out: Vec::new(), train: Vec::new(), digest },
+    })
 }
