@@ -44,11 +44,16 @@ fn the_overlap_told_is_the_true_one_for_random_datasets_and_chains_of_bases() {
         let root = tempfile::tempdir().unwrap();
         let clip = |random: &mut ChaCha8Rng| -> Clip { (random.random_range(0..40), random.random_range(0..40)) };
         let (mut sounds, mut sentences, mut unknown) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut chosen = BTreeSet::new();
         let mut base: Option<PathBuf> = None;
         for stage in 0..random.random_range(1..5) {
             let count = random.random_range(1..8);
             let clips: Vec<Clip> = (0..count).map(|_| clip(&mut random)).collect();
             let mut trained_on = TrainedOn::of(&digests(root.path(), &clips));
+            let count = random.random_range(0..4);
+            let choice: Vec<Clip> = (0..count).map(|_| clip(&mut random)).collect();
+            trained_on.add_choice(&digests(root.path(), &choice));
+            chosen.extend(choice.iter().map(|clip| clip.0));
             match &base {
                 // Random weights: nothing was trained on before.
                 None if random.random_bool(0.5) => (),
@@ -73,9 +78,11 @@ fn the_overlap_told_is_the_true_one_for_random_datasets_and_chains_of_bases() {
         scored.extend((0..random.random_range(0..4)).map(|_| (*known.choose(&mut random).unwrap(), random.random_range(100..200))));
 
         let trained_on = TrainedOn::of_model(&base.unwrap()).unwrap().unwrap();
+        let seen = |clip: &Clip| sounds.contains(&clip.0) || sentences.contains(&clip.1);
         let expected = Overlap::Checked {
             scored: scored.len(),
-            trained_on: scored.iter().filter(|clip| sounds.contains(&clip.0) || sentences.contains(&clip.1)).count(),
+            trained_on: scored.iter().filter(|clip| seen(clip)).count(),
+            chosen_on: scored.iter().filter(|clip| !seen(clip) && chosen.contains(&clip.0)).count(),
             same_clip: scored.iter().filter(|clip| sounds.contains(&clip.0)).count(),
             training_clips: sounds.len(),
             unknown: unknown.into_iter().collect(),
@@ -159,7 +166,7 @@ fn clips_of_every_base_stage_count_whatever_file_they_came_from() {
     assert!(ran.stderr.contains("3 of 4 scored clips were trained on"), "{}", ran.stderr);
     let scores: Value = serde_json::from_str(&sandbox.read(".voxpipe/latest/chain/scores/scores.json")).unwrap();
     let overlap = json!({
-        "status": "checked", "scored": 4, "trained_on": 3, "same_clip": 3, "training_clips": 4, "unknown": ["models/tiny"],
+        "status": "checked", "scored": 4, "trained_on": 3, "same_clip": 3, "chosen_on": 0, "training_clips": 4, "unknown": ["models/tiny"],
     });
     assert_eq!(scores["overlap"], overlap);
     let seen = |name: &str| {
@@ -248,6 +255,9 @@ fn an_adapter_on_another_base_is_refused_unless_forced() {
         sandbox.run(&[&["merge", "--model", model, "--adapter", adapter, "--out", out][..], more].concat())
     };
     merge("copy", "out/copy", &[]).exits(0);
+    merge("copy", "out/shards", &["--max-shard-size", "50KB"]).exits(0);
+    let identity = |folder: &str| voxtral::model::model_dir::identity(&sandbox.path(folder)).unwrap();
+    assert!(sandbox.path("out/shards/model.safetensors.index.json").exists() && identity("out/shards") == identity("out/copy"));
     merge("models/other", "out/other", &[]).exits(2).complains(wrong).complains("--force");
     assert!(!sandbox.path("out/other").exists() && !sandbox.path("out/other.part").exists());
     merge("models/other", "out/other", &["--force"]).exits(0).complains("is used on another base than its own");

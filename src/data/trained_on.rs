@@ -30,6 +30,9 @@ pub struct TrainedOn {
     clips: BTreeSet<String>,
     /// Sentences, by the digest of their normalized text.
     sentences: BTreeSet<String>,
+    /// Held-out clips that chose which step of a training was kept, or when it ended, by the digest of their samples.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    chosen_on: BTreeSet<String>,
     /// Models that went into this one and whose training data are not known, by their name.
     #[serde(default)]
     unknown: BTreeSet<String>,
@@ -78,6 +81,9 @@ pub enum Overlap {
         trained_on: usize,
         /// Scored clips whose samples were trained on.
         same_clip: usize,
+        /// Further scored clips that chose which step of a training was kept.
+        #[serde(default)]
+        chosen_on: usize,
         /// Different clips that the model and its bases were trained on.
         training_clips: usize,
         /// Models that went into this one and whose training data are not known.
@@ -126,8 +132,14 @@ impl TrainedOn {
             v: 1,
             clips: clips.iter().map(|clip| clip.clip.clone()).collect(),
             sentences: clips.iter().filter_map(|clip| clip.sentence.clone()).collect(),
+            chosen_on: BTreeSet::new(),
             unknown: BTreeSet::new(),
         }
+    }
+
+    /// Adds held-out clips that choose which step of the training is kept, or when it ends.
+    pub fn add_choice(&mut self, clips: &[ClipDigest]) {
+        self.chosen_on.extend(clips.iter().map(|clip| clip.clip.clone()));
     }
 
     /// Adds what the model or adapter in `folder` was trained on. If it does not say so, `name` counts as a model whose training data are
@@ -137,6 +149,7 @@ impl TrainedOn {
             Ok(other) => {
                 self.clips.extend(other.clips);
                 self.sentences.extend(other.sentences);
+                self.chosen_on.extend(other.chosen_on);
                 self.unknown.extend(other.unknown);
             }
             Err(_) => {
@@ -148,18 +161,14 @@ impl TrainedOn {
 
     /// Reads what the model in `folder` was trained on. The inner error is the reason why that is not known, as the end of a sentence.
     pub fn of_model(folder: &Path) -> Result<Result<Self, String>> {
-        #[derive(Deserialize)]
-        struct Training {
-            trained_on: Option<TrainedOnRecord>,
-        }
         let training = folder.join("training.json");
         if !training.is_file() {
             return Ok(Err("the model does not say what it was trained on (it has no `training.json`)".to_owned()));
         }
         let text = fs::read_to_string(&training).with_context(|| format!("cannot read `{}`", training.display()))?;
         let wrong = |path: &Path, error: serde_json::Error| Error::new(format!("{}: {error}", path.display()));
-        let Training { trained_on } = serde_json::from_str(&text).map_err(|error| wrong(&training, error))?;
-        let Some(record) = trained_on else {
+        let facts: Value = serde_json::from_str(&text).map_err(|error| wrong(&training, error))?;
+        let Ok(record) = serde_json::from_value::<TrainedOnRecord>(facts["trained_on"].clone()) else {
             return Ok(Err(
                 "the `training.json` of the model does not say which clips it was trained on; an older voxpipe or another program wrote it"
                     .to_owned(),
@@ -208,6 +217,7 @@ impl TrainedOn {
             scored: scored.len(),
             trained_on: seen.len(),
             same_clip: seen.iter().filter(|seen| **seen == SeenAs::Clip).count(),
+            chosen_on: scored.iter().filter(|clip| self.seen(clip).is_none() && self.chosen_on.contains(&clip.clip)).count(),
             training_clips: self.clips.len(),
             unknown: self.unknown.iter().cloned().collect(),
         }

@@ -362,6 +362,8 @@ mod tests {
         assert_eq!(files(&native).unwrap(), ["consolidated.safetensors", "params.json", "tekken.json"]);
         let adapter = ["adapter_config.json", "adapter_model.safetensors", "tekken.json", "model.safetensors", "optimizer.pt"];
         assert_eq!(files(&adapter).unwrap(), ["adapter_config.json", "adapter_model.safetensors", "tekken.json"]);
+        let own = ["config.json", "loss.jsonl", "model.safetensors", "tekken.json", "trained-on.json", "training.json"];
+        assert_eq!(files(&own).unwrap(), ["config.json", "model.safetensors", "tekken.json", "trained-on.json", "training.json"]);
     }
 
     #[test]

@@ -195,8 +195,11 @@ fn scored_clips_that_were_trained_on_are_told_and_nothing_unchecked_is_claimed()
     let (card, heard) = made(&mut bench);
     assert!(card.contains(clean) && card.contains("What models/base was trained on before is not known"), "{card}");
     assert!(front_matter(&card).contains("model-index") && !card.contains("Warning") && !heard.contains("warning: "), "{card}{heard}");
-    amend(&folder, "overlap", overlap(0, 0, &[]));
+    let mut chosen = overlap(0, 0, &[]);
+    chosen["chosen_on"] = 2.into();
+    amend(&folder, "overlap", chosen);
     let (card, _) = made(&mut bench);
+    assert!(card.contains("Of these clips, 2 chose which step of the training was kept"), "{card}");
     assert!(card.contains("of this model and of its base used") && !card.contains("is not known"), "{card}");
 
     amend(&folder, "overlap", overlap(1, 0, &[]));

@@ -17,7 +17,7 @@ use pipeline::artifact::{Artifact, ArtifactKind};
 use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -253,7 +253,7 @@ struct Training {
     languages: Vec<String>,
     seed: u64,
     /// The dataset; absent in older files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     data: Option<DataDigest>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
@@ -283,12 +283,17 @@ struct Scores {
     train: Option<Score>,
     worst: Vec<ScoredClip>,
     /// The model; absent in files of other programs and older ones, as are the next two.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     model: Option<ScoredModel>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     data: Option<DataDigest>,
     #[serde(default)]
     overlap: Value,
+}
+
+/// A value as voxpipe writes it; none in place of what another program writes under the same name.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 /// A dataset, by the digest of the result that it is.

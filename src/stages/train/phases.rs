@@ -114,7 +114,10 @@ impl Train {
             examples = examples::augmented(transcriber, &data, &records, examples, augment, cx.seed)?;
             cx.note("augmentation is on: encoder features are recomputed in every epoch");
         }
-        let trained_on = self.trained_on(cx, loaded, &data, &records)?;
+        let mut trained_on = self.trained_on(cx, loaded, &data, &records)?;
+        if self.eval.as_ref().is_some_and(|eval| eval.keep == Keep::Best || eval.patience.is_some()) {
+            trained_on.add_choice(&ClipDigest::of_all(&data, held_out.iter().map(|(record, _)| record))?);
+        }
         Ok(Prepared { data, records, held_out, left_out, examples, cache, trained_on })
     }
 
