@@ -83,6 +83,8 @@ fn the_card_is_the_golden_one() {
     let folder = scores(&mut bench);
     data(&mut bench);
     amend(&folder, "overlap", overlap(0, 0, &["mistralai/Voxtral-Mini-3B-2507"]));
+    // The card shows this digest; that of the bench depends on its folder.
+    bench.cx.inputs.get_mut("data").unwrap()[0].digest = Digest::of(b"data");
     own(&bench, &folder);
     bench.made::<Card>(json!({"title": "Ana's \"voice\": #1 *best*", "license": "apache-2.0", "author": "Ana <ana@x>"}));
     let card = bench.out("README.md");
