@@ -53,6 +53,7 @@ mod tidy;
 mod tokenizer;
 mod tokenizer_corpus;
 mod trackio;
+mod trained_on;
 mod training;
 mod training_parity;
 mod transcribe_command;

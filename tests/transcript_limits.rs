@@ -87,7 +87,7 @@ from = {{ model = "model", scores = "limited" }}
     let rows = |path: &str| latest(path).lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>();
 
     let tokens = Transcriber::open(&base).unwrap().tokenizer.encode(&text).len();
-    assert!(tokens > 64 + 16 * 8 && tokens > 256, "a text of {tokens} tokens proves nothing");
+    assert!(tokens > 256, "a text of {tokens} tokens proves nothing");
     let scores = json("scores/scores.json");
     assert_eq!((&scores["tuned"]["wer"], &scores["tuned"]["unfinished"]), (&Value::from(0.0), &Value::from(0)), "{scores}");
     assert!(rows("scores/clips.jsonl").iter().all(|row| row["finished"] == true));

@@ -12,6 +12,7 @@ use pipeline::manifest::include::ManifestSources;
 use pipeline::manifest::include_files::{read, read_included};
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::manifest::overrides::CommandLineOverrides;
+use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

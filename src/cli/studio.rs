@@ -4,6 +4,7 @@ use super::run::listen;
 use super::transcribe::ModelArgs;
 use super::{note, print};
 use crate::error::{Error, ErrorKind, Result};
+use crate::stages::base_model::check_base;
 use crate::studio;
 use crate::studio::ServerOptions;
 use crate::studio::inference::{InferenceService, TranscribeFn, Transcription};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use voxtral::inference::transcribe::TokenLimit;
 use voxtral::inference::transcriber::{TranscribeEvent, Utterance};
 use voxtral::lora;
+use voxtral::lora::RecordedBase;
 
 /// Address of the server.
 #[derive(Args, Clone, Copy)]
@@ -58,6 +60,9 @@ pub(super) struct Demo {
     /// Allow access without a token, also from other machines
     #[arg(long)]
     public: bool,
+    /// Accept an adapter that was trained on another base model
+    #[arg(long)]
+    force: bool,
 }
 
 impl ListenArgs {
@@ -104,10 +109,10 @@ impl RecordArgs {
 impl Demo {
     pub(super) fn go(self) -> Result<()> {
         let name = self.model.name();
-        let choice = Arc::new(self.model);
+        let (choice, force) = (Arc::new(self.model), self.force);
         // Report a missing model now rather than to the first visitor.
         choice.check()?;
-        let speech = InferenceService::new(move || vec![name.clone()], Arc::new(move |_| Ok(transcribe_fn(choice.open()?))));
+        let speech = InferenceService::new(move || vec![name.clone()], Arc::new(move |_| Ok(transcribe_fn(choice.open(force)?))));
         self.listen.serve(studio::demo(Arc::new(speech)), "demo", self.public)
     }
 }
@@ -140,12 +145,20 @@ fn models_of(file: &Path) -> Arc<InferenceService> {
         let base = if adapter { lora::base_of(&model)? } else { base_of(&model) };
         let base = base.map(|base| if root.join(&base).is_dir() { root.join(&base).display().to_string() } else { base });
         let named = match (name, &base) {
-            ("base", Some(base)) => ModelArgs::of(base, None),
+            ("base", Some(base)) => {
+                let recorded = RecordedBase::read(&model)?;
+                if Path::new(base).is_dir() {
+                    check_base(&model, Path::new(base), false, "put the base model that it was trained on back there")?;
+                    ModelArgs::of(base, None)
+                } else {
+                    ModelArgs::of(base, None).at(recorded.revision.filter(|_| !base.contains('@')))
+                }
+            }
             ("base", None) => return Err(Error::new("the training.json of the model does not name its base model")),
             _ if adapter => ModelArgs::of(&model.display().to_string(), base.as_deref()),
             _ => ModelArgs::of(&model.display().to_string(), None),
         };
-        Ok(transcribe_fn(named.open()?))
+        Ok(transcribe_fn(named.open(false)?))
     };
     Arc::new(InferenceService::new(names, Arc::new(open)))
 }

@@ -225,7 +225,7 @@ impl Sweep {
 
 /// The combinations of a project's `[matrix]` with their known results, as `sweep --list --json` prints them, and the pipeline's name.
 pub(super) fn listed(store: &Store, project: &Project) -> Result<Value> {
-    let sweep = Sweep { project: project.clone(), keep_going: false, jobs: None, executor: None, list: true, json: true };
+    let sweep = Sweep { project: project.clone(), keep_going: false, jobs: None, executor: None, list: true, wait: false, json: true };
     let (_, matrix, mut rows) = sweep.rows()?;
     rows.iter_mut().try_for_each(|row| update_row(row, store))?;
     let mut listed = as_json(&matrix, &rows, best(&matrix, &rows), Exit::Done as u8);

@@ -3,6 +3,8 @@
 //! Output: `scores.json` and, per clip, `clips.jsonl`.
 
 use crate::data::clip_row::ClipRow;
+use crate::data::scored_model::ScoredModel;
+use crate::data::trained_on::{ClipDigest, Overlap, SeenAs, TrainedOn};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub;
 use crate::stages::context::SpeechContext;
@@ -13,7 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use voxpipe_io::digest::Digest;
 use voxpipe_io::jsonl;
 use voxtral::audio::{SAMPLE_RATE, read_wav16k};
 use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
@@ -87,6 +90,9 @@ struct Clip {
     finished: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     base_finished: Option<bool>,
+    /// How the model was trained on it; none if it was not, or if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trained_on: Option<SeenAs>,
 }
 
 /// The transcripts of some clips by one model.
@@ -102,6 +108,16 @@ impl Transcripts {
     fn unfinished(&self) -> usize {
         self.finished.iter().filter(|finished| !**finished).count()
     }
+}
+
+/// What is known of the clips' part in the training.
+struct Seen {
+    overlap: Overlap,
+    /// How each held-out clip and each clip of the train split was trained on.
+    held_out: Vec<Option<SeenAs>>,
+    train: Vec<Option<SeenAs>>,
+    /// Digest of the held-out clips with their sentences.
+    digest: Digest,
 }
 
 impl Stage for Evaluate {
@@ -182,6 +198,12 @@ impl Stage for Evaluate {
         let adapter = lora::is_adapter(&model.path);
         let base = if adapter || self.compare_base { Some(cx.base_of(model, self.base.as_deref())?) } else { None };
 
+        let seen = seen(&model.path, &data.path, &held_out, &train)?;
+        if let Some(warning) = seen.overlap.warning() {
+            cx.warn(format!("{warning}: the scores tell how well it remembers them, not how well it transcribes other recordings"));
+        }
+        let scored = ScoredModel::of(model, base.as_ref().filter(|_| adapter).map(|base| base.path.as_path()))?;
+
         let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
         let mut done = 0;
         let chunks = |recognizer: &Transcriber| {
@@ -238,7 +260,7 @@ impl Stage for Evaluate {
         let (tuned_score, base_score) = (total.score(), base.as_ref().map(|transcripts| tally(&held_out, transcripts).score()));
         let train_score = (!train.is_empty()).then(|| tally(&train, &on_train).score());
 
-        let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_ref());
+        let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_ref(), &seen.held_out);
         let mut worst: Vec<&Clip> = clips.iter().collect();
         worst.sort_by(|a, b| b.wer.total_cmp(&a.wer).then_with(|| b.cer.total_cmp(&a.cer)).then_with(|| a.audio_path.cmp(&b.audio_path)));
         let worst: Vec<&Clip> = worst.into_iter().filter(|clip| clip.wer > 0.0).take(self.worst).collect();
@@ -258,16 +280,17 @@ impl Stage for Evaluate {
         let scores = json!({
             "normalisation": self.normalisation.name(), "split": self.split, "clips": held_out.len(),
             "words": total.words.reference(), "characters": total.characters.reference(),
-            "tuned": score_json(&tuned_score, &tuned, None),
-            "base": base_score.as_ref().zip(base.as_ref()).map(|(score, transcripts)| score_json(score, transcripts, None)),
-            "train": train_score.as_ref().map(|score| score_json(score, &on_train, Some(train.len()))), "worst": worst,
+            "tuned": score_json(&tuned_score, &tuned),
+            "base": base_score.as_ref().zip(base.as_ref()).map(|(score, transcripts)| score_json(score, transcripts)),
+            "train": train_score.as_ref().map(|score| with_clips(score_json(score, &on_train), train.len(), &seen)), "worst": worst,
+            "model": scored, "data": { "digest": data.digest, "clips": seen.digest }, "overlap": seen.overlap,
         });
-        clips.extend(self.clips("train", &train, &on_train, None));
+        clips.extend(self.clips("train", &train, &on_train, None, &seen.train));
         jsonl::write(&cx.out.join("clips.jsonl"), &clips)?;
         let path = cx.out.join("scores.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&scores)?))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
-        Ok(StageOutcome::Done(self.made(&tuned, &tuned_score, base_score.as_ref(), train_score.as_ref())))
+        Ok(StageOutcome::Done(self.made(&seen.overlap, &tuned, &tuned_score, base_score.as_ref(), train_score.as_ref())))
     }
 }
 
@@ -332,7 +355,14 @@ impl Evaluate {
     }
 
     /// The rows of `clips.jsonl` for one split.
-    fn clips(&self, split: &str, records: &[ClipRow], tuned: &Transcripts, base: Option<&Transcripts>) -> Vec<Clip> {
+    fn clips(
+        &self,
+        split: &str,
+        records: &[ClipRow],
+        tuned: &Transcripts,
+        base: Option<&Transcripts>,
+        seen: &[Option<SeenAs>],
+    ) -> Vec<Clip> {
         let clip = |(index, record): (usize, &ClipRow)| {
             let ErrorRates { wer, cer, .. } = ErrorCounts::of(&record.text, &tuned.texts[index], self.normalisation).score();
             Clip {
@@ -346,20 +376,38 @@ impl Evaluate {
                 cer,
                 finished: tuned.finished[index],
                 base_finished: base.map(|base| base.finished[index]),
+                trained_on: seen.get(index).copied().flatten(),
             }
         };
         records.iter().enumerate().map(clip).collect()
     }
 
     /// The stage's result: one-line summary and metrics.
-    fn made(&self, transcripts: &Transcripts, tuned: &ErrorRates, base: Option<&ErrorRates>, train: Option<&ErrorRates>) -> StageResult {
+    fn made(
+        &self,
+        overlap: &Overlap,
+        transcripts: &Transcripts,
+        tuned: &ErrorRates,
+        base: Option<&ErrorRates>,
+        train: Option<&ErrorRates>,
+    ) -> StageResult {
         let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
-        let mut summary = format!("WER {} on {} held-out clips", percent(tuned.wer), transcripts.texts.len());
+        let clips = transcripts.texts.len();
+        let on = match overlap.trained_on() {
+            Some(0) => format!("{clips} held-out clips"),
+            Some(all) if all == clips => format!("{clips} clips, all trained on"),
+            Some(some) => format!("{clips} clips, {some} of them trained on"),
+            None => format!("{clips} clips of the {} split", self.split),
+        };
+        let mut summary = format!("WER {} on {on}", percent(tuned.wer));
         let mut made = StageResult::default().metric("wer", tuned.wer).metric("cer", tuned.cer);
         let unfinished = transcripts.unfinished();
         made = made.metric("unfinished", unfinished as f64);
         if unfinished > 0 {
-            summary += &format!(", {unfinished} of them unfinished");
+            summary += &format!(", {unfinished} unfinished");
+        }
+        if let Some(overlap) = overlap.trained_on() {
+            made = made.metric("overlap", overlap as f64);
         }
         if let Some(base) = base {
             summary += &format!(", base {}", percent(base.wer));
@@ -388,12 +436,35 @@ fn named(records: &[ClipRow]) -> String {
     }
 }
 
-/// A score as JSON, with the number of transcripts that the model did not end and, if given, of clips.
-fn score_json(score: &ErrorRates, transcripts: &Transcripts, clips: Option<usize>) -> Value {
+/// A score as JSON, with the number of transcripts that the model did not end.
+fn score_json(score: &ErrorRates, transcripts: &Transcripts) -> Value {
     let mut value = serde_json::to_value(score).unwrap_or(Value::Null);
     if let Some(fields) = value.as_object_mut() {
         fields.insert("unfinished".to_owned(), json!(transcripts.unfinished()));
-        fields.extend(clips.map(|clips| ("clips".to_owned(), json!(clips))));
     }
     value
+}
+
+/// The score of the train split with the number of its clips and how many of them were trained on.
+fn with_clips(mut value: Value, clips: usize, seen: &Seen) -> Value {
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("clips".to_owned(), json!(clips));
+        let checked = seen.overlap.trained_on().is_some();
+        fields.insert("trained_on".to_owned(), json!(checked.then(|| seen.train.iter().flatten().count())));
+    }
+    value
+}
+
+/// Compares the clips in `data` with what `model` was trained on.
+fn seen(model: &Path, data: &Path, held_out: &[ClipRow], train: &[ClipRow]) -> Result<Seen> {
+    let held_out = ClipDigest::of_all(data, held_out)?;
+    let digest = ClipDigest::digest(&held_out);
+    Ok(match TrainedOn::of_model(model)? {
+        Ok(trained_on) => {
+            let seen = |clips: &[ClipDigest]| clips.iter().map(|clip| trained_on.seen(clip)).collect();
+            let train = seen(&ClipDigest::of_all(data, train)?);
+            Seen { overlap: trained_on.overlap(&held_out), held_out: seen(&held_out), train, digest }
+        }
+        Err(why) => Seen { overlap: Overlap::NotChecked { why }, held_out: Vec::new(), train: Vec::new(), digest },
+    })
 }

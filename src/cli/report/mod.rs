@@ -13,9 +13,9 @@ use super::{Project, note, print, print_json};
 use crate::error::Result;
 use clap::Args;
 use pipeline::cache::store::Store;
-use pipeline::process::secrets::is_secret;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use voxpipe_io::secrets::redactor::Redactor;
 use voxpipe_io::write::write_atomic;
 
 /// Options of `voxpipe report`.
@@ -40,7 +40,7 @@ impl ReportArgs {
         let store = Store::open_readonly(&self.project.root()?)?;
         let sweep = self.of == "sweep";
         let mut data = if sweep { sweep::gather(&store, &self.project)? } else { gather::of_run(&store, &find(&store, &self.of)?)? };
-        redact(&mut data, &secrets());
+        redact(&mut data, &Redactor::of_environment());
         if self.json {
             return print_json(data);
         }
@@ -54,29 +54,17 @@ impl ReportArgs {
     }
 }
 
-/// Minimum length of a secret that is replaced: shorter ones are common words and numbers.
-const SHORTEST_SECRET: usize = 6;
-
-/// The values of the secret environment variables, longest first.
-fn secrets() -> Vec<String> {
-    let secret = |(name, value): (std::ffi::OsString, std::ffi::OsString)| is_secret(&name).then(|| value.to_string_lossy().into_owned());
-    let mut values: Vec<String> = std::env::vars_os().filter_map(secret).filter(|value| value.len() >= SHORTEST_SECRET).collect();
-    values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-    values
-}
-
-/// Replaces secret values in all texts. What stages printed was redacted when it was recorded; settings and pipeline files were not.
-fn redact(value: &mut Value, secrets: &[String]) {
+/// Replaces secrets in all texts, names included. What stages printed was redacted when it was recorded; settings and pipeline files were not.
+fn redact(value: &mut Value, redactor: &Redactor) {
     match value {
-        Value::String(text) => {
-            for secret in secrets {
-                if text.contains(secret.as_str()) {
-                    *text = text.replace(secret.as_str(), "[redacted]");
-                }
+        Value::String(text) => *text = redactor.redact(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, redactor)),
+        Value::Object(fields) => {
+            for (name, mut field) in std::mem::take(fields) {
+                redact(&mut field, redactor);
+                fields.insert(redactor.redact(&name), field);
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, secrets)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| redact(field, secrets)),
         _ => {}
     }
 }
@@ -110,9 +98,11 @@ mod tests {
 
     #[test]
     fn secrets_are_replaced_at_any_depth() {
-        let mut value = json!({ "a": ["key hf_abcdefgh!", { "b": "sk-12345" }], "n": 1 });
-        redact(&mut value, &["hf_abcdefgh".to_owned(), "sk-12345".to_owned()]);
-        assert_eq!(value, json!({ "a": ["key [redacted]!", { "b": "[redacted]" }], "n": 1 }));
+        let mut redactor = Redactor::default();
+        redactor.add_all(["word-4-word".into(), "another".into()].into_iter());
+        let mut value = json!({ "a": ["key word-4-word!", { "b": "another" }], "n": 1, "another": 2 });
+        redact(&mut value, &redactor);
+        assert_eq!(value, json!({ "a": ["key [redacted]!", { "b": "[redacted]" }], "n": 1, "[redacted]": 2 }));
     }
 
     #[test]

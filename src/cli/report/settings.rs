@@ -17,7 +17,7 @@ impl Origins {
     pub(super) fn of(provenance: Option<&Provenance>) -> Self {
         let mut origins = Self { written: BTreeMap::new(), set: Vec::new(), profiles: Vec::new() };
         let Some(provenance) = provenance else { return origins };
-        let included = provenance.included.iter().map(|(file, text)| (file, text));
+        let included = provenance.included.iter();
         // The pipeline file itself overrides what it includes.
         for (file, text) in included.chain([(&provenance.file, &provenance.text)]) {
             if let Ok(table) = toml::from_str::<toml::Table>(text) {

@@ -9,7 +9,7 @@ mod output;
 mod progress;
 mod reader;
 
-pub(super) use model::ModelArgs;
+pub(super) use model::{ModelArgs, OTHER_BASE};
 
 use super::run::listen;
 use super::{print_error, stream};
@@ -65,7 +65,7 @@ pub(super) struct Transcribe {
     /// Write one file per input to this folder [default: standard output; subtitles of several inputs go next to the audio]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Overwrite existing files
+    /// Overwrite existing files, and accept an adapter that was trained on another base model
     #[arg(long)]
     force: bool,
     /// Split at pauses into segments of at most this many seconds, with times [default for subtitles: 12]
@@ -79,7 +79,7 @@ pub(super) struct Transcribe {
     #[arg(long)]
     fail_fast: bool,
     /// Stream the transcript of one file or of standard input (16 kHz mono 16-bit, raw or WAV); needs Voxtral Realtime
-    #[arg(long, conflicts_with_all = ["shape", "out", "force", "max_segment", "language", "max_new_tokens", "fail_fast"])]
+    #[arg(long, conflicts_with_all = ["shape", "out", "max_segment", "language", "max_new_tokens", "fail_fast"])]
     stream: bool,
     /// Transcription delay of Voxtral Realtime in steps of 80 ms [default: as in the model's files, usually 6 (480 ms)]
     #[arg(long, value_name = "STEPS")]
@@ -170,7 +170,7 @@ impl Transcribe {
 
     /// Opens the model, with the delay of `--delay`.
     fn transcriber(&self) -> Result<AnyTranscriber> {
-        match (self.model.open()?, self.delay) {
+        match (self.model.open(self.force)?, self.delay) {
             (transcriber, None) => Ok(transcriber),
             (AnyTranscriber::Realtime(recognizer), Some(steps)) => Ok(AnyTranscriber::Realtime(Box::new(recognizer.with_delay(steps)?))),
             (AnyTranscriber::Recordings(_), Some(_)) => {

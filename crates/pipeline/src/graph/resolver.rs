@@ -7,7 +7,7 @@ use crate::manifest::foreach::{ForeachStages, name_in_file};
 use crate::manifest::interpolate::{Interpolation, InterpolationTrail};
 use crate::manifest::{Manifest, PipelineTable, RecoverTable, StageTable};
 use crate::stage::{AnyStage, SettingError, StageFactory};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -71,5 +71,6 @@ fn push(found: &mut Vec<Diagnostic>, span: Range<usize>, what: &str) {
 
 /// Whether a text is more than a reference or a placeholder.
 fn is_literal(text: &str) -> bool {
-    !text.trim().is_empty() && !text.contains("${") && !(text.starts_with('<') && text.ends_with('>'))
+    let placeholder = text.starts_with('<') && text.ends_with('>');
+    !text.trim().is_empty() && !text.contains("${") && !placeholder
 }

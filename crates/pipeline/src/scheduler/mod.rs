@@ -315,7 +315,7 @@ impl PipelineRun<'_> {
             }
         };
         self.show(step, digest);
-        Ok(AttemptOutcome::Kept(self.store.artifact(&record, &step.name), end))
+        Ok(AttemptOutcome::Kept(Box::new(self.store.artifact(&record, &step.name)), end))
     }
 
     fn failed(&self, step: &Step, error: &Error) -> StepOutcome {
@@ -388,7 +388,7 @@ struct ExecContext<'a> {
 
 /// The outcome of an attempt that did not fail.
 enum AttemptOutcome {
-    Kept(Artifact, AttemptEnd),
+    Kept(Box<Artifact>, AttemptEnd),
     Parked { have: u64, need: u64, message: String },
 }
 

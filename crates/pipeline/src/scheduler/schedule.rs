@@ -441,7 +441,7 @@ impl PipelineRun<'_> {
                     metrics: artifact.metrics.clone(),
                     kept: kept(&declared, &artifact),
                 });
-                return (WorkerMessage::Done(Box::new(artifact)), Some(lease));
+                return (WorkerMessage::Done(artifact), Some(lease));
             }
             Ok(AttemptOutcome::Parked { have, need, message }) => {
                 self.remember(step, &declared, AttemptEnd::Parked { have, need, message: message.clone() });
