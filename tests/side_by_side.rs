@@ -201,7 +201,7 @@ fn two_files_of_one_name_are_told_and_keep_their_results_apart() {
     sandbox.file("elsewhere/pipeline.toml", &text("else")).file("pyproject.toml", "[pipeline]\nname = \"same\"\n");
     assert!(!sandbox.run(&["check"]).exits(0).stderr.contains("of the name"));
     sandbox.file("other.toml", &text("two"));
-    for (file, other) in [("pipeline.toml", "other.toml"), ("other.toml", "pipeline.toml")] {
+    for (file, other) in [("other.toml", "pipeline.toml"), ("pipeline.toml", "other.toml")] {
         for command in ["check", "plan", "run"] {
             sandbox.run(&[command, file]).exits(0).complains(&format!("two pipelines of the name `same`: the other one is `{other}`"));
         }

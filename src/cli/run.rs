@@ -4,7 +4,7 @@ use super::plan::Plan;
 use super::provenance::{Provenance, RunObserver};
 use super::selection::{SelectedArgs, forced, selected};
 use super::summary::Summary;
-use super::{Project, note, print_json, prompt, trackio};
+use super::{Project, note, print_json, prompt, trackio, twins};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
@@ -117,6 +117,8 @@ impl Run {
         let shares = pipeline.cache.shared.is_some() || std::env::var_os("VOXPIPE_SHARED_CACHE").is_some_and(|folder| !folder.is_empty());
         if report.exit == Exit::Done as u8
             && !shares
+            // Whoever runs two pipelines of one name is told each time.
+            && twins::warning(&sources, &pipeline).is_none()
             && let Some(noop_key) = noop_key
         {
             let summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
