@@ -329,7 +329,7 @@ fn one_run_at_a_time() {
     sandbox.run(&["run"]).exits(3).complains(&format!("process {} (`voxpipe run pipeline.toml`) holds the lock", child.id()));
     sandbox.run(&["plan"]).exits(0);
     let status = sandbox.run(&["status"]).exits(0).stdout;
-    assert!(status.contains("head    begun"), "{status}");
+    assert!(status.contains("head    running"), "{status}");
     child.kill().unwrap();
     child.wait().unwrap();
     fs::remove_file(sandbox.path("block")).unwrap();
@@ -357,7 +357,7 @@ fn signals_interrupt_and_the_next_run_goes_on() {
 fn a_source_that_changes_meanwhile_is_not_trusted() {
     let sandbox = chain();
     sandbox.file("gather.sh", "echo gather >> ran\ncat data/* > $1/all\n[ -e data/late ] || echo late > data/late\n");
-    sandbox.run(&["run"]).exits(0).complains("`data` changed while the stage ran");
+    sandbox.run(&["run"]).exits(0).complains("`data` changed (1 added (late)) while the stage ran");
     assert_eq!(ran(&sandbox), "gather head last other");
     sandbox.run(&["run"]).exits(0);
     assert_eq!(ran(&sandbox), "gather head", "what comes after them has the same input as before");

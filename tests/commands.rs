@@ -24,7 +24,7 @@ with = { run = ["sh", "loud.sh", "${from.words}", "${out}"], code = ["loud.sh"] 
 uses = "command"
 from = { loud = "loud" }
 after = ["words"]
-with = { run = ["true"] }
+with = { run = ["true", "${out}"] }
 [profile.french]
 set = { "params.word" = "bonjour" }
 "#,
@@ -133,7 +133,7 @@ fn mistakes_on_the_command_line_and_in_the_file_end_with_2() {
     sandbox.run(&["run", "--set", "word"]).exits(2).complains("KEY=VALUE");
     sandbox.run(&["why", "lod"]).exits(2).complains("unknown stage `lod`").complains("did you mean `loud`");
     sandbox.run(&["run", "-p", "frnch"]).exits(2).complains("french");
-    sandbox.file("bad.toml", "schema = 1\n[pipeline]\nname = \"x\"\n[stage.a]\nuses = \"comand\"\n[stage.b]\nuses = \"command\"\nfrom = { x = \"c\" }\nwith = { run = [\"true\"] }\n");
+    sandbox.file("bad.toml", "schema = 1\n[pipeline]\nname = \"x\"\n[stage.a]\nuses = \"comand\"\n[stage.b]\nuses = \"command\"\nfrom = { x = \"c\" }\nwith = { run = [\"true\", \"${out}\"] }\n");
     for command in ["run", "check", "plan"] {
         let told = sandbox.run(&[command, "bad.toml"]).exits(2).complains("bad.toml:5:").complains("bad.toml:8:").complains("2 errors");
         assert_eq!(told.stdout, "");

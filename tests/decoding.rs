@@ -26,7 +26,8 @@ const SPECIAL: SpecialTokens = SpecialTokens { eos: 2, pad: 11 };
 fn written(model: &Voxtral, reference: &Reference, clips: &[usize], limit: usize) -> Vec<Generated> {
     let features: Vec<_> = clips.iter().map(|clip| reference.features(*clip)).collect();
     let audio = model.embed_audio(stack(features.iter(), &Device::flex()));
-    let prompts: Vec<DecoderPrompt> = clips.iter().map(|clip| DecoderPrompt { ids: reference.ids(*clip, "prompt"), limit }).collect();
+    let prompts: Vec<DecoderPrompt> =
+        clips.iter().map(|clip| DecoderPrompt { ids: reference.ids(*clip, "prompt"), limit, guard: None }).collect();
     let mut rows = vec![None; clips.len()];
     let mut say = |step: GenerationEvent| {
         if let GenerationEvent::Ended(row, written) = step {

@@ -67,6 +67,7 @@ with = { run = ["sh", "-c", "echo \"{\\\"metrics\\\": {\\\"lines\\\": $(wc -l < 
 uses = "command"
 from = { count = "count" }
 after = ["clips"]
+resources = { cpu = 100000 }
 with = { run = ["true"] }
 "#;
 
@@ -161,7 +162,7 @@ fn every_field_is_described_and_every_description_is_true() {
 
     sandbox.pipeline(
         "schema = 1\n[pipeline]\nname = \"s\"\n[params]\nn = 1\n[stage.scores]\nuses = \"command\"\n\
-         with = { run = [\"sh\", \"-c\", \"test $0 = 3 || echo \\\"{\\\\\\\"metrics\\\\\\\": {\\\\\\\"wer\\\\\\\": $0}}\\\"\", \"${params.n}\"] }\n\
+         with = { run = [\"sh\", \"-c\", \"test $0 != 3 || exit 1; echo \\\"{\\\\\\\"metrics\\\\\\\": {\\\\\\\"wer\\\\\\\": $0}}\\\"\", \"${params.n}\"] }\n\
          [matrix]\naxes = { n = [1, 2, 3] }\nbest = { metric = \"scores.wer\", direction = \"min\" }\n",
     );
     tell("sweep", &["sweep", "--list"]);
@@ -221,7 +222,7 @@ fn every_reason_and_every_event_is_described() {
         Why::OutputMissing { problem: text() },
         Why::PromiseChanged { path: text(), changes: changes() },
         Why::PublicationChanged { problem: text() },
-        Why::SourceMoved { path: text() },
+        Why::SourceMoved { path: text(), changes: changes() },
         Why::Parked { have: 1, need: 2 },
         Why::Interrupted,
         Why::PreviousFailed { message: text() },
@@ -246,6 +247,7 @@ fn every_reason_and_every_event_is_described() {
         Event::WorstClips { stage: stage(), clips: Vec::new() },
         Event::Note { stage: stage(), message: text() },
         Event::Warning { stage: stage(), message: text() },
+        Event::PeakMemory { stage: stage(), process: text(), bytes: 1 },
         Event::StageFinished { stage: stage(), seconds: 1.0, summary: text(), metrics: BTreeMap::new(), kept: kept() },
         Event::StageParked { stage: stage(), have: 1, need: 2, message: text() },
         Event::StageFailed { stage: stage(), message: text(), hint: None },

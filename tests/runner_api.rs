@@ -95,9 +95,9 @@ struct Project(Sandbox);
 impl Project {
     fn pipeline(&self, name: &str, steps: Vec<Step>) -> Pipeline {
         Pipeline {
-            variables: BTreeSet::new(),
             left_out: Vec::new(),
             held: BTreeSet::new(),
+            file: PathBuf::from("pipeline.toml"),
             name: name.to_owned(),
             root: self.0.root(),
             seed: 1,

@@ -110,7 +110,8 @@ fn a_stage_runs_as_a_job_and_tells_what_it_tells_here() {
     );
     let cluster = Cluster::new(&pipeline);
     let mut command = cluster.command(&["run"]);
-    command.env("HF_TOKEN", "hf_notforslurm").env("PLAIN", "seen");
+    command.env("HF_TOKEN", "hf_notforslurm").env("PLAIN", "seen").env("TOKENIZERS_PARALLELISM", "false");
+    command.env("MYSQL_PASSWD", "notforslurm").env("DATABASE_URL", "pg://me:notforslurm@host/db");
     let ran = Ran::of(command.output().unwrap()).exits(0);
     ran.complains("submitted as Slurm job 41").complains("note         hi");
     let arguments = cluster.told(41, "arguments");
@@ -119,7 +120,8 @@ fn a_stage_runs_as_a_job_and_tells_what_it_tells_here() {
         assert!(arguments.lines().any(|line| line == argument), "{argument}: {arguments}");
     }
     let environment = cluster.told(41, "environment");
-    assert!(environment.contains("PLAIN=seen") && !environment.contains("hf_notforslurm"), "{environment}");
+    assert!(environment.contains("PLAIN=seen") && environment.contains("TOKENIZERS_PARALLELISM=false"), "{environment}");
+    assert!(!environment.contains("notforslurm"), "{environment}");
     let events = events(&cluster.sandbox, "job");
     let said = names(&events);
     assert!(said.starts_with(&["stage-started", "note"]) && said.ends_with(&["stage-finished"]), "{said:?}");
@@ -167,7 +169,7 @@ fn a_sweep_is_as_many_jobs_as_it_has_combinations() {
 #[test]
 fn a_job_that_fails_fails_as_it_would_here() {
     let cluster = Cluster::new(&stage("s", "echo oh no; exit 5", "resources = { on = \"slurm\" }\nretry = { times = 1 }"));
-    cluster.run(&["run"]).exits(1).complains("`sh` failed with exit code 5; its last 1 lines:\n  oh no").complains("retrying");
+    cluster.run(&["run"]).exits(1).complains("`sh` failed with exit code 5; its last line:\n  oh no").complains("retrying");
     assert_eq!(cluster.jobs(), 2);
     let cluster = Cluster::new(&stage("s", "sleep 60", "resources = { on = \"slurm\" }\ntimeout = \"1s\""));
     cluster.run(&["run"]).exits(11).complains("it exceeded its timeout of 1 s");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 type Layers = (&'static str, &'static [&'static [&'static str]]);
 
 const CRATES: &[Layers] = &[
-    ("crates/io/src", &[&["error"], &["digest", "jsonl", "write"]]),
+    ("crates/io/src", &[&["error"], &["digest", "jsonl", "metrics", "secrets", "write"]]),
     (
         "crates/voxtral/src",
         &[

@@ -149,10 +149,14 @@ fn a_loss_that_is_no_number_names_its_clips() {
 
 /// Trains with a validation metric that is best at step 6, and requests a stop after `stop_at` steps.
 fn validated(folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<TrainingOutput, Error> {
+    validated_by(&|step| step.abs_diff(6) as f64, folder, patience, stop_at)
+}
+
+fn validated_by(distance: &dyn Fn(u64) -> f64, folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<TrainingOutput, Error> {
     let (device, reference, stop, step) = (Device::flex(), Reference::read(), AtomicBool::new(false), AtomicU64::new(0));
     let mut model = tiny();
     lora::add(&mut model, &adapters(), &mut WeightLoader::random(5, &device)).unwrap();
-    let mut look = |_: &Voxtral| Ok(BTreeMap::from([("distance".to_owned(), step.load(Ordering::Relaxed).abs_diff(6) as f64)]));
+    let mut look = |_: &Voxtral| Ok(BTreeMap::from([("distance".to_owned(), distance(step.load(Ordering::Relaxed)))]));
     let validation = Validation { every: 3, look: &mut look, metric: "distance".to_owned(), keep_best: true, patience };
     let training = Trainer {
         examples: &[reference.example(0), reference.example(1)],
@@ -173,6 +177,18 @@ fn validated(folder: &Path, patience: Option<u64>, stop_at: u64) -> Result<Train
 
 fn adapter_bytes(model: &Voxtral) -> Vec<u8> {
     tensors(model, |name| name.contains(".lora.")).into_values().flat_map(|data| data.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn a_validation_that_is_no_number_is_never_the_best_and_survives_a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let distance = |step: u64| if step == 3 { f64::NAN } else { step.abs_diff(6) as f64 };
+    assert_eq!(validated_by(&distance, folder.path(), None, 8).unwrap_err().kind, voxtral::error::ErrorKind::Interrupted);
+    let kept = TrainingCheckpoint::newest(folder.path(), |skipped| panic!("{skipped}")).unwrap();
+    assert!(kept.state.evaluations[0].metrics["distance"].is_nan());
+    let whole = validated_by(&distance, folder.path(), None, 0).unwrap();
+    assert_eq!((whole.kept, whole.evaluations.len()), (6, 8));
+    assert!(whole.evaluations[0].metrics["distance"].is_nan(), "what was measured is told");
 }
 
 #[test]

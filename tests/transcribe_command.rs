@@ -48,7 +48,7 @@ fn folders_patterns_and_files_are_heard_in_order_as_if_alone() {
     let ran = transcribe(&sandbox, &["clips", "--json", "--language", "en"]).exits(0);
     let ran = ran
         .complains("skipped 1 file in `clips` without an audio extension, such as `clips/notes.txt`")
-        .complains("reached the token limit");
+        .complains("the transcript is unfinished: it reached the limit of");
     let heard = json_lines(&ran);
     let names: Vec<_> = heard.iter().map(|clip| clip["file"].as_str().unwrap()).collect();
     assert_eq!(names, ["clips/a.wav", "clips/b/d.wav", "clips/c.wav"]);

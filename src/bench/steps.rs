@@ -294,7 +294,7 @@ pub(super) fn transcribe(bench: &Benchmark, report: &mut dyn FnMut(BenchRow)) ->
             [*batch, bench.config.audio_config.num_mel_bins, 2 * bench.config.audio_config.max_source_positions],
             &bench.device.device,
         );
-        let prompts: Vec<DecoderPrompt> = (0..*batch).map(|_| DecoderPrompt { ids: prompt(bench), limit: tokens }).collect();
+        let prompts: Vec<DecoderPrompt> = (0..*batch).map(|_| DecoderPrompt { ids: prompt(bench), limit: tokens, guard: None }).collect();
         // No end-of-sequence token, so that every transcript has the same length.
         let special = SpecialTokens { eos: u32::MAX, pad: PAD };
         let mut failed = None;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use voxpipe_io::jsonl;
+use voxpipe_io::{jsonl, metrics};
 
 /// Options of `voxpipe diff`.
 #[derive(Args)]
@@ -50,7 +50,7 @@ struct Both {
     #[serde(skip_serializing_if = "Option::is_none")]
     clips: Option<Clips>,
     /// Changed metrics, with the old and the new value.
-    metrics: BTreeMap<String, [Option<f64>; 2]>,
+    metrics: BTreeMap<String, [Option<Value>; 2]>,
 }
 
 /// Row counts and changed rows of two results.
@@ -102,7 +102,7 @@ impl Both {
         }
         both.clips = clips(store, &old, &new);
         for number in old.metrics.keys().chain(new.metrics.keys()).collect::<BTreeSet<_>>() {
-            let values = [&old, &new].map(|record| record.metrics.get(number).copied());
+            let values = [&old, &new].map(|record| record.metrics.get(number).map(|value| metrics::number(*value)));
             if values[0] != values[1] {
                 both.metrics.insert(number.clone(), values);
             }
@@ -172,9 +172,12 @@ fn text(a: &Summary, b: &Summary, stages: &[Both]) -> String {
         lines
     };
     part("data", stages.iter().flat_map(data).collect());
-    let shown = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| value.to_string());
+    let shown = |value: &Option<Value>| match value {
+        None => "none".to_owned(),
+        Some(value) => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+    };
     let numbers = |both: &Both| -> Vec<String> {
-        both.metrics.iter().map(|(name, [old, new])| line(both, &format!("{name} {} → {}", shown(*old), shown(*new)))).collect()
+        both.metrics.iter().map(|(name, [old, new])| line(both, &format!("{name} {} → {}", shown(old), shown(new)))).collect()
     };
     part("metrics", stages.iter().flat_map(numbers).collect());
     let results = |both: &Both| {

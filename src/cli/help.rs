@@ -8,7 +8,7 @@ use clap::Command;
 const HEADINGS: &[(&str, &[&str])] = &[
     ("Start", &["init", "studio", "record"]),
     ("Run", &["run", "resume", "sweep", "plan", "why", "check", "status"]),
-    ("Inspect", &["logs", "runs", "show", "diff", "plot", "graph", "repro"]),
+    ("Inspect", &["logs", "runs", "show", "diff", "plot", "report", "graph", "repro"]),
     ("Models", &["transcribe", "demo", "merge"]),
     ("Project", &["lock", "migrate", "schema", "gc", "cache", "export", "import", "trackio"]),
     ("Machine", &["doctor", "bench", "completions"]),

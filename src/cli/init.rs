@@ -76,6 +76,20 @@ struct Values {
     pack: bool,
 }
 
+impl Values {
+    /// What a person has to do before the first run: existing recordings must be there.
+    fn first_step(&self, folder: &Path) -> Option<String> {
+        if matches!(self.template, Template::Record) || folder.join(&self.folder).exists() {
+            return None;
+        }
+        let transcripts = match self.transcripts.as_str() {
+            "txt" => "a .txt file with the transcript beside each".to_owned(),
+            table => format!("their transcripts into `{table}` (columns `file` and `text`)"),
+        };
+        Some(format!("put the recordings into the folder `{}`, and {transcripts}", folder.join(&self.folder).display()))
+    }
+}
+
 impl Init {
     /// Writes the pipeline file and the JSON Schema for editors. Existing files are not overwritten.
     pub(super) fn go(self) -> Result<()> {
@@ -85,6 +99,7 @@ impl Init {
             return Err(exists().hint("choose another folder, or move the file"));
         }
         let values = self.values()?;
+        let first_step = values.first_step(&self.folder);
         let text = filled(values, &file)?;
         fs::create_dir_all(&self.folder).with_context(|| format!("cannot create `{}`", self.folder.display())).map_err(environment)?;
         if !write_new(&file, &text)? {
@@ -97,7 +112,8 @@ impl Init {
         }
         let and_schema = if with_schema { format!(" and `{}` (JSON Schema for editors)", schema.display()) } else { String::new() };
         let change_folder = if self.folder == Path::new(".") { String::new() } else { format!("cd {} && ", self.folder.display()) };
-        print(&format!("wrote `{}`{and_schema}\nreview it, then run: {change_folder}voxpipe run\n", file.display()))
+        let first = first_step.map(|step| format!("{step}\n")).unwrap_or_default();
+        print(&format!("wrote `{}`{and_schema}\n{first}review it, then run: {change_folder}voxpipe run\n", file.display()))
     }
 
     fn values(&self) -> Result<Values> {

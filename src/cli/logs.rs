@@ -2,10 +2,12 @@
 
 use super::summary::{exit_words, find};
 use super::{Project, note, print};
-use crate::error::{Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::report::terminal::{duration, left_out_words};
 use clap::Args;
 use pipeline::cache::store::Store;
+use pipeline::diagnostics::{did_you_mean, list};
+use pipeline::events::jsonl::EventLine;
 use pipeline::events::{Event, jsonl};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -53,10 +55,11 @@ impl Logs {
             let complete = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             read += complete as u64;
             let lines = jsonl::parse(&bytes[..complete]).map_err(|error| error.context(path.display()))?;
+            self.require_stage(&lines)?;
             let mut text = String::new();
             for line in &lines {
                 let (stage, words) = words(&line.event);
-                if self.stage.as_deref().is_some_and(|wanted| Some(wanted) != stage) {
+                if self.stage.as_deref().is_some_and(|wanted| stage.is_none_or(|stage| !is_named(wanted, stage))) {
                     continue;
                 }
                 if self.json {
@@ -80,6 +83,29 @@ impl Logs {
     }
 }
 
+impl Logs {
+    /// Checks that the run has the stage that is asked for.
+    fn require_stage(&self, lines: &[EventLine]) -> Result<()> {
+        let Some(wanted) = &self.stage else { return Ok(()) };
+        for line in lines {
+            if let Event::RunStarted { stages, run, .. } = &line.event
+                && !stages.iter().any(|stage| is_named(wanted, stage))
+            {
+                let names = || stages.iter().map(String::as_str);
+                let hint = did_you_mean(wanted, names()).unwrap_or_else(|| format!("its stages are {}", list(names())));
+                return Err(Error::new(format!("run {run} has no stage `{wanted}`")).kind(ErrorKind::InvalidInput).hint(hint));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a stage is meant by a name: its own, or that of all stages of a `foreach`.
+fn is_named(wanted: &str, stage: &str) -> bool {
+    let all = wanted.strip_suffix("[*]").unwrap_or(wanted);
+    stage == wanted || stage.strip_prefix(all).is_some_and(|entry| entry.starts_with('['))
+}
+
 /// The time of day of a timestamp, such as `12:01:07`.
 fn clock(time: &str) -> &str {
     time.get(11..19).unwrap_or(time)
@@ -87,8 +113,9 @@ fn clock(time: &str) -> &str {
 
 /// An event as text, with the stage it belongs to.
 fn words(event: &Event) -> (Option<&str>, String) {
-    let numbers =
-        |values: &BTreeMap<String, f64>| values.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
+    let numbers = |values: &BTreeMap<String, f64>| {
+        values.iter().map(|(name, value)| format!("{name} {}", voxpipe_io::metrics::text(*value))).collect::<Vec<_>>().join(", ")
+    };
     match event {
         Event::RunStarted { pipeline, run, stages, left_out } => {
             let without = left_out_words(left_out).map_or_else(String::new, |words| format!("; {words}"));
@@ -112,6 +139,7 @@ fn words(event: &Event) -> (Option<&str>, String) {
         Event::Note { stage, message } => (Some(stage), message.clone()),
         Event::Warning { stage, message } => (Some(stage), format!("warning: {message}")),
         Event::StageFinished { stage, seconds, summary, .. } => (Some(stage), format!("done in {}: {summary}", duration(*seconds))),
+        Event::PeakMemory { stage, process, bytes } => (Some(stage), format!("{process} took {} MB of memory at most", bytes / 1_000_000)),
         Event::StageParked { stage, have, need, message } => (Some(stage), format!("parked {have}/{need}: {message}")),
         Event::StageFailed { stage, message, hint } => {
             (Some(stage), format!("failed: {message}{}", hint.as_ref().map(|hint| format!("\n  = {hint}")).unwrap_or_default()))

@@ -1,22 +1,29 @@
 //! `voxpipe merge --model BASE --adapter DIR --out DIR`: merges a LoRA adapter into its base model.
 
-use super::print;
+use super::download_progress::Fetch;
+use super::transcribe::OTHER_BASE;
+use super::{note, print};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::hub::{self, Network};
+use crate::stages::base_model::check_base;
 use clap::Args;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use voxtral::lora;
 use voxtral::lora::merge;
 
 /// Options of `voxpipe merge`.
 #[derive(Args)]
 pub(super) struct Merge {
-    /// Folder of the base model
+    /// Base model: a folder or a Hub repository such as ORG/NAME or ORG/NAME@REVISION
+    #[arg(long, value_name = "DIR|REPO")]
+    model: String,
+    /// Branch, tag or commit of the base model's repository
     #[arg(long)]
-    model: PathBuf,
-    /// Folder of the adapter
-    #[arg(long)]
-    adapter: PathBuf,
+    revision: Option<String>,
+    /// Adapter: a folder or a Hub repository
+    #[arg(long, value_name = "DIR|REPO")]
+    adapter: String,
     /// Output folder; must be empty or not exist
     #[arg(long)]
     out: PathBuf,
@@ -26,17 +33,17 @@ pub(super) struct Merge {
     /// Maximum size of a weights file; a larger model is split into shards with an index
     #[arg(long, default_value = "5GB", value_name = "SIZE", value_parser = merge::size)]
     max_shard_size: u64,
+    /// Merge into another base model than the adapter was trained on
+    #[arg(long)]
+    force: bool,
+    /// Do not use the network; use only local files and the download cache
+    #[arg(long)]
+    offline: bool,
 }
 
 impl Merge {
     pub(super) fn go(&self) -> Result<()> {
         let usage = |message: String, hint: &str| Err(Error::new(message).kind(ErrorKind::InvalidInput).hint(hint));
-        if !lora::is_adapter(&self.adapter) {
-            return usage(format!("`{}` is not an adapter folder", self.adapter.display()), "pass a folder with adapter_config.json");
-        }
-        if lora::is_adapter(&self.model) || !self.model.is_dir() {
-            return usage(format!("`{}` is not a base model folder", self.model.display()), "pass the folder of a full model");
-        }
         let shown = self.out.display();
         let existed = self.out.exists();
         if existed {
@@ -52,8 +59,19 @@ impl Merge {
         if draft.exists() {
             return usage(format!("`{}` already exists, perhaps from an interrupted merge", draft.display()), "remove it");
         }
+        let adapter = self.folder(&self.adapter, None)?;
+        if !lora::is_adapter(&adapter) {
+            return usage(format!("`{}` is not an adapter folder", self.adapter), "pass a folder with adapter_config.json");
+        }
+        let model = self.folder(&self.model, self.revision.as_deref())?;
+        if lora::is_adapter(&model) {
+            return usage(format!("`{}` is not a base model folder", self.model), "pass the folder of a full model");
+        }
+        if let Some(what) = check_base(&adapter, &model, self.force, OTHER_BASE)? {
+            note(&what);
+        }
         fs::create_dir_all(&draft).with_context(|| format!("cannot create folder `{}`", draft.display()))?;
-        let merged = merge::merge(&self.model, &self.adapter, &draft, self.dtype, self.max_shard_size);
+        let merged = merge::merge(&model, &adapter, &draft, self.dtype, self.max_shard_size);
         let placed = merged.and_then(|merged| {
             if existed {
                 fs::remove_dir(&self.out).with_context(|| format!("cannot replace `{shown}`"))?;
@@ -69,5 +87,11 @@ impl Merge {
                 Err(error)
             }
         }
+    }
+
+    /// The folder of a model or an adapter, downloaded if it is a repository.
+    fn folder(&self, name: &str, revision: Option<&str>) -> Result<PathBuf> {
+        let mut fetch = Fetch::default();
+        hub::model_folder(Path::new(""), name, revision, Network::unless(self.offline), &mut |progress| fetch.say(progress))
     }
 }

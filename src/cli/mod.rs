@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, messages to standard error. With `--json` the result is one JSON value. The exit codes are in [`Exit`].
 
+mod axes;
 mod bench;
 mod cache;
 mod check;
@@ -23,6 +24,7 @@ mod plot;
 mod project;
 mod prompt;
 mod provenance;
+mod report;
 mod repro;
 mod run;
 mod runs;
@@ -37,6 +39,7 @@ mod sweep;
 mod table;
 mod trackio;
 mod transcribe;
+mod twins;
 mod why;
 mod worker;
 
@@ -84,6 +87,8 @@ enum Command {
     Show(show::Show),
     /// Compare the settings, data and metrics of two runs
     Diff(diff::Diff),
+    /// Report on a run or a sweep: settings, data, curves, scores and provenance on one page
+    Report(report::ReportArgs),
     /// Repeat a run in a fresh folder and check that its results are byte-identical
     Repro(repro::Repro),
     /// Remove unused results
@@ -229,6 +234,7 @@ impl Command {
             Self::Runs(runs) => runs.print().map(done),
             Self::Show(show) => show.print().map(done),
             Self::Diff(diff) => diff.print().map(done),
+            Self::Report(report) => report.go().map(done),
             Self::Repro(repro) => repro.go(),
             Self::Gc(gc) => gc.go().map(done),
             Self::Cache(cache) => cache.go(),

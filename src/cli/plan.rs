@@ -1,15 +1,17 @@
 //! `voxpipe plan`: shows what a run would do and why, without writing anything.
 
 use super::selection::{SelectedArgs, forced, selected};
+use super::summary::Summary;
 use super::table::table;
-use super::{print, print_json};
+use super::{note, print, print_json};
 use crate::error::Result;
 use crate::report::terminal::{duration, left_out_words};
 use clap::Args;
-use pipeline::cache::store::Store;
+use pipeline::cache::store::{AttemptEnd, Store};
 use pipeline::exit::Exit;
 use pipeline::graph::Pipeline;
 use pipeline::plan::{Plan as PipelinePlan, PlannedStep, RemoteChecks, StepState};
+use pipeline::scheduler::{MissingResource, missing_resources};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -71,9 +73,13 @@ impl Plan {
             0 if gate => Exit::Gate,
             0 => Exit::Done,
         } as u8;
+        let may_run = |stage: &str| plan.steps.iter().any(|step| step.stage == stage && step.may_run());
+        let missing: Vec<_> = missing_resources(&pipeline, None).into_iter().filter(|missing| may_run(&missing.stage)).collect();
+        let runs = |step: &PlannedStep| is_running(&store, &pipeline, &step.stage);
         if self.json {
             let with_time = |step: &PlannedStep| {
                 let mut value = step_json(step);
+                value["running"] = json!(runs(step));
                 value["seconds"] = json!(step.took);
                 value
             };
@@ -87,6 +93,7 @@ impl Plan {
                 "seconds": { "run": certain, "all": all },
                 "files": files,
                 "changes": project.changes(),
+                "machine": missing.iter().map(missing_json).collect::<Vec<_>>(),
             });
             if !left_out.is_empty() {
                 value["left_out"] = json!(left_out);
@@ -95,7 +102,7 @@ impl Plan {
             return Ok(code);
         }
         let rows = plan.steps.iter().map(|step| {
-            let (word, mut sentence) = step.state.words();
+            let (word, mut sentence) = if runs(step) { ("running", "it is running".to_owned()) } else { step.state.words() };
             if let Some(took) = step.took {
                 sentence.push_str(&format!(" ({} last time)", duration(took)));
             }
@@ -116,8 +123,32 @@ impl Plan {
         };
         let without = left_out_words(&left_out).map(|words| format!("{words}\n")).unwrap_or_default();
         print(&format!("{read}{}{without}{}{time}; nothing was written\n", table(rows), counts.join(", ")))?;
+        missing.iter().for_each(|missing| note(&missing_text(missing)));
         Ok(code)
     }
+}
+
+/// Whether a run is at work on a stage right now.
+pub(super) fn is_running(store: &Store, pipeline: &Pipeline, stage: &str) -> bool {
+    let last = store.last(&pipeline.name, &pipeline.origin(), stage).filter(|last| last.tried.end == AttemptEnd::Begun);
+    last.is_some_and(|last| store.runner(&pipeline.name).is_some() && newest_run(store, &pipeline.name).as_ref() == Some(&last.tried.run))
+}
+
+/// The newest run of a pipeline. What an earlier one began is not what the active one does.
+fn newest_run(store: &Store, pipeline: &str) -> Option<String> {
+    let runs = store.runs().ok()?;
+    runs.into_iter().rev().find(|run| Summary::of(store, run).is_ok_and(|summary| summary.pipeline == pipeline))
+}
+
+/// What this machine lacks for a stage, in words.
+pub(super) fn missing_text(missing: &MissingResource) -> String {
+    let hint = missing.error.hint.as_deref().map(|hint| format!("\n  = {hint}")).unwrap_or_default();
+    format!("stage `{}` on this machine: {}{hint}", missing.stage, missing.error.message)
+}
+
+/// What this machine lacks for a stage, as JSON.
+pub(super) fn missing_json(missing: &MissingResource) -> Value {
+    json!({ "stage": missing.stage, "message": missing.error.message, "hint": missing.error.hint, "fatal": missing.is_fatal })
 }
 
 /// A step's state as JSON, with its stage name and kind.

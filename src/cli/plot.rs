@@ -59,7 +59,8 @@ impl Plot {
                 .flat_map(|training| metrics.iter().map(move |metric| (training, metric, points(training, metric))))
                 .filter(|(.., points)| !points.is_empty())
                 .map(|(training, metric, points)| {
-                    let (steps, values): (Vec<u64>, Vec<f64>) = points.into_iter().map(|(step, value)| (step as u64, value)).unzip();
+                    let (steps, values): (Vec<u64>, Vec<_>) =
+                        points.into_iter().map(|(step, value)| (step as u64, voxpipe_io::metrics::number(value))).unzip();
                     json!({ "training": training.name, "metric": metric, "steps": steps, "values": values })
                 })
                 .collect();
@@ -74,12 +75,24 @@ impl Plot {
     }
 
     fn trainings(&self) -> Result<Vec<Training>> {
-        let (files, others): (Vec<&String>, Vec<&String>) = self.of.iter().partition(|of| Path::new(of).is_file());
+        // Elsewhere the first argument is the pipeline file.
+        let (pipelines, named): (Vec<&String>, Vec<&String>) =
+            self.of.iter().partition(|of| of.ends_with(".toml") && Path::new(of).is_file());
+        let pipeline_file = match pipelines[..] {
+            [] => self.file.clone(),
+            [one] => Some(PathBuf::from(one)),
+            _ => {
+                let error = Error::new("several pipeline files").kind(ErrorKind::InvalidInput);
+                return Err(error.hint("name one, and the stages, runs or metrics files to plot"));
+            }
+        };
+        let (files, others): (Vec<&String>, Vec<&String>) = named.into_iter().partition(|of| Path::new(of).is_file());
         let mut found = files.into_iter().map(|file| of_file(Path::new(file))).collect::<Result<Vec<_>>>()?;
         if others.is_empty() && !found.is_empty() {
             return Ok(found);
         }
-        let project = Project::at(self.file.clone());
+        let plots_all = others.is_empty();
+        let project = Project::at(pipeline_file);
         let (_, parsed) = project.parse()?;
         let store = Store::open_readonly(&project.root()?)?;
         let name = parsed.pipeline.as_ref().map_or(String::new(), |pipeline| pipeline.name.clone());
@@ -99,15 +112,21 @@ impl Plot {
                 found.push(of_stage(&store, &name, of)?.ok_or_else(|| {
                     Error::new(format!("stage `{of}` has no metrics yet"))
                         .kind(ErrorKind::InvalidInput)
-                        .hint("a `train` stage has metrics after its first step")
+                        .hint("a `train` stage has metrics after its first step, a `command` stage once its program prints some")
                 })?);
             } else {
                 let known = stages.iter().chain(&runs).map(String::as_str);
-                let hint = did_you_mean(of, known.clone()).unwrap_or_else(|| format!("known names: {}", list(known)));
+                let hint = did_you_mean(of, known.clone()).unwrap_or_else(|| match (parsed.pipeline.is_some(), known.clone().next()) {
+                    (false, _) => {
+                        format!("`{}` has errors, so its stages are not known: `voxpipe check` shows them", project.file().display())
+                    }
+                    (true, None) => "a path names a file such as loss.jsonl".to_owned(),
+                    (true, Some(_)) => format!("known names: {}", list(known)),
+                });
                 return Err(Error::new(format!("no stage, run or file is called `{of}`")).kind(ErrorKind::InvalidInput).hint(hint));
             }
         }
-        if self.of.is_empty() {
+        if plots_all {
             for stage in &stages {
                 found.extend(of_stage(&store, &name, stage)?);
             }
@@ -202,14 +221,27 @@ fn of_stage(store: &Store, pipeline: &str, stage: &str) -> Result<Option<Trainin
     {
         return Ok(Some(Training { name: stage.to_owned(), rows }));
     }
+    let mut rows = rows_of_result(&link)?;
+    // Programs report their metrics to the log of the run.
+    for run in store.runs()?.iter().rev() {
+        if !rows.is_empty() {
+            break;
+        }
+        rows = logged_metrics(store, run)?.remove(stage).map(|logged| logged.rows).unwrap_or_default();
+    }
+    Ok((!rows.is_empty()).then(|| Training { name: stage.to_owned(), rows }))
+}
+
+/// The metrics in the result of a training; none if it has no such files.
+pub(super) fn rows_of_result(folder: &Path) -> Result<Vec<MetricsRow>> {
     let mut rows = Vec::new();
     for name in ["loss.jsonl", "eval.jsonl"] {
-        let path = link.join(name);
+        let path = folder.join(name);
         if path.exists() {
             rows.extend(jsonl::read::<MetricsRow>(&path)?.into_iter().map(|(_, row)| row));
         }
     }
-    Ok((!rows.is_empty()).then(|| Training { name: stage.to_owned(), rows }))
+    Ok(rows)
 }
 
 /// The metrics of a stage in the event log of a run.
@@ -245,8 +277,8 @@ fn logged_metrics(store: &Store, run: &str) -> Result<BTreeMap<String, LoggedMet
     Ok(stages)
 }
 
-/// The trainings of a run. The first steps of a training that continued from a checkpoint are in the logs of earlier runs.
-fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
+/// The metrics of the trainings of a run, by stage. The first steps of a training that continued from a checkpoint are in the logs of earlier runs.
+pub(super) fn stages_of_run(store: &Store, runs: &[String], run: &str) -> Result<BTreeMap<String, Vec<MetricsRow>>> {
     let mut found = logged_metrics(store, run)?;
     found.retain(|_, logged| !logged.rows.is_empty());
     for earlier in runs.iter().take_while(|other| *other != run).collect::<Vec<_>>().into_iter().rev() {
@@ -266,9 +298,15 @@ fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
             }
         }
     }
+    Ok(found.into_iter().map(|(stage, logged)| (stage, logged.rows)).collect())
+}
+
+/// The trainings of a run, named by the run.
+fn of_run(store: &Store, runs: &[String], run: &str) -> Result<Vec<Training>> {
+    let found = stages_of_run(store, runs, run)?;
     let several = found.len() > 1;
     let name = |stage: String| if several { format!("{run} {stage}") } else { run.to_owned() };
-    Ok(found.into_iter().map(|(stage, logged)| Training { name: name(stage), rows: logged.rows }).collect())
+    Ok(found.into_iter().map(|(stage, rows)| Training { name: name(stage), rows }).collect())
 }
 
 /// Width of the terminal in columns, at most 200.

@@ -1,14 +1,15 @@
 //! Loading a pipeline: reads the pipeline file, applies command-line changes and the lockfile, prints diagnostics.
 
-use super::{Changes, Project, note};
+use super::{Changes, Project, note, twins};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::lockfile::Lockfile;
 use crate::stages::STAGES;
+use pipeline::cache::reads;
 use pipeline::cache::store::Store;
 use pipeline::diagnostics::Diagnostic;
 use pipeline::graph::{ParsedPipeline, Pipeline};
 use pipeline::manifest::include::ManifestSources;
-use pipeline::manifest::include_files::read_included;
+use pipeline::manifest::include_files::{read, read_included};
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::manifest::overrides::CommandLineOverrides;
 use std::fs;
@@ -71,7 +72,11 @@ impl Project {
     /// Like [`Project::parse_combination`], but does not apply the lockfile.
     pub(super) fn parse_unpinned(&self, sources: &ManifestSources, combination: Option<&SweepCombination>) -> ParsedPipeline {
         let overrides = CommandLineOverrides { combination: combination.cloned(), ..self.overrides() };
-        Pipeline::parse_sources(STAGES, sources, self.file(), &overrides, &|name| std::env::var(name).ok())
+        let mut parsed =
+            Pipeline::parse_sources(STAGES, sources, self.file(), &overrides, &|name| reads::variable(name)?.into_string().ok());
+        let twins = |pipeline: &Pipeline| reads::unrecorded(|| twins::warning(sources, pipeline));
+        parsed.diagnostics.extend(parsed.pipeline.as_ref().and_then(twins));
+        parsed
     }
 
     fn pin(&self, pipeline: &mut Pipeline) -> Result<()> {
@@ -100,10 +105,10 @@ impl Project {
 
     /// The pipeline file with its includes.
     pub(super) fn sources(&self) -> Result<ManifestSources> {
-        let reading = || format!("cannot read `{}`", self.file().display());
-        let text = fs::read_to_string(self.file()).with_context(reading).map_err(|error| {
-            let hint = "pass the pipeline file after the command; the default is pipeline.toml in this folder or in one above";
-            error.kind(ErrorKind::InvalidInput).hint(hint)
+        let text = read(self.file()).map_err(|message| {
+            let error = Error::new(message).kind(ErrorKind::InvalidInput);
+            let hint = "pass the pipeline file after the command (the default is pipeline.toml in this folder or in one above), or write one with `voxpipe init`";
+            if self.file().is_file() { error } else { error.hint(hint) }
         })?;
         Ok(ManifestSources::gather(&text, self.file(), &read_included))
     }

@@ -5,11 +5,11 @@ use super::provenance::{Provenance, RunObserver};
 use super::selection::{SelectedArgs, forced, selected};
 use super::signals::listen;
 use super::summary::Summary;
-use super::{Project, note, print_json, prompt, trackio};
+use super::{Project, note, print_json, prompt, trackio, twins};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::lockfile::Lockfile;
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
+use pipeline::cache::reads::{Reads, Recording};
 use pipeline::cache::store::Store;
 use pipeline::events::Event;
 use pipeline::events::jsonl::JsonLinesReporter;
@@ -19,11 +19,14 @@ use pipeline::graph::{ExecutorKind, Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::plan::noop::{NoopEntry, NoopKey};
 use pipeline::process::liveness_lock::JOB;
-use pipeline::scheduler::{RetryQuestion, RunReport, SchedulerOptions, StepOutcome};
+use pipeline::scheduler::{RetryQuestion, RunReport, SchedulerOptions, StepOutcome, StopSignal};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Options of `voxpipe run`.
 #[derive(Args)]
@@ -39,6 +42,9 @@ pub(super) struct Run {
     /// Also write all events as JSON lines to this file, or to standard output with `-`
     #[arg(long, value_name = "FILE")]
     events: Option<String>,
+    /// Wait while this pipeline, or what needs the whole project, runs elsewhere
+    #[arg(short, long)]
+    wait: bool,
     /// Run at most N stages in parallel [default: number of CPU cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -69,15 +75,15 @@ impl Run {
             // A job that a killed run left is to be named, even if no stage needs it.
             && !Store::has_scratch_folder(&entry.root, JOB)
         {
-            return self.report_noop(&project, &entry);
-        }
-        let pipeline = selected(&project, project.pipeline_of(&sources)?, &selection)?;
-        let force = forced(&pipeline, &self.force)?;
-        if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
-            return Err(Error::new(format!("project root `{}` is not a folder", pipeline.root.display())).kind(ErrorKind::InvalidInput));
+            match self.report_noop(&project, &entry) {
+                Err(error) if self.wait && error.kind == ErrorKind::Locked => {}
+                reported => return reported,
+            }
         }
         let stop = listen()?;
-        let store = Store::open(&pipeline.root, &format!("voxpipe run {}", project.file().display())).map_err(or_environment)?;
+        let OpenedRun { sources, pipeline, force, resolved, store } = self.open(&project, &selection, sources, &stop)?;
+        // With `--wait` the file may be another one by now: the key is one of the text that runs.
+        let noop_key = self.noop_key(&project, &selection, &sources);
         let store = Project::share(store, &pipeline)?;
         if !pipeline.held.is_empty() {
             pipeline::plan::Plan::of(&pipeline, &store, &force)?.check_held(&pipeline)?;
@@ -115,16 +121,41 @@ impl Run {
         let shares = pipeline.cache.shared.is_some() || std::env::var_os("VOXPIPE_SHARED_CACHE").is_some_and(|folder| !folder.is_empty());
         if report.exit == Exit::Done as u8
             && !shares
+            // Whoever runs two pipelines of one name is told each time.
+            && twins::warning(&sources, &pipeline).is_none()
             && let Some(noop_key) = noop_key
         {
             let summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
             let kept = summary.stages.iter().map(|stage| (stage.stage.clone(), stage.kept.clone())).collect();
-            noop_key.record(&pipeline, &store, &kept, &[Lockfile::beside(project.file())])?;
+            noop_key.record(&pipeline, &store, &kept, resolved)?;
         }
         if self.json {
             print_json(serde_json::to_value(&report)?)?;
         }
         Ok(report.exit)
+    }
+
+    /// Resolves the pipeline and opens its store; with `--wait`, waits for the locks and then resolves it again.
+    fn open(&self, project: &Project, selection: &StageSelection, mut sources: ManifestSources, stop: &StopSignal) -> Result<OpenedRun> {
+        loop {
+            let recording = Recording::start();
+            let pipeline = project.pipeline_of(&sources)?;
+            let resolved = recording.finish();
+            let pipeline = selected(project, pipeline, selection)?;
+            let force = forced(&pipeline, &self.force)?;
+            if !pipeline.root.as_os_str().is_empty() && !pipeline.root.is_dir() {
+                return Err(Error::new(format!("project root `{}` is not a folder", pipeline.root.display())).kind(ErrorKind::InvalidInput));
+            }
+            let open = || Store::open_run(&pipeline.root, &pipeline.name, &command(project));
+            match open() {
+                Err(error) if self.wait && error.kind == ErrorKind::Locked => wait_for_lock(open, error, stop).map(drop)?,
+                opened => {
+                    let store = opened.map_err(or_environment)?;
+                    return Ok(OpenedRun { sources, pipeline, force, resolved, store });
+                }
+            }
+            sources = project.sources()?;
+        }
     }
 
     /// The key of the no-op fast path; none with command-line changes other than profiles, nor with a selection of stages.
@@ -139,7 +170,7 @@ impl Run {
     /// Reports a run in which every stage is fresh.
     fn report_noop(&self, project: &Project, entry: &NoopEntry) -> Result<u8> {
         let begun = Instant::now();
-        let store = Store::enter(&entry.root, &format!("voxpipe run {}", project.file().display())).map_err(or_environment)?;
+        let store = Store::enter(&entry.root, &entry.pipeline, &command(project)).map_err(or_environment)?;
         let run = store.begin_run().map_err(or_environment)?;
         let mut reporters = self.reporters(&store, &run)?;
         reporters.push(Box::new(self.terminal()));
@@ -210,6 +241,43 @@ impl From<Executor> for ExecutorKind {
         }
     }
 }
+
+/// A run whose locks are held.
+struct OpenedRun {
+    sources: ManifestSources,
+    pipeline: Pipeline,
+    force: BTreeSet<String>,
+    /// What was read to resolve the pipeline.
+    resolved: Reads,
+    store: Store,
+}
+
+/// The command line of a run, as locks are signed with it.
+fn command(project: &Project) -> String {
+    format!("voxpipe run {}", project.file().display())
+}
+
+/// Tries again until other runs let go of their locks, and says who holds them.
+pub(super) fn wait_for_lock(open: impl Fn() -> Result<Store>, mut error: Error, stop: &StopSignal) -> Result<Store> {
+    let mut told = String::new();
+    loop {
+        if told != error.message {
+            note(&format!("waiting: {}; Ctrl-C ends the waiting", error.message));
+            told.clone_from(&error.message);
+        }
+        thread::sleep(BETWEEN_TRIES);
+        if stop.asked.load(Ordering::Relaxed) {
+            return Err(Error::new("interrupted while waiting for another run; nothing was run").kind(ErrorKind::Interrupted));
+        }
+        match open() {
+            Err(again) if again.kind == ErrorKind::Locked => error = again,
+            opened => return opened,
+        }
+    }
+}
+
+/// How often a lock that another run holds is tried.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
 /// Reports an unusable state folder as an environment error.
 fn or_environment(error: Error) -> Error {

@@ -43,7 +43,7 @@ impl Show {
                 text.push_str(&format!("  {:<width$}  {:<11}  because {}\n", "", "", stage.why));
             }
             for (name, value) in &stage.metrics {
-                text.push_str(&format!("  {:<width$}  {:<11}  {name} {value}\n", "", ""));
+                text.push_str(&format!("  {:<width$}  {:<11}  {name} {}\n", "", "", voxpipe_io::metrics::text(*value)));
             }
         }
         text.extend(left_out_words(&summary.left_out).map(|words| format!("  {words}\n")));

@@ -1,6 +1,6 @@
 //! `voxpipe status`: shows the state of each stage.
 
-use super::plan::{RemoteArgs, step_json};
+use super::plan::{RemoteArgs, is_running, step_json};
 use super::table::table;
 use super::{Project, print, print_json};
 use crate::error::Result;
@@ -28,8 +28,14 @@ impl Status {
         let pipeline = self.project.pipeline()?;
         let store = self.project.read_store(&pipeline)?;
         let plan = self.remote.plan(&pipeline, &store, &BTreeSet::new())?;
-        let states: Vec<_> =
-            plan.steps.iter().map(|step| (step, state(&step.state, store.last(&pipeline.name, &step.stage).as_deref()))).collect();
+        let states: Vec<_> = plan
+            .steps
+            .iter()
+            .map(|step| {
+                let last = store.last(&pipeline.name, &pipeline.origin(), &step.stage);
+                (step, state(&step.state, last.as_deref(), is_running(&store, &pipeline, &step.stage)))
+            })
+            .collect();
         if self.json {
             let steps: Vec<_> = states
                 .iter()
@@ -48,16 +54,20 @@ impl Status {
 }
 
 /// A step's state as word, sentence and JSON of its last attempt. The last attempt counts only where there is no up-to-date result.
-fn state(state: &StepState, last: Option<&StageHistory>) -> (&'static str, String, Value) {
+fn state(state: &StepState, last: Option<&StageHistory>, running: bool) -> (&'static str, String, Value) {
     let (word, sentence) = state.words();
     let now = if word == "run" { "stale" } else { word };
     let end = last.map(|last| &last.tried.end);
     let json = end.map_or(Value::Null, |end| json!(end));
     match (state, end) {
-        (StepState::Fresh(_) | StepState::Unchecked(..) | StepState::Shared(_) | StepState::GateUnmet(..), _) => (now, sentence, json),
+        // With `--force` a stage runs that is up to date.
+        (StepState::Fresh(_) | StepState::Unchecked(..) | StepState::Shared(_) | StepState::GateUnmet(..), _) if !running => {
+            (now, sentence, json)
+        }
         (_, Some(AttemptEnd::Parked { have, need, message })) => ("parked", format!("{have}/{need}  {message}"), json),
         (_, Some(AttemptEnd::Failed { message })) => ("failed", message.lines().next().unwrap_or_default().to_owned(), json),
-        (_, Some(AttemptEnd::Begun)) => ("begun", "it is running, or its run was killed".to_owned(), json),
+        (_, Some(AttemptEnd::Begun)) if running => ("running", "it is running".to_owned(), json),
+        (_, Some(AttemptEnd::Begun)) => ("begun", "its run was killed; run again to continue".to_owned(), json),
         (_, Some(AttemptEnd::Interrupted)) => ("interrupted", "run again to continue".to_owned(), json),
         _ => (now, sentence, json),
     }

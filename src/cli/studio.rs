@@ -4,9 +4,10 @@ use super::signals::listen;
 use super::transcribe::ModelArgs;
 use super::{note, print};
 use crate::error::{Error, ErrorKind, Result};
+use crate::stages::base_model::check_base;
 use crate::studio;
 use crate::studio::ServerOptions;
-use crate::studio::inference::{InferenceService, TranscribeFn};
+use crate::studio::inference::{InferenceService, TranscribeFn, Transcription};
 use axum::Router;
 use clap::Args;
 use std::fs;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use voxtral::inference::transcribe::TokenLimit;
 use voxtral::inference::transcriber::{TranscribeEvent, Utterance};
 use voxtral::lora;
+use voxtral::lora::RecordedBase;
 
 /// Address of the server.
 #[derive(Args, Clone, Copy)]
@@ -58,13 +60,19 @@ pub(super) struct Demo {
     /// Allow access without a token, also from other machines
     #[arg(long)]
     public: bool,
+    /// Accept an adapter that was trained on another base model
+    #[arg(long)]
+    force: bool,
 }
 
 impl ListenArgs {
     /// Serves until a signal asks to stop.
     fn serve(self, router: Router, what: &str, public: bool) -> Result<()> {
         let listening = ServerOptions { host: self.host, port: self.port, public };
-        if !self.host.is_loopback() && !public {
+        if public {
+            let who = if self.host.is_loopback() { "every program and user of this machine" } else { "everyone who reaches this machine" };
+            note(&format!("`--public`: {who} can use the model without a token, and can see nothing else"));
+        } else if !self.host.is_loopback() {
             note("the server is reachable from other machines: anyone with the token in the URL has full access");
         }
         studio::serve(router, listening, &listen()?.asked, |address| print(&format!("{what}: {address}\n")))
@@ -101,10 +109,10 @@ impl RecordArgs {
 impl Demo {
     pub(super) fn go(self) -> Result<()> {
         let name = self.model.name();
-        let choice = Arc::new(self.model);
+        let (choice, force) = (Arc::new(self.model), self.force);
         // Report a missing model now rather than to the first visitor.
         choice.check()?;
-        let speech = InferenceService::new(move || vec![name.clone()], Arc::new(move |_| Ok(transcribe_fn(choice.open()?))));
+        let speech = InferenceService::new(move || vec![name.clone()], Arc::new(move |_| Ok(transcribe_fn(choice.open(force)?))));
         self.listen.serve(studio::demo(Arc::new(speech)), "demo", self.public)
     }
 }
@@ -112,14 +120,14 @@ impl Demo {
 /// A function that transcribes 16 kHz mono samples with the model.
 fn transcribe_fn(transcriber: voxtral::any_transcriber::AnyTranscriber) -> TranscribeFn {
     Box::new(move |samples, language| {
-        let mut text = String::new();
+        let mut transcription = Transcription { text: String::new(), finished: true };
         transcriber.transcribe_each(&[Utterance { samples, language }], TokenLimit::Auto, &mut |event| {
             if let TranscribeEvent::Transcript(_, transcript) = event {
-                text = transcript.text;
+                transcription = Transcription { text: transcript.text.trim().to_owned(), finished: transcript.finished };
             }
             Ok(())
         })?;
-        Ok(text.trim().to_owned())
+        Ok(transcription)
     })
 }
 
@@ -137,12 +145,20 @@ fn models_of(file: &Path) -> Arc<InferenceService> {
         let base = if adapter { lora::base_of(&model)? } else { base_of(&model) };
         let base = base.map(|base| if root.join(&base).is_dir() { root.join(&base).display().to_string() } else { base });
         let named = match (name, &base) {
-            ("base", Some(base)) => ModelArgs::of(base, None),
+            ("base", Some(base)) => {
+                let recorded = RecordedBase::read(&model)?;
+                if Path::new(base).is_dir() {
+                    check_base(&model, Path::new(base), false, "put the base model that it was trained on back there")?;
+                    ModelArgs::of(base, None)
+                } else {
+                    ModelArgs::of(base, None).at(recorded.revision.filter(|_| !base.contains('@')))
+                }
+            }
             ("base", None) => return Err(Error::new("the training.json of the model does not name its base model")),
             _ if adapter => ModelArgs::of(&model.display().to_string(), base.as_deref()),
             _ => ModelArgs::of(&model.display().to_string(), None),
         };
-        Ok(transcribe_fn(named.open()?))
+        Ok(transcribe_fn(named.open(false)?))
     };
     Arc::new(InferenceService::new(names, Arc::new(open)))
 }

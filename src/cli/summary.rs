@@ -36,7 +36,7 @@ pub(super) struct StageSummary {
     pub(super) said: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) seconds: Option<f64>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "voxpipe_io::metrics")]
     pub(super) metrics: BTreeMap<String, f64>,
     #[serde(flatten)]
     pub(super) kept: ResultRef,

@@ -3,9 +3,10 @@
 //! Combinations share the cache: stages that do not depend on an axis run once, and an interrupted sweep continues where it stopped.
 //! Parallel combinations share one resource pool, and a stage that two of them need runs once.
 
+use super::axes::{ComparedCombination, idle_axes};
 use super::project::plural;
 use super::provenance::RunObserver;
-use super::run::{Executor, write_provenance};
+use super::run::{Executor, wait_for_lock, write_provenance};
 use super::signals::listen;
 use super::{Project, note, print, print_json, trackio};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +14,7 @@ use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::Args;
 use pipeline::cache::store::Store;
 use pipeline::events::Event;
-use pipeline::events::jsonl::JsonLinesReporter;
+use pipeline::events::jsonl::{self, JsonLinesReporter};
 use pipeline::events::reporter::{Reporter, fan_out};
 use pipeline::executor::RemoteExecutor;
 use pipeline::executor::leftover::LeftoverJob;
@@ -23,13 +24,14 @@ use pipeline::graph::{ExecutorKind, Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use pipeline::plan::{Plan, StepState};
-use pipeline::scheduler::{PipelineRun, ResourcePool, RunReport, SchedulerOptions, StopSignal};
-use serde_json::{Value, json};
+use pipeline::scheduler::{PipelineRun, ResourcePool, RunReport, SchedulerOptions, StepOutcome, StopSignal};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use voxpipe_io::metrics;
 
 /// Options of `voxpipe sweep`.
 #[derive(Args)]
@@ -45,6 +47,9 @@ pub(super) struct Sweep {
     /// Executor of stages whose `resources` do not set one
     #[arg(long, alias = "on", value_enum)]
     executor: Option<Executor>,
+    /// Wait while this pipeline, or what needs the whole project, runs elsewhere
+    #[arg(short, long)]
+    wait: bool,
     /// Only list the combinations and their known results, without running anything
     #[arg(long)]
     list: bool,
@@ -64,6 +69,8 @@ struct Row {
     exit: u8,
     /// The metrics of every stage with an up-to-date result.
     metrics: BTreeMap<String, BTreeMap<String, f64>>,
+    /// What its newest run failed with.
+    error: Option<String>,
 }
 
 /// Outcome of a combination.
@@ -108,6 +115,7 @@ impl Sweep {
         if self.list {
             let store = Store::open_readonly(&root)?;
             rows.iter_mut().try_for_each(|row| update_row(row, &store))?;
+            add_unsuccessful_runs(&matrix, &mut rows, &store)?;
             let best = best(&matrix, &rows);
             self.print(&matrix, &rows, best, Exit::Done as u8)?;
             return Ok(Exit::Done as u8);
@@ -115,7 +123,13 @@ impl Sweep {
         if !root.as_os_str().is_empty() && !root.is_dir() {
             return Err(Error::new(format!("project root `{}` is not a folder", root.display())).kind(ErrorKind::InvalidInput));
         }
-        let mut store = Store::open(&root, &format!("voxpipe sweep {}", self.project.file().display()))?;
+        let stop = listen()?;
+        let name = rows.first().map(|row| row.part.name.clone()).unwrap_or_default();
+        let open = || Store::open_run(&root, &name, &format!("voxpipe sweep {}", self.project.file().display()));
+        let mut store = match open() {
+            Err(error) if self.wait && error.kind == ErrorKind::Locked => wait_for_lock(open, error, &stop)?,
+            opened => opened?,
+        };
         if let Some(row) = rows.first() {
             store = Project::share(store, &row.part)?;
         }
@@ -128,7 +142,7 @@ impl Sweep {
             sources: &sources,
             matrix: &matrix,
             store: &store,
-            stop: listen()?,
+            stop,
             pool: Arc::new(ResourcePool::new(&machines, self.jobs.map(usize::from))),
             starting: Mutex::default(),
             parallel: at_once > 1,
@@ -138,6 +152,9 @@ impl Sweep {
         let may_choose = complete && (self.keep_going || !rows.iter().any(|row| row.result == Outcome::Failed));
         let best = best(&matrix, &rows).filter(|_| may_choose);
         let mut exit = exit(&rows, best.is_some());
+        if exit == Exit::Done as u8 && best.is_none() && matrix.best.is_some() {
+            exit = Exit::Gate as u8;
+        }
         if let Some(best) = best {
             let title = format!("best of {count}: {}", matrix.words(&rows[best].combination));
             let parsed = self.project.parse_combination(&sources, Some(&rows[best].combination))?;
@@ -187,9 +204,13 @@ impl Sweep {
                 };
                 let combination = combination.clone();
                 let metrics = BTreeMap::new();
-                rows.push(Row { combination, part, result: Outcome::NotRun, run: None, exit: 0, metrics });
+                rows.push(Row { combination, part, result: Outcome::NotRun, run: None, exit: 0, metrics, error: None });
             }
         }
+        let compared: Vec<_> = rows.iter().map(|row| ComparedCombination::new(&row.combination, &row.part)).collect();
+        let idle = idle_axes(&matrix, &compared, &sources);
+        self.project.print_diagnostics(&sources, &idle);
+        printed.extend(idle);
         let errors = printed.iter().filter(|diagnostic| diagnostic.is_error()).count();
         if errors > 0 {
             return Err(nothing(errors));
@@ -217,6 +238,16 @@ fn cancel_leftover(leftover: &[LeftoverJob], rows: &[Row]) {
     let slurm = RemoteExecutor(SlurmBackend::new(pipeline.machines.slurm.clone(), Path::new("voxpipe")));
     let ours = leftover.iter().filter(|job| job.task.pipeline == pipeline.name);
     ours.filter_map(|job| slurm.cancel_leftover(job)).for_each(|told| note(&told));
+}
+
+/// The combinations of a project's `[matrix]` with their known results, as `sweep --list --json` prints them, and the pipeline's name.
+pub(super) fn listed(store: &Store, project: &Project) -> Result<Value> {
+    let sweep = Sweep { project: project.clone(), keep_going: false, jobs: None, executor: None, list: true, wait: false, json: true };
+    let (_, matrix, mut rows) = sweep.rows()?;
+    rows.iter_mut().try_for_each(|row| update_row(row, store))?;
+    let mut listed = as_json(&matrix, &rows, best(&matrix, &rows), Exit::Done as u8);
+    listed["pipeline"] = json!(rows.first().map(|row| row.part.name.clone()));
+    Ok(listed)
 }
 
 /// A sweep while it runs.
@@ -266,13 +297,14 @@ impl SweepRun<'_> {
         if row.result == Outcome::Fresh || row.result == Outcome::Gate {
             return Ok(true);
         }
-        let title = format!("combination {number} of {count}: {}", self.matrix.words(&row.combination));
+        let title = format!("{COMBINATION}{number} of {count}: {}", self.matrix.words(&row.combination));
         let report = self.run(&row.combination, &row.part, number, &title)?;
+        row.error = report.stages.iter().find_map(failure);
         (row.run, row.exit) = (Some(report.run), report.exit);
         update_row(row, self.store)?;
         row.result = Outcome::of_exit(report.exit);
         if self.parallel {
-            let metric = measured(self.matrix, row).map_or_else(String::new, |value| format!(", {value}"));
+            let metric = measured(self.matrix, row).map_or_else(String::new, |value| format!(", {}", metrics::text(value)));
             note(&format!("combination {number}: {}{metric}, {:.1} s", row.result.text(), report.seconds));
         }
         Ok(match row.result {
@@ -294,7 +326,10 @@ impl SweepRun<'_> {
         }
         reporters.push(if self.parallel { Box::new(NoteReporter(number)) } else { Box::new(TerminalReporter::new(SummaryTarget::Stderr)) });
         let emitter = fan_out(reporters);
-        note(title);
+        // The terminal reporter of a combination that runs alone prints the event.
+        if self.parallel {
+            note(title);
+        }
         emitter.emit(Event::Note { stage: String::new(), message: title.to_owned() });
         let mut run = PipelineRun::new(pipeline, self.store, emitter, id);
         run.stop = self.stop.clone();
@@ -352,17 +387,70 @@ fn update_row(row: &mut Row, store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// Begins the note by which a run names its combination.
+const COMBINATION: &str = "combination ";
+
+/// Adds to combinations without a result how their newest run ended.
+fn add_unsuccessful_runs(matrix: &SweepMatrix, rows: &mut [Row], store: &Store) -> Result<()> {
+    let mut open: BTreeMap<String, &mut Row> = BTreeMap::new();
+    for row in rows.iter_mut().filter(|row| row.result == Outcome::NotRun) {
+        open.insert(matrix.words(&row.combination), row);
+    }
+    for run in store.runs()?.into_iter().rev() {
+        if open.is_empty() {
+            break;
+        }
+        // A damaged log of an old run is no reason not to list the others.
+        let Ok(lines) = jsonl::read(&store.log(&run)) else { continue };
+        let named = |event: &Event| match event {
+            Event::Note { stage, message } if stage.is_empty() => {
+                message.strip_prefix(COMBINATION)?.split_once(": ").map(|(_, words)| words.to_owned())
+            }
+            _ => None,
+        };
+        let Some(row) = lines.iter().find_map(|line| named(&line.event)).and_then(|words| open.remove(&words)) else { continue };
+        let exit = lines.iter().find_map(|line| match line.event {
+            Event::RunFinished { exit, .. } => Some(exit),
+            _ => None,
+        });
+        row.result = exit.map_or(Outcome::Interrupted, Outcome::of_exit);
+        row.exit = exit.unwrap_or(Exit::Interrupted as u8);
+        row.error = lines.iter().find_map(|line| match &line.event {
+            Event::StageFailed { stage, message, .. } => Some(error_text(stage, message)),
+            _ => None,
+        });
+        // A successful run whose result is out of date counts as none.
+        if row.result == Outcome::Done {
+            (row.result, row.exit) = (Outcome::NotRun, 0);
+        }
+        row.run = Some(run);
+    }
+    Ok(())
+}
+
+/// What a stage of a run failed with.
+fn failure((stage, outcome): &(String, StepOutcome)) -> Option<String> {
+    match outcome {
+        StepOutcome::Failed { message, .. } => Some(error_text(stage, message)),
+        _ => None,
+    }
+}
+
+fn error_text(stage: &str, message: &str) -> String {
+    format!("stage `{stage}`: {}", message.lines().next().unwrap_or_default().trim_end_matches(':'))
+}
+
 /// The metric that a combination is judged by.
 fn measured(matrix: &SweepMatrix, row: &Row) -> Option<f64> {
     let best = matrix.best.as_ref()?;
-    row.metrics.get(&best.stage)?.get(&best.metric).copied().filter(|value| !value.is_nan())
+    row.metrics.get(&best.stage)?.get(&best.metric).copied()
 }
 
 /// Position of the best combination that is done and passed its gates; the first of equals.
 fn best(matrix: &SweepMatrix, rows: &[Row]) -> Option<usize> {
     let judge = matrix.best.as_ref()?;
     let judged = rows.iter().enumerate().filter(|(_, row)| matches!(row.result, Outcome::Done | Outcome::Fresh));
-    let judged = judged.filter_map(|(position, row)| Some((position, measured(matrix, row)?)));
+    let judged = judged.filter_map(|(position, row)| Some((position, measured(matrix, row).filter(|value| value.is_finite())?)));
     judged.reduce(|best, next| if judge.prefers(next.1, best.1) { next } else { best }).map(|(position, _)| position)
 }
 
@@ -381,7 +469,7 @@ fn table(matrix: &SweepMatrix, rows: &[Row], best: Option<usize>) -> String {
     for (position, row) in rows.iter().enumerate() {
         let mut line: Vec<String> = matrix.settings(&row.combination).into_iter().map(|(_, value)| value.to_owned()).collect();
         if judge.is_some() {
-            line.push(measured(matrix, row).map_or_else(|| "-".to_owned(), |value| value.to_string()));
+            line.push(measured(matrix, row).map_or_else(|| "-".to_owned(), metrics::text));
         }
         line.push(if best == Some(position) { "best".to_owned() } else { row.result.text().to_owned() });
         line.push(row.run.clone().unwrap_or_default());
@@ -391,18 +479,25 @@ fn table(matrix: &SweepMatrix, rows: &[Row], best: Option<usize>) -> String {
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for line in &lines {
+    // The first line has the names of the columns.
+    let errors = [None].into_iter().chain(rows.iter().map(|row| row.error.as_ref()));
+    for (line, error) in lines.iter().zip(errors) {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         text.push_str(format!("  {}", cells.join("  ")).trim_end());
         text.push('\n');
+        text.extend(error.map(|error| format!("    {error}\n")));
     }
     let done = rows.iter().filter(|row| matches!(row.result, Outcome::Done | Outcome::Fresh)).count();
     text.push_str(&match (best, &judge) {
         (Some(best), Some(judge)) => {
-            let value = measured(matrix, &rows[best]).map(|value| value.to_string()).unwrap_or_default();
+            let value = measured(matrix, &rows[best]).map(metrics::text).unwrap_or_default();
             format!("best of {done}: {} with {judge} {value}\n", matrix.words(&rows[best].combination))
         }
-        (None, Some(judge)) if done > 0 && done == rows.len() => format!("no combination has the metric {judge}\n"),
+        (None, Some(judge)) if done > 0 && done == rows.len() => {
+            let known = rows.iter().any(|row| measured(matrix, row).is_some());
+            let is = if known { "a finite value of" } else { "the metric" };
+            format!("no combination has {is} {judge}, so none is the best\n")
+        }
         _ => format!("{done} of {} done\n", rows.len()),
     });
     text
@@ -417,9 +512,10 @@ fn as_json(matrix: &SweepMatrix, rows: &[Row], best: Option<usize>, exit: u8) ->
             "result": row.result.text(),
             "best": best == Some(position),
             "run": row.run,
+            "error": row.error,
             "exit": row.exit,
-            "metric": measured(matrix, row),
-            "metrics": row.metrics,
+            "metric": measured(matrix, row).map(metrics::number),
+            "metrics": row.metrics.iter().map(|(stage, values)| (stage.clone(), metrics::object(values).into())).collect::<Map<_, _>>(),
         })
     };
     let judge = matrix.best.as_ref();

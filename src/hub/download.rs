@@ -261,6 +261,8 @@ fn wanted(entries: &[RepoTreeEntry]) -> Result<Vec<Wanted>, &'static str> {
     let read = |path: &str| match path {
         "adapter_config.json" | "adapter_model.safetensors" => true,
         "config.json" | "tekken.json" | "generation_config.json" | "preprocessor_config.json" | "processor_config.json" => true,
+        // What voxpipe trained says what it was trained on.
+        "training.json" | "trained-on.json" => true,
         "params.json" => !has("config.json"),
         path => !adapter && weights(stem, path),
     };
@@ -360,6 +362,8 @@ mod tests {
         assert_eq!(files(&native).unwrap(), ["consolidated.safetensors", "params.json", "tekken.json"]);
         let adapter = ["adapter_config.json", "adapter_model.safetensors", "tekken.json", "model.safetensors", "optimizer.pt"];
         assert_eq!(files(&adapter).unwrap(), ["adapter_config.json", "adapter_model.safetensors", "tekken.json"]);
+        let own = ["config.json", "loss.jsonl", "model.safetensors", "tekken.json", "trained-on.json", "training.json"];
+        assert_eq!(files(&own).unwrap(), ["config.json", "model.safetensors", "tekken.json", "trained-on.json", "training.json"]);
     }
 
     #[test]

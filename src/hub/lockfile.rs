@@ -6,9 +6,9 @@
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub;
 use crate::hub::RepoRevision;
+use pipeline::cache::reads;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -54,7 +54,7 @@ impl Lockfile {
 
     /// Reads a lock file; one that does not exist is empty.
     pub fn read(path: &Path) -> Result<Self> {
-        match fs::read_to_string(path) {
+        match reads::text(path) {
             Ok(text) => Self::parse(&text, path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => {

@@ -3,6 +3,7 @@
 //! A [`PlotPanel`] is one plot with one scale and any number of curves. Both renderers draw axes with rounded ticks, a legend and the
 //! curves.
 
+pub mod parallel;
 mod svg;
 mod terminal;
 

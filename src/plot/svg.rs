@@ -36,7 +36,7 @@ pub fn svg(panels: &[PlotPanel]) -> String {
     out
 }
 
-fn style() -> String {
+pub(super) fn style() -> String {
     let colors = |dark: bool| -> String {
         let of = |(index, (on_light, on_dark)): (usize, &(&str, &str))| {
             let color = if dark { on_dark } else { on_light };
@@ -100,6 +100,6 @@ fn draw(out: &mut String, panel: &PlotPanel) {
     }
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -110,7 +110,11 @@ impl TerminalReporter {
         }
         // The bar starts at the current position: work done by an earlier run must not affect the ETA.
         let bars = &self.screen.bars;
-        let bar = self.bars.entry(stage.to_owned()).or_insert_with(|| bars.add(ProgressBar::no_length().with_position(done)));
+        let new = || match total {
+            0 => ProgressBar::no_length(),
+            total => ProgressBar::new(total),
+        };
+        let bar = self.bars.entry(stage.to_owned()).or_insert_with(|| bars.add(new().with_position(done)));
         let template =
             if total == 0 { "{prefix}  {spinner} {pos} {msg}  {elapsed}" } else { "{prefix}  {bar:24} {pos}/{len} {msg}  eta {eta}" };
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -126,8 +130,13 @@ impl TerminalReporter {
 
     /// Prints the summary table.
     fn finish(&self, exit: u8, seconds: f64) {
+        // Where both streams end on one terminal, the lines about what succeeded stand right above.
+        let is_above = self.live && (self.table == SummaryTarget::Stderr || io::stdout().is_terminal());
         let mut text = String::new();
         for stage in &self.order {
+            if is_above && self.rows.get(stage).is_some_and(|(word, _)| ["done", "fresh"].contains(word)) {
+                continue;
+            }
             let (word, text_of_row) = self.rows.get(stage).cloned().unwrap_or(("not reached", String::new()));
             let line = format!("  {stage:<width$}  {word:<11}  {text_of_row}", width = self.width);
             text.push_str(line.trim_end());
@@ -181,7 +190,7 @@ impl Reporter for TerminalReporter {
                 self.line(stage, "runs", &format!("{again}{why}"));
             }
             Event::Progress { stage, done, total, unit, detail } => self.progress(stage, *done, *total, unit, detail),
-            Event::Metrics { .. } | Event::Journal { .. } | Event::WorstClips { .. } => {}
+            Event::Metrics { .. } | Event::Journal { .. } | Event::WorstClips { .. } | Event::PeakMemory { .. } => {}
             Event::Note { stage, message } => self.line(stage, "note", message),
             Event::Warning { stage, message } => self.line(stage, "warning", message),
             Event::StageFinished { stage, seconds, summary, .. } => {

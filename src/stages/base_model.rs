@@ -5,13 +5,15 @@
 //! the base model may be moved, and finally the recorded Hub revision.
 
 use super::context::SpeechContext;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::hub::{self, Network};
 use pipeline::artifact::Artifact;
 use pipeline::stage::Context;
 use serde::Deserialize;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use voxtral::inference::transcriber::WeightsFrom;
+use voxtral::lora::{BaseMatch, RecordedBase};
 use voxtral::model::model_dir;
 
 /// A base model on disk.
@@ -37,8 +39,18 @@ struct Named {
     name: String,
     init: String,
     digest: String,
+    /// The digest of what it computes, which any copy has; absent in older files.
+    weights: Option<String>,
     /// The commit, if it is a Hub repository.
     revision: Option<String>,
+}
+
+impl Named {
+    /// Whether a folder holds this model.
+    fn is(&self, folder: &Path) -> bool {
+        let same_files = model_dir::digest(folder).is_ok_and(|found| found == self.digest);
+        same_files || self.weights.is_some() && model_dir::identity(folder).ok() == self.weights
+    }
 }
 
 impl BaseModel {
@@ -54,15 +66,17 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read `training.json` of stage `{}`", model.stage))?;
     let training: Training =
         serde_json::from_str(&text).map_err(|error| Error::new(format!("training.json of stage `{}`: {error}", model.stage)))?;
-    let Named { name, init, digest, revision } = training.base;
-    let start = if init == "random" { WeightsFrom::Random(training.seed) } else { WeightsFrom::Checkpoint };
+    let recorded = training.base;
+    let (name, digest) = (recorded.name.clone(), recorded.digest.clone());
+    let start = if recorded.init == "random" { WeightsFrom::Random(training.seed) } else { WeightsFrom::Checkpoint };
     let explicit = match (cx.optional("base"), with) {
         (Some(artifact), _) => Some((artifact.path.clone(), format!("stage `{}`", artifact.stage))),
         (None, Some(with)) => Some((cx.model(with, None)?, format!("`{with}`"))),
         (None, None) => None,
     };
     if let Some((path, shown)) = explicit {
-        if model_dir::digest(&path).map_err(|error| error.environment())? == digest {
+        model_dir::files(&path).map_err(|error| error.environment())?;
+        if recorded.is(&path) {
             return Ok(BaseModel { path, start, digest });
         }
         return Err(Error::new(format!(
@@ -79,14 +93,14 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
         if tried.contains(&path) || !path.is_dir() {
             continue;
         }
-        if model_dir::digest(&path).is_ok_and(|found| found == digest) {
+        if recorded.is(&path) {
             return Ok(BaseModel { path, start, digest });
         }
         tried.push(path);
     }
-    if let Some(revision) = &revision {
+    if let Some(revision) = &recorded.revision {
         let path = cx.model(&name, Some(revision)).map_err(|error| error.context("base model"))?;
-        if model_dir::digest(&path)? == digest {
+        if recorded.is(&path) {
             return Ok(BaseModel { path, start, digest });
         }
     }
@@ -102,4 +116,27 @@ pub(super) fn base_of(cx: &Context, model: &Artifact, with: Option<&str>) -> Res
     Err(Error::new(message)
         .environment()
         .hint("set `with = { base = \"FOLDER\" }`, or, if another stage made it, `from = { base = \"STAGE\" }`"))
+}
+
+/// An error if the adapter was trained on another base model than the one in the folder `base`, unless `force` is set. Returns a note if that
+/// is so by force, or if it cannot be told. `hint` says what to do about the error. Nothing is downloaded.
+pub fn check_base(adapter: &Path, base: &Path, force: bool, hint: &str) -> Result<Option<String>> {
+    let recorded = RecordedBase::read(adapter)?;
+    // A base that the adapter names and that is at hand: beside the adapter, in this folder, or in the cache of the Hub.
+    let named = recorded.name.as_deref().and_then(|name| {
+        let beside = adapter.join(name);
+        let cached = || hub::model_folder(Path::new(""), name, recorded.revision.as_deref(), Network::Forbidden, &mut |_| Ok(())).ok();
+        if beside.is_dir() { Some(beside) } else { cached() }
+    });
+    let shown = adapter.display();
+    Ok(match recorded.matches(base, named.as_deref())? {
+        BaseMatch::Same => None,
+        BaseMatch::Unknown(why) => Some(format!("the base of the adapter `{shown}` was not checked: {why}")),
+        BaseMatch::Different(what) if force => Some(format!("the adapter `{shown}` is used on another base than its own: {what}")),
+        BaseMatch::Different(what) => {
+            return Err(Error::new(format!("the adapter `{shown}` belongs to another base model: {what}"))
+                .kind(ErrorKind::InvalidInput)
+                .hint(hint.to_owned()));
+        }
+    })
 }

@@ -3,6 +3,8 @@
 //! Output: `scores.json` and, per clip, `clips.jsonl`.
 
 use crate::data::clip_row::ClipRow;
+use crate::data::scored_model::ScoredModel;
+use crate::data::trained_on::{ClipDigest, Overlap, SeenAs, TrainedOn};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub;
 use crate::stages::context::SpeechContext;
@@ -13,7 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use voxpipe_io::digest::Digest;
 use voxpipe_io::jsonl;
 use voxtral::audio::{SAMPLE_RATE, read_wav16k};
 use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
@@ -40,8 +43,10 @@ pub struct Evaluate {
     train_clips: usize,
     /// Number of clips to list as the worst, by WER.
     worst: usize,
-    /// Maximum length of a generated transcript, in tokens.
-    max_new_tokens: usize,
+    /// Maximum length of a generated transcript, in tokens. Default: until the model ends the transcript, repeats itself, or writes more than
+    /// anybody can say in that time. Transcripts that the model did not end are counted as `unfinished`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_new_tokens: Option<usize>,
     /// Device: `auto` (a GPU if there is one, otherwise the CPU), `cpu`, or one GPU: `cuda:N`, `rocm:N`, `wgpu:N`.
     device: String,
     /// Data type of the weight matrices in memory: `auto` (as stored in the checkpoint), `f32`, `bf16`, `q8` or `q4` (8 or 4 bits).
@@ -61,7 +66,7 @@ impl Default for Evaluate {
             compare_base: true,
             train_clips: 0,
             worst: 10,
-            max_new_tokens: 256,
+            max_new_tokens: None,
             device: "auto".to_owned(),
             precision: Precision::Auto,
             audio_cache: true,
@@ -81,12 +86,44 @@ struct Clip {
     tuned: String,
     wer: f64,
     cer: f64,
+    /// Whether the model ended its transcript; false if a limit was reached or the transcript repeats itself.
+    finished: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_finished: Option<bool>,
+    /// How the model was trained on it; none if it was not, or if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trained_on: Option<SeenAs>,
+}
+
+/// The transcripts of some clips by one model.
+#[derive(Default)]
+struct Transcripts {
+    texts: Vec<String>,
+    finished: Vec<bool>,
+    /// Number of transcripts that were ended because they repeat themselves.
+    repeats: usize,
+}
+
+impl Transcripts {
+    fn unfinished(&self) -> usize {
+        self.finished.iter().filter(|finished| !**finished).count()
+    }
+}
+
+/// What is known of the clips' part in the training.
+struct Seen {
+    overlap: Overlap,
+    /// How each held-out clip and each clip of the train split was trained on.
+    held_out: Vec<Option<SeenAs>>,
+    train: Vec<Option<SeenAs>>,
+    /// Digest of the held-out clips with their sentences.
+    digest: Digest,
 }
 
 impl Stage for Evaluate {
     const KIND: &'static str = "evaluate";
     const ABOUT: &'static str = "scores a model on held-out clips by word and character error rate, compared with its base model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
         Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the fine-tuned model or adapter" },
         Port { name: "data", kinds: &[ArtifactKind::Dataset], arity: Arity::One, about: "the dataset with the held-out split" },
@@ -103,7 +140,7 @@ impl Stage for Evaluate {
             errors
                 .push(SettingError::new("split", format!("unknown held-out split `{}`", self.split)).hint("write `test` or `validation`"));
         }
-        if self.max_new_tokens == 0 {
+        if self.max_new_tokens == Some(0) {
             errors.push(SettingError::new("max_new_tokens", "`max_new_tokens` must be at least 1"));
         }
         if !device::is_name(&self.device) {
@@ -136,6 +173,10 @@ impl Stage for Evaluate {
         identity
     }
 
+    fn missing_on_machine(&self) -> Option<Error> {
+        device::missing(&self.device)
+    }
+
     fn numerics(&self) -> Option<String> {
         Some(format!("{}-{}", device::class(&self.device), self.precision))
     }
@@ -157,6 +198,12 @@ impl Stage for Evaluate {
         let adapter = lora::is_adapter(&model.path);
         let base = if adapter || self.compare_base { Some(cx.base_of(model, self.base.as_deref())?) } else { None };
 
+        let seen = seen(&model.path, &data.path, &held_out, &train)?;
+        if let Some(warning) = seen.overlap.warning() {
+            cx.warn(format!("{warning}: the scores tell how well it remembers them, not how well it transcribes other recordings"));
+        }
+        let scored = ScoredModel::of(model, base.as_ref().filter(|_| adapter).map(|base| base.path.as_path()))?;
+
         let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
         let mut done = 0;
         let chunks = |recognizer: &Transcriber| {
@@ -168,14 +215,15 @@ impl Stage for Evaluate {
         let remember = |recognizer: &mut Transcriber, identity: &str| {
             recognizer.feature_cache = Some(cx.memory(recognizer, identity, &chosen, chunks(recognizer), self.audio_cache));
         };
-        let mut transcribe = |recognizer: &Transcriber, records: &[ClipRow], what: &str| -> Result<Vec<String>> {
-            let texts =
+        let mut transcribe = |recognizer: &Transcriber, records: &[ClipRow], what: &str| -> Result<Transcripts> {
+            let transcripts =
                 self.transcribe(cx, recognizer, data, records, &mut |count| cx.progress(done + count as u64, total, "clips", what))?;
             done += records.len() as u64;
-            Ok(texts)
+            self.warn_of_unfinished(cx, &transcripts, what);
+            Ok(transcripts)
         };
         // Keep one model in memory at a time: the adapter is applied to the base model after the base has been scored.
-        let mut base_texts = None;
+        let mut base_transcripts = None;
         let tuned_model = match &base {
             Some(base) if adapter => {
                 let mut recognizer = Transcriber::open_with(&base.path, base.start, self.precision, &chosen.device)?;
@@ -184,7 +232,7 @@ impl Stage for Evaluate {
                 }
                 remember(&mut recognizer, &base.identity());
                 if self.compare_base {
-                    base_texts = Some(transcribe(&recognizer, &held_out, "base model")?);
+                    base_transcripts = Some(transcribe(&recognizer, &held_out, "base model")?);
                 }
                 recognizer.adapt(&model.path)?;
                 recognizer
@@ -201,18 +249,18 @@ impl Stage for Evaluate {
         if let Some(base) = base.filter(|_| !adapter) {
             let mut recognizer = Transcriber::open_with(&base.path, base.start, self.precision, &chosen.device)?;
             remember(&mut recognizer, &base.identity());
-            base_texts = Some(transcribe(&recognizer, &held_out, "base model")?);
+            base_transcripts = Some(transcribe(&recognizer, &held_out, "base model")?);
         }
-        let base = base_texts;
+        let base = base_transcripts;
 
-        let tally = |records: &[ClipRow], texts: &[String]| -> ErrorCounts {
-            records.iter().zip(texts).map(|(record, text)| ErrorCounts::of(&record.text, text, self.normalisation)).sum()
+        let tally = |records: &[ClipRow], transcripts: &Transcripts| -> ErrorCounts {
+            records.iter().zip(&transcripts.texts).map(|(record, text)| ErrorCounts::of(&record.text, text, self.normalisation)).sum()
         };
         let total = tally(&held_out, &tuned);
-        let (tuned_score, base_score) = (total.score(), base.as_ref().map(|texts| tally(&held_out, texts).score()));
+        let (tuned_score, base_score) = (total.score(), base.as_ref().map(|transcripts| tally(&held_out, transcripts).score()));
         let train_score = (!train.is_empty()).then(|| tally(&train, &on_train).score());
 
-        let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_deref());
+        let mut clips = self.clips(&self.split, &held_out, &tuned, base.as_ref(), &seen.held_out);
         let mut worst: Vec<&Clip> = clips.iter().collect();
         worst.sort_by(|a, b| b.wer.total_cmp(&a.wer).then_with(|| b.cer.total_cmp(&a.cer)).then_with(|| a.audio_path.cmp(&b.audio_path)));
         let worst: Vec<&Clip> = worst.into_iter().filter(|clip| clip.wer > 0.0).take(self.worst).collect();
@@ -222,23 +270,27 @@ impl Stage for Evaluate {
             base: clip.base.clone(),
             tuned: clip.tuned.clone(),
             wer: clip.wer,
+            finished: clip.finished,
         };
         cx.emitter.emit(Event::WorstClips { stage: cx.stage.clone(), clips: worst.iter().map(worst_clip).collect() });
         let worst: Vec<Value> = worst
             .into_iter()
-            .map(|clip| json!({ "audio_path": clip.audio_path, "reference": clip.reference, "base": clip.base, "tuned": clip.tuned, "wer": clip.wer }))
+            .map(|clip| json!({ "audio_path": clip.audio_path, "reference": clip.reference, "base": clip.base, "tuned": clip.tuned, "wer": clip.wer, "finished": clip.finished }))
             .collect();
         let scores = json!({
             "normalisation": self.normalisation.name(), "split": self.split, "clips": held_out.len(),
             "words": total.words.reference(), "characters": total.characters.reference(),
-            "tuned": tuned_score, "base": base_score, "train": with_clips(train_score.as_ref(), train.len()), "worst": worst,
+            "tuned": score_json(&tuned_score, &tuned),
+            "base": base_score.as_ref().zip(base.as_ref()).map(|(score, transcripts)| score_json(score, transcripts)),
+            "train": train_score.as_ref().map(|score| with_clips(score_json(score, &on_train), train.len(), &seen)), "worst": worst,
+            "model": scored, "data": { "digest": data.digest, "clips": seen.digest }, "overlap": seen.overlap,
         });
-        clips.extend(self.clips("train", &train, &on_train, None));
+        clips.extend(self.clips("train", &train, &on_train, None, &seen.train));
         jsonl::write(&cx.out.join("clips.jsonl"), &clips)?;
         let path = cx.out.join("scores.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&scores)?))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
-        Ok(StageOutcome::Done(self.made(held_out.len(), &tuned_score, base_score.as_ref(), train_score.as_ref())))
+        Ok(StageOutcome::Done(self.made(&seen.overlap, &tuned, &tuned_score, base_score.as_ref(), train_score.as_ref())))
     }
 }
 
@@ -251,10 +303,10 @@ impl Evaluate {
         data: &Artifact,
         records: &[ClipRow],
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Vec<String>> {
-        let mut texts = vec![String::new(); records.len()];
+    ) -> Result<Transcripts> {
+        let mut made = Transcripts { texts: vec![String::new(); records.len()], finished: vec![false; records.len()], repeats: 0 };
         let mut done = 0;
-        for (part, texts) in records.chunks(AT_ONCE).zip(texts.chunks_mut(AT_ONCE)) {
+        for (chunk, part) in records.chunks(AT_ONCE).enumerate() {
             let samples = part.iter().map(|record| read_wav16k(&data.path.join(&record.audio_path))).collect::<Result<Vec<_>>>()?;
             let mut utterances = Vec::with_capacity(part.len());
             for (record, samples) in part.iter().zip(&samples) {
@@ -262,13 +314,15 @@ impl Evaluate {
                 recognizer.prompt(language, recognizer.chunks(samples.len())).map_err(|error| error.context(&record.audio_path))?;
                 utterances.push(Utterance { samples, language });
             }
-            let limit = TokenLimit::Tokens(self.max_new_tokens);
+            let limit = self.max_new_tokens.map_or(TokenLimit::Auto, TokenLimit::Tokens);
             let outcome = recognizer.transcribe_each(&utterances, limit, &mut |event| {
                 if cx.stopping() {
                     return Err(Error::new("stopped before all clips were transcribed").kind(ErrorKind::Interrupted).hint("run again"));
                 }
                 if let TranscribeEvent::Transcript(index, transcript) = event {
-                    texts[index] = transcript.text;
+                    let place = chunk * AT_ONCE + index;
+                    made.repeats += usize::from(transcript.repeats);
+                    (made.texts[place], made.finished[place]) = (transcript.text, transcript.finished);
                     done += 1;
                     progress(done);
                 }
@@ -282,32 +336,79 @@ impl Evaluate {
                 _ => error.context(named(part)),
             })?;
         }
-        Ok(texts)
+        Ok(made)
+    }
+
+    /// Tells that a model did not end some transcripts: their text may be cut off, which counts as errors.
+    fn warn_of_unfinished(&self, cx: &Context, transcripts: &Transcripts, what: &str) {
+        let (unfinished, all) = (transcripts.unfinished(), transcripts.texts.len());
+        if unfinished == 0 {
+            return;
+        }
+        let why = match self.max_new_tokens {
+            Some(limit) => format!("cut at `max_new_tokens` = {limit}; raise it or leave it out"),
+            None => format!("{} repeat themselves, the others are longer than speech can be", transcripts.repeats),
+        };
+        cx.warn(format!(
+            "{what}: {unfinished} of {all} transcripts are unfinished ({why}); their error rates are not those of whole texts"
+        ));
     }
 
     /// The rows of `clips.jsonl` for one split.
-    fn clips(&self, split: &str, records: &[ClipRow], tuned: &[String], base: Option<&[String]>) -> Vec<Clip> {
+    fn clips(
+        &self,
+        split: &str,
+        records: &[ClipRow],
+        tuned: &Transcripts,
+        base: Option<&Transcripts>,
+        seen: &[Option<SeenAs>],
+    ) -> Vec<Clip> {
         let clip = |(index, record): (usize, &ClipRow)| {
-            let ErrorRates { wer, cer, .. } = ErrorCounts::of(&record.text, &tuned[index], self.normalisation).score();
+            let ErrorRates { wer, cer, .. } = ErrorCounts::of(&record.text, &tuned.texts[index], self.normalisation).score();
             Clip {
                 audio_path: record.audio_path.clone(),
                 split: split.to_owned(),
                 language: record.language.clone(),
                 reference: record.text.clone(),
-                base: base.map(|texts| texts[index].clone()),
-                tuned: tuned[index].clone(),
+                base: base.map(|base| base.texts[index].clone()),
+                tuned: tuned.texts[index].clone(),
                 wer,
                 cer,
+                finished: tuned.finished[index],
+                base_finished: base.map(|base| base.finished[index]),
+                trained_on: seen.get(index).copied().flatten(),
             }
         };
         records.iter().enumerate().map(clip).collect()
     }
 
     /// The stage's result: one-line summary and metrics.
-    fn made(&self, clips: usize, tuned: &ErrorRates, base: Option<&ErrorRates>, train: Option<&ErrorRates>) -> StageResult {
+    fn made(
+        &self,
+        overlap: &Overlap,
+        transcripts: &Transcripts,
+        tuned: &ErrorRates,
+        base: Option<&ErrorRates>,
+        train: Option<&ErrorRates>,
+    ) -> StageResult {
         let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
-        let mut summary = format!("WER {} on {clips} held-out clips", percent(tuned.wer));
+        let clips = transcripts.texts.len();
+        let on = match overlap.trained_on() {
+            Some(0) => format!("{clips} held-out clips"),
+            Some(all) if all == clips => format!("{clips} clips, all trained on"),
+            Some(some) => format!("{clips} clips, {some} of them trained on"),
+            None => format!("{clips} clips of the {} split", self.split),
+        };
+        let mut summary = format!("WER {} on {on}", percent(tuned.wer));
         let mut made = StageResult::default().metric("wer", tuned.wer).metric("cer", tuned.cer);
+        let unfinished = transcripts.unfinished();
+        made = made.metric("unfinished", unfinished as f64);
+        if unfinished > 0 {
+            summary += &format!(", {unfinished} unfinished");
+        }
+        if let Some(overlap) = overlap.trained_on() {
+            made = made.metric("overlap", overlap as f64);
+        }
         if let Some(base) = base {
             summary += &format!(", base {}", percent(base.wer));
             made = made.metric("base_wer", base.wer).metric("base_cer", base.cer);
@@ -335,11 +436,35 @@ fn named(records: &[ClipRow]) -> String {
     }
 }
 
-/// A score as JSON with the number of clips added; null without a score.
-fn with_clips(score: Option<&ErrorRates>, clips: usize) -> Value {
+/// A score as JSON, with the number of transcripts that the model did not end.
+fn score_json(score: &ErrorRates, transcripts: &Transcripts) -> Value {
     let mut value = serde_json::to_value(score).unwrap_or(Value::Null);
     if let Some(fields) = value.as_object_mut() {
-        fields.insert("clips".to_owned(), json!(clips));
+        fields.insert("unfinished".to_owned(), json!(transcripts.unfinished()));
     }
     value
+}
+
+/// The score of the train split with the number of its clips and how many of them were trained on.
+fn with_clips(mut value: Value, clips: usize, seen: &Seen) -> Value {
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("clips".to_owned(), json!(clips));
+        let checked = seen.overlap.trained_on().is_some();
+        fields.insert("trained_on".to_owned(), json!(checked.then(|| seen.train.iter().flatten().count())));
+    }
+    value
+}
+
+/// Compares the clips in `data` with what `model` was trained on.
+fn seen(model: &Path, data: &Path, held_out: &[ClipRow], train: &[ClipRow]) -> Result<Seen> {
+    let held_out = ClipDigest::of_all(data, held_out)?;
+    let digest = ClipDigest::digest(&held_out);
+    Ok(match TrainedOn::of_model(model)? {
+        Ok(trained_on) => {
+            let seen = |clips: &[ClipDigest]| clips.iter().map(|clip| trained_on.seen(clip)).collect();
+            let train = seen(&ClipDigest::of_all(data, train)?);
+            Seen { overlap: trained_on.overlap(&held_out), held_out: seen(&held_out), train, digest }
+        }
+        Err(why) => Seen { overlap: Overlap::NotChecked { why }, held_out: Vec::new(), train: Vec::new(), digest },
+    })
 }

@@ -35,7 +35,7 @@ impl Default for Merge {
 impl Stage for Merge {
     const KIND: &'static str = "merge";
     const ABOUT: &'static str = "merges a LoRA adapter into its base model, giving a full model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
         Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the adapter" },
         Port { name: "base", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the base model, if another stage made it" },

@@ -1,6 +1,6 @@
 //! Stage kinds: one module each, registered in [`STAGES`].
 
-mod base_model;
+pub mod base_model;
 pub mod card;
 pub mod command;
 pub mod context;

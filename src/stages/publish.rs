@@ -7,7 +7,8 @@ use super::hub_publish::{PublishRequest, bad_repo, may_write, no_repo, send};
 use super::is_license;
 use crate::data::managed_dir;
 use crate::data::managed_dir::ManagedDir;
-use crate::error::{Result, ResultExt};
+use crate::data::scored_model::{ModelMatch, ScoredModel};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::RepoType;
 use crate::hub::verify::verify;
 use crate::release::{DatasetInfo, DatasetRelease, Release, ReleaseProvenance};
@@ -235,11 +236,33 @@ impl Publish {
             (DatasetRelease { artifact, about: &about, upstream: &cx.upstream }.release(&folder)?, vec![artifact])
         } else {
             let (model, card) = (cx.input("model")?, cx.input("card")?);
+            check_card(cx, model, card)?;
             (Release::model(&model.path, &card.path.join("README.md"))?, vec![model, card])
         };
         ReleaseProvenance { pipeline: &cx.pipeline, upstream: &cx.upstream, results }.add_to(&mut release, &folder)?;
         Ok(release)
     }
+}
+
+/// An error if the card describes another model.
+fn check_card(cx: &Context, model: &Artifact, card: &Artifact) -> Result<()> {
+    #[derive(Deserialize)]
+    struct About {
+        model: ScoredModel,
+    }
+    let path = card.path.join("card.json");
+    if !path.is_file() {
+        cx.note(format!("stage `{}` does not say which model its card describes, so this was not checked", card.stage));
+        return Ok(());
+    }
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read `card.json` of stage `{}`", card.stage))?;
+    let about: About = serde_json::from_str(&text).with_context(|| format!("`card.json` of stage `{}`", card.stage))?;
+    if about.model.compare(model)? == ModelMatch::Same {
+        return Ok(());
+    }
+    Err(Error::new(format!("the card of stage `{}` describes another model than stage `{}` made", card.stage, model.stage))
+        .kind(ErrorKind::InvalidInput)
+        .hint(format!("write the card of that model: `from = {{ model = \"{}\", … }}` in stage `{}`", model.stage, card.stage)))
 }
 
 /// Adds the facts of the card, which a `demo` stage reads.

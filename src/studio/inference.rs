@@ -20,8 +20,17 @@ use voxtral::audio::wav::load_stream;
 /// Maximum length of the audio in a request, in seconds.
 const LONGEST: f64 = 600.0;
 
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub struct Transcription {
+    /// The transcript.
+    pub text: String,
+    /// Whether the model ended it; false if it repeats itself or is longer than speech can be.
+    pub finished: bool,
+}
+
 /// Transcribes 16 kHz mono samples; the language is an ISO 639-1 code, or `None` to detect it.
-pub type TranscribeFn = Box<dyn FnMut(&[f32], Option<&str>) -> Result<String>>;
+pub type TranscribeFn = Box<dyn FnMut(&[f32], Option<&str>) -> Result<Transcription>>;
 /// Loads a model by its name in the service.
 pub type OpenModel = Arc<dyn Fn(&str) -> Result<TranscribeFn> + Send + Sync>;
 
@@ -37,7 +46,7 @@ pub struct InferenceService {
 struct InferenceRequest {
     samples: Vec<f32>,
     language: Option<String>,
-    answer: tokio::sync::oneshot::Sender<Result<String>>,
+    answer: tokio::sync::oneshot::Sender<Result<Transcription>>,
 }
 
 impl InferenceService {
@@ -52,7 +61,7 @@ impl InferenceService {
     }
 
     /// Transcribes samples with a model.
-    async fn ask(&self, model: &str, samples: Vec<f32>, language: Option<String>) -> Result<String> {
+    async fn ask(&self, model: &str, samples: Vec<f32>, language: Option<String>) -> Result<Transcription> {
         let (answer, response) = tokio::sync::oneshot::channel();
         let gone = || Error::new("the model worker stopped without a response").kind(ErrorKind::Other);
         self.worker(model).send(InferenceRequest { samples, language, answer }).map_err(|_| gone())?;
@@ -124,7 +133,8 @@ async fn try_it(
     }
     let samples = decoded("recording.wav".to_owned(), body.to_vec()).await?;
     let language = language(said.language)?;
-    json(serde_json::json!({ "model": model, "text": speech.ask(&model, samples, language).await? }))
+    let Transcription { text, finished } = speech.ask(&model, samples, language).await?;
+    json(serde_json::json!({ "model": model, "text": text, "finished": finished }))
 }
 
 /// The transcription endpoint of the OpenAI API: multipart form with `file`, `model`, `language` and `response_format`.
@@ -157,14 +167,15 @@ async fn transcriptions(State(speech): State<Arc<InferenceService>>, mut form: M
     let language = language(fields.get("language").cloned())?;
     let samples = decoded(called, bytes).await?;
     let seconds = samples.len() as f64 / f64::from(voxtral::audio::SAMPLE_RATE);
-    let text = speech.ask(&model, samples, language.clone()).await?;
+    // The API of OpenAI has no such field; its clients leave unknown ones aside.
+    let Transcription { text, finished } = speech.ask(&model, samples, language.clone()).await?;
     match format {
         "text" => Ok(format!("{text}\n").into_response()),
         "verbose_json" => json(serde_json::json!({
-            "task": "transcribe", "language": language.unwrap_or_default(), "duration": seconds, "text": text,
+            "task": "transcribe", "language": language.unwrap_or_default(), "duration": seconds, "text": text, "finished": finished,
             "segments": [{ "id": 0, "start": 0.0, "end": seconds, "text": text }],
         })),
-        _ => json(serde_json::json!({ "text": text })),
+        _ => json(serde_json::json!({ "text": text, "finished": finished })),
     }
 }
 

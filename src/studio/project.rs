@@ -195,7 +195,13 @@ impl StudioProject {
         {
             return true;
         }
-        Store::open_readonly(&self.project_root()).is_ok_and(|store| store.runner().is_some())
+        drop(run);
+        self.runner().is_ok_and(|runner| runner.is_some())
+    }
+
+    /// The process of the run in progress, if there is one.
+    pub(super) fn runner(&self) -> Result<Option<rustix::process::Pid>, Error> {
+        Ok(Store::open_readonly(&self.project_root())?.runner(&self.pipeline().name))
     }
 
     /// Replaces the pipeline file atomically.

@@ -120,7 +120,7 @@ async fn run(State(project): Shared, options: Option<axum::Json<RunOptions>>) ->
 /// Interrupts the run in progress, as Ctrl-C does.
 async fn stop(State(project): Shared) -> ApiResult {
     blocking(move || {
-        let runner = Store::open_readonly(&project.project_root())?.runner().ok_or_else(|| ApiError::conflict("no run in progress"))?;
+        let runner = project.runner()?.ok_or_else(|| ApiError::conflict("no run in progress"))?;
         rustix::process::kill_process(runner, rustix::process::Signal::INT)
             .map_err(std::io::Error::from)
             .with_context(|| "cannot stop the run")?;

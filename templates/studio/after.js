@@ -9,8 +9,11 @@ if (scores) {
   const worst = clips.filter((clip) => clip.split === scores.split).sort((a, b) => b.wer - a.wer).slice(0, 12);
   const audio = (clip) => el("audio", { controls: true, preload: "none", src: `/api/sound/dataset/${clip.audio_path}`, "aria-label": clip.reference });
   const wide = (table) => el("div", { class: "wide" }, table);
+  const { status, trained_on: trained, training_clips: training } = scores.overlap || {};
+  const checked = trained ? `Warning: ${trained} of them were trained on.` : `None of them is among the ${training} clips that were trained on.`;
+  const seen = status === "checked" ? checked : "Whether they were trained on was not checked.";
   $("#scores").replaceChildren(
-    el("h2", {}, "Evaluation"), el("p", {}, `Word error rate (WER) and character error rate (CER) on ${scores.clips} held-out clips (${scores.words} words).`),
+    el("h2", {}, "Evaluation"), el("p", {}, `Word error rate (WER) and character error rate (CER) on ${scores.clips} clips of the ${scores.split} split (${scores.words} words). ${seen}`),
     wide(el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "Model"), el("th", { class: "number" }, "WER"), el("th", { class: "number" }, "CER"))), el("tbody", {}, line("base", scores.base), line("fine-tuned", scores.tuned)))),
     el("h2", {}, "Clips with the highest WER"),
     wide(el("table", {}, el("thead", {}, el("tr", {}, ["Audio", "Reference", "Base model", "Fine-tuned model", "WER"].map((name) => el("th", {}, name)))),

@@ -43,7 +43,7 @@ function onEvent(event) {
     case "progress": Object.assign(stage, { state: "running", done: event.done, total: event.total, details: `${event.done} of ${event.total || "?"} ${event.unit} ${event.detail}`, left: timeLeft(stage, event.done, event.total) }); break;
     case "metrics":
       for (const [name, value] of Object.entries(event.values)) metrics[name] = value;
-      $("#last").textContent = `step ${event.step}: ${Object.entries(event.values).map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`).join(", ")}`;
+      $("#last").textContent = `step ${event.step}: ${Object.entries(event.values).map(([name, value]) => `${name} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join(", ")}`;
       $("#last").dataset.step = event.step;
       break;
     case "note": addLog(event.message); break;

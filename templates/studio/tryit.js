@@ -19,7 +19,7 @@ export function mount(root, { models }) {
     for (const [at, model] of models.entries()) {
       const query = language.value ? `?language=${language.value}` : "";
       const response = await attempt(() => request(`/api/transcribe/${encodeURIComponent(model)}${query}`, audio));
-      lines[at].textContent = `${model}: ${response ? response.text || "(empty transcript)" : "transcription failed"}`;
+      lines[at].textContent = `${model}: ${response ? (response.text || "(empty transcript)") + (response.finished ? "" : " (unfinished)") : "transcription failed"}`;
       lines[at].dataset.done = "true";
     }
   }

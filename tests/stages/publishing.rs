@@ -80,8 +80,12 @@ fn front_matter(card: &str) -> &str {
 fn the_card_is_the_golden_one() {
     let mut bench = Bench::new();
     model(&mut bench, &training("lora", Some("mistralai/Voxtral-Mini-3B-2507")));
-    scores(&mut bench);
+    let folder = scores(&mut bench);
     data(&mut bench);
+    amend(&folder, "overlap", overlap(0, 0, &["mistralai/Voxtral-Mini-3B-2507"]));
+    // The card shows this digest; that of the bench depends on its folder.
+    bench.cx.inputs.get_mut("data").unwrap()[0].digest = Digest::of(b"data");
+    own(&bench, &folder);
     bench.made::<Card>(json!({"title": "Ana's \"voice\": #1 *best*", "license": "apache-2.0", "author": "Ana <ana@x>"}));
     let card = bench.out("README.md");
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model_card.md");
@@ -151,21 +155,120 @@ fn a_template_of_ones_own_is_strict_too() {
     assert_eq!(found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["license", "base_model", "title"]);
 }
 
+/// Changes `scores.json`.
+fn amend(scores: &Path, key: &str, value: Value) {
+    let path = scores.join("scores.json");
+    let mut all: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    all[key] = value;
+    fs::write(path, all.to_string()).unwrap();
+}
+
+fn overlap(trained_on: u32, same_clip: u32, unknown: &[&str]) -> Value {
+    json!({"status": "checked", "scored": 3, "trained_on": trained_on, "same_clip": same_clip, "training_clips": 45, "unknown": unknown})
+}
+
+/// Says whose scores these are: those of the model of the bench, on its dataset.
+fn own(bench: &Bench, scores: &Path) {
+    amend(scores, "model", json!({"digest": bench.cx.inputs["model"][0].digest}));
+    if let Some(data) = bench.cx.inputs.get("data") {
+        amend(scores, "data", json!({"digest": data[0].digest}));
+    }
+}
+
 #[test]
-fn sentences_that_were_also_trained_on_are_admitted() {
+fn scored_clips_that_were_trained_on_are_told_and_nothing_unchecked_is_claimed() {
+    let mut bench = Bench::new();
+    model(&mut bench, &training("full", Some("mistralai/Voxtral-Mini-3B-2507")));
+    let folder = scores(&mut bench);
+    data(&mut bench);
+    let made = |bench: &mut Bench| {
+        bench.made::<Card>(json!({}));
+        (bench.out("README.md"), bench.heard())
+    };
+    let clean = "None of these clips and none of their sentences is among the 45 clips";
+
+    let (card, heard) = made(&mut bench);
+    assert!(card.contains("Whether these clips were trained on was not checked: the scores do not say it"), "{card}");
+    assert!(card.contains("that they are this model's was not checked") && !card.contains(clean), "{card}");
+    assert!(front_matter(&card).contains("not compared with the training data") && heard.contains("was not checked"), "{card}{heard}");
+
+    own(&bench, &folder);
+    amend(&folder, "overlap", overlap(0, 0, &["models/base"]));
+    let (card, heard) = made(&mut bench);
+    assert!(card.contains(clean) && card.contains("What models/base was trained on before is not known"), "{card}");
+    assert!(front_matter(&card).contains("model-index") && !card.contains("Warning") && !heard.contains("warning: "), "{card}{heard}");
+    let mut chosen = overlap(0, 0, &[]);
+    chosen["chosen_on"] = 2.into();
+    amend(&folder, "overlap", chosen);
+    let (card, _) = made(&mut bench);
+    assert!(card.contains("Of these clips, 2 chose which step of the training was kept"), "{card}");
+    assert!(card.contains("of this model and of its base used") && !card.contains("is not known"), "{card}");
+
+    amend(&folder, "overlap", overlap(1, 0, &[]));
+    let (card, heard) = made(&mut bench);
+    let warning = "1 of 3 scored clips was trained on in another recording of the same sentence";
+    assert!(card.contains(&format!("> **Warning: {warning}.**")) && !card.contains(clean), "{card}");
+    assert!(front_matter(&card).contains(warning) && heard.contains(warning), "{card}{heard}");
+    amend(&folder, "overlap", overlap(3, 3, &[]));
+    let (card, heard) = made(&mut bench);
+    assert!(card.contains("> **Warning: all 3 scored clips were trained on.**") && card.contains("They are not listed"), "{card}");
+    assert!(!front_matter(&card).contains("model-index") && heard.contains("all 3 scored clips were trained on"), "{card}{heard}");
+}
+
+#[test]
+fn a_card_names_the_dataset_that_was_scored_and_lists_this_model_only() {
     let mut bench = Bench::new();
     model(&mut bench, &training("lora", None));
-    scores(&mut bench);
+    let folder = scores(&mut bench);
     data(&mut bench);
-    let rows = bench.cx.inputs["data"][0].path.join("data.jsonl");
-    let text = fs::read_to_string(&rows).unwrap();
-    fs::write(&rows, text.replace("\"text\":\"c\"", "\"text\":\"A!\"")).unwrap();
-    bench.made::<Card>(json!({}));
-    let card = bench.out("README.md");
+    own(&bench, &folder);
+    let front = |bench: &mut Bench, with: Value| {
+        bench.made::<Card>(with);
+        front_matter(&bench.out("README.md")).to_owned()
+    };
+    let stages = |clips: Value| {
+        BTreeMap::from([
+            ("the-scores".to_owned(), json!({"uses": "evaluate", "from": {"data": ["held-out"], "model": ["m"]}})),
+            ("held-out".to_owned(), json!({"uses": "dataset", "from": {"clips": ["in"]}})),
+            ("in".to_owned(), clips),
+        ])
+    };
+    bench.cx.upstream = stages(json!({"uses": "uploads", "from": {}}));
+    let found = front(&mut bench, json!({}));
+    assert!(found.contains("type: \"held-out\"") && found.contains("held-out, test split, 3 clips of bench (not on the Hub)"), "{found}");
+    assert!(!found.contains("of the base") && found.matches("type: wer").count() == 1, "{found}");
+    bench.cx.upstream = stages(json!({"uses": "import", "from": {}, "with": {"repo": "google/fleurs", "config": "de_de"}}));
+    let found = front(&mut bench, json!({}));
     assert!(
-        card.contains("- 1 of the scored clips say a sentence that was also trained on") && !card.contains("No sentence of this split"),
-        "{card}"
+        found.contains("type: \"google/fleurs\"") && found.contains("config: \"de_de\"") && !found.contains("\n      split:"),
+        "{found}"
     );
+}
+
+#[test]
+fn scores_and_cards_of_another_model_are_refused() {
+    let mut bench = Bench::new();
+    model(&mut bench, &training("lora", None));
+    let folder = scores(&mut bench);
+    amend(&folder, "model", json!({"digest": Digest::of(b"another"), "weights": "beef", "base": "cafe"}));
+    says(&bench.error::<Card>(json!({})), &["the scores of stage `the-scores` are of another model than stage `the-model` made"]);
+    own(&bench, &folder);
+    let card = bench.artifact::<Card>(json!({}));
+    bench.give("card", card);
+    bench.made::<Publish>(json!({"target": "published/x"}));
+
+    bench.cx.inputs.remove("model");
+    let other = bench.folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    for (name, bytes) in tree(&bench.folder.path().join("model")) {
+        if !name.contains('/') {
+            fs::write(other.join(name), bytes).unwrap();
+        }
+    }
+    fs::write(other.join("adapter_config.json"), "{\"r\": 1}").unwrap();
+    bench.give("model", artifact(ArtifactKind::Model, &other));
+    let error = bench.error::<Publish>(json!({"target": "published/x"}));
+    says(&error, &["the card of stage `the-card` describes another model than stage `the-model` made"]);
 }
 
 /// A bench with the card of a scored model.

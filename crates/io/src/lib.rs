@@ -1,4 +1,5 @@
-//! What the other crates of voxpipe share: the [error type](error::Error), atomic writes, content digests and JSON Lines.
+//! What the other crates of voxpipe share: the [error type](error::Error), atomic writes, content digests, JSON Lines, metrics as JSON, and what counts as
+//! a secret.
 //!
 //! It exists so that the model (`voxtral`) and the runner (`voxpipe-pipeline`), which know nothing of each other, report errors and write files
 //! in one way.
@@ -24,4 +25,6 @@
 pub mod digest;
 pub mod error;
 pub mod jsonl;
+pub mod metrics;
+pub mod secrets;
 pub mod write;

@@ -62,6 +62,7 @@ pub struct Artifact {
     /// One-sentence summary from the stage.
     pub summary: String,
     /// Metrics for comparisons and gates, by name (`wer`, `clips`, `seconds`).
+    #[serde(with = "voxpipe_io::metrics")]
     pub metrics: BTreeMap<String, f64>,
     /// Further facts for downstream stages, by name.
     #[serde(default)]

@@ -123,6 +123,11 @@ pub fn choose(wanted: &str) -> Result<SelectedDevice> {
     }
 }
 
+/// Why a device that is named cannot be used here; `None` for `auto` and the CPU.
+pub fn missing(wanted: &str) -> Option<Error> {
+    parse_gpu(wanted).and_then(|_| choose(wanted).err())
+}
+
 /// All devices of this machine, the CPU first.
 pub fn all() -> Vec<SelectedDevice> {
     let mut found = vec![SelectedDevice { device: Device::flex(), name: "cpu".to_owned(), reason: "always available".to_owned() }];

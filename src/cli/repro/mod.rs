@@ -31,6 +31,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use voxpipe_io::digest::Digest;
+use voxpipe_io::metrics;
 
 /// Options of `voxpipe repro`.
 #[derive(Args)]
@@ -268,8 +269,9 @@ impl Row {
         }
         for (name, value) in &was.metrics {
             let is = now.metrics.get(name);
-            if is != Some(value) {
-                says.push(format!("{name} {value} → {}", is.map_or_else(|| "none".to_owned(), f64::to_string)));
+            if is.is_none_or(|is| is.to_bits() != value.to_bits() && is != value) {
+                let now = is.map_or_else(|| "none".to_owned(), |is| metrics::text(*is));
+                says.push(format!("{name} {} → {now}", metrics::text(*value)));
             }
         }
         let reasons: Vec<_> = why::differences(&was.ingredients, &now.ingredients, |_, _| ContentDiff::default())

@@ -86,7 +86,8 @@ fn repeat(here: &Path, place: &Path, text: &[u8], provenance: &PublishedProvenan
 /// Links the sources of the pipeline, such as recordings, from the current folder.
 fn link_sources(pipeline: &Pipeline, here: &Path, place: &Path) -> Result<()> {
     for step in &pipeline.steps {
-        for source in step.stage.sources() {
+        let programs = step.stage.programs().into_iter().filter(|program| program.contains('/')).map(Into::into);
+        for source in step.stage.sources().into_iter().chain(programs) {
             let inside = source.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
             let (from, to) = (here.join(&source), place.join(&source));
             if !inside || !from.exists() {

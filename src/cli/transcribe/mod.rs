@@ -9,7 +9,7 @@ mod output;
 mod progress;
 mod reader;
 
-pub(super) use model::ModelArgs;
+pub(super) use model::{ModelArgs, OTHER_BASE};
 
 use super::signals::listen;
 use super::{print_error, stream};
@@ -47,7 +47,7 @@ pub(super) struct Transcribe {
     /// Spoken language as a two-letter code [default: detected by the model]
     #[arg(long, value_name = "CODE")]
     language: Option<String>,
-    /// Maximum transcript length in tokens [default: 64, plus 16 per second of audio]
+    /// Maximum transcript length in tokens [default: until the model ends it, repeats itself, or writes more than can be said]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
     /// Output format [default: text]
@@ -65,7 +65,7 @@ pub(super) struct Transcribe {
     /// Write one file per input to this folder [default: standard output; subtitles of several inputs go next to the audio]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Overwrite existing files
+    /// Overwrite existing files, and accept an adapter that was trained on another base model
     #[arg(long)]
     force: bool,
     /// Split at pauses into segments of at most this many seconds, with times [default for subtitles: 12]
@@ -79,7 +79,7 @@ pub(super) struct Transcribe {
     #[arg(long)]
     fail_fast: bool,
     /// Stream the transcript of one file or of standard input (16 kHz mono 16-bit, raw or WAV); needs Voxtral Realtime
-    #[arg(long, conflicts_with_all = ["shape", "out", "force", "max_segment", "language", "max_new_tokens", "fail_fast"])]
+    #[arg(long, conflicts_with_all = ["shape", "out", "max_segment", "language", "max_new_tokens", "fail_fast"])]
     stream: bool,
     /// Transcription delay of Voxtral Realtime in steps of 80 ms [default: as in the model's files, usually 6 (480 ms)]
     #[arg(long, value_name = "STEPS")]
@@ -97,6 +97,8 @@ struct Work<'a> {
     /// Number of files that are done or have failed.
     past: usize,
     failed: usize,
+    /// Number of files with a transcript that the model did not end.
+    unfinished: usize,
 }
 
 /// A file of a group with the transcripts of its pieces so far.
@@ -127,7 +129,17 @@ impl Transcribe {
         inputs.read_stream()?;
         let stop = listen()?.asked;
         let progress = Progress::new(inputs.list.len());
-        let mut work = Work { options: self, inputs: &inputs, recognizer: &recognizer, output, progress, stop: &stop, past: 0, failed: 0 };
+        let mut work = Work {
+            options: self,
+            inputs: &inputs,
+            recognizer: &recognizer,
+            output,
+            progress,
+            stop: &stop,
+            past: 0,
+            failed: 0,
+            unfinished: 0,
+        };
         thread::scope(|scope| {
             // One group waits while the model transcribes another and a third is being decoded.
             let (sender, receiver) = sync_channel::<Group>(1);
@@ -135,6 +147,9 @@ impl Transcribe {
             receiver.into_iter().try_for_each(|group| work.transcribe(group))
         })?;
         work.progress.end();
+        if work.unfinished > 0 && inputs.list.len() > 1 {
+            work.progress.print(&format!("{} of {} transcripts are unfinished", work.unfinished, inputs.list.len()));
+        }
         match work.failed {
             0 => Ok(Exit::Done as u8),
             failed => {
@@ -155,7 +170,7 @@ impl Transcribe {
 
     /// Opens the model, with the delay of `--delay`.
     fn transcriber(&self) -> Result<AnyTranscriber> {
-        match (self.model.open()?, self.delay) {
+        match (self.model.open(self.force)?, self.delay) {
             (transcriber, None) => Ok(transcriber),
             (AnyTranscriber::Realtime(recognizer), Some(steps)) => Ok(AnyTranscriber::Realtime(Box::new(recognizer.with_delay(steps)?))),
             (AnyTranscriber::Recordings(_), Some(_)) => {
@@ -248,10 +263,13 @@ impl Work<'_> {
                         pieces.map(|(transcript, piece)| Segment::new(seconds(piece.start), seconds(piece.end), transcript)).collect();
                     let clip = Clip { input, language: self.options.language.as_deref(), seconds: input.seconds(), segments };
                     if !clip.finished() {
-                        self.progress.print(&format!(
-                            "warning: {}: the transcript reached the token limit; raise it with `--max-new-tokens`",
-                            input.name.display()
-                        ));
+                        self.unfinished += 1;
+                        let why = match self.options.max_new_tokens {
+                            Some(limit) => format!("it reached the limit of {limit} tokens; raise it with `--max-new-tokens`, or omit it"),
+                            None if clip.repeats() => "it repeats itself and was ended".to_owned(),
+                            None => "the model was still writing when it had more text than the recording can have".to_owned(),
+                        };
+                        self.progress.print(&format!("warning: {}: the transcript is unfinished: {why}", input.name.display()));
                     }
                     let output = &self.output;
                     self.progress.suspend(|| output.write(file.index, &clip))?;

@@ -4,12 +4,17 @@ use crate::cli::download_progress::Fetch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::hub::Network;
+use crate::stages::base_model::check_base;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use voxtral::any_transcriber::AnyTranscriber;
 use voxtral::inference::transcriber::WeightsFrom;
+use voxtral::lora::RecordedBase;
 use voxtral::weights::precision::Precision;
 use voxtral::{device, lora};
+
+/// What to do about an adapter of another base.
+pub(in crate::cli) const OTHER_BASE: &str = "name the base it was trained on, or, if this is meant, add `--force`";
 
 /// Options that select a model.
 #[derive(Args)]
@@ -51,6 +56,11 @@ impl ModelArgs {
         }
     }
 
+    /// The same arguments with a revision of the model's repository.
+    pub(in crate::cli) fn at(self, revision: Option<String>) -> Self {
+        Self { revision, ..self }
+    }
+
     /// Display name.
     pub(in crate::cli) fn name(&self) -> String {
         let named = self.adapter.as_ref().unwrap_or(&self.model);
@@ -72,16 +82,24 @@ impl ModelArgs {
         self.adapter().map(drop)
     }
 
-    /// Opens the model with its adapters.
-    pub(in crate::cli) fn open(&self) -> Result<AnyTranscriber> {
+    /// Opens the model with its adapters. An adapter that was trained on another base is refused unless `force` is set.
+    pub(in crate::cli) fn open(&self, force: bool) -> Result<AnyTranscriber> {
         let chosen = device::choose(&self.device)?;
         let model = self.folder(&self.model, self.revision.as_deref())?;
         let (base, adapter) = if lora::is_adapter(&model) { (self.base_of(&model)?, Some(model)) } else { (self.full(model)?, None) };
+        let adapters: Vec<PathBuf> = adapter.into_iter().chain(self.adapter()?).collect();
+        if !voxtral::realtime::config::is_realtime(&base) {
+            for adapter in &adapters {
+                if let Some(note) = check_base(adapter, &base, force, OTHER_BASE)? {
+                    crate::cli::note(&note);
+                }
+            }
+        }
         let mut recognizer = AnyTranscriber::open_with(&base, WeightsFrom::Checkpoint, self.precision, &chosen.device)?;
         if let Some(note) = &recognizer.loaded().note {
             crate::cli::note(note);
         }
-        for adapter in adapter.into_iter().chain(self.adapter()?) {
+        for adapter in adapters {
             recognizer.adapt(&adapter)?;
         }
         Ok(recognizer)
@@ -115,7 +133,10 @@ impl ModelArgs {
         if self.base.is_none() && relative.is_dir() {
             return Ok(relative);
         }
-        let found = self.folder(base, None).map_err(|error| match &self.base {
+        // The commit that it was trained on, where the adapter records it.
+        let revision = if self.base.is_none() { RecordedBase::read(adapter)?.revision } else { None };
+        let revision = revision.filter(|_| !Path::new(base).is_dir() && !base.contains('@'));
+        let found = self.folder(base, revision.as_deref()).map_err(|error| match &self.base {
             None => {
                 error.context(format_args!("base model named by the adapter `{}`", self.model)).hint("pass the base model with `--base`")
             }

@@ -55,6 +55,8 @@ pub(super) struct Segment {
     tokens: Vec<u32>,
     log_probabilities: Vec<f32>,
     finished: bool,
+    #[serde(skip)]
+    repeats: bool,
 }
 
 /// JSON output of a file. The keys are part of the interface.
@@ -159,9 +161,14 @@ impl Output {
 }
 
 impl Clip<'_> {
-    /// Whether the model ended every segment itself, rather than by the token limit.
+    /// Whether the model ended every segment itself.
     pub(super) fn finished(&self) -> bool {
         self.segments.iter().all(|segment| segment.finished)
+    }
+
+    /// Whether a segment was ended because it repeats itself.
+    pub(super) fn repeats(&self) -> bool {
+        self.segments.iter().any(|segment| segment.repeats)
     }
 
     /// The whole transcript on one line.
@@ -198,7 +205,7 @@ impl Clip<'_> {
 
 impl Segment {
     pub(super) fn new(start: f64, end: f64, transcript: Transcript) -> Self {
-        let Transcript { text, tokens, log_probabilities, finished } = transcript;
-        Self { start, end, text, tokens, log_probabilities, finished }
+        let Transcript { text, tokens, log_probabilities, finished, repeats } = transcript;
+        Self { start, end, text, tokens, log_probabilities, finished, repeats }
     }
 }

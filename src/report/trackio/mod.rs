@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uploader::{UploadItem, Uploader, Watched};
+use voxpipe_io::metrics;
 
 /// Settings of the reporter.
 #[derive(Clone, Debug)]
@@ -186,7 +187,7 @@ impl TrackioReporter {
             row.step,
             kind,
             row.time.as_deref(),
-            row.values.iter().map(|(name, value)| (grouped(name), json!(value))).collect(),
+            row.values.iter().map(|(name, value)| (grouped(name), metrics::number(*value))).collect(),
         );
     }
 
@@ -251,13 +252,13 @@ impl Reporter for TrackioReporter {
             }
             Event::Metrics { stage, step, values } => {
                 let shown = self.run_of(stage);
-                self.row(&shown, &MetricsRow::new(*step, values.iter().map(|(name, value)| (name.as_str(), *value))));
+                self.row(&shown, &MetricsRow { step: *step, time: None, values: values.clone() });
             }
             Event::WorstClips { stage, clips } => self.clips(stage, clips),
             Event::StageFinished { stage, metrics, .. } if self.kinds.get(stage).is_some_and(|kind| kind == "evaluate") => {
                 let shown = self.run_of(stage);
                 let step = self.runs.get(&shown).map_or(0, |run| run.step);
-                let metrics = metrics.iter().map(|(name, value)| (format!("{stage}/{name}"), json!(value))).collect();
+                let metrics = metrics.iter().map(|(name, value)| (format!("{stage}/{name}"), metrics::number(*value))).collect();
                 self.log(&shown, step, stage, None, metrics);
                 self.watch(None);
             }

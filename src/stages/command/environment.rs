@@ -1,7 +1,8 @@
 //! The environment of a program: that of this machine, a container image that is pinned by its digest, or the packages of a `uv.lock`.
 
-use super::{Command, candidates, is_program};
+use super::Command;
 use crate::error::{Error, Result, ResultExt};
+use pipeline::cache::programs;
 use pipeline::stage::{Context, SettingError, gpu};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -289,7 +290,7 @@ fn uv_program() -> Result<PathBuf> {
 }
 
 fn in_path(program: &str) -> Option<PathBuf> {
-    candidates(program).into_iter().last().filter(|file| is_program(file))
+    programs::find(program, Path::new(""))
 }
 
 #[cfg(test)]

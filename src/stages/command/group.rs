@@ -3,6 +3,8 @@
 use super::events::OutputReporter;
 use super::lines::{PipeReader, Source};
 use crate::error::{Error, Result, ResultExt};
+use pipeline::events::Event;
+use pipeline::process::peak_memory::peak_of_program;
 use pipeline::process::suspend::Stopwatch;
 use pipeline::process::{reaper, suspend};
 use pipeline::stage::Context;
@@ -11,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 /// Grace period between SIGTERM and SIGKILL.
@@ -20,6 +22,23 @@ const GRACE: Duration = Duration::from_secs(5);
 const MAX_POLL: Duration = Duration::from_millis(50);
 /// First poll interval if the system does not notify about process exit (no pidfd).
 const FIRST_POLL: Duration = Duration::from_micros(50);
+
+/// Peak memory of a program, looked at while it runs: the system forgets it with the process.
+#[derive(Default)]
+struct Memory {
+    peak: Option<u64>,
+    looked: Option<Instant>,
+}
+
+impl Memory {
+    /// Asks for the peak, at most every [`MAX_POLL`].
+    fn look(&mut self, pid: u32) {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= MAX_POLL) {
+            self.looked = Some(Instant::now());
+            self.peak = self.peak.max(peak_of_program(pid));
+        }
+    }
+}
 
 /// A running program and its process group. Dropping it kills the whole group.
 pub(super) struct Group {
@@ -53,7 +72,9 @@ impl Group {
         let mut encoder: Vec<PipeReader> = out.into_iter().chain(err).collect();
         let mut terminated: Option<Stopwatch> = None;
         let mut pause = FIRST_POLL;
+        let mut memory = Memory::default();
         while !self.ended()? {
+            memory.look(self.child.id());
             self.wait(&encoder, &mut pause)?;
             for ear in &mut encoder {
                 let _ = ear.read_lines(&mut |line| output.tell(line));
@@ -68,6 +89,10 @@ impl Group {
                 }
                 _ => {}
             }
+        }
+        if let Some(bytes) = memory.peak {
+            let (stage, process) = (cx.stage.clone(), "program".to_owned());
+            cx.emitter.emit(Event::PeakMemory { stage, process, bytes });
         }
         // The program has ended but is not reaped yet, so its pid still names the group: kill whatever it left running.
         let _ = kill_process_group(self.pid, Signal::KILL);

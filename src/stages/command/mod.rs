@@ -5,12 +5,12 @@
 //! with `progress` or `metrics` becomes a progress or metrics event. Secret environment variables are passed on only if requested, and
 //! their values are redacted in the output.
 
+mod code;
 mod environment;
 mod events;
 mod group;
 mod lines;
 mod promised;
-mod secrets;
 mod template;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -18,21 +18,21 @@ use environment::{Container, Prepared};
 use events::OutputReporter;
 use group::Group;
 use pipeline::artifact::ArtifactKind;
+use pipeline::cache::programs;
 use pipeline::process::reaper;
-use pipeline::process::secrets::is_secret;
-use pipeline::stage::{Arity, Context, Lookups, Port, SettingError, Stage, StageOutcome, StageResult, gpu};
+use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult, gpu};
 use schemars::JsonSchema;
-use secrets::Secrets;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use template::Template;
+use voxpipe_io::secrets::is_secret_name;
+use voxpipe_io::secrets::redactor::Redactor;
 
 /// Run any program; the files that it writes to `${out}` are the result.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -43,9 +43,14 @@ pub struct Command {
     /// attempts, `${seed}` the stage's seed. A printed line such as `{"progress": {"done": 3, "total": 10}, "metrics": {"loss": 0.4}}`
     /// reports progress and metrics; the last value of each metric becomes a metric of the result.
     pub run: Vec<String>,
-    /// Source files and folders of the program; the stage reruns when they change.
+    /// Source files and folders of the program; the stage reruns when they change. What interpreters, editors and version control leave in a
+    /// folder (`__pycache__`, `*.pyc`, `.ipynb_checkpoints`, `.git`, swap and backup files) is no code.
     #[serde(default)]
     pub code: Vec<PathBuf>,
+    /// Further files in the folders of `code` that are no code, as patterns like those of `.gitignore`: `*.log` and `notes.txt` match at any
+    /// depth, `/build` and `data/*.csv` from the folder on, `cache/` matches folders only, and `!keep.pyc` takes a match back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
     /// Programs the result depends on, by name in PATH or by path; the stage reruns when the executable file changes. For an interpreter
     /// this does not cover the packages it loads: list their lockfile or requirements file in `code`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -67,8 +72,8 @@ pub struct Command {
     /// Artifact kind of the result in `${out}`, which is checked for the files of that kind. Default: `files`, no requirements.
     #[serde(default = "files")]
     pub output: ArtifactKind,
-    /// Names of secret environment variables to pass to the program. By default, variables whose names contain TOKEN, SECRET, PASSWORD or
-    /// KEY are withheld.
+    /// Names of secret environment variables to pass to the program. By default, variables with a secret name, such as `API_TOKEN` or
+    /// `DB_PASS`, or with a value that looks like a token are withheld. The values are redacted in what the program prints.
     #[serde(default)]
     pub env: Vec<String>,
 }
@@ -109,10 +114,19 @@ impl Stage for Command {
                 Ok(_) => {}
             }
         }
+        if !self.uses_out() && self.output != ArtifactKind::Files {
+            let message = format!("the program gets no `${{out}}`, so it cannot make the `output` of kind `{}`", self.output);
+            errors.push(SettingError::new("run", message).hint("pass `${out}` to it, the folder to write into"));
+        }
         for (index, path) in self.code.iter().enumerate() {
             if path.to_string_lossy().contains(['*', '?']) {
                 let message = format!("`{}` is a pattern, but `code` takes only files and folders", path.display());
                 errors.push(SettingError::new(&format!("code.{index}"), message).hint("name the folder, which includes every file in it"));
+            }
+        }
+        for (index, pattern) in self.ignore.iter().enumerate() {
+            if let Some(message) = code::mistake(pattern) {
+                errors.push(SettingError::new(&format!("ignore.{index}"), message).hint("write patterns like those of a `.gitignore`"));
             }
         }
         for (index, tool) in self.tools.iter().enumerate().filter(|(_, tool)| tool.trim().is_empty()) {
@@ -125,7 +139,7 @@ impl Stage for Command {
             let error = |message: String| SettingError { path: vec!["variables".to_owned(), name.clone()], message, hint: None };
             if !is_variable(name) || value.contains('\0') {
                 errors.push(error(format!("`{name}` cannot be set as an environment variable")).hint("use letters, digits and `_`"));
-            } else if is_secret(OsStr::new(name)) {
+            } else if is_secret_name(name) {
                 let message = format!("`{name}` looks like a secret; secrets are not allowed in settings");
                 errors.push(error(message).hint(format!("set it in the environment and add it to `env = [\"{name}\"]`")));
             } else if let Err(message) = Template::parse(value) {
@@ -159,25 +173,45 @@ impl Stage for Command {
         arguments.chain(variables).filter_map(|(path, text)| complaint(path, text)).collect()
     }
 
-    fn lacks(&self) -> Option<Error> {
-        environment::lacks(self)
+    fn warnings(&self, has_gates: bool) -> Vec<SettingError> {
+        // A program that only measures something for a gate needs no folder.
+        if self.uses_out() || has_gates {
+            return Vec::new();
+        }
+        let message =
+            "the program gets no `${out}`, so the result of this stage is empty: files that it writes elsewhere are not part of it";
+        vec![SettingError::new("run", message).hint("pass `${out}`, the folder to write into, as an argument or in `variables`")]
     }
 
     fn sources(&self) -> Vec<PathBuf> {
-        let environment = environment::sources(self.uv.as_ref());
-        self.code
-            .iter()
-            .cloned()
-            .chain(environment)
-            .chain(self.tools.iter().map(|tool| found(tool).unwrap_or_else(|| tool.into())))
-            .collect()
+        self.code.iter().cloned().chain(environment::sources(self.uv.as_ref())).collect()
     }
 
-    fn lookups(&self) -> Lookups {
-        let named: Vec<&String> = self.tools.iter().filter(|tool| !tool.contains('/')).collect();
-        let variables = if named.is_empty() { Vec::new() } else { vec!["PATH".to_owned()] };
-        // A program of the same name that appears earlier in PATH is another one.
-        Lookups { variables, paths: named.into_iter().flat_map(|tool| candidates(tool)).collect() }
+    fn missing_on_machine(&self) -> Option<Error> {
+        environment::lacks(self)
+    }
+
+    fn programs(&self) -> Vec<String> {
+        self.tools.clone()
+    }
+
+    fn reads(&self, file: &str) -> bool {
+        code::counts(file, false, &self.ignore)
+    }
+
+    fn enters(&self, folder: &str) -> bool {
+        code::counts(folder, true, &self.ignore)
+    }
+
+    /// What `ignore` leaves out is not there for the fingerprint; the patterns themselves change no result.
+    fn identity(&self) -> Value {
+        let mut settings = serde_json::to_value(self).unwrap_or(Value::Null);
+        settings.as_object_mut().map(|settings| settings.remove("ignore"));
+        settings
+    }
+
+    fn portable_settings(&self) -> Value {
+        serde_json::to_value(self).unwrap_or(Value::Null)
     }
 
     fn uses_scratch(&self) -> bool {
@@ -191,14 +225,13 @@ impl Stage for Command {
             arguments.extend(Template::parse(argument).map_err(Error::new)?.fill_all(cx)?);
         }
         let (program, arguments) = arguments.split_first().ok_or_else(|| Error::new("`run` is empty"))?;
-        let secrets = Secrets::of(std::env::vars_os(), &self.env);
         if let Some(name) = self.env.iter().find(|name| std::env::var_os(name).is_none()) {
             return Err(Error::new(format!("environment variable `{name}`, listed in `env`, is not set"))
                 .environment()
                 .hint(format!("set `{name}` before running, or remove it from `env`")));
         }
 
-        if let Some(tool) = self.tools.iter().find(|tool| found(tool).is_none_or(|path| !root.join(path).is_file())) {
+        if let Some(tool) = self.tools.iter().find(|tool| programs::find(tool, &root).is_none_or(|path| !root.join(path).is_file())) {
             return Err(Error::new(format!("program `{tool}`, listed in `tools`, not found"))
                 .environment()
                 .hint(format!("install `{tool}`, or remove it from `tools`")));
@@ -208,9 +241,13 @@ impl Stage for Command {
         let variables = self.variables.iter().map(fill).collect::<Result<Vec<_>>>()?;
         let Prepared { mut command, container } = environment::prepare(self, cx, &root, &resolve(&root, program), arguments, &variables)?;
         command.current_dir(&root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for name in &secrets.withheld {
+        let is_asked = |name: &OsString| self.env.iter().any(|asked| **asked == **name);
+        let (mut redactor, secrets) = Redactor::of(std::env::vars_os());
+        for name in secrets.iter().filter(|name| !is_asked(name)) {
             command.env_remove(name);
         }
+        // Whoever names a variable here says that it is secret.
+        redactor.add_all(self.env.iter().filter_map(std::env::var_os));
         if !cx.gpus.is_empty() {
             command.env(gpu::VISIBLE, cx.gpus.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(","));
         }
@@ -219,7 +256,7 @@ impl Stage for Command {
             liveness.inherit()?;
         }
         let group = Group::start(&mut command).map_err(|error| not_started(&self.run[0], arguments, error))?;
-        let mut output = OutputReporter::new(cx, secrets);
+        let mut output = OutputReporter::new(cx, redactor);
         let status = group.finish(cx, &mut output)?;
         let engine = container.as_ref().map(Container::engine);
         if let Some(container) = container.filter(|_| status.code().is_some()) {
@@ -248,38 +285,17 @@ impl Stage for Command {
     }
 }
 
+impl Command {
+    /// Whether the program is told where to write its result.
+    fn uses_out(&self) -> bool {
+        self.run.iter().chain(self.variables.values()).any(|text| text.contains("${out}"))
+    }
+}
+
 /// The path to execute: a program with a slash is relative to the project root; any other is searched in `PATH` by the system.
 fn resolve(root: &Path, program: &OsString) -> PathBuf {
     let path = Path::new(program);
     if path.components().count() > 1 { root.join(path) } else { path.to_owned() }
-}
-
-/// The file of a program: with a slash a path in the project, otherwise the first match in `PATH`.
-fn found(tool: &str) -> Option<PathBuf> {
-    if tool.contains('/') {
-        return Some(tool.into());
-    }
-    candidates(tool).into_iter().last().filter(|file| is_program(file))
-}
-
-/// The paths at which a program is looked for in `PATH`, in order, up to the first at which it is.
-fn candidates(tool: &str) -> Vec<PathBuf> {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let mut tried = Vec::new();
-    for file in std::env::split_paths(&folders).map(|folder| folder.join(tool)) {
-        // As the system looks for programs: what may not be executed is passed over.
-        let found = is_program(&file);
-        tried.push(file);
-        if found {
-            break;
-        }
-    }
-    tried
-}
-
-/// Whether a path is a file that may be executed.
-fn is_program(file: &Path) -> bool {
-    fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Whether a text is a valid environment variable name.
@@ -316,6 +332,7 @@ fn failed(program: &str, status: ExitStatus, tail: &VecDeque<String>) -> Error {
     };
     let last = match tail.len() {
         0 => "; it printed nothing".to_owned(),
+        1 => format!("; its last line:\n  {}", tail[0]),
         lines => format!("; its last {lines} lines:\n{}", tail.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")),
     };
     let hint = match status.code() {
@@ -344,6 +361,7 @@ mod tests {
         let command = |argument: &str| Command {
             run: vec!["x".into(), argument.into()],
             code: vec![],
+            ignore: vec![],
             tools: vec![],
             variables: BTreeMap::new(),
             container: None,

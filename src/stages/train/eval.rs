@@ -140,7 +140,8 @@ impl<'a> Evaluator<'a> {
         Ok(Self { recognizer, examples, clips })
     }
 
-    /// Computes the metrics of a model: its loss and, if the clips are transcribed, WER and CER.
+    /// Computes the metrics of a model: its loss and, if the clips are transcribed, WER, CER and the number of transcripts that the model
+    /// did not finish.
     pub(super) fn look(&mut self, model: &Voxtral) -> Result<BTreeMap<String, f64>> {
         let loss = mean_loss(model, &self.examples, self.recognizer.special().pad, &self.recognizer.device)?;
         let mut metrics = BTreeMap::from([(Metric::Loss.name().to_owned(), loss)]);
@@ -155,6 +156,10 @@ impl<'a> Evaluator<'a> {
         let score = self.clips.iter().zip(&transcripts).map(of).sum::<ErrorCounts>().score();
         metrics.insert(Metric::Wer.name().to_owned(), score.wer);
         metrics.insert(Metric::Cer.name().to_owned(), score.cer);
+        let unfinished = transcripts.iter().filter(|transcript| !transcript.finished).count();
+        if unfinished > 0 {
+            metrics.insert("eval_unfinished".to_owned(), unfinished as f64);
+        }
         Ok(metrics)
     }
 }

@@ -1,7 +1,7 @@
 //! `train`: fine-tunes a Voxtral model on a dataset, with LoRA (Hu 2021) or in full.
 //!
-//! Input: a dataset and a base model. Output: a PEFT adapter or a full model in the layout of the Hub, with `training.json`, `loss.jsonl`
-//! and, with validation, `eval.jsonl`.
+//! Input: a dataset and a base model. Output: a PEFT adapter or a full model in the layout of the Hub, with `training.json`,
+//! `trained-on.json`, `loss.jsonl` and, with validation, `eval.jsonl`.
 
 mod adapter;
 mod augment;
@@ -14,7 +14,7 @@ mod examples;
 mod phases;
 
 use super::is_hub_id;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hub;
 use crate::hub::RepoRevision;
 use batches::{BatchSize, Batches, Cut};
@@ -63,6 +63,9 @@ pub struct Train {
     /// match `lora`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
+    /// Continue from `adapter` even if it was trained on another base model than this one. Default: refuse.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    adapter_on_any_base: bool,
     /// Number of passes over the training clips; may be fractional.
     #[serde(default = "defaults::epochs")]
     epochs: f64,
@@ -236,6 +239,11 @@ impl Stage for Train {
             complaints
                 .push(SettingError::new("adapter", message).hint("write `method = \"lora\"`, or merge the adapter into its base first"));
         }
+        if self.adapter_on_any_base && self.adapter.is_none() {
+            complaints.push(
+                SettingError::new("adapter_on_any_base", "`adapter_on_any_base` has no effect without `adapter`").hint("leave it out"),
+            );
+        }
         complaints.extend(self.batches().check());
         complaints.extend(self.eval.iter().flat_map(eval::Eval::check));
         complaints.extend(self.augment.iter().flat_map(augment::Augment::check));
@@ -257,7 +265,9 @@ impl Stage for Train {
     }
 
     fn reads(&self, file: &str) -> bool {
-        model_dir::counts(file) || lora::is_adapter_file(file)
+        // What the base and the adapter were trained on goes into the result.
+        let facts = ["training.json", model_dir::TRAINED_ON].contains(&file);
+        model_dir::counts(file) || lora::is_adapter_file(file) || facts
     }
 
     fn identity(&self) -> Value {
@@ -282,6 +292,10 @@ impl Stage for Train {
         // The machine that reproduces the result chooses its own batch size.
         recipe["batch_size"] = json!("auto");
         recipe
+    }
+
+    fn missing_on_machine(&self) -> Option<Error> {
+        device::missing(&self.device)
     }
 
     fn numerics(&self) -> Option<String> {

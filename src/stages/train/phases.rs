@@ -6,8 +6,10 @@ use super::examples::{self, Tokenized};
 use super::{Init, Method, Train, augment};
 use crate::data::clip_row::ClipRow;
 use crate::data::ingest::rounded;
+use crate::data::trained_on::{ClipDigest, TrainedOn};
 use crate::error::{Error, Result, ResultExt};
 use crate::hub;
+use crate::stages::base_model::check_base;
 use crate::stages::context::SpeechContext;
 use burn::module::Param;
 use burn::tensor::Tensor;
@@ -15,7 +17,7 @@ use pipeline::stage::{Context, Stage, StageResult};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use voxpipe_io::jsonl;
 use voxtral::device::SelectedDevice;
 use voxtral::inference::encoder_cache::FeatureCache;
@@ -38,6 +40,8 @@ pub(super) struct Loaded {
     base: PathBuf,
     start: WeightsFrom,
     digest: String,
+    /// Digest of what the base computes; none for random weights.
+    identity: Option<String>,
     transcriber: Transcriber,
     adapters: Option<LoraConfig>,
     /// Whether the encoder or the projector is trained, so that their outputs change and cannot be cached.
@@ -52,8 +56,11 @@ pub(super) struct Prepared {
     records: Vec<Tokenized>,
     held_out: Vec<Tokenized>,
     left_out: Vec<String>,
+    /// Clips of the held-out split whose text is too long; they are not in its metrics.
+    held_out_left_out: Vec<String>,
     examples: Vec<Example>,
     cache: Option<FeatureCache>,
+    trained_on: TrainedOn,
 }
 
 impl Train {
@@ -68,6 +75,7 @@ impl Train {
         };
         // Computed before the weights are loaded, so that it describes the files that are read.
         let digest = model_dir::digest(&base)?;
+        let identity = matches!(start, WeightsFrom::Checkpoint).then(|| model_dir::identity(&base)).transpose()?;
         let mut transcriber = Transcriber::open_with(&base, start, self.loaded_precision(), &device.device)?;
         if let Some(note) = &transcriber.loaded.note {
             cx.note(note);
@@ -75,7 +83,7 @@ impl Train {
         let adapters = (self.method == Method::Lora).then(|| self.lora.adapters()).transpose()?;
         let mut trains_encoder = true;
         if let Some(adapters) = &adapters {
-            let placed = self.place(cx, adapters, &mut transcriber.model, &device)?;
+            let placed = self.place(cx, adapters, &mut transcriber.model, &device, &base)?;
             trains_encoder = placed.adapted.iter().any(|layer| ModelPart::of(layer) != ModelPart::Text);
             let (adapted, kept_out) = self.lora.describe(&placed);
             cx.note(adapted);
@@ -85,7 +93,7 @@ impl Train {
         }
         transcriber.loaded.audit.passed()?;
         let parameters = count_parameters(&transcriber, &|name| self.trains(name));
-        Ok(Loaded { device, base_name, base, start, digest, transcriber, adapters, trains_encoder, parameters })
+        Ok(Loaded { device, base_name, base, start, digest, identity, transcriber, adapters, trains_encoder, parameters })
     }
 
     /// Tokenizes the clips and makes examples of them.
@@ -93,9 +101,9 @@ impl Train {
         let data = cx.input("data")?.path.clone();
         let transcriber = &loaded.transcriber;
         let (records, left_out) = self.short_enough(cx, transcriber, ClipRow::read_all(&data.join("train.jsonl"))?)?;
-        let held_out = match &self.eval {
-            Some(eval) => self.short_enough(cx, transcriber, eval.records(&data)?)?.0,
-            None => Vec::new(),
+        let (held_out, held_out_left_out) = match &self.eval {
+            Some(eval) => self.short_enough(cx, transcriber, eval.records(&data)?)?,
+            None => Default::default(),
         };
         let cache = (!loaded.trains_encoder).then(|| {
             // Augmented audio differs in every epoch, so only the held-out clips would be cached.
@@ -108,7 +116,24 @@ impl Train {
             examples = examples::augmented(transcriber, &data, &records, examples, augment, cx.seed)?;
             cx.note("augmentation is on: encoder features are recomputed in every epoch");
         }
-        Ok(Prepared { data, records, held_out, left_out, examples, cache })
+        let mut trained_on = self.trained_on(cx, loaded, &data, &records)?;
+        if self.eval.as_ref().is_some_and(|eval| eval.keep == Keep::Best || eval.patience.is_some()) {
+            trained_on.add_choice(&ClipDigest::of_all(&data, held_out.iter().map(|(record, _)| record))?);
+        }
+        Ok(Prepared { data, records, held_out, left_out, held_out_left_out, examples, cache, trained_on })
+    }
+
+    /// The clips of this training and of all that went into the weights it starts from.
+    fn trained_on(&self, cx: &Context, loaded: &Loaded, data: &Path, records: &[Tokenized]) -> Result<TrainedOn> {
+        let mut trained_on = TrainedOn::of(&ClipDigest::of_all(data, records.iter().map(|(record, _)| record))?);
+        if matches!(loaded.start, WeightsFrom::Checkpoint) {
+            trained_on.add_model(&loaded.base, &loaded.base_name)?;
+        }
+        if let Some(adapter) = &self.adapter {
+            let path = cx.path(adapter);
+            trained_on.add_model(&path, &model_dir::portable_name(adapter, &path, &cx.root))?;
+        }
+        Ok(trained_on)
     }
 
     /// Decides on batches and steps.
@@ -209,16 +234,23 @@ impl Train {
             jsonl::write(&cx.out.join("eval.jsonl"), evaluations)?;
         }
         let evaluated = evaluations.iter().find(|evaluation| evaluation.step == *kept).map(|evaluation| &evaluation.metrics);
-        let mut facts = self.facts(cx, loaded, prepared, losses);
+        let mut facts = self.facts(cx, loaded, prepared, losses)?;
         if let Some(metrics) = evaluated {
             facts["kept_step"] = json!(kept);
-            facts["eval"] = json!(metrics);
+            facts["eval"] = voxpipe_io::metrics::object(metrics).into();
         }
+        facts["trained_on"] = json!(prepared.trained_on.write(&cx.out)?);
         let path = cx.out.join("training.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
         let (first, last) = (first_loss(losses), final_loss(losses));
-        let summary = format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), prepared.examples.len());
+        let mut summary = format!("{} steps on {} clips, loss {first:.3} → {last:.3}", losses.len(), prepared.examples.len());
+        let (train, held_out) = (prepared.left_out.len(), prepared.held_out_left_out.len());
+        if train + held_out > 0 {
+            let of_them = if held_out > 0 { format!(", {held_out} of them held-out") } else { String::new() };
+            summary +=
+                &format!(" ({} clips left out: texts longer than `max_text_tokens` = {}{of_them})", train + held_out, self.max_text_tokens);
+        }
         let mut result =
             StageResult::new(summary).metric("first_loss", first).metric("final_loss", last).metric("steps", losses.len() as f64);
         for (name, value) in evaluated.into_iter().flatten() {
@@ -228,13 +260,16 @@ impl Train {
     }
 
     /// What `training.json` says of how the model was made.
-    fn facts(&self, cx: &Context, loaded: &Loaded, prepared: &Prepared, losses: &[LossRow]) -> Value {
+    fn facts(&self, cx: &Context, loaded: &Loaded, prepared: &Prepared, losses: &[LossRow]) -> Result<Value> {
         let mut settings = Stage::identity(self);
         if self.base.is_some() {
             // Do not publish the local path of the folder.
             settings["base"] = json!(loaded.base_name);
         }
         let mut base = json!({ "name": loaded.base_name, "init": self.init, "digest": loaded.digest });
+        if let Some(identity) = &loaded.identity {
+            base["weights"] = json!(identity);
+        }
         if let Some(id) = self.hub_id(&loaded.base) {
             base["hub"] = json!(id);
         }
@@ -246,12 +281,17 @@ impl Train {
         let seconds: f64 = records.iter().filter_map(|(record, _)| record.duration).sum();
         let precision = if self.computes_in_bf16() { Precision::Bf16 } else { loaded.transcriber.loaded.precision };
         let (total, trainable) = loaded.parameters;
-        json!({
+        let mut facts = json!({
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings, "base": base,
             "steps": losses.len(), "epochs": self.epochs, "examples": prepared.examples.len(), "left_out": prepared.left_out,
             "audio_seconds": rounded(seconds), "first_loss": first_loss(losses), "final_loss": final_loss(losses),
             "device": loaded.device.name, "precision": precision, "languages": languages, "seed": cx.seed,
-        })
+            "data": { "digest": cx.input("data")?.digest },
+        });
+        if !prepared.held_out_left_out.is_empty() {
+            facts["eval_left_out"] = json!(prepared.held_out_left_out);
+        }
+        Ok(facts)
     }
 
     /// Whether a parameter is trained.
@@ -272,12 +312,24 @@ impl Train {
         cache.filter(|_| self.augment.is_none())
     }
 
-    /// Adds LoRA adapters to a model: newly initialized, or loaded from the folder `adapter`.
-    fn place(&self, cx: &Context, adapters: &LoraConfig, model: &mut Voxtral, device: &SelectedDevice) -> Result<AdaptedLayers> {
+    /// Adds LoRA adapters to a model: newly initialized, or loaded from the folder `adapter`, which must have been trained on this base.
+    fn place(
+        &self,
+        cx: &Context,
+        adapters: &LoraConfig,
+        model: &mut Voxtral,
+        device: &SelectedDevice,
+        base: &Path,
+    ) -> Result<AdaptedLayers> {
         let mut source = WeightLoader::random(cx.seed, &device.device);
         let placed = lora::add(model, adapters, &mut source).map_err(|error| error.context("`lora.targets`"))?;
         if let Some(folder) = &self.adapter {
-            lora::go_on_from(model, adapters, &cx.path(folder)).map_err(|error| error.context("`adapter`"))?;
+            let hint = "set `base` to the model that the adapter was trained on, or, if this is meant, `adapter_on_any_base = true`";
+            let path = cx.path(folder);
+            if let Some(note) = check_base(&path, base, self.adapter_on_any_base, hint).map_err(|error| error.context("`adapter`"))? {
+                cx.warn(note);
+            }
+            lora::go_on_from(model, adapters, &path).map_err(|error| error.context("`adapter`"))?;
             cx.note(format!("continuing from the adapter `{folder}`"));
         }
         Ok(placed)

@@ -2,6 +2,7 @@
 //!
 //! Times, owners and absolute paths are ignored: two folders with the same names and bytes have the same [`FileTree`].
 
+use crate::cache::reads;
 use crate::cache::stat_cache::StatCache;
 use crate::error::{Error, Result, ResultExt};
 use rayon::prelude::*;
@@ -69,12 +70,13 @@ impl Content {
         Self::read_some(path, index, links, &|_| true)
     }
 
-    /// Like [`Content::read`], but includes only the files of a folder whose relative path `counts` accepts.
+    /// Like [`Content::read`], but includes only the files and folders in a folder whose relative
+    /// path `counts` accepts; the path of a folder ends with `/`.
     pub fn read_some(path: &Path, index: &StatCache, links: SymlinkPolicy, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                index.saw(path, None);
+                reads::saw(path, None);
                 return Ok(Self::Missing);
             }
             Err(error) => return Err(error).with_context(|| format!("cannot access `{}`", path.display())),
@@ -82,7 +84,7 @@ impl Content {
         if meta.is_dir() {
             return FileTree::read_some(path, index, links, counts).map(Self::Folder);
         }
-        index.saw(path, Some(&meta));
+        reads::saw(path, Some(&meta));
         let mut files = vec![regular(String::new(), path.to_owned(), meta)?];
         let leaf = hash_all(&mut files, index)?.0.remove("");
         Ok(leaf.map_or(Self::Missing, Self::File))
@@ -119,7 +121,7 @@ impl FileTree {
 
     fn read_some(folder: &Path, index: &StatCache, links: SymlinkPolicy, counts: &dyn Fn(&str) -> bool) -> Result<Self> {
         let mut files = Vec::new();
-        Walk { index, links, counts }.through(folder, "", &mut Vec::new(), &mut files)?;
+        Walk { links, counts }.through(folder, "", &mut Vec::new(), &mut files)?;
         hash_all(&mut files, index)
     }
 
@@ -206,7 +208,6 @@ impl SymlinkPolicy {
 
 /// A recursive folder walk.
 struct Walk<'a> {
-    index: &'a StatCache,
     links: SymlinkPolicy,
     counts: &'a dyn Fn(&str) -> bool,
 }
@@ -216,7 +217,7 @@ impl Walk<'_> {
         let reading = || format!("cannot read folder `{}`", folder.display());
         // Taken before the names are read: adding or removing a name meanwhile changes the folder's stat key.
         let here = fs::metadata(folder).with_context(reading)?;
-        self.index.saw(folder, Some(&here));
+        reads::saw(folder, Some(&here));
         let here = (here.dev(), here.ino());
         if above.contains(&here) {
             return Err(Error::new(format!("symbolic link cycle: `{}` points to a folder that contains it", folder.display()))
@@ -239,6 +240,10 @@ impl Walk<'_> {
                 return Err(Error::new(format!("the file name of `{}` is not valid UTF-8", path.display())).hint("rename it"));
             };
             let name = format!("{prefix}{file_name}");
+            // Editors leave links that lead nowhere as locks (`.#name`).
+            if meta.is_none() && self.links == SymlinkPolicy::Follow && !(self.counts)(&name) {
+                continue;
+            }
             let Some(meta) = meta else {
                 return Err(match self.links {
                     SymlinkPolicy::Refuse => Error::new(format!("`{name}` in the result is a symbolic link"))
@@ -249,9 +254,12 @@ impl Walk<'_> {
                 });
             };
             if meta.is_dir() {
-                self.through(&path, &format!("{name}/"), above, files)?;
+                let inside = format!("{name}/");
+                if (self.counts)(&inside) {
+                    self.through(&path, &inside, above, files)?;
+                }
             } else if (self.counts)(&name) {
-                self.index.saw(&path, Some(&meta));
+                reads::saw(&path, Some(&meta));
                 files.push(regular(name, path, meta)?);
             }
         }

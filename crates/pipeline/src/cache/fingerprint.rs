@@ -74,7 +74,7 @@ pub struct UpstreamInput {
 impl UpstreamInput {
     /// The part of an artifact that enters a fingerprint.
     pub fn of(artifact: &Artifact) -> Self {
-        let said = canonical(&json!({ "metrics": artifact.metrics, "facts": artifact.facts }));
+        let said = canonical(&json!({ "metrics": voxpipe_io::metrics::object(&artifact.metrics), "facts": artifact.facts }));
         Self { stage: artifact.stage.clone(), digest: artifact.digest, said: Digest::of(said.as_bytes()) }
     }
 }

@@ -3,5 +3,7 @@
 pub mod content;
 pub mod file_stat;
 pub mod fingerprint;
+pub mod programs;
+pub mod reads;
 pub mod stat_cache;
 pub mod store;

@@ -4,11 +4,9 @@
 //! reset. A file modified just before it was hashed is not cached: a second modification within the same tick of the file system's
 //! clock would go undetected.
 
-use crate::cache::file_stat::{StatKey, WatchedPath};
+use crate::cache::file_stat::StatKey;
 use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use voxpipe_io::digest::Digest;
@@ -17,9 +15,6 @@ use voxpipe_io::digest::Digest;
 #[derive(Debug, Default)]
 pub struct StatCache {
     known: Mutex<CachedDigest>,
-    /// Whether accessed paths are recorded.
-    watching: AtomicBool,
-    watched: Mutex<Vec<WatchedPath>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,30 +57,6 @@ impl StatCache {
         known.news = true;
     }
 
-    /// Starts to record every path that is accessed.
-    pub fn watch(&self) {
-        self.noted().clear();
-        self.watching.store(true, Ordering::Relaxed);
-    }
-
-    /// Stops recording and returns the paths accessed since [`StatCache::watch`].
-    pub fn watched(&self) -> Vec<WatchedPath> {
-        self.watching.store(false, Ordering::Relaxed);
-        std::mem::take(&mut self.noted())
-    }
-
-    /// Whether accessed paths are being recorded.
-    pub fn watching(&self) -> bool {
-        self.watching.load(Ordering::Relaxed)
-    }
-
-    /// Records an accessed path; `meta` is `None` if it does not exist.
-    pub fn saw(&self, path: &Path, meta: Option<&Metadata>) {
-        if self.watching() {
-            self.noted().push(WatchedPath { path: path.to_owned(), stamp: meta.map(StatKey::of) });
-        }
-    }
-
     /// The serialized cache, if it changed since it was saved.
     pub fn to_save(&self) -> Option<Vec<u8>> {
         let mut known = self.lock();
@@ -113,11 +84,7 @@ impl StatCache {
             let (digest, _) = bytes.split_first_chunk()?;
             Some((stamp.file(), Entry { stamp, digest: Digest(*digest), used: false }))
         });
-        Self { known: Mutex::new(CachedDigest { entries: entries.collect(), news: false }), ..Self::default() }
-    }
-
-    fn noted(&self) -> MutexGuard<'_, Vec<WatchedPath>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { known: Mutex::new(CachedDigest { entries: entries.collect(), news: false }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, CachedDigest> {

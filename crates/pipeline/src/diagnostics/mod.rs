@@ -5,6 +5,7 @@
 //! combining character as none.
 
 pub mod toml_schema;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::cmp::Ordering;
@@ -13,6 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use unicode_width::UnicodeWidthChar;
+use voxpipe_io::secrets::masked;
 
 /// An error or warning with its source span.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Diagnostic {
     pub argument: Option<String>,
     /// The included file that the span refers to; `None` for the main pipeline file.
     pub file: Option<Arc<IncludedFile>>,
+    /// Whether the text at the span is a secret, which is not shown.
+    pub secret: bool,
 }
 
 /// An included file.
@@ -79,6 +83,7 @@ impl Diagnostic {
             notes: Vec::new(),
             argument: None,
             file: None,
+            secret: false,
         }
     }
 
@@ -111,6 +116,12 @@ impl Diagnostic {
         self
     }
 
+    /// Hides the text at the span.
+    pub fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
     /// Whether it is an error, not a warning.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
@@ -133,7 +144,10 @@ impl Diagnostic {
         let _ = writeln!(out, "{}: {}", paint.with(style, word), paint.with(BOLD, &printable(&self.message)));
 
         let spot = Spot::of(self.argument.as_deref(), self.file.as_deref(), file, text);
-        let place = Place::of(&self.span, spot.text());
+        let mut place = Place::of(&self.span, spot.text());
+        if self.secret {
+            place.hide();
+        }
         let gutter = place.line.to_string().len();
         let bar = paint.with(BLUE, "|");
         let at = spot.name(&place);
@@ -155,6 +169,14 @@ impl Diagnostic {
         out
     }
 
+    /// An argument of the command line without the secret in it.
+    fn shown(&self, argument: &str) -> String {
+        match argument.split_once('=') {
+            Some((key, _)) if self.secret => format!("{key}=***"),
+            _ => masked(argument),
+        }
+    }
+
     /// The diagnostic as JSON. Lines and columns (in characters) start at 1.
     pub fn to_json(&self, file: &Path, text: &str) -> Value {
         let place = |span: &Range<usize>, spot: &Spot<'_>| {
@@ -162,7 +184,9 @@ impl Diagnostic {
             match spot {
                 Spot::File(file, _) => json!({"file": file.to_string_lossy(), "line": place.line, "column": place.column,
                     "end_line": place.end_line, "end_column": place.end_column, "start": span.start, "end": span.end}),
-                Spot::Argument(argument) => json!({"argument": argument, "column": place.column, "end_column": place.end_column}),
+                Spot::Argument(argument) => {
+                    json!({"argument": self.shown(argument), "column": place.column, "end_column": place.end_column})
+                }
             }
         };
         let spot = |argument, included| Spot::of(argument, included, file, text);
@@ -177,7 +201,7 @@ impl Diagnostic {
         let own = spot(self.argument.as_deref(), self.file.as_deref());
         json!({
             "severity": self.severity,
-            "message": self.message,
+            "message": masked(&self.message),
             "hint": self.hint,
             "place": place(&self.span, &own),
             "related": related,
@@ -254,10 +278,24 @@ impl Place {
             column: before.chars().count() + 1,
             end_line,
             end_column: text[end_line_start..end].chars().count() + 1,
-            drawn_line: drawn(full_line),
+            drawn_line: drawn(&masked(full_line)),
             indent: width(before),
             width: width(under).max(1),
         }
+    }
+}
+
+impl Place {
+    /// Replaces what is over the carets by `*`.
+    fn hide(&mut self) {
+        let mut column = 0;
+        let hidden = |character: char, column: &mut usize| {
+            let at = *column;
+            let width = character.width().unwrap_or(0);
+            *column += width;
+            if at >= self.indent && at < self.indent + self.width { "*".repeat(width) } else { character.to_string() }
+        };
+        self.drawn_line = self.drawn_line.chars().map(|character| hidden(character, &mut column)).collect();
     }
 }
 

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::any::TypeId;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use toml::Spanned;
@@ -59,6 +59,35 @@ impl<'a> SchemaShape<'a> {
     /// The known keys of a table with this schema.
     pub fn keys(self) -> Vec<&'a str> {
         self.properties().map(|properties| properties.keys().map(String::as_str).collect()).unwrap_or_default()
+    }
+
+    /// The types that the value at a path may have, and those of its elements if it is a list. Both are empty if the schema does not say.
+    pub fn types_at(self, path: &[&str]) -> (BTreeSet<&'a str>, BTreeSet<&'a str>) {
+        let mut shapes = self.alternatives();
+        for key in path {
+            shapes = shapes.into_iter().filter_map(|shape| shape.child(key)).flat_map(Self::alternatives).collect();
+        }
+        let items = shapes.iter().filter_map(|shape| Some(shape.with(shape.get("items")?))).flat_map(Self::alternatives);
+        (shapes.iter().flat_map(|shape| shape.types()).collect(), items.flat_map(Self::types).collect())
+    }
+
+    /// The schema of a key of a table.
+    fn child(self, key: &str) -> Option<Self> {
+        let known = self
+            .properties()
+            .and_then(|properties| properties.get(key).or_else(|| properties.values().find(|schema| former_name(schema) == Some(key))));
+        known.or_else(|| self.get("additionalProperties").filter(|values| values.is_object())).map(|schema| self.with(schema))
+    }
+
+    /// The names of the allowed types; `null` is left out.
+    fn types(self) -> Vec<&'a str> {
+        let types = match self.get("type") {
+            Some(Value::String(one)) => vec![one.as_str()],
+            Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
+            _ if self.words().is_some() => vec!["string"],
+            _ => Vec::new(),
+        };
+        types.into_iter().filter(|one| *one != "null").collect()
     }
 
     fn table(self, table: &mut DeTable<'_>, span: Range<usize>, name: &str, found: &mut Vec<Diagnostic>) {

@@ -71,6 +71,7 @@ pub enum Event {
         /// The training step.
         step: u64,
         /// The values by name.
+        #[serde(with = "voxpipe_io::metrics")]
         values: BTreeMap<String, f64>,
     },
     /// A training opened its metrics log, new or resumed.
@@ -109,6 +110,16 @@ pub enum Event {
         /// The text.
         message: String,
     },
+    /// The peak memory of an attempt at a stage, told when the attempt ends, also if it failed.
+    PeakMemory {
+        /// The stage.
+        stage: String,
+        /// Whose memory: `program` for the largest program that the stage started, `voxpipe` for voxpipe itself meanwhile, with all stages
+        /// that run at the same time.
+        process: String,
+        /// Peak resident set size in bytes.
+        bytes: u64,
+    },
     /// A stage succeeded and its result is stored.
     StageFinished {
         /// The stage.
@@ -118,6 +129,7 @@ pub enum Event {
         /// A one-line summary of the result.
         summary: String,
         /// The metrics of the result.
+        #[serde(with = "voxpipe_io::metrics")]
         metrics: BTreeMap<String, f64>,
         /// The result.
         #[serde(flatten)]
@@ -196,6 +208,14 @@ pub struct WorstClip {
     pub tuned: String,
     /// The word error rate of the fine-tuned model.
     pub wer: f64,
+    /// Whether the fine-tuned model ended its transcript.
+    #[serde(default = "ended")]
+    pub finished: bool,
+}
+
+/// Events of former versions do not say so.
+fn ended() -> bool {
+    true
 }
 
 /// The sending end of the event stream; cheap to clone.

@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 use crate::events::{Emitter, Event};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use voxpipe_io::secrets::redactor::Redactor;
 
 /// A sink for events, such as a log, the terminal or an experiment tracker.
 pub trait Reporter: Send {
@@ -17,10 +18,14 @@ pub trait Reporter: Send {
 
 /// An emitter that passes every event to each of the reporters, in order.
 ///
-/// A reporter that fails is removed, and the others get one warning: a full disk under a log must not stop the run.
+/// A reporter that fails is removed, and the others get one warning: a full disk under a log must not stop the run. Secrets are redacted in
+/// what stages say.
 pub fn fan_out(reporters: Vec<Box<dyn Reporter>>) -> Emitter {
     let reporters = Arc::new(Mutex::new(reporters));
-    Emitter::new(move |event| {
+    // A run in which every stage is fresh has no text to redact, so it need not look at the environment.
+    let secrets: LazyLock<Redactor> = LazyLock::new(Redactor::of_environment);
+    Emitter::new(move |mut event| {
+        redact(&mut event, &secrets);
         let mut reporters = reporters.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pending = vec![event];
         while let Some(event) = pending.pop() {
@@ -41,6 +46,23 @@ pub fn fan_out(reporters: Vec<Box<dyn Reporter>>) -> Emitter {
             });
         }
     })
+}
+
+/// Redacts the texts of an event that a stage, a program or another machine wrote.
+fn redact(event: &mut Event, secrets: &LazyLock<Redactor>) {
+    let texts: Vec<&mut String> = match event {
+        Event::Progress { unit, detail, .. } => vec![unit, detail],
+        Event::Note { message, .. }
+        | Event::Warning { message, .. }
+        | Event::StageParked { message, .. }
+        | Event::GateFailed { message, .. }
+        | Event::StageFinished { summary: message, .. } => vec![message],
+        Event::StageFailed { message, hint, .. } => std::iter::once(message).chain(hint).collect(),
+        _ => return,
+    };
+    for text in texts {
+        *text = secrets.redact(text);
+    }
 }
 
 #[cfg(test)]

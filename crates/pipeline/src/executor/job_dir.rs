@@ -79,6 +79,7 @@ pub enum JobOutcome {
         /// See [`StageResult::summary`].
         summary: String,
         /// See [`StageResult::metrics`].
+        #[serde(with = "voxpipe_io::metrics")]
         metrics: BTreeMap<String, f64>,
         /// See [`StageResult::facts`].
         facts: BTreeMap<String, Value>,

@@ -16,6 +16,8 @@ pub(crate) use watchdog::words;
 pub use watchdog::{Watchdog, WatchdogLimits};
 
 use crate::error::Result;
+use crate::events::Event;
+use crate::process::peak_memory::MemoryProbe;
 use crate::stage::{AnyStage, Context, StageOutcome};
 use std::collections::BTreeMap;
 
@@ -48,6 +50,12 @@ pub struct LocalExecutor;
 impl Executor for LocalExecutor {
     fn execute(&self, job: &StageJob<'_>) -> Result<StageOutcome> {
         job_dir::JobDir::of(job.cx).remove_ended()?;
-        job.clock.watch(|| job.stage.run(job.cx))
+        let memory = MemoryProbe::begin();
+        let outcome = job.clock.watch(|| job.stage.run(job.cx));
+        if let Some(bytes) = memory.bytes() {
+            let (stage, process) = (job.cx.stage.clone(), "voxpipe".to_owned());
+            job.cx.emitter.emit(Event::PeakMemory { stage, process, bytes });
+        }
+        outcome
     }
 }

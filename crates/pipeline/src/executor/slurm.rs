@@ -6,7 +6,6 @@ use super::job_dir::JobDir;
 use super::{CancelMode, ClusterBackend, JobEnd, JobSpec, JobStatus};
 use crate::error::{Error, Result, ResultExt};
 use crate::graph::{CPU, GPU, SlurmSettings as Settings};
-use crate::process::secrets::is_secret;
 use crate::stage::Failure;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -15,6 +14,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io};
+use voxpipe_io::secrets::is_secret_variable;
 
 /// A Slurm cluster, accessed through the client programs of this machine.
 #[derive(Debug)]
@@ -104,8 +104,8 @@ impl ClusterBackend for SlurmBackend {
         }
         command.args(&self.settings.args).args(order.arguments).arg(&script);
         // Slurm stores a job's environment on disk: pass on only the secrets that the stage declares.
-        for (name, _) in std::env::vars_os() {
-            if is_secret(&name) && !order.secrets.iter().any(|asked| **asked == *name) {
+        for (name, value) in std::env::vars_os() {
+            if is_secret_variable(&name, &value) && !order.secrets.iter().any(|asked| **asked == *name) {
                 command.env_remove(name);
             }
         }

@@ -26,14 +26,15 @@ pub enum Comparison {
 }
 
 impl MetricBound {
-    /// Whether a value satisfies the bound; NaN never does.
+    /// Whether a value satisfies the bound; NaN and the infinities never do: they are signs of a failed measurement.
     pub fn holds(&self, value: f64) -> bool {
-        match self.comparison {
-            Comparison::Less => value < self.limit,
-            Comparison::LessOrEqual => value <= self.limit,
-            Comparison::Greater => value > self.limit,
-            Comparison::GreaterOrEqual => value >= self.limit,
-        }
+        value.is_finite()
+            && match self.comparison {
+                Comparison::Less => value < self.limit,
+                Comparison::LessOrEqual => value <= self.limit,
+                Comparison::Greater => value > self.limit,
+                Comparison::GreaterOrEqual => value >= self.limit,
+            }
     }
 }
 

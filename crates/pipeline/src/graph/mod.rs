@@ -23,6 +23,7 @@ pub use retry::{RecoveryRule, StageRetry};
 pub use selection::StageSelection;
 pub use tracking::{TrackerKind, TrackingSettings};
 
+use crate::cache::programs;
 use crate::diagnostics::Diagnostic;
 use crate::manifest::Manifest;
 use crate::manifest::include::ManifestSources;
@@ -30,9 +31,8 @@ use crate::manifest::matrix::SweepMatrix;
 use crate::manifest::overrides::{Arguments, CommandLineOverrides};
 use crate::stage::{AnyStage, StageFactory};
 use resolver::Resolver;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 /// A validated `pipeline.toml`.
@@ -51,8 +51,8 @@ pub struct Pipeline {
     pub machines: MachineResources,
     /// Settings of the result cache.
     pub cache: CacheSettings,
-    /// The environment variables that its settings were filled from (`${env.NAME}`).
-    pub variables: BTreeSet<String>,
+    /// The pipeline file.
+    pub file: PathBuf,
     /// Steps that a [`StageSelection`] left out; no selected step needs their results.
     pub left_out: Vec<Step>,
     /// Names of the steps that a [`StageSelection`] left out although selected steps need their results: they are used if they are up to date,
@@ -117,13 +117,8 @@ impl Pipeline {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> ParsedPipeline {
         let text = sources.text();
-        let asked = RefCell::new(BTreeSet::new());
-        let env = &|name: &str| {
-            asked.borrow_mut().insert(name.to_owned());
-            env(name)
-        };
         let mut arguments = Arguments::after(text);
-        let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, &mut arguments, env);
+        let (mut manifest, mut diagnostics) = Manifest::read(sources, overrides, registry, &mut arguments, env);
         let matrix = manifest.as_mut().and_then(|manifest| manifest.sweep.take());
         let foreach = manifest.as_mut().map(|manifest| std::mem::take(&mut manifest.foreach)).unwrap_or_default();
         let resolver = Resolver { registry, text, env, foreach: &foreach, found: &mut diagnostics };
@@ -140,7 +135,7 @@ impl Pipeline {
         }
         diagnostics.dedup();
         let valid = !diagnostics.iter().any(Diagnostic::is_error);
-        let pipeline = pipeline.filter(|_| valid).map(|pipeline| Pipeline { variables: asked.take(), ..pipeline });
+        let pipeline = pipeline.filter(|_| valid);
         ParsedPipeline { pipeline, matrix, diagnostics }
     }
 
@@ -154,6 +149,13 @@ impl Pipeline {
         }
         let steps = self.steps.into_iter().filter(|step| needed.contains(&step.name)).collect();
         Self { steps, ..self }
+    }
+
+    /// The path of the pipeline file from the project root, which tells two files of one name apart; absolute if it lies elsewhere.
+    pub fn origin(&self) -> String {
+        let plain = |path: &Path| std::path::absolute(Path::new(".").join(path)).map(|path| without_dots(&path)).unwrap_or_default();
+        let file = plain(&self.file);
+        file.strip_prefix(plain(&self.root)).unwrap_or(&file).to_string_lossy().into_owned()
     }
 
     /// The step with this name.
@@ -178,10 +180,30 @@ impl Step {
         !self.stage.publishes() && self.stage.external_outputs().is_empty()
     }
 
+    /// Files and folders outside the store whose content is part of the fingerprint: those named in the settings, and the programs it
+    /// uses, found from the project root.
+    pub fn sources(&self, root: &Path) -> Vec<PathBuf> {
+        let programs = self.stage.programs().into_iter().map(|name| programs::find(&name, root).unwrap_or_else(|| name.into()));
+        self.stage.sources().into_iter().chain(programs).collect()
+    }
+
     /// The connected input ports, sorted.
     pub fn ports(&self) -> Vec<&str> {
         self.from.keys().map(String::as_str).collect()
     }
+}
+
+/// A path with its `..` resolved by name.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => _ = plain.pop(),
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// The seed of a step: a BLAKE3 hash truncated to 53 bits, which JSON numbers represent exactly.

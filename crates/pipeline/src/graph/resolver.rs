@@ -2,7 +2,7 @@
 
 use super::limits::MetricBound;
 use super::{MachineResources, Pipeline, RecoveryRule, ResourceRequest, StageRetry, Step, derived_seed, limits};
-use crate::diagnostics::{Diagnostic, did_you_mean, list};
+use crate::diagnostics::{Diagnostic, Severity, did_you_mean, list};
 use crate::manifest::foreach::{ForeachStages, name_in_file};
 use crate::manifest::interpolate::{Interpolation, InterpolationTrail};
 use crate::manifest::{Manifest, PipelineTable, RecoverTable, StageTable};
@@ -106,9 +106,9 @@ impl<'a> Resolver<'a, '_> {
             tracking,
             cache,
             machines,
-            variables: BTreeSet::new(),
             left_out: Vec::new(),
             held: BTreeSet::new(),
+            file: file.to_owned(),
         }
     }
 
@@ -161,6 +161,10 @@ impl<'a> Resolver<'a, '_> {
             Ok(stage) => {
                 // Unresolved references are still in the settings as text: skip the stage's own checks.
                 let complaints = if unresolved { Vec::new() } else { stage.check() };
+                if !unresolved && complaints.is_empty() {
+                    let warned = stage.warnings(!draft.table.require.is_empty()).into_iter();
+                    self.found.extend(warned.map(|warning| Diagnostic { severity: Severity::Warning, ..placed(warning, &with) }));
+                }
                 draft.stage = Some(stage);
                 complaints.into_iter().map(|complaint| placed(complaint, &with)).collect()
             }

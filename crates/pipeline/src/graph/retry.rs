@@ -45,9 +45,9 @@ impl StageRetry {
     }
 
     /// The overrides that apply after a failure, in file order; the first that can be applied is used.
-    pub fn recoveries(&self, error: &Error) -> impl Iterator<Item = &SettingOverrides> {
-        let failure = Failure::from(error.kind);
-        self.recover.iter().filter(move |recovery| recovery.on.is_none_or(|on| on == failure)).map(|recovery| &recovery.set)
+    pub fn recoveries(&self, error: &Error) -> impl Iterator<Item = &SettingOverrides> + use<'_> {
+        let kind = error.kind;
+        self.recover.iter().filter(move |recovery| recovery.on.is_none_or(|on| is(kind, on))).map(|recovery| &recovery.set)
     }
 
     /// Whether the step is retried with unchanged settings.
@@ -55,7 +55,32 @@ impl StageRetry {
         match self.on.is_empty() {
             // Without a list, failures that a person has to fix first are not retried, nor what a person cancelled.
             true => Exit::from(error) == Exit::Failed && error.kind != ErrorKind::Cancelled && self.times.is_some(),
-            false => self.on.contains(&error.kind.into()),
+            false => self.on.iter().any(|on| is(error.kind, *on)),
+        }
+    }
+}
+
+/// Whether an error of a kind is this failure. Invalid input, a lock and an interruption are no crashes: the same attempt would end the same.
+fn is(kind: ErrorKind, failure: Failure) -> bool {
+    let kinds = [ErrorKind::InvalidInput, ErrorKind::Locked, ErrorKind::Interrupted];
+    Failure::from(kind) == failure && (failure != Failure::Crash || !kinds.contains(&kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failure_that_may_pass_is_a_crash() {
+        let retry = StageRetry { times: Some(1), on: vec![Failure::Crash], ..StageRetry::default() };
+        let recover = |on| StageRetry { recover: vec![RecoveryRule { on, set: SettingOverrides::new() }], ..StageRetry::default() };
+        for (kind, again) in
+            [(ErrorKind::Other, true), (ErrorKind::InvalidInput, false), (ErrorKind::Locked, false), (ErrorKind::OutOfMemory, false)]
+        {
+            let error = Error::new("failed").kind(kind);
+            assert_eq!(retry.repeats(&error), again, "{kind:?}");
+            assert_eq!(recover(Some(Failure::Crash)).recoveries(&error).count(), usize::from(again), "{kind:?}");
+            assert_eq!(recover(None).recoveries(&error).count(), 1);
         }
     }
 }

@@ -1,17 +1,14 @@
 //! Provenance of a published result: the resolved settings of its upstream steps.
 //!
 //! It contains settings, not the text of the file, so that a changed comment or an unrelated stage does not cause a new publication. Paths
-//! outside the project and values of secret environment variables (by name) are redacted.
+//! outside the project and secrets are redacted.
 
 use super::{Pipeline, Step};
 use crate::cache::fingerprint::portable;
-use crate::process::secrets::is_secret;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Minimum length, in bytes, of a value to redact; shorter values are ordinary words and numbers.
-const MIN_SECRET_LENGTH: usize = 6;
+use voxpipe_io::secrets::redactor::Redactor;
 
 impl Pipeline {
     /// The settings of all upstream steps by name, if the step's result records them; empty otherwise.
@@ -21,11 +18,7 @@ impl Pipeline {
         }
         let needed = self.all_upstream(step.needs(), Step::needs);
         let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
-        let secrets: Vec<String> = std::env::vars_os()
-            .filter(|(name, _)| is_secret(name))
-            .map(|(_, value)| value.to_string_lossy().trim().to_owned())
-            .filter(|value| value.len() >= MIN_SECRET_LENGTH)
-            .collect();
+        let secrets = Redactor::of_environment();
         let described = |step: &Step| {
             json!({
                 "uses": step.stage.kind(),
@@ -41,10 +34,10 @@ impl Pipeline {
 }
 
 /// The settings without nulls, folders outside the project, and secrets.
-fn public(value: Value, secrets: &[String]) -> Value {
+fn public(value: Value, secrets: &Redactor) -> Value {
     match value {
         Value::String(text) => {
-            let text = secrets.iter().fold(text, |text, secret| text.replace(secret.as_str(), "[redacted]"));
+            let text = secrets.redact(&text);
             let path = Path::new(&text);
             if path.is_absolute() {
                 json!(path.file_name().map_or_else(|| "outside".to_owned(), |name| format!("outside/{}", name.to_string_lossy())))

@@ -101,12 +101,40 @@ impl ManifestSources {
         Value::deserialize(toml::de::Deserializer::from(merged.tree)).map_err(|error| vec![unreadable(&error, 0..0)])
     }
 
+    /// `[pipeline] name`, with the place it stands at.
+    pub fn pipeline_name(&self) -> Option<(String, Range<usize>)> {
+        let merged = self.tree().ok()?;
+        let name = merged.tree.get_ref().get("pipeline")?.get_ref().as_table()?.get("name")?;
+        Some((name.get_ref().as_str()?.to_owned(), name.span()))
+    }
+
     /// The folder that relative paths of the pipeline start from: that of the file, joined with `[pipeline] root`.
     pub fn project_root(&self, file: &Path) -> PathBuf {
         let folder = file.parent().unwrap_or(Path::new(""));
         let tree = self.tree().ok();
         let pipeline = tree.as_ref().and_then(|merged| merged.tree.get_ref().get("pipeline")?.get_ref().as_table()?.get("root"));
         pipeline.and_then(|root| root.get_ref().as_str()).map_or_else(|| folder.to_owned(), |root| folder.join(root))
+    }
+
+    /// Whether everything that the pipeline's file names was included.
+    pub(crate) fn is_whole(&self) -> bool {
+        let tree = DeTable::parse_recoverable(self.own_text()).0;
+        let is_list =
+            |names: &Spanned<DeValue<'_>>| names.get_ref().as_array().is_some_and(|names| names.iter().all(|name| name.get_ref().is_str()));
+        self.found.is_empty() && tree.get_ref().get(INCLUDE).is_none_or(is_list)
+    }
+
+    /// Where `[pipeline] root` stands in the text of all files, if it does.
+    pub fn root_place(&self) -> Option<Range<usize>> {
+        let merged = self.tree().ok()?;
+        Some(merged.tree.get_ref().get("pipeline")?.get_ref().as_table()?.get("root")?.span())
+    }
+
+    /// The names of all profiles.
+    pub fn profile_names(&self) -> Vec<String> {
+        let merged = self.tree().ok();
+        let profiles = merged.as_ref().and_then(|merged| merged.tree.get_ref().get("profile")?.get_ref().as_table());
+        profiles.into_iter().flat_map(|profiles| profiles.keys()).map(|name| name.get_ref().to_string()).collect()
     }
 
     fn add(&mut self, text: &str, path: PathBuf, look: &FileProvider<'_>, within: &mut Vec<PathBuf>) {
@@ -197,7 +225,7 @@ impl ManifestSources {
     }
 
     /// Moves what lies in an included file to the place it has there.
-    pub(crate) fn place(&self, diagnostic: &mut Diagnostic) {
+    pub fn place(&self, diagnostic: &mut Diagnostic) {
         if diagnostic.argument.is_none() {
             diagnostic.file = self.find(&mut diagnostic.span);
         }

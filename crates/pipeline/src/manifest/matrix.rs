@@ -33,6 +33,8 @@ pub struct MatrixAxis {
     pub name: String,
     /// Its values as written in the file.
     pub values: Vec<String>,
+    /// Where its key stands in the text of all files.
+    pub place: Range<usize>,
 }
 
 /// A combination: the index of a value for each axis.
@@ -65,9 +67,9 @@ impl SweepMatrix {
 }
 
 impl BestCriterion {
-    /// Whether `one` is better than `other`; NaN is never better.
+    /// Whether `one` is better than `other`; what is not finite never is.
     pub fn prefers(&self, one: f64, other: f64) -> bool {
-        if self.most { one > other } else { one < other }
+        one.is_finite() && if self.most { one > other } else { one < other }
     }
 }
 
@@ -121,6 +123,7 @@ pub(crate) fn read(tree: &Tree<'_>, foreach: &ForeachStages<'_>, text: &str, fou
                 key: axis.key.get_ref().clone(),
                 name: short(axis.key.get_ref(), &keys),
                 values: axis.values.iter().map(|value| written(value, text)).collect(),
+                place: axis.key.span(),
             };
             return Some(SweepMatrix { axes: axes.iter().map(named).collect(), combinations, best });
         }

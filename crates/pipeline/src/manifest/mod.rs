@@ -11,12 +11,14 @@
 //!
 //! A [`Manifest`] is not resolved yet: references between stages are resolved in [`crate::graph`].
 
+mod argument_value;
 pub mod byte_size;
 mod cache;
 pub mod foreach;
 pub mod include;
 pub mod include_files;
 pub mod interpolate;
+mod literal_secrets;
 pub mod matrix;
 pub mod migration;
 pub mod one_or_many;
@@ -253,10 +255,11 @@ pub enum Direction {
 }
 
 impl<'t> Manifest<'t> {
-    /// Parses the files and applies the overrides. Returns no manifest if a file is not valid TOML or has an unsupported schema.
+    /// Parses the files and applies the overrides, whose types the settings of `registry` decide. Returns no manifest if a file is not valid TOML or has an unsupported schema.
     pub(crate) fn read(
         sources: &'t ManifestSources,
         overrides: &'t CommandLineOverrides,
+        registry: &[&dyn StageFactory],
         arguments: &mut Arguments,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> (Option<Self>, Vec<Diagnostic>) {
@@ -270,7 +273,12 @@ impl<'t> Manifest<'t> {
         if !unsupported.is_empty() {
             return (None, unsupported);
         }
-        let later = overrides::apply(&mut tree, overrides, arguments, &mut found);
+        let later = overrides::apply(&mut tree, overrides, registry, arguments, &mut found);
+        // Other messages might quote a secret.
+        let secrets = literal_secrets::check(sources.text(), &tree, &later);
+        if !secrets.is_empty() {
+            return (None, secrets);
+        }
         let foreach = foreach::take(&mut tree, sources.text(), env, &mut found);
 
         let sweep = matrix::read(&tree, &foreach, sources.text(), &mut found);
@@ -279,12 +287,15 @@ impl<'t> Manifest<'t> {
         let root = generator.root_schema_for::<Manifest<'static>>().to_value();
         let definitions = root.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
         let shape = SchemaShape::new(&root, &definitions);
-        found.extend(shape.check(&mut tree, TOP));
+        // A key that is missing may be in a file that could not be included.
+        let may_be_elsewhere = !sources.is_whole();
+        let is_echo = |one: &Diagnostic| may_be_elsewhere && one.message.starts_with("missing key") && one.message.ends_with(TOP);
+        found.extend(shape.check(&mut tree, TOP).into_iter().filter(|one| !is_echo(one)));
         if !foreach.is_empty() {
             foreach.expand(&mut tree, sources.text(), &mut found);
             if !later.is_empty() {
                 foreach.write_later(&mut tree, later, sources.text(), &mut found);
-                found.extend(shape.check(&mut tree, TOP));
+                found.extend(shape.check(&mut tree, TOP).into_iter().filter(|one| !is_echo(one)));
             }
         }
 

@@ -6,6 +6,7 @@ use crate::manifest::overrides::{Arguments, CommandLineOverrides};
 use serde::Serialize;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
+use voxpipe_io::secrets::{is_secret_key, masked};
 
 /// A value and where it was set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,7 +24,7 @@ pub fn all(sources: &ManifestSources, overrides: &CommandLineOverrides) -> Vec<V
     let Ok(merged) = sources.tree() else { return Vec::new() };
     let mut tree = merged.tree;
     let mut arguments = Arguments::after(sources.text());
-    let later = overrides::apply(&mut tree, overrides, &mut arguments, &mut Vec::new());
+    let later = overrides::apply(&mut tree, overrides, &[], &mut arguments, &mut Vec::new());
     let mut found = Vec::new();
     let walk = Walk { sources, arguments: &arguments };
     walk.table(tree.get_ref(), "", &mut found);
@@ -53,11 +54,14 @@ impl Walk<'_> {
     }
 
     fn origin(&self, key: String, span: Range<usize>) -> ValueOrigin {
-        let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let is_secret = is_secret_key(key.rsplit('.').next().unwrap_or_default());
+        let shown = |text: &str| if is_secret { "***".to_owned() } else { masked(text) };
+        let one_line = |text: &str| shown(&text.split_whitespace().collect::<Vec<_>>().join(" "));
         match self.arguments.find(&mut span.clone()) {
             Some(argument) => {
                 let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
-                ValueOrigin { key, value: one_line(value), place: argument.clone() }
+                let place = argument.split_once('=').map_or_else(|| masked(&argument), |(name, value)| format!("{name}={}", shown(value)));
+                ValueOrigin { value: one_line(value), key, place }
             }
             None => {
                 let value = self.sources.text().get(span.clone()).map(one_line).unwrap_or_default();

@@ -5,10 +5,12 @@
 //! spans there; diagnostics with such spans are mapped back to their argument.
 
 use crate::diagnostics::{Diagnostic, did_you_mean, list};
+use crate::manifest::argument_value::WantedTypes;
 use crate::manifest::foreach::{FOREACH, LaterWrite, name_in_file, split_key};
-use crate::manifest::include::{Tree, key_name, moved};
+use crate::manifest::include::{Tree, key_name};
 use crate::manifest::matrix;
 use crate::manifest::matrix::SweepCombination;
+use crate::stage::StageFactory;
 use std::borrow::Cow;
 use std::ops::Range;
 use toml::Spanned;
@@ -68,6 +70,7 @@ impl Arguments {
 pub(crate) fn apply<'t>(
     tree: &mut Tree<'t>,
     overrides: &'t CommandLineOverrides,
+    registry: &[&dyn StageFactory],
     arguments: &mut Arguments,
     found: &mut Vec<Diagnostic>,
 ) -> Vec<LaterWrite<'t>> {
@@ -97,7 +100,8 @@ pub(crate) fn apply<'t>(
         let start = arguments.add(format!("--set {key}={value}"));
         let key_start = start + "--set ".len();
         let key_span = key_start..key_start + key.len();
-        match read_value(value, key_span.end + 1) {
+        let wanted = WantedTypes::of(&path_of(key), tree.get_ref(), registry);
+        match wanted.read(value, key_span.end + 1, key) {
             Ok(value) => write(tree, &Spanned::new(key_span, key.clone()), value, &mut later, found),
             Err(complaint) => found.push(*complaint),
         }
@@ -182,6 +186,16 @@ fn write_profile<'t>(tree: &mut Tree<'t>, profile: &ProfileTable<'t>, later: &mu
     }
 }
 
+/// The path of a key from the top of the file. A single name is that of a param, `axes.NAME` an axis of the matrix.
+fn path_of(key: &str) -> Vec<&str> {
+    let axis = key.strip_prefix("matrix.").unwrap_or(key).strip_prefix("axes.").filter(|axis| !axis.is_empty());
+    if let Some(axis) = axis {
+        return vec!["matrix", "axes", axis.trim().trim_matches('"')];
+    }
+    let parts: Vec<&str> = split_key(key).into_iter().map(|part| part.trim().trim_matches('"')).collect();
+    if parts.len() > 1 { parts } else { ["params"].into_iter().chain(parts).collect() }
+}
+
 /// Writes a value to its key: a param name, or a dotted path from the top of the file.
 fn write<'t>(
     tree: &mut Tree<'t>,
@@ -190,21 +204,18 @@ fn write<'t>(
     later: &mut Vec<LaterWrite<'t>>,
     found: &mut Vec<Diagnostic>,
 ) {
-    let mut path: Vec<&str> = split_key(key.get_ref()).into_iter().map(|part| part.trim().trim_matches('"')).collect();
+    let path = path_of(key.get_ref());
     if path.iter().any(|part| part.is_empty()) {
         let complaint = Diagnostic::error(key.span(), format!("`{}` is not a key", key.get_ref()));
         return found.push(complaint.hint("write a param's name, or a path such as `stage.adapter.with.epochs`"));
     }
-    if path.len() == 1 {
-        path.insert(0, "params");
-    }
     let family = path[0];
-    if !["params", "stage", "pipeline"].contains(&family) {
+    if !["params", "stage", "pipeline", "matrix"].contains(&family) {
         let complaint = Diagnostic::error(key.span(), format!("`{}` cannot be set", key.get_ref()));
-        return found.push(complaint.hint("write a param's name, or a path that starts with `stage.`, `params.` or `pipeline.`"));
+        return found.push(complaint.hint("write a param's name, or a path that starts with `stage.`, `params.`, `pipeline.` or `axes.`"));
     }
     // Overrides cannot create params or stages: an unknown name is a mistake.
-    if family != "pipeline" {
+    if ["params", "stage"].contains(&family) {
         let names: Vec<String> = tree
             .get_ref()
             .get(family)
@@ -275,17 +286,4 @@ pub(crate) fn write_at<'t>(
     // An existing key keeps its span in the file; only the value is replaced.
     let at = table.remove_entry(*last).map_or_else(|| Spanned::new(key.span(), Cow::Owned((*last).to_owned())), |(key, _)| key);
     table.insert(at, value);
-}
-
-/// Parses a value as TOML, or else takes it as a string: `--set base=models/tiny` needs no quotes.
-fn read_value(text: &str, start: usize) -> Result<Spanned<DeValue<'_>>, Box<Diagnostic>> {
-    match DeValue::parse(text) {
-        Ok(value) => Ok(moved(value, &|span| span.start + start..span.end + start)),
-        Err(error) if text.trim_start().starts_with(['[', '{', '"', '\'']) => {
-            let span = error.span().unwrap_or(0..text.len());
-            let message = format!("this is not a TOML value: {}", error.message().lines().collect::<Vec<_>>().join(", "));
-            Err(Box::new(Diagnostic::error(span.start + start..span.end + start, message)))
-        }
-        Err(_) => Ok(Spanned::new(start..start + text.len(), DeValue::String(Cow::Borrowed(text)))),
-    }
 }

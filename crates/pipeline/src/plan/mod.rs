@@ -198,7 +198,8 @@ impl StepState {
                 "state": word, "sentence": sentence, "digest": artifact.digest, "metrics": artifact.metrics, "not_checked": why,
             }),
             Self::Fresh(artifact) | Self::Shared(artifact) | Self::GateUnmet(artifact, _) => json!({
-                "state": word, "sentence": sentence, "digest": artifact.digest, "metrics": artifact.metrics,
+                "state": word, "sentence": sentence, "digest": artifact.digest,
+                "metrics": voxpipe_io::metrics::object(&artifact.metrics),
             }),
         }
     }
@@ -242,8 +243,7 @@ impl FreshnessCheck<'_> {
     /// The fingerprint inputs of a step, given the results of its upstream steps.
     pub fn ingredients(&self, step: &Step, done: &BTreeMap<String, Artifact>) -> Result<FingerprintInputs> {
         let root = absolute(&self.pipeline.root)?;
-        let sources = step.stage.sources();
-        let mut settings = portable(step.stage.identity(), &sources, &root);
+        let mut settings = portable(step.stage.identity(), &step.sources(&root), &root);
         let upstream = self.pipeline.upstream(step);
         if let Some(settings) = settings.as_object_mut().filter(|_| !upstream.is_empty()) {
             settings.insert("upstream".to_owned(), upstream.into_iter().collect::<serde_json::Map<_, _>>().into());
@@ -267,13 +267,13 @@ impl FreshnessCheck<'_> {
 
     fn read_sources(&self, root: &Path, step: &Step) -> Result<Vec<SourceInput>> {
         let mut read: Vec<SourceInput> = Vec::new();
-        for path in step.stage.sources() {
+        for path in step.sources(root) {
             let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
             if !read.iter().any(|source| source.path == name) {
                 read.push(SourceInput {
                     path: name,
-                    content: Content::read_some(&root.join(&path), self.store.index(), SymlinkPolicy::Follow, &|file| {
-                        step.stage.reads(file)
+                    content: Content::read_some(&root.join(&path), self.store.index(), SymlinkPolicy::Follow, &|path| {
+                        path.strip_suffix('/').map_or_else(|| step.stage.reads(path), |folder| step.stage.enters(folder))
                     })?,
                 });
             }
@@ -281,11 +281,12 @@ impl FreshnessCheck<'_> {
         Ok(read)
     }
 
-    /// The first source that changed since the fingerprint inputs were collected.
-    pub fn changed_source(&self, step: &Step, before: &FingerprintInputs) -> Result<Option<String>> {
+    /// The first source that changed since the fingerprint inputs were collected, and what changed in it.
+    pub fn changed_source(&self, step: &Step, before: &FingerprintInputs) -> Result<Option<(String, ContentDiff)>> {
         let root = absolute(&self.pipeline.root)?;
         let now = self.read_sources(&root, step)?;
-        Ok(now.iter().zip(&before.sources).find(|(now, before)| now != before).map(|(now, _)| now.path.clone()))
+        let changed = now.into_iter().zip(&before.sources).find(|(now, before)| now != *before);
+        Ok(changed.map(|(now, before)| (now.path.clone(), before.content.changes(&now.content, &now.path))))
     }
 
     /// Whether a step is up to date, or why it has to run.
@@ -336,18 +337,23 @@ impl FreshnessCheck<'_> {
 
     /// Reasons why there is no result with this fingerprint.
     fn missing(&self, step: &Step, new: &FingerprintInputs, fingerprint: Fingerprint) -> Vec<Why> {
-        let Some(last) = self.store.last(&self.pipeline.name, &step.name) else { return vec![Why::NeverRun] };
+        let Some(last) = self.store.last(&self.pipeline.name, &self.pipeline.origin(), &step.name) else { return vec![Why::NeverRun] };
         if last.tried.fingerprint == fingerprint {
             match last.tried.end.clone() {
                 AttemptEnd::Parked { have, need, .. } => return vec![Why::Parked { have, need }],
                 AttemptEnd::Failed { message } => return vec![Why::PreviousFailed { message }],
                 AttemptEnd::Interrupted | AttemptEnd::Begun => return vec![Why::Interrupted],
-                AttemptEnd::SourceMoved { path } => return vec![Why::SourceMoved { path }],
+                AttemptEnd::SourceMoved { path, changes } => return vec![Why::SourceMoved { path, changes }],
                 AttemptEnd::Done => return vec![Why::OutputMissing { problem: "the cache entry of its result is missing".to_owned() }],
             }
         }
-        let Some(done) = &last.done else { return vec![Why::NeverRun] };
-        let reasons = why::differences(done, new, |was, is| self.compare(was, is));
+        let differences = |done: &FingerprintInputs| why::differences(done, new, |was, is| self.compare(was, is));
+        let mut reasons = last.done.as_ref().map(differences).unwrap_or_default();
+        if let AttemptEnd::SourceMoved { path, changes } = last.tried.end.clone() {
+            // The result of the newest attempt was not kept because of this; the source differs from that of an older one anyway.
+            reasons.retain(|reason| !matches!(reason, Why::Source { path: source, .. } if *source == path));
+            reasons.insert(0, Why::SourceMoved { path, changes });
+        }
         if reasons.is_empty() { vec![Why::NeverRun] } else { reasons }
     }
 
@@ -356,7 +362,8 @@ impl FreshnessCheck<'_> {
         if self.force.contains(&step.name) {
             return Ok(vec![Why::Forced]);
         }
-        let Some(mut old) = self.store.last(&self.pipeline.name, &step.name).and_then(|last| last.done.clone()) else {
+        let Some(mut old) = self.store.last(&self.pipeline.name, &self.pipeline.origin(), &step.name).and_then(|last| last.done.clone())
+        else {
             return Ok(vec![Why::NeverRun]);
         };
         let new = self.ingredients(step, done)?;
@@ -366,7 +373,7 @@ impl FreshnessCheck<'_> {
 
     /// The duration of a step's last completed run, in seconds.
     fn took(&self, step: &Step) -> Option<f64> {
-        let last = self.store.last(&self.pipeline.name, &step.name)?;
+        let last = self.store.last(&self.pipeline.name, &self.pipeline.origin(), &step.name)?;
         self.store.record(last.done.as_ref()?.fingerprint()).map(|record| record.seconds)
     }
 
@@ -386,6 +393,9 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 pub fn unmet(require: &BTreeMap<String, MetricBound>, artifact: &Artifact) -> Vec<String> {
     let check = |(name, bound): (&String, &MetricBound)| match artifact.metrics.get(name) {
         Some(value) if bound.holds(*value) => None,
+        Some(value) if !value.is_finite() => {
+            Some(format!("{name} is {}, which passes no gate; its bound is {bound}", voxpipe_io::metrics::text(*value)))
+        }
         Some(value) => Some(format!("{name} is {value}, which is not {bound}")),
         None => {
             let known = artifact.metrics.keys().map(String::as_str).collect::<Vec<_>>().join(", ");

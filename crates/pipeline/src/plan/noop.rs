@@ -1,13 +1,16 @@
 //! Fast path for up-to-date runs: when every stage is up to date, a run records what decided so, and the next run compares that first.
 //!
-//! A [`NoopEntry`] holds the stat keys of everything that the plan looked at (sources and the folders they are in, cache entries, results, links),
-//! the values of environment variables it read, as digests, and the texts of the pipeline's files. If all of it is the same, the answer is too,
-//! and no stage is checked. Where something cannot be captured this way, no entry is written, and every stage is checked one by one.
+//! A [`NoopEntry`] holds the stat keys of every path that was looked at and the values, as digests, of every environment variable that was read
+//! while the pipeline file was resolved and planned, and the texts of the pipeline's files. Whoever reads records what it reads ([`reads`]): there
+//! is no list of such names. If all of it is the same, the answer is too, and no stage is checked. Where something cannot be captured this way,
+//! no entry is written, and every stage is checked one by one.
 //!
 //! The files of the pipeline are read by the one reader there is ([`ManifestSources`]), includes and all: what counts as an include, as the
 //! project's root or as a variable is never guessed from the text.
 
 use crate::cache::file_stat::{StatKey, WatchedPath};
+use crate::cache::reads;
+use crate::cache::reads::{Reads, Recording};
 use crate::cache::store::Store;
 use crate::error::Result;
 use crate::events::ResultRef;
@@ -15,7 +18,6 @@ use crate::graph::Pipeline;
 use crate::manifest::include::ManifestSources;
 use crate::plan::{Plan, StepState, absolute};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -78,9 +80,9 @@ impl NoopKey {
         self.decode(root, body)
     }
 
-    /// Checks once more that every stage is up to date, and records what decided so. `files` are further files that the answer depends on.
-    /// Nothing is recorded if something changed a moment ago, so that an edit that follows at once is seen.
-    pub fn record(&self, pipeline: &Pipeline, store: &Store, kept: &BTreeMap<String, ResultRef>, files: &[PathBuf]) -> Result<()> {
+    /// Checks once more that every stage is up to date, and records what decided so. `resolved` is what was read to make the pipeline of its
+    /// file. Nothing is recorded if something changed a moment ago, so that an edit that follows at once is seen.
+    pub fn record(&self, pipeline: &Pipeline, store: &Store, kept: &BTreeMap<String, ResultRef>, resolved: Reads) -> Result<()> {
         // Which GPU there is takes a look at the driver, which no stat key stands for.
         let on_gpu = pipeline.steps.iter().any(|step| step.stage.numerics().is_some_and(|numerics| !numerics.starts_with("cpu")));
         // Nor does one stand for what lies on a remote service.
@@ -89,10 +91,12 @@ impl NoopKey {
             return Ok(());
         }
         let now = SystemTime::now();
-        store.index().watch();
+        let recording = Recording::start();
+        store.check_format()?;
         let planned = Plan::of(pipeline, store, &BTreeSet::new());
         store.watch_links(&pipeline.name);
-        let mut watched = store.index().watched();
+        let mut reads = resolved;
+        reads.extend(recording.finish());
         let plan = planned?;
         let fresh: Vec<(String, String, ResultRef)> = plan
             .steps
@@ -105,18 +109,15 @@ impl NoopKey {
                 _ => None,
             })
             .collect();
-        let lookups: Vec<_> = pipeline.steps.iter().map(|step| step.stage.lookups()).collect();
-        for path in files.iter().chain(lookups.iter().flat_map(|lookups| &lookups.paths)) {
-            watched.push(WatchedPath { stamp: StatKey::at(path), path: absolute(path)? });
-        }
         let root = absolute(&pipeline.root)?;
         let sure = |watched: &WatchedPath| store.owns(&watched.path) || watched.stamp.is_none_or(|stamp| stamp.settled(now));
-        if fresh.len() != plan.steps.len() || !watched.iter().all(sure) {
+        if fresh.len() != plan.steps.len() || !reads.paths.iter().all(sure) {
             return Ok(());
         }
-        let asked = pipeline.variables.iter().chain(lookups.iter().flat_map(|lookups| &lookups.variables));
-        let Some(variables) = variables(asked) else { return Ok(()) };
-        let Some(body) = self.encode(&pipeline.name, &fresh, &variables, &root, watched) else { return Ok(()) };
+        let now = variables(reads.variables.keys());
+        // Read twice with two values, or changed since: none of this is certain.
+        let same = reads.variables.iter().all(|(name, value)| value.as_ref() == now.get(name));
+        let Some(body) = self.encode(&pipeline.name, &fresh, &now, &root, reads.paths).filter(|_| same) else { return Ok(()) };
         store.save_noop_entry(&self.name, &[HEADER, Digest::of(&body).0.as_slice(), &body].concat());
         Ok(())
     }
@@ -189,7 +190,7 @@ impl NoopKey {
             recorded.insert(name, Digest(*digest));
         }
         // Variables that are always looked at may have come in since.
-        (variables(recorded.keys())? == recorded).then_some(())?;
+        (variables(recorded.keys()) == recorded).then_some(())?;
         let mut folders = Vec::new();
         for _ in 0..read_count(&mut rest)? {
             let folder = read_text(&mut rest)?;
@@ -241,27 +242,20 @@ fn unchanged(top: &File, folders: &[FolderStats<'_>]) -> bool {
     })
 }
 
-/// The values, as digests because they may be secret, of the variables that a pipeline asked for and of those that say where models, caches and
-/// devices are. None if a name cannot be one of a variable.
-fn variables<'a>(asked: impl IntoIterator<Item = &'a String>) -> Option<BTreeMap<String, Digest>> {
+/// The values, as digests because they may be secret, of the variables that were read and of those that say where models, caches and devices
+/// are: libraries read these by themselves.
+fn variables<'a>(asked: impl IntoIterator<Item = &'a String>) -> BTreeMap<String, Digest> {
     let mut names: BTreeSet<String> = asked.into_iter().cloned().collect();
-    if names.iter().any(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        return None;
-    }
     names.extend(["HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES"].map(str::to_owned));
     let ours = |name: &String| {
         let diagnostic_only = ["VOXPIPE_LOG", "VOXPIPE_FAULT", "VOXPIPE_FAULT_LOG"].contains(&name.as_str());
         !diagnostic_only && (name.starts_with("VOXPIPE_") || name.starts_with("HF_") && !name.contains("TOKEN"))
     };
     names.extend(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(ours));
-    let digest = |value: Option<OsString>| match value {
-        Some(value) => Digest::of(&[b"=".as_slice(), value.as_encoded_bytes()].concat()),
-        None => Digest::of(b""),
-    };
-    Some(names.into_iter().map(|name| (name.clone(), digest(std::env::var_os(name)))).collect())
+    names.into_iter().map(|name| (name.clone(), reads::digest_of(std::env::var_os(name).as_ref()))).collect()
 }
 
-const HEADER: &[u8] = b"voxpipe noop 3\n";
+const HEADER: &[u8] = b"voxpipe noop 4\n";
 
 fn write_count(to: &mut Vec<u8>, count: usize) {
     to.extend_from_slice(&(count as u64).to_le_bytes());

@@ -92,6 +92,9 @@ pub enum Why {
     SourceMoved {
         /// Its path.
         path: String,
+        /// What changed in it.
+        #[serde(default)]
+        changes: ContentDiff,
     },
     /// Parked: it waits for a person.
     Parked {
@@ -141,13 +144,19 @@ impl fmt::Display for Why {
             Self::PromiseChanged { path, changes } if changes.is_empty() => write!(f, "`{path}` is missing"),
             Self::PromiseChanged { path, changes } => write!(f, "`{path}` changed since it was made: {}", changes.sentence()),
             Self::PublicationChanged { problem } => f.write_str(problem),
-            Self::SourceMoved { path } => write!(f, "`{path}` changed while it ran"),
+            Self::SourceMoved { path, changes } => write!(f, "{} while it ran last", moved(path, changes)),
             Self::Parked { have, need } => write!(f, "it waits for a person: {have}/{need}"),
             Self::Interrupted => write!(f, "it was interrupted"),
             Self::PreviousFailed { message } => write!(f, "it failed last time: {}", message.lines().next().unwrap_or_default()),
             Self::Forced => write!(f, "requested with --force"),
         }
     }
+}
+
+/// What changed in a source: "`src` changed (1 added (log.txt))".
+pub fn moved(path: &str, changes: &ContentDiff) -> String {
+    let of_a_file = [&changes.added, &changes.removed, &changes.changed].into_iter().flatten().any(|name| name == path);
+    if changes.is_empty() || of_a_file { format!("`{path}` changed") } else { format!("`{path}` changed ({})", changes.sentence()) }
 }
 
 /// Several reasons as one sentence.

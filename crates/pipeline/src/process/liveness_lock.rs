@@ -13,19 +13,18 @@ use std::{io, thread};
 /// The name of the job folder in a stage's scratch folder.
 pub const JOB: &str = "job";
 
-/// The file name of the lock in the state folder.
-const NAME: &str = "alive";
+/// The file name of the lock in the state folder, for a process that is alone in the project.
+pub const NAME: &str = "alive";
 
 /// The held lock.
 #[derive(Debug)]
 pub struct LivenessLock(File);
 
 impl LivenessLock {
-    /// Takes the lock in the state folder; fails if an orphaned process holds it.
-    pub fn take(state: &Path) -> Result<Self> {
-        let path = state.join(NAME);
+    /// Takes the lock at `path`; fails if an orphaned process holds it.
+    pub fn take(path: &Path) -> Result<Self> {
         let locking = || format!("cannot lock `{}`", path.display());
-        let file = File::options().write(true).create(true).truncate(false).open(&path).with_context(locking)?;
+        let file = File::options().write(true).create(true).truncate(false).open(path).with_context(locking)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(Error::new(format!("a process of an earlier run still holds `{}`", path.display()))
@@ -46,16 +45,15 @@ impl LivenessLock {
 /// How long a process may take to end after SIGTERM before it gets SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Terminates orphaned processes of earlier runs, and returns a description of them.
+/// Terminates orphaned processes of earlier runs, which hold the liveness lock at `path`, and returns a description of them.
 ///
-/// The caller must hold the project lock, so that every holder of the liveness lock is an orphan.
-pub fn reap_orphans(state: &Path) -> Result<Option<String>> {
-    let path = state.join(NAME);
-    let Ok(file) = File::open(&path) else { return Ok(None) };
+/// The caller must know that the run which handed on this lock is over, so that every holder is an orphan. `state` is named in errors.
+pub fn reap_orphans(path: &Path, state: &Path) -> Result<Option<String>> {
+    let Ok(file) = File::open(path) else { return Ok(None) };
     let begun = Instant::now();
     let mut ended: Option<String> = None;
     while let Err(TryLockError::WouldBlock) = file.try_lock() {
-        let holders = holders(&path);
+        let holders = holders(path);
         if begun.elapsed() > GRACE * 2 || holders.is_empty() && begun.elapsed() > GRACE {
             let who = if holders.is_empty() { "a process".to_owned() } else { list(&holders) };
             return Err(Error::new(format!("{who} of an earlier run is still running in `{}`", state.display()))

@@ -4,12 +4,14 @@
 //! of a step are known. Independent steps run in parallel.
 
 mod attempt;
+mod machine;
 mod resources;
 mod schedule;
 mod validate;
 mod worker_pool;
 
 pub use attempt::{RetryAnswer, RetryOffer, RetryQuestion};
+pub use machine::{MissingResource, missing_resources};
 pub use resources::ResourcePool;
 pub use schedule::SchedulerOptions;
 
@@ -22,7 +24,7 @@ use crate::events::{Emitter, Event, ResultRef};
 use crate::executor::{Executor, StageJob, Watchdog, WatchdogLimits};
 use crate::exit::Exit;
 use crate::graph::{Pipeline, Step};
-use crate::plan::{FreshnessCheck, Plan, absolute};
+use crate::plan::{FreshnessCheck, Plan, absolute, why};
 use crate::stage::gpu::Gpu;
 use crate::stage::{Context, StageOutcome, StageResult};
 use attempt::Attempt;
@@ -152,22 +154,24 @@ impl PipelineRun<'_> {
         RunReport { run: self.id.clone(), exit, seconds, stages, left_out }
     }
 
-    /// Runs the preflight check of every stage that may run and uses external services. If one fails, no step starts.
+    /// Checks what every stage that may run needs of this machine and of external services. If something is missing, no step starts.
     fn preflight(&self) -> Option<Vec<(String, StepOutcome)>> {
         let steps = &self.pipeline.steps;
-        let lacks = |step: &Step| if self.runs_here(step) { step.stage.lacks() } else { None };
-        if !steps.iter().any(|step| step.stage.uses_network() || lacks(step).is_some()) {
+        let missing = missing_resources(self.pipeline, self.scheduling.on);
+        if !steps.iter().any(|step| step.stage.uses_network()) && !missing.iter().any(|missing| missing.is_fatal) {
             return None;
         }
         // Planning errors are reported later, by the step that causes them.
         let plan = Plan::checked(self.pipeline, self.store, &self.force, Some(self.remote())).ok()?;
         let may_run: BTreeSet<&str> = plan.steps.iter().filter(|step| step.may_run()).map(|step| step.stage.as_str()).collect();
-        let error = |step: &Step| {
-            let refused = || step.stage.preflight(&step.ports(), &self.stop.asked).err();
-            lacks(step).or_else(|| if step.stage.uses_network() { refused() } else { None })
+        let lacks = |step: &Step| {
+            missing.iter().find(|missing| missing.is_fatal && missing.stage == step.name).map(|missing| missing.error.clone())
         };
-        let asked = steps.iter().filter(|step| may_run.contains(step.name.as_str()));
-        let (refused, error) = asked.into_iter().find_map(|step| Some((step, error(step)?)))?;
+        let asked = |step: &Step| step.stage.uses_network().then(|| step.stage.preflight(&step.ports(), &self.stop.asked).err()).flatten();
+        let running: Vec<&Step> = steps.iter().filter(|step| may_run.contains(step.name.as_str())).collect();
+        // What this machine lacks is known without asking anybody.
+        let refused = running.iter().find_map(|step| Some((*step, lacks(step)?)));
+        let (refused, error) = refused.or_else(|| running.iter().find_map(|step| Some((*step, asked(step)?))))?;
         let skipped = |step: &Step| {
             let because = format!("`{}` failed its preflight check", refused.name);
             self.emitter.emit(Event::StageSkipped { stage: step.name.clone(), because: because.clone() });
@@ -300,16 +304,20 @@ impl PipelineRun<'_> {
                 }
                 AttemptEnd::Done
             }
-            Some(path) => {
+            Some((path, changes)) => {
+                let what = why::moved(&path, &changes);
                 self.warn(
                     step,
-                    format!("`{path}` changed while the stage ran: this run uses the result, but the next run repeats the stage"),
+                    format!(
+                        "{what} while the stage ran: this run uses the result, but the next run repeats the stage; if the stage itself writes \
+                         there, let it write to `${{out}}` or `${{scratch}}`, or list those files in `ignore`"
+                    ),
                 );
-                AttemptEnd::SourceMoved { path }
+                AttemptEnd::SourceMoved { path, changes }
             }
         };
         self.show(step, digest);
-        Ok(AttemptOutcome::Kept(self.store.artifact(&record, &step.name), end))
+        Ok(AttemptOutcome::Kept(Box::new(self.store.artifact(&record, &step.name)), end))
     }
 
     fn failed(&self, step: &Step, error: &Error) -> StepOutcome {
@@ -352,7 +360,7 @@ impl PipelineRun<'_> {
 
     /// Records a reused result as the newest of this step: it may come from another pipeline or an older run.
     fn recall(&self, step: &Step, inputs: &FingerprintInputs) {
-        let last = self.store.last(&self.pipeline.name, &step.name);
+        let last = self.store.last(&self.pipeline.name, &self.pipeline.origin(), &step.name);
         if last.is_none_or(|last| last.tried.end != AttemptEnd::Done || last.done.as_ref() != Some(inputs)) {
             self.remember(step, inputs, AttemptEnd::Done);
         }
@@ -367,7 +375,7 @@ impl PipelineRun<'_> {
     fn write_last(&self, step: &Step, inputs: &FingerprintInputs, end: AttemptEnd) -> Result<()> {
         let done = (end == AttemptEnd::Done).then(|| inputs.clone());
         let tried = AttemptRecord { run: self.id.clone(), fingerprint: inputs.fingerprint(), end };
-        self.store.remember(&self.pipeline.name, &step.name, tried, done)
+        self.store.remember(&self.pipeline.name, &self.pipeline.origin(), &step.name, tried, done)
     }
 }
 
@@ -385,7 +393,7 @@ struct ExecContext<'a> {
 
 /// The outcome of an attempt that did not fail.
 enum AttemptOutcome {
-    Kept(Artifact, AttemptEnd),
+    Kept(Box<Artifact>, AttemptEnd),
     Parked { have: u64, need: u64, message: String },
 }
 

@@ -71,6 +71,11 @@ impl ResourcePool {
         Self { total, state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    /// The capacity of a resource in units.
+    pub(super) fn capacity(&self, name: &str) -> f64 {
+        units(self.total.get(name).copied().unwrap_or(0))
+    }
+
     /// Whether no local step can start, whatever else it needs.
     pub(super) fn is_full(shortage: &Shortage) -> bool {
         shortage.contains(JOBS)
@@ -97,10 +102,14 @@ impl ResourcePool {
             }
             if *wanted > there {
                 let message = format!("it needs {} of `{name}`, but the machine has {}", units(*wanted), units(there));
-                return Err(Error::new(message).environment().hint(format!(
-                    "request less in the stage's `resources`, or raise the capacity: `[resources] {name} = {}`",
-                    units(*wanted)
-                )));
+                let capacity = format!("[resources] {name} = {}", units(*wanted));
+                let hint = match name.as_str() {
+                    GPU => format!(
+                        "request less in the stage's `resources`, run it on a cluster (`on = \"slurm\"`), or write `{capacity}` if the GPUs are there"
+                    ),
+                    _ => format!("request less in the stage's `resources`, or raise the capacity: `{capacity}`"),
+                };
+                return Err(Error::new(message).environment().hint(hint));
             }
         }
         Ok(ResourceAmounts(need))

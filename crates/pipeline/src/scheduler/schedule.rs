@@ -9,8 +9,9 @@ use super::resources::{Lease, ResourceAmounts, ResourcePool, Shortage, amounts};
 use super::worker_pool::WorkerPool;
 use super::{AttemptOutcome, ExecContext, PipelineRun, StepOutcome, kept};
 use crate::artifact::Artifact;
+use crate::cache::file_stat::StatKey;
 use crate::cache::fingerprint::{Fingerprint, FingerprintInputs};
-use crate::cache::store::AttemptEnd;
+use crate::cache::store::{AttemptEnd, ClaimAnswer, ResultClaim};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
 use crate::executor::leftover::LeftoverJob;
@@ -60,8 +61,8 @@ pub(super) struct LazyResources {
 impl LazyResources {
     /// See [`crate::stage::Context::sources`].
     pub(super) fn sources(&self, pipeline: &Pipeline) -> Arc<BTreeMap<String, Vec<PathBuf>>> {
-        let all =
-            || Arc::new(pipeline.steps.iter().chain(&pipeline.left_out).map(|step| (step.name.clone(), step.stage.sources())).collect());
+        let steps = pipeline.steps.iter().chain(&pipeline.left_out);
+        let all = || Arc::new(steps.map(|step| (step.name.clone(), step.sources(&pipeline.root))).collect());
         Arc::clone(self.sources.get_or_init(all))
     }
 }
@@ -102,6 +103,12 @@ struct StaleStep {
     from: Option<Instant>,
     /// The round in which freshness was decided: by a later round its sources may have changed.
     decided: u64,
+    /// The cache entry on disk when freshness was decided: another run may have made the result since.
+    entry: Option<StatKey>,
+    /// Whether the user was told that another run is making the same result.
+    waits: bool,
+    /// Held while this run makes the result.
+    claim: Option<ResultClaim>,
 }
 
 /// An attempt for a worker thread.
@@ -160,11 +167,6 @@ impl PipelineRun<'_> {
 
     fn place(&self, step: &Step) -> ExecutorKind {
         step.resources.on.or(self.scheduling.on).unwrap_or(ExecutorKind::Local)
-    }
-
-    /// Whether a step runs on this machine.
-    pub(super) fn runs_here(&self, step: &Step) -> bool {
-        self.place(step) == ExecutorKind::Local
     }
 
     /// The executor of a step.
@@ -341,7 +343,10 @@ impl<'r> RunState<'r, '_> {
                 };
                 let attempt = Attempt::first(&declared);
                 let why = why::sentence(&reasons);
-                self.stale.insert(index, StaleStep { declared, why, inputs, attempt, need, from: None, decided: self.rounds });
+                let entry = run.store.entry_stamp(declared.fingerprint());
+                let decided = self.rounds;
+                let stale = StaleStep { declared, why, inputs, attempt, need, from: None, decided, entry, waits: false, claim: None };
+                self.stale.insert(index, stale);
             }
         }
     }
@@ -397,9 +402,28 @@ impl<'r> RunState<'r, '_> {
             match run.pool().take(&stale.need, stale.attempt.inputs.fingerprint()) {
                 Err(missing) => shortage.extend(missing),
                 Ok(lease) => {
-                    let fingerprint = stale.declared.fingerprint();
+                    let (fingerprint, making) = (stale.declared.fingerprint(), stale.attempt.inputs.fingerprint());
+                    let claim = match run.store.claim(making) {
+                        Ok(ClaimAnswer::Ours(claim)) => Some(claim),
+                        Ok(ClaimAnswer::Made) => None,
+                        Ok(ClaimAnswer::Busy(who)) => {
+                            stale.from = Some(Instant::now() + POLL);
+                            if !std::mem::replace(&mut stale.waits, true) {
+                                let message = format!("waits for {who}, which is making the same result");
+                                run.emitter.emit(Event::Note { stage: step.name.clone(), message });
+                            }
+                            continue;
+                        }
+                        Err(error) => {
+                            self.stale.remove(&index);
+                            let ending = run.failed(step, &error);
+                            self.end(index, ending);
+                            continue;
+                        }
+                    };
                     // Its sources may have changed meanwhile, and another run may have made its result.
-                    if !tried && (stale.decided + 1 < self.rounds || run.scheduling.pool.is_some()) {
+                    let made_elsewhere = run.store.entry_stamp(making) != stale.entry;
+                    if !tried && (stale.decided + 1 < self.rounds || run.scheduling.pool.is_some() || made_elsewhere) {
                         self.stale.remove(&index);
                         self.decide(index);
                     }
@@ -412,6 +436,7 @@ impl<'r> RunState<'r, '_> {
                         continue;
                     }
                     stale.from = None;
+                    stale.claim = claim;
                     self.running += 1;
                     workers.give((index, stale, lease));
                 }
@@ -459,7 +484,7 @@ impl<'r> RunState<'r, '_> {
 impl PipelineRun<'_> {
     /// Runs one attempt at a step and decides what follows. Returns the lease, unless it was released already.
     fn one_attempt(&self, step: &Step, stale: StaleStep, lease: Lease) -> (WorkerMessage, Option<Lease>) {
-        let StaleStep { declared, why, inputs, attempt: now, need, .. } = stale;
+        let StaleStep { declared, why, inputs, attempt: now, need, claim, .. } = stale;
         let begun = Instant::now();
         let (kind, stage) = (step.stage.kind().to_owned(), step.name.clone());
         self.emitter.emit(Event::StageStarted { stage, kind, why: why.clone(), attempt: now.number });
@@ -470,6 +495,7 @@ impl PipelineRun<'_> {
         let amounts = step.resources.amounts.as_ref().map(|_| amounts(step)).unwrap_or_default();
         let work = ExecContext { executor: self.executor(step), gpus: lease.gpus.clone(), amounts };
         let tried = self.attempt(step, &now, &inputs, &declared, &work);
+        self.store.release(now.inputs.fingerprint(), claim);
         let error = match tried {
             Ok(AttemptOutcome::Kept(artifact, end)) => {
                 self.remember(step, &declared, end);
@@ -481,7 +507,7 @@ impl PipelineRun<'_> {
                     metrics: artifact.metrics.clone(),
                     kept: kept(&declared, &artifact),
                 });
-                return (WorkerMessage::Done(Box::new(artifact)), Some(lease));
+                return (WorkerMessage::Done(artifact), Some(lease));
             }
             Ok(AttemptOutcome::Parked { have, need, message }) => {
                 self.remember(step, &declared, AttemptEnd::Parked { have, need, message: message.clone() });
@@ -504,7 +530,8 @@ impl PipelineRun<'_> {
             Some(attempt) => {
                 let wait = attempt.wait;
                 let from = wait.map(|wait| Instant::now() + wait);
-                WorkerMessage::Again(Box::new(StaleStep { declared, why, inputs, attempt, need, from, decided: 0 }))
+                let (decided, entry, waits, claim) = (0, None, false, None);
+                WorkerMessage::Again(Box::new(StaleStep { declared, why, inputs, attempt, need, from, decided, entry, waits, claim }))
             }
             None => {
                 self.remember(step, &declared, AttemptEnd::Failed { message: error.message.clone() });

@@ -4,33 +4,30 @@
 //! are their descriptions in the JSON Schema. Parsing and schema are derived from the trait. A registry of [`FactoryOf`] entries
 //! lists the available kinds.
 
+mod factory;
 mod failure;
 pub mod gpu;
 mod overrides;
 mod publication;
 
+pub use factory::{FactoryOf, StageFactory};
 pub use failure::Failure;
 pub use overrides::{SettingOverrides, describe_overrides};
 pub use publication::PublicationState;
 
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::diagnostics::toml_schema::SchemaShape;
-use crate::diagnostics::{Diagnostic, toml_schema};
 use crate::error::{Error, Result};
 use crate::events::{Emitter, Event};
 use crate::process::liveness_lock::LivenessLock;
 use crate::stage::gpu::Gpu;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use toml::Spanned;
-use toml::de::DeTable;
 
 /// Maps a Hub repository in the settings, as `id@revision`, to the commit to use (from the lockfile), if it is known.
 pub type ResolveRevision<'a> = dyn FnMut(&str) -> Option<String> + 'a;
@@ -60,8 +57,18 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         Vec::new()
     }
 
+    /// Programs whose files are part of the fingerprint, by name in `PATH` or by path. The runner looks them up, from the project root.
+    fn programs(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether a file in a source folder, given by its path in that folder, is part of the fingerprint.
     fn reads(&self, _file: &str) -> bool {
+        true
+    }
+
+    /// Whether files of a folder in a source folder, given by its path in that folder, can be part of the fingerprint.
+    fn enters(&self, _folder: &str) -> bool {
         true
     }
 
@@ -112,12 +119,6 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         true
     }
 
-    /// Environment variables and paths that determined [`Stage::sources`]; the fast path for up-to-date runs checks that they have not
-    /// changed.
-    fn lookups(&self) -> Lookups {
-        Lookups::default()
-    }
-
     /// Whether the result contains the pipeline's name ([`Context::pipeline`]); the name is then part of the fingerprint.
     fn records_pipeline_name(&self) -> bool {
         false
@@ -134,8 +135,8 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
         Ok(None)
     }
 
-    /// What this machine lacks to run the stage, such as a program. Asked before a run starts, for stages that run here.
-    fn lacks(&self) -> Option<Error> {
+    /// What the settings need and this machine lacks, such as a device. Loads nothing.
+    fn missing_on_machine(&self) -> Option<Error> {
         None
     }
 
@@ -146,6 +147,11 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
 
     /// Mistakes in the settings that show only when the number of inputs of each port is known.
     fn check_inputs(&self, _counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
+        Vec::new()
+    }
+
+    /// Settings that are valid but probably not meant. `has_gates`: the stage has `require`.
+    fn warnings(&self, _has_gates: bool) -> Vec<SettingError> {
         Vec::new()
     }
 
@@ -166,15 +172,6 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
 
     /// Runs the stage. It writes its result to `cx.out`, which becomes the artifact on [`StageOutcome::Done`].
     fn run(&self, cx: &Context) -> Result<StageOutcome>;
-}
-
-/// Environment variables and paths that were consulted to find a stage's sources.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lookups {
-    /// Names of environment variables, such as `PATH`.
-    pub variables: Vec<String>,
-    /// Paths whose presence or absence decided.
-    pub paths: Vec<PathBuf>,
 }
 
 /// An input port of a stage.
@@ -371,8 +368,16 @@ pub trait AnyStage: Send + Sync {
     fn check(&self) -> Vec<SettingError>;
     /// See [`Stage::sources`].
     fn sources(&self) -> Vec<PathBuf>;
+    /// See [`Stage::programs`].
+    fn programs(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// See [`Stage::reads`].
     fn reads(&self, file: &str) -> bool;
+    /// See [`Stage::enters`].
+    fn enters(&self, _folder: &str) -> bool {
+        true
+    }
     /// See [`Stage::identity`].
     fn identity(&self) -> Value;
     /// See [`Stage::portable_settings`].
@@ -401,6 +406,14 @@ pub trait AnyStage: Send + Sync {
     fn check_inputs(&self, _counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
         Vec::new()
     }
+    /// See [`Stage::missing_on_machine`].
+    fn missing_on_machine(&self) -> Option<Error> {
+        None
+    }
+    /// See [`Stage::warnings`].
+    fn warnings(&self, _has_gates: bool) -> Vec<SettingError> {
+        Vec::new()
+    }
     /// See [`Stage::port_conflicts`].
     fn port_conflicts(&self, _given: &[&str]) -> Option<(String, String)> {
         None
@@ -419,10 +432,6 @@ pub trait AnyStage: Send + Sync {
     fn uses_scratch(&self) -> bool {
         true
     }
-    /// See [`Stage::lookups`].
-    fn lookups(&self) -> Lookups {
-        Lookups::default()
-    }
     /// See [`Stage::uses_network`].
     fn uses_network(&self) -> bool {
         false
@@ -430,10 +439,6 @@ pub trait AnyStage: Send + Sync {
     /// See [`Stage::preflight`].
     fn preflight(&self, _given: &[&str], _stop: &AtomicBool) -> Result<Option<String>> {
         Ok(None)
-    }
-    /// See [`Stage::lacks`].
-    fn lacks(&self) -> Option<Error> {
-        None
     }
     /// See [`Stage::recovery_suggestions`].
     fn recovery_suggestions(&self, _failure: Failure) -> Vec<SuggestedSettings> {
@@ -470,8 +475,14 @@ impl<S: Stage> AnyStage for S {
     fn sources(&self) -> Vec<PathBuf> {
         Stage::sources(self)
     }
+    fn programs(&self) -> Vec<String> {
+        Stage::programs(self)
+    }
     fn reads(&self, file: &str) -> bool {
         Stage::reads(self, file)
+    }
+    fn enters(&self, folder: &str) -> bool {
+        Stage::enters(self, folder)
     }
     fn identity(&self) -> Value {
         Stage::identity(self)
@@ -500,6 +511,12 @@ impl<S: Stage> AnyStage for S {
     fn check_inputs(&self, counts: &BTreeMap<&str, usize>) -> Vec<SettingError> {
         Stage::check_inputs(self, counts)
     }
+    fn missing_on_machine(&self) -> Option<Error> {
+        Stage::missing_on_machine(self)
+    }
+    fn warnings(&self, has_gates: bool) -> Vec<SettingError> {
+        Stage::warnings(self, has_gates)
+    }
     fn port_conflicts(&self, given: &[&str]) -> Option<(String, String)> {
         Stage::port_conflicts(self, given)
     }
@@ -515,17 +532,11 @@ impl<S: Stage> AnyStage for S {
     fn uses_scratch(&self) -> bool {
         Stage::uses_scratch(self)
     }
-    fn lookups(&self) -> Lookups {
-        Stage::lookups(self)
-    }
     fn uses_network(&self) -> bool {
         Stage::uses_network(self)
     }
     fn preflight(&self, given: &[&str], stop: &AtomicBool) -> Result<Option<String>> {
         Stage::preflight(self, given, stop)
-    }
-    fn lacks(&self) -> Option<Error> {
-        Stage::lacks(self)
     }
     fn recovery_suggestions(&self, failure: Failure) -> Vec<SuggestedSettings> {
         Stage::recovery_suggestions(self, failure)
@@ -538,67 +549,5 @@ impl<S: Stage> AnyStage for S {
     }
     fn changed(&self, changes: &SettingOverrides) -> Result<Box<dyn AnyStage>> {
         Ok(Box::new(overrides::changed(self, changes)?))
-    }
-}
-
-/// A stage kind without settings: creates stages from settings.
-pub trait StageFactory: Sync {
-    /// See [`Stage::KIND`].
-    fn kind(&self) -> &'static str;
-    /// See [`Stage::ABOUT`].
-    fn about(&self) -> &'static str;
-    /// See [`Stage::VERSION`].
-    fn version(&self) -> u32;
-    /// See [`Stage::INPUTS`].
-    fn ports(&self) -> &'static [Port];
-    /// The JSON Schema of the `with` table; adds the definitions it refers to to the generator.
-    fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
-    /// Parses a `with` table and reports every mistake with its span. Values are validated by [`Stage::check`].
-    fn parse(&self, with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>>;
-    /// Recreates a stage from [`AnyStage::settings`].
-    fn restore(&self, settings: Value) -> Result<Box<dyn AnyStage>>;
-}
-
-/// The [`StageFactory`] of a stage kind.
-pub struct FactoryOf<S>(PhantomData<fn() -> S>);
-
-impl<S: Stage> FactoryOf<S> {
-    /// The factory, for a registry of stage kinds.
-    pub const NEW: Self = Self(PhantomData);
-}
-
-impl<S: Stage> StageFactory for FactoryOf<S> {
-    fn kind(&self) -> &'static str {
-        S::KIND
-    }
-    fn about(&self) -> &'static str {
-        S::ABOUT
-    }
-    fn version(&self) -> u32 {
-        S::VERSION
-    }
-    fn ports(&self) -> &'static [Port] {
-        S::INPUTS
-    }
-    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        generator.subschema_for::<S>()
-    }
-    fn restore(&self, settings: Value) -> Result<Box<dyn AnyStage>> {
-        let stage: S =
-            serde_json::from_value(settings).map_err(|error| Error::from(error).context(format!("settings of `{}`", S::KIND)))?;
-        Ok(Box::new(stage))
-    }
-    fn parse(&self, mut with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>> {
-        let span = with.span();
-        let shape = toml_schema::of::<S>();
-        let found = SchemaShape::new(&shape.0, &shape.1).check(&mut with, "with");
-        if !found.is_empty() {
-            // Do not deserialize: removed values would be reported as missing.
-            return Err(found);
-        }
-        match S::deserialize(toml::de::Deserializer::from(with)) {
-            Ok(stage) => Ok(Box::new(stage)),
-            Err(error) => Err(vec![toml_schema::unreadable(&error, span)]),
-        }
     }
 }

@@ -3,6 +3,7 @@
 //! Rows are independent. Prompts may differ in length: short ones are padded on the left, and the padding is masked. Finished rows are
 //! removed from the batch once they are at least a quarter of it, so that long clips do not pay for short ones.
 
+use super::loop_guard::LoopGuard;
 use crate::error::{Error, Result};
 use crate::model::kv_cache::DecoderCache;
 use crate::model::{TokenBatch, Voxtral};
@@ -15,6 +16,8 @@ pub struct DecoderPrompt {
     pub ids: Vec<u32>,
     /// Maximum number of generated tokens, including `</s>`.
     pub limit: usize,
+    /// Ends a row that repeats itself before it reaches the limit; `None` lets it go on.
+    pub guard: Option<LoopGuard>,
 }
 
 /// Special token ids used for decoding.
@@ -33,8 +36,10 @@ pub struct Generated {
     pub tokens: Vec<u32>,
     /// Log-probability (natural) of each token.
     pub log_probabilities: Vec<f32>,
-    /// Whether the model generated `</s>`; false if the token limit was reached.
+    /// Whether the model generated `</s>`; false if the token limit was reached or the row repeats itself.
     pub finished: bool,
+    /// Whether the row was ended by its [`LoopGuard`].
+    pub repeats: bool,
 }
 
 /// Progress events of [`greedy`].
@@ -83,7 +88,9 @@ pub fn greedy(
                 row.generated.tokens.push(*id);
                 row.generated.log_probabilities.push(*log_probability);
             }
-            row.ended = row.generated.finished || row.generated.tokens.len() >= prompts[row.prompt].limit;
+            let DecoderPrompt { limit, guard, .. } = &prompts[row.prompt];
+            row.generated.repeats = !row.generated.finished && guard.is_some_and(|guard| guard.is_loop(&row.generated.tokens));
+            row.ended = row.generated.finished || row.generated.repeats || row.generated.tokens.len() >= *limit;
             if row.ended {
                 on_event(GenerationEvent::Ended(row.prompt, std::mem::take(&mut row.generated)))?;
             }

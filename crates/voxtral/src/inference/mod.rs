@@ -3,5 +3,6 @@
 pub mod batching;
 pub mod encoder_cache;
 pub mod generate;
+pub mod loop_guard;
 pub mod transcribe;
 pub mod transcriber;

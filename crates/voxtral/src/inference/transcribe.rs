@@ -3,8 +3,9 @@
 use super::batching;
 use super::batching::{BatchBudget, ClipSize};
 use super::generate::{DecoderPrompt, Generated, GenerationEvent, greedy};
+use super::loop_guard::{LoopGuard, longest, usual_length};
 use super::transcriber::Transcriber;
-use crate::audio::{Features, SAMPLE_RATE};
+use crate::audio::Features;
 use crate::error::{Error, Result};
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
@@ -24,9 +25,10 @@ pub struct Utterance<'a> {
 /// Maximum length of a transcript.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenLimit {
-    /// This number of tokens, including `</s>`.
+    /// This number of tokens, including `</s>`, whatever they are.
     Tokens(usize),
-    /// 64 tokens plus 16 per second of audio: several times the rate of a fast speaker.
+    /// Until the model ends the transcript. The [loop guard](super::loop_guard) ends those that repeat themselves or are longer than any
+    /// speech can be.
     #[default]
     Auto,
 }
@@ -40,8 +42,10 @@ pub struct Transcript {
     pub tokens: Vec<u32>,
     /// Log-probability (natural) of each token.
     pub log_probabilities: Vec<f32>,
-    /// Whether the model ended the transcript; false if the token limit was reached.
+    /// Whether the model ended the transcript; false if the token limit was reached or the transcript repeats itself.
     pub finished: bool,
+    /// Whether the transcript was ended because it repeats itself.
+    pub repeats: bool,
 }
 
 /// Progress events of transcription.
@@ -51,16 +55,6 @@ pub enum TranscribeEvent {
     Progress,
     /// The transcript of the clip with this index.
     Transcript(usize, Transcript),
-}
-
-impl TokenLimit {
-    /// The limit in tokens for a clip of `samples` samples.
-    pub fn tokens(self, samples: usize) -> usize {
-        match self {
-            Self::Tokens(tokens) => tokens,
-            Self::Auto => 64 + (16 * samples).div_ceil(SAMPLE_RATE as usize),
-        }
-    }
 }
 
 impl Transcriber {
@@ -108,14 +102,20 @@ impl Transcriber {
         let prompt = |(index, utterance): (usize, &Utterance)| {
             let ids = self.prompt(utterance.language, self.chunks(utterance.samples.len()));
             let ids = ids.map_err(|error| error.context(format!("clip {} of {}", index + 1, utterances.len())))?;
-            Ok(DecoderPrompt { ids, limit: limit.tokens(utterance.samples.len()) })
+            let (samples, context) = (utterance.samples.len(), self.config.text_config.max_position_embeddings);
+            Ok(match limit {
+                TokenLimit::Tokens(limit) => DecoderPrompt { ids, limit, guard: None },
+                TokenLimit::Auto => {
+                    DecoderPrompt { limit: longest(samples, ids.len(), context), ids, guard: Some(LoopGuard::new(samples)) }
+                }
+            })
         };
         let prompts = utterances.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?;
         let size = |(prompt, utterance): (&DecoderPrompt, &Utterance)| ClipSize {
             prompt: prompt.ids.len(),
             samples: utterance.samples.len(),
             // A very high limit is not the expected length.
-            limit: prompt.limit.min(TokenLimit::Auto.tokens(utterance.samples.len())),
+            limit: prompt.limit.min(usual_length(utterance.samples.len())),
         };
         let sizes: Vec<ClipSize> = prompts.iter().zip(utterances).map(size).collect();
         for batch in batching::plan(&sizes, BatchBudget::default(), &self.config) {
@@ -158,19 +158,7 @@ impl Transcriber {
     }
 
     fn transcript(&self, generated: Generated) -> Transcript {
-        let Generated { tokens, log_probabilities, finished } = generated;
-        Transcript { text: self.tokenizer.decode(&tokens).trim().to_owned(), tokens, log_probabilities, finished }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_automatic_limit_grows_with_the_clip() {
-        assert_eq!(TokenLimit::Auto.tokens(16_000 * 30), 64 + 16 * 30);
-        assert_eq!(TokenLimit::Auto.tokens(1), 65);
-        assert_eq!(TokenLimit::Tokens(7).tokens(1 << 30), 7);
+        let Generated { tokens, log_probabilities, finished, repeats } = generated;
+        Transcript { text: self.tokenizer.decode(&tokens).trim().to_owned(), tokens, log_probabilities, finished, repeats }
     }
 }

@@ -3,7 +3,7 @@
 //! The model is built only for its tensor names; its values stay in the files. The result is a full model folder in transformers' layout,
 //! whatever the layout of the base.
 
-use super::LoraLayer;
+use super::{BaseMatch, LoraLayer, RecordedBase};
 use crate::error::{Error, Result, ResultExt};
 use crate::model::config::VoxtralConfig;
 use crate::model::{Voxtral, model_dir};
@@ -58,6 +58,10 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: MergeDtype, max_sh
     drop(model);
 
     let checkpoint = SafetensorsCheckpoint::of(base, config.rope_heads())?;
+    let exact = adapters.keys().all(|name| {
+        let base = checkpoint.dtype(name);
+        base == Some(Dtype::F32) && stored.keeps(name, base) == Dtype::F32
+    });
     let (checkpoint, device, layers, count) = (&checkpoint, &device, adapters.len(), shapes.len());
     let tensors = shapes.into_iter().map(|(name, shape)| {
         let kept = stored.keeps(&name, checkpoint.dtype(&name));
@@ -80,7 +84,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path, stored: MergeDtype, max_sh
         _ => "float32",
     };
     model_dir::companions(base, out, dtype)?;
-    copy_training_facts(adapter, out)?;
+    copy_training_facts(base, adapter, out, exact)?;
     model_dir::copy(adapter, out, "loss.jsonl")?;
     Ok(MergeReport { layers, tensors: count })
 }
@@ -137,8 +141,10 @@ fn finite(name: &str, data: TensorData, kept: Dtype) -> Result<TensorData> {
     }
 }
 
-/// Copies `training.json` of the adapter and marks it as merged.
-fn copy_training_facts(adapter: &Path, out: &Path) -> Result<()> {
+/// Copies `training.json` of the adapter and adds what was merged: the digests of adapter and base, and whether the merged weights are as
+/// exact as the base with the adapter beside it (f32, no rounding to a narrower type). What the model was trained on goes along, unless the
+/// base is another one than the adapter was trained on.
+fn copy_training_facts(base: &Path, adapter: &Path, out: &Path, exact: bool) -> Result<()> {
     let path = adapter.join("training.json");
     if !path.exists() {
         return Ok(());
@@ -148,7 +154,27 @@ fn copy_training_facts(adapter: &Path, out: &Path) -> Result<()> {
     if !facts.is_object() {
         return Err(Error::new(format!("{}: expected a JSON object", path.display())));
     }
+    let weights = model_dir::identity(base)?;
     facts["merged"] = json!(true);
+    facts["merge"] = json!({ "adapter": lora::identity(adapter)?, "base": weights, "exact": exact });
+    if matches!(RecordedBase::read(adapter)?.matches(base, None)?, BaseMatch::Different(_)) {
+        let name = model_dir::hub_id(base).or_else(|| Some(base.file_name()?.display().to_string()));
+        let mut other = json!({
+            "name": name.unwrap_or_else(|| "base".to_owned()), "init": "checkpoint",
+            "digest": model_dir::digest(base)?, "weights": weights,
+        });
+        if let (Some(id), Some(commit)) = (model_dir::hub_id(base), model_dir::hub_commit(base)) {
+            other["hub"] = json!(id);
+            other["revision"] = json!(commit);
+        }
+        facts["trained_on_base"] = facts["base"].take();
+        facts["base"] = other;
+        if let Some(facts) = facts.as_object_mut() {
+            facts.remove("trained_on");
+        }
+    } else {
+        model_dir::copy(adapter, out, model_dir::TRAINED_ON)?;
+    }
     let path = out.join("training.json");
     fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).with_context(|| format!("cannot write `{}`", path.display()))
 }

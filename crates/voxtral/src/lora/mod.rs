@@ -9,12 +9,14 @@
 //! its direction. Its gradient treats n as a constant (DoRA paper, section 4.3). n changes only when A or B do, so it is computed once per
 //! step and stored ([`Voxtral::measure`]).
 
+mod base;
 mod config;
 pub mod merge;
 mod peft;
 mod targets;
 
 pub use super::model::lora_layer::{DoraLayer, LoraLayer};
+pub use base::{BaseMatch, RecordedBase, identity};
 pub use peft::{base_of, is_adapter, is_adapter_file, load, save};
 pub use targets::{LayerPattern, ModelPart, TargetModules};
 

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-const TENSORS: &str = "adapter_model.safetensors";
+/// File name of the tensors.
+pub(super) const TENSORS: &str = "adapter_model.safetensors";
 
 /// Tensor suffixes after a layer name. PEFT and transformers name the DoRA magnitude differently.
 const ENDINGS: &[(&str, Role)] = &[

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, ResultExt};
 use crate::model::config::VoxtralConfig;
-use crate::weights::WeightFiles;
+use crate::weights::{SafetensorsCheckpoint, WeightFiles};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// Config and tokenizer files that this program or transformers reads.
 const COMPANIONS: &[&str] =
     &["config.json", "params.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tekken.json"];
+
+/// What a model was trained on: digests of clips and sentences, beside `training.json`.
+pub const TRAINED_ON: &str = "trained-on.json";
 
 /// Whether a file, given by its path in the model folder, is part of the model. A README, `.git` or license is not.
 pub fn counts(file: &str) -> bool {
@@ -37,6 +40,21 @@ pub fn digest(folder: &Path) -> Result<String> {
         hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0");
         hasher.update_mmap_rayon(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
     }
+    Ok(hasher.finalize().to_string())
+}
+
+/// BLAKE3 digest of what a model computes: the values of its configuration, its tokenizer and its tensors. Unlike [`digest`] it is the same
+/// for any copy, however the tensors are spread over files and whatever else is in the folder.
+///
+/// # Errors
+/// If a file is missing or damaged, and for Voxtral Realtime.
+pub fn identity(folder: &Path) -> Result<String> {
+    let config = VoxtralConfig::read(folder)?;
+    let tokenizer = folder.join("tekken.json");
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(config.signature().as_bytes()).update(b"\0");
+    hasher.update(blake3::hash(&fs::read(&tokenizer).with_context(|| format!("cannot read `{}`", tokenizer.display()))?).as_bytes());
+    hasher.update(SafetensorsCheckpoint::of(folder, config.rope_heads())?.digest()?.as_bytes());
     Ok(hasher.finalize().to_string())
 }
 
@@ -105,6 +123,12 @@ pub fn hub_id(folder: &Path) -> Option<String> {
     let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
     let (owner, name) = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?.split_once("--")?;
     (!owner.is_empty() && !name.is_empty()).then(|| format!("{owner}/{name}"))
+}
+
+/// Commit of a model in the Hub cache: the name of its snapshot folder.
+pub fn hub_commit(folder: &Path) -> Option<&str> {
+    hub_id(folder)?;
+    folder.file_name()?.to_str()
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -137,11 +137,17 @@ impl RealtimeTranscriber {
             }
             output.extend(stream.finish()?);
             let TextDelta { text, tokens, log_probabilities } = output;
-            // There is no token limit: a transcript ends with its recording.
-            let transcript = Transcript { text: text.trim().to_owned(), tokens, log_probabilities, finished: true };
+            let finished = self.is_complete(&tokens);
+            let transcript = Transcript { text: text.trim().to_owned(), tokens, log_probabilities, finished, repeats: false };
             on_event(TranscribeEvent::Transcript(index, transcript))?;
         }
         Ok(())
+    }
+
+    /// Whether a transcript is complete at the end of its recording. The model generates one token per 80 ms and has a second of silence
+    /// after the last word, so one that is still writing then lags behind its recording.
+    pub fn is_complete(&self, tokens: &[u32]) -> bool {
+        tokens.last().is_none_or(|last| [self.eos, self.pad].contains(last))
     }
 
     /// Samples per step.

@@ -31,7 +31,7 @@ pub struct EvalResult {
     /// Epochs finished by then, with fraction.
     pub epoch: f64,
     /// Metrics by name.
-    #[serde(flatten)]
+    #[serde(flatten, with = "voxpipe_io::metrics")]
     pub metrics: BTreeMap<String, f64>,
 }
 

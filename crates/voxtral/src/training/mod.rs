@@ -201,7 +201,8 @@ impl Trainer<'_> {
         let epoch = state.losses.last().map_or(0.0, |row| row.epoch);
         let evaluation = EvalResult { step: state.step, epoch, metrics };
         (self.say)(TrainingEvent::Evaluated(&evaluation));
-        if let Some(value) = evaluation.metrics.get(&validation.metric).copied()
+        // No later value is lower than NaN, so it must not become the best.
+        if let Some(value) = evaluation.metrics.get(&validation.metric).copied().filter(|value| value.is_finite())
             && state.best.as_ref().is_none_or(|best| value < best.value)
         {
             state.best = Some(BestModel { step: state.step, value });

@@ -9,6 +9,7 @@ use super::{Initializer, init, names};
 use crate::error::{Error, Result, ResultExt};
 use burn::tensor::{DType, TensorData};
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -154,6 +155,26 @@ impl SafetensorsCheckpoint {
     /// Stored dtype of a tensor, by Hub name.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
         self.tensors.get(name).map(|stored| stored.dtype)
+    }
+
+    /// BLAKE3 digest of all tensors: their Hub names, types, shapes and values. It does not depend on how they are spread over files.
+    pub fn digest(&self) -> Result<blake3::Hash> {
+        let tensors: Vec<(&String, &Stored)> = self.tensors.iter().collect();
+        let digest = |(name, stored): &(&String, &Stored)| -> Result<[u8; 32]> {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(name.as_bytes());
+            hasher.update(format!("\0{} {:?} {}\0", stored.dtype, stored.shape, stored.interleaved).as_bytes());
+            let shard = self.shard(stored).map_err(Error::new)?;
+            let bytes = shard.bytes.get(stored.range.clone());
+            let bytes = bytes.ok_or_else(|| Error::new(format!("{}: tensor `{name}` is outside the file", shard.path.display())))?;
+            Ok(*hasher.update_rayon(bytes).finalize().as_bytes())
+        };
+        let digests = tensors.par_iter().map(digest).collect::<Result<Vec<_>>>()?;
+        let mut whole = blake3::Hasher::new();
+        for digest in digests {
+            whole.update(&digest);
+        }
+        Ok(whole.finalize())
     }
 
     /// Reads a tensor as `wanted` (f32 or bf16) and checks that its values are finite.

@@ -17,6 +17,14 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     step("make", path, None, || fs::create_dir_all(path))
 }
 
+/// Creates a folder. Returns whether it did: false if it exists.
+pub(super) fn make_new_folder(path: &Path) -> io::Result<bool> {
+    step("make", path, None, || match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        made => made.map(|()| true),
+    })
+}
+
 /// Creates or truncates a file and writes it.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     step("write", path, None, || fs::File::create(path)?.write_all(bytes))

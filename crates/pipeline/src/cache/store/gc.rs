@@ -3,7 +3,7 @@
 //! Cache entries (`keys/`, `trees/`) and logs are never removed: they are small, and commands about past runs need them.
 
 use super::files::Durability;
-use super::{CacheEntry, StageHistory, Store, files, names, state_folder};
+use super::{CacheEntry, Store, files, names, state_folder};
 use crate::cache::content::{Content, SymlinkPolicy};
 use crate::cache::fingerprint::Fingerprint;
 use crate::cache::stat_cache::StatCache;
@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use voxpipe_io::digest::Digest;
 
@@ -37,13 +36,6 @@ impl Store {
         let names = names(&self.dir.join("keys"))?;
         let fingerprints = names.iter().filter_map(|name| digest(name.strip_suffix(".json")?).map(Fingerprint));
         Ok(fingerprints.filter_map(|fingerprint| Some((fingerprint, self.record(fingerprint)?))).collect())
-    }
-
-    /// The history of every step of every pipeline.
-    pub fn all_history(&self) -> Result<Vec<Arc<StageHistory>>> {
-        let folder = self.dir.join("last");
-        let logs = names(&folder)?.into_iter().filter(|name| name.ends_with(".jsonl"));
-        Ok(logs.flat_map(|name| self.all_history.all(&folder.join(name), self.lock.is_some())).collect())
     }
 
     /// The size of a result in bytes.
@@ -177,7 +169,7 @@ impl Store {
 
     /// Fails if this process does not hold the project lock: nothing may be removed during another run.
     fn writing(&self) -> Result<()> {
-        if self.lock.is_some() { Ok(()) } else { Err(Error::new(format!("`{}` was opened read-only", self.dir.display()))) }
+        if self.locks.is_some() { Ok(()) } else { Err(Error::new(format!("`{}` was opened read-only", self.dir.display()))) }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::files::UnfinishedFile;
 use super::history::HistoryLog;
-use super::{CacheEntry, disk, files};
+use super::{CacheEntry, ResultClaim, disk, files};
 use crate::cache::content::FileTree;
 use crate::cache::fingerprint::Fingerprint;
 use crate::cache::stat_cache::StatCache;
@@ -45,6 +45,8 @@ pub(super) struct PendingCommit {
     pub(super) work: PathBuf,
     /// Log lines to append once the entry is on disk, by path of the log.
     pub(super) after: Vec<(PathBuf, Vec<u8>)>,
+    /// Released once the entry is on disk.
+    pub(super) claim: Option<ResultClaim>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +60,8 @@ struct State {
     waiting: BTreeMap<Fingerprint, PendingCommit>,
     /// All entries added by this process, except those that could not be written; saves reading them back.
     records: BTreeMap<Fingerprint, CacheEntry>,
+    /// Released when the group that is being written is on disk.
+    claims: Vec<ResultClaim>,
     since: Option<Instant>,
     hurry: bool,
     writing: bool,
@@ -100,6 +104,16 @@ impl GroupCommit {
                 None
             }
             None => Some((path, bytes)),
+        }
+    }
+
+    /// Keeps a claim until the cache entry of `fingerprint` is on disk; releases it at once if no such entry is pending.
+    pub(super) fn hold(&self, fingerprint: Fingerprint, claim: ResultClaim) {
+        let mut state = self.shared.lock();
+        if let Some(commit) = state.waiting.get_mut(&fingerprint) {
+            commit.claim = Some(claim);
+        } else if state.writing {
+            state.claims.push(claim);
         }
     }
 
@@ -148,6 +162,7 @@ impl Shared {
                     let written = write(&group, index, all_history);
                     state = self.lock();
                     state.writing = false;
+                    state.claims.clear();
                     if let Err(error) = written {
                         group.keys().for_each(|fingerprint| _ = state.records.remove(fingerprint));
                         state.failed.get_or_insert(error);

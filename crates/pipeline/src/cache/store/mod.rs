@@ -15,8 +15,8 @@
 //!   damaged/  repro/  trash/   damaged results; reproduced runs; folders being deleted
 //!   stat.idx                   the stat cache
 //!   memo/                      the no-op cache; losing it only costs time
-//!   lock                       project lock, held by the one run that may write here
-//!   alive                      liveness lock, held by the processes that a run has started
+//!   lock  locks/               file locks: of the project, of each pipeline that runs, of each result that is being made
+//!   alive  locks/*.alive       liveness locks, held by the processes that a run has started
 //! ```
 //!
 //! A stage's result is committed in this order: validate, hash, make read-only, sync to disk, move to `store/`, and only then write the
@@ -30,26 +30,29 @@ mod gc;
 mod group_commit;
 mod history;
 mod lock;
+mod open;
 mod remote;
 mod runs;
 
 pub use archive::{ArchiveManifest, ImportedRun};
 pub use gc::CachedFile;
+pub use lock::ResultClaim;
+pub use open::ClaimAnswer;
 
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::cache::content::{Content, FileTree, STATE_FOLDER, SymlinkPolicy};
+use crate::cache::content::{Content, ContentDiff, FileTree, STATE_FOLDER, SymlinkPolicy};
 use crate::cache::file_stat::StatKey;
 use crate::cache::fingerprint::{Fingerprint, FingerprintInputs};
+use crate::cache::reads;
 use crate::cache::stat_cache::StatCache;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::events::metrics_log;
 use crate::manifest::foreach;
-use crate::process::liveness_lock;
 use crate::process::liveness_lock::LivenessLock;
 use files::Durability;
 use group_commit::{GroupCommit, PendingCommit};
 use history::HistoryLog;
-use lock::ProjectLock;
+use open::HeldLocks;
 use remote::SharedCache;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -60,9 +63,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 use voxpipe_io::digest::Digest;
-
-/// The version of the folder layout.
-const FORMAT: &str = "1";
 
 /// The state folder of a project.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub struct Store {
     /// When the stat cache was last saved.
     saved: Mutex<Option<Instant>>,
     /// Released last.
-    lock: Option<ProjectLock>,
+    locks: Option<HeldLocks>,
     shared: Option<SharedCache>,
 }
 
@@ -105,6 +105,7 @@ pub struct CacheEntry {
     /// The stage's one-line summary.
     pub summary: String,
     /// The metrics of the result.
+    #[serde(with = "voxpipe_io::metrics")]
     pub metrics: BTreeMap<String, f64>,
     /// The facts of the result.
     pub facts: BTreeMap<String, Value>,
@@ -160,6 +161,9 @@ pub enum AttemptEnd {
     SourceMoved {
         /// The path of the source.
         path: String,
+        /// What changed in it.
+        #[serde(default)]
+        changes: ContentDiff,
     },
 }
 
@@ -173,24 +177,6 @@ pub struct Workspace {
 }
 
 impl Store {
-    /// Opens the state of the project at `root` read-only; it need not exist yet.
-    pub fn open_readonly(root: &Path) -> Result<Self> {
-        let dir = state_folder(root);
-        let found = match fs::read_to_string(dir.join("format")) {
-            Ok(format) => format,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => FORMAT.to_owned(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", dir.display())),
-        };
-        // A crash during the very first start can leave an empty file.
-        if !found.trim().is_empty() && found.trim() != FORMAT {
-            return Err(Error::new(format!("`{}` has format {}, but this voxpipe supports {FORMAT}", dir.display(), found.trim()))
-                .kind(ErrorKind::InvalidInput)
-                .hint("use the version of voxpipe that wrote it, or move the folder away to start over"));
-        }
-        let index = fs::read(dir.join("stat.idx")).map(|bytes| StatCache::load(&bytes)).unwrap_or_default();
-        Ok(Self::at(dir, Arc::new(index)))
-    }
-
     fn at(dir: PathBuf, index: Arc<StatCache>) -> Self {
         Self {
             dir,
@@ -203,49 +189,9 @@ impl Store {
             orphans: None,
             liveness: None,
             saved: Mutex::default(),
-            lock: None,
+            locks: None,
             shared: None,
         }
-    }
-
-    /// Opens the state for writing: creates it if needed, takes the project lock, and cleans up after a killed run.
-    pub fn open(root: &Path, command: &str) -> Result<Self> {
-        let dir = state_folder(root);
-        let making = || format!("cannot create the state folder `{}`", dir.display());
-        disk::make_folder(&dir).with_context(making)?;
-        let lock = ProjectLock::take(&dir.join("lock"), command)?;
-        let mut store = Self::open_readonly(root)?;
-        store.lock = Some(lock);
-        let greeting = [
-            (".gitignore", "*\n", Durability::Whole),
-            (
-                "CACHEDIR.TAG",
-                "Signature: 8a477f597d28d172789f06886806bc55\n# Results and checkpoints of voxpipe; they can be made again.\n",
-                Durability::Whole,
-            ),
-            ("format", FORMAT, Durability::Durable),
-        ];
-        for (name, text, safety) in greeting {
-            if fs::read_to_string(dir.join(name)).unwrap_or_default().trim().is_empty() {
-                files::replace(&dir.join(name), text.as_bytes(), safety)?;
-            }
-        }
-        for folder in ["store", "trees", "keys", "work", "runs"] {
-            disk::make_folder(&dir.join(folder)).with_context(making)?;
-        }
-        store.orphans = liveness_lock::reap_orphans(&dir)?;
-        store.liveness = Some(Arc::new(LivenessLock::take(&dir)?));
-        store.tidy()?;
-        Ok(store)
-    }
-
-    /// Takes only the project lock, for the no-op fast path; reads nothing else.
-    pub fn enter(root: &Path, command: &str) -> Result<Self> {
-        let dir = state_folder(root);
-        let lock = ProjectLock::take(&dir.join("lock"), command)?;
-        let mut store = Self::at(dir, Arc::default());
-        store.lock = Some(lock);
-        Ok(store)
     }
 
     /// A sentence on the orphaned processes of earlier runs that were terminated, if any.
@@ -265,7 +211,7 @@ impl Store {
 
     /// Writes a no-op entry. Failures are ignored: losing it only costs time.
     pub fn save_noop_entry(&self, name: &str, bytes: &[u8]) {
-        if self.lock.is_some() {
+        if self.locks.is_some() {
             let _ = files::replace(&self.dir.join("memo").join(name), bytes, Durability::Whole);
         }
     }
@@ -278,7 +224,7 @@ impl Store {
     /// Records access to the folder of a pipeline's links, whose stat key changes with each of them.
     pub fn watch_links(&self, pipeline: &str) {
         let folder = self.dir.join("latest").join(file_name(pipeline));
-        self.index.saw(&folder, fs::metadata(&folder).ok().as_ref());
+        let _ = reads::metadata(&folder);
     }
 
     /// The stat cache.
@@ -305,10 +251,16 @@ impl Store {
     pub fn begin_run(&self) -> Result<String> {
         let day = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
         let newest = self.runs()?.iter().filter_map(|run| run.strip_prefix(&day)?.strip_prefix('-')?.parse::<u64>().ok()).max();
-        let run = format!("{day}-{}", newest.unwrap_or(0) + 1);
-        let folder = self.dir.join("runs").join(&run);
-        disk::make_folder(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
-        Ok(run)
+        let mut number = newest.unwrap_or(0) + 1;
+        loop {
+            let run = format!("{day}-{number}");
+            let folder = self.dir.join("runs").join(&run);
+            // Another run may begin at the same moment.
+            if disk::make_new_folder(&folder).with_context(|| format!("cannot create `{}`", folder.display()))? {
+                return Ok(run);
+            }
+            number += 1;
+        }
     }
 
     /// The cache entry of a fingerprint, if it exists and is intact.
@@ -416,6 +368,7 @@ impl Store {
         let digest = tree.digest();
         let place = self.result(digest);
         let _one_at_a_time = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_process = self.keep_lock()?;
         if self.problem(digest).is_none() {
             if tree.0.values().map(|leaf| leaf.size).sum::<u64>() < SMALL {
                 self.spare().push(space.out.clone());
@@ -445,6 +398,7 @@ impl Store {
             listing: self.listing(record.digest),
             work,
             after: Vec::new(),
+            claim: None,
         };
         self.group.add(fingerprint, commit, &self.index, &self.all_history);
         if dear { self.flush() } else { Ok(()) }
@@ -486,31 +440,9 @@ impl Store {
     pub fn save_index(&self) {
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         *saved = Some(Instant::now());
-        if let Some(bytes) = self.lock.as_ref().and_then(|_| self.index.to_save()) {
+        if let Some(bytes) = self.locks.as_ref().and_then(|_| self.index.to_save()) {
             let _ = files::replace(&self.dir.join("stat.idx"), &bytes, Durability::Whole);
         }
-    }
-
-    fn tidy(&self) -> Result<()> {
-        for name in names(&self.dir.join("work"))? {
-            let work = self.dir.join("work").join(&name);
-            if name.starts_with("out-") {
-                files::remove_folder(&work)?;
-                continue;
-            }
-            // Removes only empty folders: a scratch folder may hold days of training.
-            let _ = fs::remove_dir(work.join("scratch"));
-            let _ = fs::remove_dir(&work);
-        }
-        let mut folders: Vec<PathBuf> = ["", "keys", "last", "memo", "trees"].map(|folder| self.dir.join(folder)).into();
-        let latest = self.dir.join("latest");
-        folders.extend(names(&latest)?.iter().map(|pipeline| latest.join(pipeline)));
-        for folder in folders {
-            for name in names(&folder)?.iter().filter(|name| name.starts_with(".tmp-")) {
-                let _ = disk::remove_file(&folder.join(name));
-            }
-        }
-        Ok(())
     }
 
     /// Reads a JSON file of the store; `None` if it is missing or damaged.
@@ -524,8 +456,8 @@ impl Store {
     }
 
     fn watch(&self, path: &Path) {
-        if self.index.watching() {
-            self.index.saw(path, fs::metadata(path).ok().as_ref());
+        if reads::recording() {
+            let _ = reads::metadata(path);
         }
     }
 
@@ -563,6 +495,13 @@ fn state_folder(root: &Path) -> PathBuf {
 /// Reads a JSON file; `None` if it is missing or damaged.
 fn parse<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+impl Store {
+    /// Whether two pipelines or stages of these names share their place in the store.
+    pub fn same_place(one: &str, other: &str) -> bool {
+        file_name(one) == file_name(other)
+    }
 }
 
 /// The sorted names in a folder; empty if the folder does not exist.

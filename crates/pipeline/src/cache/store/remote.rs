@@ -75,7 +75,7 @@ impl Store {
         let from = shared.result(record.digest);
         if !self.keeps(record.digest) {
             let tree = shared.tree(record.digest).unwrap_or_default();
-            let space = self.workspace(fingerprint, "shared", 0, false)?;
+            let space = self.workspace(fingerprint, &format!("shared-{}", std::process::id()), 0, false)?;
             let kept = copy(&tree, &from, &space.out).and_then(|()| self.keep(&space));
             match kept {
                 Ok(digest) if digest == record.digest => {}

@@ -1,4 +1,4 @@
-//! Provenance files, folders of reproduced runs, and the state of the project lock.
+//! Provenance files and folders of reproduced runs.
 
 use super::files::Durability;
 use super::{Store, files};
@@ -54,24 +54,5 @@ impl Store {
             Some(root) if root != Path::new("") => root,
             _ => Path::new("."),
         }
-    }
-
-    /// Whether the process that last took the project lock is still alive; true if unknown.
-    pub fn held(&self) -> bool {
-        let Ok(text) = fs::read_to_string(self.dir.join("lock")) else { return false };
-        let number = text.split_whitespace().nth(1).and_then(|number| number.parse().ok());
-        let Some(process) = number.and_then(rustix::process::Pid::from_raw) else { return true };
-        !matches!(rustix::process::test_kill_process(process), Err(rustix::io::Errno::SRCH))
-    }
-
-    /// The process id of the active run, if there is one.
-    pub fn runner(&self) -> Option<rustix::process::Pid> {
-        let text = fs::read_to_string(self.dir.join("lock")).ok()?;
-        let number = text.split_whitespace().nth(1)?.parse().ok()?;
-        let file = fs::File::open(self.dir.join("lock")).ok()?;
-        // A shared lock fails while another process holds the exclusive one, and does not disturb it.
-        let free = file.try_lock_shared().is_ok();
-        let _ = file.unlock();
-        rustix::process::Pid::from_raw(number).filter(|_| !free)
     }
 }

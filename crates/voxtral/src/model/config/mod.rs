@@ -1,10 +1,12 @@
 //! Model configuration, read from transformers' `config.json` or Mistral's `params.json`.
 
+pub mod fixed;
 pub mod params;
 pub mod preprocessor;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::weights::{RopeHeads, family};
+use fixed::{Fixed, FixedKeys, GELU, OFF, OTHER_DECODERS, SILU, UNSET};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fs;
@@ -64,13 +66,15 @@ pub struct TextConfig {
     pub intermediate_size: usize,
     /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
+    /// Length of the context: prompt and transcript in tokens.
+    pub max_position_embeddings: usize,
     /// RoPE base, where transformers 4 writes it.
     pub rope_theta: Option<f64>,
     /// RoPE parameters, where transformers 5 writes them.
     pub rope_parameters: Option<RopeParameters>,
     /// Standard deviation of randomly initialized token embeddings.
     pub initializer_range: f32,
-    /// RoPE scaling; must be absent, Voxtral does not use it.
+    /// RoPE scaling; must be absent or of type `default`, Voxtral does not use it.
     pub rope_scaling: Option<Value>,
     /// Whether the output head shares the embedding's weights; must be false.
     pub tie_word_embeddings: bool,
@@ -85,6 +89,29 @@ pub struct RopeParameters {
     /// Must be `default` or absent.
     pub rope_type: Option<String>,
 }
+
+/// Top-level keys with a fixed value.
+const FIXED: FixedKeys = &[
+    ("model_type", &[Fixed::Word("voxtral")]),
+    ("projector_hidden_act", GELU),
+    ("quantization_config", UNSET),
+    ("tie_word_embeddings", OFF),
+];
+/// Keys of `audio_config` with a fixed value. `scale_embedding` is not among them: transformers never applies it.
+const FIXED_AUDIO: FixedKeys = &[
+    ("model_type", &[Fixed::Word("voxtral_encoder"), Fixed::Word("whisper")]),
+    ("activation_function", GELU),
+    ("hidden_act", GELU),
+    ("layer_norm_eps", &[Fixed::Number(1e-5)]),
+    ("sliding_window", UNSET),
+];
+/// Keys of `text_config` with a fixed value. Mistral's decoder without a sliding window is Llama's.
+const FIXED_TEXT: FixedKeys = &[
+    ("model_type", &[Fixed::Word("llama"), Fixed::Word("mistral")]),
+    ("hidden_act", SILU),
+    ("sliding_window", UNSET),
+    ("use_sliding_window", OFF),
+];
 
 mod defaults {
     pub(super) fn audio_token_id() -> u32 {
@@ -116,6 +143,7 @@ impl Default for TextConfig {
             head_dim: 128,
             intermediate_size: 8192,
             rms_norm_eps: 1e-5,
+            max_position_embeddings: 131_072,
             rope_theta: None,
             rope_parameters: None,
             initializer_range: 0.02,
@@ -166,10 +194,32 @@ impl VoxtralConfig {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display())).map_err(|error| {
             error.kind(ErrorKind::Other).hint("a model folder must contain config.json, model.safetensors and tekken.json, as on the Hub")
         })?;
-        let read = if is_mistral { params::read(&text) } else { serde_json::from_str(&text).map_err(|error| error.to_string()) };
+        let read = if is_mistral { params::read(&text) } else { from_json(&text) };
         let config: Self = read.map_err(|problem| Error::new(format!("{}: {problem}", path.display())))?;
         config.check().map_err(|message| Error::new(format!("{}: {message}", path.display())))?;
         Ok(config)
+    }
+
+    /// Every value that the computation depends on, in one line. Two configs with the same line compute the same.
+    pub fn signature(&self) -> String {
+        let (audio, text) = (&self.audio_config, &self.text_config);
+        let sizes = [
+            audio.num_mel_bins,
+            audio.hidden_size,
+            audio.num_hidden_layers,
+            audio.num_attention_heads,
+            audio.intermediate_size,
+            audio.max_source_positions,
+            text.vocab_size,
+            text.hidden_size,
+            text.num_hidden_layers,
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            text.head_dim,
+            text.intermediate_size,
+        ];
+        let sizes = sizes.map(|size| size.to_string()).join(" ");
+        format!("voxtral {sizes} {:e} {:e} {}", text.rms_norm_eps, text.theta(), self.audio_token_id)
     }
 
     /// The contents of `config.json` in transformers' format, for a base model that has only `params.json`.
@@ -189,7 +239,7 @@ impl VoxtralConfig {
                 "num_hidden_layers": text.num_hidden_layers, "num_attention_heads": text.num_attention_heads,
                 "num_key_value_heads": text.num_key_value_heads, "head_dim": text.head_dim,
                 "intermediate_size": text.intermediate_size, "rms_norm_eps": text.rms_norm_eps, "rope_theta": text.theta(),
-                "rope_scaling": null, "max_position_embeddings": 131_072, "tie_word_embeddings": false, "attention_bias": false,
+                "rope_scaling": null, "max_position_embeddings": text.max_position_embeddings, "tie_word_embeddings": false, "attention_bias": false,
                 "mlp_bias": false, "bos_token_id": 1, "eos_token_id": 2,
             },
         })
@@ -240,7 +290,11 @@ impl VoxtralConfig {
         if self.audio_token_id as usize >= text.vocab_size {
             return Err("`audio_token_id` is outside the vocabulary".into());
         }
-        if text.rope_scaling.is_some() {
+        let is_default = |scaling: &Value| {
+            let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
+            kind == Some(&json!("default")) && scaling.get("factor").is_none_or(|factor| factor.as_f64() == Some(1.0))
+        };
+        if text.rope_scaling.as_ref().is_some_and(|scaling| !is_default(scaling)) {
             return Err("`text_config.rope_scaling` is set, but Voxtral does not use RoPE scaling".into());
         }
         let positive = |value: f64| value > 0.0 && value.is_finite();
@@ -255,6 +309,43 @@ impl VoxtralConfig {
             Some(other) => Err(format!("`text_config.rope_parameters.rope_type` is `{other}`; Voxtral uses `default`")),
         }
     }
+}
+
+/// Parses `config.json`; the error is a one-sentence message. Keys that change the computation and are not read are refused by name.
+fn from_json(text: &str) -> std::result::Result<VoxtralConfig, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let sections = [("", FIXED), ("audio_config", FIXED_AUDIO), ("text_config", FIXED_TEXT), ("text_config", OTHER_DECODERS)];
+    sections.into_iter().try_for_each(|(section, keys)| fixed::check(&value, section, keys))?;
+    check_rope(&value["text_config"]["rope_parameters"], "text_config.rope_parameters")?;
+    let config: VoxtralConfig = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
+    let audio = &config.audio_config;
+    // transformers derives both from the other sizes and ignores the keys; a file that disagrees was made for something else.
+    for (key, size) in [
+        ("head_dim", audio.hidden_size.checked_div(audio.num_attention_heads).unwrap_or(0)),
+        ("num_key_value_heads", audio.num_attention_heads),
+    ] {
+        if let Some(found) = value["audio_config"].get(key).filter(|found| !found.is_null() && **found != json!(size)) {
+            return Err(format!("`audio_config.{key}` is `{found}`, but the other sizes of the encoder make it {size}"));
+        }
+    }
+    Ok(config)
+}
+
+/// An error if a `rope_parameters` section sets more than the base and the type, which [`RopeParameters`] reads.
+pub(crate) fn check_rope(rope: &Value, section: &str) -> std::result::Result<(), String> {
+    for (key, value) in rope.as_object().into_iter().flatten() {
+        let neutral = match key.as_str() {
+            "rope_theta" | "rope_type" | "type" => true,
+            "factor" | "partial_rotary_factor" => value.as_f64() == Some(1.0),
+            // The length that the model was trained with scales nothing by itself.
+            "original_max_position_embeddings" | "max_position_embeddings" => true,
+            _ => false,
+        };
+        if !neutral && !value.is_null() {
+            return Err(format!("`{section}.{key}` is `{value}`, but Voxtral does not use RoPE scaling"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -279,5 +370,80 @@ mod tests {
         assert!(bad.check().unwrap_err().contains("num_key_value_heads"));
         let huge: VoxtralConfig = serde_json::from_str(r#"{"audio_config":{},"text_config":{"vocab_size":99999999999}}"#).unwrap();
         assert!(huge.check().unwrap_err().contains("vocab_size"));
+    }
+    /// `config.json` as transformers 4.54 writes it for Voxtral-Mini-3B-2507.
+    fn published() -> Value {
+        json!({
+            "architectures": ["VoxtralForConditionalGeneration"], "model_type": "voxtral", "audio_token_id": 24, "hidden_size": 3072,
+            "projector_hidden_act": "gelu", "torch_dtype": "bfloat16", "vocab_size": 131_072,
+            "audio_config": {
+                "activation_dropout": 0.0, "activation_function": "gelu", "attention_dropout": 0.0, "dropout": 0.0, "head_dim": 64,
+                "hidden_size": 1280, "initializer_range": 0.02, "intermediate_size": 5120, "layerdrop": 0.0, "max_source_positions": 1500,
+                "model_type": "voxtral_encoder", "num_attention_heads": 20, "num_hidden_layers": 32, "num_key_value_heads": 20,
+                "num_mel_bins": 128, "scale_embedding": false, "vocab_size": 51_866,
+            },
+            "text_config": {
+                "attention_bias": false, "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu", "hidden_size": 3072,
+                "initializer_range": 0.02, "intermediate_size": 8192, "max_position_embeddings": 131_072, "mlp_bias": false,
+                "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 30, "num_key_value_heads": 8, "pretraining_tp": 1,
+                "rms_norm_eps": 1e-5, "rope_scaling": null, "rope_theta": 1e8, "sliding_window": null, "use_cache": true,
+                "vocab_size": 131_072,
+            },
+        })
+    }
+
+    #[test]
+    fn published_configs_load() {
+        let mini = published();
+        let mut small = mini.clone();
+        for (key, value) in [("hidden_size", 5120), ("intermediate_size", 32_768), ("num_hidden_layers", 40)] {
+            small["text_config"][key] = json!(value);
+        }
+        let mut five = mini.clone();
+        five["text_config"]["rope_parameters"] = json!({ "rope_theta": 1e8, "rope_type": "default" });
+        five["text_config"]["tie_word_embeddings"] = json!(false);
+        let mut typed = mini.clone();
+        typed["text_config"]["rope_scaling"] = json!({ "rope_type": "default" });
+        for config in [mini, small, five, typed] {
+            assert_eq!(from_json(&config.to_string()).and_then(|config| config.check()), Ok(()), "{config}");
+        }
+        let written = from_json(&published().to_string()).unwrap();
+        assert_eq!(from_json(&written.to_json().to_string()).unwrap().text_config.theta(), 1e8, "what is written is read");
+    }
+
+    #[test]
+    fn keys_that_change_the_computation_are_refused_by_name() {
+        for (section, key, value) in [
+            ("", "model_type", json!("llava")),
+            ("", "projector_hidden_act", json!("relu")),
+            ("", "quantization_config", json!({ "quant_method": "gptq" })),
+            ("", "tie_word_embeddings", json!(true)),
+            ("audio_config", "model_type", json!("voxtral_realtime_encoder")),
+            ("audio_config", "activation_function", json!("gelu_new")),
+            ("audio_config", "layer_norm_eps", json!(1e-6)),
+            ("audio_config", "head_dim", json!(80)),
+            ("audio_config", "num_key_value_heads", json!(4)),
+            ("audio_config", "sliding_window", json!(750)),
+            ("text_config", "model_type", json!("gemma2")),
+            ("text_config", "hidden_act", json!("gelu_pytorch_tanh")),
+            ("text_config", "sliding_window", json!(4096)),
+            ("text_config", "attention_bias", json!(true)),
+            ("text_config", "mlp_bias", json!(true)),
+            ("text_config", "tie_word_embeddings", json!(true)),
+            ("text_config", "rope_scaling", json!({ "type": "linear", "factor": 2.0 })),
+            ("text_config", "rope_parameters", json!({ "rope_theta": 1e8, "rope_type": "yarn", "factor": 8.0 })),
+            ("text_config", "partial_rotary_factor", json!(0.5)),
+            ("text_config", "final_logit_softcapping", json!(30.0)),
+            ("text_config", "num_local_experts", json!(8)),
+        ] {
+            let mut config = published();
+            if section.is_empty() {
+                config[key] = value.clone()
+            } else {
+                config[section][key] = value.clone()
+            }
+            let problem = from_json(&config.to_string()).and_then(|config| config.check()).unwrap_err();
+            assert!(problem.contains(key) && problem.contains(section), "{key}: {problem}");
+        }
     }
 }

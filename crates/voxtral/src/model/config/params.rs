@@ -2,12 +2,21 @@
 //!
 //! Every parameter that affects the computation is required. Parameters of other architectures are rejected by name.
 
-use super::{AudioConfig, TextConfig, VoxtralConfig};
+use super::fixed::{Fixed, FixedKeys, GELU, OFF, OTHER_PARAMS, SILU, UNSET};
+use super::{AudioConfig, TextConfig, VoxtralConfig, fixed};
 use serde::Deserialize;
 use serde_json::Value;
 
 /// File name.
 pub const FILE: &str = "params.json";
+
+const ENCODER: &str = "multimodal.whisper_model_args.encoder_args";
+/// Keys of the decoder with a fixed value.
+const FIXED: FixedKeys = &[("use_biases", OFF), ("activation", SILU), ("causal", &[Fixed::Switch(true)])];
+/// Keys of the encoder with a fixed value.
+const FIXED_ENCODER: FixedKeys = &[("use_biases", &[Fixed::Switch(true)]), ("activation", GELU), ("sliding_window", UNSET)];
+/// Keys of the encoder with the values of Voxtral Realtime's.
+const REALTIME: [(&str, &str); 3] = [("pos_embed", "rope"), ("ffn_type", "swiglu"), ("norm_type", "rms_norm")];
 
 #[derive(Deserialize)]
 struct Params {
@@ -20,6 +29,8 @@ struct Params {
     rope_theta: f64,
     norm_eps: f64,
     vocab_size: usize,
+    #[serde(default)]
+    max_position_embeddings: Option<usize>,
     #[serde(default)]
     tied_embeddings: bool,
     #[serde(default)]
@@ -64,10 +75,18 @@ struct Downsample {
 
 /// Parses `params.json`; the error is a one-sentence message.
 pub(super) fn read(text: &str) -> Result<VoxtralConfig, String> {
-    let params: Params = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let params: Params = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
     let Whisper { encoder_args: encoder, downsample_args } = params.multimodal.whisper_model_args;
     if encoder.causal || params.ada_rms_norm_t_cond || params.sliding_window.is_some() {
         return Err("this is a Voxtral Realtime model (causal encoder), not Voxtral Mini or Small (2507)".to_owned());
+    }
+    for (section, keys) in [("", FIXED), ("", OTHER_PARAMS), (ENCODER, FIXED_ENCODER)] {
+        fixed::check(&value, section, keys)?;
+    }
+    let encoder_args = &value["multimodal"]["whisper_model_args"]["encoder_args"];
+    if let Some((key, word)) = REALTIME.into_iter().find(|(key, word)| encoder_args[*key] == *word) {
+        return Err(format!("`{ENCODER}.{key}` is `{word}`, which only the encoder of Voxtral Realtime has"));
     }
     if params.tied_embeddings {
         return Err("`tied_embeddings` is true: this is not a Voxtral Mini or Small (2507) checkpoint".to_owned());
@@ -95,6 +114,7 @@ pub(super) fn read(text: &str) -> Result<VoxtralConfig, String> {
             intermediate_size: params.hidden_dim,
             rms_norm_eps: params.norm_eps,
             rope_theta: Some(params.rope_theta),
+            max_position_embeddings: params.max_position_embeddings.unwrap_or(TextConfig::default().max_position_embeddings),
             ..TextConfig::default()
         },
         audio_token_id: super::defaults::audio_token_id(),
@@ -131,7 +151,11 @@ mod tests {
     #[test]
     fn what_is_missing_or_another_model_is_named() {
         type Change = fn(&mut Value);
-        let changes: [(&str, Change); 4] = [
+        let changes: [(&str, Change); 8] = [
+            ("use_biases", |params| params["use_biases"] = true.into()),
+            ("moe", |params| params["moe"] = json!({ "num_experts": 8 })),
+            ("sliding_window", |params| params["multimodal"]["whisper_model_args"]["encoder_args"]["sliding_window"] = 750.into()),
+            ("ffn_type", |params| params["multimodal"]["whisper_model_args"]["encoder_args"]["ffn_type"] = "swiglu".into()),
             ("n_kv_heads", |params| drop(params.as_object_mut().unwrap().remove("n_kv_heads"))),
             ("Realtime", |params| params["multimodal"]["whisper_model_args"]["encoder_args"]["causal"] = true.into()),
             ("tied_embeddings", |params| params["tied_embeddings"] = true.into()),

@@ -3,7 +3,8 @@
 mod params;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::model::config::RopeParameters;
+use crate::model::config::fixed::{Fixed, FixedKeys, OTHER_DECODERS, UNSET};
+use crate::model::config::{RopeParameters, check_rope, fixed};
 use crate::weights::RopeHeads;
 use serde::Deserialize;
 use serde_json::Value;
@@ -110,6 +111,12 @@ pub struct StreamPadding {
     /// Delay between audio and text; `None` to use the config's default.
     pub delay: Option<usize>,
 }
+
+/// Keys with a fixed value that no field reads.
+const FIXED: FixedKeys = &[("quantization_config", UNSET)];
+const FIXED_AUDIO: FixedKeys = &[("model_type", &[Fixed::Word("voxtral_realtime_encoder")])];
+const FIXED_TEXT: FixedKeys =
+    &[("model_type", &[Fixed::Word("voxtral_realtime_text")]), ("tie_word_embeddings", &[Fixed::Switch(true)]), ("rope_scaling", UNSET)];
 
 fn downsample_factor() -> usize {
     4
@@ -284,6 +291,16 @@ fn from_json(text: &str) -> Result<RealtimeConfig, String> {
     if value["model_type"] != MODEL_TYPE {
         return Err(format!("the model type is {}, not \"{MODEL_TYPE}\"", value["model_type"]));
     }
+    let sections = [("", FIXED), ("audio_config", FIXED_AUDIO), ("text_config", FIXED_TEXT), ("text_config", OTHER_DECODERS)];
+    sections.into_iter().try_for_each(|(section, keys)| fixed::check(&value, section, keys))?;
+    for section in ["audio_config", "text_config"] {
+        check_rope(&value[section]["rope_parameters"], &format!("{section}.rope_parameters"))?;
+    }
+    let heads = &value["audio_config"]["num_key_value_heads"];
+    if !heads.is_null() && !value["audio_config"]["num_attention_heads"].is_null() && *heads != value["audio_config"]["num_attention_heads"]
+    {
+        return Err(format!("`audio_config.num_key_value_heads` is `{heads}`, but the encoder has as many key as query heads"));
+    }
     // Required: transformers' default RoPE base differs from that of the published models.
     if value["audio_config"]["rope_parameters"]["rope_theta"].is_null() {
         return Err("`audio_config.rope_parameters.rope_theta` is missing".to_owned());
@@ -347,7 +364,11 @@ mod tests {
     #[test]
     fn what_cannot_be_is_named() {
         type Change = fn(&mut Value);
-        let changes: [(&str, Change); 7] = [
+        let changes: [(&str, Change); 11] = [
+            ("text_config.model_type", |config| config["text_config"]["model_type"] = "llama".into()),
+            ("text_config.attention_bias", |config| config["text_config"]["attention_bias"] = true.into()),
+            ("text_config.hidden_act", |config| config["text_config"]["hidden_act"] = "gelu".into()),
+            ("rope_parameters.factor", |config| config["text_config"]["rope_parameters"]["factor"] = 4.0.into()),
             ("model type", |config| config["model_type"] = "voxtral".into()),
             ("rope_theta", |config| config["audio_config"]["rope_parameters"] = Value::Null),
             ("head_dim", |config| config["text_config"]["head_dim"] = 0.into()),

@@ -1,11 +1,25 @@
 //! Reads Mistral's `params.json` as a [`RealtimeConfig`].
 
 use super::{RealtimeAudioConfig, RealtimeConfig, RealtimeTextConfig, default_num_delay_tokens, gelu};
-use crate::model::config::RopeParameters;
+use crate::model::config::fixed::{Fixed, FixedKeys, OFF, OTHER_PARAMS};
+use crate::model::config::{RopeParameters, fixed};
 use serde::Deserialize;
+use serde_json::Value;
 
 /// File name.
 pub(super) const FILE: &str = "params.json";
+
+const ENCODER: &str = "multimodal.whisper_model_args.encoder_args";
+/// Keys of the decoder with a fixed value.
+const FIXED: FixedKeys = &[("use_biases", OFF), ("causal", &[Fixed::Switch(true)])];
+/// Keys of the encoder with a fixed value.
+const FIXED_ENCODER: FixedKeys = &[
+    ("use_biases", &[Fixed::Switch(true)]),
+    ("causal", &[Fixed::Switch(true)]),
+    ("pos_embed", &[Fixed::Word("rope")]),
+    ("ffn_type", &[Fixed::Word("swiglu")]),
+    ("norm_type", &[Fixed::Word("rms_norm")]),
+];
 
 #[derive(Deserialize)]
 struct Params {
@@ -61,7 +75,11 @@ struct Downsample {
 
 /// Parses `params.json`; the error is a one-sentence message.
 pub(super) fn read(text: &str) -> Result<RealtimeConfig, String> {
-    let params: Params = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    for (section, keys) in [("", FIXED), ("", OTHER_PARAMS), (ENCODER, FIXED_ENCODER)] {
+        fixed::check(&value, section, keys)?;
+    }
+    let params: Params = serde_json::from_value(value).map_err(|error| error.to_string())?;
     let Whisper { encoder_args: encoder, downsample_args } = params.multimodal.whisper_model_args;
     if let Some(ceiling) = encoder.audio_encoding_args.global_log_mel_max.filter(|ceiling| *ceiling != crate::realtime::CEILING) {
         return Err(format!("`global_log_mel_max` is {ceiling}; only {} is supported", crate::realtime::CEILING));

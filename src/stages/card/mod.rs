@@ -1,23 +1,28 @@
 //! `card`: writes the model card (`README.md`) from measured values only.
 //!
 //! Every value comes from files of upstream stages: `training.json`, `scores.json` and the rows of the dataset. The template decides
-//! whether a missing value is left out (it tests for the value) or an error.
+//! whether a missing value is left out (it tests for the value) or an error. Scores of another model are refused. `card.json` says which
+//! model the card describes.
+
+mod dataset_name;
 
 use super::{is_hub_id, is_license};
 use crate::data::clip_row::ClipRow;
 use crate::data::ingest::rounded;
+use crate::data::scored_model::{ModelMatch, ScoredModel};
 use crate::data::template;
-use crate::data::text::normalized;
-use crate::error::{Error, Result, ResultExt};
+use crate::data::trained_on::Overlap;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use pipeline::artifact::{Artifact, ArtifactKind};
 use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use voxpipe_io::digest::Digest;
 
 /// Write the model card.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -44,14 +49,14 @@ pub struct Card {
     pub template: Option<PathBuf>,
 }
 
-const TEMPLATE: &str = include_str!("../../templates/model_card.md");
+const TEMPLATE: &str = include_str!("../../../templates/model_card.md");
 /// Number of worst clips shown by a card, and of best clips shown by a demo.
 const EXAMPLES: usize = 5;
 
 impl Stage for Card {
     const KIND: &'static str = "card";
     const ABOUT: &'static str = "writes the model card";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const INPUTS: &'static [Port] = &[
         Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::One, about: "the model to describe" },
         Port { name: "scores", kinds: &[ArtifactKind::Scores], arity: Arity::Optional, about: "its scores" },
@@ -90,10 +95,20 @@ impl Stage for Card {
         true
     }
 
+    fn records_upstream(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
-        let training: Training = read(cx.input("model")?, "training.json")?;
+        let model = cx.input("model")?;
+        let training: Training = read(model, "training.json")?;
         let scores: Option<Scores> = cx.optional("scores").map(|scores| read(scores, "scores.json")).transpose()?;
-        let data = cx.optional("data").map(|data| Data::of(data, scores.as_ref().map_or("test", |scores| &scores.split))).transpose()?;
+        let checked = match (&scores, cx.optional("scores")) {
+            (Some(scores), Some(artifact)) => Some(checked(model, artifact, scores)?),
+            _ => None,
+        };
+        let data = cx.optional("data").map(|data| Data::of(data, &training, scores.as_ref())).transpose()?;
+        self.warn(cx, checked.as_ref(), data.as_ref());
         let languages = match &data {
             Some(data) if training.languages.is_empty() => data.languages.clone(),
             _ => training.languages.clone(),
@@ -118,6 +133,8 @@ impl Stage for Card {
             "training": training,
             "settings": settings(&training.settings),
             "scores": scores,
+            "checked": checked,
+            "scored_dataset": scores.as_ref().map(|scores| dataset_name::of(cx, scores, &training, &self.datasets)),
             "data": data,
         });
         if scores.is_some() {
@@ -136,9 +153,17 @@ impl Stage for Card {
             cx.warn(format!("{name}: the card has no front matter, so the Hub will show no metadata for the model"));
         }
         fs::write(cx.out.join("README.md"), text).with_context(|| "cannot write the card")?;
+        let known = scores.as_ref().and_then(|scores| scores.model.clone()).filter(|scored| scored.digest == model.digest);
+        let about = known.map_or_else(|| ScoredModel::of(model, None), Ok)?;
+        let about = json!({ "model": about, "scores": cx.optional("scores").map(|scores| scores.digest) });
+        fs::write(cx.out.join("card.json"), serde_json::to_vec_pretty(&about)?).with_context(|| "cannot write `card.json`")?;
 
         let what = match &scores {
-            Some(scores) => format!("card of `{title}`, WER {:.1} % on {} clips", scores.tuned.wer * 100.0, scores.clips),
+            Some(scores) => {
+                let seen =
+                    checked.as_ref().and_then(|checked| checked.warning.as_deref()).map_or(String::new(), |seen| format!(" ({seen})"));
+                format!("card of `{title}`, WER {:.1} % on {} clips{seen}", scores.tuned.wer * 100.0, scores.clips)
+            }
             None => format!("card of `{title}`, without scores"),
         };
         let mut made = StageResult::new(what);
@@ -149,10 +174,62 @@ impl Stage for Card {
             let mut short = json!(scores);
             short["worst"] = json!(worst);
             short["best"] = json!(best(artifact, scores)?);
+            short["warning"] = json!(checked.as_ref().and_then(|checked| checked.warning.as_deref()));
             made.facts.insert("scores".to_owned(), short);
         }
         Ok(StageOutcome::Done(made))
     }
+}
+
+impl Card {
+    /// Tells in the terminal what the card tells about its scores.
+    fn warn(&self, cx: &Context, checked: Option<&Checked>, data: Option<&Data>) {
+        if let Some(checked) = checked {
+            if let Some(warning) = &checked.warning {
+                cx.warn(format!("{warning}; the card says so"));
+            }
+            if let Overlap::NotChecked { why } = &checked.overlap {
+                cx.warn(format!("whether the scored clips were trained on was not checked: {why}"));
+            }
+            if checked.model.is_none() {
+                cx.warn("the scores do not say which model they are of, so this was not checked");
+            }
+        }
+        if data.is_some_and(|data| data.trained_on == Some(false)) {
+            cx.warn("the dataset in `from.data` is not the one that the model was trained on; the card says so");
+        }
+    }
+}
+
+/// What was checked about the scores of a card.
+#[derive(Serialize)]
+struct Checked {
+    /// Whether they are of this model; none if they do not say.
+    model: Option<ModelMatch>,
+    /// Which of the scored clips were trained on.
+    overlap: Overlap,
+    /// The overlap as a sentence, if there is one.
+    warning: Option<String>,
+    /// Whether the scores may be listed in `model-index`: not if a scored clip was trained on.
+    listed: bool,
+}
+
+/// An error if the scores are of another model.
+fn checked(model: &Artifact, artifact: &Artifact, scores: &Scores) -> Result<Checked> {
+    let matched = scores.model.as_ref().map(|scored| scored.compare(model)).transpose()?;
+    let wrong = |what: &str| {
+        let message = format!("the scores of stage `{}` are of another model than stage `{}` made: {what}", artifact.stage, model.stage);
+        let hint = format!("add a stage with `uses = \"evaluate\"` and `from = {{ model = \"{}\", data = \"…\" }}`", model.stage);
+        Err(Error::new(message).kind(ErrorKind::InvalidInput).hint(format!("{hint}, and name it in `from.scores`")))
+    };
+    match matched {
+        Some(ModelMatch::Other) => return wrong("the weights differ"),
+        Some(ModelMatch::MergedRounded) => return wrong("merging the adapter rounded its weights or stored them in another type"),
+        Some(ModelMatch::Same | ModelMatch::Merged) | None => {}
+    }
+    let overlap = Overlap::recorded(&json!({ "overlap": scores.overlap }));
+    let same_clip = matches!(overlap, Overlap::Checked { same_clip, .. } if same_clip > 0);
+    Ok(Checked { model: matched, warning: overlap.warning(), overlap, listed: !same_clip })
 }
 
 /// `training.json`. Unknown fields are passed on to custom templates.
@@ -175,6 +252,9 @@ struct Training {
     precision: String,
     languages: Vec<String>,
     seed: u64,
+    /// The dataset; absent in older files.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    data: Option<DataDigest>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
@@ -202,12 +282,36 @@ struct Scores {
     tuned: Score,
     train: Option<Score>,
     worst: Vec<ScoredClip>,
+    /// The model; absent in files of other programs and older ones, as are the next two.
+    #[serde(default, deserialize_with = "lenient")]
+    model: Option<ScoredModel>,
+    #[serde(default, deserialize_with = "lenient")]
+    data: Option<DataDigest>,
+    #[serde(default)]
+    overlap: Value,
+}
+
+/// A value as voxpipe writes it; none in place of what another program writes under the same name.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
+}
+
+/// A dataset, by the digest of the result that it is.
+#[derive(Clone, Serialize, Deserialize)]
+struct DataDigest {
+    digest: Digest,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Score {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clips: Option<u64>,
+    /// Number of transcripts that the model did not end; 0 in the scores of former versions, which did not count them.
+    #[serde(default)]
+    unfinished: u64,
+    /// Of the train split: how many of the clips were trained on, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trained_on: Option<u64>,
     wer: f64,
     cer: f64,
     substitutions: u64,
@@ -248,21 +352,27 @@ struct Data {
     rejected: usize,
     languages: Vec<String>,
     speakers: BTreeSet<String>,
-    /// Speakers in both the train split and the scored split.
+    /// Speakers in both the train split and the scored split, if both are of this dataset.
     shared_speakers: BTreeSet<String>,
-    /// Number of clips in the scored split whose sentence is also in the train split.
-    seen: usize,
+    /// Whether the model was trained on this dataset, and scored on it; none if its files do not say.
+    trained_on: Option<bool>,
+    scored_on: Option<bool>,
+    /// Number of scored clips that were trained on, as a recording or as a sentence; none if that was not checked.
+    seen: Option<usize>,
 }
 
 impl Data {
-    /// Reads a dataset; `scored` is the split the model was evaluated on.
-    fn of(artifact: &Artifact, scored: &str) -> Result<Self> {
+    /// Reads a dataset of a model with these facts and scores.
+    fn of(artifact: &Artifact, training: &Training, scores: Option<&Scores>) -> Result<Self> {
+        let scored = scores.map_or("test", |scores| &scores.split);
+        let is = |data: Option<&DataDigest>| data.map(|data| data.digest == artifact.digest);
+        let (trained_on, scored_on) = (is(training.data.as_ref()), is(scores.and_then(|scores| scores.data.as_ref())));
         let records = ClipRow::read_all(&artifact.path.join("data.jsonl"))?;
         let split = |record: &ClipRow| record.rest.get("split").and_then(Value::as_str).map(str::to_owned);
         let of_split = |name: &str| records.iter().filter(|record| split(record).as_deref() == Some(name)).collect::<Vec<_>>();
-        let (train, held_out) = (of_split("train"), of_split(scored));
+        let both = trained_on != Some(false) && scored_on != Some(false);
+        let (train, held_out) = if both { (of_split("train"), of_split(scored)) } else { (Vec::new(), Vec::new()) };
         let speakers = |rows: &[&ClipRow]| -> BTreeSet<String> { rows.iter().filter_map(|record| record.speaker.clone()).collect() };
-        let learned: BTreeSet<String> = train.iter().map(|record| normalized(&record.text)).collect();
         let mut splits = BTreeMap::new();
         for record in &records {
             if let Some(split) = split(record) {
@@ -280,7 +390,9 @@ impl Data {
             languages: records.iter().filter_map(|record| record.language.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
             speakers: records.iter().filter_map(|record| record.speaker.clone()).collect(),
             shared_speakers: speakers(&train).intersection(&speakers(&held_out)).cloned().collect(),
-            seen: held_out.iter().filter(|record| learned.contains(&normalized(&record.text))).count(),
+            trained_on,
+            scored_on,
+            seen: scores.and_then(|scores| Overlap::recorded(&json!({ "overlap": scores.overlap })).trained_on()),
         })
     }
 }
