@@ -43,7 +43,7 @@ pub fn is_secret_name(name: &str) -> bool {
     words.iter().enumerate().any(|(index, written)| {
         let word = singular(written);
         let public = index > 0 && words[index - 1] == "PUBLIC" && word == "KEY";
-        let (whole, ends) = (WORDS.contains(&word), ENDINGS.iter().any(|ending| word.len() > ending.len() && word.ends_with(ending)));
+        let (whole, ends) = (WORDS.contains(&word), ENDINGS.iter().any(|ending| word.ends_with(ending)));
         // `PWD` alone is the current folder; `MYSQL_PWD` is a password.
         let as_last = index == last && LAST_WORDS.contains(&word) && (word != "PWD" || last > 0);
         (whole || ends || as_last) && !public && !count((index, written))

@@ -255,7 +255,8 @@ pub enum Direction {
 }
 
 impl<'t> Manifest<'t> {
-    /// Parses the files and applies the overrides, whose types the settings of `registry` decide. Returns no manifest if a file is not valid TOML or has an unsupported schema.
+    /// Parses the files and applies the overrides, whose types the settings of `registry` decide. Returns no manifest if a file is not valid
+    /// TOML, has an unsupported schema or contains a secret.
     pub(crate) fn read(
         sources: &'t ManifestSources,
         overrides: &'t CommandLineOverrides,
