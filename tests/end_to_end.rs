@@ -364,6 +364,26 @@ fn kill_9_while_training_ends_in_the_same_bytes() {
 }
 
 #[test]
+fn a_closed_terminal_loses_no_step_of_a_training() {
+    let sandbox = project();
+    // Runs until its events have the text, and then loses its terminal.
+    let hung_up = |text: &str| {
+        let long = ["run", "--events", "events.jsonl", "--set", "epochs=2000", "--set", "stage.adapter.with.save_steps=100000"];
+        let child = sandbox.command(&long).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let begun = Instant::now();
+        while !fs::read_to_string(sandbox.path("events.jsonl")).unwrap_or_default().contains(text) {
+            assert!(begun.elapsed() < Duration::from_secs(120), "no `{text}`");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        crate::support::signal(&child, "HUP");
+        crate::support::Ran::of(child.wait_with_output().unwrap()).exits(75)
+    };
+    hung_up("\"unit\":\"steps\"");
+    assert!(has_checkpoint(&sandbox.path(".voxpipe/work")), "no checkpoint was written");
+    hung_up("resuming from the checkpoint at step");
+}
+
+#[test]
 fn kill_9_at_20_moments_of_a_training_ends_in_the_same_bytes() {
     // A checkpoint after every step and a best model after every second one: most kills hit a write.
     let eval = "stage.adapter.with.eval={ split = \"test\", steps = 2, clips = 1 }";

@@ -221,6 +221,7 @@ fn every_reason_and_every_event_is_described() {
         Why::UpstreamWillRun { stage: text() },
         Why::OutputMissing { problem: text() },
         Why::PromiseChanged { path: text(), changes: changes() },
+        Why::PublicationChanged { problem: text() },
         Why::SourceMoved { path: text(), changes: changes() },
         Why::Parked { have: 1, need: 2 },
         Why::Interrupted,

@@ -44,6 +44,7 @@ mod secrets;
 mod selection;
 mod set_values;
 mod side_by_side;
+mod signals;
 mod slurm;
 mod stages;
 mod studio;

@@ -1,5 +1,7 @@
 //! Stages as Slurm jobs: with stand-ins for Slurm's client programs, and with a real single-node Slurm where it is installed.
 
+mod leftover;
+
 use crate::support::{Ran, Sandbox, signal, skipped};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;

@@ -2,6 +2,7 @@
 
 mod command;
 mod dataset;
+mod environments;
 mod phrases;
 mod publishing;
 mod recordings;

@@ -94,7 +94,10 @@ impl Check {
         }
         for step in parsed.pipeline.iter().flat_map(|pipeline| &pipeline.steps) {
             let root = parsed.pipeline.as_ref().map(|pipeline| pipeline.root.clone()).unwrap_or_default();
-            let absent: Vec<PathBuf> = step.sources(&root).into_iter().filter(|path| !root.join(path).exists()).collect();
+            // uv works without it.
+            let optional = |path: &PathBuf| path.file_name().is_some_and(|name| name == ".python-version");
+            let absent: Vec<PathBuf> =
+                step.sources(&root).into_iter().filter(|path| !optional(path) && !root.join(path).exists()).collect();
             // What lies in a folder that is missing need not be named as well.
             let inside = |path: &PathBuf| absent.iter().any(|folder| path != folder && path.starts_with(folder));
             missing.extend(absent.iter().filter(|path| !inside(path)).map(|path| (step.name.clone(), path.clone())));

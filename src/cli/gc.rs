@@ -1,20 +1,24 @@
 //! `voxpipe gc`: garbage collection of unused results.
 //!
 //! Kept are the current results of every pipeline, those of the newest runs and of pinned runs, unfinished stages that a run would
-//! continue, and everything that a published result depends on.
+//! continue, folders of cluster jobs that may still be running, and everything that a published result depends on.
 
 use super::summary::Summary;
-use super::{Project, print, print_json};
+use super::{Project, note, print, print_json};
 use crate::error::Result;
 use clap::Args;
 use pipeline::artifact::ArtifactKind;
 use pipeline::cache::content::{Content, SymlinkPolicy};
 use pipeline::cache::fingerprint::Fingerprint;
 use pipeline::cache::store::{AttemptEnd, CacheEntry, Store};
+use pipeline::executor::RemoteExecutor;
+use pipeline::executor::leftover::LeftoverJob;
+use pipeline::executor::slurm::SlurmBackend;
 use pipeline::manifest::byte_size;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use voxpipe_io::digest::Digest;
 
 /// Options of `voxpipe gc`.
@@ -66,8 +70,15 @@ impl Gc {
         let mut left = before;
         let enough = |left: u64| limit.is_some_and(|limit| left <= limit);
 
+        let jobs = LeftoverJob::all(&store)?;
+        let slurm = RemoteExecutor(SlurmBackend::new(pipeline.machines.slurm.clone(), Path::new("voxpipe")));
         for (fingerprint, bytes) in store.unfinished()? {
             if enough(left) || uses.unfinished.contains(&fingerprint) {
+                continue;
+            }
+            // A job that is still running writes to this folder.
+            if let Some(told) = jobs.iter().find(|job| job.fingerprint == fingerprint).and_then(|job| slurm.tell_leftover(job)) {
+                note(&format!("{told}; its folder is kept"));
                 continue;
             }
             if !self.dry_run {

@@ -30,6 +30,7 @@ mod run;
 mod runs;
 mod selection;
 mod show;
+mod signals;
 mod status;
 mod stream;
 mod studio;

@@ -10,15 +10,18 @@ use clap::Args;
 use pipeline::cache::store::{AttemptEnd, Store};
 use pipeline::exit::Exit;
 use pipeline::graph::Pipeline;
-use pipeline::plan::{Plan as PipelinePlan, PlannedStep, StepState};
+use pipeline::plan::{Plan as PipelinePlan, PlannedStep, RemoteChecks, StepState};
 use pipeline::scheduler::{MissingResource, missing_resources};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Options of `voxpipe plan`.
 #[derive(Args)]
 pub(super) struct Plan {
     #[command(flatten)]
     selected: SelectedArgs,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -30,10 +33,26 @@ pub(super) struct Plan {
     exit_code: bool,
 }
 
+/// How publications are looked at.
+#[derive(Args)]
+pub(super) struct RemoteArgs {
+    /// Ask the Hub whether publications are still there as they were made; without it no connection is opened
+    #[arg(long)]
+    check_remote: bool,
+}
+
+impl RemoteArgs {
+    /// Plans the pipeline.
+    pub(super) fn plan(&self, pipeline: &Pipeline, store: &Store, force: &BTreeSet<String>) -> Result<PipelinePlan> {
+        let remote = RemoteChecks::default();
+        PipelinePlan::checked(pipeline, store, force, self.check_remote.then_some(&remote))
+    }
+}
+
 impl Plan {
     /// The plan of `run --dry-run`.
     pub(super) fn of_run(selected: SelectedArgs, force: Vec<String>, json: bool) -> Self {
-        Self { selected, json, force, exit_code: false }
+        Self { selected, remote: RemoteArgs { check_remote: false }, json, force, exit_code: false }
     }
 
     /// Prints the plan and returns the exit code.
@@ -43,7 +62,7 @@ impl Plan {
         let pipeline = selected(&project, pipeline, &selection)?;
         let force = forced(&pipeline, &self.force)?;
         let store = project.read_store(&pipeline)?;
-        let plan = PipelinePlan::of(&pipeline, &store, &force)?;
+        let plan = self.remote.plan(&pipeline, &store, &force)?;
         plan.check_held(&pipeline)?;
         let left_out: Vec<String> = pipeline.left_out.iter().map(|step| step.name.clone()).collect();
         let ((run, may, fresh), (certain, all)) = (plan.counts(), plan.times());

@@ -3,9 +3,10 @@
 use super::plan::Plan;
 use super::provenance::{Provenance, RunObserver};
 use super::selection::{SelectedArgs, forced, selected};
+use super::signals::listen;
 use super::summary::Summary;
 use super::{Project, note, print_json, prompt, trackio, twins};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
 use clap::{Args, ValueEnum};
 use pipeline::cache::reads::{Reads, Recording};
@@ -17,13 +18,13 @@ use pipeline::exit::Exit;
 use pipeline::graph::{ExecutorKind, Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::plan::noop::{NoopEntry, NoopKey};
+use pipeline::process::liveness_lock::JOB;
 use pipeline::scheduler::{RetryQuestion, RunReport, SchedulerOptions, StepOutcome, StopSignal};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,7 +71,10 @@ impl Run {
         }
         let sources = project.sources()?;
         let noop_key = self.noop_key(&project, &selection, &sources);
-        if let Some(entry) = noop_key.as_ref().and_then(|key| key.find(&sources, project.file())) {
+        if let Some(entry) = noop_key.as_ref().and_then(|key| key.find(&sources, project.file()))
+            // A job that a killed run left is to be named, even if no stage needs it.
+            && !Store::has_scratch_folder(&entry.root, JOB)
+        {
             match self.report_noop(&project, &entry) {
                 Err(error) if self.wait && error.kind == ErrorKind::Locked => {}
                 reported => return reported,
@@ -236,19 +240,6 @@ impl From<Executor> for ExecutorKind {
             Executor::Slurm => Self::Slurm,
         }
     }
-}
-
-/// Installs signal handlers: the first SIGINT or SIGTERM requests a stop, a second one ends the program with exit code 130.
-pub(super) fn listen() -> Result<StopSignal> {
-    let stop = StopSignal::default();
-    let armed = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&armed))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&armed)))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop.asked)))
-            .with_context(|| "cannot install signal handlers")?;
-    }
-    Ok(stop)
 }
 
 /// A run whose locks are held.

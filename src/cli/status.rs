@@ -1,12 +1,12 @@
 //! `voxpipe status`: shows the state of each stage.
 
-use super::plan::{is_running, step_json};
+use super::plan::{RemoteArgs, is_running, step_json};
 use super::table::table;
 use super::{Project, print, print_json};
 use crate::error::Result;
 use clap::Args;
 use pipeline::cache::store::{AttemptEnd, StageHistory};
-use pipeline::plan::{Plan, StepState};
+use pipeline::plan::StepState;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 pub(super) struct Status {
     #[command(flatten)]
     project: Project,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -25,7 +27,7 @@ impl Status {
     pub(super) fn print(&self) -> Result<()> {
         let pipeline = self.project.pipeline()?;
         let store = self.project.read_store(&pipeline)?;
-        let plan = Plan::of(&pipeline, &store, &BTreeSet::new())?;
+        let plan = self.remote.plan(&pipeline, &store, &BTreeSet::new())?;
         let states: Vec<_> = plan
             .steps
             .iter()
@@ -59,7 +61,9 @@ fn state(state: &StepState, last: Option<&StageHistory>, running: bool) -> (&'st
     let json = end.map_or(Value::Null, |end| json!(end));
     match (state, end) {
         // With `--force` a stage runs that is up to date.
-        (StepState::Fresh(_) | StepState::Shared(_) | StepState::GateUnmet(..), _) if !running => (now, sentence, json),
+        (StepState::Fresh(_) | StepState::Unchecked(..) | StepState::Shared(_) | StepState::GateUnmet(..), _) if !running => {
+            (now, sentence, json)
+        }
         (_, Some(AttemptEnd::Parked { have, need, message })) => ("parked", format!("{have}/{need}  {message}"), json),
         (_, Some(AttemptEnd::Failed { message })) => ("failed", message.lines().next().unwrap_or_default().to_owned(), json),
         (_, Some(AttemptEnd::Begun)) if running => ("running", "it is running".to_owned(), json),

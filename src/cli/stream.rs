@@ -4,7 +4,7 @@
 //! source or with the first Ctrl-C; the transcript up to that point is still printed.
 
 use super::print;
-use super::run::listen;
+use super::signals::listen;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use pipeline::exit::Exit;
 use std::io::{self, Read};

@@ -1,6 +1,6 @@
 //! `voxpipe studio`, `record` and `demo`: the web interfaces.
 
-use super::run::listen;
+use super::signals::listen;
 use super::transcribe::ModelArgs;
 use super::{note, print};
 use crate::error::{Error, ErrorKind, Result};

@@ -6,7 +6,8 @@
 use super::axes::{ComparedCombination, idle_axes};
 use super::project::plural;
 use super::provenance::RunObserver;
-use super::run::{Executor, listen, wait_for_lock, write_provenance};
+use super::run::{Executor, wait_for_lock, write_provenance};
+use super::signals::listen;
 use super::{Project, note, print, print_json, trackio};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
@@ -15,6 +16,9 @@ use pipeline::cache::store::Store;
 use pipeline::events::Event;
 use pipeline::events::jsonl::{self, JsonLinesReporter};
 use pipeline::events::reporter::{Reporter, fan_out};
+use pipeline::executor::RemoteExecutor;
+use pipeline::executor::leftover::LeftoverJob;
+use pipeline::executor::slurm::SlurmBackend;
 use pipeline::exit::Exit;
 use pipeline::graph::{ExecutorKind, Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
@@ -23,6 +27,7 @@ use pipeline::plan::{Plan, StepState};
 use pipeline::scheduler::{PipelineRun, ResourcePool, RunReport, SchedulerOptions, StepOutcome, StopSignal};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -128,6 +133,7 @@ impl Sweep {
         if let Some(row) = rows.first() {
             store = Project::share(store, &row.part)?;
         }
+        let leftover = LeftoverJob::all(&store)?;
         let count = rows.len();
         let at_once = self.jobs.map_or(if self.executor == Some(Executor::Slurm) { count } else { 1 }, usize::from).min(count);
         let machines = rows.first().map(|row| row.part.machines.clone()).unwrap_or_default();
@@ -158,6 +164,9 @@ impl Sweep {
                 exit = if report.exit == Exit::Done as u8 { exit } else { report.exit };
                 rows[best].run = Some(report.run);
             }
+        }
+        if exit != Exit::Interrupted as u8 {
+            cancel_leftover(&leftover, &rows);
         }
         self.print(&matrix, &rows, best, exit)?;
         Ok(exit)
@@ -221,6 +230,14 @@ impl Sweep {
         }
         print(&table(matrix, rows, best))
     }
+}
+
+/// Cancels the jobs that a killed run of this pipeline left, and that no combination continued.
+fn cancel_leftover(leftover: &[LeftoverJob], rows: &[Row]) {
+    let Some(pipeline) = rows.first().map(|row| &row.part) else { return };
+    let slurm = RemoteExecutor(SlurmBackend::new(pipeline.machines.slurm.clone(), Path::new("voxpipe")));
+    let ours = leftover.iter().filter(|job| job.task.pipeline == pipeline.name);
+    ours.filter_map(|job| slurm.cancel_leftover(job)).for_each(|told| note(&told));
 }
 
 /// The combinations of a project's `[matrix]` with their known results, as `sweep --list --json` prints them, and the pipeline's name.
@@ -353,7 +370,9 @@ fn update_row(row: &mut Row, store: &Store) -> Result<()> {
     let mut outcome = Outcome::Fresh;
     for step in &plan.steps {
         match &step.state {
-            StepState::Fresh(artifact) => _ = row.metrics.insert(step.stage.clone(), artifact.metrics.clone()),
+            StepState::Fresh(artifact) | StepState::Unchecked(artifact, _) => {
+                _ = row.metrics.insert(step.stage.clone(), artifact.metrics.clone())
+            }
             StepState::GateUnmet(artifact, _) => {
                 row.metrics.insert(step.stage.clone(), artifact.metrics.clone());
                 (outcome, row.exit) = if outcome == Outcome::NotRun { (outcome, row.exit) } else { (Outcome::Gate, Exit::Gate as u8) };

@@ -1,6 +1,6 @@
 //! `voxpipe why STAGE`: explains why a stage would run, file by file and setting by setting.
 
-use super::plan::step_json;
+use super::plan::{RemoteArgs, step_json};
 use super::selection::require_stage;
 use super::summary::{Summary, find};
 use super::{Project, print, print_json};
@@ -21,6 +21,8 @@ pub(super) struct Why {
     stage: String,
     #[command(flatten)]
     project: Project,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// Compare with the inputs of this run: a run id, `latest` or `previous`
     #[arg(long, value_name = "RUN")]
     vs: Option<String>,
@@ -36,7 +38,7 @@ impl Why {
         let pipeline = self.project.pipeline()?;
         require_stage(&pipeline, stage)?;
         let store = self.project.read_store(&pipeline)?;
-        let plan = Plan::of(&pipeline, &store, &BTreeSet::new())?;
+        let plan = self.remote.plan(&pipeline, &store, &BTreeSet::new())?;
         let versus = self.vs.as_deref().map(|run| versus(&pipeline, &store, &plan, stage, run)).transpose()?;
         let Some(step) = plan.steps.into_iter().find(|step| step.stage == stage) else { return Ok(()) };
         if self.json {
@@ -77,14 +79,15 @@ fn versus(pipeline: &Pipeline, store: &Store, plan: &Plan, stage: &str, run: &st
     };
     let Some(step) = pipeline.step(stage) else { return Ok((run, Vec::new())) };
     let artifact = |step: &PlannedStep| match &step.state {
-        StepState::Fresh(artifact) | StepState::Shared(artifact) | StepState::GateUnmet(artifact, _) => {
-            Some((step.stage.clone(), (**artifact).clone()))
-        }
+        StepState::Fresh(artifact)
+        | StepState::Unchecked(artifact, _)
+        | StepState::Shared(artifact)
+        | StepState::GateUnmet(artifact, _) => Some((step.stage.clone(), (**artifact).clone())),
         _ => None,
     };
     let done: BTreeMap<_, _> = plan.steps.iter().filter_map(artifact).collect();
     let force = BTreeSet::new();
-    let check = FreshnessCheck { pipeline, store, force: &force };
+    let check = FreshnessCheck { pipeline, store, force: &force, remote: None };
     let mut new = check.ingredients(step, &done)?;
     let unknown: BTreeSet<&String> = step.from.values().flatten().filter(|name| !done.contains_key(*name)).collect();
     if !unknown.is_empty() {

@@ -1,6 +1,6 @@
 //! `voxpipe work` (hidden): runs one stage of a run as a cluster job. `voxpipe run` submits jobs that call it.
 
-use super::run::listen;
+use super::signals::listen;
 use crate::error::Result;
 use crate::stages::STAGES;
 use pipeline::executor::job_dir::{JobDir, run_task};

@@ -1,5 +1,5 @@
 //! The Hub with a token: who the user is, and creating, listing and changing repositories.
-use super::http::{Action, Body, HttpClient, HttpError, Method, Progress, Request, RetryPolicy, Service};
+use super::http::{Action, Body, HttpClient, HttpError, Method, Progress, Request, RetryPolicy, Service, Timeouts};
 use super::token::HubToken;
 use super::{Network, OFFLINE_HINT, RepoId, RepoType, cache};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,7 +48,12 @@ impl HubClient {
 
     /// A Hub at this address.
     pub fn new(endpoint: &str, token: Option<HubToken>, retry: RetryPolicy) -> Result<Self> {
-        Ok(Self { http: HttpClient::for_hub(Service::hub(endpoint, token), retry)? })
+        Self::with_timeouts(endpoint, token, retry, Timeouts::default())
+    }
+
+    /// A Hub at this address that has this long to answer.
+    pub(super) fn with_timeouts(endpoint: &str, token: Option<HubToken>, retry: RetryPolicy, timeouts: Timeouts) -> Result<Self> {
+        Ok(Self { http: HttpClient::new(Service::hub(endpoint, token), retry, timeouts)? })
     }
 
     /// The Hub's address, without a slash at the end.

@@ -23,6 +23,7 @@ pub mod read;
 mod repo;
 pub mod space;
 pub mod token;
+pub mod verify;
 
 pub use repo::{RepoId, RepoRevision, RepoType, is_commit};
 

@@ -55,6 +55,10 @@ pub struct Published {
     pub revision: String,
     /// The address of its page.
     pub url: String,
+    /// The address of the Hub.
+    pub endpoint: String,
+    /// The user whose token published it.
+    pub user: String,
     /// The published files.
     pub files: Vec<LocalFile>,
     /// Whether a commit had to be made.
@@ -110,7 +114,7 @@ impl LocalFile {
     }
 
     /// Whether a file of the repository has this content.
-    fn matches(&self, remote: &RemoteFile) -> bool {
+    pub(super) fn matches(&self, remote: &RemoteFile) -> bool {
         self.size == remote.size && remote.sha256.as_ref().map_or(self.oid == remote.oid, |sha256| *sha256 == self.sha256)
     }
 }
@@ -141,7 +145,16 @@ pub fn publish(client: &HubClient, what: &Publication<'_>, progress: &Progress<'
     let finished = |revision: String, changed: bool, sent: u64| {
         let mut files = files.clone();
         files.retain(|file| file.path != MARKER);
-        Published { repo: repo.to_string(), url: client.page(&repo), revision, files, changed, sent }
+        Published {
+            repo: repo.to_string(),
+            url: client.page(&repo),
+            endpoint: client.endpoint().to_owned(),
+            user: user.name.clone(),
+            revision,
+            files,
+            changed,
+            sent,
+        }
     };
     let gone = job.obsolete(&head, &remote, &marker)?;
     if gone.is_empty() && job.differing(&remote).is_empty() {

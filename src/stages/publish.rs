@@ -10,9 +10,10 @@ use crate::data::managed_dir::ManagedDir;
 use crate::data::scored_model::{ModelMatch, ScoredModel};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::RepoType;
+use crate::hub::verify::verify;
 use crate::release::{DatasetInfo, DatasetRelease, Release, ReleaseProvenance};
 use pipeline::artifact::{Artifact, ArtifactKind};
-use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
+use pipeline::stage::{Arity, Context, Port, PublicationState, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -147,6 +148,14 @@ impl Stage for Publish {
         if self.target == "hub" { Vec::new() } else { vec![self.target.clone().into()] }
     }
 
+    fn publishes(&self) -> bool {
+        self.target == "hub"
+    }
+
+    fn verify(&self, result: &Artifact, connect: bool, stop: &AtomicBool) -> PublicationState {
+        verify(&result.path.join("published.json"), connect, stop)
+    }
+
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let release = self.release(cx)?;
         if self.target == "hub" {
@@ -191,6 +200,9 @@ impl Publish {
             "target": "hub",
             "location": sent.url,
             "url": sent.url,
+            "endpoint": sent.endpoint,
+            "user": sent.user,
+            "repo_type": release.repository.word(),
             "repo": sent.repo,
             "revision": sent.revision,
             "kind": release.kind,

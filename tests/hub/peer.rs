@@ -135,6 +135,11 @@ impl Hub {
         self.state().repos.contains_key(&(kind.to_owned(), id.to_owned()))
     }
 
+    /// Deletes a repository.
+    pub(crate) fn remove(&self, kind: &str, id: &str) {
+        self.state().repos.remove(&(kind.to_owned(), id.to_owned())).unwrap();
+    }
+
     /// What is in the `main` of a repository now.
     pub(crate) fn files(&self, kind: &str, id: &str) -> BTreeMap<String, Vec<u8>> {
         let mut state = self.state();

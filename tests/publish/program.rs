@@ -67,16 +67,108 @@ fn a_pipeline_publishes_once_and_again_only_when_something_changed() {
     assert_eq!(there["adapter_model.safetensors"], weights(2 * MIB));
     assert_eq!(there.keys().filter(|path| *path != MARKER).count(), told["files"].as_array().unwrap().len());
 
-    // Nothing is stale: nobody is asked. Forced: nothing is sent. Changed: one more commit.
+    // Nothing is stale: it is only looked at. Forced: nothing is sent. Changed: one more commit.
     hub.forget();
-    run(&sandbox, &hub, token, &["run"]).exits(0);
-    assert!(hub.seen().is_empty());
+    assert!(run(&sandbox, &hub, token, &["run"]).exits(0).stdout.contains("3 fresh"));
+    assert!(!hub.seen().is_empty() && hub.seen().iter().all(|seen| seen.method == "GET") && hub.commits("model", REPO) == commits);
     run(&sandbox, &hub, token, &["run", "--force", "publish"]).exits(0);
     assert!(hub.seen().iter().all(|seen| seen.method == "GET") && hub.commits("model", REPO) == commits);
     sandbox.file("made/adapter_config.json", "{ }");
     run(&sandbox, &hub, token, &["run"]).exits(0);
     assert_eq!(hub.commits("model", REPO).len(), 3);
     assert_eq!(published(&sandbox)["revision"], json!(hub.commits("model", REPO)[0]));
+}
+
+/// The state of the publication, in the words of `plan --json` with these arguments.
+fn planned(ran: &Ran) -> (String, String) {
+    let plan = ran.json();
+    let step = plan["steps"].as_array().unwrap().iter().find(|step| step["stage"] == "publish").unwrap().clone();
+    (step["state"].as_str().unwrap().to_owned(), step["sentence"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_publication_is_fresh_only_while_it_lies_there_as_it_was_published() {
+    let (sandbox, hub) = (project(), Hub::start());
+    let token = ("HF_TOKEN", WRITE);
+    let asked = ["plan", "--json", "--check-remote"];
+    run(&sandbox, &hub, token, &["run"]).exits(0);
+
+    // A plan opens no connection, and says so; asked to, it looks, and downloads nothing.
+    hub.forget();
+    let (state, sentence) = planned(&run(&sandbox, &hub, token, &["plan", "--json"]).exits(0));
+    assert!(state == "fresh" && sentence.contains("published; not checked") && hub.seen().is_empty(), "{state} {sentence}");
+    for command in ["status", "why"] {
+        let args: &[&str] = if command == "why" { &["why", "publish"] } else { &["status"] };
+        assert!(run(&sandbox, &hub, token, args).exits(0).stdout.contains("not checked"), "{command}");
+        let looked = run(&sandbox, &hub, token, &[args, &["--check-remote"]].concat()).exits(0).stdout;
+        assert!(!looked.contains("not checked"), "{looked}");
+    }
+    let (state, sentence) = planned(&run(&sandbox, &hub, token, &asked).exits(0));
+    assert!(state == "fresh" && !sentence.contains("not checked"), "{sentence}");
+    assert!(hub.seen().iter().all(|seen| seen.method == "GET" && !seen.path.contains("/resolve/")));
+
+    // Changed by somebody else: it is told, and not overwritten.
+    let card = hub.files("model", REPO)["README.md"].clone();
+    hub.put("model", REPO, [("README.md", "somebody else's words")]);
+    let (state, sentence) = planned(&run(&sandbox, &hub, token, &asked).exits(0));
+    assert!(state == "run" && sentence.contains("`README.md` of `alice/voice` is missing or changed"), "{state} {sentence}");
+    run(&sandbox, &hub, token, &["run"]).exits(4).complains("`README.md` in `alice/voice` changed since voxpipe published it");
+    hub.put("model", REPO, [("README.md", card)]);
+    assert!(run(&sandbox, &hub, token, &["run"]).exits(0).stdout.contains("3 fresh"));
+
+    // Deleted: it is published again.
+    hub.remove("model", REPO);
+    assert_eq!(planned(&run(&sandbox, &hub, token, &asked).exits(0)).0, "run");
+    run(&sandbox, &hub, token, &["run"]).exits(0).complains("`alice/voice` does not exist any more");
+    assert!(hub.has("model", REPO));
+
+    // Another Hub: nothing lies there. This is known without asking.
+    let other = Hub::start();
+    let (state, sentence) = planned(&run(&sandbox, &other, token, &["plan", "--json"]).exits(0));
+    assert!(state == "run" && sentence.contains("and the Hub is now") && other.seen().is_empty(), "{state} {sentence}");
+    run(&sandbox, &other, token, &["run"]).exits(0);
+    assert!(other.has("model", REPO));
+    run(&sandbox, &hub, token, &["run"]).exits(0);
+
+    // Another user's token: it is published as theirs.
+    let (state, sentence) = planned(&run(&sandbox, &hub, ("HF_TOKEN", BOB), &asked).exits(0));
+    assert!(state == "run" && sentence.contains("`alice` published it, and the token is now of `bob`"), "{state} {sentence}");
+    run(&sandbox, &hub, ("HF_TOKEN", BOB), &["run"]).exits(0);
+    assert!(hub.has("model", "bob/voice"));
+}
+
+#[test]
+fn a_publication_that_cannot_be_checked_is_told_and_no_failure() {
+    let (sandbox, hub) = (project(), Hub::start());
+    let token = ("HF_TOKEN", WRITE);
+    run(&sandbox, &hub, token, &["run"]).exits(0);
+    hub.forget();
+    let offline = Ran::of(command(&sandbox, &hub.address, token, &["run"]).env("HF_HUB_OFFLINE", "1").output().unwrap()).exits(0);
+    offline.complains("not checked: the network is not to be used");
+    run(&sandbox, &hub, ("NO_TOKEN", "x"), &["run"]).exits(0).complains("not checked: there is no token");
+    assert!(hub.seen().is_empty());
+    // A Hub that fails, whatever it fails with.
+    for what in [What::Status(503, ""), What::CutBefore] {
+        hub.break_with(Fault::new("GET", "/api/", what).always());
+        run(&sandbox, &hub, token, &["run"]).exits(0).complains("not checked: ");
+        hub.mend();
+    }
+    assert!(!run(&sandbox, &hub, token, &["run"]).exits(0).stderr.contains("not checked"));
+}
+
+#[test]
+fn a_colleagues_publication_is_not_taken_from_the_shared_cache() {
+    let (alice, bob, hub) = (project(), project(), Hub::start());
+    let shared = alice.path("../shared");
+    fs::create_dir(&shared).unwrap();
+    let run = |sandbox: &Sandbox, token: &str| {
+        let mut command = command(sandbox, &hub.address, ("HF_TOKEN", token), &["run"]);
+        Ran::of(command.env("VOXPIPE_SHARED_CACHE", &shared).output().unwrap()).exits(0)
+    };
+    run(&alice, WRITE);
+    let ran = run(&bob, BOB);
+    assert_eq!(ran.stderr.matches("pulled from the shared cache").count(), 2, "model and card: {}", ran.stderr);
+    assert!(hub.has("model", "bob/voice"), "{}", ran.stderr);
 }
 
 #[test]

@@ -46,10 +46,16 @@ fn a_gradio_space_is_made_with_what_it_needs_and_waited_for() {
 
     // Again: nothing to do; forced: nothing is changed, but it is looked at.
     hub.forget();
-    run(&sandbox, &hub, &[], &["run"]).exits(0);
-    assert!(hub.seen().is_empty());
+    run(&sandbox, &hub, &[], &["run"]).exits(0).complains("demo     fresh");
+    assert!(hub.seen().iter().all(|seen| seen.method == "GET") && hub.seen().iter().any(|seen| seen.path.contains("voice-demo/tree")));
     run(&sandbox, &hub, &[], &["run", "--force", "demo"]).exits(0);
     assert_eq!(hub.commits("space", SPACE).len(), 2);
+    // A page that somebody deleted is made again.
+    hub.remove("space", SPACE);
+    let plan = run(&sandbox, &hub, &[], &["plan", "--check-remote"]).exits(0).stdout;
+    assert!(plan.contains("`alice/voice-demo` does not exist any more"), "{plan}");
+    run(&sandbox, &hub, &[], &["run"]).exits(0);
+    assert!(hub.has("space", SPACE));
     let space: Value = serde_json::from_str(&sandbox.read(".voxpipe/latest/voices/demo/space.json")).unwrap();
     assert_eq!((&space["repo"], &space["revision"]), (&json!(SPACE), &json!(hub.commits("space", SPACE)[0])));
 }

@@ -39,6 +39,8 @@ pub enum ErrorKind {
     LostDevice,
     /// A clip cannot be used.
     BadSample,
+    /// Somebody else cancelled it.
+    Cancelled,
 }
 
 impl ErrorKind {

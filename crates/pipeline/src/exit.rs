@@ -38,7 +38,12 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Locked => Self::Locked,
             ErrorKind::Interrupted => Self::Interrupted,
             ErrorKind::Timeout | ErrorKind::Stalled => Self::TimedOut,
-            ErrorKind::Other | ErrorKind::OutOfMemory | ErrorKind::Diverged | ErrorKind::LostDevice | ErrorKind::BadSample => Self::Failed,
+            ErrorKind::Other
+            | ErrorKind::OutOfMemory
+            | ErrorKind::Diverged
+            | ErrorKind::LostDevice
+            | ErrorKind::BadSample
+            | ErrorKind::Cancelled => Self::Failed,
         }
     }
 }

@@ -6,7 +6,7 @@
 mod published;
 
 use super::provenance::Provenance;
-use super::run::listen;
+use super::signals::listen;
 use super::summary::find;
 use super::{Project, note, print, print_json};
 use crate::error::{Error, ErrorKind, Result, ResultExt};

@@ -11,7 +11,7 @@ mod reader;
 
 pub(super) use model::{ModelArgs, OTHER_BASE};
 
-use super::run::listen;
+use super::signals::listen;
 use super::{print_error, stream};
 use crate::error::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};

@@ -5,12 +5,14 @@ use super::lines::{PipeReader, Source};
 use crate::error::{Error, Result, ResultExt};
 use pipeline::events::Event;
 use pipeline::process::peak_memory::peak_of_program;
-use pipeline::process::reaper;
+use pipeline::process::suspend::Stopwatch;
+use pipeline::process::{reaper, suspend};
 use pipeline::stage::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -48,15 +50,19 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Supervises a child that leads its own process group.
-    pub(super) fn new(mut child: Child) -> Result<Self> {
-        match i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-            Some(pid) => Ok(Self { child, pid, end: end_of(pid), watched: reaper::watch(pid) }),
-            None => {
-                let _ = child.kill();
-                Err(Error::new(format!("invalid process id {}", child.id())))
+    /// Starts a program that leads its own process group.
+    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+        command.process_group(0);
+        suspend::spawn(|| {
+            let mut child = command.spawn()?;
+            match i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                Some(pid) => Ok((Self { child, pid, end: end_of(pid), watched: reaper::watch(pid) }, Some(pid))),
+                None => {
+                    let _ = child.kill();
+                    Err(io::Error::other(format!("invalid process id {}", child.id())))
+                }
             }
-        }
+        })
     }
 
     /// Reads output until the program has ended. Terminates it when the run is stopped.
@@ -64,7 +70,7 @@ impl Group {
         let out = self.child.stdout.take().map(|pipe| PipeReader::new(pipe, Source::Out)).transpose()?;
         let err = self.child.stderr.take().map(|pipe| PipeReader::new(pipe, Source::Err)).transpose()?;
         let mut encoder: Vec<PipeReader> = out.into_iter().chain(err).collect();
-        let mut terminated = None;
+        let mut terminated: Option<Stopwatch> = None;
         let mut pause = FIRST_POLL;
         let mut memory = Memory::default();
         while !self.ended()? {
@@ -76,7 +82,7 @@ impl Group {
             match terminated {
                 None if cx.stopping() => {
                     let _ = kill_process_group(self.pid, Signal::TERM);
-                    terminated = Some(Instant::now());
+                    terminated = Some(Stopwatch::start());
                 }
                 Some(since) if since.elapsed() > GRACE => {
                     let _ = kill_process_group(self.pid, Signal::KILL);

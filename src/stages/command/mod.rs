@@ -6,6 +6,7 @@
 //! their values are redacted in the output.
 
 mod code;
+mod environment;
 mod events;
 mod group;
 mod lines;
@@ -13,6 +14,7 @@ mod promised;
 mod template;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use environment::{Container, Prepared};
 use events::OutputReporter;
 use group::Group;
 use pipeline::artifact::ArtifactKind;
@@ -25,7 +27,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use template::Template;
@@ -57,6 +59,16 @@ pub struct Command {
     /// contain `${…}` references.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
+    /// Container image to run the program in, pinned by its digest: `docker.io/library/python@sha256:…`. It is run by the first of
+    /// `apptainer`, `singularity`, `podman` and `docker` that is in PATH, or by the one that VOXPIPE_CONTAINER_ENGINE names. The program sees
+    /// the project and its inputs read-only at their own paths, may write to `${out}` and `${scratch}`, and gets `variables` and `env`, but no
+    /// other variable. Default: the program runs on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Lockfile of uv, `uv.lock`, with `pyproject.toml` beside it: the program runs in an environment with exactly these packages, made by
+    /// `uv run --locked`. The stage reruns when one of the two files, or `.python-version`, changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uv: Option<PathBuf>,
     /// Artifact kind of the result in `${out}`, which is checked for the files of that kind. Default: `files`, no requirements.
     #[serde(default = "files")]
     pub output: ArtifactKind,
@@ -147,6 +159,7 @@ impl Stage for Command {
                 errors.push(SettingError::new(&format!("env.{index}"), message).hint("write names only, never values"));
             }
         }
+        errors.extend(environment::check(self));
         errors
     }
 
@@ -171,7 +184,11 @@ impl Stage for Command {
     }
 
     fn sources(&self) -> Vec<PathBuf> {
-        self.code.clone()
+        self.code.iter().cloned().chain(environment::sources(self.uv.as_ref())).collect()
+    }
+
+    fn missing_on_machine(&self) -> Option<Error> {
+        environment::lacks(self)
     }
 
     fn programs(&self) -> Vec<String> {
@@ -198,7 +215,7 @@ impl Stage for Command {
     }
 
     fn uses_scratch(&self) -> bool {
-        self.run.iter().chain(self.variables.values()).any(|text| text.contains("${scratch}"))
+        self.uv.is_some() || self.run.iter().chain(self.variables.values()).any(|text| text.contains("${scratch}"))
     }
 
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
@@ -220,8 +237,10 @@ impl Stage for Command {
                 .hint(format!("install `{tool}`, or remove it from `tools`")));
         }
 
-        let mut command = std::process::Command::new(resolve(&root, program));
-        command.args(arguments).current_dir(&root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let fill = |(name, value): (&String, &String)| Ok((name.clone(), Template::parse(value).map_err(Error::new)?.fill(cx)?));
+        let variables = self.variables.iter().map(fill).collect::<Result<Vec<_>>>()?;
+        let Prepared { mut command, container } = environment::prepare(self, cx, &root, &resolve(&root, program), arguments, &variables)?;
+        command.current_dir(&root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let is_asked = |name: &OsString| self.env.iter().any(|asked| **asked == **name);
         let (mut redactor, secrets) = Redactor::of(std::env::vars_os());
         for name in secrets.iter().filter(|name| !is_asked(name)) {
@@ -232,20 +251,26 @@ impl Stage for Command {
         if !cx.gpus.is_empty() {
             command.env(gpu::VISIBLE, cx.gpus.iter().map(|card| card.id.as_str()).collect::<Vec<_>>().join(","));
         }
-        for (name, value) in &self.variables {
-            command.env(name, Template::parse(value).map_err(Error::new)?.fill(cx)?);
-        }
         reaper::start_reaper();
         if let Some(liveness) = &cx.liveness {
             liveness.inherit()?;
         }
-        let child = command.spawn().map_err(|error| not_started(&self.run[0], arguments, error))?;
+        let group = Group::start(&mut command).map_err(|error| not_started(&self.run[0], arguments, error))?;
         let mut output = OutputReporter::new(cx, redactor);
-        let status = Group::new(child)?.finish(cx, &mut output)?;
+        let status = group.finish(cx, &mut output)?;
+        let engine = container.as_ref().map(Container::engine);
+        if let Some(container) = container.filter(|_| status.code().is_some()) {
+            container.ended();
+        }
         if cx.stopping() && !status.success() {
             return Err(Error::new(format!("`{}` was interrupted", self.run[0]))
                 .kind(ErrorKind::Interrupted)
                 .hint("run again to restart it"));
+        }
+        if let Some(engine) = engine.filter(|_| status.code() == Some(environment::ENGINE_FAILED)) {
+            return Err(failed(&engine, status, &output.tail)
+                .environment()
+                .hint("the container was not started: check that the engine works, and that it can get the image"));
         }
         if !status.success() {
             return Err(failed(&self.run[0], status, &output.tail));
@@ -339,6 +364,8 @@ mod tests {
             ignore: vec![],
             tools: vec![],
             variables: BTreeMap::new(),
+            container: None,
+            uv: None,
             output: files(),
             env: vec![],
         };

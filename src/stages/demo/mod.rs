@@ -13,8 +13,9 @@ use crate::data::template::render;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::hub::RepoType;
 use crate::hub::space::SpaceSettings;
-use pipeline::artifact::ArtifactKind;
-use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
+use crate::hub::verify::verify;
+use pipeline::artifact::{Artifact, ArtifactKind};
+use pipeline::stage::{Arity, Context, Port, PublicationState, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -142,6 +143,14 @@ impl Stage for Demo {
 
     fn external_outputs(&self) -> Vec<PathBuf> {
         self.target.iter().filter(|target| *target != HUB).map(PathBuf::from).collect()
+    }
+
+    fn publishes(&self) -> bool {
+        self.target.as_deref() == Some(HUB)
+    }
+
+    fn verify(&self, result: &Artifact, connect: bool, stop: &AtomicBool) -> PublicationState {
+        verify(&result.path.join(SPACE), connect, stop)
     }
 
     fn records_pipeline_name(&self) -> bool {
@@ -296,6 +305,10 @@ impl Demo {
         space["repo"] = json!(sent.repo);
         space["revision"] = json!(sent.revision);
         space["url"] = json!(sent.url);
+        space["endpoint"] = json!(sent.endpoint);
+        space["user"] = json!(sent.user);
+        space["repo_type"] = json!(RepoType::Space.word());
+        space["files"] = json!(sent.files);
         fs::write(cx.out.join(SPACE), serde_json::to_string_pretty(&space)?).with_context(|| format!("cannot write `{SPACE}`"))?;
         let how = stage.map_or_else(|| "not waited for".to_owned(), |stage| stage.to_lowercase());
         let made = StageResult::new(format!("{summary}, at {} ({how})", sent.url));

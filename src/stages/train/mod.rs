@@ -315,7 +315,9 @@ impl Stage for Train {
                 remedy("stricter gradient clipping", json!({ "max_grad_norm": 0.3 })),
             ],
             Failure::LostDevice => vec![remedy("train on the CPU", json!({ "device": "cpu" }))],
-            Failure::Crash | Failure::Timeout | Failure::Stalled | Failure::DiskFull | Failure::BadSample => Vec::new(),
+            Failure::Crash | Failure::Timeout | Failure::Stalled | Failure::DiskFull | Failure::BadSample | Failure::Cancelled => {
+                Vec::new()
+            }
         };
         remedies.into_iter().flatten().collect()
     }

@@ -167,6 +167,13 @@ impl JobDir {
         lines[lines.len().saturating_sub(10)..].iter().map(|line| (*line).to_owned()).collect()
     }
 
+    /// The task of a job that has not told its end.
+    pub fn unended_task(&self) -> Option<JobTask> {
+        let task = self.task()?;
+        let ended = matches!(JobFollower::of(self).emit_new_events(&Emitter::silent()), Ok(Some(_)));
+        (!ended).then_some(task)
+    }
+
     /// Moves the result to the output folder `out` of the attempt.
     pub fn move_result(&self, out: &Path) -> Result<()> {
         let moving = || format!("cannot move the result out of `{}`", self.out().display());
@@ -181,7 +188,7 @@ impl JobDir {
     /// # Errors
     /// If the job may still be running: only one process may use the stage's scratch folder.
     pub fn remove_ended(&self) -> Result<()> {
-        if self.task().is_none() || matches!(JobFollower::of(self).emit_new_events(&Emitter::silent()), Ok(Some(_))) {
+        if self.unended_task().is_none() {
             return self.remove();
         }
         let id = self.id().map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));

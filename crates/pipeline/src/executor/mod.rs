@@ -6,6 +6,7 @@
 //! process was killed, and cancels it when the run is stopped.
 
 pub mod job_dir;
+pub mod leftover;
 mod remote;
 pub mod slurm;
 mod watchdog;

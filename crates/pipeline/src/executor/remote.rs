@@ -4,7 +4,8 @@ use super::job_dir::{JobDir, JobFollower, JobOutcome, JobTask};
 use super::{Executor, StageJob};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::Exit;
-use crate::stage::{Context, Failure, StageOutcome};
+use crate::process::liveness_lock::JOB;
+use crate::stage::{Failure, StageOutcome};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
@@ -30,6 +31,11 @@ pub trait ClusterBackend: Send + Sync {
     /// Copies new output of the job to its local folder. Does nothing if both are the same folder (shared file system).
     fn fetch(&self, _id: &str, _folder: &Path) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether an error means that the cluster does not answer for the moment, so that the same call may succeed later.
+    fn is_away(&self, _error: &Error) -> bool {
+        false
     }
 
     /// The polling interval.
@@ -83,10 +89,14 @@ pub enum CancelMode {
     Make,
 }
 
+/// Stands for the id of a job that had ended before the cluster said which it was.
+const UNKNOWN_ID: &str = "of unknown id";
 /// How long a job may take to stop after a request.
 const GRACE: Duration = Duration::from_secs(60);
 /// How long a job may take to end after it was terminated.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the cluster may take to tell the final state of a job that has told its own end.
+const SETTLE: Duration = Duration::from_secs(30);
 /// How often the job folder is read.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -97,8 +107,8 @@ pub struct RemoteExecutor<S>(pub S);
 impl<S: ClusterBackend> Executor for RemoteExecutor<S> {
     fn execute(&self, job: &StageJob<'_>) -> Result<StageOutcome> {
         let folder = JobDir::of(job.cx);
-        let name = name(job.cx, &folder);
-        let id = match self.adopt(job.cx, &folder, &name)? {
+        let name = name(&job.cx.stage, &folder);
+        let id = match self.adopt(job, &folder, &name)? {
             Some(id) => id,
             None => self.submit(job, &folder, &name)?,
         };
@@ -158,7 +168,7 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
             arguments: job.arguments,
             secrets: secrets.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
         };
-        let id = self.0.submit(&order).inspect_err(|_| _ = folder.remove())?;
+        let id = self.submit_patiently(job, folder, &order)?;
         if let Err(error) = folder.note(&id) {
             cx.warn(error.message);
         }
@@ -166,17 +176,85 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
         Ok(id)
     }
 
+    /// Submits a job. While the cluster does not answer, it is tried again, and looked whether an attempt succeeded although no answer came.
+    fn submit_patiently(&self, job: &StageJob<'_>, folder: &JobDir, order: &JobSpec<'_>) -> Result<String> {
+        loop {
+            match self.0.submit(order) {
+                Ok(id) => return Ok(id),
+                Err(error) if self.0.is_away(&error) => {
+                    job.cx.warn(format!("cannot submit to {}: {}; retrying", self.0.name(), error.message));
+                    self.pause(job)?;
+                    if let Some(id) = self.patiently(job, || self.0.find(order.name))? {
+                        return Ok(id);
+                    }
+                    // It may have ended already, and told so.
+                    if folder.unended_task().is_none() {
+                        return Ok(UNKNOWN_ID.to_owned());
+                    }
+                }
+                Err(error) => {
+                    // The next job removes what cannot be removed now.
+                    let _ = folder.remove();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Asks the cluster until it answers, or until the run is to stop.
+    fn patiently<T>(&self, job: &StageJob<'_>, ask: impl Fn() -> Result<T>) -> Result<T> {
+        let mut warned = false;
+        loop {
+            match ask() {
+                Err(error) if self.0.is_away(&error) => {
+                    if !warned {
+                        job.cx.warn(format!("{} does not answer: {}; retrying", self.0.name(), error.message));
+                        warned = true;
+                    }
+                    self.pause(job)?;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Waits for one polling interval; an error if the run is to stop.
+    fn pause(&self, job: &StageJob<'_>) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < self.0.poll() {
+            if job.clock.asked() {
+                return Err(Error::new(format!("the run was stopped while {} did not answer", self.0.name()))
+                    .kind(ErrorKind::Interrupted)
+                    .hint("run again: a job that was submitted nevertheless is found then"));
+            }
+            thread::sleep(FOLLOW_INTERVAL.min(self.0.poll()));
+        }
+        Ok(())
+    }
+
+    /// The id of the job in a folder, if it may still be running.
+    pub fn living(&self, folder: &JobDir) -> Result<Option<String>> {
+        let Some(task) = folder.unended_task() else { return Ok(None) };
+        // The name has the path that the folder had when the job was submitted.
+        let name = name(&task.stage, &JobDir(task.scratch.join(JOB)));
+        let Some(id) = folder.id().map_or_else(|| self.0.find(&name), |id| Ok(Some(id)))? else { return Ok(None) };
+        Ok(if matches!(self.0.status(&id)?, JobStatus::Ended(_)) { None } else { Some(id) })
+    }
+
     /// The job of an earlier run, if it is still running or has not failed.
-    fn adopt(&self, cx: &Context, folder: &JobDir, name: &str) -> Result<Option<String>> {
+    fn adopt(&self, job: &StageJob<'_>, folder: &JobDir, name: &str) -> Result<Option<String>> {
         if folder.task().is_none() {
             return Ok(None);
         }
-        let site = self.0.name();
+        let (cx, site) = (job.cx, self.0.name());
         let unknown = |error: Error| {
+            if error.kind == ErrorKind::Interrupted {
+                return error;
+            }
             error.context(format!("cannot find out from {site} whether the job of an earlier run is still running")).environment()
         };
-        let recorded = folder.id();
-        let Some(id) = recorded.map_or_else(|| self.0.find(name).map_err(unknown), |id| Ok(Some(id)))? else { return Ok(None) };
+        let find = || self.patiently(job, || self.0.find(name)).map_err(unknown);
+        let Some(id) = folder.id().map_or_else(find, |id| Ok(Some(id)))? else { return Ok(None) };
         let _ = self.0.fetch(&id, &folder.0);
         match JobFollower::of(folder).emit_new_events(&crate::events::Emitter::silent()) {
             Ok(Some(JobOutcome::Failed { .. })) | Err(_) => return Ok(None),
@@ -186,7 +264,7 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
             }
             Ok(None) => {}
         }
-        if matches!(self.0.status(&id).map_err(unknown)?, JobStatus::Ended(_)) {
+        if matches!(self.patiently(job, || self.0.status(&id)).map_err(unknown)?, JobStatus::Ended(_)) {
             return Ok(None);
         }
         folder.note(&id)?;
@@ -213,7 +291,7 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
             match follower.emit_new_events(&cx.emitter) {
                 Ok(None) => {}
                 Ok(Some(JobOutcome::Failed { exit, .. })) if exit == Exit::Interrupted as u8 && asked.is_none() => {
-                    return End::Reported(stopped_externally(site, id));
+                    return self.stopped_externally(job, id);
                 }
                 Ok(Some(outcome)) => return End::Reported(outcome),
                 Err(error) => {
@@ -223,6 +301,7 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
             }
             if ended_at.is_some_and(|since| since.elapsed() > self.0.poll()) {
                 return End::Lost(match (asked, &last_status) {
+                    (None, Some(JobStatus::Ended(end))) if end.failure == Failure::Cancelled => cancelled(site, id, end),
                     (None, Some(JobStatus::Ended(end))) => lost(site, id, end, folder),
                     _ => interrupted(site, id),
                 });
@@ -277,20 +356,42 @@ impl<S: ClusterBackend> RemoteExecutor<S> {
     }
 }
 
+impl<S: ClusterBackend> RemoteExecutor<S> {
+    /// The end of a job that said it was stopped, though this run did not ask it to: the cluster knows whether somebody cancelled it.
+    fn stopped_externally(&self, job: &StageJob<'_>, id: &str) -> End {
+        let (site, begun) = (self.0.name(), Instant::now());
+        while begun.elapsed() < SETTLE && !job.clock.asked() {
+            match self.0.status(id) {
+                Ok(JobStatus::Ended(end)) if end.failure == Failure::Cancelled => return End::Lost(cancelled(site, id, &end)),
+                Ok(JobStatus::Ended(_)) => break,
+                _ => thread::sleep(FOLLOW_INTERVAL.min(self.0.poll())),
+            }
+        }
+        End::Reported(time_is_over(site, id))
+    }
+}
+
 /// A job name that is unique to this stage and its fingerprint, so that a later run can find the job.
-fn name(cx: &Context, folder: &JobDir) -> String {
+fn name(stage: &str, folder: &JobDir) -> String {
     let hash = blake3::hash(folder.0.as_os_str().as_encoded_bytes()).to_hex();
-    format!("voxpipe-{}-{}", cx.stage, &hash[..12])
+    format!("voxpipe-{stage}-{}", &hash[..12])
 }
 
 fn bracketed(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
-/// The outcome of a job that was stopped from outside: it reached its time limit, or somebody cancelled it.
-fn stopped_externally(site: &str, id: &str) -> JobOutcome {
+/// The error for a job that a person cancelled. It is no timeout, so that `retry` does not undo what the person did.
+fn cancelled(site: &str, id: &str, end: &JobEnd) -> Error {
+    Error::new(format!("{site} job {id} was cancelled by somebody ({})", end.words))
+        .kind(ErrorKind::Cancelled)
+        .hint("run again to resume from its last checkpoint")
+}
+
+/// The outcome of a job that was stopped from outside, but not cancelled: it reached its time limit.
+fn time_is_over(site: &str, id: &str) -> JobOutcome {
     JobOutcome::Failed {
-        message: format!("{site} job {id} was stopped from outside: it reached its time limit, or somebody cancelled it"),
+        message: format!("{site} job {id} was stopped from outside: it reached its time limit"),
         hint: Some(
             "run again to resume from its last checkpoint; `retry = { times = 5, on = [\"timeout\"] }` does so automatically".to_owned(),
         ),

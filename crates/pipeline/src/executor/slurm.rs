@@ -8,6 +8,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::graph::{CPU, GPU, SlurmSettings as Settings};
 use crate::stage::Failure;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -108,6 +109,11 @@ impl ClusterBackend for SlurmBackend {
                 command.env_remove(name);
             }
         }
+        // Slurm sets these in a job. In a job that this one submits, they would be taken for options (`sbatch` reads SBATCH_…, and `srun` in the
+        // job SLURM_…), or tell of nodes that it has not.
+        if let Some(names) = surrounding_job(std::env::vars_os().map(|(name, _)| name)) {
+            names.iter().for_each(|name| _ = command.env_remove(name));
+        }
         let output = finish("sbatch", &mut command)?;
         if !output.status.success() {
             return Err(failure_of("sbatch", &output).hint("check `args` in `[slurm]` and the stage's `resources`"));
@@ -161,9 +167,44 @@ impl ClusterBackend for SlurmBackend {
         }
     }
 
+    fn is_away(&self, error: &Error) -> bool {
+        let message = error.message.to_lowercase();
+        AWAY.iter().any(|words| message.contains(words))
+    }
+
     fn poll(&self) -> Duration {
         self.settings.poll
     }
+}
+
+/// What Slurm's client programs say, in lower case, when the controller or the network is away.
+const AWAY: &[&str] = &[
+    "unable to contact slurm controller",
+    "socket timed out",
+    "connection refused",
+    "connection timed out",
+    "communication connection failure",
+    "slurm controller not responding",
+    "controller in standby mode",
+    "temporarily unable to accept job",
+    "zero bytes were transmitted or received",
+    "transport endpoint is not connected",
+    "message receive failure",
+    "message send failure",
+    "resource temporarily unavailable",
+    "slurm temporarily unable",
+    "no route to host",
+];
+
+/// The variables of the Slurm job that this program runs in, of which none may reach a job that it submits; `None` outside of a job, where the
+/// person may have set some. Where the cluster is and how to log in to it stays.
+fn surrounding_job(names: impl Iterator<Item = OsString>) -> Option<Vec<OsString>> {
+    let slurm = |name: &OsString| name.to_str().is_some_and(|name| ["SLURM_", "SBATCH_", "SRUN_"].iter().any(|of| name.starts_with(of)));
+    let found: Vec<OsString> = names.filter(slurm).collect();
+    let inside = ["SLURM_JOB_ID", "SLURM_JOBID", "SLURM_STEP_ID"];
+    found.iter().any(|name| inside.iter().any(|inside| name == inside)).then(|| {
+        found.into_iter().filter(|name| !["SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"].iter().any(|kept| name == kept)).collect()
+    })
 }
 
 /// Parses a row of `squeue`: job id and status.
@@ -190,7 +231,8 @@ fn job_status(state: &str, reason: &str, nodes: &str) -> JobStatus {
             ended(Failure::Timeout, Some("request more time, e.g. `slurm = [\"--time=12:00:00\"]` in the stage's `resources`"))
         }
         "NODE_FAIL" | "BOOT_FAIL" => ended(Failure::LostDevice, Some("run again; `retry` on \"lost-device\" does so automatically")),
-        "CANCELLED" | "PREEMPTED" | "REVOKED" => ended(Failure::Timeout, Some("it was cancelled or preempted; run again")),
+        "CANCELLED" => ended(Failure::Cancelled, Some("it was cancelled; run again")),
+        "PREEMPTED" | "REVOKED" => ended(Failure::Timeout, Some("it was preempted; run again")),
         _ => ended(Failure::Crash, None),
     }
 }
@@ -234,13 +276,22 @@ mod tests {
             ("OUT_OF_MEMORY", Failure::OutOfMemory),
             ("TIMEOUT", Failure::Timeout),
             ("NODE_FAIL", Failure::LostDevice),
-            ("CANCELLED by 1000", Failure::Timeout),
+            ("CANCELLED by 1000", Failure::Cancelled),
+            ("PREEMPTED", Failure::Timeout),
             ("FAILED", Failure::Crash),
             ("SOMETHING_NEW", Failure::Crash),
         ] {
             let JobStatus::Ended(end) = job_status(state, "", "") else { panic!("{state} is an end") };
             assert_eq!((end.failure, end.words), (failure, format!("final state {state}")));
         }
+    }
+
+    #[test]
+    fn a_surrounding_job_does_not_reach_the_next() {
+        let names = |names: &[&str]| surrounding_job(names.iter().map(OsString::from));
+        assert_eq!(names(&["SBATCH_ACCOUNT", "SLURM_CONF", "PATH"]), None);
+        let inside = ["SLURM_JOB_ID", "SLURM_NTASKS", "SBATCH_PARTITION", "SLURM_CONF", "SLURM_JWT", "PATH", "SLURMISH"];
+        assert_eq!(names(&inside).unwrap(), ["SLURM_JOB_ID", "SLURM_NTASKS", "SBATCH_PARTITION"]);
     }
 
     #[test]

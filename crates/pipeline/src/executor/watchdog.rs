@@ -1,7 +1,9 @@
-//! Watchdog: enforces the timeout and the stall timeout of a stage, and passes on stop requests.
+//! Watchdog: enforces the timeout and the stall timeout of a stage, and passes on stop requests. Time in which the program is suspended
+//! (Ctrl-Z) does not count.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Emitter;
+use crate::process::suspend::Stopwatch;
 use crate::stage::StageOutcome;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often the watchdog checks.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -30,7 +32,7 @@ pub struct Watchdog {
     pub limits: WatchdogLimits,
     asked: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
-    last_event: Arc<Mutex<Instant>>,
+    last_event: Arc<Mutex<Stopwatch>>,
 }
 
 /// The limit that expired.
@@ -45,7 +47,7 @@ impl Watchdog {
     pub fn new(limits: WatchdogLimits, asked: Arc<AtomicBool>) -> Self {
         // Without limits there is nothing to watch: the stage checks the stop flag of the run directly.
         let stop = if limits == WatchdogLimits::default() { Arc::clone(&asked) } else { Arc::default() };
-        Self { limits, asked, stop, last_event: Arc::new(Mutex::new(Instant::now())) }
+        Self { limits, asked, stop, last_event: Arc::new(Mutex::new(Stopwatch::start())) }
     }
 
     /// The stop flag for the stage.
@@ -65,7 +67,7 @@ impl Watchdog {
         }
         let last_event = Arc::clone(&self.last_event);
         Emitter::new(move |event| {
-            *last_event.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *last_event.lock().unwrap_or_else(PoisonError::into_inner) = Stopwatch::start();
             to.emit(event);
         })
     }
@@ -76,7 +78,7 @@ impl Watchdog {
         if self.limits == WatchdogLimits::default() {
             return work();
         }
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         *self.last_event.lock().unwrap_or_else(PoisonError::into_inner) = begun;
         let (sender, ended) = channel::<()>();
         let (outcome, expired) = thread::scope(|scope| {
@@ -102,9 +104,9 @@ impl Watchdog {
         }
     }
 
-    fn expired(&self, begun: Instant) -> Option<Expired> {
+    fn expired(&self, begun: Stopwatch) -> Option<Expired> {
         let last_event = *self.last_event.lock().unwrap_or_else(PoisonError::into_inner);
-        let past = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
+        let past = |since: Stopwatch, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
         if past(begun, self.limits.timeout) {
             Some(Expired::Timeout)
         } else {

@@ -175,6 +175,11 @@ impl Step {
         self.from.values().flatten().map(String::as_str).collect()
     }
 
+    /// Whether its result may come from, and go to, a shared cache. What it puts elsewhere does not come with it.
+    pub fn is_shared(&self) -> bool {
+        !self.stage.publishes() && self.stage.external_outputs().is_empty()
+    }
+
     /// Files and folders outside the store whose content is part of the fingerprint: those named in the settings, and the programs it
     /// uses, found from the project root.
     pub fn sources(&self, root: &Path) -> Vec<PathBuf> {

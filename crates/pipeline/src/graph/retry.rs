@@ -53,8 +53,8 @@ impl StageRetry {
     /// Whether the step is retried with unchanged settings.
     pub fn repeats(&self, error: &Error) -> bool {
         match self.on.is_empty() {
-            // Without a list, failures that a person has to fix first are not retried.
-            true => Exit::from(error) == Exit::Failed && self.times.is_some(),
+            // Without a list, failures that a person has to fix first are not retried, nor what a person cancelled.
+            true => Exit::from(error) == Exit::Failed && error.kind != ErrorKind::Cancelled && self.times.is_some(),
             false => self.on.iter().any(|on| is(error.kind, *on)),
         }
     }

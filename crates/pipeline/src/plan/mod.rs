@@ -5,7 +5,10 @@
 //! reasons of its own.
 
 pub mod noop;
+mod remote;
 pub mod why;
+
+pub use remote::RemoteChecks;
 
 use crate::artifact::Artifact;
 use crate::cache::content::{Content, ContentDiff, SymlinkPolicy};
@@ -13,9 +16,11 @@ use crate::cache::fingerprint::{Fingerprint, FingerprintInputs, LazyFingerprint,
 use crate::cache::store::{AttemptEnd, CacheEntry, Store};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::graph::{MetricBound, Pipeline, Step};
+use crate::stage::PublicationState;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use why::Why;
 
 /// The plan of a run.
@@ -43,6 +48,8 @@ pub struct PlannedStep {
 pub enum StepState {
     /// Up to date.
     Fresh(Box<Artifact>),
+    /// Up to date as far as can be told here; whether what it published still lies there was not checked, for this reason.
+    Unchecked(Box<Artifact>, String),
     /// Up to date: a run pulls the result from the shared cache.
     Shared(Box<Artifact>),
     /// Up to date, but some gates fail; one message per failed gate.
@@ -60,6 +67,8 @@ pub enum StepState {
 pub enum Freshness {
     /// Up to date.
     Fresh(Box<Artifact>),
+    /// Up to date, except that what it published was not checked, for this reason.
+    Unchecked(Box<Artifact>, String),
     /// Stale, for these reasons.
     Stale(Vec<Why>),
 }
@@ -72,9 +81,14 @@ impl PlannedStep {
 }
 
 impl Plan {
-    /// Plans the whole pipeline. Writes nothing.
+    /// Plans the whole pipeline. Writes nothing and opens no connection.
     pub fn of(pipeline: &Pipeline, store: &Store, force: &BTreeSet<String>) -> Result<Self> {
-        let check = FreshnessCheck { pipeline, store, force };
+        Self::checked(pipeline, store, force, None)
+    }
+
+    /// Plans the whole pipeline. Writes nothing. With `remote`, remote services are asked for what was published there.
+    pub fn checked(pipeline: &Pipeline, store: &Store, force: &BTreeSet<String>, remote: Option<&RemoteChecks>) -> Result<Self> {
+        let check = FreshnessCheck { pipeline, store, force, remote };
         let mut done: BTreeMap<String, Artifact> = BTreeMap::new();
         let mut blocked: BTreeMap<String, String> = BTreeMap::new();
         let mut steps = Vec::new();
@@ -84,18 +98,27 @@ impl Plan {
                 blocked.insert(step.name.clone(), gate.clone());
                 StepState::Blocked(gate)
             } else if needed.iter().all(|name| done.contains_key(*name)) {
-                match check.verdict(step, &check.ingredients(step, &done)?)? {
-                    Freshness::Fresh(artifact) => {
+                let (fresh, unchecked) = match check.verdict(step, &check.ingredients(step, &done)?)? {
+                    Freshness::Fresh(artifact) => (Ok(artifact), None),
+                    Freshness::Unchecked(artifact, why) => (Ok(artifact), Some(why)),
+                    Freshness::Stale(reasons) => (Err(reasons), None),
+                };
+                match fresh {
+                    Ok(artifact) => {
                         let unmet = unmet(&step.require, &artifact);
                         if unmet.is_empty() {
                             done.insert(step.name.clone(), (*artifact).clone());
-                            if store.keeps(artifact.digest) { StepState::Fresh(artifact) } else { StepState::Shared(artifact) }
+                            match unchecked {
+                                Some(why) => StepState::Unchecked(artifact, why),
+                                None if store.keeps(artifact.digest) => StepState::Fresh(artifact),
+                                None => StepState::Shared(artifact),
+                            }
                         } else {
                             blocked.insert(step.name.clone(), step.name.clone());
                             StepState::GateUnmet(artifact, unmet)
                         }
                     }
-                    Freshness::Stale(reasons) => StepState::Stale(reasons),
+                    Err(reasons) => StepState::Stale(reasons),
                 }
             } else {
                 let upstream: BTreeSet<_> = needed.into_iter().filter(|name| !done.contains_key(*name)).cloned().collect();
@@ -108,7 +131,7 @@ impl Plan {
                 }
             };
             let took = match state {
-                StepState::Fresh(_) | StepState::Shared(_) | StepState::GateUnmet(..) => None,
+                StepState::Fresh(_) | StepState::Unchecked(..) | StepState::Shared(_) | StepState::GateUnmet(..) => None,
                 _ => check.took(step),
             };
             steps.push(PlannedStep { stage: step.name.clone(), kind: step.stage.kind(), state, took });
@@ -132,7 +155,7 @@ impl Plan {
         self.steps.iter().fold((0, 0, 0), |(run, may, fresh), step| match step.state {
             StepState::Stale(_) => (run + 1, may, fresh),
             StepState::Waits(_) | StepState::Blocked(_) => (run, may + 1, fresh),
-            StepState::Fresh(_) | StepState::Shared(_) | StepState::GateUnmet(..) => (run, may, fresh + 1),
+            StepState::Fresh(_) | StepState::Unchecked(..) | StepState::Shared(_) | StepState::GateUnmet(..) => (run, may, fresh + 1),
         })
     }
 
@@ -155,6 +178,7 @@ impl StepState {
     pub fn words(&self) -> (&'static str, String) {
         match self {
             Self::Fresh(artifact) => ("fresh", artifact.summary.clone()),
+            Self::Unchecked(artifact, why) => ("fresh", unchecked_summary(artifact, why)),
             Self::Shared(artifact) => ("shared", artifact.summary.clone()),
             Self::GateUnmet(_, unmet) => ("gate", unmet.join("; ")),
             Self::Stale(reasons) => ("run", why::sentence(reasons)),
@@ -170,6 +194,9 @@ impl StepState {
             Self::Stale(reasons) => json!({ "state": word, "sentence": sentence, "reasons": reasons }),
             Self::Waits(upstream) => json!({ "state": word, "sentence": sentence, "for": upstream }),
             Self::Blocked(gate) => json!({ "state": word, "sentence": sentence, "for": [gate] }),
+            Self::Unchecked(artifact, why) => json!({
+                "state": word, "sentence": sentence, "digest": artifact.digest, "metrics": artifact.metrics, "not_checked": why,
+            }),
             Self::Fresh(artifact) | Self::Shared(artifact) | Self::GateUnmet(artifact, _) => json!({
                 "state": word, "sentence": sentence, "digest": artifact.digest,
                 "metrics": voxpipe_io::metrics::object(&artifact.metrics),
@@ -190,6 +217,11 @@ pub(crate) fn not_up_to_date(stage: &str, why: &str, others: usize) -> Error {
         .hint(format!("run it first: `voxpipe run {stage}`, or select it too"))
 }
 
+/// The summary of a result whose publication was not checked.
+pub fn unchecked_summary(artifact: &Artifact, why: &str) -> String {
+    format!("{} (published; not checked: {why})", artifact.summary)
+}
+
 /// "`a` or `b`".
 fn alternatives(upstream: &[String]) -> String {
     upstream.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
@@ -203,6 +235,8 @@ pub struct FreshnessCheck<'a> {
     pub store: &'a Store,
     /// Steps to run even if they are up to date (`--force`).
     pub force: &'a BTreeSet<String>,
+    /// Asks remote services for what was published there; without it no connection is opened.
+    pub remote: Option<&'a RemoteChecks>,
 }
 
 impl FreshnessCheck<'_> {
@@ -261,13 +295,25 @@ impl FreshnessCheck<'_> {
             return Ok(Freshness::Stale(vec![Why::Forced]));
         }
         let fingerprint = ingredients.fingerprint();
-        match self.store.record(fingerprint).or_else(|| self.store.lent(fingerprint)) {
+        let lent = || if step.is_shared() { self.store.lent(fingerprint) } else { None };
+        match self.store.record(fingerprint).or_else(lent) {
             Some(record) => {
-                let reasons = self.broken(&record)?;
-                Ok(if reasons.is_empty() {
-                    Freshness::Fresh(Box::new(self.store.artifact(&record, &step.name)))
-                } else {
-                    Freshness::Stale(reasons)
+                let reasons = self.broken(step, &record)?;
+                if !reasons.is_empty() {
+                    return Ok(Freshness::Stale(reasons));
+                }
+                let artifact = Box::new(self.store.artifact(&record, &step.name));
+                if !step.stage.publishes() {
+                    return Ok(Freshness::Fresh(artifact));
+                }
+                let state = match self.remote {
+                    Some(remote) => remote.ask(step, fingerprint, &artifact),
+                    None => step.stage.verify(&artifact, false, &AtomicBool::new(false)),
+                };
+                Ok(match state {
+                    PublicationState::Unchanged => Freshness::Fresh(artifact),
+                    PublicationState::NotChecked(why) => Freshness::Unchecked(artifact, why),
+                    PublicationState::Changed(problem) => Freshness::Stale(vec![Why::PublicationChanged { problem }]),
                 })
             }
             None => Ok(Freshness::Stale(self.missing(step, ingredients, fingerprint))),
@@ -275,8 +321,8 @@ impl FreshnessCheck<'_> {
     }
 
     /// Reasons why a recorded result cannot be used.
-    fn broken(&self, record: &CacheEntry) -> Result<Vec<Why>> {
-        let lent = || self.store.lent(record.ingredients.fingerprint()).is_some();
+    fn broken(&self, step: &Step, record: &CacheEntry) -> Result<Vec<Why>> {
+        let lent = || step.is_shared() && self.store.lent(record.ingredients.fingerprint()).is_some();
         let problem = if !self.store.keeps(record.digest) && lent() { None } else { self.store.problem(record.digest) };
         let mut reasons: Vec<_> = problem.map(|problem| Why::OutputMissing { problem }).into_iter().collect();
         for (path, promised) in &record.promises {

@@ -85,7 +85,9 @@ impl NoopKey {
     pub fn record(&self, pipeline: &Pipeline, store: &Store, kept: &BTreeMap<String, ResultRef>, resolved: Reads) -> Result<()> {
         // Which GPU there is takes a look at the driver, which no stat key stands for.
         let on_gpu = pipeline.steps.iter().any(|step| step.stage.numerics().is_some_and(|numerics| !numerics.starts_with("cpu")));
-        if pipeline.tracking.is_some() || on_gpu {
+        // Nor does one stand for what lies on a remote service.
+        let published = pipeline.steps.iter().any(|step| step.stage.publishes());
+        if pipeline.tracking.is_some() || on_gpu || published {
             return Ok(());
         }
         let now = SystemTime::now();

@@ -83,6 +83,11 @@ pub enum Why {
         /// Differences, file by file.
         changes: ContentDiff,
     },
+    /// What it published on a remote service is missing, changed, or elsewhere.
+    PublicationChanged {
+        /// What is wrong.
+        problem: String,
+    },
     /// A source changed while the step ran.
     SourceMoved {
         /// Its path.
@@ -138,6 +143,7 @@ impl fmt::Display for Why {
             Self::OutputMissing { problem } => write!(f, "{problem}"),
             Self::PromiseChanged { path, changes } if changes.is_empty() => write!(f, "`{path}` is missing"),
             Self::PromiseChanged { path, changes } => write!(f, "`{path}` changed since it was made: {}", changes.sentence()),
+            Self::PublicationChanged { problem } => f.write_str(problem),
             Self::SourceMoved { path, changes } => write!(f, "{} while it ran last", moved(path, changes)),
             Self::Parked { have, need } => write!(f, "it waits for a person: {have}/{need}"),
             Self::Interrupted => write!(f, "it was interrupted"),

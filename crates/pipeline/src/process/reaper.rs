@@ -4,6 +4,7 @@
 //! even for a killed process, it kills the remaining groups. Compared with PR_SET_PDEATHSIG, this reaches all processes of a group, and
 //! needs no `fork` of this process to start a child.
 
+use super::suspend;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
@@ -42,6 +43,7 @@ impl ReapedGroup {
     /// Unregisters an ended group: its id may be reused.
     pub fn end(&mut self) {
         if let Some(group) = self.0.take() {
+            suspend::ended(group);
             send('-', group);
         }
     }

@@ -157,7 +157,7 @@ impl PipelineRun<'_> {
             return Ok(None);
         }
         let step = step.with_stage(stage);
-        let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force, remote: None };
         let inputs = check.ingredients(&step, done)?;
         let mut all_changes = now.changes.clone();
         all_changes.push(describe_overrides(changes, &settings));

@@ -144,7 +144,9 @@ impl PipelineRun<'_> {
             stages: names,
             left_out: left_out.clone(),
         });
+        self.find_leftover();
         let mut stages = self.preflight().unwrap_or_else(|| self.run_state());
+        self.tell_leftover();
         self.settle(&mut stages);
         let exit = exit(stages.iter().map(|(_, ending)| ending)) as u8;
         let seconds = begun.elapsed().as_secs_f64();
@@ -160,7 +162,7 @@ impl PipelineRun<'_> {
             return None;
         }
         // Planning errors are reported later, by the step that causes them.
-        let plan = Plan::of(self.pipeline, self.store, &self.force).ok()?;
+        let plan = Plan::checked(self.pipeline, self.store, &self.force, Some(self.remote())).ok()?;
         let may_run: BTreeSet<&str> = plan.steps.iter().filter(|step| step.may_run()).map(|step| step.stage.as_str()).collect();
         let lacks = |step: &Step| {
             missing.iter().find(|missing| missing.is_fatal && missing.stage == step.name).map(|missing| missing.error.clone())
@@ -280,7 +282,7 @@ impl PipelineRun<'_> {
             }
             promises.insert(path.display().to_string(), content);
         }
-        let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force };
+        let check = FreshnessCheck { pipeline: self.pipeline, store: self.store, force: &self.force, remote: None };
         let moved = check.changed_source(step, inputs)?;
         let StageResult { summary, metrics, facts } = made;
         let seconds = begun.elapsed().as_secs_f64();
@@ -336,7 +338,7 @@ impl PipelineRun<'_> {
 
     /// Pulls the result of a step from the remote cache, if the project does not have it.
     fn pull(&self, step: &Step, inputs: &FingerprintInputs) {
-        if !self.store.shares() || self.force.contains(&step.name) {
+        if !self.store.shares() || !step.is_shared() || self.force.contains(&step.name) {
             return;
         }
         match self.store.pull(inputs.fingerprint()) {
@@ -348,6 +350,9 @@ impl PipelineRun<'_> {
 
     /// Pushes the result of a step to the remote cache, if there is one.
     fn push(&self, step: &Step, record: &CacheEntry) {
+        if !step.is_shared() {
+            return;
+        }
         if let Err(error) = self.store.push(record) {
             self.warn(step, format!("cannot push the result to the shared cache: {}", error.message));
         }

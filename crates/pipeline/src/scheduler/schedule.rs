@@ -10,21 +10,22 @@ use super::worker_pool::WorkerPool;
 use super::{AttemptOutcome, ExecContext, PipelineRun, StepOutcome, kept};
 use crate::artifact::Artifact;
 use crate::cache::file_stat::StatKey;
-use crate::cache::fingerprint::FingerprintInputs;
+use crate::cache::fingerprint::{Fingerprint, FingerprintInputs};
 use crate::cache::store::{AttemptEnd, ClaimAnswer, ResultClaim};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
+use crate::executor::leftover::LeftoverJob;
 use crate::executor::slurm::SlurmBackend;
 use crate::executor::{Executor, LocalExecutor, RemoteExecutor};
 use crate::exit::Exit;
 use crate::graph::{ExecutorKind, Pipeline, Step};
-use crate::plan::{Freshness, FreshnessCheck, not_up_to_date, unmet, why};
+use crate::plan::{Freshness, FreshnessCheck, RemoteChecks, not_up_to_date, unchecked_summary, unmet, why};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,10 @@ pub struct SchedulerOptions {
 pub(super) struct LazyResources {
     pool: OnceLock<Arc<ResourcePool>>,
     slurm: OnceLock<RemoteExecutor<SlurmBackend>>,
+    /// What was asked of remote services.
+    remote: OnceLock<RemoteChecks>,
+    /// Jobs of earlier runs about which nothing was decided yet.
+    leftover: Mutex<Vec<LeftoverJob>>,
     sources: OnceLock<Arc<BTreeMap<String, Vec<PathBuf>>>>,
     /// Held while the user is asked: one question at a time.
     pub(super) asking: Mutex<()>,
@@ -155,6 +160,11 @@ impl PipelineRun<'_> {
         self.means.pool.get_or_init(|| self.scheduling.pool.clone().unwrap_or_else(own))
     }
 
+    /// Asks remote services for publications, each once.
+    pub(super) fn remote(&self) -> &RemoteChecks {
+        self.means.remote.get_or_init(|| RemoteChecks::new(Arc::clone(&self.stop.asked)))
+    }
+
     fn place(&self, step: &Step) -> ExecutorKind {
         step.resources.on.or(self.scheduling.on).unwrap_or(ExecutorKind::Local)
     }
@@ -163,13 +173,62 @@ impl PipelineRun<'_> {
     pub(super) fn executor(&self, step: &Step) -> &dyn Executor {
         match self.place(step) {
             ExecutorKind::Local => &LocalExecutor,
-            ExecutorKind::Slurm => self.means.slurm.get_or_init(|| {
-                let program = self.scheduling.program.clone().or_else(|| std::env::current_exe().ok());
-                RemoteExecutor(SlurmBackend::new(
-                    self.pipeline.machines.slurm.clone(),
-                    &program.unwrap_or_else(|| PathBuf::from("voxpipe")),
-                ))
-            }),
+            ExecutorKind::Slurm => self.slurm(),
+        }
+    }
+
+    fn slurm(&self) -> &RemoteExecutor<SlurmBackend> {
+        self.means.slurm.get_or_init(|| {
+            let program = self.scheduling.program.clone().or_else(|| std::env::current_exe().ok());
+            RemoteExecutor(SlurmBackend::new(self.pipeline.machines.slurm.clone(), &program.unwrap_or_else(|| PathBuf::from("voxpipe"))))
+        })
+    }
+
+    /// Finds the jobs that killed runs left. Those of stages that this pipeline no longer has are cancelled at once; those of other pipelines
+    /// are only named.
+    pub(super) fn find_leftover(&self) {
+        // A sweep decides when all its combinations are done: until then one may continue what another has no use for.
+        if self.scheduling.pool.is_some() {
+            return;
+        }
+        let Ok(jobs) = LeftoverJob::all(self.store) else { return };
+        let mut undecided = Vec::new();
+        for job in jobs {
+            let stage = job.task.stage.clone();
+            if job.task.pipeline != self.pipeline.name {
+                let told = self.slurm().tell_leftover(&job);
+                told.into_iter().for_each(|message| self.emitter.emit(Event::Note { stage: stage.clone(), message }));
+            } else if self.pipeline.steps.iter().chain(&self.pipeline.left_out).any(|step| step.name == stage) {
+                undecided.push(job);
+            } else {
+                self.cancel_leftover(&job);
+            }
+        }
+        *self.means.leftover.lock().unwrap_or_else(PoisonError::into_inner) = undecided;
+    }
+
+    /// Decides about the jobs that killed runs left for a step: the one that makes the result it needs is continued, the others are cancelled.
+    fn settle_leftover(&self, step: &Step, needed: Option<Fingerprint>) {
+        let mut leftover = self.means.leftover.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of_step, others) = std::mem::take(&mut *leftover).into_iter().partition(|job| job.task.stage == step.name);
+        *leftover = others;
+        drop(leftover);
+        let of_step: Vec<LeftoverJob> = of_step;
+        of_step.iter().filter(|job| Some(job.fingerprint) != needed).for_each(|job| self.cancel_leftover(job));
+    }
+
+    fn cancel_leftover(&self, job: &LeftoverJob) {
+        if let Some(message) = self.slurm().cancel_leftover(job) {
+            self.emitter.emit(Event::Warning { stage: job.task.stage.clone(), message });
+        }
+    }
+
+    /// Names the jobs about which nothing was decided, because the run did not come that far.
+    pub(super) fn tell_leftover(&self) {
+        for job in std::mem::take(&mut *self.means.leftover.lock().unwrap_or_else(PoisonError::into_inner)) {
+            if let Some(message) = self.slurm().tell_leftover(&job) {
+                self.emitter.emit(Event::Warning { stage: job.task.stage.clone(), message });
+            }
         }
     }
 
@@ -247,7 +306,7 @@ impl<'r> RunState<'r, '_> {
         let _span = tracing::debug_span!("visit", stage = step.name).entered();
         let inputs: BTreeMap<String, Artifact> =
             step.from.values().flatten().filter_map(|name| Some((name.clone(), self.done.get(name)?.clone()))).collect();
-        let check = FreshnessCheck { pipeline: run.pipeline, store: run.store, force: &run.force };
+        let check = FreshnessCheck { pipeline: run.pipeline, store: run.store, force: &run.force, remote: Some(run.remote()) };
         let decided = check.ingredients(step, &inputs).and_then(|fingerprint_inputs| {
             run.pull(step, &fingerprint_inputs);
             Ok((check.verdict(step, &fingerprint_inputs)?, fingerprint_inputs))
@@ -257,16 +316,9 @@ impl<'r> RunState<'r, '_> {
                 let ending = run.failed(step, &error);
                 self.end(index, ending);
             }
-            Ok((Freshness::Fresh(artifact), fingerprint_inputs)) => {
-                tracing::debug!(target: "voxpipe", fingerprint = %fingerprint_inputs.fingerprint(), "decided: fresh");
-                run.recall(step, &fingerprint_inputs);
-                run.emitter.emit(Event::StageFresh {
-                    stage: step.name.clone(),
-                    summary: artifact.summary.clone(),
-                    kept: kept(&fingerprint_inputs, &artifact),
-                });
-                run.show(step, artifact.digest);
-                self.made(index, *artifact, StepOutcome::Fresh);
+            Ok((Freshness::Fresh(artifact), fingerprint_inputs)) => self.reuse(index, artifact, None, &fingerprint_inputs),
+            Ok((Freshness::Unchecked(artifact, why), fingerprint_inputs)) => {
+                self.reuse(index, artifact, Some(&why), &fingerprint_inputs);
             }
             Ok((Freshness::Stale(reasons), declared)) => {
                 tracing::debug!(target: "voxpipe", fingerprint = %declared.fingerprint(), "decided: stale");
@@ -281,6 +333,7 @@ impl<'r> RunState<'r, '_> {
                 if let Some(because) = self.halted.clone() {
                     return self.skip(index, because, false);
                 }
+                run.settle_leftover(step, Some(declared.fingerprint()));
                 let need = match run.pool().need(step, run.place(step)) {
                     Ok(need) => need,
                     Err(error) => {
@@ -296,6 +349,19 @@ impl<'r> RunState<'r, '_> {
                 self.stale.insert(index, stale);
             }
         }
+    }
+
+    /// Ends a step whose result is up to date; `unchecked` says why its publication was not checked.
+    fn reuse(&mut self, index: usize, artifact: Box<Artifact>, unchecked: Option<&str>, inputs: &FingerprintInputs) {
+        let run = self.run;
+        let step = &run.pipeline.steps[index];
+        tracing::debug!(target: "voxpipe", fingerprint = %inputs.fingerprint(), "decided: fresh");
+        run.settle_leftover(step, None);
+        run.recall(step, inputs);
+        let summary = unchecked.map_or_else(|| artifact.summary.clone(), |why| unchecked_summary(&artifact, why));
+        run.emitter.emit(Event::StageFresh { stage: step.name.clone(), summary, kept: kept(inputs, &artifact) });
+        run.show(step, artifact.digest);
+        self.made(index, *artifact, StepOutcome::Fresh);
     }
 
     /// Starts the waiting steps whose resources are free.

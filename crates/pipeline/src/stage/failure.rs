@@ -25,6 +25,8 @@ pub enum Failure {
     LostDevice,
     /// A clip is unusable.
     BadSample,
+    /// A person cancelled the stage's cluster job. Retried only if `on` names it.
+    Cancelled,
 }
 
 impl Failure {
@@ -40,6 +42,7 @@ impl Failure {
             Self::DiskFull => "disk-full",
             Self::LostDevice => "lost-device",
             Self::BadSample => "bad-sample",
+            Self::Cancelled => "cancelled",
         }
     }
 
@@ -55,6 +58,7 @@ impl Failure {
             Self::DiskFull => ErrorKind::DiskFull,
             Self::LostDevice => ErrorKind::LostDevice,
             Self::BadSample => ErrorKind::BadSample,
+            Self::Cancelled => ErrorKind::Cancelled,
         }
     }
 }
@@ -69,6 +73,7 @@ impl From<ErrorKind> for Failure {
             ErrorKind::DiskFull => Self::DiskFull,
             ErrorKind::LostDevice => Self::LostDevice,
             ErrorKind::BadSample => Self::BadSample,
+            ErrorKind::Cancelled => Self::Cancelled,
             ErrorKind::Other | ErrorKind::InvalidInput | ErrorKind::Environment | ErrorKind::Locked | ErrorKind::Interrupted => Self::Crash,
         }
     }
@@ -89,6 +94,7 @@ mod tests {
             Failure::DiskFull,
             Failure::LostDevice,
             Failure::BadSample,
+            Failure::Cancelled,
         ] {
             assert_eq!(serde_json::to_value(failure).unwrap(), failure.word());
             assert_eq!(Failure::from(failure.kind()), failure);

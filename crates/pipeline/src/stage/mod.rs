@@ -4,31 +4,30 @@
 //! are their descriptions in the JSON Schema. Parsing and schema are derived from the trait. A registry of [`FactoryOf`] entries
 //! lists the available kinds.
 
+mod factory;
 mod failure;
 pub mod gpu;
 mod overrides;
+mod publication;
 
+pub use factory::{FactoryOf, StageFactory};
 pub use failure::Failure;
 pub use overrides::{SettingOverrides, describe_overrides};
+pub use publication::PublicationState;
 
 use crate::artifact::{Artifact, ArtifactKind};
-use crate::diagnostics::toml_schema::SchemaShape;
-use crate::diagnostics::{Diagnostic, toml_schema};
 use crate::error::{Error, Result};
 use crate::events::{Emitter, Event};
 use crate::process::liveness_lock::LivenessLock;
 use crate::stage::gpu::Gpu;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use toml::Spanned;
-use toml::de::DeTable;
 
 /// Maps a Hub repository in the settings, as `id@revision`, to the commit to use (from the lockfile), if it is known.
 pub type ResolveRevision<'a> = dyn FnMut(&str) -> Option<String> + 'a;
@@ -88,6 +87,18 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'stat
     /// changed.
     fn external_outputs(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    /// Whether the stage puts something on a remote service, where [`Stage::verify`] finds it. Such a result is never shared between users, and
+    /// counts as fresh only if it was verified.
+    fn publishes(&self) -> bool {
+        false
+    }
+
+    /// Compares what the stage put on a remote service with what its `result` tells. Without `connect` no connection may be opened: then the
+    /// answer is [`PublicationState::NotChecked`], unless the settings of the environment alone rule it out.
+    fn verify(&self, _result: &Artifact, _connect: bool, _stop: &AtomicBool) -> PublicationState {
+        PublicationState::Unchanged
     }
 
     /// Resolves every Hub repository in the settings to a commit and stores the commit in the settings.
@@ -375,6 +386,14 @@ pub trait AnyStage: Send + Sync {
     }
     /// See [`Stage::external_outputs`].
     fn external_outputs(&self) -> Vec<PathBuf>;
+    /// See [`Stage::publishes`].
+    fn publishes(&self) -> bool {
+        false
+    }
+    /// See [`Stage::verify`].
+    fn verify(&self, _result: &Artifact, _connect: bool, _stop: &AtomicBool) -> PublicationState {
+        PublicationState::Unchanged
+    }
     /// See [`Stage::numerics`].
     fn numerics(&self) -> Option<String>;
     /// See [`Stage::records_pipeline_name`].
@@ -474,6 +493,12 @@ impl<S: Stage> AnyStage for S {
     fn external_outputs(&self) -> Vec<PathBuf> {
         Stage::external_outputs(self)
     }
+    fn publishes(&self) -> bool {
+        Stage::publishes(self)
+    }
+    fn verify(&self, result: &Artifact, connect: bool, stop: &AtomicBool) -> PublicationState {
+        Stage::verify(self, result, connect, stop)
+    }
     fn numerics(&self) -> Option<String> {
         Stage::numerics(self)
     }
@@ -524,67 +549,5 @@ impl<S: Stage> AnyStage for S {
     }
     fn changed(&self, changes: &SettingOverrides) -> Result<Box<dyn AnyStage>> {
         Ok(Box::new(overrides::changed(self, changes)?))
-    }
-}
-
-/// A stage kind without settings: creates stages from settings.
-pub trait StageFactory: Sync {
-    /// See [`Stage::KIND`].
-    fn kind(&self) -> &'static str;
-    /// See [`Stage::ABOUT`].
-    fn about(&self) -> &'static str;
-    /// See [`Stage::VERSION`].
-    fn version(&self) -> u32;
-    /// See [`Stage::INPUTS`].
-    fn ports(&self) -> &'static [Port];
-    /// The JSON Schema of the `with` table; adds the definitions it refers to to the generator.
-    fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
-    /// Parses a `with` table and reports every mistake with its span. Values are validated by [`Stage::check`].
-    fn parse(&self, with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>>;
-    /// Recreates a stage from [`AnyStage::settings`].
-    fn restore(&self, settings: Value) -> Result<Box<dyn AnyStage>>;
-}
-
-/// The [`StageFactory`] of a stage kind.
-pub struct FactoryOf<S>(PhantomData<fn() -> S>);
-
-impl<S: Stage> FactoryOf<S> {
-    /// The factory, for a registry of stage kinds.
-    pub const NEW: Self = Self(PhantomData);
-}
-
-impl<S: Stage> StageFactory for FactoryOf<S> {
-    fn kind(&self) -> &'static str {
-        S::KIND
-    }
-    fn about(&self) -> &'static str {
-        S::ABOUT
-    }
-    fn version(&self) -> u32 {
-        S::VERSION
-    }
-    fn ports(&self) -> &'static [Port] {
-        S::INPUTS
-    }
-    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        generator.subschema_for::<S>()
-    }
-    fn restore(&self, settings: Value) -> Result<Box<dyn AnyStage>> {
-        let stage: S =
-            serde_json::from_value(settings).map_err(|error| Error::from(error).context(format!("settings of `{}`", S::KIND)))?;
-        Ok(Box::new(stage))
-    }
-    fn parse(&self, mut with: Spanned<DeTable<'_>>) -> Result<Box<dyn AnyStage>, Vec<Diagnostic>> {
-        let span = with.span();
-        let shape = toml_schema::of::<S>();
-        let found = SchemaShape::new(&shape.0, &shape.1).check(&mut with, "with");
-        if !found.is_empty() {
-            // Do not deserialize: removed values would be reported as missing.
-            return Err(found);
-        }
-        match S::deserialize(toml::de::Deserializer::from(with)) {
-            Ok(stage) => Ok(Box::new(stage)),
-            Err(error) => Err(vec![toml_schema::unreadable(&error, span)]),
-        }
     }
 }

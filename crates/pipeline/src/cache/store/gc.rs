@@ -3,7 +3,7 @@
 //! Cache entries (`keys/`, `trees/`) and logs are never removed: they are small, and commands about past runs need them.
 
 use super::files::Durability;
-use super::{CacheEntry, Store, files, names};
+use super::{CacheEntry, Store, files, names, state_folder};
 use crate::cache::content::{Content, SymlinkPolicy};
 use crate::cache::fingerprint::Fingerprint;
 use crate::cache::stat_cache::StatCache;
@@ -48,6 +48,19 @@ impl Store {
         let work = self.dir.join("work");
         let found = names(&work)?;
         Ok(found.iter().filter_map(|name| Some((Fingerprint(digest(name)?), bytes(&work.join(name))))).collect())
+    }
+
+    /// Whether any scratch folder of a project has a folder called `name`; without opening its store.
+    pub fn has_scratch_folder(root: &Path, name: &str) -> bool {
+        let folders = fs::read_dir(state_folder(root).join("work")).into_iter().flatten().flatten();
+        folders.into_iter().any(|folder| folder.path().join("scratch").join(name).is_dir())
+    }
+
+    /// The folders called `name` in all scratch folders.
+    pub fn scratch_folders(&self, name: &str) -> Result<Vec<(Fingerprint, PathBuf)>> {
+        let work = self.dir.join("work");
+        let found = names(&work)?.into_iter().filter_map(|of| Some((Fingerprint(digest(&of)?), work.join(of).join("scratch").join(name))));
+        Ok(found.filter(|(_, folder)| folder.is_dir()).collect())
     }
 
     /// The files in the cache folder, least recently used first.
