@@ -19,7 +19,7 @@ with = { run = ["sh", "data.sh", "${out}"], code = ["data.sh", "a.wav"], output 
 [stage.train]
 uses = "command"
 from = { data = "data" }
-with = { run = ["sh", "train.sh", "${params.rate}", "${out}"], code = ["train.sh"], env = { NOTE = "${env.NOTE}" } }
+with = { run = ["sh", "train.sh", "${params.rate}", "${out}"], code = ["train.sh"], env = ["NOTE"] }
 [stage.scores]
 uses = "command"
 from = { model = "train", data = "data" }
