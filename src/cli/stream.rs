@@ -3,8 +3,8 @@
 //! Standard input is 16 kHz mono 16-bit PCM, either WAV or raw samples. A file may have any supported format. The stream ends with its
 //! source or with the first Ctrl-C; the transcript up to that point is still printed.
 
-use super::{note, print};
 use super::run::listen;
+use super::{note, print};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use pipeline::exit::Exit;
 use std::io::{self, Read};
