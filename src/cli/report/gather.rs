@@ -128,8 +128,8 @@ fn of_stage(stage: &StageSummary, record: Option<&CacheEntry>, logged: &Logged, 
         "stage": stage.stage, "kind": kind, "result": stage.result, "why": stage.why, "summary": stage.said,
         "seconds": stage.seconds.or_else(|| record.filter(|_| stage.result == "fresh").map(|record| record.seconds)),
         "made_by": record.map(|record| record.run.clone()),
-        // Programs are what takes the memory of a stage that starts some.
-        "peak_memory": logged.memory.get("program").or_else(|| logged.memory.get("voxpipe")),
+        // Programs are what takes the memory of a stage that starts some; what voxpipe had meanwhile says nothing about them.
+        "peak_memory": logged.memory.get("program").or_else(|| logged.memory.get("voxpipe").filter(|_| kind != "command")),
         "attempts": logged.attempts, "hint": logged.hint, "log": lines, "warnings": logged.warnings,
         "metrics": record.map_or(&stage.metrics, |record| &record.metrics),
         "settings": origins.rows(&stage.stage, ingredients.map(|ingredients| &ingredients.settings)),
@@ -144,7 +144,7 @@ fn of_stage(stage: &StageSummary, record: Option<&CacheEntry>, logged: &Logged, 
 fn of_data(store: &Store, stage: &StageSummary, record: &CacheEntry) -> Option<Value> {
     let folder = store.artifact(record, &stage.stage).path;
     let rows = ClipRow::read_all(&folder.join("data.jsonl")).ok()?;
-    let seconds = |rows: &[ClipRow]| rows.iter().filter_map(|row| row.duration).sum::<f64>();
+    let seconds = |rows: &[ClipRow]| rows.iter().filter_map(|row| row.duration).fold(0.0, |sum, seconds| sum + seconds);
     let report = object(&folder.join("report.json"));
     let splits: Vec<Value> = ["train", "validation", "test"]
         .iter()
