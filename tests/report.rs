@@ -81,6 +81,7 @@ fn a_run_is_one_page_that_needs_nothing_else() {
     let sound = STANDARD.encode(fs::read(sandbox.path("a.wav")).unwrap());
     assert!(page.contains(&format!("src=\"data:audio/wav;base64,{sound}\"")), "the worst clip can be heard");
     assert!(page.contains("1 are no longer in the store"), "a path that leads out of the dataset is not followed");
+    assert!(page.contains("Whether they were trained on was not checked"), "nothing is claimed of scores that do not say it");
     assert!(page.contains("<polyline"), "curves");
     assert!(page.contains("prefers-color-scheme: dark") && page.contains("width=device-width"));
     // The same run gives the same page.

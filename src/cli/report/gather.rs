@@ -6,6 +6,7 @@ use crate::cli::plot;
 use crate::cli::provenance::Provenance;
 use crate::cli::summary::{StageSummary, Summary, exit_words};
 use crate::data::clip_row::ClipRow;
+use crate::data::trained_on::Overlap;
 use crate::error::Result;
 use crate::report::terminal::duration;
 use pipeline::artifact::ArtifactKind;
@@ -174,7 +175,7 @@ fn of_scores(store: &Store, summary: &Summary, stage: &StageSummary, record: &Ca
                 "insertions": score["insertions"], "deletions": score["deletions"], "unfinished": score["unfinished"] })
         })
     };
-    let models = [model("base", "base"), model("tuned", "this model"), model("train", "this model, on training clips")];
+    let models = [model("base", "base"), model("tuned", "this model"), model("train", "this model, on clips of the train split")];
     // The recordings are in the dataset that was scored.
     let data = record.ingredients.inputs.get("data").and_then(|inputs| inputs.first());
     let folder = data.and_then(|data| {
@@ -191,7 +192,7 @@ fn of_scores(store: &Store, summary: &Summary, stage: &StageSummary, record: &Ca
         })
         .collect();
     Some(json!({
-        "stage": stage.stage, "split": scores["split"], "clips": scores["clips"], "words": scores["words"],
+        "stage": stage.stage, "overlap": Overlap::recorded(&scores).sentence(), "split": scores["split"], "clips": scores["clips"], "words": scores["words"],
         "normalisation": scores["normalisation"], "models": models.into_iter().flatten().collect::<Vec<_>>(), "worst": worst,
         "data": folder.map(|folder| folder.display().to_string()),
     }))
@@ -279,6 +280,7 @@ pub(super) fn text(data: &Value) -> String {
     }
     for scores in list(&data["scores"]) {
         text += &format!("\nscores of {} on {} clips of {}\n", words(&scores["stage"]), scores["clips"], words(&scores["split"]));
+        text += &format!("  {}\n", words(&scores["overlap"]));
         for model in list(&scores["models"]) {
             let percent = |key: &str| model[key].as_f64().map_or_else(|| "–".to_owned(), |rate| format!("{:.2} %", 100.0 * rate));
             let unfinished = model["unfinished"].as_u64().filter(|count| *count > 0).map(|count| format!(", {count} unfinished"));
