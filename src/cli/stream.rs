@@ -3,8 +3,8 @@
 //! Standard input is 16 kHz mono 16-bit PCM, either WAV or raw samples. A file may have any supported format. The stream ends with its
 //! source or with the first Ctrl-C; the transcript up to that point is still printed.
 
-use super::print;
 use super::signals::listen;
+use super::{note, print};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use pipeline::exit::Exit;
 use std::io::{self, Read};
@@ -80,6 +80,9 @@ impl Printer<'_> {
         let last = std::mem::replace(&mut self.stream, self.recognizer.stream()).finish()?;
         self.print(&last.text)?;
         self.end_line()?;
+        if !self.recognizer.is_complete(&last.tokens) {
+            note("the transcript is unfinished: the model was still writing 0.8 s after the end of the audio");
+        }
         Ok(Exit::Done as u8)
     }
 

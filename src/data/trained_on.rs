@@ -240,6 +240,17 @@ impl Overlap {
         }
     }
 
+    /// What is known of the overlap, as a sentence about the scored clips.
+    pub fn sentence(&self) -> String {
+        match (self, self.warning()) {
+            (_, Some(warning)) => format!("Warning: {warning}."),
+            (Self::Checked { training_clips, .. }, None) => {
+                format!("None of them is among the {training_clips} clips that are known to have been trained on.")
+            }
+            (Self::NotChecked { why }, None) => format!("Whether they were trained on was not checked: {why}."),
+        }
+    }
+
     /// A sentence that tells the overlap, without a full stop; `None` if there is none or it was not checked.
     pub fn warning(&self) -> Option<String> {
         let Self::Checked { scored, trained_on, same_clip, .. } = self else { return None };

@@ -244,7 +244,7 @@ impl Stage for Evaluate {
             }
         };
         let tuned = transcribe(&tuned_model, &held_out, "fine-tuned model")?;
-        let on_train = transcribe(&tuned_model, &train, "fine-tuned model on training clips")?;
+        let on_train = transcribe(&tuned_model, &train, "fine-tuned model on the train split")?;
         drop(tuned_model);
         if let Some(base) = base.filter(|_| !adapter) {
             let mut recognizer = Transcriber::open_with(&base.path, base.start, self.precision, &chosen.device)?;

@@ -56,6 +56,10 @@ def load():
 PROCESSOR, MODEL, SOURCE, WEIGHTS = load()
 
 
+# Tokens of a transcript at most: a minute of speech in scripts that take three tokens per character.
+LONGEST = 2000
+
+
 def on_a_card(function):
     """Has ZeroGPU lend a card for each call; elsewhere the function as it is."""
     return spaces.GPU(duration=120)(function) if spaces else function
@@ -71,8 +75,11 @@ def transcribe(path, language):
         request["language"] = language.strip()
     inputs = PROCESSOR.apply_transcription_request(**request).to(MODEL.device, dtype=next(MODEL.parameters()).dtype)
     with torch.inference_mode():
-        outputs = MODEL.generate(**inputs, max_new_tokens=500, do_sample=False)
-    return PROCESSOR.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+        outputs = MODEL.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
+    tokens = outputs[:, inputs["input_ids"].shape[1] :]
+    if tokens.shape[1] >= LONGEST:
+        gr.Warning(f"The transcript is unfinished: it reached the limit of {LONGEST} tokens.")
+    return PROCESSOR.batch_decode(tokens, skip_special_tokens=True)[0].strip()
 
 
 with gr.Blocks(title=FACTS["title"]) as demo:

@@ -6,6 +6,7 @@ use crate::cli::plot;
 use crate::cli::provenance::Provenance;
 use crate::cli::summary::{StageSummary, Summary, exit_words};
 use crate::data::clip_row::ClipRow;
+use crate::data::trained_on::Overlap;
 use crate::error::Result;
 use crate::report::terminal::duration;
 use pipeline::artifact::ArtifactKind;
@@ -128,8 +129,8 @@ fn of_stage(stage: &StageSummary, record: Option<&CacheEntry>, logged: &Logged, 
         "stage": stage.stage, "kind": kind, "result": stage.result, "why": stage.why, "summary": stage.said,
         "seconds": stage.seconds.or_else(|| record.filter(|_| stage.result == "fresh").map(|record| record.seconds)),
         "made_by": record.map(|record| record.run.clone()),
-        // Programs are what takes the memory of a stage that starts some.
-        "peak_memory": logged.memory.get("program").or_else(|| logged.memory.get("voxpipe")),
+        // Programs are what takes the memory of a stage that starts some; what voxpipe had meanwhile says nothing about them.
+        "peak_memory": logged.memory.get("program").or_else(|| logged.memory.get("voxpipe").filter(|_| kind != "command")),
         "attempts": logged.attempts, "hint": logged.hint, "log": lines, "warnings": logged.warnings,
         "metrics": record.map_or(&stage.metrics, |record| &record.metrics),
         "settings": origins.rows(&stage.stage, ingredients.map(|ingredients| &ingredients.settings)),
@@ -144,7 +145,7 @@ fn of_stage(stage: &StageSummary, record: Option<&CacheEntry>, logged: &Logged, 
 fn of_data(store: &Store, stage: &StageSummary, record: &CacheEntry) -> Option<Value> {
     let folder = store.artifact(record, &stage.stage).path;
     let rows = ClipRow::read_all(&folder.join("data.jsonl")).ok()?;
-    let seconds = |rows: &[ClipRow]| rows.iter().filter_map(|row| row.duration).sum::<f64>();
+    let seconds = |rows: &[ClipRow]| rows.iter().filter_map(|row| row.duration).fold(0.0, |sum, seconds| sum + seconds);
     let report = object(&folder.join("report.json"));
     let splits: Vec<Value> = ["train", "validation", "test"]
         .iter()
@@ -174,7 +175,7 @@ fn of_scores(store: &Store, summary: &Summary, stage: &StageSummary, record: &Ca
                 "insertions": score["insertions"], "deletions": score["deletions"], "unfinished": score["unfinished"] })
         })
     };
-    let models = [model("base", "base"), model("tuned", "this model"), model("train", "this model, on training clips")];
+    let models = [model("base", "base"), model("tuned", "this model"), model("train", "this model, on clips of the train split")];
     // The recordings are in the dataset that was scored.
     let data = record.ingredients.inputs.get("data").and_then(|inputs| inputs.first());
     let folder = data.and_then(|data| {
@@ -191,7 +192,7 @@ fn of_scores(store: &Store, summary: &Summary, stage: &StageSummary, record: &Ca
         })
         .collect();
     Some(json!({
-        "stage": stage.stage, "split": scores["split"], "clips": scores["clips"], "words": scores["words"],
+        "stage": stage.stage, "overlap": Overlap::recorded(&scores).sentence(), "split": scores["split"], "clips": scores["clips"], "words": scores["words"],
         "normalisation": scores["normalisation"], "models": models.into_iter().flatten().collect::<Vec<_>>(), "worst": worst,
         "data": folder.map(|folder| folder.display().to_string()),
     }))
@@ -279,6 +280,7 @@ pub(super) fn text(data: &Value) -> String {
     }
     for scores in list(&data["scores"]) {
         text += &format!("\nscores of {} on {} clips of {}\n", words(&scores["stage"]), scores["clips"], words(&scores["split"]));
+        text += &format!("  {}\n", words(&scores["overlap"]));
         for model in list(&scores["models"]) {
             let percent = |key: &str| model[key].as_f64().map_or_else(|| "–".to_owned(), |rate| format!("{:.2} %", 100.0 * rate));
             let unfinished = model["unfinished"].as_u64().filter(|count| *count > 0).map(|count| format!(", {count} unfinished"));

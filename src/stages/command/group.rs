@@ -28,6 +28,7 @@ const FIRST_POLL: Duration = Duration::from_micros(50);
 struct Memory {
     peak: Option<u64>,
     looked: Option<Instant>,
+    looks: u32,
 }
 
 impl Memory {
@@ -35,8 +36,14 @@ impl Memory {
     fn look(&mut self, pid: u32) {
         if self.looked.is_none_or(|looked| looked.elapsed() >= MAX_POLL) {
             self.looked = Some(Instant::now());
+            self.looks += 1;
             self.peak = self.peak.max(peak_of_program(pid));
         }
+    }
+
+    /// The peak. The first look is at a program that has only just begun, so of one that ended before the second nothing is known.
+    fn known(&self) -> Option<u64> {
+        self.peak.filter(|_| self.looks > 1)
     }
 }
 
@@ -90,7 +97,7 @@ impl Group {
                 _ => {}
             }
         }
-        if let Some(bytes) = memory.peak {
+        if let Some(bytes) = memory.known() {
             let (stage, process) = (cx.stage.clone(), "program".to_owned());
             cx.emitter.emit(Event::PeakMemory { stage, process, bytes });
         }

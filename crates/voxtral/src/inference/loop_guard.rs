@@ -97,7 +97,7 @@ mod tests {
         let unit: Vec<u32> = (0..400).collect();
         assert_eq!(ended(1, 0, &unit[..1]), Some(80), "as soon as a clip is longer than most are");
         assert_eq!(ended(10, 30, &unit[..2]), Some(64 + 160));
-        assert_eq!(ended(1, 7, &unit[..10]), Some(7 + 128.max(121)), "four times ten tokens are fewer than 64");
+        assert_eq!(ended(1, 7, &unit[..10]), Some(128), "four times are enough where nobody speaks that fast");
         assert_eq!(ended(1, 0, &unit[..100]), Some(400), "a sentence, four times");
         assert_eq!(ended(30, 0, &unit[..40]), Some(16 * 40), "sixteen times at a rate somebody may speak at");
         assert_eq!(ended(2, 0, &unit[..400]), Some(1600));
