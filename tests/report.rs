@@ -93,7 +93,7 @@ fn a_run_is_one_page_that_needs_nothing_else() {
     let stage = |name: &str| data["stages"].as_array().unwrap().iter().find(|stage| stage["stage"] == name).unwrap().clone();
     let train = stage("train");
     let origin = |name: &str| train["settings"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap()["origin"].clone();
-    assert_eq!((origin("run"), origin("cache")), (json!("pipeline.toml"), json!("default")));
+    assert_eq!((origin("run"), origin("output")), (json!("pipeline.toml"), json!("default")));
     assert_eq!(data["curves"][0], json!({ "stage": "train", "metric": "loss", "steps": [1, 2], "values": [2.0, 1.0] }));
     assert_eq!(data["data"][0]["languages"], json!({ "de": 1 }));
     // A program that ends at once is not seen, but the memory of voxpipe itself always is.

@@ -98,7 +98,7 @@ from = {{ model = "model", scores = "limited" }}
     let finished: Vec<bool> = rows("limited/clips.jsonl").iter().map(|row| row["finished"].as_bool().unwrap()).collect();
     assert_eq!(finished.iter().filter(|finished| !**finished).count(), 1);
     assert!(limited["worst"][0]["finished"] == false, "{limited}");
-    let ran = ran.complains("1 of 2 transcripts are unfinished (cut at `max_new_tokens` = 40").complains("1 of them unfinished");
+    let ran = ran.complains("1 of 2 transcripts are unfinished (cut at `max_new_tokens` = 40").complains("1 unfinished");
     assert!(latest("card/README.md").contains("1 of 2 by this model"), "{}", latest("card/README.md"));
 
     // A text that is too long to train on is counted where the result is told.
