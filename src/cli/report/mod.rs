@@ -40,7 +40,7 @@ impl ReportArgs {
         let store = Store::open_readonly(&self.project.root()?)?;
         let sweep = self.of == "sweep";
         let mut data = if sweep { sweep::gather(&store, &self.project)? } else { gather::of_run(&store, &find(&store, &self.of)?)? };
-        redact(&mut data, &Redactor::of_environment());
+        redact(&mut data, &Redactor::of_environment().0);
         if self.json {
             return print_json(data);
         }

@@ -242,7 +242,7 @@ impl Stage for Command {
         let Prepared { mut command, container } = environment::prepare(self, cx, &root, &resolve(&root, program), arguments, &variables)?;
         command.current_dir(&root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let is_asked = |name: &OsString| self.env.iter().any(|asked| **asked == **name);
-        let (mut redactor, secrets) = Redactor::of(std::env::vars_os());
+        let (mut redactor, secrets) = Redactor::of_environment().clone();
         for name in secrets.iter().filter(|name| !is_asked(name)) {
             command.env_remove(name);
         }

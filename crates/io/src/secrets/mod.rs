@@ -173,11 +173,45 @@ pub fn find_all(text: &str) -> Vec<FoundSecret> {
 
 fn find_from(text: &str, start: usize) -> Option<FoundSecret> {
     let rest = text.get(start..)?;
+    if !may_contain(rest.as_bytes()) {
+        return None;
+    }
     [token(rest), private_key(rest), url_password(rest), query(rest), bearer(rest)]
         .into_iter()
         .flatten()
         .min_by_key(|secret| secret.range.start)
         .map(|secret| FoundSecret { range: secret.range.start + start..secret.range.end + start, ..secret })
+}
+
+/// What the other secrets begin with.
+const SIGNS: [&str; 3] = [PRIVATE_KEY, URL, BEARER];
+const PRIVATE_KEY: &str = "-----BEGIN ";
+const URL: &str = "://";
+const BEARER: &str = "Bearer ";
+const PARAMETER: [char; 2] = ['?', '&'];
+
+/// The first two bytes of all tokens and signs, one bit for each pair: most texts have none of them, and are done after one pass.
+const BEGINNINGS: [u8; 1 << 13] = {
+    let mut pairs = [0; 1 << 13];
+    let mut index = 0;
+    while index < TOKENS.len() + SIGNS.len() {
+        let begin = if index < TOKENS.len() { TOKENS[index].0 } else { SIGNS[index - TOKENS.len()] }.as_bytes();
+        let pair = (begin[0] as usize) << 8 | begin[1] as usize;
+        pairs[pair >> 3] |= 1 << (pair & 7);
+        index += 1;
+    }
+    pairs
+};
+
+/// Whether a text has what every secret begins with.
+fn may_contain(text: &[u8]) -> bool {
+    let begins = |at: usize, first: u8, second: u8| {
+        let pair = usize::from(first) << 8 | usize::from(second);
+        let begin = |sign: &str| text[at..].starts_with(sign.as_bytes());
+        BEGINNINGS[pair >> 3] & 1 << (pair & 7) != 0 && (TOKENS.iter().any(|(prefix, ..)| begin(prefix)) || SIGNS.into_iter().any(begin))
+    };
+    let is_parameter = |byte: u8| PARAMETER.contains(&char::from(byte));
+    text.windows(2).enumerate().any(|(at, pair)| is_parameter(pair[0]) || begins(at, pair[0], pair[1]))
 }
 
 fn token(text: &str) -> Option<FoundSecret> {
@@ -224,7 +258,7 @@ impl Rest {
 }
 
 fn private_key(text: &str) -> Option<FoundSecret> {
-    let at = text.match_indices("-----BEGIN ").map(|(at, _)| at).find(|at| text[*at..].lines().next().is_some_and(is_private))?;
+    let at = text.match_indices(PRIVATE_KEY).map(|(at, _)| at).find(|at| text[*at..].lines().next().is_some_and(is_private))?;
     let end = text[at + 1..].find("-----END ").map_or(text.len(), |end| at + 1 + end);
     Some(FoundSecret { range: at..end, what: "a private key" })
 }
@@ -235,11 +269,11 @@ fn is_private(line: &str) -> bool {
 
 /// The password in `scheme://user:password@host`. A shell variable or a reference in its place is none.
 fn url_password(text: &str) -> Option<FoundSecret> {
-    text.match_indices("://").find_map(|(at, _)| {
+    text.match_indices(URL).find_map(|(at, _)| {
         if !text[..at].ends_with(|character: char| character.is_ascii_alphanumeric()) {
             return None;
         }
-        let start = at + 3;
+        let start = at + URL.len();
         let authority = &text[start..];
         let length = authority.find(|character: char| character.is_whitespace() || "/?#\"'`<>\\".contains(character));
         let (login, _) = authority[..length.unwrap_or(authority.len())].rsplit_once('@')?;
@@ -252,7 +286,7 @@ fn url_password(text: &str) -> Option<FoundSecret> {
 
 /// The value of `?token=…`.
 fn query(text: &str) -> Option<FoundSecret> {
-    text.match_indices(['?', '&']).find_map(|(at, _)| {
+    text.match_indices(PARAMETER).find_map(|(at, _)| {
         let (name, value) = text[at + 1..].split_once('=')?;
         if !QUERY.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             return None;
@@ -265,7 +299,7 @@ fn query(text: &str) -> Option<FoundSecret> {
 
 /// The token of `Authorization: Bearer …`.
 fn bearer(text: &str) -> Option<FoundSecret> {
-    text.match_indices("Bearer ").find_map(|(at, word)| {
+    text.match_indices(BEARER).find_map(|(at, word)| {
         let from = at + word.len();
         let rest = &text[from..];
         let length = rest.find(|c: char| !c.is_ascii_alphanumeric() && !"-._~+/=".contains(c)).unwrap_or(rest.len());

@@ -5,6 +5,7 @@
 use super::{FoundSecret, REDACTED, find_all, is_secret_variable};
 use std::ffi::OsString;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Minimum length of a known value in bytes. Shorter ones are common words and numbers; redacting them would hide ordinary output.
 const SHORTEST: usize = 6;
@@ -45,9 +46,10 @@ impl Redactor {
         (redactor, names)
     }
 
-    /// A redactor for the secrets of this process's environment.
-    pub fn of_environment() -> Self {
-        Self::of(std::env::vars_os()).0
+    /// The redactor for the secrets of this process's environment, which is read once, and the names of its secret variables.
+    pub fn of_environment() -> &'static (Self, Vec<OsString>) {
+        static ENVIRONMENT: LazyLock<(Redactor, Vec<OsString>)> = LazyLock::new(|| Redactor::of(std::env::vars_os()));
+        &ENVIRONMENT
     }
 
     /// Adds values that are secret whatever their names are.

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::events::{Emitter, Event};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use voxpipe_io::secrets::redactor::Redactor;
 
 /// A sink for events, such as a log, the terminal or an experiment tracker.
@@ -22,10 +22,8 @@ pub trait Reporter: Send {
 /// what stages say.
 pub fn fan_out(reporters: Vec<Box<dyn Reporter>>) -> Emitter {
     let reporters = Arc::new(Mutex::new(reporters));
-    // A run in which every stage is fresh has no text to redact, so it need not look at the environment.
-    let secrets: LazyLock<Redactor> = LazyLock::new(Redactor::of_environment);
     Emitter::new(move |mut event| {
-        redact(&mut event, &secrets);
+        redact(&mut event);
         let mut reporters = reporters.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pending = vec![event];
         while let Some(event) = pending.pop() {
@@ -49,7 +47,7 @@ pub fn fan_out(reporters: Vec<Box<dyn Reporter>>) -> Emitter {
 }
 
 /// Redacts the texts of an event that a stage, a program or another machine wrote.
-fn redact(event: &mut Event, secrets: &LazyLock<Redactor>) {
+fn redact(event: &mut Event) {
     let texts: Vec<&mut String> = match event {
         Event::Progress { unit, detail, .. } => vec![unit, detail],
         Event::Note { message, .. }
@@ -60,6 +58,7 @@ fn redact(event: &mut Event, secrets: &LazyLock<Redactor>) {
         Event::StageFailed { message, hint, .. } => std::iter::once(message).chain(hint).collect(),
         _ => return,
     };
+    let (secrets, _) = Redactor::of_environment();
     for text in texts {
         *text = secrets.redact(text);
     }

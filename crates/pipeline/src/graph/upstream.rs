@@ -18,13 +18,13 @@ impl Pipeline {
         }
         let needed = self.all_upstream(step.needs(), Step::needs);
         let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
-        let secrets = Redactor::of_environment();
+        let (secrets, _) = Redactor::of_environment();
         let described = |step: &Step| {
             json!({
                 "uses": step.stage.kind(),
                 "version": step.stage.version(),
                 "from": step.from,
-                "with": public(portable(step.stage.portable_settings(), &[], &root), &secrets),
+                "with": public(portable(step.stage.portable_settings(), &[], &root), secrets),
                 "pipeline_seed": self.seed,
             })
         };
