@@ -24,26 +24,18 @@ const MAX_POLL: Duration = Duration::from_millis(50);
 const FIRST_POLL: Duration = Duration::from_micros(50);
 
 /// Peak memory of a program, looked at while it runs: the system forgets it with the process.
-#[derive(Default)]
 struct Memory {
     peak: Option<u64>,
-    looked: Option<Instant>,
-    looks: u32,
+    looked: Instant,
 }
 
 impl Memory {
-    /// Asks for the peak, at most every [`MAX_POLL`].
+    /// Asks for the peak, at most every [`MAX_POLL`]: of a program that ends sooner nothing is known.
     fn look(&mut self, pid: u32) {
-        if self.looked.is_none_or(|looked| looked.elapsed() >= MAX_POLL) {
-            self.looked = Some(Instant::now());
-            self.looks += 1;
+        if self.looked.elapsed() >= MAX_POLL {
+            self.looked = Instant::now();
             self.peak = self.peak.max(peak_of_program(pid));
         }
-    }
-
-    /// The peak. The first look is at a program that has only just begun, so of one that ended before the second nothing is known.
-    fn known(&self) -> Option<u64> {
-        self.peak.filter(|_| self.looks > 1)
     }
 }
 
@@ -79,7 +71,7 @@ impl Group {
         let mut encoder: Vec<PipeReader> = out.into_iter().chain(err).collect();
         let mut terminated: Option<Stopwatch> = None;
         let mut pause = FIRST_POLL;
-        let mut memory = Memory::default();
+        let mut memory = Memory { peak: None, looked: Instant::now() };
         while !self.ended()? {
             memory.look(self.child.id());
             self.wait(&encoder, &mut pause)?;
@@ -97,7 +89,7 @@ impl Group {
                 _ => {}
             }
         }
-        if let Some(bytes) = memory.known() {
+        if let Some(bytes) = memory.peak {
             let (stage, process) = (cx.stage.clone(), "program".to_owned());
             cx.emitter.emit(Event::PeakMemory { stage, process, bytes });
         }

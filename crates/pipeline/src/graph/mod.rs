@@ -153,9 +153,17 @@ impl Pipeline {
 
     /// The path of the pipeline file from the project root, which tells two files of one name apart; absolute if it lies elsewhere.
     pub fn origin(&self) -> String {
-        let plain = |path: &Path| std::path::absolute(Path::new(".").join(path)).map(|path| without_dots(&path)).unwrap_or_default();
-        let file = plain(&self.file);
-        file.strip_prefix(plain(&self.root)).unwrap_or(&file).to_string_lossy().into_owned()
+        let is_plain = |path: &Path| path.is_relative() && path.components().all(|part| matches!(part, Component::Normal(_)));
+        // This is asked for each step: where the paths themselves tell, the system is not asked for the working folder.
+        if is_plain(&self.file)
+            && is_plain(&self.root)
+            && let Ok(below) = self.file.strip_prefix(&self.root)
+        {
+            return below.to_string_lossy().into_owned();
+        }
+        let absolute = |path: &Path| std::path::absolute(Path::new(".").join(path)).map(|path| without_dots(&path)).unwrap_or_default();
+        let file = absolute(&self.file);
+        file.strip_prefix(absolute(&self.root)).unwrap_or(&file).to_string_lossy().into_owned()
     }
 
     /// The step with this name.
