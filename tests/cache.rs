@@ -326,7 +326,8 @@ impl Quiet for Command {
 fn one_run_at_a_time() {
     let sandbox = blocked();
     let mut child = sandbox.start(&["run"], "begun");
-    sandbox.run(&["run"]).exits(3).complains(&format!("process {} (`voxpipe run pipeline.toml`) holds the lock", child.id()));
+    let who = format!("this pipeline runs already: process {} (`voxpipe run pipeline.toml`) holds the lock", child.id());
+    sandbox.run(&["run"]).exits(3).complains(&who).complains("`--wait` does");
     sandbox.run(&["plan"]).exits(0);
     let status = sandbox.run(&["status"]).exits(0).stdout;
     assert!(status.contains("head    running"), "{status}");

@@ -195,3 +195,43 @@ fn completions_are_printed() {
     let script = project().run(&["completions", "bash"]).exits(0).stdout;
     assert!(script.contains("voxpipe"));
 }
+
+#[test]
+fn what_a_command_needs_of_this_machine_is_told_before_anything_runs() {
+    let sandbox = Sandbox::new();
+    let needs = |last: &str| {
+        sandbox.pipeline(&format!(
+            "schema = 1\n[pipeline]\nname = \"p\"\n[stage.a]\nuses = \"command\"\nwith = {{ run = [\"touch\", \"ran\", \"${{out}}/x\"] }}\n\
+             [stage.b]\nuses = \"command\"\nfrom = {{ i = \"a\" }}\n{last}\n"
+        ));
+    };
+    for (last, told) in [
+        (
+            "with = { run = [\"true\", \"${out}\"], env = [\"SERVICE_TOKEN\"] }",
+            "environment variable `SERVICE_TOKEN`, listed in `env`, is not set",
+        ),
+        ("with = { run = [\"true\", \"${out}\"], tools = [\"no-such\"] }", "program `no-such`, listed in `tools`, not found"),
+        ("with = { run = [\"true\", \"${out}\"] }\nresources = { on = \"slurm\" }", "cannot start `sbatch`"),
+    ] {
+        needs(last);
+        sandbox.run(&["check"]).exits(0).complains(told);
+        sandbox.run(&["plan"]).exits(0).complains(told);
+        sandbox.run(&["run"]).exits(4).complains(told);
+        assert!(!sandbox.path("ran").exists(), "{told}");
+    }
+    needs("with = { run = [\"true\", \"${out}\"], env = [\"SERVICE_TOKEN\"], tools = [\"sh\"] }");
+    let ran = sandbox.command(&["run"]).env("SERVICE_TOKEN", "x").output().unwrap();
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+}
+
+#[test]
+fn a_reference_to_inputs_with_too_many_dots_is_unknown() {
+    let sandbox = Sandbox::new();
+    for reference in ["from.i....", "from.i.....", "from.i.0...", "from.i.", "from.i.00", "from.i.01"] {
+        sandbox.pipeline(&format!(
+            "schema = 1\n[pipeline]\nname = \"p\"\n[stage.a]\nuses = \"command\"\nwith = {{ run = [\"touch\", \"${{out}}/x\"] }}\n\
+             [stage.b]\nuses = \"command\"\nfrom = {{ i = [\"a\"] }}\nwith = {{ run = [\"ls\", \"${{{reference}}}\", \"${{out}}\"] }}\n"
+        ));
+        sandbox.run(&["check"]).exits(2).complains(&format!("unknown reference `${{{reference}}}`"));
+    }
+}

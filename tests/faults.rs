@@ -259,6 +259,66 @@ fn what_outlived_its_run_is_ended_before_the_next_one_begins() {
 }
 
 #[test]
+fn what_outlived_its_run_is_ended_by_a_run_with_nothing_to_do_and_by_gc() {
+    for first in [&["run", "idle.toml"] as &[&str], &["run", "busy.toml"], &["gc", "idle.toml"]] {
+        let sandbox = Sandbox::new();
+        let file = |name: &str, program: &str| {
+            format!("schema = 1\n[pipeline]\nname = \"{name}\"\n[stage.s]\nuses = \"command\"\nwith = {{ run = [{program}] }}\n")
+        };
+        sandbox
+            .file("idle.toml", &file("idle", "\"touch\", \"${out}/x\""))
+            .file("busy.toml", &file("busy", "\"sh\", \"s.sh\", \"${out}\""));
+        sandbox.file("s.sh", "true\n");
+        std::thread::sleep(Duration::from_millis(80));
+        sandbox.run(&["run", "idle.toml"]).exits(0);
+        sandbox.run(&["run", "busy.toml"]).exits(0);
+        // What is killed is a run of another text; the first one has nothing to do again afterwards.
+        sandbox.file("left.sh", "touch began; sleep 300\n");
+        let text = sandbox.read("busy.toml");
+        sandbox.file("busy.toml", &text.replace("\"sh\", \"s.sh\"", "\"sh\", \"-c\", \"setsid sh left.sh & sleep 300\""));
+        let mut run = sandbox.start(&["run", "busy.toml"], "began");
+        signal(&run, "KILL");
+        run.wait().unwrap();
+        sandbox.file("busy.toml", &text);
+        sandbox.run(first).exits(0).complains("of an earlier run was still running and was terminated");
+        let again = sandbox.run(&["run", "idle.toml"]).exits(0);
+        assert!(!again.stderr.contains("earlier run"), "it is told once: {}", again.stderr);
+    }
+}
+
+#[test]
+fn a_run_with_nothing_to_do_makes_the_folder_of_runs_again() {
+    let sandbox = project();
+    std::thread::sleep(Duration::from_millis(80));
+    sandbox.run(&["run"]).exits(0);
+    fs::remove_dir_all(sandbox.path(".voxpipe/runs")).unwrap();
+    sandbox.run(&["run"]).exits(0);
+    assert!(sandbox.path(".voxpipe/runs").is_dir());
+    assert_eq!(decided(&sandbox), 0, "nothing is to be done");
+}
+
+#[test]
+fn a_file_in_the_place_of_a_folder_of_the_state_is_named() {
+    for (place, is_folder) in [("runs", true), ("latest", true), ("locks", true), ("keys", true), ("format", false)] {
+        let sandbox = project();
+        sandbox.run(&["run"]).exits(0);
+        let path = sandbox.path(".voxpipe").join(place);
+        if is_folder {
+            fs::remove_dir_all(&path).unwrap();
+            fs::write(&path, "").unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+        }
+        // A changed file, so that the run has something to do.
+        sandbox.file("data/new", "");
+        for command in ["plan", "run"] {
+            sandbox.run(&[command]).exits(4).complains(&format!(".voxpipe/{place}`"));
+        }
+    }
+}
+
+#[test]
 fn programs_end_with_a_run_that_is_killed() {
     let sandbox = Sandbox::new();
     sandbox

@@ -93,7 +93,7 @@ fn single_stages_of_a_foreach_are_chosen_forced_and_set() {
         (&["run", "train[dee]"][..], "did you mean `train[de]`?"),
         (&["run", "train[xyz]"], "`train` is made for"),
         (&["plan", "--only", "trian"], "did you mean `train`?"),
-        (&["why", "train"], "name one of them, such as `train[de]`"),
+        (&["why", "train", "--json"], "name one of them, such as `train[de]`"),
         (&["why", "import[dee]"], "did you mean `import[de]`?"),
         (&["plan", "--set", "stage.import[es].with.code=[\"x\"]"], "`import` is made for `de`, `fr` and `it`"),
         (&["plan", "--set", "stage.table[de].with.code=[\"x\"]"], "`table` has no `foreach`"),
@@ -353,4 +353,18 @@ fn the_studio_names_the_stages_of_a_foreach_and_writes_to_the_one_in_the_file() 
     server.idle();
     let trouble = server.get("/api/state").is(200)["trouble"].to_string();
     assert!(!trouble.contains("unknown stage"), "{trouble}");
+}
+
+#[test]
+fn why_and_plot_take_the_name_of_all_stages_of_a_foreach() {
+    let sandbox = languages();
+    let file = sandbox.read("pipeline.toml").replace("{\\\"size\\\": 7}}", "{\\\"size\\\": 7}, \\\"step\\\": 1}");
+    sandbox.pipeline(&file);
+    sandbox.run(&["run"]).exits(0);
+    let why = sandbox.run(&["why", "import"]).exits(0).stdout;
+    assert!(["de", "fr", "it"].iter().all(|one| why.contains(&format!("`import[{one}]` is fresh"))), "{why}");
+    sandbox.run(&["why", "import", "--json"]).exits(2).complains("such as `import[de]`");
+    sandbox.run(&["plot", "import"]).exits(2).complains("no stage of `import` has metrics yet");
+    let curves = sandbox.run(&["plot", "train", "--json"]).exits(0).json()["curves"].clone();
+    assert_eq!(curves.as_array().map(Vec::len), Some(3), "{curves}");
 }

@@ -636,8 +636,10 @@ fn mistakes_on_the_command_line_are_shown_there() {
         let shown = rendered(&parsed.diagnostics, SMALL);
         assert!(shown.contains(expected), "{key}={value}:\n{shown}");
     }
-    // A value that is invalid only where it is used: both places are reported.
     let shown = rendered(&parse_with(SMALL, &with_set(&[("lr", "fast")])).diagnostics, SMALL);
+    assert!(shown.contains("`lr` is a number, not `fast`"), "{shown}");
+    // A value that is invalid only where it is used, such as a text by its quotes: both places are reported.
+    let shown = rendered(&parse_with(SMALL, &with_set(&[("lr", "'fast'")])).diagnostics, SMALL);
     assert!(shown.contains("`with.learning_rate` must be a number, not a string"), "{shown}");
     assert!(
         shown.contains("with = { learning_rate = \"${params.lr}\"") && shown.contains("--> the command line  the value of `params.lr`"),

@@ -137,7 +137,7 @@ fn an_axis_that_changes_nothing_is_told_before_anything_runs() {
     for (axes, axis) in [
         ("x = [\"1\", \"2\"], unused = [1, 2]", "unused"),
         ("unused = [1, 2]", "unused"),
-        ("\"stage.pub.with.run\" = [[\"touch\", \"${out}/p\"], [\"touch\", \"${out}/q\"]]", "run"),
+        ("\"stage.pub.with.run\" = [[\"touch\", \"${out}/p\"], [\"touch\", \"${out}/q\"]]", "stage.pub.with.run"),
     ] {
         let text = sandbox.read("pipeline.toml");
         let (before, after) = text.split_once("axes = {").unwrap();

@@ -167,3 +167,56 @@ best = { metric = "train.wer", direction = "min" }
     let text = sandbox.run(&["report", "sweep"]).exits(0).stdout;
     assert!(text.lines().count() >= 5 && text.contains("best"), "{text}");
 }
+
+#[test]
+fn a_page_replaces_an_older_page_and_nothing_else() {
+    let sandbox = Sandbox::new();
+    let file = "schema = 1\n[pipeline]\nname = \"p\"\n[stage.a]\nuses = \"command\"\nwith = { run = [\"sh\", \"-c\", \"echo x > $0/x\", \"${out}\"] }\n";
+    sandbox.pipeline(file).file("notes.html", "<!DOCTYPE html>\nmine").file("empty.html", "");
+    sandbox.run(&["run"]).exits(0);
+    for (target, complaint) in [
+        ("pipeline.toml", "`pipeline.toml` is not a page of `voxpipe report`"),
+        ("notes.html", "`notes.html` is not a page of `voxpipe report`"),
+        (".", "`.` is not a file"),
+    ] {
+        sandbox.run(&["report", "--html", target]).exits(2).complains(complaint).complains("name another file");
+    }
+    assert_eq!((sandbox.read("pipeline.toml").as_str(), sandbox.read("notes.html").as_str()), (file, "<!DOCTYPE html>\nmine"));
+    for _ in 0..2 {
+        sandbox.run(&["report", "--html", "new.html"]).exits(0);
+    }
+    sandbox.run(&["report", "--html", "empty.html"]).exits(0);
+    let page = sandbox.run(&["report", "--html", "-"]).exits(0).stdout;
+    assert_eq!((&page, &page), (&sandbox.read("new.html"), &sandbox.read("empty.html")));
+    assert!(!sandbox.path("-").exists());
+}
+
+#[test]
+fn the_newest_run_is_that_of_the_pipeline_that_was_named() {
+    let sandbox = Sandbox::new();
+    let file = |name: &str| {
+        format!(
+            "schema = 1\n[pipeline]\nname = \"{name}\"\n[stage.a]\nuses = \"command\"\nwith = {{ run = [\"sh\", \"-c\", \"echo {name} > $0/x\", \"${{out}}\"] }}\n"
+        )
+    };
+    sandbox.pipeline(&file("one")).file("two.toml", &file("two")).file("three.toml", &file("three"));
+    sandbox.run(&["run"]).exits(0);
+    sandbox.run(&["run", "two.toml"]).exits(0);
+    for command in ["show", "report"] {
+        let of = |args: &[&str]| {
+            let told = sandbox.run(&[&[command, "--json"], args].concat()).exits(0).json();
+            told["pipeline"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(of(&["latest", "pipeline.toml"]), "one");
+        assert_eq!(of(&["latest", "two.toml"]), "two");
+        assert_eq!(of(&[]), "two", "without a file, of the project");
+        // The file alone, and the two in the other order.
+        assert_eq!(of(&["pipeline.toml"]), "one");
+        assert_eq!(of(&["pipeline.toml", "latest"]), "one");
+        sandbox.run(&[command, "previous", "two.toml"]).exits(2).complains("there is no run before the newest one of pipeline `two`");
+        sandbox.run(&[command, "three.toml"]).exits(2).complains("there is no run of pipeline `three`");
+        sandbox.run(&[command, "two.toml", "three.toml"]).exits(2).complains("two pipeline files are named");
+    }
+    sandbox.run(&["why", "a", "--vs", "latest"]).exits(0);
+    sandbox.run(&["why", "a", "pipeline.toml", "--vs", "latest"]).exits(0);
+}

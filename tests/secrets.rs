@@ -163,3 +163,31 @@ fn a_literal_secret_is_refused_wherever_it_stands_and_never_shown() {
     }
     sandbox.run(&["check", "--set", "x=user:pass@host", "--set", "x=hf_model"]).exits(0);
 }
+
+#[test]
+fn a_secret_for_a_key_that_cannot_be_set_is_not_shown() {
+    let sandbox = Sandbox::new();
+    sandbox.pipeline("schema = 1\n[pipeline]\nname = \"p\"\n[stage.a]\nuses = \"command\"\nwith = { run = [\"true\"] }\n");
+    for set in [
+        "password=hunter2x",
+        "password='hunter2x'",
+        "password=[hunter2x, hunter2x]",
+        "password=[\"hunter2x\", \"hunter2x\"]",
+        "stage.a.with.password=hunter2x",
+        "stage.none.with.password=hunter2x",
+        "stage.a.with.variables={ api_key = \"hunter2x\", more = \"hunter2x\" }",
+        "stage.none.with.variables={ api_key = \"hunter2x\", more = \"hunter2x\" }",
+    ] {
+        for more in [&[] as &[&str], &["--json"]] {
+            let told = sandbox.run(&[&["check", "--set", set], more].concat()).exits(2);
+            let all = told.stdout + &told.stderr;
+            assert!(all.contains("a secret, by the name of its key") && !all.contains("hunter2x"), "{set}: {all}");
+        }
+    }
+    sandbox.pipeline("schema = 1\n[pipeline]\nname = \"p\"\n[params]\npasswords = [\"hunter2x\", \"hunter3x\"]\n");
+    let told = sandbox.run(&["check"]).exits(2).complains("a secret, by the name of its key").stderr;
+    assert!(!told.contains("hunter"), "{told}");
+    // A reference and a placeholder are none.
+    sandbox.pipeline("schema = 1\n[pipeline]\nname = \"p\"\n[params]\napi_keys = [\"<your key>\"]\n[stage.a]\nuses = \"command\"\nwith = { run = [\"true\"] }\n");
+    sandbox.run(&["check", "--set", "api_keys=<another>"]).exits(0);
+}

@@ -33,6 +33,17 @@ fn a_text_stays_a_text_and_a_number_a_number() {
     for (set, hint) in [("f=.5", "write `0.5`"), ("n=1.", "write `1.0`"), ("b=yes", "write `true` or `false`")] {
         sandbox.run(&["run", "--set", set]).exits(2).complains(hint);
     }
+    for (set, told) in [
+        ("n=abc", "`n` is a number, not `abc`"),
+        ("n=true", "`n` is a number, not `true`"),
+        ("n=", "`n` is a number, and no value is given"),
+        ("params.n=99999999999999999999", "too large"),
+        ("f=1e999", "too large"),
+        ("f=0,5", "decimals follow a point: `0.5`"),
+        ("stage.a.retry.times=abc", "`stage.a.retry.times` is a number, not `abc`"),
+    ] {
+        sandbox.run(&["check", "--set", set]).exits(2).complains(told);
+    }
     // The type of a setting is that of its schema, whatever stands in the file.
     sandbox.run(&["check", "--set", "pipeline.name=2026"]).exits(0);
     sandbox.run(&["check", "--set", "stage.a.retry.times=3", "--set", "stage.a.timeout=90s"]).exits(0);
@@ -52,6 +63,7 @@ fn the_values_of_an_axis_can_be_given() {
     assert_eq!(listed("axes.s=[1_1, c, d]"), [r#"{"s":"1_1"}"#, r#"{"s":"c"}"#, r#"{"s":"d"}"#]);
     assert_eq!(listed("matrix.axes.s=e"), [r#"{"s":"e"}"#]);
     assert_eq!(listed("axes.n=[1, 2]").len(), 4, "an axis may be new");
+    sandbox.run(&["sweep", "--list", "--set", "axes.n=1,abc"]).exits(2).complains("`axes.n[1]` is a number, not `abc`");
     sandbox.run(&["sweep", "--list", "--set", "axes.nosuch=[1, 2]"]).exits(2).complains("unknown param `nosuch`");
     sandbox.run(&["sweep", "--set", "axes.s=[1_1, c]"]).exits(0);
     assert_eq!(sandbox.read(".voxpipe/latest/p/a/x"), "c|5|0.5|true\n");

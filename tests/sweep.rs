@@ -204,3 +204,116 @@ fn mistakes_are_told_before_anything_runs() {
     );
     sandbox.run(&["sweep"]).exits(2).complains("every combination would publish to the target of stage `p`");
 }
+
+/// A sweep over one number, quick to run.
+const QUICK: &str = r#"schema = 1
+[pipeline]
+name = "q"
+[params]
+x = 1
+on = true
+list = ["sc.sh"]
+m = 1
+[stage.sc]
+uses = "command"
+with = { run = ["sh", "sc.sh", "${params.x}", "${params.on}", "${params.m}"], code = "${params.list}" }
+[matrix]
+axes = { x = [1, 2] }
+best = { metric = "sc.w" }
+"#;
+
+fn quick() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.pipeline(QUICK).file("sc.sh", "echo \"{\\\"metrics\\\": {\\\"w\\\": $3$1}}\"\n");
+    sandbox
+}
+
+#[test]
+fn values_from_the_command_line_are_shown_as_they_are() {
+    let sandbox = quick();
+    let listed = |file: &str, set: &str| {
+        sandbox.pipeline(file);
+        let told = sandbox.run(&["sweep", "--list", "--json", "--set", set]).exits(0).json();
+        let rows = told["combinations"].as_array().unwrap().clone();
+        rows.iter()
+            .map(|row| row["settings"].as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed(QUICK, "axes.x=7,8"), ["7", "8"]);
+    assert_eq!(listed(QUICK, "axes.x=[0x10, 1e1]"), ["0x10", "1e1"]);
+    assert_eq!(listed(&QUICK.replace("x = [1, 2]", "on = [true]"), "axes.on=true,false"), ["true", "false"]);
+    assert_eq!(listed(&QUICK.replace("x = [1, 2]", "list = [[]]"), r#"axes.list=[["sc.sh", "a b"], []]"#), [r#"["sc.sh", "a b"]"#, "[]"]);
+    sandbox.pipeline(QUICK);
+    sandbox.run(&["sweep", "--list", "--set", "axes.x=7,7"]).exits(2).complains("lists 7 twice");
+    let swept = sandbox.run(&["sweep", "--set", "axes.x=7,8"]).exits(0).complains("combination 2 of 2: x=8");
+    assert!(swept.stdout.contains("x=7 with sc.w 17"), "{}", swept.stdout);
+}
+
+#[test]
+fn an_axis_that_no_result_depends_on_is_told_with_its_whole_name() {
+    let sandbox = quick();
+    for (axis, values) in [
+        ("stage.sc.timeout", "[\"10s\", \"20s\"]"),
+        ("stage.sc.stall_timeout", "[\"10s\", \"20s\"]"),
+        ("stage.sc.resources.cpu", "[1, 2]"),
+        ("stage.sc.retry.times", "[1, 2]"),
+        ("stage.sc.require.w", "[\"< 100\", \"< 200\"]"),
+        ("pipeline.name", "[\"a\", \"b\"]"),
+    ] {
+        sandbox.pipeline(&QUICK.replace("x = [1, 2]", &format!("\"{axis}\" = {values}")));
+        for command in ["check", "sweep"] {
+            let told = sandbox.run(&[command]).exits(2);
+            told.complains(&format!("the axis `{axis}` changes nothing")).complains("it never changes a result");
+        }
+    }
+}
+
+#[test]
+fn a_combination_that_runs_now_is_not_one_that_was_killed() {
+    let sandbox = quick();
+    sandbox.file("sc.sh", "touch begun.$1; while ! test -e go; do sleep 0.02; done; echo \"{\\\"metrics\\\": {\\\"w\\\": $1}}\"\n");
+    let results_now = || {
+        let told = sandbox.run(&["sweep", "--list", "--json"]).exits(0).json();
+        results(&told).into_iter().map(|(_, word)| word.to_owned()).collect::<Vec<_>>()
+    };
+    let mut killed = sandbox.start(&["sweep"], "begun.1");
+    assert_eq!(results_now(), ["running", "not run"]);
+    signal(&killed, "KILL");
+    killed.wait().unwrap();
+    assert_eq!(results_now(), ["interrupted", "not run"]);
+    std::fs::remove_file(sandbox.path("begun.1")).unwrap();
+    let mut child = sandbox.start(&["sweep", "--jobs", "2"], "begun.2");
+    while !sandbox.path("begun.1").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(results_now(), ["running", "running"]);
+    let runs = sandbox.run(&["runs"]).exits(0).stdout;
+    let words: Vec<&str> = runs.lines().map(|line| line.split("  ").nth(1).unwrap()).collect();
+    assert_eq!(words, ["not finished", "running", "running"], "{runs}");
+    assert!(sandbox.run(&["show"]).exits(0).stdout.lines().next().unwrap().ends_with(": running"));
+    sandbox.file("go", "");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(results_now(), ["fresh", "fresh"]);
+}
+
+#[test]
+fn a_report_names_the_run_that_made_the_value() {
+    let sandbox = quick();
+    let report = || sandbox.run(&["report", "sweep", "--json"]).exits(0).json()["combinations"].clone();
+    sandbox.run(&["sweep"]).exits(0);
+    let before = report();
+    // The same combinations with another value elsewhere, which makes the same files and measures something else.
+    sandbox.run(&["sweep", "--set", "m=5"]).exits(0);
+    assert_eq!(report(), before);
+    for (position, row) in before.as_array().unwrap().iter().enumerate() {
+        let run = row["run"].as_str().unwrap();
+        let shown = sandbox.run(&["show", run, "--json"]).exits(0).json();
+        assert_eq!(shown["stages"][0]["metrics"]["w"], row["metric"], "combination {position}");
+        assert_eq!(shown["seconds"], row["seconds"]);
+    }
+    // How a sweep with other settings failed says nothing of this one.
+    sandbox.file("sc.sh", "test $3 = 1 || exit 7\necho \"{\\\"metrics\\\": {\\\"w\\\": $3$1}}\"\n");
+    sandbox.run(&["sweep", "--keep-going", "--set", "m=5"]).exits(1);
+    let rows = report();
+    assert!(rows.as_array().unwrap().iter().all(|row| row["result"] == "not run" && row["error"].is_null()), "{rows}");
+}

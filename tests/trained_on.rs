@@ -33,9 +33,12 @@ fn digests(root: &Path, clips: &[Clip]) -> Vec<ClipDigest> {
 fn model(root: &Path, trained_on: &TrainedOn) -> PathBuf {
     let folder = tempfile::tempdir_in(root).unwrap().keep();
     let record = trained_on.write(&folder).unwrap();
-    fs::write(folder.join("training.json"), json!({ "trained_on": record }).to_string()).unwrap();
+    fs::write(folder.join("training.json"), json!({ "trained_on": record, "weights": WEIGHTS }).to_string()).unwrap();
     folder
 }
+
+/// The digest of the weights of such a model.
+const WEIGHTS: &str = "the weights";
 
 #[test]
 fn the_overlap_told_is_the_true_one_for_random_datasets_and_chains_of_bases() {
@@ -63,10 +66,10 @@ fn the_overlap_told_is_the_true_one_for_random_datasets_and_chains_of_bases() {
                     if random.random_bool(0.5) {
                         fs::write(foreign.join("training.json"), "{\"method\": \"full\"}").unwrap();
                     }
-                    trained_on.add_model(&foreign, &format!("org/base-{stage}")).unwrap();
+                    trained_on.add_model(&foreign, Some(WEIGHTS), &format!("org/base-{stage}")).unwrap();
                     unknown.insert(format!("org/base-{stage}"));
                 }
-                Some(base) => trained_on.add_model(base, "stage:before").unwrap(),
+                Some(base) => trained_on.add_model(base, Some(WEIGHTS), "stage:before").unwrap(),
             }
             sounds.extend(clips.iter().map(|clip| clip.0));
             sentences.extend(clips.iter().map(|clip| clip.1));
@@ -77,7 +80,7 @@ fn the_overlap_told_is_the_true_one_for_random_datasets_and_chains_of_bases() {
         let known: Vec<u16> = sounds.iter().copied().collect();
         scored.extend((0..random.random_range(0..4)).map(|_| (*known.choose(&mut random).unwrap(), random.random_range(100..200))));
 
-        let trained_on = TrainedOn::of_model(&base.unwrap()).unwrap().unwrap();
+        let trained_on = TrainedOn::of_model(&base.unwrap(), Some(WEIGHTS)).unwrap().unwrap();
         let seen = |clip: &Clip| sounds.contains(&clip.0) || sentences.contains(&clip.1);
         let expected = Overlap::Checked {
             scored: scored.len(),
@@ -218,15 +221,106 @@ fn a_card_takes_only_the_scores_of_its_model() {
 
 /// A copy of the tiny model with other weights of the same shapes.
 fn other_base(sandbox: &Sandbox) {
-    for (name, mut bytes) in files(&sandbox.path("models/tiny")) {
-        if name == "model.safetensors" {
+    other_weights(sandbox, &sandbox.path("models/tiny"), "models/other");
+}
+
+/// A copy of a model or adapter with other weights of the same shapes.
+fn other_weights(sandbox: &Sandbox, from: &Path, to: &str) {
+    for (name, mut bytes) in files(from) {
+        if name.ends_with(".safetensors") {
             let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
             // The sign bit of one number.
             bytes[header + 3] ^= 0x80;
         }
-        sandbox.file(&format!("models/other/{name}"), "");
-        fs::write(sandbox.path("models/other").join(name), bytes).unwrap();
+        sandbox.file(&format!("{to}/{name}"), "");
+        fs::write(sandbox.path(to).join(name), bytes).unwrap();
     }
+}
+
+#[test]
+fn a_record_counts_only_for_the_weights_that_its_training_wrote() {
+    let sandbox = project();
+    let start = format!(
+        "{HEAD}{}{}{}\
+         [stage.base]\nuses = \"train\"\nfrom = {{ data = \"first\" }}\nwith = {{ base = \"models/tiny\", method = \"full\", {TRAINING} }}\n\
+         [stage.adapter]\nuses = \"train\"\nfrom = {{ data = \"first\" }}\nwith = {{ base = \"models/tiny\", {TRAINING} }}\n",
+        dataset("first", "train"),
+        dataset("second", "train"),
+        dataset("held", "test"),
+    );
+    sandbox.pipeline(&start).run(&["run"]).exits(0);
+    let made = |stage: &str| fs::canonicalize(sandbox.path(&format!(".voxpipe/latest/chain/{stage}"))).unwrap();
+    for (name, bytes) in files(&made("base")) {
+        sandbox.file(&format!("kept/base/{name}"), "");
+        fs::write(sandbox.path("kept/base").join(name), bytes).unwrap();
+    }
+    other_weights(&sandbox, &made("base"), "replaced/base");
+    other_weights(&sandbox, &made("adapter"), "replaced/adapter");
+
+    let train = |name: &str, with: &str| {
+        format!("[stage.{name}]\nuses = \"train\"\nfrom = {{ data = \"second\" }}\nwith = {{ {with}, {TRAINING} }}\n")
+    };
+    let pipeline = format!(
+        "{start}{}{}{}\
+         [stage.foreign]\nuses = \"command\"\n\
+         with = {{ run = [\"cp\", \"-r\", \"replaced/base/.\", \"${{out}}\"], output = \"model\", code = [\"replaced/base\"] }}\n{}",
+        train("on-kept", "base = \"kept/base\""),
+        train("on-replaced", "base = \"replaced/base\""),
+        train("further", "base = \"models/tiny\", adapter = \"replaced/adapter\""),
+        scores("scores", "foreign", "card"),
+    );
+    sandbox.pipeline(&pipeline).run(&["run"]).exits(0);
+    let json = |path: &str| -> Value { serde_json::from_str(&sandbox.read(path)).unwrap() };
+    let unknown = |stage: &str| json(&format!(".voxpipe/latest/chain/{stage}/training.json"))["trained_on"]["unknown"].clone();
+    assert_eq!(unknown("on-kept"), json!(["models/tiny"]), "a copy of the same weights has the record of its training");
+    assert_eq!(unknown("on-replaced"), json!(["replaced/base"]));
+    assert_eq!(unknown("further"), json!(["models/tiny", "replaced/adapter"]));
+    let overlap = json(".voxpipe/latest/chain/scores/scores.json")["overlap"].clone();
+    assert_eq!(overlap, json!({ "status": "not_checked", "why": "its weights are not those that its training wrote" }));
+    let card = sandbox.read(".voxpipe/latest/chain/card/README.md");
+    assert!(card.contains("was not checked: its weights are not those that its training wrote"), "{card}");
+
+    // A merge hands the record on only with the adapter that it is of, and names the weights that it wrote.
+    let kept = made("adapter").display().to_string();
+    for (adapter, out, known) in [(kept.as_str(), "out/kept", true), ("replaced/adapter", "out/replaced", false)] {
+        sandbox.run(&["merge", "--model", "models/tiny", "--adapter", adapter, "--out", out]).exits(0);
+        let facts = json(&format!("{out}/training.json"));
+        assert_eq!((facts["trained_on"].is_object(), sandbox.path(out).join("trained-on.json").exists()), (known, known), "{adapter}");
+        assert_eq!(facts["weights"], voxtral::model::model_dir::identity(&sandbox.path(out)).unwrap());
+    }
+}
+
+#[test]
+fn clips_that_chose_the_kept_step_are_not_called_held_out_and_the_card_tells_what_was_done() {
+    let sandbox = project();
+    let pipeline = format!(
+        "{HEAD}[stage.clips]\nuses = \"uploads\"\nwith = {{ audio = \"held\", transcripts = \"held.csv\", language = \"en\" }}\n\
+         [stage.data]\nuses = \"dataset\"\nfrom = {{ clips = \"clips\" }}\nwith = {{ split = {{ train = 0.5, test = 0.5, validation = 0.0 }} }}\n\
+         [stage.model]\nuses = \"train\"\nfrom = {{ data = \"data\" }}\n\
+         with = {{ base = \"models/tiny\", method = \"full\", learning_rate = 1e-3, max_steps = 2, device = \"cpu\", \
+         eval = {{ steps = 1, split = \"test\" }} }}\n\
+         [stage.scores]\nuses = \"evaluate\"\nfrom = {{ model = \"model\", data = \"data\" }}\n\
+         with = {{ compare_base = false, max_new_tokens = 4, device = \"cpu\", precision = \"bf16\" }}\nrequire = {{ chosen_on = \">= 1\" }}\n\
+         [stage.card]\nuses = \"card\"\nfrom = {{ model = \"model\", scores = \"scores\" }}\n"
+    );
+    let ran = sandbox.pipeline(&pipeline).run(&["run"]).exits(0);
+    let latest = |path: &str| sandbox.read(&format!(".voxpipe/latest/chain/{path}"));
+    let scores: Value = serde_json::from_str(&latest("scores/scores.json")).unwrap();
+    let clips = scores["clips"].as_u64().unwrap();
+    assert_eq!(
+        (&scores["overlap"]["chosen_on"], &scores["precision"], &scores["stored_precision"]),
+        (&json!(clips), &json!("bf16"), &json!("f32"))
+    );
+    let ran = ran.complains("chose which step of the training was kept: the scores on them are better than on new clips");
+    assert!(!ran.stderr.contains(&format!("on {clips} held-out clips")), "{}", ran.stderr);
+    // All clips fit into one step, so two steps are two passes, whatever `epochs` is by default.
+    let training: Value = serde_json::from_str(&latest("model/training.json")).unwrap();
+    assert_eq!((&training["steps"], &training["epochs"]), (&json!(2), &json!(2.0)));
+    let card = latest("card/README.md");
+    assert!(card.contains("2 steps, 2.00 epochs over") && !card.contains("| epochs |"), "{card}");
+    assert!(card.contains("Computed in bf16, while the model is stored in f32.") && card.contains("so they were not held out"), "{card}");
+    let front = card.split("\n---\n").next().unwrap();
+    assert!(front.contains("chose which step of the training was kept") && front.contains("; computed in bf16"), "{front}");
 }
 
 #[test]

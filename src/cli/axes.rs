@@ -1,7 +1,7 @@
 //! Axes of a sweep that change nothing: every value would give the same result.
 
 use pipeline::diagnostics::Diagnostic;
-use pipeline::graph::Pipeline;
+use pipeline::graph::{Pipeline, Step};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
 use std::collections::BTreeMap;
@@ -16,7 +16,13 @@ pub(super) struct ComparedCombination {
 impl ComparedCombination {
     /// `part` is the part of the pipeline that the metric depends on.
     pub(super) fn new(combination: &SweepCombination, part: &Pipeline) -> Self {
-        Self { choice: combination.0.clone(), steps: Digest::of(format!("{} {:?}", part.name, part.steps).as_bytes()) }
+        // Time limits, resources, retries, gates and the pipeline's name change no result, as in a fingerprint.
+        let made_of = |step: &Step| {
+            let Step { name, stage, from, after, seed, .. } = step;
+            format!("{name} {} {:?} {from:?} {after:?} {seed}", stage.kind(), stage.identity())
+        };
+        let steps: Vec<String> = part.steps.iter().map(made_of).collect();
+        Self { choice: combination.0.clone(), steps: Digest::of(steps.join("\n").as_bytes()) }
     }
 }
 
@@ -35,14 +41,21 @@ pub(super) fn idle_axes(matrix: &SweepMatrix, combinations: &[ComparedCombinatio
     let complaint = |(_, axis): (usize, &pipeline::manifest::matrix::MatrixAxis)| {
         let (message, hint) = match &matrix.best {
             Some(best) => (
-                format!("the axis `{}` changes nothing that `{}.{}` depends on", axis.name, best.stage, best.metric),
+                format!("the axis `{}` changes nothing that `{}.{}` depends on", axis.key, best.stage, best.metric),
                 format!("use the value in `{}` or a stage before it, or remove the axis", best.stage),
             ),
-            None => (format!("the axis `{}` changes no stage", axis.name), "use the value in a stage, or remove the axis".to_owned()),
+            None => (format!("the axis `{}` changes no stage", axis.key), "use the value in a stage, or remove the axis".to_owned()),
         };
+        let hint = if changes_no_result(&axis.key) { "it never changes a result: remove the axis".to_owned() } else { hint };
         let mut diagnostic = Diagnostic::error(axis.place.clone(), message).hint(hint);
         sources.place(&mut diagnostic);
         diagnostic
     };
     idle.map(complaint).collect()
+}
+
+/// Whether a setting is one that no result depends on.
+fn changes_no_result(key: &str) -> bool {
+    let settings = ["timeout", "stall_timeout", "resources", "retry", "require"];
+    key == "pipeline.name" || !key.contains(".with.") && key.starts_with("stage.") && key.split('.').any(|part| settings.contains(&part))
 }

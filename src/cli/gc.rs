@@ -59,6 +59,7 @@ impl Gc {
     pub(super) fn go(&self) -> Result<()> {
         let pipeline = self.project.pipeline()?;
         let store = if self.dry_run { Store::open_readonly(&pipeline.root)? } else { Store::open(&pipeline.root, "voxpipe gc")? };
+        store.orphans().into_iter().for_each(note);
         if !self.dry_run {
             store.empty_trash()?;
         }

@@ -48,6 +48,9 @@ struct Training {
 /// Metrics plotted by default, in addition to the validation metrics (`eval_…`).
 const DEFAULT_METRICS: [&str; 2] = ["loss", "learning_rate"];
 
+/// When a stage has metrics.
+const NO_METRICS: &str = "a `train` stage has metrics after its first step, a `command` stage once its program prints some";
+
 impl Plot {
     /// Plots the selected trainings.
     pub(super) fn draw(&self) -> Result<()> {
@@ -110,10 +113,17 @@ impl Plot {
                 found.extend(of_run);
             } else if stages.contains(of) {
                 found.push(of_stage(&store, &name, of)?.ok_or_else(|| {
-                    Error::new(format!("stage `{of}` has no metrics yet"))
-                        .kind(ErrorKind::InvalidInput)
-                        .hint("a `train` stage has metrics after its first step, a `command` stage once its program prints some")
+                    Error::new(format!("stage `{of}` has no metrics yet")).kind(ErrorKind::InvalidInput).hint(NO_METRICS)
                 })?);
+            } else if let Some(group) = parsed.pipeline.as_ref().and_then(|pipeline| pipeline.steps_named(of).ok()) {
+                // The name of a `foreach`: the stages that have metrics.
+                let before = found.len();
+                for stage in group {
+                    found.extend(of_stage(&store, &name, stage)?);
+                }
+                if found.len() == before {
+                    return Err(Error::new(format!("no stage of `{of}` has metrics yet")).kind(ErrorKind::InvalidInput).hint(NO_METRICS));
+                }
             } else {
                 let known = stages.iter().chain(&runs).map(String::as_str);
                 let hint = did_you_mean(of, known.clone()).unwrap_or_else(|| match (parsed.pipeline.is_some(), known.clone().next()) {

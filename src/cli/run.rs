@@ -171,6 +171,7 @@ impl Run {
     fn report_noop(&self, project: &Project, entry: &NoopEntry) -> Result<u8> {
         let begun = Instant::now();
         let store = Store::enter(&entry.root, &entry.pipeline, &command(project)).map_err(or_environment)?;
+        store.orphans().into_iter().for_each(note);
         let run = store.begin_run().map_err(or_environment)?;
         let mut reporters = self.reporters(&store, &run)?;
         reporters.push(Box::new(self.terminal()));

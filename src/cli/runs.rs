@@ -1,6 +1,6 @@
 //! `voxpipe runs`: lists the runs of a project.
 
-use super::summary::{Summary, exit_words};
+use super::summary::{Summary, outcome_words, summary_json};
 use super::{Project, print, print_json};
 use crate::error::Result;
 use crate::report::terminal::duration;
@@ -24,14 +24,14 @@ impl Runs {
         let store = Store::open_readonly(&self.project.root()?)?;
         let summaries: Vec<_> = store.runs()?.iter().map(|run| Summary::of(&store, run)).collect::<Result<_>>()?;
         if self.json {
-            return print_json(json!({ "runs": summaries }));
+            return print_json(json!({ "runs": summaries.iter().map(|summary| summary_json(&store, summary)).collect::<Vec<_>>() }));
         }
         let mut text = String::new();
         for summary in &summaries {
             let count = |result: &str| summary.stages.iter().filter(|stage| stage.result == result).count();
             let time = summary.seconds.map(duration).unwrap_or_default();
             let counts = format!("{} fresh, {} done of {}", count("fresh"), count("done"), summary.stages.len());
-            text.push_str(&format!("{}  {:<12}  {}  {counts}  {time}\n", summary.run, exit_words(summary.exit), summary.pipeline));
+            text.push_str(&format!("{}  {:<12}  {}  {counts}  {time}\n", summary.run, outcome_words(&store, summary), summary.pipeline));
         }
         print(if text.is_empty() { "no runs yet\n" } else { &text })
     }

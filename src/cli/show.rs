@@ -1,17 +1,16 @@
 //! `voxpipe show RUN`: summarizes one run.
 
-use super::summary::{Summary, exit_words, find};
+use super::summary::{Summary, find_of, outcome_words, run_and_project, summary_json};
 use super::{Project, print, print_json};
 use crate::error::Result;
 use crate::report::terminal::{duration, left_out_words};
 use clap::Args;
 use pipeline::cache::store::Store;
-use serde_json::json;
 
 /// Options of `voxpipe show`.
 #[derive(Args)]
 pub(super) struct Show {
-    /// Run id, as listed by `voxpipe runs`, or `latest`
+    /// Run id, as listed by `voxpipe runs`, `latest` or `previous`; with a pipeline file, the newest run of that pipeline
     #[arg(default_value = "latest")]
     run: String,
     #[command(flatten)]
@@ -24,12 +23,14 @@ pub(super) struct Show {
 impl Show {
     /// Prints the stages of the run with their results, durations and metrics.
     pub(super) fn print(&self) -> Result<()> {
-        let store = Store::open_readonly(&self.project.root()?)?;
-        let summary = Summary::of(&store, &find(&store, &self.run)?)?;
+        let (run, project) = run_and_project(&self.run, &self.project)?;
+        let store = Store::open_readonly(&project.root()?)?;
+        let summary = Summary::of(&store, &find_of(&store, &run, &project)?)?;
         if self.json {
-            return print_json(json!(summary));
+            return print_json(summary_json(&store, &summary));
         }
-        let mut text = format!("run {} of {}, started {}: {}", summary.run, summary.pipeline, summary.started, exit_words(summary.exit));
+        let outcome = outcome_words(&store, &summary);
+        let mut text = format!("run {} of {}, started {}: {outcome}", summary.run, summary.pipeline, summary.started);
         if let Some(seconds) = summary.seconds {
             text.push_str(&format!(" after {}", duration(seconds)));
         }

@@ -1,5 +1,6 @@
 //! Summary of a run, read from its event log; lookup of runs by id.
 
+use super::Project;
 use crate::error::{Error, ErrorKind, Result};
 use pipeline::cache::fingerprint::Fingerprint;
 use pipeline::cache::store::{CacheEntry, Store};
@@ -7,7 +8,9 @@ use pipeline::events::jsonl::EventLine;
 use pipeline::events::{Event, ResultRef, jsonl};
 use pipeline::exit::Exit;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fs;
 
 /// Summary of a run.
 #[derive(Debug, Default, Serialize)]
@@ -134,6 +137,75 @@ pub(super) fn find(store: &Store, run: &str) -> Result<String> {
             .kind(ErrorKind::InvalidInput)
             .hint(format!("list runs with `voxpipe runs`; the newest is {last}")),
     })
+}
+
+/// Like [`find`], but `latest` and `previous` are of the pipeline in the project's file if that was named.
+pub(super) fn find_of(store: &Store, run: &str, project: &Project) -> Result<String> {
+    if project.named.is_none() || !["latest", "previous"].contains(&run) {
+        return find(store, run);
+    }
+    // With errors in the file its name may not be known; past runs stay accessible.
+    let Some(pipeline) = project.parse()?.1.pipeline.map(|pipeline| pipeline.name) else { return find(store, run) };
+    let back = usize::from(run == "previous");
+    // A damaged log of an old run is no reason not to find another.
+    let its = |run: &String| Summary::of(store, run).is_ok_and(|summary| summary.pipeline == pipeline);
+    store.runs()?.into_iter().rev().filter(its).nth(back).ok_or_else(|| {
+        let what = if back == 0 { "no run" } else { "no run before the newest one" };
+        Error::new(format!("there is {what} of pipeline `{pipeline}` (`{}`)", project.file().display()))
+            .kind(ErrorKind::InvalidInput)
+            .hint("list runs with `voxpipe runs`")
+    })
+}
+
+/// The run and the project that two arguments `RUN FILE` name. A pipeline file may stand alone, or before the run: run ids have no dot and
+/// no slash.
+pub(super) fn run_and_project(run: &str, project: &Project) -> Result<(String, Project)> {
+    let is_file = |argument: &str| argument.contains(['.', '/']);
+    if !is_file(run) {
+        return Ok((run.to_owned(), project.clone()));
+    }
+    let run_instead = match project.named.as_deref() {
+        None => "latest".to_owned(),
+        Some(other) if !is_file(&other.to_string_lossy()) => other.display().to_string(),
+        Some(other) => {
+            return Err(Error::new(format!("two pipeline files are named: `{run}` and `{}`", other.display()))
+                .kind(ErrorKind::InvalidInput)
+                .hint(format!("the run comes first, then the file: `latest {run}`")));
+        }
+    };
+    Ok((run_instead, Project::new(Some(run.into()), project.changes.clone())))
+}
+
+/// Whether a run is going on: it has not ended, and the process that runs its pipeline has its log open.
+pub(super) fn is_active(store: &Store, pipeline: &str, run: &str, exit: Option<u8>) -> bool {
+    let Some(process) = store.runner(pipeline).filter(|_| exit.is_none()) else { return false };
+    let open = fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero()));
+    match (open, fs::canonicalize(store.log(run))) {
+        (Ok(open), Ok(log)) => open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).any(|file| file == log),
+        // Without /proc, or for the process of another user, only the newest run of the pipeline can be the active one.
+        _ => newest_run(store, pipeline).as_deref() == Some(run),
+    }
+}
+
+/// How a run ended in words, or that it is running, or that it was killed.
+pub(super) fn outcome_words(store: &Store, summary: &Summary) -> String {
+    match summary.exit {
+        None if is_active(store, &summary.pipeline, &summary.run, None) => "running".to_owned(),
+        exit => exit_words(exit),
+    }
+}
+
+/// The summary as JSON, with whether the run is going on: `exit` is null too if it was killed.
+pub(super) fn summary_json(store: &Store, summary: &Summary) -> Value {
+    let mut value = json!(summary);
+    value["running"] = json!(is_active(store, &summary.pipeline, &summary.run, summary.exit));
+    value
+}
+
+/// The newest run of a pipeline.
+pub(super) fn newest_run(store: &Store, pipeline: &str) -> Option<String> {
+    let runs = store.runs().ok()?;
+    runs.into_iter().rev().find(|run| Summary::of(store, run).is_ok_and(|summary| summary.pipeline == pipeline))
 }
 
 /// An exit code in words.

@@ -5,9 +5,10 @@
 
 use super::axes::{ComparedCombination, idle_axes};
 use super::project::plural;
-use super::provenance::RunObserver;
+use super::provenance::{Provenance, RunObserver};
 use super::run::{Executor, wait_for_lock, write_provenance};
 use super::signals::listen;
+use super::summary::{Summary, is_active};
 use super::{Project, note, print, print_json, trackio};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::terminal::{SummaryTarget, TerminalReporter};
@@ -23,7 +24,7 @@ use pipeline::exit::Exit;
 use pipeline::graph::{ExecutorKind, Pipeline, StageSelection};
 use pipeline::manifest::include::ManifestSources;
 use pipeline::manifest::matrix::{SweepCombination, SweepMatrix};
-use pipeline::plan::{Plan, StepState};
+use pipeline::plan::{FreshnessCheck, Plan, StepState};
 use pipeline::scheduler::{PipelineRun, ResourcePool, RunReport, SchedulerOptions, StepOutcome, StopSignal};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +84,8 @@ enum Outcome {
     Failed,
     Parked,
     Interrupted,
+    /// A run of it is going on.
+    Running,
     /// It has not run yet.
     NotRun,
 }
@@ -96,6 +99,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::Parked => "parked",
             Self::Interrupted => "interrupted",
+            Self::Running => "running",
             Self::NotRun => "not run",
         }
     }
@@ -115,7 +119,7 @@ impl Sweep {
         if self.list {
             let store = Store::open_readonly(&root)?;
             rows.iter_mut().try_for_each(|row| update_row(row, &store))?;
-            add_unsuccessful_runs(&matrix, &mut rows, &store)?;
+            add_unsuccessful_runs(&self.project, &matrix, &mut rows, &store)?;
             let best = best(&matrix, &rows);
             self.print(&matrix, &rows, best, Exit::Done as u8)?;
             return Ok(Exit::Done as u8);
@@ -240,11 +244,16 @@ fn cancel_leftover(leftover: &[LeftoverJob], rows: &[Row]) {
     ours.filter_map(|job| slurm.cancel_leftover(job)).for_each(|told| note(&told));
 }
 
-/// The combinations of a project's `[matrix]` with their known results, as `sweep --list --json` prints them, and the pipeline's name.
+/// The combinations of a project's `[matrix]` with their known results, as `sweep --list --json` prints them, the runs that made them, and the
+/// pipeline's name.
 pub(super) fn listed(store: &Store, project: &Project) -> Result<Value> {
     let sweep = Sweep { project: project.clone(), keep_going: false, jobs: None, executor: None, list: true, wait: false, json: true };
     let (_, matrix, mut rows) = sweep.rows()?;
     rows.iter_mut().try_for_each(|row| update_row(row, store))?;
+    add_unsuccessful_runs(project, &matrix, &mut rows, store)?;
+    for row in rows.iter_mut().filter(|row| row.run.is_none()) {
+        row.run = made_by(&matrix, row, store)?;
+    }
     let mut listed = as_json(&matrix, &rows, best(&matrix, &rows), Exit::Done as u8);
     listed["pipeline"] = json!(rows.first().map(|row| row.part.name.clone()));
     Ok(listed)
@@ -387,11 +396,41 @@ fn update_row(row: &mut Row, store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// The run that made the result which a combination is judged by; none if that is not known here, such as for a shared result.
+fn made_by(matrix: &SweepMatrix, row: &Row, store: &Store) -> Result<Option<String>> {
+    let judged = matrix.best.as_ref().map(|best| best.stage.as_str());
+    let Some(step) = judged.map_or_else(|| row.part.steps.last(), |stage| row.part.step(stage)) else { return Ok(None) };
+    let force = BTreeSet::new();
+    let mut done = BTreeMap::new();
+    for planned in Plan::of(&row.part, store, &force)?.steps {
+        match planned.state {
+            StepState::Fresh(artifact) | StepState::Unchecked(artifact, _) | StepState::GateUnmet(artifact, _) => {
+                _ = done.insert(planned.stage, *artifact)
+            }
+            _ => {}
+        }
+    }
+    // What a run with other settings measured has another fingerprint, even where the files are the same.
+    if !done.contains_key(&step.name) {
+        return Ok(None);
+    }
+    let check = FreshnessCheck { pipeline: &row.part, store, force: &force, remote: None };
+    let fingerprint = check.ingredients(step, &done)?.fingerprint();
+    let run = store.record(fingerprint).map(|record| record.run);
+    // The id may be that of a run of another project, if the result came from a shared cache or an archive.
+    let made = |run: &String| {
+        let summary = Summary::of(store, run).ok()?;
+        Some(summary.stage(&step.name)?.kept.fingerprint == fingerprint.to_string())
+    };
+    Ok(run.filter(|run| made(run) == Some(true)))
+}
+
 /// Begins the note by which a run names its combination.
 const COMBINATION: &str = "combination ";
 
 /// Adds to combinations without a result how their newest run ended.
-fn add_unsuccessful_runs(matrix: &SweepMatrix, rows: &mut [Row], store: &Store) -> Result<()> {
+fn add_unsuccessful_runs(project: &Project, matrix: &SweepMatrix, rows: &mut [Row], store: &Store) -> Result<()> {
+    let name = rows.first().map(|row| row.part.name.clone()).unwrap_or_default();
     let mut open: BTreeMap<String, &mut Row> = BTreeMap::new();
     for row in rows.iter_mut().filter(|row| row.result == Outcome::NotRun) {
         open.insert(matrix.words(&row.combination), row);
@@ -408,11 +447,20 @@ fn add_unsuccessful_runs(matrix: &SweepMatrix, rows: &mut [Row], store: &Store) 
             }
             _ => None,
         };
-        let Some(row) = lines.iter().find_map(|line| named(&line.event)).and_then(|words| open.remove(&words)) else { continue };
+        let Some(words) = lines.iter().find_map(|line| named(&line.event)).filter(|words| open.contains_key(words)) else { continue };
+        let its = |event: &Event| matches!(event, Event::RunStarted { pipeline, .. } if *pipeline == name);
+        if !lines.iter().any(|line| its(&line.event)) || !has_changes(store, &run, project, matrix) {
+            continue;
+        }
+        let Some(row) = open.remove(&words) else { continue };
         let exit = lines.iter().find_map(|line| match line.event {
             Event::RunFinished { exit, .. } => Some(exit),
             _ => None,
         });
+        if is_active(store, &name, &run, exit) {
+            (row.result, row.exit, row.run) = (Outcome::Running, 0, Some(run));
+            continue;
+        }
         row.result = exit.map_or(Outcome::Interrupted, Outcome::of_exit);
         row.exit = exit.unwrap_or(Exit::Interrupted as u8);
         row.error = lines.iter().find_map(|line| match &line.event {
@@ -426,6 +474,14 @@ fn add_unsuccessful_runs(matrix: &SweepMatrix, rows: &mut [Row], store: &Store) 
         row.run = Some(run);
     }
     Ok(())
+}
+
+/// Whether a run of a combination had the same other changes of the command line; true if that is not known, as for a run that was killed.
+fn has_changes(store: &Store, run: &str, project: &Project, matrix: &SweepMatrix) -> bool {
+    let Ok(Some(provenance)) = Provenance::find(store, run) else { return true };
+    // The provenance has the combination behind what the command line set.
+    let own = provenance.set.len().saturating_sub(matrix.axes.len());
+    provenance.set[..own] == project.changes.set && provenance.profiles == project.changes.profiles
 }
 
 /// What a stage of a run failed with.

@@ -2,7 +2,7 @@
 
 use super::plan::{RemoteArgs, step_json};
 use super::selection::require_stage;
-use super::summary::{Summary, find};
+use super::summary::{Summary, find_of};
 use super::{Project, print, print_json};
 use crate::error::{Error, ErrorKind, Result};
 use clap::Args;
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Options of `voxpipe why`.
 #[derive(Args)]
 pub(super) struct Why {
-    /// Stage name
+    /// Stage name; that of a `foreach` means all its stages
     stage: String,
     #[command(flatten)]
     project: Project,
@@ -34,42 +34,49 @@ pub(super) struct Why {
 impl Why {
     /// Prints the reasons.
     pub(super) fn print(&self) -> Result<()> {
-        let stage = self.stage.as_str();
         let pipeline = self.project.pipeline()?;
-        require_stage(&pipeline, stage)?;
+        // The name of a `foreach` means all its stages, except for programs: they get one object for one stage.
+        if self.json {
+            require_stage(&pipeline, &self.stage)?;
+        }
+        let stages = pipeline.steps_named(&self.stage)?;
         let store = self.project.read_store(&pipeline)?;
         let plan = self.remote.plan(&pipeline, &store, &BTreeSet::new())?;
-        let versus = self.vs.as_deref().map(|run| versus(&pipeline, &store, &plan, stage, run)).transpose()?;
-        let Some(step) = plan.steps.into_iter().find(|step| step.stage == stage) else { return Ok(()) };
-        if self.json {
-            let mut value = step_json(&step);
-            if let Some((run, reasons)) = versus {
-                value["vs"] = json!({ "run": run, "reasons": reasons });
+        let mut text = String::new();
+        for stage in stages {
+            let versus = self.vs.as_deref().map(|run| versus(&self.project, &pipeline, &store, &plan, stage, run)).transpose()?;
+            let Some(step) = plan.steps.iter().find(|step| step.stage == stage) else { continue };
+            if self.json {
+                let mut value = step_json(step);
+                if let Some((run, reasons)) = versus {
+                    value["vs"] = json!({ "run": run, "reasons": reasons });
+                }
+                return print_json(value);
             }
-            return print_json(value);
+            text.push_str(&match (versus, &step.state) {
+                (Some((run, reasons)), _) if reasons.is_empty() => format!("`{stage}` is unchanged since run {run}\n"),
+                (Some((run, reasons)), _) => format!("`{stage}` has changed since run {run}:\n{}", reason_lines(&reasons)),
+                (None, StepState::Stale(reasons)) => format!("`{stage}` runs:\n{}", reason_lines(reasons)),
+                (None, other) => {
+                    let (word, sentence) = other.words();
+                    let verb = match word {
+                        "fresh" => "is fresh",
+                        "shared" => "is in the shared cache",
+                        "gate" => "is fresh, but does not pass its gate",
+                        "waits" => "waits",
+                        _ => "cannot run",
+                    };
+                    format!("`{stage}` {verb}: {sentence}\n")
+                }
+            });
         }
-        print(&match (versus, &step.state) {
-            (Some((run, reasons)), _) if reasons.is_empty() => format!("`{stage}` is unchanged since run {run}\n"),
-            (Some((run, reasons)), _) => format!("`{stage}` has changed since run {run}:\n{}", reason_lines(&reasons)),
-            (None, StepState::Stale(reasons)) => format!("`{stage}` runs:\n{}", reason_lines(reasons)),
-            (None, other) => {
-                let (word, sentence) = other.words();
-                let verb = match word {
-                    "fresh" => "is fresh",
-                    "shared" => "is in the shared cache",
-                    "gate" => "is fresh, but does not pass its gate",
-                    "waits" => "waits",
-                    _ => "cannot run",
-                };
-                format!("`{stage}` {verb}: {sentence}\n")
-            }
-        })
+        print(&text)
     }
 }
 
 /// The differences between a stage's inputs now and in a run. Returns the id of that run as well.
-fn versus(pipeline: &Pipeline, store: &Store, plan: &Plan, stage: &str, run: &str) -> Result<(String, Vec<Reason>)> {
-    let run = find(store, run)?;
+fn versus(project: &Project, pipeline: &Pipeline, store: &Store, plan: &Plan, stage: &str, run: &str) -> Result<(String, Vec<Reason>)> {
+    let run = find_of(store, run, project)?;
     let summary = Summary::of(store, &run)?;
     let unusable =
         |what: String| Error::new(what).kind(ErrorKind::InvalidInput).hint("run `voxpipe show RUN` to see how each stage of a run ended");

@@ -61,15 +61,18 @@ impl ScoredModel {
             let base = base.map_or_else(recorded, |base| model_dir::identity(base).map(Some))?;
             return Ok(Self { digest, weights: lora::identity(&model.path).ok(), base, merge: None });
         }
+        let weights = model_dir::identity(&model.path).ok();
         let path = model.path.join("training.json");
         let merge = if path.is_file() {
             let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
             let facts: Value = serde_json::from_str(&text).map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
-            serde_json::from_value(facts["merge"].clone()).ok()
+            // What is recorded of a merge counts only for the weights that it wrote; older files do not say which.
+            let replaced = facts["weights"].is_string() && facts["weights"].as_str() != weights.as_deref();
+            serde_json::from_value(facts["merge"].clone()).ok().filter(|_| !replaced)
         } else {
             None
         };
-        Ok(Self { digest, weights: model_dir::identity(&model.path).ok(), base: None, merge })
+        Ok(Self { digest, weights, base: None, merge })
     }
 
     /// Compares this model with an artifact. Reads the weights only if their digests do not tell.

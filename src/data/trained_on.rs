@@ -142,10 +142,10 @@ impl TrainedOn {
         self.chosen_on.extend(clips.iter().map(|clip| clip.clip.clone()));
     }
 
-    /// Adds what the model or adapter in `folder` was trained on. If it does not say so, `name` counts as a model whose training data are
-    /// not known.
-    pub fn add_model(&mut self, folder: &Path, name: &str) -> Result<()> {
-        match Self::of_model(folder)? {
+    /// Adds what the model or adapter in `folder`, whose weights have the digest `weights`, was trained on. If it does not say so, `name`
+    /// counts as a model whose training data are not known.
+    pub fn add_model(&mut self, folder: &Path, weights: Option<&str>, name: &str) -> Result<()> {
+        match Self::of_model(folder, weights)? {
             Ok(other) => {
                 self.clips.extend(other.clips);
                 self.sentences.extend(other.sentences);
@@ -160,7 +160,10 @@ impl TrainedOn {
     }
 
     /// Reads what the model in `folder` was trained on. The inner error is the reason why that is not known, as the end of a sentence.
-    pub fn of_model(folder: &Path) -> Result<Result<Self, String>> {
+    ///
+    /// `weights` is the digest of the weights that are there now: the record counts only for those that the training wrote, since files are
+    /// easily copied from one folder to another.
+    pub fn of_model(folder: &Path, weights: Option<&str>) -> Result<Result<Self, String>> {
         let training = folder.join("training.json");
         if !training.is_file() {
             return Ok(Err("the model does not say what it was trained on (it has no `training.json`)".to_owned()));
@@ -170,10 +173,23 @@ impl TrainedOn {
         let facts: Value = serde_json::from_str(&text).map_err(|error| wrong(&training, error))?;
         let Ok(record) = serde_json::from_value::<TrainedOnRecord>(facts["trained_on"].clone()) else {
             return Ok(Err(
-                "the `training.json` of the model does not say which clips it was trained on; an older voxpipe or another program wrote it"
+                "the `training.json` of the model does not say which clips it was trained on; an older voxpipe or another program wrote it, or \
+                 it was merged from files that are not those of one training"
                     .to_owned(),
             ));
         };
+        match (facts["weights"].as_str(), weights) {
+            (None, _) => {
+                return Ok(Err(
+                    "the `training.json` of the model does not say which weights the training wrote; an older voxpipe wrote it".to_owned(),
+                ));
+            }
+            (Some(_), None) => return Ok(Err("its weights could not be compared with those that its training wrote".to_owned())),
+            (Some(written), Some(found)) if written != found => {
+                return Ok(Err("its weights are not those that its training wrote".to_owned()));
+            }
+            _ => {}
+        }
         let path = folder.join(TRAINED_ON);
         if !path.is_file() {
             return Ok(Err(format!("the model has no `{TRAINED_ON}`, which its `training.json` names")));
@@ -242,12 +258,33 @@ impl Overlap {
 
     /// What is known of the overlap, as a sentence about the scored clips.
     pub fn sentence(&self) -> String {
-        match (self, self.warning()) {
+        let seen = match (self, self.warning()) {
             (_, Some(warning)) => format!("Warning: {warning}."),
             (Self::Checked { training_clips, .. }, None) => {
                 format!("None of them is among the {training_clips} clips that are known to have been trained on.")
             }
             (Self::NotChecked { why }, None) => format!("Whether they were trained on was not checked: {why}."),
+        };
+        self.choice().map_or_else(|| seen.clone(), |choice| format!("{seen} Warning: {choice}."))
+    }
+
+    /// Number of further scored clips that chose which step of a training was kept; `None` if that was not checked.
+    pub fn chosen_on(&self) -> Option<usize> {
+        match self {
+            Self::Checked { chosen_on, .. } => Some(*chosen_on),
+            Self::NotChecked { .. } => None,
+        }
+    }
+
+    /// A sentence that tells how many scored clips chose the kept step, without a full stop; `None` if none did or that was not checked.
+    pub fn choice(&self) -> Option<String> {
+        let Self::Checked { scored, chosen_on, .. } = self else { return None };
+        let what = "chose which step of the training was kept";
+        match (scored, chosen_on) {
+            (_, 0) => None,
+            (1, 1) => Some(format!("the scored clip {what}")),
+            (all, chosen) if all == chosen => Some(format!("all {all} scored clips {what}")),
+            (all, chosen) => Some(format!("{chosen} of {all} scored clips {what}")),
         }
     }
 
@@ -305,20 +342,26 @@ mod tests {
     fn what_is_not_recorded_is_not_known() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
-        let known = || TrainedOn::of_model(dir).unwrap();
+        let known = || TrainedOn::of_model(dir, Some("w")).unwrap();
         assert!(known().unwrap_err().contains("no `training.json`"));
         fs::write(dir.join("training.json"), "{}").unwrap();
         assert!(known().unwrap_err().contains("older voxpipe"));
         let trained = TrainedOn::of(&[clip(dir, "a.wav", 0.25, "a")]);
         let record = trained.write(dir).unwrap();
-        fs::write(dir.join("training.json"), json!({ "trained_on": record }).to_string()).unwrap();
+        let says = |facts: Value| fs::write(dir.join("training.json"), facts.to_string()).unwrap();
+        says(json!({ "trained_on": record }));
+        assert!(known().unwrap_err().contains("does not say which weights"));
+        says(json!({ "trained_on": record, "weights": "others" }));
+        assert_eq!(known(), Err("its weights are not those that its training wrote".to_owned()));
+        says(json!({ "trained_on": record, "weights": "w" }));
+        assert!(TrainedOn::of_model(dir, None).unwrap().is_err());
         assert_eq!(known(), Ok(trained.clone()));
         TrainedOn::of(&[]).write(dir).unwrap();
         assert!(known().unwrap_err().contains("is not the one"));
         fs::remove_file(dir.join(TRAINED_ON)).unwrap();
         assert!(known().unwrap_err().contains("has no `trained-on.json`"));
         let mut next = trained;
-        next.add_model(dir, "models/base").unwrap();
+        next.add_model(dir, Some("w"), "models/base").unwrap();
         assert_eq!(next.unknown, BTreeSet::from(["models/base".to_owned()]));
     }
 

@@ -198,11 +198,14 @@ impl Stage for Evaluate {
         let adapter = lora::is_adapter(&model.path);
         let base = if adapter || self.compare_base { Some(cx.base_of(model, self.base.as_deref())?) } else { None };
 
-        let seen = seen(&model.path, &data.path, &held_out, &train)?;
+        let scored = ScoredModel::of(model, base.as_ref().filter(|_| adapter).map(|base| base.path.as_path()))?;
+        let seen = seen(&model.path, scored.weights.as_deref(), &data.path, &held_out, &train)?;
         if let Some(warning) = seen.overlap.warning() {
             cx.warn(format!("{warning}: the scores tell how well it remembers them, not how well it transcribes other recordings"));
         }
-        let scored = ScoredModel::of(model, base.as_ref().filter(|_| adapter).map(|base| base.path.as_path()))?;
+        if let Some(choice) = seen.overlap.choice() {
+            cx.warn(format!("{choice}: the scores on them are better than on new clips"));
+        }
 
         let total = (held_out.len() * (1 + usize::from(self.compare_base)) + train.len()) as u64;
         let mut done = 0;
@@ -245,6 +248,7 @@ impl Stage for Evaluate {
         };
         let tuned = transcribe(&tuned_model, &held_out, "fine-tuned model")?;
         let on_train = transcribe(&tuned_model, &train, "fine-tuned model on the train split")?;
+        let (precision, stored) = (tuned_model.loaded.precision, tuned_model.loaded.stored);
         drop(tuned_model);
         if let Some(base) = base.filter(|_| !adapter) {
             let mut recognizer = Transcriber::open_with(&base.path, base.start, self.precision, &chosen.device)?;
@@ -279,6 +283,7 @@ impl Stage for Evaluate {
             .collect();
         let scores = json!({
             "normalisation": self.normalisation.name(), "split": self.split, "clips": held_out.len(),
+            "precision": precision, "stored_precision": stored,
             "words": total.words.reference(), "characters": total.characters.reference(),
             "tuned": score_json(&tuned_score, &tuned),
             "base": base_score.as_ref().zip(base.as_ref()).map(|(score, transcripts)| score_json(score, transcripts)),
@@ -393,12 +398,15 @@ impl Evaluate {
     ) -> StageResult {
         let percent = |rate: f64| format!("{:.1} %", 100.0 * rate);
         let clips = transcripts.texts.len();
+        // Clips that chose the kept step were not held out from the choice of the model.
+        let chosen = overlap.chosen_on().unwrap_or(0);
         let on = match overlap.trained_on() {
-            Some(0) => format!("{clips} held-out clips"),
+            Some(0) if chosen == 0 => format!("{clips} held-out clips"),
             Some(all) if all == clips => format!("{clips} clips, all trained on"),
+            Some(0) | None => format!("{clips} clips of the {} split", self.split),
             Some(some) => format!("{clips} clips, {some} of them trained on"),
-            None => format!("{clips} clips of the {} split", self.split),
         };
+        let on = if chosen > 0 { format!("{on}, {chosen} of which chose the kept step") } else { on };
         let mut summary = format!("WER {} on {on}", percent(tuned.wer));
         let mut made = StageResult::default().metric("wer", tuned.wer).metric("cer", tuned.cer);
         let unfinished = transcripts.unfinished();
@@ -407,7 +415,7 @@ impl Evaluate {
             summary += &format!(", {unfinished} unfinished");
         }
         if let Some(overlap) = overlap.trained_on() {
-            made = made.metric("overlap", overlap as f64);
+            made = made.metric("overlap", overlap as f64).metric("chosen_on", chosen as f64);
         }
         if let Some(base) = base {
             summary += &format!(", base {}", percent(base.wer));
@@ -455,11 +463,11 @@ fn with_clips(mut value: Value, clips: usize, seen: &Seen) -> Value {
     value
 }
 
-/// Compares the clips in `data` with what `model` was trained on.
-fn seen(model: &Path, data: &Path, held_out: &[ClipRow], train: &[ClipRow]) -> Result<Seen> {
+/// Compares the clips in `data` with what `model`, whose weights have the digest `weights`, was trained on.
+fn seen(model: &Path, weights: Option<&str>, data: &Path, held_out: &[ClipRow], train: &[ClipRow]) -> Result<Seen> {
     let held_out = ClipDigest::of_all(data, held_out)?;
     let digest = ClipDigest::digest(&held_out);
-    Ok(match TrainedOn::of_model(model)? {
+    Ok(match TrainedOn::of_model(model, weights)? {
         Ok(trained_on) => {
             let seen = |clips: &[ClipDigest]| clips.iter().map(|clip| trained_on.seen(clip)).collect();
             let train = seen(&ClipDigest::of_all(data, train)?);

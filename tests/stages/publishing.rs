@@ -216,6 +216,72 @@ fn scored_clips_that_were_trained_on_are_told_and_nothing_unchecked_is_claimed()
 }
 
 #[test]
+fn the_card_tells_the_passes_made_and_no_setting_that_was_overridden() {
+    let mut bench = Bench::new();
+    let mut facts = training("full", None);
+    facts["epochs"] = 1.25.into();
+    facts["stopped_early"] = true.into();
+    model(&mut bench, &facts);
+    bench.made::<Card>(json!({}));
+    let card = bench.out("README.md");
+    assert!(
+        card.contains("120 steps, 1.25 epochs over") && card.contains("at the end, stopped early.") && card.contains("| epochs | 3 |"),
+        "{card}"
+    );
+    facts["settings"]["max_steps"] = 120.into();
+    model(&mut bench, &facts);
+    bench.made::<Card>(json!({}));
+    let card = bench.out("README.md");
+    assert!(card.contains("| max\\_steps | 120 |") && !card.contains("| epochs |"), "{card}");
+}
+
+#[test]
+fn what_limits_the_scores_is_told_on_the_card_in_its_metadata_and_on_the_demo_page() {
+    let mut bench = Bench::new();
+    model(&mut bench, &training("full", Some("mistralai/Voxtral-Mini-3B-2507")));
+    let folder = scores(&mut bench);
+    let shown = |bench: &mut Bench| {
+        let card = bench.artifact::<Card>(json!({}));
+        let text = fs::read_to_string(card.path.join("README.md")).unwrap();
+        bench.give("card", card);
+        let published = bench.artifact::<Publish>(json!({"target": "published/voice"}));
+        bench.give("published", published);
+        bench.made::<Demo>(json!({}));
+        for port in ["card", "published"] {
+            bench.cx.inputs.remove(port);
+        }
+        (text, bench.out("index.html"))
+    };
+    let (_, page) = shown(&mut bench);
+    assert!(page.contains("Whether these clips were trained on was not checked: the scores do not say it"), "{page}");
+
+    own(&bench, &folder);
+    amend(&folder, "overlap", overlap(0, 0, &["base <1>"]));
+    amend(&folder, "precision", "bf16".into());
+    amend(&folder, "stored_precision", "bf16".into());
+    let (card, page) = shown(&mut bench);
+    assert!(page.contains("What base &lt;1&gt; was trained on before is not known") && page.contains("Computed in bf16.</p>"), "{page}");
+    assert!(card.contains("Computed in bf16.\n") && !front_matter(&card).contains("; "), "{card}");
+
+    let mut chosen = overlap(0, 0, &[]);
+    chosen["chosen_on"] = 2.into();
+    amend(&folder, "overlap", chosen);
+    amend(&folder, "precision", "q4".into());
+    let tuned = json!({"wer": 0.1, "cer": 0.1, "substitutions": 3, "insertions": 1, "deletions": 2, "unfinished": 1});
+    amend(&folder, "tuned", tuned);
+    let (card, page) = shown(&mut bench);
+    for text in
+        ["2 of 3 scored clips chose which step", "1 of 3 transcripts unfinished", "computed in q4, while the model is stored in bf16"]
+    {
+        assert!(front_matter(&card).contains(text) && page.contains(text), "no {text} in\n{card}{page}");
+    }
+    let limits = card.split("## Limits").nth(1).unwrap();
+    for text in ["2 of 3 chose which step", "computed in q4", "1 of 3 transcripts unfinished"] {
+        assert!(limits.contains(text), "no {text} in\n{limits}");
+    }
+}
+
+#[test]
 fn a_card_names_the_dataset_that_was_scored_and_lists_this_model_only() {
     let mut bench = Bench::new();
     model(&mut bench, &training("lora", None));

@@ -4,7 +4,7 @@ use super::settings::Origins;
 use super::{bytes, number};
 use crate::cli::plot;
 use crate::cli::provenance::Provenance;
-use crate::cli::summary::{StageSummary, Summary, exit_words};
+use crate::cli::summary::{StageSummary, Summary, outcome_words};
 use crate::data::clip_row::ClipRow;
 use crate::data::trained_on::Overlap;
 use crate::error::Result;
@@ -61,7 +61,7 @@ pub(super) fn of_run(store: &Store, run: &str) -> Result<Value> {
         "pipeline": summary.pipeline,
         "started": summary.started,
         "exit": summary.exit,
-        "outcome": exit_words(summary.exit),
+        "outcome": outcome_words(store, &summary),
         "seconds": summary.seconds,
         "stages": stages,
         "data": data,

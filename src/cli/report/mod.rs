@@ -8,25 +8,27 @@ mod page;
 mod settings;
 mod sweep;
 
-use super::summary::find;
+use super::summary::{find_of, run_and_project};
 use super::{Project, note, print, print_json};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use clap::Args;
 use pipeline::cache::store::Store;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use voxpipe_io::secrets::redactor::Redactor;
 use voxpipe_io::write::write_atomic;
 
 /// Options of `voxpipe report`.
 #[derive(Args)]
 pub(super) struct ReportArgs {
-    /// Run id, `latest`, `previous`, or `sweep` for the combinations of [matrix]
+    /// Run id, `latest`, `previous`, or `sweep` for the combinations of [matrix]; with a pipeline file, the newest run of that pipeline
     #[arg(default_value = "latest", value_name = "RUN|sweep")]
     of: String,
     #[command(flatten)]
     project: Project,
-    /// Write one HTML page that needs no other file and no network
+    /// Write one HTML page that needs no other file and no network; `-` is standard output
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     html: Option<PathBuf>,
     /// Print JSON
@@ -37,9 +39,13 @@ pub(super) struct ReportArgs {
 impl ReportArgs {
     /// Prints the report, or writes it as a page.
     pub(super) fn go(&self) -> Result<()> {
-        let store = Store::open_readonly(&self.project.root()?)?;
-        let sweep = self.of == "sweep";
-        let mut data = if sweep { sweep::gather(&store, &self.project)? } else { gather::of_run(&store, &find(&store, &self.of)?)? };
+        let (of, project) = run_and_project(&self.of, &self.project)?;
+        if let Some(path) = self.html.as_deref().filter(|path| *path != Path::new("-")) {
+            check_target(path)?;
+        }
+        let store = Store::open_readonly(&project.root()?)?;
+        let sweep = of == "sweep";
+        let mut data = if sweep { sweep::gather(&store, &project)? } else { gather::of_run(&store, &find_of(&store, &of, &project)?)? };
         redact(&mut data, &Redactor::of_environment().0);
         if self.json {
             return print_json(data);
@@ -48,10 +54,36 @@ impl ReportArgs {
             return print(&if sweep { sweep::text(&data) } else { gather::text(&data) });
         };
         let page = if sweep { sweep::page(&data)? } else { page::of_run(&data)? };
+        if path == Path::new("-") {
+            return print(&page);
+        }
         write_atomic(path, page.as_bytes())?;
         note(&format!("wrote `{}`", path.display()));
         Ok(())
     }
+}
+
+/// Stands near the beginning of each page, so that a page may replace an older one, and nothing else.
+const MARK: &str = "<meta name=\"generator\" content=\"voxpipe report\">";
+
+/// Checks that a page may be written to a path: what is there, if anything, is a page of `voxpipe report` or empty.
+fn check_target(path: &Path) -> Result<()> {
+    let mut start = Vec::new();
+    let is_file = match fs::metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(meta) => meta.is_file(),
+    };
+    if is_file {
+        let reading = || format!("cannot read `{}`", path.display());
+        File::open(path).and_then(|file| file.take(1024).read_to_end(&mut start)).with_context(reading)?;
+    }
+    if is_file && (start.is_empty() || String::from_utf8_lossy(&start).contains(MARK)) {
+        return Ok(());
+    }
+    let what = if is_file { "is not a page of `voxpipe report` and is not overwritten" } else { "is not a file" };
+    Err(Error::new(format!("`{}` {what}", path.display()))
+        .kind(ErrorKind::InvalidInput)
+        .hint("name another file, such as `--html report.html`, or `-` for standard output"))
 }
 
 /// Replaces secrets in all texts, names included. What stages printed was redacted when it was recorded; settings and pipeline files were not.

@@ -4,7 +4,6 @@ use super::gather::{list, words};
 use super::number;
 use super::page::STYLE;
 use crate::cli::Project;
-use crate::cli::provenance::Provenance;
 use crate::cli::summary::Summary;
 use crate::cli::sweep;
 use crate::data::template::render;
@@ -13,60 +12,24 @@ use crate::plot::parallel::{ParallelAxis, ParallelLine, parallel, scatter};
 use crate::report::terminal::duration;
 use pipeline::cache::store::Store;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 const TEMPLATE: &str = include_str!("../../../templates/report/sweep.html");
 
-/// The facts of a sweep: its combinations as `sweep --list --json` has them, each with the newest run of it.
+/// The facts of a sweep: its combinations as `sweep --list --json` has them, each with the run that made its result, or else its newest run.
 pub(super) fn gather(store: &Store, project: &Project) -> Result<Value> {
     let mut data = sweep::listed(store, project)?;
-    let runs = runs_by_settings(store)?;
-    let pipeline = words(&data["pipeline"]).to_owned();
     for row in data["combinations"].as_array_mut().into_iter().flatten() {
-        let settings: BTreeMap<String, String> =
-            row["settings"].as_object().into_iter().flatten().map(|(key, value)| (key.clone(), words(value).to_owned())).collect();
-        let its = |run: &&KnownRun| run.pipeline == pipeline && settings.iter().all(|(key, value)| run.set.get(key) == Some(value));
-        // The newest run that did something tells more than one that found everything up to date.
-        let run = runs.iter().rev().filter(|run| run.worked).find(its).or_else(|| runs.iter().rev().find(its));
-        row["error"] = Value::Null;
-        let Some(run) = run else { continue };
-        row["run"] = json!(run.run);
-        row["seconds"] = json!(run.seconds);
-        if run.exit != 0 && words(&row["result"]) != "fresh" {
-            let summary = Summary::of(store, &run.run)?;
+        let Some(run) = row["run"].as_str() else { continue };
+        // A log that is damaged is no reason not to report the others.
+        let Ok(summary) = Summary::of(store, run) else { continue };
+        row["seconds"] = json!(summary.seconds);
+        if row["error"].is_string() {
+            // All of the error, not only its first line.
             let failed = summary.stages.iter().find(|stage| stage.result == "failed");
             row["error"] = json!(failed.map(|stage| format!("{}: {}", stage.stage, stage.said)));
-            if failed.is_some() {
-                row["result"] = json!("failed");
-            }
         }
     }
     Ok(data)
-}
-
-struct KnownRun {
-    run: String,
-    pipeline: String,
-    exit: u8,
-    seconds: f64,
-    /// Whether a stage ran in it.
-    worked: bool,
-    set: BTreeMap<String, String>,
-}
-
-/// The runs of the project with what `--set` or a combination gave them, oldest first.
-fn runs_by_settings(store: &Store) -> Result<Vec<KnownRun>> {
-    let mut known = Vec::new();
-    for run in store.runs()? {
-        // A run that was killed has no provenance, and none that is damaged stands in the way of the others.
-        let Ok(Some(found)) = Provenance::find(store, &run) else { continue };
-        if !found.set.is_empty() {
-            let worked = found.stages.iter().any(|stage| stage.summary.result != "fresh");
-            let Provenance { pipeline, exit, seconds, set, .. } = found;
-            known.push(KnownRun { run, pipeline, exit, seconds, worked, set: set.into_iter().collect() });
-        }
-    }
-    Ok(known)
 }
 
 /// The names of the axes, in the order of their keys.

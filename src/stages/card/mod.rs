@@ -175,6 +175,7 @@ impl Stage for Card {
             short["worst"] = json!(worst);
             short["best"] = json!(best(artifact, scores)?);
             short["warning"] = json!(checked.as_ref().and_then(|checked| checked.warning.as_deref()));
+            short["caveats"] = json!(checked.as_ref().map_or_else(Vec::new, |checked| checked.caveats(scores)));
             made.facts.insert("scores".to_owned(), short);
         }
         Ok(StageOutcome::Done(made))
@@ -190,6 +191,12 @@ impl Card {
             }
             if let Overlap::NotChecked { why } = &checked.overlap {
                 cx.warn(format!("whether the scored clips were trained on was not checked: {why}"));
+            }
+            if let Some(choice) = &checked.choice {
+                cx.warn(format!("{choice}; the card says so"));
+            }
+            if let Some(other) = &checked.other_precision {
+                cx.warn(format!("the scores were {other}; the card says so"));
             }
             if checked.model.is_none() {
                 cx.warn("the scores do not say which model they are of, so this was not checked");
@@ -210,6 +217,12 @@ struct Checked {
     overlap: Overlap,
     /// The overlap as a sentence, if there is one.
     warning: Option<String>,
+    /// Scored clips that chose the kept step, as a sentence, if there are any.
+    choice: Option<String>,
+    /// In which precision the scores were computed, if it is not the one in which the model is stored.
+    other_precision: Option<String>,
+    /// What the name of the entry in `model-index` says of the scores.
+    marks: Vec<String>,
     /// Whether the scores may be listed in `model-index`: not if a scored clip was trained on.
     listed: bool,
 }
@@ -229,7 +242,51 @@ fn checked(model: &Artifact, artifact: &Artifact, scores: &Scores) -> Result<Che
     }
     let overlap = Overlap::recorded(&json!({ "overlap": scores.overlap }));
     let same_clip = matches!(overlap, Overlap::Checked { same_clip, .. } if same_clip > 0);
-    Ok(Checked { model: matched, warning: overlap.warning(), overlap, listed: !same_clip })
+    let (warning, choice, other_precision) = (overlap.warning(), overlap.choice(), scores.other_precision());
+    let unchecked = matches!(overlap, Overlap::NotChecked { .. }).then(|| "not compared with the training data".to_owned());
+    let marks = [warning.clone(), unchecked, choice.clone(), scores.unfinished(), other_precision.clone()];
+    let marks = marks.into_iter().flatten().collect();
+    Ok(Checked { model: matched, warning, choice, other_precision, marks, overlap, listed: !same_clip })
+}
+
+impl Checked {
+    /// What limits the scores, beside the warning, as sentences: a page that shows them shows these too.
+    fn caveats(&self, scores: &Scores) -> Vec<String> {
+        let mut caveats = Vec::new();
+        match &self.overlap {
+            Overlap::NotChecked { why } => caveats.push(format!("Whether these clips were trained on was not checked: {why}.")),
+            Overlap::Checked { unknown, .. } if !unknown.is_empty() => {
+                caveats.push(format!("What {} was trained on before is not known and was not compared.", unknown.join(", ")));
+            }
+            Overlap::Checked { .. } => {}
+        }
+        if let Some(choice) = &self.choice {
+            caveats.push(format!("Warning: {choice}, so the scores on them are better than on new ones."));
+        }
+        if let Some(unfinished) = scores.unfinished() {
+            caveats.push(format!("This model left {unfinished}; they are scored as far as they go."));
+        }
+        if let Some(other) = &self.other_precision {
+            caveats.push(format!("The scores were {other}."));
+        }
+        if self.model.is_none() {
+            caveats.push("The scores do not say which model they are of; that they are this model's was not checked.".to_owned());
+        }
+        caveats
+    }
+}
+
+impl Scores {
+    /// How many transcripts the model did not end, if there are any.
+    fn unfinished(&self) -> Option<String> {
+        (self.tuned.unfinished > 0).then(|| format!("{} of {} transcripts unfinished", self.tuned.unfinished, self.clips))
+    }
+
+    /// In which precision the scores were computed, if it is not the one in which the model is stored.
+    fn other_precision(&self) -> Option<String> {
+        let (computed, stored) = (self.precision.as_deref()?, self.stored_precision.as_deref()?);
+        (computed != stored).then(|| format!("computed in {computed}, while the model is stored in {stored}"))
+    }
 }
 
 /// `training.json`. Unknown fields are passed on to custom templates.
@@ -289,6 +346,11 @@ struct Scores {
     data: Option<DataDigest>,
     #[serde(default)]
     overlap: Value,
+    /// Precision in which the scores were computed, and that in which the model is stored; absent in older files.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    precision: Option<String>,
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    stored_precision: Option<String>,
 }
 
 /// A value as voxpipe writes it; none in place of what another program writes under the same name.
@@ -435,5 +497,9 @@ fn settings(value: &Value) -> BTreeMap<String, String> {
     }
     let mut found = BTreeMap::new();
     walk("", value, &mut found);
+    if found.contains_key("max_steps") {
+        // Overridden: it did not decide how long the training was.
+        found.remove("epochs");
+    }
     found
 }

@@ -188,7 +188,7 @@ impl Stage for Command {
     }
 
     fn missing_on_machine(&self) -> Option<Error> {
-        environment::lacks(self)
+        self.unset_variable().or_else(|| environment::lacks(self))
     }
 
     fn programs(&self) -> Vec<String> {
@@ -225,10 +225,9 @@ impl Stage for Command {
             arguments.extend(Template::parse(argument).map_err(Error::new)?.fill_all(cx)?);
         }
         let (program, arguments) = arguments.split_first().ok_or_else(|| Error::new("`run` is empty"))?;
-        if let Some(name) = self.env.iter().find(|name| std::env::var_os(name).is_none()) {
-            return Err(Error::new(format!("environment variable `{name}`, listed in `env`, is not set"))
-                .environment()
-                .hint(format!("set `{name}` before running, or remove it from `env`")));
+        // On the node of a cluster nobody has looked yet.
+        if let Some(error) = self.unset_variable() {
+            return Err(error);
         }
 
         if let Some(tool) = self.tools.iter().find(|tool| programs::find(tool, &root).is_none_or(|path| !root.join(path).is_file())) {
@@ -286,6 +285,13 @@ impl Stage for Command {
 }
 
 impl Command {
+    /// The error of the first variable of `env` that is not set.
+    fn unset_variable(&self) -> Option<Error> {
+        let name = self.env.iter().find(|name| std::env::var_os(name).is_none())?;
+        let error = Error::new(format!("environment variable `{name}`, listed in `env`, is not set")).environment();
+        Some(error.hint(format!("set `{name}` before running, or remove it from `env`")))
+    }
+
     /// Whether the program is told where to write its result.
     fn uses_out(&self) -> bool {
         self.run.iter().chain(self.variables.values()).any(|text| text.contains("${out}"))

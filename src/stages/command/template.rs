@@ -42,10 +42,11 @@ impl Template {
                 "scratch" => Piece::Scratch,
                 "seed" => Piece::Seed,
                 _ => match name.strip_prefix("from.") {
-                    Some(port) if port.strip_suffix(ALL).is_some_and(|port| !port.is_empty()) => {
+                    Some(port) if port.strip_suffix(ALL).is_some_and(|port| !port.is_empty() && !port.contains('.')) => {
                         Piece::All(port[..port.len() - ALL.len()].to_owned())
                     }
-                    Some(port) if !port.is_empty() => Piece::From(port.to_owned()),
+                    // No port ends in a dot: what is left is a mistyped `...`.
+                    Some(port) if !port.is_empty() && !port.ends_with('.') => Piece::From(port.to_owned()),
                     _ => return Err(format!("unknown reference `${{{name}}}`")),
                 },
             });
@@ -77,13 +78,13 @@ impl Template {
             // What has no such port was reported before.
             let (port, index) = name.rsplit_once('.')?;
             let count = *counts.get(port)?;
-            match index.parse::<usize>() {
-                Ok(index) if index < count => None,
-                Ok(_) => {
+            match number(index) {
+                Some(index) if index < count => None,
+                Some(_) => {
                     let message = format!("`${{from.{name}}}`: `{port}` has only {count} input{}", if count == 1 { "" } else { "s" });
                     Some((message, format!("they are numbered from 0: the last is `${{from.{port}.{}}}`", count.saturating_sub(1))))
                 }
-                Err(_) => Some((format!("unknown reference `${{from.{name}}}`"), for_several(port, count))),
+                None => Some((format!("unknown reference `${{from.{name}}}`"), for_several(port, count))),
             }
         })
     }
@@ -117,6 +118,11 @@ impl Template {
     }
 }
 
+/// The number of an input, in its one spelling: `00` and `+1` are none, so that what is written twice is the same text.
+fn number(text: &str) -> Option<usize> {
+    text.parse::<usize>().ok().filter(|number| number.to_string() == text)
+}
+
 /// How to name the inputs of a port that has several.
 fn for_several(port: &str, count: usize) -> String {
     let last = count.saturating_sub(1);
@@ -135,7 +141,7 @@ fn input<'a>(cx: &'a Context, name: &str) -> Result<&'a Path> {
             return Err(Error::new(format!("{named} refers to {} folders", several.len())).hint(for_several(name, several.len())));
         }
     }
-    if let Some((port, Ok(index))) = name.rsplit_once('.').map(|(port, index)| (port, index.parse::<usize>()))
+    if let Some((port, Some(index))) = name.rsplit_once('.').map(|(port, index)| (port, number(index)))
         && let Some(artifact) = cx.all(port).get(index)
     {
         return Ok(&artifact.path);
@@ -143,4 +149,25 @@ fn input<'a>(cx: &'a Context, name: &str) -> Result<&'a Path> {
     let ports = cx.inputs.iter().map(|(port, artifacts)| format!("{port} ({})", artifacts.len())).collect::<Vec<_>>();
     let hint = if ports.is_empty() { "add it to `from`".to_owned() } else { format!("`from` has: {}", ports.join(", ")) };
     Err(Error::new(format!("{named} has no such input")).kind(ErrorKind::InvalidInput).hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_to_inputs_has_one_spelling() {
+        for argument in ["${from.s....}", "${from.s.....}", "${from.s.0...}", "${from....}", "${from.s.}", "${from.s..}", "${from.}"] {
+            assert!(Template::parse(argument).is_err_and(|message| message.starts_with("unknown reference")), "{argument}");
+        }
+        let counts = BTreeMap::from([("s", 2)]);
+        let told = |argument: &str| Template::parse(argument).unwrap().check_inputs(&counts).map(|(message, _)| message);
+        for argument in ["${from.s.00}", "${from.s.01}", "${from.s.+1}", "${from.s.x}", "${from.s.0.1}"] {
+            assert!(told(argument).is_some_and(|message| message.starts_with("unknown reference")), "{argument}");
+        }
+        for argument in ["${from.s.0}", "${from.s.1}", "${from.s...}"] {
+            assert_eq!(told(argument), None, "{argument}");
+        }
+        assert!(told("${from.s.2}").unwrap().contains("has only 2 inputs"));
+    }
 }

@@ -127,11 +127,12 @@ impl Train {
     fn trained_on(&self, cx: &Context, loaded: &Loaded, data: &Path, records: &[Tokenized]) -> Result<TrainedOn> {
         let mut trained_on = TrainedOn::of(&ClipDigest::of_all(data, records.iter().map(|(record, _)| record))?);
         if matches!(loaded.start, WeightsFrom::Checkpoint) {
-            trained_on.add_model(&loaded.base, &loaded.base_name)?;
+            trained_on.add_model(&loaded.base, loaded.identity.as_deref(), &loaded.base_name)?;
         }
         if let Some(adapter) = &self.adapter {
             let path = cx.path(adapter);
-            trained_on.add_model(&path, &model_dir::portable_name(adapter, &path, &cx.root))?;
+            let weights = lora::identity(&path).ok();
+            trained_on.add_model(&path, weights.as_deref(), &model_dir::portable_name(adapter, &path, &cx.root))?;
         }
         Ok(trained_on)
     }
@@ -239,7 +240,12 @@ impl Train {
             facts["kept_step"] = json!(kept);
             facts["eval"] = voxpipe_io::metrics::object(metrics).into();
         }
+        if output.stopped_early {
+            facts["stopped_early"] = json!(true);
+        }
         facts["trained_on"] = json!(prepared.trained_on.write(&cx.out)?);
+        // What is recorded counts only for these weights.
+        facts["weights"] = json!(if loaded.adapters.is_some() { lora::identity(&cx.out)? } else { model_dir::identity(&cx.out)? });
         let path = cx.out.join("training.json");
         fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
@@ -283,7 +289,9 @@ impl Train {
         let (total, trainable) = loaded.parameters;
         let mut facts = json!({
             "method": self.method, "parameters": total, "trainable_parameters": trainable, "settings": settings, "base": base,
-            "steps": losses.len(), "epochs": self.epochs, "examples": prepared.examples.len(), "left_out": prepared.left_out,
+            // The passes made: `max_steps` and early stopping end a training sooner or later than the setting `epochs` says.
+            "steps": losses.len(), "epochs": losses.last().map_or(0.0, |row| row.epoch), "examples": prepared.examples.len(),
+            "left_out": prepared.left_out,
             "audio_seconds": rounded(seconds), "first_loss": first_loss(losses), "final_loss": final_loss(losses),
             "device": loaded.device.name, "precision": precision, "languages": languages, "seed": cx.seed,
             "data": { "digest": cx.input("data")?.digest },

@@ -4,6 +4,7 @@
 
 use super::job_dir::JobDir;
 use super::{CancelMode, ClusterBackend, JobEnd, JobSpec, JobStatus};
+use crate::cache::programs;
 use crate::error::{Error, Result, ResultExt};
 use crate::graph::{CPU, GPU, SlurmSettings as Settings};
 use crate::stage::Failure;
@@ -237,14 +238,22 @@ fn job_status(state: &str, reason: &str, nodes: &str) -> JobStatus {
     }
 }
 
+const NO_CLIENT: &str = "run this on a machine with the Slurm client programs, or run the stage locally: `on = \"local\"`";
+
 fn start(program: &str, arguments: &[&str]) -> Result<Output> {
     finish(program, Command::new(program).args(arguments))
+}
+
+/// What this machine lacks to submit a job.
+pub(crate) fn lacks() -> Option<Error> {
+    let found = programs::find("sbatch", Path::new("")).is_some();
+    (!found).then(|| Error::new("cannot start `sbatch`: it is not in PATH").environment().hint(NO_CLIENT))
 }
 
 fn finish(program: &str, command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => "run this on a machine with the Slurm client programs, or run the stage locally: `on = \"local\"`",
+            io::ErrorKind::NotFound => NO_CLIENT,
             _ => "check that it runs from the command line",
         };
         Error::new(format!("cannot start `{program}`: {error}")).environment().hint(hint)

@@ -58,7 +58,7 @@ impl WantedTypes {
 
     fn by_value(value: &DeValue<'_>) -> Self {
         let items = match value {
-            DeValue::Array(items) => items.iter().next().map(|item| Self::by_value(item.get_ref()).types).unwrap_or_default(),
+            DeValue::Array(items) => items.iter().flat_map(|item| Self::by_value(item.get_ref()).types).collect(),
             _ => BTreeSet::new(),
         };
         let types = match value {
@@ -84,7 +84,17 @@ impl WantedTypes {
             return Ok(Spanned::new(span, DeValue::String(Cow::Borrowed(text))));
         }
         if has("array") && !is_quoted && (text.starts_with('[') || !has("string")) {
-            return Ok(self.list(text, start, parsed.ok()));
+            return self.list(text, start, key, parsed.ok());
+        }
+        // A text would be an error far from here, such as that of a program which gets it.
+        if self.are_numbers() && !is_quoted && !text.contains("${") {
+            return match parsed {
+                Ok(value) if is_number(value.get_ref()) => Ok(value),
+                parsed => {
+                    let (message, hint) = no_number(text, key, parsed.ok().as_ref().map(Spanned::get_ref));
+                    wrong(message, hint)
+                }
+            };
         }
         let error = match parsed {
             Ok(value) if is_quoted || self.types.is_empty() || self.take(value.get_ref()) => return Ok(value),
@@ -121,6 +131,11 @@ impl WantedTypes {
         }
     }
 
+    /// Whether only numbers are wanted.
+    fn are_numbers(&self) -> bool {
+        !self.types.is_empty() && self.types.iter().all(|one| one == "number" || one == "integer")
+    }
+
     /// Whether a value has one of the types.
     fn take(&self, value: &DeValue<'_>) -> bool {
         let is = |one: &str| self.types.contains(one);
@@ -136,13 +151,19 @@ impl WantedTypes {
     }
 
     /// A list: in TOML, or elements without quotes as in `[de, fr]` and `de,fr`.
-    fn list<'t>(&self, text: &'t str, start: usize, parsed: Option<Spanned<DeValue<'t>>>) -> Spanned<DeValue<'t>> {
+    fn list<'t>(
+        &self,
+        text: &'t str,
+        start: usize,
+        key: &str,
+        parsed: Option<Spanned<DeValue<'t>>>,
+    ) -> Result<Spanned<DeValue<'t>>, Box<Diagnostic>> {
         let only_texts = self.items.len() == 1 && self.items.contains("string");
         if let Some(value) = parsed
             && let DeValue::Array(items) = value.get_ref()
             && (!only_texts || items.iter().all(|item| item.get_ref().is_str()))
         {
-            return value;
+            return Ok(value);
         }
         let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         let items = Self { types: self.items.clone(), items: BTreeSet::new() };
@@ -154,10 +175,53 @@ impl WantedTypes {
             place += piece.len() + 1;
             if !item.is_empty() {
                 let plain = || Spanned::new(at..at + item.len(), DeValue::String(Cow::Borrowed(item)));
-                list.push(items.read(item, at, "").unwrap_or_else(|_| plain()));
+                list.push(match items.read(item, at, &format!("{key}[{}]", list.len())) {
+                    Err(complaint) if items.are_numbers() => return Err(complaint),
+                    read => read.unwrap_or_else(|_| plain()),
+                });
             }
         }
-        Spanned::new(start..start + text.len(), DeValue::Array(list.into_iter().collect()))
+        Ok(Spanned::new(start..start + text.len(), DeValue::Array(list.into_iter().collect())))
+    }
+}
+
+/// Whether a value is a number that can be stored. Which numbers are allowed is said by the schema or the stage.
+fn is_number(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Integer(number) => {
+            let (digits, radix) = (number.as_str(), number.radix());
+            i64::from_str_radix(digits, radix).is_ok() || u64::from_str_radix(digits, radix).is_ok()
+        }
+        // `1e999` is not what was written, but `inf` is.
+        DeValue::Float(number) => {
+            number.as_str().parse::<f64>().is_ok_and(|parsed| parsed.is_finite() || number.as_str().contains(['n', 'N']))
+        }
+        _ => false,
+    }
+}
+
+/// Why a text is no number, and what to write.
+fn no_number(text: &str, key: &str, parsed: Option<&DeValue<'_>>) -> (String, String) {
+    let plain = |text: &str| {
+        let digits = !text.starts_with(|first: char| first.is_alphabetic());
+        text.parse::<f64>().ok().filter(|number| digits && number.is_finite())
+    };
+    if matches!(parsed, Some(DeValue::Integer(_) | DeValue::Float(_))) {
+        return (format!("`{text}` is too large for a number"), "write a smaller one".to_owned());
+    }
+    if text.trim().is_empty() {
+        return (format!("`{key}` is a number, and no value is given"), format!("write one, such as `{key}=1`"));
+    }
+    if let Ok(number) = text.parse::<i64>() {
+        return (format!("`{text}` is not how TOML writes a number"), format!("write `{number}`"));
+    }
+    // `.5` and `1.` are numbers elsewhere.
+    if let Some(number) = plain(text) {
+        return (format!("`{text}` is not how TOML writes a number"), format!("write `{number:?}`"));
+    }
+    match plain(&text.replacen(',', ".", 1)) {
+        Some(number) => (format!("`{text}` is not how TOML writes a number"), format!("decimals follow a point: `{number:?}`")),
+        None => (format!("`{key}` is a number, not `{text}`"), "write a number, such as `1` or `5e-5`".to_owned()),
     }
 }
 
@@ -198,7 +262,11 @@ mod tests {
             ("s", "", "\"\""),
             ("n", "7", "7"),
             ("n", "0.5", "0.5"),
-            ("n", "auto", "\"auto\""),
+            ("n", "-1_000", "-1000"),
+            ("n", "0x10", "16"),
+            ("n", "'auto'", "\"auto\""),
+            ("n", "${params.f}", "\"${params.f}\""),
+            ("f", "inf", "inf"),
             ("f", "1e-5", "0.00001"),
             ("f", "3", "3"),
             ("b", "True", "true"),
@@ -216,8 +284,22 @@ mod tests {
         ] {
             assert_eq!(read(file, &["params", key], text).as_deref(), Ok(value), "{key}={text}");
         }
-        for (key, text, message) in [("f", ".5", "not how TOML writes"), ("n", "1.", "not how TOML writes"), ("b", "yes", "true or false")]
-        {
+        for (key, text, message) in [
+            ("f", ".5", "not how TOML writes"),
+            ("n", "1.", "not how TOML writes"),
+            ("n", "007", "not how TOML writes"),
+            ("f", "0,5", "not how TOML writes"),
+            ("n", "abc", "is a number, not `abc`"),
+            ("n", "auto", "is a number, not `auto`"),
+            ("n", "true", "is a number, not `true`"),
+            ("n", "[1]", "is a number, not `[1]`"),
+            ("n", "", "no value is given"),
+            ("n", "99999999999999999999", "too large"),
+            ("n", "-9223372036854775809", "too large"),
+            ("f", "1e999", "too large"),
+            ("l", "1,abc", "`key[1]` is a number, not `abc`"),
+            ("b", "yes", "true or false"),
+        ] {
             let error = read(file, &["params", key], text).unwrap_err();
             assert!(error.contains(message), "{key}={text}: {error}");
         }

@@ -239,7 +239,36 @@ fn short(key: &str, keys: &[&str]) -> String {
 fn written(value: &Spanned<DeValue<'_>>, text: &str) -> String {
     match value.get_ref() {
         DeValue::String(string) => string.to_string(),
-        _ => text.get(value.span()).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" "),
+        // What `--set` gave has a span behind the text of the file.
+        other => match text.get(value.span()).filter(|written| !written.is_empty()) {
+            Some(written) => written.split_whitespace().collect::<Vec<_>>().join(" "),
+            None => toml_text(other),
+        },
+    }
+}
+
+/// A value as TOML text.
+fn toml_text(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(string) => toml::Value::from(string.as_ref()).to_string(),
+        DeValue::Integer(integer) => integer.to_string(),
+        DeValue::Float(float) => float.to_string(),
+        DeValue::Boolean(boolean) => boolean.to_string(),
+        DeValue::Datetime(datetime) => datetime.to_string(),
+        DeValue::Array(items) => {
+            let items: Vec<String> = items.iter().map(|item| toml_text(item.get_ref())).collect();
+            format!("[{}]", items.join(", "))
+        }
+        DeValue::Table(table) => {
+            // A key as it is written if it needs no quotes; with quotes any key is right.
+            let key = |key: &str| match key.chars().all(|one| one.is_ascii_alphanumeric() || one == '-' || one == '_') && !key.is_empty() {
+                true => key.to_owned(),
+                false => toml::Value::from(key).to_string(),
+            };
+            let fields: Vec<String> =
+                table.iter().map(|(name, value)| format!("{} = {}", key(name.get_ref()), toml_text(value.get_ref()))).collect();
+            format!("{{ {} }}", fields.join(", "))
+        }
     }
 }
 

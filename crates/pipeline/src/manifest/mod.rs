@@ -276,7 +276,7 @@ impl<'t> Manifest<'t> {
         }
         let later = overrides::apply(&mut tree, overrides, registry, arguments, &mut found);
         // Other messages might quote a secret.
-        let secrets = literal_secrets::check(sources.text(), &tree, &later);
+        let secrets = literal_secrets::check(sources.text(), &tree, &later, arguments);
         if !secrets.is_empty() {
             return (None, secrets);
         }

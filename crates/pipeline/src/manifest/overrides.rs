@@ -27,6 +27,9 @@ pub struct CommandLineOverrides {
     pub combination: Option<SweepCombination>,
 }
 
+/// How the argument of a value begins.
+const SET: &str = "--set ";
+
 /// Command-line arguments, with spans that continue after the text of the file.
 pub(crate) struct Arguments {
     /// Where the next argument starts. The first starts one byte after the end of the text, so that no span of the file reaches it.
@@ -45,6 +48,14 @@ impl Arguments {
         self.end += argument.len() + 1;
         self.written.push((start, argument));
         start
+    }
+
+    /// The key and the value of each `--set`, and where the value starts.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, &str, usize)> {
+        self.written.iter().filter_map(|(start, argument)| {
+            let (key, value) = argument.strip_prefix(SET)?.split_once('=')?;
+            Some((key, value, start + SET.len() + key.len() + 1))
+        })
     }
 
     /// Maps spans after the end of the file back to their argument.
@@ -97,8 +108,8 @@ pub(crate) fn apply<'t>(
         write_profile(tree, profile, &mut later, found);
     }
     for (key, value) in &overrides.set {
-        let start = arguments.add(format!("--set {key}={value}"));
-        let key_start = start + "--set ".len();
+        let start = arguments.add(format!("{SET}{key}={value}"));
+        let key_start = start + SET.len();
         let key_span = key_start..key_start + key.len();
         let wanted = WantedTypes::of(&path_of(key), tree.get_ref(), registry);
         match wanted.read(value, key_span.end + 1, key) {

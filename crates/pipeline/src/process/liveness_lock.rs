@@ -42,6 +42,11 @@ impl LivenessLock {
     }
 }
 
+/// Whether somebody holds the liveness lock at `path`: a run, or what outlived it. The caller sees to it that nobody takes it meanwhile.
+pub(crate) fn is_held(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// How long a process may take to end after SIGTERM before it gets SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 

@@ -142,8 +142,9 @@ fn finite(name: &str, data: TensorData, kept: Dtype) -> Result<TensorData> {
 }
 
 /// Copies `training.json` of the adapter and adds what was merged: the digests of adapter and base, and whether the merged weights are as
-/// exact as the base with the adapter beside it (f32, no rounding to a narrower type). What the model was trained on goes along, unless the
-/// base is another one than the adapter was trained on.
+/// exact as the base with the adapter beside it (f32, no rounding to a narrower type), and the digest of the merged weights. What the model
+/// was trained on goes along, unless the base is another one than the adapter was trained on, or the adapter is not the one that its training
+/// wrote.
 fn copy_training_facts(base: &Path, adapter: &Path, out: &Path, exact: bool) -> Result<()> {
     let path = adapter.join("training.json");
     if !path.exists() {
@@ -156,8 +157,12 @@ fn copy_training_facts(base: &Path, adapter: &Path, out: &Path, exact: bool) -> 
     }
     let weights = model_dir::identity(base)?;
     facts["merged"] = json!(true);
-    facts["merge"] = json!({ "adapter": lora::identity(adapter)?, "base": weights, "exact": exact });
-    if matches!(RecordedBase::read(adapter)?.matches(base, None)?, BaseMatch::Different(_)) {
+    let merged = lora::identity(adapter)?;
+    let as_trained = facts["weights"].as_str() == Some(merged.as_str());
+    facts["weights"] = json!(model_dir::identity(out)?);
+    facts["merge"] = json!({ "adapter": merged, "base": weights, "exact": exact });
+    let own_base = !matches!(RecordedBase::read(adapter)?.matches(base, None)?, BaseMatch::Different(_));
+    if !own_base {
         let name = model_dir::hub_id(base).or_else(|| Some(base.file_name()?.display().to_string()));
         let mut other = json!({
             "name": name.unwrap_or_else(|| "base".to_owned()), "init": "checkpoint",
@@ -169,11 +174,11 @@ fn copy_training_facts(base: &Path, adapter: &Path, out: &Path, exact: bool) -> 
         }
         facts["trained_on_base"] = facts["base"].take();
         facts["base"] = other;
-        if let Some(facts) = facts.as_object_mut() {
-            facts.remove("trained_on");
-        }
-    } else {
+    }
+    if own_base && as_trained {
         model_dir::copy(adapter, out, model_dir::TRAINED_ON)?;
+    } else if let Some(facts) = facts.as_object_mut() {
+        facts.remove("trained_on");
     }
     let path = out.join("training.json");
     fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&facts)?)).with_context(|| format!("cannot write `{}`", path.display()))

@@ -60,6 +60,8 @@ pub struct WeightLoader {
     precision: Precision,
     /// Whether any matrix was loaded as bf16.
     halved: bool,
+    /// Whether any matrix is stored as bf16.
+    stored_halved: bool,
     problems: Problems,
     used: BTreeSet<String>,
     borrowed: Vec<Borrowed>,
@@ -75,6 +77,8 @@ enum Source {
 pub struct LoadReport {
     /// Precision of the matrices in memory; never [`Precision::Auto`].
     pub precision: Precision,
+    /// Precision in which the matrices are stored: the one that [`Precision::Auto`] gives.
+    pub stored: Precision,
     /// Check of the memory-mapped tensors for non-finite values; call [`FiniteCheck::passed`] before returning any result.
     pub audit: FiniteCheck,
     /// Note for the user, if any.
@@ -103,6 +107,7 @@ impl WeightLoader {
             device: device.clone(),
             precision,
             halved: false,
+            stored_halved: false,
             problems: Problems::default(),
             used: BTreeSet::new(),
             borrowed: Vec::new(),
@@ -126,13 +131,16 @@ impl WeightLoader {
     /// Loads a matrix in the requested precision; memory-mapped if the file stores it in that precision. Problems are collected as in
     /// [`WeightLoader::take`].
     pub fn matrix(&mut self, name: &str, shape: [usize; 2], init: Initializer) -> Param<Tensor<2>> {
-        let stored = match &self.source {
-            Source::Files(checkpoint) => checkpoint.dtype(name),
-            Source::Seed(_) => None,
-        };
-        let wanted = self.precision.keeps(if stored == Some(Dtype::BF16) { DType::BF16 } else { DType::F32 });
+        let wanted = self.precision.keeps(self.stored(name));
         self.halved |= wanted == DType::BF16;
         self.load(name, shape, init, wanted, true)
+    }
+
+    /// The type in which a matrix is stored, as far as a precision depends on it.
+    fn stored(&mut self, name: &str) -> DType {
+        let halved = matches!(&self.source, Source::Files(checkpoint) if checkpoint.dtype(name) == Some(Dtype::BF16));
+        self.stored_halved |= halved;
+        if halved { DType::BF16 } else { DType::F32 }
     }
 
     /// Loads the weight of a linear layer, like [`WeightLoader::matrix`], and quantizes it if the precision requires that. A quantized
@@ -140,6 +148,7 @@ impl WeightLoader {
     pub fn linear(&mut self, name: &str, shape: [usize; 2], init: Initializer) -> Param<Tensor<2>> {
         let Some(bits) = self.precision.bits() else { return self.matrix(name, shape, init) };
         self.used.insert(name.to_owned());
+        self.stored(name);
         let packed = self.data(name, &shape, init, DType::F32, false).and_then(|data| {
             let numbers = floats(&data).map_err(|error| error.message)?;
             let (inputs, bytes) = (shape[1], bits.row(shape[1]));
@@ -198,6 +207,7 @@ impl WeightLoader {
             (None, true) => Precision::Bf16,
             (None, false) => Precision::F32,
         };
+        let stored = if self.stored_halved { Precision::Bf16 } else { Precision::F32 };
         let (mut place, mut note) = (String::new(), None);
         if let Source::Files(checkpoint) = &mut self.source {
             (place, note) = (checkpoint.place(), checkpoint.note.take());
@@ -207,7 +217,7 @@ impl WeightLoader {
             }
         }
         let audit = match FiniteCheck::begin(self.borrowed) {
-            Ok(audit) if self.problems.count == 0 => return Ok(LoadReport { precision, audit, note }),
+            Ok(audit) if self.problems.count == 0 => return Ok(LoadReport { precision, stored, audit, note }),
             Ok(_) => Vec::new(),
             Err(wrong) => wrong,
         };

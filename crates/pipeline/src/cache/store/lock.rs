@@ -152,14 +152,33 @@ pub(super) fn process(who: &str) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(who.split_whitespace().nth(1)?.parse().ok()?)
 }
 
-/// The error of a project whose lock others hold.
-pub(super) fn held(who: &[String]) -> Error {
+/// Who is in the way of whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Conflict {
+    /// A run of the same pipeline in that of a run.
+    SamePipeline,
+    /// What needs the project for itself in that of a run.
+    Project,
+    /// A run in that of what needs the project for itself.
+    Run,
+}
+
+/// The error of a project or pipeline whose lock others hold.
+pub(super) fn held(conflict: Conflict, who: &[String]) -> Error {
     let (who, hold) = match who {
         [] => ("another process".to_owned(), "holds"),
         [one] => (one.clone(), "holds"),
         several => (several.join(", "), "hold"),
     };
-    Error::new(format!("another run is active in this project: {who} {hold} the lock"))
-        .kind(ErrorKind::Locked)
-        .hint("wait for it to finish (`voxpipe run --wait` does), or stop it")
+    let what = match conflict {
+        Conflict::SamePipeline => "this pipeline runs already",
+        Conflict::Project => "another command needs this project for itself",
+        Conflict::Run => "another run is active in this project",
+    };
+    // Only `run` and `sweep` can wait.
+    let hint = match conflict {
+        Conflict::Run => "wait for it to finish, or stop it",
+        Conflict::SamePipeline | Conflict::Project => "wait for it to finish (`--wait` does), or stop it",
+    };
+    Error::new(format!("{what}: {who} {hold} the lock")).kind(ErrorKind::Locked).hint(hint)
 }

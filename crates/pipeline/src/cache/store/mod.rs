@@ -255,8 +255,16 @@ impl Store {
         loop {
             let run = format!("{day}-{number}");
             let folder = self.dir.join("runs").join(&run);
+            let made = disk::make_new_folder(&folder).or_else(|error| {
+                // The no-op path opens a store without looking at its folders, and this one may have been removed.
+                if error.kind() != io::ErrorKind::NotFound {
+                    return Err(error);
+                }
+                disk::make_folder(&self.dir.join("runs"))?;
+                disk::make_new_folder(&folder)
+            });
             // Another run may begin at the same moment.
-            if disk::make_new_folder(&folder).with_context(|| format!("cannot create `{}`", folder.display()))? {
+            if made.with_context(|| format!("cannot create `{}`", folder.display()))? {
                 return Ok(run);
             }
             number += 1;

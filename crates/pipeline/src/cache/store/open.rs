@@ -4,7 +4,7 @@
 //! orphaned programs of a pipeline that is not running are ended by whoever comes next.
 
 use super::files::Durability;
-use super::lock::{FileLock, ResultClaim, held, holder, process};
+use super::lock::{Conflict, FileLock, ResultClaim, held, holder, process};
 use super::{Store, disk, files, names, state_folder};
 use crate::cache::file_stat::StatKey;
 use crate::cache::fingerprint::Fingerprint;
@@ -20,6 +20,9 @@ use std::{fs, io};
 
 /// The version of the folder layout.
 const FORMAT: &str = "1";
+
+/// The folders that every store has.
+const FOLDERS: [&str; 5] = ["store", "trees", "keys", "work", "runs"];
 
 /// The answer to the wish to make a result.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ impl Store {
     /// Opens the state of the project at `root` read-only; it need not exist yet.
     pub fn open_readonly(root: &Path) -> Result<Self> {
         let mut store = Self::at(state_folder(root), Arc::default());
+        check_folders(&store.dir)?;
         store.check_format()?;
         store.read_index();
         Ok(store)
@@ -58,7 +62,10 @@ impl Store {
         let found = match reads::text(&self.dir.join("format")) {
             Ok(format) => format,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => FORMAT.to_owned(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", self.dir.join("format").display())),
+            Err(error) => {
+                let error = Error::from(error).environment();
+                return Err(error).with_context(|| format!("cannot read `{}`", self.dir.join("format").display()));
+            }
         };
         // A crash during the very first start can leave an empty file.
         if !found.trim().is_empty() && found.trim() != FORMAT {
@@ -88,6 +95,7 @@ impl Store {
 
     fn locked(root: &Path, pipeline: Option<&str>, command: &str) -> Result<Self> {
         let dir = state_folder(root);
+        check_folders(&dir)?;
         let making = || format!("cannot create the state folder `{}`", dir.display());
         for folder in [&dir, &dir.join("locks")] {
             disk::make_folder(folder).with_context(making)?;
@@ -96,12 +104,15 @@ impl Store {
         let path = dir.join("lock");
         let (mut project, alone) = match (FileLock::exclusive(&path)?, pipeline) {
             (Some(lock), _) => (lock, true),
-            (None, None) => return Err(held(&active(&dir))),
-            (None, Some(_)) => (FileLock::shared(&path)?.ok_or_else(|| held(&active(&dir)))?, false),
+            (None, None) => return Err(held(Conflict::Run, &active(&dir))),
+            (None, Some(_)) => (FileLock::shared(&path)?.ok_or_else(|| held(Conflict::Project, &active(&dir)))?, false),
         };
         let run = match pipeline.map(|pipeline| run_lock(&dir, pipeline)) {
             None => None,
-            Some(path) => Some(FileLock::exclusive(&path)?.ok_or_else(|| held(&holder(&path).into_iter().collect::<Vec<_>>()))?),
+            Some(path) => {
+                let taken = FileLock::exclusive(&path)?;
+                Some(taken.ok_or_else(|| held(Conflict::SamePipeline, &holder(&path).into_iter().collect::<Vec<_>>()))?)
+            }
         };
         if alone {
             project.sign(command)?;
@@ -126,7 +137,7 @@ impl Store {
                 files::replace(&dir.join(name), text.as_bytes(), safety)?;
             }
         }
-        for folder in ["store", "trees", "keys", "work", "runs"] {
+        for folder in FOLDERS {
             disk::make_folder(&dir.join(folder)).with_context(making)?;
         }
         let own = liveness_lock::reap_orphans(&locks.alive, &dir)?;
@@ -157,11 +168,25 @@ impl Store {
         match quick() {
             Ok(Some(locks)) => {
                 let mut store = Self::at(dir, Arc::default());
+                store.orphans = store.reap_quickly(&locks.alive)?;
                 store.locks = Some(locks);
                 Ok(store)
             }
             _ => Self::open_run(root, pipeline, command),
         }
+    }
+
+    /// Ends the programs that outlived their run, for a run that starts none itself: one attempt at each liveness lock, and no more unless
+    /// somebody holds one. `own` is that of the caller's pipeline.
+    fn reap_quickly(&self, own: &Path) -> Result<Option<String>> {
+        // Whoever tries a liveness lock counts as its holder meanwhile.
+        let _start = FileLock::soon(&self.dir.join("locks/start"))?;
+        let others = run_locks(&self.dir).into_iter().map(|path| path.with_extension("alive"));
+        if !others.chain([self.dir.join(liveness_lock::NAME)]).any(|path| liveness_lock::is_held(&path)) {
+            return Ok(None);
+        }
+        let of_own = liveness_lock::reap_orphans(own, &self.dir)?;
+        Ok(joined(of_own.into_iter().chain(reap_others(&self.dir, own, false)?)))
     }
 
     /// Claims the making of a result.
@@ -243,6 +268,17 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// Checks that nothing else lies where the folders of the state belong: later errors would name what should have been in them.
+fn check_folders(dir: &Path) -> Result<()> {
+    let all = FOLDERS.iter().chain(&["locks", "last", "latest"]).map(|folder| dir.join(folder));
+    match all.into_iter().find(|folder| fs::metadata(folder).is_ok_and(|found| !found.is_dir())) {
+        Some(found) => Err(Error::new(format!("`{}` is not a folder", found.display()))
+            .environment()
+            .hint("move it away; voxpipe makes the folder again")),
+        None => Ok(()),
     }
 }
 
