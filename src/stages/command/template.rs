@@ -76,7 +76,7 @@ impl Template {
                 None => {}
             }
             // What has no such port was reported before.
-            let (port, index) = name.rsplit_once('.')?;
+            let (port, index) = name.split_once('.')?;
             let count = *counts.get(port)?;
             match number(index) {
                 Some(index) if index < count => None,
@@ -141,7 +141,7 @@ fn input<'a>(cx: &'a Context, name: &str) -> Result<&'a Path> {
             return Err(Error::new(format!("{named} refers to {} folders", several.len())).hint(for_several(name, several.len())));
         }
     }
-    if let Some((port, Some(index))) = name.rsplit_once('.').map(|(port, index)| (port, number(index)))
+    if let Some((port, Some(index))) = name.split_once('.').map(|(port, index)| (port, number(index)))
         && let Some(artifact) = cx.all(port).get(index)
     {
         return Ok(&artifact.path);
