@@ -352,7 +352,14 @@ impl Evaluate {
         }
         let why = match self.max_new_tokens {
             Some(limit) => format!("cut at `max_new_tokens` = {limit}; raise it or leave it out"),
-            None => format!("{} repeat themselves, the others are longer than speech can be", transcripts.repeats),
+            None => {
+                let longest = "reached the most text that such a recording or the model's context can hold";
+                match (transcripts.repeats, unfinished - transcripts.repeats.min(unfinished)) {
+                    (0, _) => longest.to_owned(),
+                    (_, 0) => "they repeat themselves".to_owned(),
+                    (repeats, others) => format!("{repeats} repeat themselves, {others} {longest}"),
+                }
+            }
         };
         cx.warn(format!(
             "{what}: {unfinished} of {all} transcripts are unfinished ({why}); their error rates are not those of whole texts"

@@ -267,7 +267,7 @@ impl Work<'_> {
                         let why = match self.options.max_new_tokens {
                             Some(limit) => format!("it reached the limit of {limit} tokens; raise it with `--max-new-tokens`, or omit it"),
                             None if clip.repeats() => "it repeats itself and was ended".to_owned(),
-                            None => "the model was still writing when it had more text than the recording can have".to_owned(),
+                            None => "it reached the most text that the recording or the model's context can hold".to_owned(),
                         };
                         self.progress.print(&format!("warning: {}: the transcript is unfinished: {why}", input.name.display()));
                     }
