@@ -195,6 +195,6 @@ fn a_command_runs_again_when_a_tool_is_another_and_gets_its_variables() {
     sandbox.pipeline(
         "schema = 1\n[pipeline]\nname = \"t\"\n[stage.it]\nuses = \"command\"\nwith = { run = [\"true\"], tools = [\"no-such-tool\"] }\n",
     );
-    sandbox.run(&["check"]).exits(0).complains("reads `no-such-tool`, which does not exist");
+    sandbox.run(&["check"]).exits(0).complains("program `no-such-tool`, listed in `tools`, not found");
     sandbox.run(&["run"]).exits(4).complains("program `no-such-tool`, listed in `tools`, not found");
 }

@@ -96,8 +96,9 @@ impl Check {
             let root = parsed.pipeline.as_ref().map(|pipeline| pipeline.root.clone()).unwrap_or_default();
             // uv works without it.
             let optional = |path: &PathBuf| path.file_name().is_some_and(|name| name == ".python-version");
+            // Programs that are missing are told with what else this machine lacks.
             let absent: Vec<PathBuf> =
-                step.sources(&root).into_iter().filter(|path| !optional(path) && !root.join(path).exists()).collect();
+                step.stage.sources().into_iter().filter(|path| !optional(path) && !root.join(path).exists()).collect();
             // What lies in a folder that is missing need not be named as well.
             let inside = |path: &PathBuf| absent.iter().any(|folder| path != folder && path.starts_with(folder));
             missing.extend(absent.iter().filter(|path| !inside(path)).map(|path| (step.name.clone(), path.clone())));
