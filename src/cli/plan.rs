@@ -1,7 +1,7 @@
 //! `voxpipe plan`: shows what a run would do and why, without writing anything.
 
 use super::selection::{SelectedArgs, forced, selected};
-use super::summary::Summary;
+use super::summary::newest_run;
 use super::table::table;
 use super::{note, print, print_json};
 use crate::error::Result;
@@ -128,16 +128,10 @@ impl Plan {
     }
 }
 
-/// Whether a run is at work on a stage right now.
+/// Whether a run is at work on a stage right now. What an earlier run began is not what the active one does.
 pub(super) fn is_running(store: &Store, pipeline: &Pipeline, stage: &str) -> bool {
     let last = store.last(&pipeline.name, &pipeline.origin(), stage).filter(|last| last.tried.end == AttemptEnd::Begun);
     last.is_some_and(|last| store.runner(&pipeline.name).is_some() && newest_run(store, &pipeline.name).as_ref() == Some(&last.tried.run))
-}
-
-/// The newest run of a pipeline. What an earlier one began is not what the active one does.
-fn newest_run(store: &Store, pipeline: &str) -> Option<String> {
-    let runs = store.runs().ok()?;
-    runs.into_iter().rev().find(|run| Summary::of(store, run).is_ok_and(|summary| summary.pipeline == pipeline))
 }
 
 /// What this machine lacks for a stage, in words.
