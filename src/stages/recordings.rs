@@ -89,7 +89,12 @@ impl Stage for Recordings {
             let mut candidates = Vec::new();
             for (id, takes) in &mut open {
                 if let Some(take) = takes.pop() {
-                    candidates.push(AudioCandidate { path: folder.join(&take.file), shown: take.file, stem: stems[*id].clone() });
+                    candidates.push(AudioCandidate {
+                        path: folder.join(&take.file),
+                        shown: take.file,
+                        stem: stems[*id].clone(),
+                        span: None,
+                    });
                     ids.push(*id);
                 }
             }

@@ -147,6 +147,7 @@ impl Stage for Uploads {
                 path: clip.sound.path.clone(),
                 shown: clip.sound.shown.clone(),
                 stem: stems[&clip.sound.shown].clone(),
+                span: None,
             })
             .collect();
         let limits = IngestLimits { min: self.min_seconds, max: self.max_seconds };

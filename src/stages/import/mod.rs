@@ -10,7 +10,7 @@ mod tables;
 
 use crate::data::clip_row::ClipRow;
 use crate::data::ingest;
-use crate::data::ingest::{AudioCandidate, IngestLimits, rounded};
+use crate::data::ingest::{AudioCandidate, AudioSpan, IngestLimits, rounded};
 use crate::data::text::{count, first_few, safe_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
@@ -20,7 +20,6 @@ use pipeline::artifact::ArtifactKind;
 use pipeline::manifest::one_or_many::OneOrMany;
 use pipeline::stage::{Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult};
 use place::Place;
-use rayon::prelude::*;
 use rows::Row;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -324,18 +323,13 @@ impl Taking<'_> {
             }
         }
         let limits = IngestLimits { min: self.import.min_seconds, max: self.import.max_seconds };
-        let taken: Vec<Result<Result<f64, String>>> = ready
-            .par_iter()
-            .map(|(row, candidate)| {
-                let part = row.offset.filter(|_| row.seconds.is_some()).zip(row.seconds);
-                ingest::take_part(candidate, part, &self.into, limits)
-            })
-            .collect();
+        let candidates: Vec<AudioCandidate> = ready.iter().map(|(_, candidate)| candidate.clone()).collect();
+        let taken = ingest::ingest_audio(&candidates, &self.into, limits, |_| !self.cx.stopping())?;
         for ((row, candidate), taken) in ready.into_iter().zip(taken) {
             if candidate.path.starts_with(&self.cx.scratch) {
                 fs::remove_file(&candidate.path)?;
             }
-            match taken? {
+            match taken {
                 Ok(seconds) => self.records.push(ClipRow {
                     audio_path: format!("audio/{}.wav", candidate.stem),
                     text: row.text.unwrap_or_default(),
@@ -376,7 +370,8 @@ impl Taking<'_> {
                 (self.audio.local(&found, &kept)?, found)
             }
         };
-        Ok(Ok(AudioCandidate { path, shown, stem }))
+        let span = row.offset.zip(row.seconds).map(|(start, seconds)| AudioSpan { start, end: Some(start + seconds) });
+        Ok(Ok(AudioCandidate { path, shown, stem, span }))
     }
 
     /// Writes the clips and the report.
