@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use voxtral::audio::{DecodedAudio, LogMel, decode, load, read_wav16k, write_wav16k};
+use voxtral::audio::{Channel, DecodedAudio, LoadOptions, LogMel, decode, load, load_blocks, load_with, read_wav16k, write_wav16k};
 
 /// One clip in every format, created by `tests/audio/make.sh`.
 const FORMATS: [&str; 8] =
@@ -67,6 +67,89 @@ fn channels_are_averaged() {
     }
     writer.finalize().unwrap();
     assert_eq!(decode(&path).unwrap().samples, [6.0 / 32.0, -3.0 / 32.0]);
+}
+
+/// A WAV of 16-bit frames.
+fn wav(path: &Path, rate: u32, channels: u16, frames: impl Iterator<Item = Vec<f32>>) {
+    let spec = hound::WavSpec { channels, sample_rate: rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    frames.flatten().for_each(|sample| writer.write_sample((sample * 32_767.0) as i16).unwrap());
+    writer.finalize().unwrap();
+}
+
+fn rms(samples: &[f32]) -> f64 {
+    (samples.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>() / samples.len() as f64).sqrt()
+}
+
+fn tone(n: usize, hertz: f64, rate: u32) -> f32 {
+    (0.3 * (n as f64 * hertz * std::f64::consts::TAU / f64::from(rate)).sin()) as f32
+}
+
+fn of(channel: Channel) -> LoadOptions {
+    LoadOptions { channel }
+}
+
+#[test]
+fn blocks_are_the_whole_recording_and_need_little_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.wav");
+    // The last one has more samples than are kept, so it is read twice.
+    for (rate, channels, frames) in
+        [(16_000, 1, 100_000), (44_100, 1, 200_001), (44_101, 2, 99_999), (8_000, 3, 50_000), (48_000, 2, 3_000_000)]
+    {
+        wav(&path, rate, channels, (0..frames).map(|n| (0..channels).map(|c| tone(n, 300.0 + 90.0 * f64::from(c), rate)).collect()));
+        for channel in [Channel::Mix, Channel::Left, Channel::Number(channels)] {
+            let whole = load_with(&path, &of(channel)).unwrap();
+            let (mut samples, mut longest) = (Vec::new(), 0);
+            let info = load_blocks(&path, &of(channel), &mut |block| {
+                longest = longest.max(block.len());
+                samples.extend_from_slice(block);
+                Ok(true)
+            })
+            .unwrap();
+            assert!(samples == whole.samples, "{rate} Hz, {channels} channels, {channel}");
+            assert_eq!((info.rate, info.channels, info.samples), (rate, channels, samples.len() as u64));
+            assert!((samples.len() as f64 / 16_000.0 - frames as f64 / f64::from(rate)).abs() < 1e-4);
+            assert!(longest <= 65_536, "a block of {longest} samples");
+            assert_eq!(info.notes, whole.notes);
+        }
+    }
+    let mut blocks = 0;
+    let info = load_blocks(&path, &LoadOptions::default(), &mut |_| {
+        blocks += 1;
+        Ok(blocks < 3)
+    });
+    assert_eq!((info.unwrap().samples > 0, blocks), (true, 3));
+}
+
+#[test]
+fn the_channel_that_was_asked_for_is_read_and_no_sound_cancels_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stereo.wav");
+    wav(&path, 16_000, 2, (0..32_000).map(|n| vec![tone(n, 300.0, 16_000), 0.5 * tone(n, 470.0, 16_000)]));
+    let level = |channel| rms(&load_with(&path, &of(channel)).unwrap().samples);
+    assert!((level(Channel::Left) / level(Channel::Right) - 2.0).abs() < 0.01);
+    assert_eq!((level(Channel::Left), level(Channel::Right)), (level(Channel::Number(1)), level(Channel::Number(2))));
+    let mix = load_with(&path, &of(Channel::Mix)).unwrap();
+    assert!(mix.notes.is_empty() && (rms(&mix.samples) - level(Channel::Left) * (1.25_f64).sqrt() / 2.0).abs() < 1e-3);
+    let error = load_with(&path, &of(Channel::Number(3))).unwrap_err();
+    assert!(error.message.contains("stereo.wav has 2 channels; `channel = 3` asks for channel 3"), "{error}");
+
+    // Phases that cancel, and a channel without sound; also in a recording that is read twice.
+    for seconds in [2, 200] {
+        wav(&path, 16_000, 2, (0..16_000 * seconds).map(|n| vec![tone(n, 300.0, 16_000), -tone(n, 300.0, 16_000)]));
+        let found = load_with(&path, &of(Channel::Mix)).unwrap();
+        assert_eq!(found.samples, load_with(&path, &of(Channel::Left)).unwrap().samples);
+        assert_eq!(found.notes, ["the channels cancel each other (opposite phases): the left channel alone is used"]);
+        wav(&path, 16_000, 2, (0..16_000 * seconds).map(|n| vec![0.0, tone(n, 300.0, 16_000)]));
+        let found = load_with(&path, &of(Channel::Mix)).unwrap();
+        assert_eq!(found.samples, load_with(&path, &of(Channel::Right)).unwrap().samples);
+        assert_eq!(found.notes, ["the left channel is silent and was left out of the mix"]);
+    }
+    let mono = load_with(&fixture("speech.wav"), &of(Channel::Left)).unwrap();
+    assert_eq!(mono.samples, load(&fixture("speech.wav")).unwrap());
+    let error = load_with(&fixture("speech.wav"), &of(Channel::Right)).unwrap_err();
+    assert!(error.message.contains("has 1 channel; `channel = \"right\"` asks for channel 2"), "{error}");
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn tokenizers_are_survived() {
 
 #[test]
 fn recordings_are_survived() {
-    let whole = "aac.m4a alac.m4a alaw.wav bare.aac bare.mp3 f32.wav f64.wav fast.flac flac.ogg ima.wav mono.flac ms.wav mulaw.wav parts.mp4 s16.wav \
+    let whole = "aac.m4a alac.m4a alaw.wav bare.aac bare.mp3 big.aiff f32.wav f64.wav fast.flac flac.ogg ima.wav mono.flac ms.wav mulaw.wav parts.mp4 s16.wav \
                  s24.wav s32.wav six.wav speech.ogg stereo.flac tags.wav u8.wav xing.mp3";
     survives("audio", targets::audio, 100, whole);
 }

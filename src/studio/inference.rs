@@ -15,7 +15,7 @@ use std::path::Path as FilePath;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use voxtral::audio::wav::load_stream;
+use voxtral::audio::load_stream;
 
 /// Maximum length of the audio in a request, in seconds.
 const LONGEST: f64 = 600.0;

@@ -21,8 +21,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use voxpipe_io::write::write_atomic;
+use voxtral::audio::load_stream;
 use voxtral::audio::quality::{ClipQuality, QualityVerdict};
-use voxtral::audio::wav::load_stream;
 
 /// The number of takes to ask for while the pipeline file cannot be read.
 const DEFAULT_MINIMUM: u64 = 40;

@@ -3,8 +3,8 @@
 //! A synchronous FFT resampler (rubato): content above the lower of the two Nyquist frequencies is removed before it can alias. The filter
 //! delay is compensated, so sounds keep their position.
 
-use rubato::audioadapter_buffers::owned::InterleavedOwned;
-use rubato::{Fft, FixedSync, Resampler, WindowFunction};
+use rubato::audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{Fft, FixedSync, Indexing, Resampler, WindowFunction};
 
 use super::SAMPLE_RATE;
 use crate::error::{Error, Result};
@@ -24,24 +24,108 @@ pub fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
     if rate == SAMPLE_RATE || samples.is_empty() {
         return Ok(samples);
     }
-    if !RATES.contains(&rate) {
-        return Err(Error::new(format!("unsupported sample rate {rate} Hz: expected {} to {} Hz", RATES.start(), RATES.end())));
+    let mut resampler = StreamResampler::new(rate)?;
+    let mut resampled = Vec::with_capacity(resampled_length(samples.len(), rate));
+    let mut keep = |block: &[f32]| {
+        resampled.extend_from_slice(block);
+        Ok(true)
+    };
+    resampler.push(&samples, &mut keep)?;
+    resampler.finish(&mut keep)?;
+    Ok(resampled)
+}
+
+/// Resamples a recording to 16 kHz block by block. However it is cut into blocks, the result is the same.
+pub(super) struct StreamResampler {
+    fft: Fft<f32>,
+    rate: u32,
+    /// Input that does not fill a chunk of the resampler yet.
+    pending: Vec<f32>,
+    /// Output of one chunk.
+    output: Vec<f32>,
+    /// Output samples at the start that are the delay of the filter, not yet removed.
+    delay: usize,
+    received: usize,
+    handed_out: usize,
+}
+
+impl StreamResampler {
+    /// A resampler from a rate in Hz. A rate outside [`RATES`] is an error.
+    pub(super) fn new(rate: u32) -> Result<Self> {
+        if !RATES.contains(&rate) {
+            return Err(Error::new(format!("unsupported sample rate {rate} Hz: expected {} to {} Hz", RATES.start(), RATES.end())));
+        }
+        let (from, to) = (rate as usize, SAMPLE_RATE as usize);
+        let fft = Fft::<f32>::new_custom(from, to, filter_length(from, to), 1, 1, WindowFunction::BlackmanHarris2, FixedSync::Both)
+            .map_err(|error| failed(rate, error))?;
+        let output = vec![0.0; fft.output_frames_max()];
+        Ok(Self { delay: fft.output_delay(), fft, rate, pending: Vec::new(), output, received: 0, handed_out: 0 })
     }
-    if let Some(n) = samples.iter().position(|sample| sample.is_nan() || sample.abs() > MAX_MAGNITUDE) {
-        return Err(Error::new(format!("cannot resample: sample {n} is {:e}, where 1 is full scale", samples[n])));
+
+    /// Takes the next samples and hands out what is ready. Returns whether `on_block` wants more.
+    pub(super) fn push(&mut self, mut samples: &[f32], on_block: &mut dyn FnMut(&[f32]) -> Result<bool>) -> Result<bool> {
+        if let Some(n) = samples.iter().position(|sample| sample.is_nan() || sample.abs() > MAX_MAGNITUDE) {
+            let place = self.received + n;
+            return Err(Error::new(format!("cannot resample: sample {place} is {:e}, where 1 is full scale", samples[n])));
+        }
+        self.received += samples.len();
+        let chunk = self.fft.input_frames_next();
+        while self.pending.len() + samples.len() >= chunk {
+            if self.pending.is_empty() {
+                let (now, rest) = samples.split_at(chunk);
+                samples = rest;
+                if !self.process(now, on_block)? {
+                    return Ok(false);
+                }
+            } else {
+                let (now, rest) = samples.split_at(chunk - self.pending.len());
+                samples = rest;
+                let mut whole = std::mem::take(&mut self.pending);
+                whole.extend_from_slice(now);
+                let go_on = self.process(&whole, on_block)?;
+                whole.clear();
+                self.pending = whole;
+                if !go_on {
+                    return Ok(false);
+                }
+            }
+        }
+        self.pending.extend_from_slice(samples);
+        Ok(true)
     }
-    let failed = |error: String| Error::new(format!("cannot resample from {rate} Hz to {SAMPLE_RATE} Hz: {error}"));
-    let (from, to) = (rate as usize, SAMPLE_RATE as usize);
-    let length = samples.len();
-    let chunk = filter_length(from, to);
-    let mut fft = Fft::<f32>::new_custom(from, to, chunk, 1, 1, WindowFunction::BlackmanHarris2, FixedSync::Both)
-        .map_err(|error| failed(error.to_string()))?;
-    let input = InterleavedOwned::new_from(samples, 1, length).map_err(|error| failed(error.to_string()))?;
-    let output = fft.process_all(&input, length, None).map_err(|error| failed(error.to_string()))?;
-    let mut samples = output.take_data();
-    // The resampler rounds the length up. Keep the duration, to the nearest sample.
-    samples.resize(resampled_length(length, rate), 0.0);
-    Ok(samples)
+
+    /// Hands out the rest: the duration is kept, to the nearest sample.
+    pub(super) fn finish(mut self, on_block: &mut dyn FnMut(&[f32]) -> Result<bool>) -> Result<()> {
+        let length = resampled_length(self.received, self.rate);
+        let mut rest = std::mem::take(&mut self.pending);
+        while self.handed_out < length {
+            if !self.process(&rest, on_block)? {
+                return Ok(());
+            }
+            rest.clear();
+        }
+        Ok(())
+    }
+
+    /// Resamples one chunk, which is filled up with zeros, and hands out its part of the result.
+    fn process(&mut self, chunk: &[f32], on_block: &mut dyn FnMut(&[f32]) -> Result<bool>) -> Result<bool> {
+        let rate = self.rate;
+        let size = self.output.len();
+        let input = InterleavedSlice::new(chunk, 1, chunk.len()).map_err(|error| failed(rate, error))?;
+        let mut output = InterleavedSlice::new_mut(&mut self.output, 1, size).map_err(|error| failed(rate, error))?;
+        let indexing = Indexing { input_offset: 0, output_offset: 0, active_channels_mask: None, partial_len: Some(chunk.len()) };
+        let (_, made) = self.fft.process_into_buffer(&input, &mut output, Some(&indexing)).map_err(|error| failed(rate, error))?;
+        let delay = self.delay.min(made);
+        self.delay -= delay;
+        let left = resampled_length(self.received, rate) - self.handed_out;
+        let ready = self.output.get(delay..made.min(delay + left)).unwrap_or_default();
+        self.handed_out += ready.len();
+        if ready.is_empty() { Ok(true) } else { on_block(ready) }
+    }
+}
+
+fn failed(rate: u32, error: impl std::fmt::Display) -> Error {
+    Error::new(format!("cannot resample from {rate} Hz to {SAMPLE_RATE} Hz: {error}"))
 }
 
 /// Input samples the resampler processes at once: whole periods of both rates, and an even number of them. The delay is half of it, and
@@ -133,6 +217,49 @@ mod tests {
             assert!(error.message.contains("sample 1 is"), "{error}");
         }
         assert!(resample(vec![-MAX_MAGNITUDE; 4000], 44_100).unwrap().iter().all(|sample| sample.is_finite()));
+    }
+
+    /// The whole recording at once, by the resampler's own function.
+    fn at_once(samples: &[f32], rate: u32) -> Vec<f32> {
+        let (from, to, length) = (rate as usize, SAMPLE_RATE as usize, samples.len());
+        let window = WindowFunction::BlackmanHarris2;
+        let mut fft = Fft::<f32>::new_custom(from, to, filter_length(from, to), 1, 1, window, FixedSync::Both).unwrap();
+        let mut whole = fft.process_all(&InterleavedSlice::new(samples, 1, length).unwrap(), length, None).unwrap().take_data();
+        whole.resize(resampled_length(length, rate), 0.0);
+        whole
+    }
+
+    #[test]
+    fn blocks_of_any_length_give_the_same_samples() {
+        for (rate, length) in
+            [(8_000, 12_345), (44_100, 100_003), (44_101, 50_000), (48_000, 3), (96_000, 6_144), (11_025, 1), (22_050, 70_000)]
+        {
+            let samples = tone(440.0, rate, length);
+            let expected = at_once(&samples, rate);
+            assert_eq!(resample(samples.clone(), rate).unwrap(), expected, "{rate} Hz");
+            for step in [1, 7, 1000, 4096, 65_536] {
+                let mut found = Vec::new();
+                let mut keep = |block: &[f32]| {
+                    assert!(!block.is_empty());
+                    found.extend_from_slice(block);
+                    Ok(true)
+                };
+                let mut resampler = StreamResampler::new(rate).unwrap();
+                for block in samples.chunks(step) {
+                    assert!(resampler.push(block, &mut keep).unwrap());
+                }
+                resampler.finish(&mut keep).unwrap();
+                assert_eq!(found, expected, "{rate} Hz in blocks of {step}");
+            }
+        }
+        // Whoever has enough is not asked again.
+        let mut blocks = 0;
+        let mut resampler = StreamResampler::new(48_000).unwrap();
+        let more = resampler.push(&[0.25; 100_000], &mut |_| {
+            blocks += 1;
+            Ok(false)
+        });
+        assert_eq!((more.unwrap(), blocks), (false, 1));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! WAV dataset clips: 16 kHz, mono, 16-bit PCM, read and written losslessly. [`load`] reads any other audio file to the same samples.
+//! WAV dataset clips: 16 kHz, mono, 16-bit PCM, read and written losslessly. [`load`](super::load()) reads any other audio file to the same samples.
 //!
 //! A sample `x` is written as ⌊x · 32768⌋, clamped to 16 bits, and read as `value / 32768`, the scaling of the reference implementation.
 //! Writing what was read gives the same bytes.
@@ -8,59 +8,12 @@ use std::path::Path;
 
 use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
 
+use super::SAMPLE_RATE;
 use super::decode::{damaged, opened};
-use super::{DecodedAudio, SAMPLE_RATE, decode, decode_bytes, resample};
 use crate::error::{Error, Result};
 
 /// Format of a dataset clip.
 const SPEC: WavSpec = WavSpec { channels: 1, sample_rate: SAMPLE_RATE, bits_per_sample: 16, sample_format: SampleFormat::Int };
-
-/// Decodes any audio file to 16 kHz mono samples.
-pub fn load(path: &Path) -> Result<Vec<f32>> {
-    at_16k(path, decode(path)?)
-}
-
-/// Decodes a streamed audio file, such as standard input, to 16 kHz mono samples; `name` is used in errors.
-///
-/// A program that writes WAV to a pipe does not know the length in advance and declares the largest possible size. Such a header is
-/// corrected to the size received.
-pub fn load_stream(name: &Path, mut bytes: Vec<u8>) -> Result<Vec<f32>> {
-    fix_streamed_sizes(&mut bytes);
-    at_16k(name, decode_bytes(name, bytes)?)
-}
-
-/// Corrects the placeholder sizes in the header of a streamed WAV file. Any other file stays unchanged.
-fn fix_streamed_sizes(bytes: &mut [u8]) -> Option<()> {
-    let u32_at = |bytes: &[u8], at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
-    if !bytes.starts_with(b"RIFF") || bytes.get(8..12)? != b"WAVE" {
-        return None;
-    }
-    let (mut at, mut frame) = (12usize, 1u32);
-    while bytes.get(at..at + 4)? != b"data" {
-        if bytes.get(at..at + 4)? == b"fmt " {
-            frame = u32::from(u16::from_le_bytes(*bytes.get(at + 20..)?.first_chunk()?)).max(1);
-        }
-        // Chunks start at even offsets.
-        at = at.checked_add(8)?.checked_add(u32_at(bytes, at + 4)?.checked_next_multiple_of(2)? as usize)?;
-    }
-    // Streaming writers declare 0xffff_ffff, or a slightly smaller multiple of some block size.
-    if u32_at(bytes, at + 4)? < 0x7fff_0000 {
-        return None;
-    }
-    let data_size = u32::try_from(bytes.len() - at - 8).ok()?;
-    let riff_size = u32::try_from(bytes.len() - 8).ok()?;
-    bytes.get_mut(at + 4..at + 8)?.copy_from_slice(&(data_size - data_size % frame).to_le_bytes());
-    bytes.get_mut(4..8)?.copy_from_slice(&riff_size.to_le_bytes());
-    Some(())
-}
-
-fn at_16k(path: &Path, decoded: DecodedAudio) -> Result<Vec<f32>> {
-    let samples = resample(decoded.samples, decoded.rate).map_err(|error| error.context(path.display()))?;
-    if samples.is_empty() {
-        return Err(damaged(path, "has less than one sample of audio"));
-    }
-    Ok(samples)
-}
 
 /// Reads a clip written by [`write_wav16k`]. Any other kind of file is an error.
 pub fn read_wav16k(path: &Path) -> Result<Vec<f32>> {
@@ -117,6 +70,7 @@ pub fn write_wav16k(path: &Path, samples: &[f32]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::load;
     use super::*;
 
     #[test]
