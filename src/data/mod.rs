@@ -1,6 +1,7 @@
 //! Data formats and helpers: clips, sentences to read, tables, audio ingestion, subtitles, templates, managed folders.
 
 pub mod clip_row;
+pub mod cues;
 pub mod ingest;
 pub mod managed_dir;
 pub mod phrase;
