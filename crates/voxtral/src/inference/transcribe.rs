@@ -145,7 +145,7 @@ impl Transcriber {
     ///
     /// # Shapes
     /// → `[audio tokens, text width]`
-    fn embed_audio(&self, clips: &[Features], progress: &mut dyn FnMut() -> Result<()>) -> Result<Tensor<2>> {
+    pub(super) fn embed_audio(&self, clips: &[Features], progress: &mut dyn FnMut() -> Result<()>) -> Result<Tensor<2>> {
         let (mels, frames) = (self.config.audio_config.num_mel_bins, self.config.audio_config.chunk_frames());
         let chunks: Vec<&[f32]> = clips.iter().flat_map(|clip| clip.data.chunks(mels * frames)).collect();
         let mut rows = Vec::new();
