@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use voxtral::audio;
+use voxtral::audio::{Channel, LoadOptions};
 
 /// An audio file, or a part of one, that may become a clip.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct AudioCandidate {
     pub stem: String,
     /// The part of the file; `None` is the whole file.
     pub span: Option<AudioSpan>,
+    /// The channel of the file to read.
+    pub channel: Channel,
 }
 
 /// Part of an audio file, in seconds from its beginning.
@@ -31,6 +34,15 @@ pub struct AudioSpan {
     pub start: f64,
     /// End; `None` is the end of the file.
     pub end: Option<f64>,
+}
+
+/// A clip that was written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct IngestedClip {
+    /// Duration in seconds, rounded.
+    pub seconds: f64,
+    /// What was done with its file beyond decoding: a channel that was left out, a header that was corrected. Nothing for most files.
+    pub notes: Vec<String>,
 }
 
 /// Limits of the duration of a clip.
@@ -93,7 +105,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Writes each candidate as `into/STEM.wav`, in parallel. Returns, in input order, the duration in seconds or the reason for rejection.
+/// Writes each candidate as `into/STEM.wav`, in parallel. Returns, in input order, the clip or the reason for rejection.
 /// `on_progress` is called with the number of clips done and returns whether to continue.
 ///
 /// A file with several spans is decoded once, as a stream: memory holds the spans that are open at one time, not the recording. So pass
@@ -103,22 +115,22 @@ pub fn ingest_audio(
     into: &Path,
     limits: IngestLimits,
     on_progress: impl Fn(usize) -> bool + Sync,
-) -> Result<Vec<Result<f64, String>>> {
+) -> Result<Vec<Result<IngestedClip, String>>> {
     fs::create_dir_all(into)?;
-    let mut by_file: BTreeMap<&Path, Vec<usize>> = BTreeMap::new();
+    let mut by_file: BTreeMap<(&Path, Channel), Vec<usize>> = BTreeMap::new();
     for (index, candidate) in candidates.iter().enumerate() {
-        by_file.entry(&candidate.path).or_default().push(index);
+        by_file.entry((&candidate.path, candidate.channel)).or_default().push(index);
     }
     let done = AtomicUsize::new(0);
-    let files: Vec<(&Path, Vec<usize>)> = by_file.into_iter().collect();
-    let taken: Vec<Vec<(usize, Result<f64, String>)>> = files
+    let files: Vec<_> = by_file.into_iter().collect();
+    let taken: Vec<Vec<(usize, Result<IngestedClip, String>)>> = files
         .par_iter()
-        .map(|(path, indices)| {
+        .map(|((path, channel), indices)| {
             let parts = indices.iter().filter_map(|index| Some((*index, candidates.get(*index)?))).collect();
-            Cutter::new(parts, into, limits).cut(path, &|| on_progress(done.fetch_add(1, Ordering::Relaxed) + 1))
+            Cutter::new(parts, into, limits).cut(path, *channel, &|| on_progress(done.fetch_add(1, Ordering::Relaxed) + 1))
         })
         .collect::<Result<_>>()?;
-    let mut results: BTreeMap<usize, Result<f64, String>> = taken.into_iter().flatten().collect();
+    let mut results: BTreeMap<usize, Result<IngestedClip, String>> = taken.into_iter().flatten().collect();
     let lost = || Err("was not read".to_owned());
     Ok((0..candidates.len()).map(|index| results.remove(&index).unwrap_or_else(lost)).collect())
 }
@@ -151,7 +163,7 @@ struct Cutter<'a> {
     held: Vec<f32>,
     /// Position of the first held sample in the file.
     from: usize,
-    results: Vec<(usize, Result<f64, String>)>,
+    results: Vec<(usize, Result<IngestedClip, String>)>,
 }
 
 impl<'a> Cutter<'a> {
@@ -171,11 +183,22 @@ impl<'a> Cutter<'a> {
     }
 
     /// Decodes the file and writes its clips. `on_done` is called after each of them and returns whether to continue.
-    fn cut(mut self, path: &Path, on_done: &dyn Fn() -> bool) -> Result<Vec<(usize, Result<f64, String>)>> {
-        match audio::load(path) {
-            Ok(samples) => {
-                self.add(&samples, on_done)?;
+    fn cut(mut self, path: &Path, channel: Channel, on_done: &dyn Fn() -> bool) -> Result<Vec<(usize, Result<IngestedClip, String>)>> {
+        // An error of this side, such as a full disk or an interruption, is none of the file.
+        let mut failed = None;
+        let read = audio::load_blocks(path, &LoadOptions { channel }, &mut |block| {
+            failed = self.add(block, on_done).err();
+            Ok(failed.is_none() && !self.is_done())
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        match read {
+            Ok(info) => {
                 self.finish(on_done)?;
+                for clip in self.results.iter_mut().filter_map(|(_, taken)| taken.as_mut().ok()) {
+                    clip.notes.clone_from(&info.notes);
+                }
             }
             // Clips that were cut before the damage are whole; all others share its reason.
             Err(error) => {
@@ -190,7 +213,12 @@ impl<'a> Cutter<'a> {
         Ok(self.results)
     }
 
-    fn done(&mut self, index: usize, taken: Result<f64, String>, on_done: &dyn Fn() -> bool) -> Result<()> {
+    /// Whether no span needs the rest of the file.
+    fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.open.is_empty() && self.overlong.is_empty()
+    }
+
+    fn done(&mut self, index: usize, taken: Result<IngestedClip, String>, on_done: &dyn Fn() -> bool) -> Result<()> {
         self.results.push((index, taken));
         if on_done() {
             return Ok(());
@@ -256,7 +284,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Writes one clip that ends at sample `last` of the file.
-    fn write(&self, candidate: &AudioCandidate, last: usize) -> Result<Result<f64, String>> {
+    fn write(&self, candidate: &AudioCandidate, last: usize) -> Result<Result<IngestedClip, String>> {
         let first = Self::first(candidate);
         let (shown, limits) = (&candidate.shown, self.limits);
         let Some(samples) = self.held.get(first.saturating_sub(self.from)..last.saturating_sub(self.from)) else {
@@ -270,7 +298,7 @@ impl<'a> Cutter<'a> {
             return Ok(Err(self.too_long(candidate, seconds)));
         }
         audio::write_wav16k(&self.into.join(format!("{}.wav", candidate.stem)), samples)?;
-        Ok(Ok(rounded(seconds)))
+        Ok(Ok(IngestedClip { seconds: rounded(seconds), notes: Vec::new() }))
     }
 }
 
@@ -284,7 +312,13 @@ mod tests {
     use super::*;
 
     fn candidate(path: &Path, stem: &str, start: f64, end: Option<f64>) -> AudioCandidate {
-        AudioCandidate { path: path.to_owned(), shown: "talk.wav".to_owned(), stem: stem.to_owned(), span: Some(AudioSpan { start, end }) }
+        AudioCandidate {
+            path: path.to_owned(),
+            shown: "talk.wav".to_owned(),
+            stem: stem.to_owned(),
+            span: Some(AudioSpan { start, end }),
+            channel: Channel::Mix,
+        }
     }
 
     /// Ten seconds in which each sample tells its own position.
@@ -303,7 +337,7 @@ mod tests {
         let taken = ingest_audio(&candidates, &into, limits, |_| true).unwrap();
         for (n, ((start, end), taken)) in spans.iter().zip(taken).enumerate() {
             let (first, last) = (samples_of(*start), samples_of(end.unwrap_or(10.0)).min(160_000));
-            assert_eq!(taken, Ok(rounded(seconds_of(last - first))), "{n}");
+            assert_eq!(taken.unwrap().seconds, rounded(seconds_of(last - first)), "{n}");
             assert_eq!(audio::read_wav16k(&into.join(format!("{n}.wav"))).unwrap(), ramp()[first..last], "{n}");
         }
     }

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use voxpipe_io::jsonl;
+use voxtral::audio::Channel;
 
 /// Collect the recordings of a person who reads the phrases.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -94,6 +95,7 @@ impl Stage for Recordings {
                         shown: take.file,
                         stem: stems[*id].clone(),
                         span: None,
+                        channel: Channel::Mix,
                     });
                     ids.push(*id);
                 }
@@ -105,8 +107,8 @@ impl Stage for Recordings {
             })?;
             for ((id, candidate), seconds) in ids.into_iter().zip(candidates).zip(seconds) {
                 match seconds {
-                    Ok(seconds) => {
-                        used.insert(id, (candidate.shown, seconds));
+                    Ok(clip) => {
+                        used.insert(id, (candidate.shown, clip.seconds));
                         older.extend(open.remove(id).into_iter().flatten().map(|take| take.file));
                     }
                     Err(reason) => {

@@ -20,6 +20,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 use voxpipe_io::jsonl;
+use voxtral::audio::Channel;
 use voxtral::tokenizer::prompt::check_language;
 
 /// Import existing audio files with their transcripts.
@@ -148,6 +149,7 @@ impl Stage for Uploads {
                 shown: clip.sound.shown.clone(),
                 stem: stems[&clip.sound.shown].clone(),
                 span: None,
+                channel: Channel::Mix,
             })
             .collect();
         let limits = IngestLimits { min: self.min_seconds, max: self.max_seconds };
@@ -162,7 +164,7 @@ impl Stage for Uploads {
         let mut without_phrase = Vec::new();
         for ((clip, candidate), taken) in clips.iter().zip(&candidates).zip(taken) {
             let seconds = match taken {
-                Ok(seconds) => seconds,
+                Ok(clip) => clip.seconds,
                 Err(reason) => {
                     rejected.push((candidate.shown.clone(), reason));
                     continue;

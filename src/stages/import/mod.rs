@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use voxpipe_io::jsonl;
+use voxtral::audio::Channel;
 use voxtral::tokenizer::prompt::check_language;
 
 /// Import an existing dataset from the Hub or from a folder.
@@ -330,11 +331,11 @@ impl Taking<'_> {
                 fs::remove_file(&candidate.path)?;
             }
             match taken {
-                Ok(seconds) => self.records.push(ClipRow {
+                Ok(clip) => self.records.push(ClipRow {
                     audio_path: format!("audio/{}.wav", candidate.stem),
                     text: row.text.unwrap_or_default(),
                     language: self.import.language.clone().or_else(|| two_letters(row.language.as_deref()?)),
-                    duration: Some(seconds),
+                    duration: Some(clip.seconds),
                     speaker: row.speaker,
                     source: Some(row.place),
                     rest: Map::new(),
@@ -371,7 +372,7 @@ impl Taking<'_> {
             }
         };
         let span = row.offset.zip(row.seconds).map(|(start, seconds)| AudioSpan { start, end: Some(start + seconds) });
-        Ok(Ok(AudioCandidate { path, shown, stem, span }))
+        Ok(Ok(AudioCandidate { path, shown, stem, span, channel: Channel::Mix }))
     }
 
     /// Writes the clips and the report.

@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// The channel of a recording to read: `"mix"` (all of them), `"left"`, `"right"`, or a number counting from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
     /// The mean of all channels that have sound. Where they cancel each other, the loudest one is taken.
     #[default]
