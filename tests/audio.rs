@@ -6,11 +6,37 @@ use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use voxtral::audio::{Channel, DecodedAudio, LoadOptions, LogMel, decode, load, load_blocks, load_with, read_wav16k, write_wav16k};
+use voxtral::audio::{
+    Channel, DecodedAudio, LoadOptions, LogMel, decode, decode_built_in, load, load_blocks, load_with, read_wav16k, write_wav16k,
+};
 
 /// One clip in every format, created by `tests/audio/make.sh`.
-const FORMATS: [&str; 8] =
-    ["speech.wav", "speech.flac", "speech.mp3", "speech-no-count.mp3", "speech.ogg", "speech.m4a", "speech-alac.m4a", "speech-stereo.wav"];
+const FORMATS: [&str; 24] = [
+    "speech.wav",
+    "speech.flac",
+    "speech.mp3",
+    "speech-no-count.mp3",
+    "speech.ogg",
+    "speech.m4a",
+    "speech-alac.m4a",
+    "speech-stereo.wav",
+    "speech.opus",
+    "speech-hybrid.opus",
+    "speech-stereo.opus",
+    "speech-six.opus",
+    "speech.webm",
+    "speech-live.webm",
+    "speech-opus.mp4",
+    "speech-vorbis.mkv",
+    "speech-flac.mka",
+    "speech-pcm.mka",
+    "speech-alac.caf",
+    "speech.aiff",
+    "speech-little.aifc",
+    "speech-video.mov",
+    "speech-video.mp4",
+    "speech.aac",
+];
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -45,7 +71,7 @@ fn every_format_gives_the_same_sound() {
         ("speech.mp3", 15.0, 0, 11_960),
         ("speech-no-count.mp3", 15.0, 1105, 13_248),
         ("speech.ogg", 12.0, 0, 11_960),
-        ("speech.m4a", 12.0, 1024, 13_312),
+        ("speech.m4a", 12.0, 0, 12_288),
     ] {
         let found = decode(&fixture(lossy)).unwrap();
         let (likeness, shift) = likeness(&expected, &found.samples, 2048);
@@ -281,15 +307,17 @@ fn no_truncation_goes_unnoticed() {
     let folder = tempfile::tempdir().unwrap();
     for name in FORMATS {
         let bytes = fs::read(fixture(name)).unwrap();
-        let whole = decode(&fixture(name)).unwrap();
+        let whole = decode_built_in(&fixture(name)).unwrap();
         let path = folder.path().join(name);
         let lengths = (0..200.min(bytes.len())).chain((200..bytes.len()).step_by(bytes.len() / 100)).chain(bytes.len() - 50..bytes.len());
         for length in lengths {
             fs::write(&path, &bytes[..length]).unwrap();
-            match decode(&path) {
+            match decode_built_in(&path) {
                 Err(error) => assert!(error.message.contains(name), "{error}"),
-                // This file does not declare its length.
-                Ok(found) if name == "speech-no-count.mp3" => assert!(whole.samples.len() >= found.samples.len()),
+                // These files do not declare their length.
+                Ok(found) if matches!(name, "speech-no-count.mp3" | "speech.aac" | "speech-live.webm") => {
+                    assert!(whole.samples.len() >= found.samples.len());
+                }
                 Ok(found) => assert!(found == whole, "{name}: {length} of {} bytes were accepted as a complete file", bytes.len()),
             }
         }
@@ -306,7 +334,7 @@ fn garbage_is_survived() {
         if let Err(error) = read_wav16k(&path) {
             assert!(error.message.contains(name), "{error}");
         }
-        match decode(&path) {
+        match decode_built_in(&path) {
             Err(error) => assert!(error.message.contains(name), "{error}"),
             Ok(found) => assert!(!found.samples.is_empty() && found.samples.iter().all(|x| x.is_finite()), "{name}"),
         }

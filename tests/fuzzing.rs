@@ -107,8 +107,10 @@ fn tokenizers_are_survived() {
 
 #[test]
 fn recordings_are_survived() {
-    let whole = "aac.m4a alac.m4a alaw.wav bare.aac bare.mp3 big.aiff f32.wav f64.wav fast.flac flac.ogg ima.wav mono.flac ms.wav mulaw.wav parts.mp4 s16.wav \
-                 s24.wav s32.wav six.wav speech.ogg stereo.flac tags.wav u8.wav xing.mp3";
+    let whole = "aac.m4a alac.caf alac.m4a alaw.wav bare.aac bare.mp3 big.aiff claims-gigabytes.wav f32.wav f64.wav fast.flac \
+                 flac.ogg ima.wav list.wav long.wav mono.flac ms.wav mulaw.au mulaw.caf mulaw.wav opus.mp4 opus.ogg opus.webm \
+                 parts.mp4 s16.mov s16.wav s24.au s24.wav s32.wav six.opus six.wav speech.ogg stereo.flac tags.wav u8.wav \
+                 vorbis.mka xing.mp3";
     survives("audio", targets::audio, 100, whole);
 }
 

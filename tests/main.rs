@@ -4,6 +4,7 @@
 
 mod adapters;
 mod audio;
+mod audio_formats;
 mod browser;
 mod cache;
 mod checkpoints;

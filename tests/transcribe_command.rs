@@ -135,9 +135,93 @@ fn a_pipe_is_audio_too_even_if_its_header_knows_no_length() {
     assert_eq!(hear(&odd, &["--json"]).exits(0).json()["file"], "-");
     hear(b"", &[]).exits(1).complains("standard input is empty");
     hear(&wav[..30], &[]).exits(1).complains("standard input");
-    // A file (not a pipe) that is shorter than its header says is damaged.
+    // A file of such a header is read, too; one that is shorter than a plausible length is damaged.
     fs::write(sandbox.path("short.wav"), &wav).unwrap();
-    transcribe(&sandbox, &["short.wav"]).exits(1).complains("short.wav");
+    let read = transcribe(&sandbox, &["short.wav"]).exits(0);
+    assert_eq!(read.stdout, expected);
+    assert!(read.stderr.contains("note: short.wav: its header does not know the length: it is read to its end"), "{}", read.stderr);
+    let declared = 2 * wav.len() as u32;
+    wav[40..44].copy_from_slice(&declared.to_le_bytes());
+    wav[4..8].copy_from_slice(&(declared + 36).to_le_bytes());
+    fs::write(sandbox.path("short.wav"), &wav).unwrap();
+    transcribe(&sandbox, &["short.wav"]).exits(1).complains("short.wav is truncated");
+}
+
+#[test]
+fn one_channel_of_a_recording_can_be_transcribed() {
+    let sandbox = project();
+    let mono = voxtral::audio::load(&sandbox.path("clips/a.wav")).unwrap();
+    let spec = hound::WavSpec { channels: 2, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let write = |name: &str, right: f32| {
+        let mut writer = hound::WavWriter::create(sandbox.path(name), spec).unwrap();
+        for sample in &mono {
+            writer.write_sample((sample * 32_768.0) as i16).unwrap();
+            writer.write_sample((sample * right * 32_768.0) as i16).unwrap();
+        }
+        writer.finalize().unwrap();
+    };
+    let expected = transcribe(&sandbox, &["clips/a.wav"]).exits(0).stdout;
+    write("phases.wav", -1.0);
+    let ran = transcribe(&sandbox, &["phases.wav"]).exits(0);
+    assert_eq!(ran.stdout, expected);
+    assert!(ran.stderr.contains("note: phases.wav: the channels cancel each other"), "{}", ran.stderr);
+    write("left.wav", 0.0);
+    assert_eq!(transcribe(&sandbox, &["left.wav", "--channel", "left"]).exits(0).stdout, expected);
+    assert_eq!(transcribe(&sandbox, &["left.wav", "--channel", "1"]).exits(0).stdout, expected);
+    transcribe(&sandbox, &["left.wav", "--channel", "3"]).exits(1).complains("left.wav has 2 channels; `channel = 3` asks for channel 3");
+    transcribe(&sandbox, &["left.wav", "--channel", "0"]).exits(2).complains("`0` is no channel: expected \"mix\", \"left\"");
+}
+
+/// AMR, WMA and others: decoded by `ffmpeg` if there is one, and otherwise one error that says what to do.
+#[test]
+fn what_no_decoder_reads_is_left_to_ffmpeg_or_refused_with_both_ways_out() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = project();
+    fs::create_dir(sandbox.path("programs")).unwrap();
+    let amr = [b"#!AMR\n".as_slice(), &[0x3c; 64]].concat();
+    fs::write(sandbox.path("-odd: name.amr"), &amr).unwrap();
+    fs::write(sandbox.path("rec.wma"), [0x30, 0x26, 0xb2, 0x75, 0x8e, 0x66, 0xcf, 0x11, 0xa6, 0xd9]).unwrap();
+    let hear = |paths: &str, file: &str| {
+        let model = model();
+        let mut command = sandbox.command(&["transcribe", "--model", &model, "--max-new-tokens", "4", "--", file]);
+        Ran::of(command.env("PATH", paths).output().unwrap())
+    };
+    let programs = sandbox.path("programs");
+    let programs = programs.to_str().unwrap();
+    for (file, what) in
+        [("-odd: name.amr", "is AMR, which needs the program `ffmpeg`"), ("rec.wma", "is Windows Media, which needs the program `ffmpeg`")]
+    {
+        let ran = hear(programs, file).exits(1).complains(what);
+        assert!(ran.stderr.contains("install ffmpeg, or convert the file: ffmpeg -i FILE -ac 1 -ar 16000 FILE.wav"), "{}", ran.stderr);
+    }
+
+    // A program of that name which streams a WAV without a length, as ffmpeg does, and writes down how it was called.
+    let mono = voxtral::audio::load(&sandbox.path("clips/a.wav")).unwrap();
+    let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 32, sample_format: hound::SampleFormat::Float };
+    let mut writer = hound::WavWriter::create(sandbox.path("programs/sound"), spec).unwrap();
+    mono.iter().for_each(|sample| writer.write_sample(*sample).unwrap());
+    writer.finalize().unwrap();
+    let script = |more: &str| {
+        let path = sandbox.path("programs/ffmpeg");
+        fs::write(&path, format!("#!/bin/sh\nprintf '%s\\n' \"$@\" > \"$0.args\"\n{more}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let expected = transcribe(&sandbox, &["clips/a.wav"]).exits(0).stdout;
+    let with_tools = format!("{programs}:/usr/bin:/bin");
+    script("exec cat \"$(dirname \"$0\")/sound\"");
+    let ran = hear(&with_tools, "-odd: name.amr").exits(0);
+    assert_eq!(ran.stdout, expected);
+    assert!(ran.stderr.contains("AMR was decoded by the program ffmpeg"), "{}", ran.stderr);
+    let called = sandbox.read("programs/ffmpeg.args");
+    assert!(called.contains("-protocol_whitelist\nfile,pipe\n-f\namr\n-i\nfile:-odd: name.amr\n"), "{called}");
+    // It says that something is wrong, and it fails.
+    script("echo 'frame 3 is broken' >&2; exec cat \"$(dirname \"$0\")/sound\"");
+    let ran = hear(&with_tools, "rec.wma").exits(0);
+    assert!(ran.stderr.contains("ffmpeg told an error while decoding, so parts may be missing: frame 3 is broken"), "{}", ran.stderr);
+    script("echo 'no such codec' >&2; exit 1");
+    hear(&with_tools, "rec.wma").exits(1).complains("rec.wma is Windows Media that ffmpeg cannot decode, which says: no such codec");
+    script("head -c 9000 \"$(dirname \"$0\")/sound\"; echo 'died' >&2; exit 1");
+    hear(&with_tools, "rec.wma").exits(1).complains("which says: died");
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use voxtral::audio;
 use voxtral::audio::{Channel, LoadOptions};
 
+pub use voxtral::audio::formats::{extensions as decodable_extensions, is_audio};
+
 /// An audio file, or a part of one, that may become a clip.
 #[derive(Clone, Debug)]
 pub struct AudioCandidate {
@@ -52,38 +54,6 @@ pub struct IngestLimits {
     pub min: f64,
     /// Maximum in seconds.
     pub max: f64,
-}
-
-/// Extensions of audio files, and whether such files can be decoded; the content decides in the end. Files that cannot be are reported instead of
-/// being ignored. Every stage, the studio and `transcribe` use this one table.
-const EXTENSIONS: &[(&str, bool)] = &[
-    ("wav", true),
-    ("wave", true),
-    ("flac", true),
-    ("mp3", true),
-    ("ogg", true),
-    ("oga", true),
-    ("m4a", true),
-    ("m4b", true),
-    ("mp4", true),
-    ("aac", true),
-    ("opus", false),
-    ("webm", false),
-    ("wma", false),
-    ("aif", false),
-    ("aiff", false),
-    ("amr", false),
-];
-
-/// Whether the file extension is one of audio.
-pub fn is_audio(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
-    extension.is_some_and(|extension| EXTENSIONS.iter().any(|(known, _)| *known == extension))
-}
-
-/// The extensions of audio that can be decoded, for messages.
-pub fn decodable_extensions() -> String {
-    EXTENSIONS.iter().filter(|(_, decodable)| *decodable).map(|(extension, _)| *extension).collect::<Vec<_>>().join(", ")
 }
 
 /// All files below a folder, except hidden files and folders, sorted by path.

@@ -78,8 +78,9 @@ async fn ingest_audio(State(project): Shared, Path(name): Path<String>, request:
     let path = PathBuf::from(file_name(&name)?);
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
     if !ingest::is_audio(&path) && !TRANSCRIPT_EXTENSIONS.contains(&extension.as_str()) {
-        let words =
-            format!("unsupported file type `{name}`: expected audio (WAV, FLAC, MP3, OGG, M4A) or transcripts (CSV, TSV, JSONL, TXT)");
+        let words = format!(
+            "unsupported file type `{name}`: expected audio (WAV, FLAC, MP3, Ogg, M4A, WebM …) or transcripts (CSV, TSV, JSONL, TXT)"
+        );
         return Err(ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
     }
     let folder = project.uploads();

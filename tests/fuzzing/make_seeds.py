@@ -168,6 +168,10 @@ SOUNDS = {
     "xing.mp3": "-c:a libmp3lame -b:a 8k -t 0.2", "bare.mp3": "-c:a libmp3lame -b:a 32k -ac 2 -joint_stereo 1 -ar 44100 -write_xing 0 -id3v2_version 0 -t 0.1", "layer.mp2": "-c:a mp2 -b:a 32k -t 0.1",
     "bare.aac": "-c:a aac -b:a 16k -t 0.2", "aac.m4a": "-c:a aac -b:a 16k -t 0.2 -movflags +faststart", "alac.m4a": "-c:a alac -t 0.02", "parts.mp4": "-c:a aac -b:a 16k -t 0.2 -movflags frag_keyframe+empty_moov",
     "speech.ogg": "-c:a libvorbis -q:a 0 -t 0.1", "flac.ogg": "-c:a flac -sample_fmt s16 -t 0.01", "opus.ogg": "-c:a libopus -b:a 8k -ar 16000 -t 0.05",
+    "mulaw.au": "-c:a pcm_mulaw -t 0.02", "s24.au": "-c:a pcm_s24be -t 0.01", "alac.caf": "-c:a alac -t 0.02", "mulaw.caf": "-c:a pcm_mulaw -t 0.02",
+    "long.wav": "-c:a pcm_u8 -rf64 always -t 0.02", "list.wav": "-c:a pcm_u8 -metadata title=Odd -f wav -write_bext 1 -t 0.02",
+    "opus.webm": "-c:a libopus -b:a 8k -ar 16000 -t 0.1", "opus.mp4": "-c:a libopus -b:a 8k -ar 16000 -t 0.1", "vorbis.mka": "-c:a libvorbis -q:a 0 -t 0.1",
+    "s16.mov": "-c:a pcm_s16be -t 0.02", "six.opus": "-c:a libopus -b:a 48k -ar 48000 -ac 6 -mapping_family 1 -t 0.04",
 }
 
 

@@ -8,7 +8,7 @@
 //! # let (model, clip) = (format!("{root}/pipelines/models/voxtral-nano"), format!("{root}/datasets/words/clips/vm-and.flac"));
 //! // A folder with config.json, model.safetensors and tekken.json, as on the Hub.
 //! let transcriber = Transcriber::open(&model)?;
-//! // WAV, FLAC, MP3, OGG/Vorbis or M4A, as 16 kHz mono.
+//! // WAV, FLAC, MP3, Ogg (Opus, Vorbis), M4A, WebM and others, as 16 kHz mono.
 //! let pcm = audio::load(clip.as_ref())?;
 //! let transcript = transcriber.transcribe(&pcm)?;
 //! assert!(!transcript.text.is_empty() && transcript.finished);

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use voxtral::any_transcriber::AnyTranscriber;
-use voxtral::audio::{SAMPLE_RATE, segmentation};
+use voxtral::audio::{Channel, SAMPLE_RATE, segmentation};
 use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcript, Utterance};
 use voxtral::realtime::MODEL_NAME;
 use voxtral::tokenizer::prompt;
@@ -39,7 +39,7 @@ const SUBTITLE_SEGMENT: f64 = 12.0;
 /// Options of `voxpipe transcribe`.
 #[derive(Args)]
 pub(super) struct Transcribe {
-    /// Audio files (WAV, FLAC, MP3, OGG, M4A), folders, quoted glob patterns, or - for standard input
+    /// Audio or video files (WAV, FLAC, MP3, Ogg, M4A, WebM …), folders, quoted glob patterns, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
     #[command(flatten)]
@@ -75,11 +75,14 @@ pub(super) struct Transcribe {
     #[arg(long, alias = "window", value_name = "SECONDS", value_parser = seconds, conflicts_with = "max_segment")]
     #[arg(default_value_t = CHUNK_LENGTH)]
     chunk_length: f64,
+    /// Channel to transcribe: mix, left, right, or its number from 1 on
+    #[arg(long, value_name = "CHANNEL", default_value_t)]
+    channel: Channel,
     /// Stop at the first file that fails
     #[arg(long)]
     fail_fast: bool,
     /// Stream the transcript of one file or of standard input (16 kHz mono 16-bit, raw or WAV); needs Voxtral Realtime
-    #[arg(long, conflicts_with_all = ["shape", "out", "max_segment", "language", "max_new_tokens", "fail_fast"])]
+    #[arg(long, conflicts_with_all = ["shape", "out", "max_segment", "language", "max_new_tokens", "channel", "fail_fast"])]
     stream: bool,
     /// Transcription delay of Voxtral Realtime in steps of 80 ms [default: as in the model's files, usually 6 (480 ms)]
     #[arg(long, value_name = "STEPS")]
@@ -143,7 +146,7 @@ impl Transcribe {
         thread::scope(|scope| {
             // One group waits while the model transcribes another and a third is being decoded.
             let (sender, receiver) = sync_channel::<Group>(1);
-            scope.spawn(|| reader::read(&inputs.list, sender));
+            scope.spawn(|| reader::read(&inputs.list, self.channel, sender));
             receiver.into_iter().try_for_each(|group| work.transcribe(group))
         })?;
         work.progress.end();
@@ -240,7 +243,10 @@ impl Work<'_> {
         failure.map_or(Ok(()), Err)
     }
 
-    fn pending(&self, Loaded { index, samples: loaded }: Loaded) -> PendingFile {
+    fn pending(&self, Loaded { index, samples: loaded, notes }: Loaded) -> PendingFile {
+        if let Some(input) = self.inputs.list.get(index) {
+            notes.iter().for_each(|note| self.progress.print(&format!("note: {}: {note}", input.name.display())));
+        }
         let pieces = loaded.as_ref().map_or_else(|_| Vec::new(), |samples| self.options.split(samples));
         PendingFile { index, loaded, transcripts: vec![None; pieces.len()], pieces }
     }

@@ -131,6 +131,11 @@ pub fn decode(path: &Path) -> Result<DecodedAudio> {
     at_own_rate(&Input::file(path))
 }
 
+/// As [`decode`], but what only the program `ffmpeg` could decode is an error, whether it is installed or not.
+pub fn decode_built_in(path: &Path) -> Result<DecodedAudio> {
+    at_own_rate(&Input::file(path).only_built_in())
+}
+
 /// Decodes a file that is already in memory; `name` is used in errors.
 pub fn decode_bytes(name: &Path, bytes: Vec<u8>) -> Result<DecodedAudio> {
     at_own_rate(&Input::bytes(name, bytes))

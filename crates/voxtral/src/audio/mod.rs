@@ -9,6 +9,7 @@ pub mod augment;
 pub mod channel;
 pub mod decode;
 mod fft;
+pub mod formats;
 pub mod load;
 pub mod log_mel;
 mod mixdown;
@@ -19,7 +20,9 @@ pub mod wav;
 
 pub use channel::Channel;
 pub use decode::DecodedAudio;
-pub use load::{LoadInfo, LoadOptions, Loaded, decode, decode_bytes, load, load_blocks, load_bytes, load_stream, load_with};
+pub use load::{
+    LoadInfo, LoadOptions, Loaded, decode, decode_built_in, decode_bytes, load, load_blocks, load_bytes, load_stream, load_with,
+};
 pub use log_mel::{Features, LogMel, MelCeiling};
 pub use resample::resample;
 pub use wav::{read_wav16k, write_wav16k};

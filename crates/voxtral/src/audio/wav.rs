@@ -42,7 +42,7 @@ pub fn read_wav16k(path: &Path) -> Result<Vec<f32>> {
     }
 }
 
-const CONVERT: &str = "import it with the `uploads` stage: it reads WAV, FLAC, MP3, OGG and M4A at any sample rate";
+const CONVERT: &str = "import it with the `uploads` stage: it reads WAV, FLAC, MP3, Ogg, M4A, WebM and others at any sample rate";
 
 /// Writes 16 kHz mono samples as a clip. Equal samples give equal bytes.
 pub fn write_wav16k(path: &Path, samples: &[f32]) -> Result<()> {

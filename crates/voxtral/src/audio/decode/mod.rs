@@ -4,16 +4,32 @@
 //! cannot be decoded, a checksum mismatch, a container that declares more samples than it has. Memory grows with what a file has, never
 //! with what a header declares.
 
+mod aac;
+mod caf;
 mod demux;
+mod ffmpeg;
+mod matroska;
+mod mp4;
+mod ogg_opus;
+mod opus;
+mod pcm;
+mod source;
+mod trim;
+mod wav_header;
 
 use std::fs::File;
-use std::io::Cursor;
+use std::io::{Cursor, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use caf::CafSource;
+use ogg_opus::OggCodec;
+use source::PatchedSource;
 use symphonia::core::io::MediaSource;
+use wav_header::WavSource;
 
+use super::formats;
 use super::resample::{MAX_MAGNITUDE, RATES};
 use crate::error::{Error, Result, ResultExt};
 
@@ -33,15 +49,21 @@ pub(super) struct Input {
     /// Path in errors.
     pub(super) name: PathBuf,
     bytes: Option<Bytes>,
+    /// Whether only decoders of this program are used.
+    only_built_in: bool,
 }
 
 impl Input {
     pub(super) fn file(path: &Path) -> Self {
-        Self { name: path.to_owned(), bytes: None }
+        Self { name: path.to_owned(), bytes: None, only_built_in: false }
     }
 
     pub(super) fn bytes(name: &Path, bytes: Vec<u8>) -> Self {
-        Self { name: name.to_owned(), bytes: Some(bytes.into()) }
+        Self { name: name.to_owned(), bytes: Some(bytes.into()), only_built_in: false }
+    }
+
+    pub(super) fn only_built_in(self) -> Self {
+        Self { only_built_in: true, ..self }
     }
 
     /// Opens the input from its start, and returns its size.
@@ -71,6 +93,89 @@ trait Decode {
     }
 }
 
+/// What opening a recording gives.
+enum Opened {
+    Decoder(Box<dyn Decode>),
+    /// It is sound, and no decoder here reads it.
+    Foreign(Foreign),
+}
+
+/// A recording that is left to ffmpeg.
+struct Foreign {
+    /// What it is, in words.
+    what: String,
+    /// Name of the container in ffmpeg.
+    demuxer: &'static str,
+}
+
+impl Opened {
+    fn foreign(what: impl Into<String>, demuxer: &'static str) -> Self {
+        Self::Foreign(Foreign { what: what.into(), demuxer })
+    }
+}
+
+/// Opens a recording by its content.
+fn open(input: &Input) -> Result<Opened> {
+    let path = &input.name;
+    let reading = || format!("cannot read {}", path.display());
+    let (mut source, size) = input.open()?;
+    let head = source::read_at(&mut source, 0, 64).with_context(reading)?;
+    source.rewind().with_context(reading)?;
+    if wav_header::is_wav(&head) {
+        return match wav_header::corrected(path, source, size)? {
+            WavSource::Riff(source, notes) => {
+                let size = source.byte_len().unwrap_or(size);
+                demux::open(path, source, size, &head, notes)
+            }
+            WavSource::Other(opened) => Ok(opened),
+        };
+    }
+    if head.starts_with(b".snd") {
+        return pcm::open_au(path, source, size);
+    }
+    if head.starts_with(b"caff") {
+        return match caf::open(path, source, size)? {
+            CafSource::Pcm(decoder) => Ok(Opened::Decoder(decoder)),
+            CafSource::Compressed(source) => {
+                let size = source.byte_len().unwrap_or(size);
+                demux::open(path, source, size, &head, Vec::new())
+            }
+        };
+    }
+    if head.starts_with(b"OggS") {
+        match ogg_opus::codec(&mut source).with_context(reading)? {
+            OggCodec::Opus => return ogg_opus::open(path, source).map(Opened::Decoder),
+            OggCodec::Speex => return Ok(Opened::foreign("Speex", "ogg")),
+            OggCodec::Other => {}
+        }
+    }
+    if let Some((what, demuxer)) = formats::foreign(&head) {
+        return Ok(Opened::foreign(what, demuxer));
+    }
+    if head.first() == Some(&0xff) && head.get(1).is_some_and(|byte| *byte & 0xe6 == 0xe4) {
+        return Ok(Opened::foreign("MPEG audio of layer 2", "mp3"));
+    }
+    let (source, size) = without_tags(source, size, &head).with_context(reading)?;
+    demux::open(path, source, size, &head, Vec::new())
+}
+
+/// Leaves out tags that the decoder would take for sound: those behind the audio, and ID3v2 in front of FLAC.
+fn without_tags(mut source: Box<dyn MediaSource>, size: u64, head: &[u8]) -> std::io::Result<(Box<dyn MediaSource>, u64)> {
+    let mpeg = head.first() == Some(&0xff) && head.get(1).is_some_and(|byte| *byte >= 0xe0);
+    if !(mpeg || head.starts_with(b"fLaC") || head.starts_with(b"ID3")) {
+        return Ok((source, size));
+    }
+    let (front, back) = source::tags(&mut source, size)?;
+    let flac = front > 0 && source::read_at(&mut source, front, 4)? == b"fLaC";
+    source.rewind()?;
+    let front = if flac { front } else { 0 };
+    if front == 0 && back == 0 {
+        return Ok((source, size));
+    }
+    let length = size - front - back;
+    Ok((Box::new(PatchedSource::new(Vec::new(), source, front, length)), length))
+}
+
 /// Reads a recording block by block, and checks what the decoder returns.
 pub(super) struct BlockReader {
     path: PathBuf,
@@ -83,10 +188,13 @@ pub(super) struct BlockReader {
 impl BlockReader {
     pub(super) fn open(input: &Input) -> Result<Self> {
         let path = input.name.clone();
-        let decoder = guarded(&path, || {
-            let (source, size) = input.open()?;
-            demux::open(&input.name, source, size)
-        })?;
+        let decoder = match guarded(&path, || open(input))? {
+            Opened::Decoder(decoder) => decoder,
+            Opened::Foreign(foreign) if input.only_built_in => {
+                return Err(damaged(&path, format!("is {}, for which no decoder is built in", foreign.what)).hint(CONVERT));
+            }
+            Opened::Foreign(foreign) => ffmpeg::open(input, &foreign)?,
+        };
         Ok(Self { path, decoder: Some(decoder), shape: None, frames: 0 })
     }
 
