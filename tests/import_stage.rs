@@ -199,7 +199,10 @@ fn parts_of_long_files_are_cut_out_as_a_manifest_says() {
     let part = |from: f64, to: f64| all[(from * 16_000.0) as usize..(to * 16_000.0) as usize].to_vec();
     assert_eq!(clips(&bench.cx.out), [("From 0.".to_owned(), part(0.0, 1.5)), ("From 2.25.".to_owned(), part(2.25, 5.25))]);
     assert!(
-        bench.json("report.json")["rejected"][0]["reason"].as_str().unwrap().contains("long.wav has 9.00 s, and 8 to 12 s of it are named")
+        bench.json("report.json")["rejected"][0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("long.wav has 9.00 s, and 8 s to 12 s of it are named")
     );
 }
 
@@ -276,6 +279,8 @@ fn splits_configurations_and_columns_are_found_or_asked_for() {
     says(&bench.error::<Import>(json!({"folder": "set"})), &["it has no text"]);
     let columns = json!({"text": "said"});
     bench.made::<Import>(json!({"folder": "set", "columns": columns}));
+    assert_eq!(clips(&bench.cx.out), expected(&[0, 1]), "all splits, what is for training first");
+    bench.made::<Import>(json!({"folder": "set", "columns": columns, "split": "train"}));
     assert_eq!(clips(&bench.cx.out), expected(&[0]));
     bench.made::<Import>(json!({"folder": "set", "columns": columns, "split": "test"}));
     assert_eq!(clips(&bench.cx.out), expected(&[1]));
@@ -298,7 +303,7 @@ fn what_is_damaged_or_not_there_is_said() {
     says(&bench.error::<Import>(json!({"folder": "nowhere"})), &["folder `nowhere` not found"]);
     says(&bench.error::<Import>(json!({"folder": "set"})), &["no table of clips among 1 files in `set`"]);
     bench.file("set/metadata.jsonl", "{\"file_name\":\"a.wav\",\"text\":\n");
-    says(&bench.error::<Import>(json!({"folder": "set"})), &["set/metadata.jsonl:1: "]);
+    says(&bench.error::<Import>(json!({"folder": "set"})), &["set metadata.jsonl:1: no JSON object"]);
     fs::remove_file(bench.cx.root.join("set/metadata.jsonl")).unwrap();
     let whole = fixture("clips.parquet");
     for (what, bytes) in [("no Parquet", b"not Parquet at all".to_vec()), ("cut", whole[..whole.len() / 2].to_vec()), ("empty", Vec::new())]

@@ -51,6 +51,7 @@ mod stages;
 mod studio;
 mod support;
 mod sweep;
+mod tables;
 mod tidy;
 mod tokenizer;
 mod tokenizer_corpus;

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,19 +56,39 @@ pub struct IngestLimits {
     pub max: f64,
 }
 
-/// All files below a folder, except hidden files and folders, sorted by path.
+/// Whether a file or folder is one that systems and programs leave behind: hidden files, `Thumbs.db`, `desktop.ini`, `~$…`, `__MACOSX`.
+pub fn is_litter(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    name.starts_with('.') || name.starts_with("~$") || matches!(lower.as_str(), "thumbs.db" | "desktop.ini" | "__macosx" | "ehthumbs.db")
+}
+
+/// All files below a folder, except hidden ones and those that [`is_litter`], sorted by path. Links to folders are followed; a folder that is
+/// reached twice is read once, so the walk always ends.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
+    // Real folders before links to them: which of two paths to a folder counts must not depend on the order of the disk.
+    let mut links = Vec::new();
+    let mut seen = BTreeSet::new();
+    while let Some(folder) = folders.pop().or_else(|| {
+        links.sort_by(|a, b| Ord::cmp(b, a));
+        links.pop()
+    }) {
         let doing = || format!("cannot read the folder `{}`", folder.display());
+        if !seen.insert(fs::canonicalize(&folder).with_context(doing)?) {
+            continue;
+        }
         for entry in fs::read_dir(&folder).with_context(doing)? {
             let entry = entry.with_context(doing)?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            if is_litter(&entry.file_name().to_string_lossy()) {
                 continue;
             }
-            // Symbolic links to folders are not followed, so the walk always ends.
-            if entry.file_type().with_context(doing)?.is_dir() { folders.push(entry.path()) } else { found.push(entry.path()) }
+            let (path, kind) = (entry.path(), entry.file_type().with_context(doing)?);
+            match () {
+                () if kind.is_dir() => folders.push(path),
+                () if kind.is_symlink() && path.is_dir() => links.push(path),
+                () => found.push(path),
+            }
         }
     }
     found.sort();
@@ -118,6 +138,11 @@ fn seconds_of(samples: usize) -> f64 {
 
 /// How far a span may reach beyond the end of its file, in samples: times in tables are rounded.
 const BEYOND: usize = audio::SAMPLE_RATE as usize / 10;
+
+/// The same for a span that begins with its file: its end is often the rounded duration of the file, and then the file is meant.
+fn beyond(first: usize, last: usize) -> usize {
+    if first == 0 { BEYOND.max(last / 50) } else { BEYOND }
+}
 
 /// Cuts the spans of one file out of a stream of its samples.
 struct Cutter<'a> {
@@ -211,7 +236,12 @@ impl<'a> Cutter<'a> {
             }
         }
         let max = self.limits.max;
-        let complete = |(_, candidate): &mut (usize, &AudioCandidate)| Self::last(candidate).is_some_and(|last| last <= end);
+        let complete = |(_, candidate): &mut (usize, &AudioCandidate)| {
+            let first = Self::first(candidate);
+            // Such a span is the whole file if that ends soon after it.
+            let wait = |last| if first == 0 { beyond(first, last) } else { 0 };
+            Self::last(candidate).is_some_and(|last| last + wait(last) <= end)
+        };
         for (index, candidate) in self.open.extract_if(.., complete).collect::<Vec<_>>() {
             let taken = self.write(candidate, Self::last(candidate).unwrap_or(end))?;
             self.done(index, taken, on_done)?;
@@ -229,7 +259,7 @@ impl<'a> Cutter<'a> {
         let end = self.from + self.held.len();
         for (index, candidate) in std::mem::take(&mut self.open) {
             let taken = match Self::last(candidate) {
-                Some(last) if last > end + BEYOND => Err(self.outside(candidate, end)),
+                Some(last) if last > end + beyond(Self::first(candidate), last) => Err(self.outside(candidate, end)),
                 _ => self.write(candidate, end)?,
             };
             self.done(index, taken, on_done)?;
@@ -270,6 +300,21 @@ impl<'a> Cutter<'a> {
         audio::write_wav16k(&self.into.join(format!("{}.wav", candidate.stem)), samples)?;
         Ok(Ok(IngestedClip { seconds: rounded(seconds), notes: Vec::new() }))
     }
+}
+
+/// Duration of an audio file in seconds; `None` if it cannot be decoded.
+pub fn duration(path: &Path) -> Option<f64> {
+    let info = audio::load_blocks(path, &LoadOptions::default(), &mut |_| Ok(true)).ok()?;
+    Some(info.samples as f64 / f64::from(audio::SAMPLE_RATE))
+}
+
+/// Notes on files, one line for each kind of note.
+pub fn summarized(notes: &BTreeSet<(String, String)>) -> Vec<String> {
+    let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (file, note) in notes {
+        files.entry(note).or_default().push(file);
+    }
+    files.into_iter().map(|(note, files)| format!("{}: {note}", crate::data::text::first_few(&files, 3))).collect()
 }
 
 /// Rounds to three decimals, as durations are stored.

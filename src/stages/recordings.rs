@@ -4,7 +4,8 @@
 //! the newest usable one counts. The folder is only read: no file in it is moved, changed or deleted.
 
 use crate::data::clip_row::ClipRow;
-use crate::data::ingest::{AudioCandidate, IngestLimits, ingest_audio, is_audio, rounded};
+use crate::data::file_index::{folded, meant};
+use crate::data::ingest::{AudioCandidate, IngestLimits, ingest_audio, is_audio, is_litter, rounded};
 use crate::data::phrase::PhraseRow;
 use crate::data::text::{count, first_few, unique_stems};
 use crate::error::{Error, Result, ResultExt};
@@ -187,6 +188,10 @@ impl Recordings {
     /// Sorts the files of the folder. A missing folder counts as empty.
     fn sort<'a>(&self, folder: &Path, phrases: &'a [PhraseRow]) -> Result<Sorted<'a>> {
         let ids: BTreeSet<&str> = phrases.iter().map(|phrase| phrase.id.as_str()).collect();
+        let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for id in &ids {
+            alike.entry(folded(id)).or_default().push(id);
+        }
         let mut sorted = Sorted { takes: BTreeMap::new(), unmatched: Vec::new(), other: Vec::new() };
         if !folder.exists() {
             return Ok(sorted);
@@ -195,7 +200,7 @@ impl Recordings {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).with_context(doing)? {
             let name = entry.with_context(doing)?.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') {
+            if !is_litter(&name) {
                 names.push(name);
             }
         }
@@ -207,8 +212,10 @@ impl Recordings {
                 sorted.other.push(name);
                 continue;
             }
-            let numbered = stem.rsplit_once('.').and_then(|(id, number)| Some((ids.get(id)?, number.parse().ok()?)));
-            match ids.get(stem.as_str()).map(|id| (id, 1)).or(numbered) {
+            // A file system may have changed the form of letters with accents, or their case.
+            let of = |stem: &str| ids.get(stem).copied().or_else(|| meant(stem, alike.get(&folded(stem))?.iter().map(|id| (*id, *id))));
+            let numbered = stem.rsplit_once('.').and_then(|(id, number)| Some((of(id)?, number.parse().ok()?)));
+            match of(&stem).map(|id| (id, 1)).or(numbered) {
                 Some((id, number)) => sorted.takes.entry(id).or_default().push(Take { number, file: name }),
                 None => sorted.unmatched.push(name),
             }

@@ -49,11 +49,11 @@ fn a_file_may_be_text_or_a_table() {
     bench.file("a.csv", "text,x\na,b\nc\n");
     says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:3: the row has 1 columns, the header has 2"]);
     bench.file("a.csv", "x,text\na,\"b\nc,d\n");
-    says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:2: a cell spans several lines"]);
+    says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:2: probably an unclosed double quote"]);
     bench.file("a.csv", "id,text\n../x,b\n");
     says(&bench.error::<Phrases>(with("a.csv")), &["a.csv:2: the id `../x` is not a valid file name"]);
-    bench.file("a.tsv", b"text\n\xff\n");
-    says(&bench.error::<Phrases>(with("a.tsv")), &["a.tsv:2: invalid UTF-8"]);
+    bench.file("a.tsv", b"text\n\xc3\xa4 and \xc3\xb6\n\xff\n");
+    says(&bench.error::<Phrases>(with("a.tsv")), &["a.tsv:3: it has bytes that are no UTF-8"]);
     bench.file("a.txt", "\n");
     says(&bench.error::<Phrases>(with("a.txt")), &["a.txt: no sentences found"]);
     assert!(bench.error::<Phrases>(with("none.txt")).message.contains("cannot read `none.txt`"));

@@ -78,6 +78,20 @@ fn the_newest_usable_take_counts_and_the_rest_is_listed() {
 }
 
 #[test]
+fn a_take_is_found_whatever_the_file_system_makes_of_its_name() {
+    let mut bench = Bench::new();
+    bench.file("phrases.csv", "id,text\nMorgen-1,Good morning.\nmorgen-2,Good night.\n");
+    let phrases = bench.artifact::<Phrases>(json!({"language": "en", "source": "file", "file": "phrases.csv"}));
+    bench.give("phrases", phrases);
+    for name in ["MORGEN-1.WAV", "Morgen-2.2.wav", "~$Morgen-2.wav", "Thumbs.db"] {
+        bench.file(&format!("recordings/{name}"), clip(1));
+    }
+    bench.made::<Recordings>(json!({"min_clips": 2}));
+    assert_eq!(bench.rows::<ClipRow>("clips.jsonl").len(), 2);
+    assert_eq!((&bench.json("report.json")["unmatched"], &bench.json("report.json")["other_files"]), (&json!([]), &json!([])));
+}
+
+#[test]
 fn more_clips_than_phrases_can_never_come() {
     says(&bench().error::<Recordings>(json!({"min_clips": 16})), &["`min_clips` is 16, but there are only 15 phrases"]);
     assert_eq!(complaints::<Recordings>(json!({"min_clips": 0, "folder": ""})).len(), 2);

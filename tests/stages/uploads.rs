@@ -35,7 +35,7 @@ fn texts_find_their_files_by_name_in_every_kind_of_table() {
         ("t.tsv", "sentence\tpath\nGamma\tc.mp3\nBeta, two\tb\nAlpha\ta\n"),
         (
             "in/t.jsonl",
-            "{\"audio_filepath\":\"./sub/c.wav\",\"transcript\":\"Gamma\"}\n\n{\"file_name\":\"b.flac\",\"text\":\"Beta,  two\"}\n{\"audio\":\"x\\\\a.wav\",\"text\":\"Alpha\"}\n",
+            "{\"audio_filepath\":\"./sub/c.wav\",\"transcript\":\"Gamma\"}\n\n{\"file_name\":\"b.flac\",\"text\":\"Beta,  two\"}\n{\"audio\":\"..\\\\in\\\\a.wav\",\"text\":\"Alpha\"}\n",
         ),
     ] {
         bench.file(name, table);
@@ -65,7 +65,7 @@ fn what_finds_no_partner_is_listed_on_both_sides() {
     assert_eq!(
         report["texts_without_file"],
         json!([
-            {"place": "t.csv:4", "name": "elsewhere/b.wav", "reason": "fits 2 files: `in/b.wav`, `in/other/b.wav`"},
+            {"place": "t.csv:4", "name": "elsewhere/b.wav", "reason": "no file of that name in its folder; `in/b.wav` is in another folder"},
             {"place": "t.csv:5", "name": "z.wav", "reason": "no file of that name"},
         ])
     );
@@ -115,27 +115,67 @@ fn sound_that_cannot_be_used_is_listed_and_left_out() {
 }
 
 #[test]
-fn a_broken_table_is_an_error_with_its_line() {
+fn a_bad_row_is_listed_with_its_line_and_the_others_are_used() {
+    let mut bench = bench();
+    for (name, table, place, reason) in [
+        ("t.jsonl", "{\"file\":\"a\",\"text\":\"x\"}\n{\"file\":\"b\",\n", "t.jsonl:2", "no JSON object: "),
+        ("t.jsonl", "{\"file\":\"a\",\"text\":\"x\"}\n\n[1]\n", "t.jsonl:3", "each row must be a JSON object"),
+        ("t.jsonl", "{\"file\":\"b\"}\n{\"file\":\"a\",\"text\":\"x\"}\n", "t.jsonl:1", "it has no text; the row has: file"),
+        ("t.jsonl", "{\"text\":\"b\"}\n{\"file\":\"a\",\"text\":\"x\"}\n", "t.jsonl:1", "it names no sound; the row has: text"),
+        (
+            "t.jsonl",
+            "{\"file\":\"b\",\"sentence\":\" \"}\n{\"file\":\"a\",\"text\":\"x\"}\n",
+            "t.jsonl:1",
+            "it has no text: `sentence` is empty",
+        ),
+        ("t.jsonl", "{\"file\":\"b\",\"text\":null}\n{\"file\":\"a\",\"text\":\"x\"}\n", "t.jsonl:1", "it has no text: `text` is empty"),
+        ("t.jsonl", "{\"file\":\"b\",\"text\":[\"x\"]}\n{\"file\":\"a\",\"text\":\"x\"}\n", "t.jsonl:1", "its text is a list, not a text"),
+        ("t.csv", "file,text\na,x\nb,y,z\n", "t.csv:3", "the row has 3 columns, the header has 2"),
+        ("t.csv", "file,text\na,\"x\ny\"\nb,\n", "t.csv:4", "it has no text: `text` is empty"),
+        ("t.csv", "file,text,language\nb,x,Klingon\na,x,English\n", "t.csv:2", "`Klingon` is no language that is known"),
+        ("t.csv", "file,text,start\nb,x,soon\na,x,0\n", "t.csv:2", "`soon` is no time"),
+        ("t.csv", "file,text\na,x\nb,nan\n", "t.csv:3", "its text is what stands for no value"),
+    ] {
+        bench.file(name, table);
+        bench.made::<Uploads>(with(name));
+        let bad = &bench.json("report.json")["bad_rows"];
+        assert_eq!((bad[0]["row"].as_str(), bad.as_array().unwrap().len()), (Some(place), 1), "{table}: {bad}");
+        assert!(bad[0]["reason"].as_str().unwrap().starts_with(reason), "{table}: {bad}");
+        assert!(bench.heard().contains(&format!("warning: 1 row unusable: `{place}: {reason}")), "{}", bench.heard());
+        let mut strict = with(name);
+        strict["strict"] = true.into();
+        says(&bench.error::<Uploads>(strict), &["`strict` is set and some files cannot be used: 1 row unusable", place]);
+    }
+    bench.file("in/a.txt", " \n");
+    bench.file("in/b.txt", "Beta");
+    bench.made::<Uploads>(with("txt"));
+    assert_eq!(bench.json("report.json")["bad_rows"][0]["row"], json!("in/a.txt:1"));
+}
+
+#[test]
+fn a_table_that_cannot_be_meant_is_an_error() {
     let mut bench = bench();
     for (name, table, message) in [
-        ("t.jsonl", "{\"file\":\"a\",\"text\":\"x\"}\n{\"file\":\"b\",\n", "t.jsonl:2: "),
-        ("t.jsonl", "{\"file\":\"a\",\"text\":\"x\"}\n\n[1]\n", "t.jsonl:3: "),
-        ("t.jsonl", "{\"file\":\"a\"}\n", "t.jsonl:1: `text` is missing; the row has: file"),
-        ("t.jsonl", "{\"text\":\"a\"}\n", "t.jsonl:1: `audio_path` is missing; the row has: text"),
-        ("t.jsonl", "{\"file\":\"a\",\"sentence\":\" \"}\n", "t.jsonl:1: `sentence` is empty"),
-        ("t.jsonl", "{\"file\":\"a\",\"text\":null}\n", "t.jsonl:1: `text` is empty"),
-        ("t.csv", "file,text\na,x\nb,y,z\n", "t.csv:3: the row has 3 columns, the header has 2"),
-        ("t.csv", "file,text\na,\n", "t.csv:2: `text` is empty"),
-        ("t.csv", "file,text\na,x\nin/a.wav,y\n", "t.csv:3: `in/a.wav` already has a transcript on line 2"),
         ("t.csv", "file,text,text\na,x,y\n", "t.csv:1: duplicate column `text`"),
-        ("t.csv", "file,text,language\na,x,English\n", "t.csv:2: `English` is not a two-letter language code"),
-        ("t.csv", "a.wav,Alpha\nb.wav,Beta\n", "t.csv:2: `audio_path` is missing; the row has: a.wav, alpha"),
+        ("t.csv", "file,mood\na,x\n", "t.csv:1: no column with the text; the columns are: file, mood"),
+        ("t.csv", "mood,text\nx,y\n", "t.csv:1: no column with the audio file; the columns are: mood, text"),
+        ("t.srx", "a", "`t.srx`: unsupported table format `.srx`"),
+        ("t.parquet", "PAR1", "`t.parquet` is a Parquet file"),
+        ("t.xlsx", "PK\u{3}\u{4}", "`t.xlsx` cannot be read as a spreadsheet"),
     ] {
         bench.file(name, table);
         says(&bench.error::<Uploads>(with(name)), &[message]);
     }
-    bench.file("in/a.txt", " \n");
-    says(&bench.error::<Uploads>(with("txt")), &["in/a.txt:1: the transcript is empty"]);
+    // A few bad rows of many are no sign of a wrong table; many are, and every limit can be set.
+    let table = |bad: usize| format!("file,text\na,Alpha\n{}", "b,nan\n".repeat(bad));
+    bench.file("t.csv", table(3));
+    bench.made::<Uploads>(with("t.csv"));
+    let mut exact = with("t.csv");
+    exact["max_bad"] = 0.5.into();
+    says(&bench.error::<Uploads>(exact), &["3 of 4 rows cannot be used, and `max_bad` is 0.5: `t.csv:3: "]);
+    bench.file("t.csv", table(30));
+    says(&bench.error::<Uploads>(with("t.csv")), &["30 of 31 rows cannot be used, and `max_bad` is 0.2"]);
+    fs::remove_file(bench.cx.root.join("t.csv")).unwrap();
     assert!(bench.error::<Uploads>(with("none.csv")).message.contains("cannot read `none.csv`"));
     for (audio, message) in
         [("none", "`none` in `audio` does not exist"), ("in/*.flac", "no audio file matches `in/*.flac`"), (".hidden", "does not exist")]
@@ -185,7 +225,7 @@ fn coverage_of_the_phrases_is_told() {
 #[test]
 fn settings_that_cannot_work_are_complained_about() {
     let found =
-        complaints::<Uploads>(json!({"audio": [], "transcripts": "a.xlsx", "language": "english", "min_seconds": 3, "max_seconds": 2}));
+        complaints::<Uploads>(json!({"audio": [], "transcripts": "a.docx", "language": "english", "min_seconds": 3, "max_seconds": 2}));
     let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(paths, ["audio", "transcripts", "language", "max_seconds"], "{found:?}");
     let error = serde_json::from_value::<Uploads>(json!({"audio": 3, "transcripts": "txt"})).unwrap_err();

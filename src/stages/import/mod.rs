@@ -1,33 +1,28 @@
-//! `import`: imports an existing dataset from the Hub or a folder (metadata tables, Parquet, JSON Lines manifests, CSV/TSV).
+//! `import`: imports an existing dataset from the Hub, a folder or an archive, in any of the forms that [`crate::data::table`] reads.
 //!
 //! Rows are streamed until there are enough clips, so only the needed part of a large Hub dataset is downloaded. Rejected rows are listed
 //! with their reasons.
 
 mod parquet;
 mod place;
-mod rows;
 mod tables;
+mod taking;
 
-use crate::data::clip_row::ClipRow;
-use crate::data::ingest;
-use crate::data::ingest::{AudioCandidate, AudioSpan, IngestLimits, rounded};
-use crate::data::text::{count, first_few, safe_name};
+use crate::data::columns::Columns;
+use crate::data::table::{TableWish, pick_tables};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
 use crate::hub::Network;
 use crate::hub::read::RepoReader;
 use pipeline::artifact::ArtifactKind;
 use pipeline::manifest::one_or_many::OneOrMany;
-use pipeline::stage::{Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult};
+use pipeline::stage::{Context, Port, ResolveRevision, SettingError, Stage, StageOutcome};
 use place::Place;
-use rows::Row;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use voxpipe_io::jsonl;
+use std::path::PathBuf;
+use taking::Taking;
 use voxtral::audio::Channel;
 use voxtral::tokenizer::prompt::check_language;
 
@@ -41,17 +36,18 @@ pub struct Import {
     /// Branch, tag or commit of `repo`. Default: `main`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Folder with a dataset, instead of `repo`.
+    /// Folder with a dataset, or a .zip or .tar file of one, instead of `repo`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
-    /// Configuration to import, if the dataset has several: the name of a folder in it.
+    /// Configuration to import, if the dataset has several: its name in `configs:` of the dataset card, or the name of a folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// Split to import, as it appears in the names of files or folders. Default: `train` if there is one, otherwise all tables.
+    /// Splits to import, as the dataset names them. Default: all of them; each row keeps the split that it came with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split: Option<String>,
-    /// Tables to read, as glob patterns such as `data/train-*.parquet`. Default: the first of these that exist: `metadata.jsonl`,
-    /// `metadata.csv` or `metadata.tsv`; Parquet files; JSON Lines manifests; CSV or TSV files.
+    pub split: Option<OneOrMany>,
+    /// Tables to read, as glob patterns such as `data/train-*.parquet`. Default: what `configs:` of the dataset card says; without that the
+    /// first of these that exist: `metadata.jsonl`, `metadata.csv` or `metadata.tsv`; Parquet files; JSON Lines manifests; CSV or TSV files;
+    /// Kaldi's `text`; LibriSpeech's `*.trans.txt`; spreadsheets; JSON; a .txt file beside each recording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<OneOrMany>,
     /// Local folder with the audio files that the rows name, if the dataset does not contain them.
@@ -60,6 +56,9 @@ pub struct Import {
     /// Column names, if they are not the usual ones.
     #[serde(default, skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
+    /// Channel of the recordings to read: `mix`, `left`, `right`, or a number counting from 1.
+    #[serde(default, skip_serializing_if = "Channel::is_mix")]
+    pub channel: Channel,
     /// ISO 639-1 code of the language. Rows in another language are rejected; rows without a language get this one. Default: all languages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
@@ -84,6 +83,10 @@ pub struct Import {
     /// Fail if a row is rejected. Default: warn and continue without it.
     #[serde(default)]
     pub strict: bool,
+    /// Share of bad rows (broken, without text, in an unknown language, contradicting each other, with damaged sound) above which the import
+    /// fails. Default: 0.2, in tables of 20 rows and more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bad: Option<f64>,
 }
 
 /// Which clips are taken if there are more than `count`.
@@ -96,35 +99,6 @@ pub enum Pick {
     /// A random sample drawn with the stage's seed: single rows of a table, or row groups of a Parquet file.
     Sample,
 }
-
-/// Column names. The defaults are tried in the given order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Columns {
-    /// Column with the audio, embedded or as a file path. Default: `audio_path`, `audio`, `file_name`, `audio_filepath`, `path` or `file`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audio: Option<String>,
-    /// Column with the transcript. Default: `text`, `transcription`, `sentence`, `transcript` or `normalized_text`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// Column with the language. Default: `language`, `lang`, `locale` or `source_lang`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub language: Option<String>,
-    /// Column with the speaker. Default: `speaker`, `speaker_id` or `client_id`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub speaker: Option<String>,
-}
-
-impl Columns {
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Number of clips that are downloaded and decoded in parallel.
-const BATCH: usize = 16;
-/// Maximum size of an audio file (512 MiB); larger ones are rejected.
-const LARGEST: u64 = 512 << 20;
 
 fn default_min_words() -> usize {
     1
@@ -141,7 +115,7 @@ fn default_max_seconds() -> f64 {
 impl Stage for Import {
     const KIND: &'static str = "import";
     const ABOUT: &'static str = "imports an existing dataset from the Hub or from a folder";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[];
 
     fn output(&self) -> ArtifactKind {
@@ -187,6 +161,9 @@ impl Stage for Import {
                 "write a larger number".into(),
             );
         }
+        if let Some(share) = self.max_bad.filter(|share| !(0.0..=1.0).contains(share)) {
+            wrong("max_bad", format!("{share} is not a fraction"), "write a number from 0 to 1".into());
+        }
         if !(self.min_seconds >= 0.0 && self.max_seconds > self.min_seconds) {
             let message = format!("`min_seconds` {} and `max_seconds` {} exclude every clip", self.min_seconds, self.max_seconds);
             wrong("max_seconds", message, "set `max_seconds` above `min_seconds`".into());
@@ -221,209 +198,14 @@ impl Stage for Import {
             None => None,
         };
         let patterns = self.files.as_ref().map_or(&[][..], |files| files.as_slice());
-        let tables = place::tables(&place, patterns, self.config.as_deref(), self.split.as_deref())?;
+        let splits = self.split.as_ref().map_or(&[][..], |splits| splits.as_slice());
         let into = cx.out.join("audio");
         fs::create_dir_all(&into)?;
-        let mut taking = Taking {
-            import: self,
-            cx,
-            place: &place,
-            audio: audio.as_ref().unwrap_or(&place),
-            into,
-            seen: 0,
-            waiting: Vec::new(),
-            records: Vec::new(),
-            rejected: Vec::new(),
-        };
-        let seed = (self.pick == Pick::Sample).then_some(cx.seed);
-        tables::each_row(&place, &tables, &self.columns, seed, &cx.scratch, &mut |table, row| taking.offer(table, row))?;
-        taking.take()?;
-        taking.finish(&tables)
+        let mut taking = Taking::new(self, cx, &place, audio.as_ref().unwrap_or(&place), into);
+        let wish = TableWish { patterns, config: self.config.as_deref(), splits, folders_are_configs: place.reader().is_some() };
+        let (tables, notes) = pick_tables(&place, wish, &|name| taking.knows(name))?;
+        notes.iter().for_each(|note| cx.note(note));
+        taking.read(&tables, (self.pick == Pick::Sample).then_some(cx.seed), &place)?;
+        taking.finish(&tables, &place)
     }
-}
-
-/// State of an import.
-struct Taking<'a> {
-    import: &'a Import,
-    cx: &'a Context,
-    place: &'a Place<'a>,
-    /// Where the audio files are.
-    audio: &'a Place<'a>,
-    into: PathBuf,
-    seen: usize,
-    waiting: Vec<Waiting>,
-    records: Vec<ClipRow>,
-    rejected: Vec<Rejected>,
-}
-
-/// A row whose audio is not decoded yet.
-struct Waiting {
-    number: usize,
-    table: String,
-    row: Row,
-}
-
-/// A rejected row.
-#[derive(Serialize)]
-struct Rejected {
-    row: String,
-    reason: String,
-}
-
-impl Taking<'_> {
-    fn wanted(&self) -> usize {
-        self.import.count.unwrap_or(usize::MAX)
-    }
-
-    /// Queues a row or rejects it. Returns whether more rows are wanted.
-    fn offer(&mut self, table: &str, row: Row) -> Result<bool> {
-        if self.cx.stopping() {
-            return Err(Error::new("import interrupted").kind(ErrorKind::Interrupted).hint("run again to continue"));
-        }
-        self.seen += 1;
-        match self.rejection(&row) {
-            Some(reason) => self.rejected.push(Rejected { row: row.place, reason }),
-            None => self.waiting.push(Waiting { number: self.seen, table: table.to_owned(), row }),
-        }
-        if self.waiting.len() >= BATCH.min(self.wanted() - self.records.len()) {
-            self.take()?;
-        }
-        Ok(self.records.len() < self.wanted())
-    }
-
-    /// The reason to reject a row before its audio is read, if any.
-    fn rejection(&self, row: &Row) -> Option<String> {
-        let import = self.import;
-        let Some(text) = &row.text else { return Some("it has no text".to_owned()) };
-        let words = text.split_whitespace().count();
-        let language = row.language.as_deref().map(|language| language.split(['-', '_']).next().unwrap_or_default().to_lowercase());
-        if let (Some(wanted), Some(language)) = (&import.language, language)
-            && language.len() == 2
-            && *wanted != language
-        {
-            return Some(format!("it is in the language `{language}`"));
-        }
-        if words < import.min_words || import.max_words.is_some_and(|most| words > most) {
-            return Some(format!("its text has {}", count(words, "word")));
-        }
-        // Allow for rounding; the decoded audio is measured again.
-        let seconds = row.seconds.filter(|seconds| *seconds < import.min_seconds - 0.01 || *seconds > import.max_seconds + 0.01);
-        if let Some(seconds) = seconds {
-            return Some(format!("it says to have {seconds} s, between {} and {} s are asked for", import.min_seconds, import.max_seconds));
-        }
-        (row.sound.bytes.is_none() && row.sound.path.is_none()).then(|| "it names no sound".to_owned())
-    }
-
-    /// Fetches and decodes the queued rows.
-    fn take(&mut self) -> Result<()> {
-        let mut ready = Vec::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            match self.fetch(&waiting)? {
-                Ok(candidate) => ready.push((waiting.row, candidate)),
-                Err(reason) => self.rejected.push(Rejected { row: waiting.row.place, reason }),
-            }
-        }
-        let limits = IngestLimits { min: self.import.min_seconds, max: self.import.max_seconds };
-        let candidates: Vec<AudioCandidate> = ready.iter().map(|(_, candidate)| candidate.clone()).collect();
-        let taken = ingest::ingest_audio(&candidates, &self.into, limits, |_| !self.cx.stopping())?;
-        for ((row, candidate), taken) in ready.into_iter().zip(taken) {
-            if candidate.path.starts_with(&self.cx.scratch) {
-                fs::remove_file(&candidate.path)?;
-            }
-            match taken {
-                Ok(clip) => self.records.push(ClipRow {
-                    audio_path: format!("audio/{}.wav", candidate.stem),
-                    text: row.text.unwrap_or_default(),
-                    language: self.import.language.clone().or_else(|| two_letters(row.language.as_deref()?)),
-                    duration: Some(clip.seconds),
-                    speaker: row.speaker,
-                    source: Some(row.place),
-                    rest: Map::new(),
-                }),
-                Err(reason) => self.rejected.push(Rejected { row: row.place, reason }),
-            }
-        }
-        let total = self.import.count.unwrap_or(self.seen);
-        self.cx.progress(self.records.len() as u64, total as u64, "clips", format!("{} seen", count(self.seen, "row")));
-        Ok(())
-    }
-
-    /// The local audio file of a row, downloaded if necessary; or the reason why there is none.
-    fn fetch(&self, Waiting { number, table, row }: &Waiting) -> Result<Result<AudioCandidate, String>> {
-        let named = row.sound.path.clone().unwrap_or_default();
-        let name = Path::new(&named);
-        let stem = name.file_stem().and_then(|stem| stem.to_str()).map_or_else(|| "clip".to_owned(), safe_name);
-        let ending = name.extension().and_then(|ending| ending.to_str()).map_or_else(|| "wav".to_owned(), safe_name);
-        let stem = format!("{number:06}-{}", stem.chars().take(40).collect::<String>());
-        let kept = self.cx.scratch.join(format!("import-{number:06}.{ending}"));
-        let (path, shown) = match &row.sound.bytes {
-            Some(bytes) => {
-                fs::write(&kept, bytes)?;
-                (kept, if named.is_empty() { row.place.clone() } else { named })
-            }
-            None => {
-                let Some(found) = self.audio.find(table, &named) else {
-                    return Ok(Err(format!("its file `{named}` is not in `{}`", self.audio.name)));
-                };
-                if self.audio.size(&found) > LARGEST {
-                    return Ok(Err(format!("its file `{found}` has more than {} MiB", LARGEST >> 20)));
-                }
-                (self.audio.local(&found, &kept)?, found)
-            }
-        };
-        let span = row.offset.zip(row.seconds).map(|(start, seconds)| AudioSpan { start, end: Some(start + seconds) });
-        Ok(Ok(AudioCandidate { path, shown, stem, span, channel: Channel::Mix }))
-    }
-
-    /// Writes the clips and the report.
-    fn finish(self, tables: &[String]) -> Result<StageOutcome> {
-        let (cx, import) = (self.cx, self.import);
-        let reasons: Vec<String> = self.rejected.iter().map(|rejected| format!("{}: {}", rejected.row, rejected.reason)).collect();
-        if !reasons.is_empty() {
-            let message = format!("{} rejected: {}", count(reasons.len(), "row"), first_few(&reasons, 5));
-            if import.strict {
-                return Err(Error::new(message).hint("fix these, or set `strict = false` to continue without them"));
-            }
-            cx.warn(message);
-        }
-        if self.records.is_empty() {
-            let why = if reasons.is_empty() { "the tables have no rows".to_owned() } else { first_few(&reasons, 3) };
-            return Err(Error::new(format!("none of {} of `{}` gave a usable clip; {why}", count(self.seen, "row"), self.place.name))
-                .hint("check the column names (`columns`), and whether `language`, `min_words` and `max_seconds` reject every row"));
-        }
-        if let Some(wanted) = import.count.filter(|wanted| *wanted > self.records.len()) {
-            cx.note(format!("`count` is {wanted}, but only {} were found: using all of them", self.records.len()));
-        }
-        let seconds = rounded(self.records.iter().filter_map(|record| record.duration).sum());
-        let mut languages: BTreeMap<&str, usize> = BTreeMap::new();
-        for record in &self.records {
-            *languages.entry(record.language.as_deref().unwrap_or("unknown")).or_default() += 1;
-        }
-        let mut report = json!({
-            "source": self.place.name,
-            "tables": tables,
-            "rows": self.seen,
-            "clips": self.records.len(),
-            "seconds": seconds,
-            "languages": languages,
-            "rejected": self.rejected,
-        });
-        let mut made = StageResult::new(format!("{} of `{}`, {seconds:.0} s in all", count(self.records.len(), "clip"), self.place.name));
-        if let Some(reader) = self.place.reader() {
-            let license = reader.license()?;
-            report["repository"] = import.repo.clone().into();
-            report["commit"] = reader.commit().into();
-            report["licence"] = license.clone().into();
-            made = made.fact("repository", import.repo.clone()).fact("commit", reader.commit()).fact("licence", Value::from(license));
-        }
-        jsonl::write(&cx.out.join("clips.jsonl"), &self.records)?;
-        fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
-        Ok(StageOutcome::Done(made.metric("clips", self.records.len() as f64).metric("seconds", seconds)))
-    }
-}
-
-/// The two-letter code of `de`, `de-DE` or `DE_at`; none if it is not a valid code.
-fn two_letters(language: &str) -> Option<String> {
-    let code = language.split(['-', '_']).next()?.to_lowercase();
-    check_language(&code).is_ok().then_some(code)
 }

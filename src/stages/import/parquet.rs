@@ -3,7 +3,7 @@
 //! The parquet crate runs in its own thread and requests byte ranges over a channel. The calling thread answers the requests and consumes
 //! each row before the next one is decoded.
 
-use super::rows::{Cells, Sound};
+use crate::data::table::Cell;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use parquet::basic::Type as Physical;
@@ -28,6 +28,9 @@ const HEAD: u64 = 64 << 10;
 const WINDOWS: usize = 6;
 /// Number of rows decoded ahead.
 const AHEAD: usize = 4;
+
+/// The cells of a row by column name.
+pub(super) type Cells = Vec<(Arc<str>, Cell)>;
 
 /// Message from the reader thread.
 enum Word {
@@ -140,26 +143,37 @@ fn is_binary(field: &Type) -> bool {
 fn cells(row: Row, binary: &[String]) -> Cells {
     let mut cells = Cells::default();
     for (name, field) in row.into_columns() {
-        match field {
-            Field::Null => {}
-            Field::Str(text) => cells.texts.push((name, text)),
-            Field::Bytes(bytes) if binary.contains(&name) => {
-                cells.sounds.push((name, Sound { bytes: Some(bytes.data().to_vec()), path: None }));
-            }
-            Field::Bytes(bytes) => cells.texts.push((name, String::from_utf8_lossy(bytes.data()).into_owned())),
+        let cell = match field {
+            Field::Null => continue,
+            Field::Str(text) => Cell::Text(text),
+            Field::Bytes(bytes) if binary.contains(&name) => Cell::Sound { bytes: Some(bytes.data().to_vec()), path: None },
+            Field::Bytes(bytes) => Cell::Text(String::from_utf8_lossy(bytes.data()).into_owned()),
             Field::Group(row) => {
-                let mut sound = Sound { bytes: None, path: None };
+                let (mut bytes, mut path) = (None, None);
+                let mut others = 0;
                 for (part, field) in row.into_columns() {
                     match (part.as_str(), field) {
-                        ("bytes", Field::Bytes(bytes)) => sound.bytes = Some(bytes.data().to_vec()),
-                        ("path", Field::Str(path)) => sound.path = Some(path),
-                        _ => {}
+                        ("bytes", Field::Bytes(found)) => bytes = Some(found.data().to_vec()),
+                        ("path", Field::Str(found)) => path = Some(found),
+                        ("bytes" | "path", Field::Null) => {}
+                        _ => others += 1,
                     }
                 }
-                cells.sounds.push((name, sound));
+                if others > 0 && bytes.is_none() && path.is_none() {
+                    Cell::Json(serde_json::json!({}))
+                } else {
+                    Cell::Sound { bytes, path }
+                }
             }
-            other => cells.texts.push((name, other.to_string())),
-        }
+            list @ (Field::ListInternal(_) | Field::MapInternal(_)) => Cell::Json(serde_json::json!([list.to_string()])),
+            Field::Bool(truth) => Cell::Json(truth.into()),
+            // Numbers of other columns are speakers and times.
+            other => other
+                .to_string()
+                .parse::<serde_json::Number>()
+                .map_or_else(|_| Cell::Text(other.to_string()), |number| Cell::Json(number.into())),
+        };
+        cells.push((name.to_lowercase().into(), cell));
     }
     cells
 }

@@ -1,106 +1,109 @@
 //! Iterates over the rows of tables, in order or in a seeded random order.
 
+use super::parquet;
 use super::place::Place;
-use super::rows::{Cells, Row, is_read};
-use super::{Columns, parquet};
-use crate::data::table;
-use crate::error::{Error, Result};
+use crate::data::columns::Columns;
+use crate::data::ingest::is_audio;
+use crate::data::table::{
+    BadRow, CueReading, JsonLines, PickedTable, RowOrBad, TableFiles, TableOptions, TableRow, TableSource, read_beside, read_bytes,
+    read_kaldi,
+};
+use crate::error::Result;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use serde_json::{Map, Value};
-use std::fs;
 use std::path::Path;
 
 /// Block size in bytes for streaming a large table.
 const BLOCK: u64 = 1 << 20;
 /// JSON Lines manifests larger than this are streamed in blocks.
 const SHORT: u64 = 4 << 20;
-/// Maximum size of a table for random sampling, which reads the whole table.
-const WHOLE: u64 = 64 << 20;
+/// The same for manifests on this machine, which cost nothing to read.
+const SHORT_LOCAL: u64 = 64 << 20;
 
-/// Passes the rows of all tables, with the name of their table, to `each` until that returns `false`.
-pub(super) fn each_row(
-    place: &Place,
-    tables: &[String],
-    columns: &Columns,
-    seed: Option<u64>,
-    scratch: &Path,
-    each: &mut dyn FnMut(&str, Row) -> Result<bool>,
-) -> Result<()> {
-    let mut random = seed.map(ChaCha8Rng::seed_from_u64);
-    if tables.iter().all(|table| table.ends_with(".parquet")) {
-        let mut tables: Vec<&String> = tables.iter().collect();
-        if let Some(random) = &mut random {
-            tables.shuffle(random);
-        }
-        for table in tables {
-            let mut more = true;
-            let shown = format!("{}/{table}", place.name);
-            let mut row = |number: u64, cells: Cells| {
-                more = each(table, Row::new(format!("{} {table} row {}", place.name, number + 1), cells, columns))?;
-                Ok(more)
-            };
-            let fetch = &mut |from, length| place.part(table, from, length);
-            parquet::read(&shown, place.size(table), &|name| is_read(columns, name), seed, fetch, &mut row)?;
-            if !more {
-                break;
-            }
-        }
-        return Ok(());
-    }
-    if let Some(random) = &mut random {
-        let mut all = Vec::new();
-        for table in tables {
-            if place.size(table) > WHOLE {
-                return Err(Error::new(format!("`{table}` of `{}` is too large for random sampling", place.name))
-                    .hint("remove `pick` to take the first rows, or name a smaller table in `files`"));
-            }
-            all.extend(whole(place, table, columns, scratch)?.into_iter().map(|row| (table, row)));
-        }
-        all.shuffle(random);
-        for (table, row) in all {
-            if !each(table, row)? {
-                break;
-            }
-        }
-        return Ok(());
-    }
-    for table in tables {
-        let more = if place.size(table) > SHORT && !table.ends_with("csv") && !table.ends_with("tsv") {
-            streamed(place, table, columns, each)?
-        } else {
-            let mut more = true;
-            for row in whole(place, table, columns, scratch)? {
-                more = each(table, row)?;
-                if !more {
-                    break;
-                }
-            }
-            more
-        };
-        if !more {
-            break;
-        }
-    }
-    Ok(())
+/// Takes the rows of a table; returns whether it wants more.
+type Each<'a> = dyn FnMut(RowOrBad) -> Result<bool> + 'a;
+
+/// How the rows of a table are read.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    /// How cues beside recordings become rows.
+    pub(super) cues: CueReading<'a>,
+    /// Seed of a random order.
+    pub(super) seed: Option<u64>,
+    /// Whether the first block of a large manifest is enough.
+    pub(super) only_first_block: bool,
 }
 
-/// Reads a whole table.
-fn whole(place: &Place, table: &str, columns: &Columns, scratch: &Path) -> Result<Vec<Row>> {
-    // NeMo names JSON Lines manifests `.json`.
-    let ending = Path::new(table).extension().and_then(|ending| ending.to_str()).unwrap_or_default().replace("ndjson", "jsonl");
-    let ending = if ending == "json" { "jsonl" } else { &ending };
-    let copy = scratch.join(format!("table.{ending}"));
-    fs::write(&copy, place.part(table, 0, place.size(table))?)?;
-    let rows = table::read(&copy, &format!("{}/{table}", place.name));
-    fs::remove_file(&copy)?;
-    Ok(rows?.iter().map(|row| Row::new(format!("{} {table}:{}", place.name, row.line), row.into(), columns)).collect())
+/// Whether a table is passed on row by row as it is read, because it is large or holds its sound.
+pub(super) fn is_streamed(place: &Place, table: &PickedTable) -> bool {
+    let short = if place.reader().is_some() { SHORT } else { SHORT_LOCAL };
+    let lines = [".jsonl", ".ndjson", ".json"].iter().any(|ending| table.path.ends_with(ending));
+    table.source == TableSource::Parquet || table.source == TableSource::Rows && lines && place.size(&table.path) > short
+}
+
+/// Parquet files in a seeded random order.
+pub(super) fn shuffled<'a>(tables: impl Iterator<Item = &'a PickedTable>, seed: Option<u64>) -> Vec<&'a PickedTable> {
+    let mut tables: Vec<&PickedTable> = tables.collect();
+    if let Some(seed) = seed {
+        tables.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    }
+    tables
+}
+
+/// Passes the rows of a table to `each` until that returns `false`. Returns how the table was read, for people.
+pub(super) fn each_row(
+    place: &Place,
+    table: &PickedTable,
+    columns: &Columns,
+    known_file: &dyn Fn(&str) -> bool,
+    how: Reading,
+    each: &mut Each,
+) -> Result<Vec<String>> {
+    let shown = format!("{}/{}", place.name(), table.path);
+    let in_results = |path: &str| format!("{} {path}", place.name());
+    match table.source {
+        TableSource::Parquet => {
+            let name = in_results(&table.path);
+            let mut row = |number: u64, cells| each(Ok(TableRow { table: name.as_str().into(), line: number as usize + 1, cells }));
+            let fetch = &mut |from, length| place.part(&table.path, from, length);
+            parquet::read(&shown, place.size(&table.path), &|name| columns.is_read(name), how.seed, fetch, &mut row)?;
+            Ok(Vec::new())
+        }
+        TableSource::Rows if is_streamed(place, table) => {
+            streamed(place, &table.path, &in_results(&table.path), how, each)?;
+            Ok(Vec::new())
+        }
+        TableSource::Rows => {
+            let options = TableOptions { columns, clips: true, known_file };
+            let name: std::sync::Arc<str> = in_results(&table.path).into();
+            read_bytes(&shown, &place.whole(&table.path)?, &options, &mut |row| {
+                each(match row {
+                    Ok(row) => Ok(TableRow { table: std::sync::Arc::clone(&name), ..row }),
+                    Err(bad) => Err(BadRow { place: bad.place.replacen(&shown, &name, 1), ..bad }),
+                })
+            })
+        }
+        TableSource::Lines => read_kaldi(place, &table.path, &mut |row| each(renamed(row, &in_results))),
+        TableSource::Beside => {
+            let all = place.paths();
+            let sounds: Vec<&str> = all.into_iter().filter(|path| is_audio(Path::new(path))).collect();
+            read_beside(place, &sounds, how.cues, &mut |row| each(renamed(row, &in_results)))
+        }
+    }
+}
+
+fn renamed(row: RowOrBad, in_results: &dyn Fn(&str) -> String) -> RowOrBad {
+    match row {
+        Ok(row) => Ok(TableRow { table: in_results(&row.table).into(), ..row }),
+        Err(bad) => Err(BadRow { place: in_results(&bad.place), ..bad }),
+    }
 }
 
 /// Streams the rows of a large JSON Lines manifest. Returns whether `each` wants more.
-fn streamed(place: &Place, table: &str, columns: &Columns, each: &mut dyn FnMut(&str, Row) -> Result<bool>) -> Result<bool> {
+fn streamed(place: &Place, table: &str, name: &str, how: Reading, each: &mut Each) -> Result<bool> {
     let (size, mut from, mut number) = (place.size(table), 0, 0);
+    let mut reader = JsonLines::new(name);
     let mut rest = Vec::new();
     while from < size {
         let length = BLOCK.min(size - from);
@@ -108,22 +111,24 @@ fn streamed(place: &Place, table: &str, columns: &Columns, each: &mut dyn FnMut(
         from += length;
         let whole = if from == size { rest.len() } else { rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1) };
         let left = rest.split_off(whole);
-        for line in rest.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
+        let text = String::from_utf8_lossy(&rest);
+        for line in text.trim_start_matches('\u{feff}').split('\n') {
             number += 1;
-            let row: Map<String, Value> = serde_json::from_slice(line).map_err(|error| {
-                Error::new(format!("{}/{table}, row {number}: {error}", place.name)).hint("each line must be one JSON object")
-            })?;
-            let text = |(name, value): (String, Value)| match value {
-                Value::Null => None,
-                Value::String(text) => Some((name, text)),
-                other => Some((name, other.to_string())),
-            };
-            let cells = Cells { texts: row.into_iter().filter_map(text).collect(), sounds: Vec::new() };
-            if !each(table, Row::new(format!("{} {table} row {number}", place.name), cells, columns))? {
-                return Ok(false);
+            if line.trim().is_empty() {
+                continue;
+            }
+            for row in reader.rows(number, line) {
+                if !each(row)? {
+                    return Ok(false);
+                }
             }
         }
+        // The piece after the last line break is empty, and no line.
+        number -= usize::from(text.ends_with('\n'));
         rest = left;
+        if how.only_first_block {
+            break;
+        }
     }
     Ok(true)
 }

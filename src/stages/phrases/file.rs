@@ -36,8 +36,8 @@ impl Phrases {
             let place = format!("{shown}:{}", row.line);
             let (_, text) = row.required(&["text", "sentence"])?;
             let id = row.get("id");
-            if let Some(id) = id {
-                if crate::data::text::safe_name(id) != id {
+            if let Some(id) = &id {
+                if crate::data::text::safe_name(id) != *id {
                     return Err(Error::new(format!("{place}: the id `{id}` is not a valid file name"))
                         .hint("use only letters, digits, `-`, `_` and `.`"));
                 }
@@ -46,7 +46,7 @@ impl Phrases {
                         .hint("give every sentence its own id"));
                 }
             }
-            phrases.push(self.phrase(id, index, text, source(row.line)));
+            phrases.push(self.phrase(id.as_deref(), index, &text, source(row.line)));
         }
         let missing = rows.iter().find(|row| row.get("id").is_none());
         if let (false, Some(row)) = (ids.is_empty(), missing) {
