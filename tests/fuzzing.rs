@@ -118,3 +118,8 @@ fn recordings_are_survived() {
 fn checkpoints_are_survived() {
     survives("weights", weights::weights, 100, "bf16 f16 f32 mistral new-names shards");
 }
+
+#[test]
+fn timed_texts_are_survived() {
+    survives("cues", targets::cues, 300, "labels.txt long.TextGrid talk.eaf talk.srt talk.vtt");
+}

@@ -8,6 +8,8 @@
 
 use std::fs;
 use std::path::Path;
+use voxpipe::data::cues::merge::{CueSettings, merged};
+use voxpipe::data::cues::{self, Cue, CueFormat};
 use voxpipe::error::Error;
 use voxtral::audio::{decode_built_in, read_wav16k, resample};
 use voxtral::model::config::VoxtralConfig;
@@ -47,6 +49,26 @@ pub fn config(bytes: &[u8], folder: &Path) -> bool {
         fs::remove_file(folder.join(name)).expect("what was written can be removed");
     }
     taken
+}
+
+/// A file of timed text, in every format.
+pub fn cues(bytes: &[u8], _: &Path) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let own = CueFormat::of_content(&text);
+    for format in [CueFormat::Srt, CueFormat::Vtt, CueFormat::Audacity, CueFormat::TextGrid, CueFormat::Elan] {
+        for tiers in [Vec::new(), vec!["anna".to_owned()]] {
+            match cues::parse(format, &text, "talk", &tiers) {
+                Ok(file) => {
+                    let possible = |cue: &Cue| cue.start.is_finite() && cue.start >= 0.0 && cue.end > cue.start && !cue.text.is_empty();
+                    assert!(file.cues.iter().all(possible), "{file:?}");
+                    let settings = CueSettings { padding: 0.2, merge_seconds: 5.0, ..CueSettings::default() };
+                    assert!(merged(&file.cues, &settings).iter().all(possible));
+                }
+                Err(error) => names(&error, "talk"),
+            }
+        }
+    }
+    own.is_some_and(|own| cues::parse(own, &text, "talk", &[]).is_ok_and(|file| !file.cues.is_empty()))
 }
 
 /// Stands in a `tekken.json` for the 256 entries of the bytes, which every vocabulary begins with.
