@@ -26,6 +26,7 @@ mod hub_server;
 mod import_stage;
 mod json_docs;
 mod kernels;
+mod long_recordings;
 mod manifest_authoring;
 mod manifests;
 mod model_cards;

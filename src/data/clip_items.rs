@@ -25,6 +25,8 @@ pub struct ClipItem {
     pub unit: f64,
     /// The split of the row, or of its table, as it is written there.
     pub split: Option<String>,
+    /// Whether a model wrote the text, which nobody has corrected yet.
+    pub draft: bool,
 }
 
 /// A row that is no clip, and why.
@@ -73,8 +75,8 @@ impl ClipItem {
         !self.clip.bounds.names_part()
     }
 
-    /// The fields `split` (`train`, `validation` or `test`) and, if the word says more, `split_name` of the clip's row.
-    pub fn split_fields(&self) -> Map<String, Value> {
+    /// The fields `split` (`train`, `validation` or `test`), if the word says more `split_name`, and `draft` of the clip's row.
+    pub fn row_fields(&self) -> Map<String, Value> {
         let mut fields = Map::new();
         if let Some(word) = &self.split
             && let Some(split) = split_of(word)
@@ -83,6 +85,9 @@ impl ClipItem {
             if is_special(word) {
                 fields.insert("split_name".to_owned(), word.as_str().into());
             }
+        }
+        if self.draft {
+            fields.insert("draft".to_owned(), true.into());
         }
         fields
     }
@@ -105,7 +110,7 @@ impl TableItem {
             Ok(clip) => {
                 let of_row = clip.split.clone().filter(|word| split_of(word).is_some());
                 let split = of_row.or_else(|| table.split.clone()).or_else(|| clip.split.clone());
-                Self::Clip(Box::new(ClipItem { number, clip: TableClip { place, ..clip }, file: None, unit: 1.0, split }))
+                Self::Clip(Box::new(ClipItem { number, clip: TableClip { place, ..clip }, file: None, unit: 1.0, split, draft: false }))
             }
             Err(reason) => Self::Bad(LeftRow { row: place, reason }),
         }

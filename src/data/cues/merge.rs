@@ -1,6 +1,7 @@
 //! Cues of a useful length: margins at their sides, and short neighbours joined.
 
 use super::Cue;
+use pipeline::stage::SettingError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +18,6 @@ pub struct CueSettings {
     /// Longest gap in seconds across which cues are joined. Default: 0.5.
     #[serde(skip_serializing_if = "is_half")]
     pub merge_gap: f64,
-    /// Longest clip in seconds that joining makes. Default: 30.
-    #[serde(skip_serializing_if = "is_thirty")]
-    pub merge_max_seconds: f64,
     /// Tiers of a TextGrid or ELAN file to read. Default: those that hold utterances; several are several speakers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tiers: Vec<String>,
@@ -27,7 +25,7 @@ pub struct CueSettings {
 
 impl Default for CueSettings {
     fn default() -> Self {
-        Self { padding: 0.0, merge_seconds: 0.0, merge_gap: 0.5, merge_max_seconds: 30.0, tiers: Vec::new() }
+        Self { padding: 0.0, merge_seconds: 0.0, merge_gap: 0.5, tiers: Vec::new() }
     }
 }
 
@@ -36,22 +34,28 @@ impl CueSettings {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
+
+    /// What is wrong with the settings.
+    pub fn check(&self) -> Vec<SettingError> {
+        let named = [("padding", self.padding), ("merge_seconds", self.merge_seconds), ("merge_gap", self.merge_gap)];
+        let wrong = named.into_iter().filter(|(_, value)| !(value.is_finite() && *value >= 0.0));
+        let error = |(name, value): (&str, f64)| {
+            SettingError::new(&format!("cues.{name}"), format!("{value} is no length")).hint("write a number of seconds, 0 or more")
+        };
+        wrong.map(error).collect()
+    }
 }
 
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
-fn is_thirty(value: &f64) -> bool {
-    *value == 30.0
-}
-
 fn is_half(value: &f64) -> bool {
     *value == 0.5
 }
 
-/// Joins short cues and adds margins. `cues` are in the order of their starts.
-pub fn merged(cues: &[Cue], settings: &CueSettings) -> Vec<Cue> {
+/// Joins short cues and adds margins. `cues` are in the order of their starts; a joined cue has at most `longest` seconds.
+pub fn merged(cues: &[Cue], settings: &CueSettings, longest: f64) -> Vec<Cue> {
     let mut merged: Vec<Cue> = Vec::new();
     for cue in cues {
         let joins = |last: &&mut Cue| {
@@ -60,7 +64,7 @@ pub fn merged(cues: &[Cue], settings: &CueSettings) -> Vec<Cue> {
                 && last.end - last.start < settings.merge_seconds
                 // Overlapping cues are spoken at the same time: their words have no order.
                 && (-0.05..=settings.merge_gap).contains(&gap)
-                && cue.end - last.start + 2.0 * settings.padding <= settings.merge_max_seconds
+                && cue.end - last.start + 2.0 * settings.padding <= longest
         };
         match merged.last_mut().filter(joins) {
             Some(last) => {
@@ -105,13 +109,12 @@ mod tests {
             cue(6.0, 7.0, "e", "y"),
             cue(6.5, 7.5, "f", "y"),
         ];
-        assert_eq!(merged(&cues, &CueSettings::default()).len(), 6, "one clip for each cue");
+        assert_eq!(merged(&cues, &CueSettings::default(), 30.0).len(), 6, "one clip for each cue");
         let settings = CueSettings { merge_seconds: 2.5, ..CueSettings::default() };
         let wanted = [(0.0, 4.0, "a b c"), (4.0, 5.0, "d"), (6.0, 7.0, "e"), (6.5, 7.5, "f")];
-        assert_eq!(spans(&merged(&cues, &settings)), wanted);
+        assert_eq!(spans(&merged(&cues, &settings, 30.0)), wanted);
         let wanted = [(0.0, 2.0, "a b"), (2.1, 4.0, "c"), (4.0, 5.0, "d"), (6.0, 7.0, "e"), (6.5, 7.5, "f")];
-        let settings = CueSettings { merge_max_seconds: 3.0, ..settings };
-        assert_eq!(spans(&merged(&cues, &settings)), wanted);
+        assert_eq!(spans(&merged(&cues, &settings, 3.0)), wanted);
     }
 
     #[test]
@@ -119,7 +122,7 @@ mod tests {
         let cues = [cue(0.1, 1.0, "a", "x"), cue(1.1, 2.0, "b", "x"), cue(3.0, 4.0, "c", "x"), cue(3.9, 5.0, "d", "x")];
         let settings = CueSettings { padding: 0.25, ..CueSettings::default() };
         let wanted = [(0.0, 1.05, "a"), (1.05, 2.25, "b"), (2.75, 4.0, "c"), (3.9, 5.25, "d")];
-        for ((start, end, text), (from, to, said)) in spans(&merged(&cues, &settings)).into_iter().zip(wanted) {
+        for ((start, end, text), (from, to, said)) in spans(&merged(&cues, &settings, 30.0)).into_iter().zip(wanted) {
             assert!((start - from).abs() < 1e-9 && (end - to).abs() < 1e-9 && text == said, "{text}: {start} {end}");
         }
     }

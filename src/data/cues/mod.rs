@@ -99,6 +99,9 @@ impl CueFormat {
         }
     }
 
+    /// The endings of files of cues beside a recording, as people write them.
+    pub const ENDINGS: &'static [&'static str] = &["srt", "vtt", "TextGrid", "textgrid", "eaf"];
+
     /// The format that the content shows.
     pub fn of_content(text: &str) -> Option<Self> {
         let head = text.trim_start_matches('\u{feff}').trim_start();

@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Endings of a text beside a recording, the usual one first.
+/// Endings of a text beside a recording. Those with times come first: a program that writes subtitles often writes the text alone as well.
 const BESIDE: &[&str] =
-    &["txt", "TXT", "lab", "normalized.txt", "transcription", "transcript", "json", "srt", "vtt", "TextGrid", "textgrid", "eaf"];
+    &["srt", "vtt", "TextGrid", "textgrid", "eaf", "txt", "TXT", "lab", "normalized.txt", "transcription", "transcript", "json"];
 
 /// The first word of a line and the rest.
 fn first_word(line: &str) -> (&str, &str) {

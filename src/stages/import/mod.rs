@@ -9,6 +9,7 @@ mod tables;
 mod taking;
 
 use crate::data::columns::Columns;
+use crate::data::cues::merge::CueSettings;
 use crate::data::table::{TableWish, pick_tables};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub;
@@ -56,6 +57,9 @@ pub struct Import {
     /// Column names, if they are not the usual ones.
     #[serde(default, skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
+    /// How the cues of subtitles, labels and annotations become clips.
+    #[serde(default, skip_serializing_if = "CueSettings::is_default")]
+    pub cues: CueSettings,
     /// Channel of the recordings to read: `mix`, `left`, `right`, or a number counting from 1.
     #[serde(default, skip_serializing_if = "Channel::is_mix")]
     pub channel: Channel,
@@ -139,6 +143,9 @@ impl Stage for Import {
                 }
             }
             _ => {}
+        }
+        for error in self.cues.check() {
+            wrong(&error.path.join("."), error.message.clone(), error.hint.clone().unwrap_or_default());
         }
         for pattern in self.files.iter().flat_map(|files| files.as_slice()) {
             if let Err(error) = glob::Pattern::new(pattern) {

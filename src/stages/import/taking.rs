@@ -6,7 +6,6 @@ use super::{Import, tables};
 use crate::data::bad_rows::{check_bad_rows, is_limit};
 use crate::data::clip_items::{ClipItem, LeftRow, Part, TableItem, compare, gather_parts, resolve};
 use crate::data::clip_row::ClipRow;
-use crate::data::cues::merge::CueSettings;
 use crate::data::file_index::FileIndex;
 use crate::data::ingest::{self, AudioCandidate, IngestLimits, IngestedClip, ingest_audio, is_audio, rounded};
 use crate::data::table::{CueReading, PickedTable, TableFiles, TableSource, is_split};
@@ -128,8 +127,7 @@ impl<'a> Taking<'a> {
     /// Reads the first rows of a table, without their sound.
     fn collect(&mut self, place: &Place, table: &PickedTable, most: usize, items: &mut Vec<TableItem>) -> Result<()> {
         let (index, import) = (&self.index, self.import);
-        let settings = CueSettings::default();
-        let cues = CueReading { settings: &settings, longest: import.max_seconds };
+        let cues = CueReading { settings: &import.cues, longest: import.max_seconds };
         let mut ignored = std::mem::take(&mut self.ignored);
         let (mut number, from) = (self.seen + items.len(), items.len());
         let notes = tables::each_row(
@@ -214,8 +212,7 @@ impl<'a> Taking<'a> {
             prefix = self.index.foreign_prefix(paths.iter().map(String::as_str), &bases);
             self.prefixes.extend(prefix.iter().map(|prefix| (table.path.clone(), prefix.shown())));
         }
-        let settings = CueSettings::default();
-        let cues = CueReading { settings: &settings, longest: self.import.max_seconds };
+        let cues = CueReading { settings: &self.import.cues, longest: self.import.max_seconds };
         let mut unit = None;
         let mut more = true;
         let (mut ignored, import) = (std::mem::take(&mut self.ignored), self.import);
@@ -382,7 +379,7 @@ impl<'a> Taking<'a> {
     }
 
     fn keep(&mut self, waiting: ClipItem, candidate: &AudioCandidate, made: IngestedClip) {
-        let rest = waiting.split_fields();
+        let rest = waiting.row_fields();
         self.sound_notes.extend(made.notes.into_iter().map(|note| (candidate.shown.clone(), note)));
         let clip = waiting.clip;
         self.digits += usize::from(is_digits(&clip.text));

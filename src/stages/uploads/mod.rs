@@ -3,13 +3,17 @@
 //! Transcripts and audio files are matched by name, as [`crate::data::file_index`] does it; never by position. Unmatched files, unmatched
 //! transcripts, bad rows and unusable files are reported.
 
+mod long;
 mod pairing;
+mod pieces;
 mod sounds;
+mod transcriber;
 
 use crate::data::bad_rows::{check_bad_rows, is_limit};
 use crate::data::clip_items::{ClipItem, LeftRow};
 use crate::data::clip_row::ClipRow;
 use crate::data::columns::Columns;
+use crate::data::cues::CueFormat;
 use crate::data::cues::merge::CueSettings;
 use crate::data::ingest::{self, AudioCandidate, IngestLimits, ingest_audio, is_audio, rounded};
 use crate::data::phrase::PhraseRow;
@@ -17,19 +21,22 @@ use crate::data::table::table_endings;
 use crate::data::text::{count, first_few, normalized, unique_stems};
 use crate::data::transcript::is_digits;
 use crate::error::{Error, Result};
+use long::LongReport;
 use pairing::Paired;
 use pipeline::artifact::ArtifactKind;
 use pipeline::manifest::one_or_many::OneOrMany;
-use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
+use pipeline::stage::{Arity, Context, Port, ResolveRevision, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use sounds::{Sounds, is_pattern, pattern_folder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use transcriber::TranscriberSettings;
 use voxpipe_io::jsonl;
 use voxtral::audio::Channel;
+use voxtral::device;
 use voxtral::tokenizer::prompt::check_language;
 
 /// Import existing audio files with their transcripts.
@@ -40,8 +47,10 @@ pub struct Uploads {
     pub audio: OneOrMany,
     /// Transcripts: a table (.csv, .tsv, .jsonl, .json, .xlsx, .ods) with a file column (`audio_path`, `file_name`, `path` …) and a text column
     /// (`text`, `sentence`, `transcript` …), or one without a header whose columns are told by their content; Kaldi's `text`; a folder with
-    /// one of these; or `txt` if each audio file has a .txt file of the same name next to it, or its folder has `*.trans.txt` of LibriSpeech.
-    /// Long recordings are cut by subtitles (.srt, .vtt), labels of Audacity, .TextGrid or .eaf, named here or beside them with `txt`.
+    /// one of these; `txt` if each audio file has a text of the same name next to it (.txt, .srt, .vtt, .TextGrid, .eaf …), or its folder has
+    /// `*.trans.txt` of LibriSpeech; or one file of timed text: subtitles (.srt, .vtt), Praat's .TextGrid, ELAN's .eaf, labels of Audacity.
+    /// Only with `draft` it may be left out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub transcripts: String,
     /// Column names, if they are not the usual ones.
     #[serde(default, skip_serializing_if = "Columns::is_empty")]
@@ -52,6 +61,17 @@ pub struct Uploads {
     /// Channel of the recordings to read: `mix`, `left`, `right`, or a number counting from 1.
     #[serde(default, skip_serializing_if = "Channel::is_mix")]
     pub channel: Channel,
+    /// Cut recordings longer than `max_seconds`, whose text has no times, by their text: a model finds which words are said in which part.
+    /// Parts of which it is not certain are left out and listed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub align: bool,
+    /// Cut recordings without a transcript at pauses, and let a model transcribe the parts. Such clips are drafts: `dataset` leaves them out
+    /// until their text is confirmed or corrected.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub draft: bool,
+    /// The model for `align` and `draft`.
+    #[serde(default, skip_serializing_if = "TranscriberSettings::is_default")]
+    pub transcriber: TranscriberSettings,
     /// Language of rows without one, as an ISO 639-1 code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
@@ -73,6 +93,15 @@ pub struct Uploads {
     pub max_bad: Option<f64>,
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// Whether `transcripts` says that the texts are beside the recordings, by the ending they have.
+fn is_beside(transcripts: &str) -> bool {
+    ["txt", "srt", "vtt", "textgrid", "eaf"].contains(&transcripts.to_lowercase().as_str())
+}
+
 fn default_min_seconds() -> f64 {
     0.2
 }
@@ -91,12 +120,15 @@ impl Stage for Uploads {
     const KIND: &'static str = "uploads";
     const ABOUT: &'static str = "imports existing audio files with their transcripts";
     const VERSION: u32 = 2;
-    const INPUTS: &'static [Port] = &[Port {
-        name: "phrases",
-        kinds: &[ArtifactKind::Phrases],
-        arity: Arity::Optional,
-        about: "the sentences to read, to report which of them have a clip",
-    }];
+    const INPUTS: &'static [Port] = &[
+        Port {
+            name: "phrases",
+            kinds: &[ArtifactKind::Phrases],
+            arity: Arity::Optional,
+            about: "the sentences to read, to report which of them have a clip",
+        },
+        Port { name: "model", kinds: &[ArtifactKind::Model], arity: Arity::Optional, about: "the model for `align` and `draft`" },
+    ];
 
     fn output(&self) -> ArtifactKind {
         ArtifactKind::Clips
@@ -116,11 +148,18 @@ impl Stage for Uploads {
         }
         let ending = Path::new(&self.transcripts).extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase();
         let unread = UNREAD.contains(&ending.as_str()) || is_audio(Path::new(&self.transcripts));
-        if self.transcripts.trim().is_empty() || unread {
+        if self.transcripts.trim().is_empty() && !self.draft || unread {
             let message = format!("`{}` is neither a table nor `txt`", self.transcripts);
             let hint = format!("name a table ({}) or a folder with one, or write `txt` for one .txt file per clip", table_endings());
             errors.push(SettingError::new("transcripts", message).hint(hint));
         }
+        if self.needs_model() {
+            errors.extend(self.transcriber.check(self.max_seconds));
+        } else if !self.transcriber.is_default() {
+            let message = "`transcriber` has no effect without `align` or `draft`".to_owned();
+            errors.push(SettingError::new("transcriber", message).hint("set `align = true` or `draft = true`, or remove it"));
+        }
+        errors.extend(self.cues.check());
         if let Some(share) = self.max_bad.filter(|share| !(0.0..=1.0).contains(share)) {
             errors.push(SettingError::new("max_bad", format!("{share} is not a fraction")).hint("write a number from 0 to 1"));
         }
@@ -142,12 +181,13 @@ impl Stage for Uploads {
                 sources.push(pattern_folder(entry));
             } else {
                 sources.push(entry.into());
-                if self.transcripts == "txt" && is_audio(Path::new(entry)) {
-                    sources.push(Path::new(entry).with_extension("txt"));
+                if is_beside(&self.transcripts) && is_audio(Path::new(entry)) {
+                    sources.extend(std::iter::once(&"txt").chain(CueFormat::ENDINGS).map(|ending| Path::new(entry).with_extension(ending)));
                 }
             }
         }
-        if self.transcripts != "txt" {
+        sources.extend(self.transcriber.base.iter().filter(|_| self.needs_model()).map(PathBuf::from));
+        if !self.transcripts.is_empty() && !is_beside(&self.transcripts) {
             sources.push(self.transcripts.clone().into());
             // Kaldi's other files say where the sound is.
             if Path::new(&self.transcripts).file_name().is_some_and(|name| name == "text") {
@@ -159,9 +199,38 @@ impl Stage for Uploads {
         sources
     }
 
+    fn pin(&mut self, pin: &mut ResolveRevision<'_>) {
+        if self.needs_model() {
+            self.transcriber.pin(pin);
+        }
+    }
+
+    fn identity(&self) -> Value {
+        let mut identity = serde_json::to_value(self).unwrap_or(Value::Null);
+        if let Some(transcriber) = identity.get_mut("transcriber").and_then(Value::as_object_mut) {
+            transcriber.remove("device");
+        }
+        identity
+    }
+
+    fn missing_on_machine(&self) -> Option<Error> {
+        if self.needs_model() { device::missing(&self.transcriber.device) } else { None }
+    }
+
+    fn numerics(&self) -> Option<String> {
+        self.needs_model().then(|| format!("{}-{}", device::class(&self.transcriber.device), self.transcriber.precision))
+    }
+
+    fn uses_all_cores(&self) -> bool {
+        self.needs_model()
+    }
+
     fn run(&self, cx: &Context) -> Result<StageOutcome> {
         let sounds = Sounds::find(self.audio.as_slice(), cx)?;
-        let Paired { clips, bad, missing, repeated, files_without_text, ignored, notes, left_out_of_paths } = self.pair(cx, &sounds)?;
+        let mut paired = self.pair(cx, &sounds)?;
+        let unpacked = cx.scratch.join("unpacked");
+        let long = if self.needs_model() { self.transcribe_long(cx, &sounds, &mut paired, &unpacked)? } else { LongReport::default() };
+        let Paired { clips, bad, missing, repeated, files_without_text, ignored, notes, left_out_of_paths } = paired;
 
         let phrases = match cx.optional("phrases") {
             Some(phrases) => Some(PhraseRow::read_all(&phrases.path.join("phrases.jsonl"))?),
@@ -174,7 +243,6 @@ impl Stage for Uploads {
         let mut taking: Vec<(&ClipItem, String)> = Vec::new();
         let names = names(&clips, &sounds);
         let stems = unique_stems(names.iter().map(|name| (name.shown.as_str(), name.stem.as_str())));
-        let unpacked = cx.scratch.join("unpacked");
         for (item, name) in clips.iter().zip(&names) {
             match item.clip.bounds.span(item.unit) {
                 Ok(span) => {
@@ -222,7 +290,7 @@ impl Stage for Uploads {
                 None if phrases.is_some() => without_phrase.push(shown.as_str()),
                 None => {}
             }
-            rest.extend(item.split_fields());
+            rest.extend(item.row_fields());
             records.push(ClipRow {
                 audio_path: format!("audio/{}.wav", candidate.stem),
                 text: clip.text.clone(),
@@ -248,6 +316,7 @@ impl Stage for Uploads {
         add_problem(files_without_text.len(), format!("{} without a transcript", files(files_without_text.len())), &files_without_text);
         let names: Vec<String> = missing.iter().map(|text| format!("{} ({})", text.name, text.reason)).collect();
         add_problem(names.len(), format!("{} without an audio file", count(names.len(), "transcript")), &names);
+        problems.extend(long.problems());
         if self.strict && !problems.is_empty() {
             let error = Error::new(problems.join("; ")).hint("fix these, or set `strict = false` to continue without them");
             return Err(error.context("`strict` is set and some files cannot be used"));
@@ -292,6 +361,7 @@ impl Stage for Uploads {
             "notes": notes,
             "sound_notes": sound_notes.iter().map(|(file, note)| json!({"file": file, "note": note})).collect::<Vec<_>>(),
         });
+        long.write(&mut report, &cx.out, &records)?;
         let mut summary = format!("{} from {}, {seconds:.0} s in all", count(records.len(), "clip"), files(sounds.len()));
         if let Some(phrases) = &phrases {
             let missing: Vec<&str> = phrases.iter().map(|phrase| phrase.id.as_str()).filter(|id| !covered.contains(id)).collect();

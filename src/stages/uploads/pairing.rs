@@ -51,7 +51,9 @@ impl Uploads {
         let mut rows = Rows::default();
         let written = self.transcripts.as_str();
         let path = cx.path(written);
-        if written == "txt" {
+        if written.is_empty() {
+            // All recordings are to be drafts.
+        } else if super::is_beside(written) {
             self.beside(&mut rows, sounds)?;
         } else if path.is_dir() {
             let files = LocalFiles::open(&path, written)?;
@@ -101,7 +103,7 @@ impl Uploads {
             self.table(&mut rows, cx, sounds, &files, &PickedTable { path: name, source, split: None }, written)?;
         }
         let mut paired = rows.settle(sounds);
-        if written == "txt" {
+        if super::is_beside(written) {
             paired.missing.sort_by(|a, b| (&a.name, &a.place).cmp(&(&b.name, &b.place)));
         }
         Ok(paired)

@@ -5,17 +5,15 @@ use std::ops::Range;
 use std::path::Path;
 use voxtral::audio::{self, Channel, LoadInfo, LoadOptions, SAMPLE_RATE, segmentation};
 
+/// Takes a piece: its place in samples, and the samples.
+type EachPiece<'a> = dyn FnMut(Range<usize>, &[f32]) -> Result<()> + 'a;
+
 /// Samples that are looked at together: ten minutes, 38 MB. Pauses are found by levels, which need some minutes to be told apart.
 const TOGETHER: usize = 600 * SAMPLE_RATE as usize;
 
 /// Passes the pieces of a recording to `each`, in order, with their place in samples. A piece has at most `longest` samples, and lies
 /// around speech; silence is in none of them.
-pub(super) fn between_pauses(
-    path: &Path,
-    channel: Channel,
-    longest: usize,
-    each: &mut dyn FnMut(Range<usize>, &[f32]) -> Result<()>,
-) -> Result<LoadInfo> {
+pub(super) fn between_pauses(path: &Path, channel: Channel, longest: usize, each: &mut EachPiece) -> Result<LoadInfo> {
     let (mut held, mut from): (Vec<f32>, usize) = (Vec::new(), 0);
     let mut failed = None;
     let info = audio::load_blocks(path, &LoadOptions { channel }, &mut |block| {
@@ -41,13 +39,7 @@ pub(super) fn between_pauses(
 
 /// Passes on the pieces of some samples that begin at `from`. Returns how many samples are done: unless it is the end of the recording, the
 /// last piece may go on and is left.
-fn pass(
-    samples: &[f32],
-    from: usize,
-    longest: usize,
-    is_end: bool,
-    each: &mut dyn FnMut(Range<usize>, &[f32]) -> Result<()>,
-) -> Result<usize> {
+fn pass(samples: &[f32], from: usize, longest: usize, is_end: bool, each: &mut EachPiece) -> Result<usize> {
     let mut pieces = segmentation::pieces(samples, longest);
     let left = if is_end || pieces.len() < 2 { None } else { pieces.pop() };
     for piece in pieces {

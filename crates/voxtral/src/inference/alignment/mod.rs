@@ -40,13 +40,17 @@ pub struct TextAlignment {
     pub left_over: Vec<String>,
 }
 
-/// Log-probability that makes a division with a word that nobody says, or with a piece that the text does not have, as good as one without.
+/// Log-probability of a piece that the text does not have, and of the first of some words that nobody says.
 const SKIP: f64 = -10.0;
+/// Log-probability of each further word that nobody says: who leaves a word out leaves out its sentence.
+const SKIP_MORE: f64 = -2.0;
+/// Most words in a row that nobody says between two anchors.
+const LONGEST_SKIP: usize = 60;
 /// Difference of log-probabilities at which the confidence is 1/e.
 const SCALE: f64 = 10.0;
 /// Most texts that are scored for one piece, the likeliest by spelling first.
 const CANDIDATES: usize = 24;
-/// How many units a cut may lie from where it is expected.
+/// How many units a cut may lie from where it is expected, beside those that were not heard.
 const BAND: usize = 5;
 /// Confidence below which the anchors in a piece are doubted.
 const DOUBT: f64 = 0.5;
@@ -183,12 +187,14 @@ impl<'a> Aligner<'a> {
             before += length;
             expected.push(from + (to - from) * before / total);
         }
+        let band = BAND + (to - from).abs_diff(total).min(LONGEST_SKIP);
         let near = |cut: usize, at: usize| {
             let place = expected[cut - pieces.start];
-            at >= low[cut] && at <= high[cut] && at.abs_diff(place) <= BAND
+            at >= low[cut] && at <= high[cut] && at.abs_diff(place) <= band
         };
-        // The best division of the pieces so far for each position of the next cut.
-        let mut reached: BTreeMap<usize, Division> = BTreeMap::from([(from, Division::default())]);
+        // The best division of the pieces so far for each position of the next cut. Words that nobody says may come first.
+        let first = (from..=to.min(from + LONGEST_SKIP)).map(|at| (at, Division { score: skipped(at - from), placed: Vec::new() }));
+        let mut reached: BTreeMap<usize, Division> = first.collect();
         for piece in pieces.clone() {
             let own = self.heard[piece].log_probability;
             let starts: Vec<usize> = reached.keys().copied().collect();
@@ -218,11 +224,11 @@ impl<'a> Aligner<'a> {
                         self.scored.get(&(piece, range.start, range.end)).copied().unwrap_or(f64::NEG_INFINITY) - own
                     };
                     // Words that nobody says may follow.
-                    for end in range.end..=to.min(range.end + BAND) {
+                    for end in range.end..=to.min(range.end + LONGEST_SKIP) {
                         if is_last && end != to || !is_last && !near(piece + 1, end) && end != *start {
                             continue;
                         }
-                        let score = so_far.score + gain + SKIP * (end - range.end) as f64;
+                        let score = so_far.score + gain + skipped(end - range.end);
                         if score.is_finite() && next.get(&end).is_none_or(|best| score > best.score) {
                             let confidence = if range.is_empty() { 0.0 } else { (gain.min(0.0) / SCALE).exp() };
                             let mut placed = so_far.placed.clone();
@@ -258,6 +264,11 @@ impl<'a> Aligner<'a> {
         }
         Ok(())
     }
+}
+
+/// Log-probability of words that nobody says.
+fn skipped(words: usize) -> f64 {
+    if words == 0 { 0.0 } else { SKIP + SKIP_MORE * (words - 1) as f64 }
 }
 
 /// Number of characters to insert, delete or replace.
@@ -323,6 +334,9 @@ mod tests {
         let found = aligned("alpha bravo delta echo", &[("alpha", "alpha"), ("noise", ""), ("bravo delta echo", "bravo delta echo")]);
         assert_eq!(texts(&found), ["alpha", "", "bravo delta echo"]);
         assert_eq!(found.pieces[1].confidence, 0.0);
+        let found =
+            aligned("alpha bravo. Nobody says this long sentence. charlie", &[("alpha bravo", "alpha bravo"), ("charlie", "Sharlie")]);
+        assert_eq!((texts(&found), found.left_over.len()), (vec!["alpha bravo.", "charlie"], 1));
         let found = aligned("alpha bravo charlie", &[("alpha", "alpha"), ("charlie", "charlie")]);
         assert_eq!((texts(&found), found.left_over.as_slice()), (vec!["alpha", "charlie"], &["bravo".to_owned()][..]));
     }

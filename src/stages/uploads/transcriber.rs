@@ -1,4 +1,4 @@
-//! Long recordings without times: a model finds where their text is said (`align`), or writes what it hears (`draft`).
+//! Long recordings without times: a model finds where their text is said (`align`), or transcribes them (`draft`).
 
 use super::pieces::between_pauses;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,7 +18,7 @@ use voxtral::{device, lora};
 /// The model that `align` and `draft` use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct ListenSettings {
+pub struct TranscriberSettings {
     /// Folder or Hub id of the model. Default: that of the input `model`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
@@ -33,13 +33,13 @@ pub struct ListenSettings {
     pub confidence: f64,
 }
 
-impl Default for ListenSettings {
+impl Default for TranscriberSettings {
     fn default() -> Self {
-        Self { base: None, device: "auto".to_owned(), precision: Precision::Auto, segment_seconds: 12.0, confidence: 0.7 }
+        Self { base: None, device: "auto".to_owned(), precision: Precision::Auto, segment_seconds: 12.0, confidence: 0.5 }
     }
 }
 
-impl ListenSettings {
+impl TranscriberSettings {
     /// Whether nothing is set.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
@@ -73,7 +73,7 @@ impl ListenSettings {
 
 /// A part of a recording with its text.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct ListenedClip {
+pub(super) struct FoundClip {
     /// Start in seconds.
     pub(super) start: f64,
     /// End in seconds.
@@ -98,10 +98,10 @@ pub(super) struct UncertainPart {
     pub(super) confidence: f64,
 }
 
-/// A recording that was listened to.
+/// What was found in a recording.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ListenedRecording {
-    pub(super) clips: Vec<ListenedClip>,
+pub(super) struct FoundClips {
+    pub(super) clips: Vec<FoundClip>,
     pub(super) uncertain: Vec<UncertainPart>,
     /// Passages of the text that were found nowhere.
     pub(super) left_over: Vec<String>,
@@ -110,8 +110,8 @@ pub(super) struct ListenedRecording {
     pub(super) notes: Vec<String>,
 }
 
-/// A recording to listen to.
-pub(super) struct Listened<'a> {
+/// A recording to cut.
+pub(super) struct LongRecording<'a> {
     pub(super) path: &'a Path,
     pub(super) shown: &'a str,
     pub(super) channel: Channel,
@@ -120,19 +120,19 @@ pub(super) struct Listened<'a> {
     pub(super) language: Option<&'a str>,
 }
 
-/// An opened model that listens to recordings.
-pub(super) struct Listener<'a> {
+/// An opened model that transcribes the pieces of recordings.
+pub(super) struct PieceTranscriber<'a> {
     cx: &'a Context,
-    settings: &'a ListenSettings,
+    settings: &'a TranscriberSettings,
     model: Transcriber,
 }
 
 /// Pieces that are transcribed at a time.
 const AT_ONCE: usize = 64;
 
-impl<'a> Listener<'a> {
+impl<'a> PieceTranscriber<'a> {
     /// Opens the model of the input `model` or of the settings.
-    pub(super) fn open(cx: &'a Context, settings: &'a ListenSettings) -> Result<Self> {
+    pub(super) fn open(cx: &'a Context, settings: &'a TranscriberSettings) -> Result<Self> {
         let chosen = cx.device(&settings.device)?;
         let open = |folder: &Path, start| Transcriber::open_with(folder, start, settings.precision, &chosen.device);
         let model = match (cx.optional("model"), &settings.base) {
@@ -156,8 +156,9 @@ impl<'a> Listener<'a> {
         Ok(Self { cx, settings, model })
     }
 
-    /// Cuts a recording at pauses and finds the text of the pieces.
-    pub(super) fn listen(&self, recording: &Listened) -> Result<ListenedRecording> {
+    /// Cuts a recording at pauses and finds the text of the pieces. A recording of at most `whole` seconds with a text is one clip: it is not
+    /// transcribed, and the result is `None`.
+    pub(super) fn find(&self, recording: &LongRecording, whole: f64) -> Result<Option<FoundClips>> {
         let folder = self.cx.scratch.join("pieces");
         fs::create_dir_all(&folder)?;
         let longest = (self.settings.segment_seconds * f64::from(SAMPLE_RATE)) as usize;
@@ -167,16 +168,19 @@ impl<'a> Listener<'a> {
             places.push(place);
             Ok(())
         })?;
+        if recording.text.is_some() && info.samples as f64 <= whole * f64::from(SAMPLE_RATE) {
+            fs::remove_dir_all(&folder)?;
+            return Ok(None);
+        }
         let heard = self.transcribe(&folder, places.len(), recording)?;
         let seconds = |samples: usize| samples as f64 / f64::from(SAMPLE_RATE);
-        let mut listened = ListenedRecording { seconds: info.samples as f64 / f64::from(SAMPLE_RATE), notes: info.notes, ..Default::default() };
+        let mut found = FoundClips { seconds: info.samples as f64 / f64::from(SAMPLE_RATE), notes: info.notes, ..Default::default() };
         let Some(text) = recording.text else {
             let clips = places.iter().zip(heard).filter(|(_, heard)| !heard.text.is_empty());
-            listened.clips = clips
-                .map(|(place, heard)| ListenedClip { start: seconds(place.start), end: seconds(place.end), text: heard.text })
-                .collect();
+            found.clips =
+                clips.map(|(place, heard)| FoundClip { start: seconds(place.start), end: seconds(place.end), text: heard.text }).collect();
             fs::remove_dir_all(&folder)?;
-            return Ok(listened);
+            return Ok(Some(found));
         };
         let aligned = align(text, &heard, &mut |piece, texts| {
             self.check_stop()?;
@@ -188,26 +192,25 @@ impl<'a> Listener<'a> {
         for ((place, heard), piece) in places.iter().zip(heard).zip(aligned.pieces) {
             let (start, end) = (seconds(place.start), seconds(place.end));
             if piece.confidence >= self.settings.confidence && !piece.text.is_empty() {
-                listened.clips.push(ListenedClip { start, end, text: piece.text });
+                found.clips.push(FoundClip { start, end, text: piece.text });
             } else {
                 let confidence = (piece.confidence * 1000.0).round() / 1000.0;
                 let file = recording.shown.to_owned();
-                listened.uncertain.push(UncertainPart { file, start, end, text: piece.text, heard: heard.text, confidence });
+                found.uncertain.push(UncertainPart { file, start, end, text: piece.text, heard: heard.text, confidence });
             }
         }
-        listened.left_over = aligned.left_over;
-        Ok(listened)
+        found.left_over = aligned.left_over;
+        Ok(Some(found))
     }
 
     /// What the model hears in the pieces of a folder.
-    fn transcribe(&self, folder: &Path, number: usize, recording: &Listened) -> Result<Vec<HeardPiece>> {
+    fn transcribe(&self, folder: &Path, number: usize, recording: &LongRecording) -> Result<Vec<HeardPiece>> {
         let mut heard = vec![HeardPiece { text: String::new(), log_probability: 0.0 }; number];
         let mut done = 0;
         for first in (0..number).step_by(AT_ONCE) {
             let pieces: Vec<usize> = (first..number.min(first + AT_ONCE)).collect();
             let samples = pieces.iter().map(|piece| read_wav16k(&piece_path(folder, *piece))).collect::<Result<Vec<_>>>()?;
-            let utterances: Vec<Utterance> =
-                samples.iter().map(|samples| Utterance { samples, language: recording.language }).collect();
+            let utterances: Vec<Utterance> = samples.iter().map(|samples| Utterance { samples, language: recording.language }).collect();
             let outcome = self.model.transcribe_each(&utterances, TokenLimit::Auto, &mut |event| {
                 self.check_stop()?;
                 if let TranscribeEvent::Transcript(index, transcript) = event {
@@ -229,7 +232,7 @@ impl<'a> Listener<'a> {
 
     fn check_stop(&self) -> Result<()> {
         if self.cx.stopping() {
-            return Err(Error::new("stopped while listening to the recordings").kind(ErrorKind::Interrupted).hint("run again"));
+            return Err(Error::new("stopped while long to the recordings").kind(ErrorKind::Interrupted).hint("run again"));
         }
         Ok(())
     }
