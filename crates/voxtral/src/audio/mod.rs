@@ -16,6 +16,7 @@ mod mixdown;
 pub mod quality;
 pub mod resample;
 pub mod segmentation;
+pub mod speech;
 pub mod wav;
 
 pub use channel::Channel;
