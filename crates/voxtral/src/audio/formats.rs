@@ -129,6 +129,10 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
 
 /// What a file is that only ffmpeg reads, and the name of its container in ffmpeg.
 pub(super) fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    // Packets of an MPEG transport stream have 188 bytes and start with a `G`.
+    if [0, 188, 376].iter().all(|at| head.get(*at) == Some(&b'G')) {
+        return Some(("an MPEG transport stream", "mpegts"));
+    }
     let found = FOREIGN.iter().find(|(at, bytes, ..)| head.get(*at..).is_some_and(|rest| rest.starts_with(bytes)));
     found.map(|(_, _, what, demuxer)| (*what, *demuxer))
 }
@@ -163,6 +167,13 @@ mod tests {
         all.dedup();
         assert_eq!(all.len(), count);
         assert!(is_audio("a/b.OPUS".as_ref()) && is_audio("x.Wav".as_ref()) && !is_audio("x.txt".as_ref()) && !is_audio("wav".as_ref()));
+        let mut stream = vec![0; 400];
+        [0, 188, 376].into_iter().for_each(|at| stream[at] = b'G');
+        assert_eq!(foreign(&stream), Some(("an MPEG transport stream", "mpegts")));
+        assert_eq!(
+            (foreign(b"#!AMR-WB\n"), foreign(b"RIFF\0\0\0\0AVI "), foreign(b"G")),
+            (Some(("AMR", "amr")), Some(("AVI", "avi")), None)
+        );
         assert!(FORMATS.iter().all(|format| !format.built_in.is_empty() || !format.with_ffmpeg.is_empty()));
     }
 }

@@ -12,7 +12,7 @@ use symphonia::core::formats::{FormatReader, Track, TrackType};
 use symphonia::core::io::{MediaSource, MediaSourceStream};
 use symphonia::core::packet::Packet;
 
-use super::matroska::Tail;
+use super::matroska::{self, MatroskaFile};
 use super::mp4::{self, Mp4Header, Mp4Track};
 use super::opus::{self, OpusCodec, OpusHead};
 use super::trim::Trim;
@@ -65,10 +65,10 @@ pub(super) fn open(path: &Path, mut file: Box<dyn MediaSource>, size: u64, head:
         let declared = mp4.declared_size;
         return Err(damaged(path, format!("is truncated: the header declares {declared} bytes, the file has {size}")).hint(AGAIN));
     }
-    // Which track it is about is known later.
-    let tail = if head.starts_with(&EBML) { Tail::read(&mut file, size).with_context(reading)? } else { Tail::default() };
-    if tail.declared_size > size {
-        let declared = tail.declared_size;
+    let matroska =
+        if head.starts_with(&EBML) { MatroskaFile::read(&mut file, size).with_context(reading)? } else { MatroskaFile::default() };
+    if matroska.declared_size > size {
+        let declared = matroska.declared_size;
         return Err(damaged(path, format!("is truncated: the header declares {declared} bytes, the file has {size}")).hint(AGAIN));
     }
 
@@ -101,7 +101,9 @@ pub(super) fn open(path: &Path, mut file: Box<dyn MediaSource>, size: u64, head:
         let codec = mp4.tracks.iter().find(|track| track.kind == *b"soun").map(|track| track.codec);
         return match (container, codec) {
             ("isomp4", Some(codec)) => Ok(Opened::foreign(format!("{name} with sound in {}", mp4_codec(codec)), demuxer)),
-            ("matroska", _) => Ok(Opened::foreign(format!("{name} whose sound is in an encoding that is not built in"), demuxer)),
+            ("matroska", _) if matroska.sound.as_ref().is_none_or(|sound| !sound.is_empty()) => {
+                Ok(Opened::foreign(format!("{name} with sound in {}", matroska_codec(&matroska)), demuxer))
+            }
             _ => Err(damaged(path, "contains no audio track").hint("export the sound from its source")),
         };
     };
@@ -122,7 +124,7 @@ pub(super) fn open(path: &Path, mut file: Box<dyn MediaSource>, size: u64, head:
     }
     let opus = params.codec == CODEC_ID_OPUS;
     if container == "matroska" {
-        let padding = tail.padding(u64::from(id));
+        let padding = matroska.padding(u64::from(id));
         after = u64::try_from(u128::from(padding) * u128::from(if opus { opus::RATE } else { rate }) / 1_000_000_000).unwrap_or(0);
         after_is_certain = after > 0;
     }
@@ -159,7 +161,7 @@ pub(super) fn open(path: &Path, mut file: Box<dyn MediaSource>, size: u64, head:
             Ok(decoder) => TrackDecoder::Symphonia(decoder),
             Err(Refusal::Unsupported(_)) => {
                 let codec = mp4.tracks.iter().find(|track| track.id == id).map(|track| mp4_codec(track.codec));
-                let encoding = codec.unwrap_or_else(|| "an encoding that is not built in".to_owned());
+                let encoding = codec.unwrap_or_else(|| matroska_codec(&matroska));
                 return Ok(Opened::foreign(format!("{name} with sound in {encoding}"), demuxer));
             }
             Err(other) => return Err(damaged(path, format!("is damaged: {other}")).hint(AGAIN)),
@@ -181,10 +183,16 @@ pub(super) fn open(path: &Path, mut file: Box<dyn MediaSource>, size: u64, head:
         after_is_certain,
         kept: Vec::new(),
         notes,
-        ends_whole: container == "matroska" && tail.declared_size == 0 && tail.is_whole(),
+        ends_whole: container == "matroska" && matroska.declared_size == 0 && matroska.is_whole(),
         done: false,
         format,
     })))
+}
+
+/// The codec of the first sound track, in words.
+fn matroska_codec(file: &MatroskaFile) -> String {
+    let first = file.sound.as_ref().and_then(|sound| sound.first());
+    first.map_or_else(|| "an encoding that is not built in".to_owned(), |id| matroska::codec(id))
 }
 
 /// The first bytes of Matroska.

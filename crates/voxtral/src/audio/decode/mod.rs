@@ -114,12 +114,15 @@ impl Opened {
     }
 }
 
+/// Bytes at the start by which a format is recognized.
+const HEAD: usize = 400;
+
 /// Opens a recording by its content.
 fn open(input: &Input) -> Result<Opened> {
     let path = &input.name;
     let reading = || format!("cannot read {}", path.display());
     let (mut source, size) = input.open()?;
-    let head = source::read_at(&mut source, 0, 64).with_context(reading)?;
+    let head = source::read_at(&mut source, 0, HEAD).with_context(reading)?;
     source.rewind().with_context(reading)?;
     if wav_header::is_wav(&head) {
         return match wav_header::corrected(path, source, size)? {
