@@ -1,10 +1,10 @@
-//! `voxpipe check`: validates the pipeline file and reports every error in it.
+//! `voxpipe check`: validates the pipeline file and reports every error in it; of a folder of recordings, it says what would be read.
 
 use super::axes::{ComparedCombination, idle_axes};
 use super::plan::{missing_json, missing_text};
 use super::project::plural;
 use super::table::table;
-use super::{Project, print, print_json};
+use super::{Project, check_folder, print, print_json};
 use crate::error::Result;
 use crate::hub::RepoRevision;
 use clap::Args;
@@ -38,6 +38,9 @@ impl Check {
     /// Prints all diagnostics and returns the exit code.
     pub(super) fn print(&self) -> Result<u8> {
         let project = &self.project;
+        if project.file().is_dir() && !project.file().join("pipeline.toml").exists() {
+            return check_folder::go(project.file(), self.json);
+        }
         let (sources, mut parsed) = project.parse()?;
         // Each axis value is checked once, with the first values of the other axes, so that errors show before the sweep starts.
         let mut more = Vec::new();

@@ -6,6 +6,7 @@ mod axes;
 mod bench;
 mod cache;
 mod check;
+mod check_folder;
 mod diff;
 mod doctor;
 mod download_progress;
@@ -73,7 +74,7 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Show what a run would do and why, without writing anything
     Plan(plan::Plan),
-    /// Validate the pipeline file and report every error
+    /// Validate the pipeline file and report every error; of a folder with recordings, say what would be read and how
     Check(check::Check),
     /// Explain why a stage would run, file by file and setting by setting
     Why(why::Why),

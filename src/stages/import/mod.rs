@@ -5,6 +5,7 @@
 
 mod parquet;
 mod place;
+pub mod preview;
 mod tables;
 mod taking;
 

@@ -36,11 +36,17 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// The file on this machine; `None` for one on the Hub or in an archive.
+    pub(super) fn on_disk(&self, path: &str) -> Option<&Path> {
+        match self {
+            Self::Local(files) => files.on_disk(path),
+            Self::Hub { .. } => None,
+        }
+    }
+
     /// The local path of a file; a file on the Hub or in an archive is first written to `into`.
     pub(super) fn local(&self, path: &str, into: &Path) -> Result<PathBuf> {
-        if let Self::Local(files) = self
-            && let Some(file) = files.on_disk(path)
-        {
+        if let Some(file) = self.on_disk(path) {
             return Ok(file.to_owned());
         }
         fs::write(into, self.whole(path)?).with_context(|| format!("cannot write `{}`", into.display()))?;
