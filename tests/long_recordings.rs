@@ -26,8 +26,9 @@ fn project(with: &str) -> Sandbox {
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.path("clips")).unwrap();
     audio::write_wav16k(&sandbox.path("clips/talk.wav"), &noise()).unwrap();
+    let comma = if with.is_empty() { "" } else { ", " };
     sandbox.pipeline(&format!(
-        "schema = 1\n[pipeline]\nname = \"t\"\n[stage.up]\nuses = \"uploads\"\nwith = {{ audio = \"clips\", language = \"en\", {with} }}\n"
+        "schema = 1\n[pipeline]\nname = \"t\"\n[stage.up]\nuses = \"uploads\"\nwith = {{ audio = \"clips\", language = \"en\"{comma}{with} }}\n"
     ));
     sandbox
 }
@@ -230,4 +231,75 @@ fn a_long_recording_is_cut_by_its_text() {
     let told = format!("{}{uncertain}", report["align"]["left_over"]);
     assert!(told.contains("Nobody ever says"), "{told}");
     assert!(ran.stderr.contains("left out, as the text is not certain"), "{}", ran.stderr);
+}
+
+#[test]
+fn drafts_wait_until_a_person_has_confirmed_them() {
+    let (samples, places) = joined(0..6);
+    let sandbox = project("draft = true, transcriber = { base = 'MODEL', segment_seconds = 2 }");
+    audio::write_wav16k(&sandbox.path("clips/talk.wav"), &samples).unwrap();
+    let model = repository("pipelines/models/voxtral-nano").display().to_string();
+    let dataset = "[stage.data]\nuses = \"dataset\"\nfrom = { clips = \"up\" }\nwith = { edits = \"edits.jsonl\", split = { train = 1.0, test = 0.0 } }\n";
+    sandbox.pipeline(&format!("{}{dataset}", sandbox.read("pipeline.toml").replace("MODEL", &model)));
+    let ran = sandbox.run(&["run"]).exits(10);
+    assert!(format!("{}{}", ran.stdout, ran.stderr).contains("all 6 clips are drafts that a model wrote"), "{ran:?}");
+    let drafts = fs::read_to_string(out(&sandbox, "up").join("drafts.jsonl")).unwrap();
+    assert_eq!(drafts.lines().count(), places.len());
+    let found = rows(&out(&sandbox, "up"));
+    assert!(found.iter().all(|row| row["draft"] == true && row["text"].as_str().is_some_and(|text| !text.is_empty())), "{found:?}");
+
+    // One is confirmed, one corrected, one excluded; the others wait.
+    let names: Vec<&str> = found.iter().map(|row| row["source"].as_str().unwrap()).collect();
+    let edits = [
+        json!({"clip": names[0], "text": found[0]["text"]}),
+        json!({"clip": names[1], "text": "Added."}),
+        json!({"clip": names[2], "exclude": true}),
+    ];
+    sandbox.file("edits.jsonl", &edits.map(|edit| edit.to_string() + "\n").concat());
+    sandbox.run(&["run"]).exits(0).complains("is a draft: nobody has confirmed its text");
+    let data = fs::read_to_string(out(&sandbox, "data").join("data.jsonl")).unwrap();
+    let texts: Vec<Value> = data.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect();
+    assert_eq!(texts.len(), 2);
+    assert!(texts[1]["text"] == "Added." && texts.iter().all(|row| row.get("draft").is_none()), "{texts:?}");
+}
+
+#[test]
+fn what_a_model_is_needed_for_is_said() {
+    let sandbox = project("transcripts = \"txt\", align = true");
+    sandbox.file("clips/talk.txt", "Some words");
+    sandbox.run(&["run"]).exits(2).complains("`align` and `draft` need a model");
+    let sandbox = project("transcripts = \"txt\", transcriber = { confidence = 0.9 }");
+    sandbox.run(&["check"]).exits(2).complains("`transcriber` has no effect without `align` or `draft`");
+    let sandbox = project("draft = true, transcriber = { segment_seconds = 90 }");
+    sandbox.run(&["check"]).exits(2).complains("`segment_seconds` is 90, `max_seconds` is 30");
+    let sandbox = project("");
+    sandbox.run(&["check"]).exits(2).complains("is neither a table nor `txt`");
+}
+
+#[test]
+fn check_says_what_a_folder_holds() {
+    let sandbox = project("transcripts = \"t.csv\"");
+    sandbox.file("clips/metadata.csv", "file_name;text;locale;mood\ntalk.wav;Hello there;de-DE;good\nlost.wav;Where;de;\ntalk.wav;;de;\n");
+    sandbox.file("clips/phone.amr", "#!AMR\n");
+    let ran = sandbox.run(&["check", "clips"]).exits(0);
+    for line in [
+        "clips: 2 recordings (1 amr, 1 wav)",
+        "metadata.csv: a table, 3 rows",
+        "audio from `file_name`",
+        "would give 1 clip",
+        "languages: 1 de",
+        "1 row cannot be used: `clips metadata.csv:4",
+        "1 row without their recording",
+        "1 recording without a text: `phone.amr`",
+        "columns that are not used: `mood`",
+        "the program ffmpeg is needed for: amr",
+        "uses = \"import\"",
+    ] {
+        assert!(ran.stdout.contains(line), "no `{line}` in:\n{}", ran.stdout);
+    }
+    let json = sandbox.run(&["check", "clips", "--json"]).exits(0).json();
+    assert_eq!((json["clips"].as_u64(), json["tables"][0]["rows"].as_u64(), json["missing"].as_array().unwrap().len()), (Some(1), Some(3), 1));
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    let ran = sandbox.run(&["check", "empty"]).exits(2);
+    assert!(ran.stdout.contains("not readable as it is"), "{}", ran.stdout);
 }

@@ -94,6 +94,21 @@ fn written(arg: &Arg, takes: bool) -> String {
     format!("{}{}{}", flags.join(", "), if takes { format!(" {value}") } else { String::new() }, if many && takes { " …" } else { "" })
 }
 
+/// The table of audio formats in `inputs.md` is that of the decoder.
+#[test]
+fn the_page_of_inputs_has_every_audio_format() {
+    let mut table = String::from("| Format | Endings | Decoded | By `ffmpeg` | |\n|---|---|---|---|---|\n");
+    for format in voxtral::audio::formats::FORMATS {
+        let endings = format.extensions.iter().map(|ending| format!("`.{ending}`")).collect::<Vec<_>>().join(" ");
+        writeln!(table, "| {} | {endings} | {} | {} | {} |", format.name, format.built_in, format.with_ffmpeg, format.remarks).unwrap();
+    }
+    let page = fs::read_to_string(root("docs/reference/inputs.md")).unwrap();
+    let (before, rest) = page.split_once("<!-- formats: generated").expect("the mark of the table");
+    let (mark, rest) = rest.split_once("-->\n").unwrap();
+    let (_, after) = rest.split_once("<!-- end of formats -->").unwrap();
+    current("inputs.md", &format!("{before}<!-- formats: generated{mark}-->\n\n{table}\n<!-- end of formats -->{after}"));
+}
+
 #[test]
 fn the_settings_page_is_current() {
     let schema = pipeline::manifest::schema(STAGES);

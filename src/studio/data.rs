@@ -12,7 +12,7 @@ use pipeline::cache::store::Store;
 use pipeline::manifest::foreach::name_in_file;
 use serde::Deserialize;
 use serde_json::{Value, json as value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Component;
 use std::sync::{Arc, PoisonError};
@@ -51,6 +51,15 @@ impl StudioProject {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// The clips whose text a model wrote, and which are not in the dataset: nobody has confirmed or excluded them yet.
+    fn drafts(&self) -> Vec<Value> {
+        let (edits, done) = (self.edits(), self.rows("dataset", "data.jsonl"));
+        let name = |row: &Value| row["source"].as_str().or(row["audio_path"].as_str()).unwrap_or_default().to_owned();
+        let done: BTreeSet<String> = done.iter().map(name).collect();
+        let open = |row: &Value| row["draft"] == true && !done.contains(&name(row)) && edits.get(&name(row)).is_none_or(|edit| edit["exclude"] != true);
+        self.rows("uploads", "clips.jsonl").into_iter().filter(open).collect()
+    }
+
     /// The name of the `dataset` stage, and the file of corrections.
     fn edits_file(&self) -> (Option<String>, String) {
         let stage = self.stages("dataset").into_iter().next();
@@ -66,11 +75,12 @@ impl StudioProject {
     }
 }
 
-/// Returns the dataset: rows, report, corrections.
+/// Returns the dataset: rows, drafts, report, corrections.
 async fn dataset(State(project): Shared) -> ApiResult {
     blocking(move || {
         json(value!({
             "rows": project.rows("dataset", "data.jsonl"),
+            "drafts": project.drafts(),
             "report": project.object("dataset", "report.json"),
             "edits": project.edits(),
         }))

@@ -5,7 +5,9 @@ const PAGE = 50;
 let visible = PAGE;
 const data = (await attempt(() => request("/api/dataset"))) || { rows: [], edits: {} };
 await attempt(refreshState);
-const rows = data.rows;
+// Drafts come first: a person has to confirm or correct what the model wrote before they are used.
+const drafts = (data.drafts || []).map((row) => ({ ...row, split: "draft", kind: "uploads" }));
+const rows = [...drafts, ...data.rows];
 const minutes = rows.reduce((sum, row) => sum + (row.duration || 0), 0) / 60;
 const splits = [...new Set(rows.map((row) => row.split))].sort();
 const count = (split) => rows.filter((row) => row.split === split).length;
@@ -21,11 +23,13 @@ async function correct(row, change) {
 
 function tableRow(row) {
   const edit = data.edits[name(row)] || {};
+  const isOpen = row.split === "draft" && !edit.text;
   const text = el("input", { value: edit.text ?? row.text, "aria-label": `Transcript of ${name(row)}`, size: 50, disabled: Boolean(edit.exclude),
-    onchange: (event) => correct(row, { text: event.target.value === row.text ? undefined : event.target.value }) });
+    onchange: (event) => correct(row, { text: event.target.value === row.text && row.split !== "draft" ? undefined : event.target.value }) });
+  const confirm = el("button", { hidden: !isOpen, onclick: () => correct(row, { text: text.value }) }, "Confirm");
   const exclude = el("button", { "aria-pressed": String(Boolean(edit.exclude)), onclick: () => correct(row, edit.exclude ? {} : { exclude: true }) }, edit.exclude ? "Include" : "Exclude");
-  const audio = el("audio", { controls: true, preload: "none", src: `/api/sound/dataset/${row.audio_path}`, "aria-label": row.text });
-  return el("tr", {}, el("td", {}, audio), el("td", {}, text), el("td", {}, row.split), el("td", { class: "number" }, (row.duration || 0).toFixed(1)), el("td", {}, exclude));
+  const audio = el("audio", { controls: true, preload: "none", src: `/api/sound/${row.kind || "dataset"}/${row.audio_path}`, "aria-label": row.text });
+  return el("tr", {}, el("td", {}, audio), el("td", {}, text), el("td", {}, row.split), el("td", { class: "number" }, (row.duration || 0).toFixed(1)), el("td", {}, confirm, exclude));
 }
 
 function draw() {
