@@ -118,3 +118,15 @@ fn recordings_are_survived() {
 fn checkpoints_are_survived() {
     survives("weights", weights::weights, 100, "bf16 f16 f32 mistral new-names shards");
 }
+
+#[test]
+fn tables_are_survived() {
+    let whole =
+        "array.json comma.csv conversation.jsonl headerless.csv labels.json lines.jsonl quoted.tsv semicolon.csv sheet.xlsx utf16.csv";
+    survives("table", targets::table, 300, whole);
+}
+
+#[test]
+fn layouts_are_survived() {
+    survives("layout", targets::layout, 300, "beside kaldi webdataset");
+}

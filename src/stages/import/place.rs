@@ -36,6 +36,11 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// Whether a file can be read where it is.
+    pub(super) fn is_on_disk(&self, path: &str) -> bool {
+        matches!(self, Self::Local(files) if files.on_disk(path).is_some())
+    }
+
     /// The local path of a file; a file on the Hub or in an archive is first written to `into`.
     pub(super) fn local(&self, path: &str, into: &Path) -> Result<PathBuf> {
         if let Self::Local(files) = self

@@ -415,7 +415,7 @@ impl<'a> Taking<'a> {
             }
             None => {
                 let found = waiting.file.map_or(named, |file| self.index.path(file).to_owned());
-                if self.audio.size(&found) > LARGEST && self.audio.reader().is_some() {
+                if self.audio.size(&found) > LARGEST && !self.audio.is_on_disk(&found) {
                     return Ok(Err(format!("its file `{found}` has more than {} MiB", LARGEST >> 20)));
                 }
                 let path = match fetched.get(&found) {
