@@ -21,7 +21,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use voxpipe_io::write::write_atomic;
-use voxtral::audio::load_stream;
+use voxtral::audio::decode_bytes;
 use voxtral::audio::quality::{ClipQuality, QualityVerdict};
 
 /// The number of takes to ask for while the pipeline file cannot be read.
@@ -72,9 +72,8 @@ async fn save(State(project): Shared, Path(id): Path<String>, headers: HeaderMap
         if !body.starts_with(b"RIFF") {
             return Err(ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, "recordings must be WAV files".to_owned()));
         }
-        let samples = load_stream(std::path::Path::new("recording"), body.to_vec())
+        let quality = quality(std::path::Path::new("recording"), body.to_vec(), &phrase.text)
             .map_err(|error| ApiError(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.message))?;
-        let quality = ClipQuality::of(&samples, &phrase.text);
         let _one_at_a_time = project.writing.lock().unwrap_or_else(PoisonError::into_inner);
         // A client that lost the response retries the upload.
         if let Some(existing) = project.takes(&phrase)?.into_iter().find(|take| take["sha256"] == sha256.as_str()) {
@@ -213,10 +212,16 @@ impl StudioProject {
         }
         let bytes = fs::read(&path).ok()?;
         let sha256 = format!("{:x}", Sha256::digest(&bytes));
-        let take = take_json(&ClipQuality::of(&load_stream(&path, bytes).ok()?, text), file, number, &sha256);
+        let take = take_json(&quality(&path, bytes, text).ok()?, file, number, &sha256);
         measured.insert(file.to_owned(), (stamp.0, stamp.1, take.clone()));
         Some(take)
     }
+}
+
+/// Measures and rates a take at its own sample rate: resampling rounds the flat tops of clipping.
+fn quality(name: &std::path::Path, bytes: Vec<u8>, text: &str) -> crate::error::Result<ClipQuality> {
+    let decoded = decode_bytes(name, bytes)?;
+    Ok(ClipQuality::of_recording(&decoded.samples, decoded.rate, text)?)
 }
 
 /// The JSON of a take: its quality metrics, file name, number and SHA-256.

@@ -11,7 +11,7 @@
 //! of the CPU, with the same bits for any width. Frames in the padding cost almost nothing.
 
 use super::SAMPLE_RATE;
-use super::fft::{LANES, SPAN, Scratch, Spectrum, each};
+use super::fft::{LANES, SPAN, Scratch, Spectrum, Vectorized, each, widest};
 use crate::error::{Error, Result};
 
 /// Hop length: samples from one frame to the next.
@@ -119,7 +119,7 @@ struct Work<'a> {
     rows: &'a mut [f32],
 }
 
-impl Work<'_> {
+impl Vectorized for Work<'_> {
     #[inline(always)]
     fn run(self) {
         let (mut scratch, mut edge) = (Scratch::new(), [0.0; SPAN]);
@@ -144,32 +144,6 @@ impl Work<'_> {
             }
         }
     }
-}
-
-/// Runs the work compiled for the widest vector registers of this CPU. The width does not change the result: see [`super::fft`].
-fn widest(work: Work<'_>) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-        fn avx512(work: Work<'_>) {
-            work.run();
-        }
-        #[target_feature(enable = "avx2")]
-        fn avx2(work: Work<'_>) {
-            work.run();
-        }
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: the CPU features this is compiled for have just been detected.
-            #[expect(unsafe_code, reason = "twice the speed")]
-            return unsafe { avx512(work) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the CPU features this is compiled for have just been detected.
-            #[expect(unsafe_code, reason = "twice the speed")]
-            return unsafe { avx2(work) };
-        }
-    }
-    work.run();
 }
 
 /// log10 of a positive normal number, to within 3e-7 or a few parts in ten million; for 0, a value below [`SILENCE`]. Written out because

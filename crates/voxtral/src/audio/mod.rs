@@ -9,6 +9,7 @@ pub mod augment;
 pub mod channel;
 pub mod decode;
 mod fft;
+pub mod fingerprint;
 pub mod formats;
 pub mod load;
 pub mod log_mel;
@@ -16,6 +17,7 @@ mod mixdown;
 pub mod quality;
 pub mod resample;
 pub mod segmentation;
+pub mod speech;
 pub mod wav;
 
 pub use channel::Channel;
