@@ -6,6 +6,8 @@ mod environments;
 mod phrases;
 mod publishing;
 mod recordings;
+#[path = "../crates/voxtral/src/audio/speech/speech_like.rs"]
+mod speech_like;
 mod uploads;
 
 use pipeline::artifact::{Artifact, ArtifactKind};
@@ -186,6 +188,21 @@ pub(crate) fn tone(seconds: f64, pitch: f64, rate: u32, channels: u16, bits: u16
         let phase = f64::from(index) / f64::from(rate) * pitch * std::f64::consts::TAU;
         (0..channels).for_each(|_| writer.write_sample((phase.sin() * 0.3 * full) as i32).unwrap());
     }
+    writer.finalize().unwrap();
+    bytes.into_inner()
+}
+
+/// A WAV file of 16 kHz with sound like speech; each `seed` is another utterance.
+pub(crate) fn spoken(seconds: f64, seed: u64) -> Vec<u8> {
+    wav(&speech_like::speech_like(seconds, seed))
+}
+
+/// A 16 kHz mono WAV file of samples.
+pub(crate) fn wav(samples: &[f32]) -> Vec<u8> {
+    let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
+    samples.iter().for_each(|sample| writer.write_sample((sample * 32_768.0).clamp(-32_768.0, 32_767.0) as i16).unwrap());
     writer.finalize().unwrap();
     bytes.into_inner()
 }

@@ -221,7 +221,7 @@ impl StudioProject {
 /// Measures and rates a take at its own sample rate: resampling rounds the flat tops of clipping.
 fn quality(name: &std::path::Path, bytes: Vec<u8>, text: &str) -> crate::error::Result<ClipQuality> {
     let decoded = decode_bytes(name, bytes)?;
-    Ok(ClipQuality::of_recording(&decoded.samples, decoded.rate, text)?)
+    ClipQuality::of_recording(&decoded.samples, decoded.rate, text)
 }
 
 /// The JSON of a take: its quality metrics, file name, number and SHA-256.

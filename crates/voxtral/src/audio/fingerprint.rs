@@ -30,6 +30,9 @@ const SAME: f64 = 0.8;
 /// Part of the shorter clip that has to be in the other one.
 const COMMON: f64 = 0.7;
 
+/// Logarithm of the power of each band, and the power of all.
+type Frame = ([f32; COMPARED], f32);
+
 /// The fingerprint of a clip: two bytes for each 10 ms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(Vec<u16>);
@@ -47,7 +50,7 @@ pub struct SimilarClips {
 
 impl Fingerprint {
     pub(super) fn of(spectra: &Spectra) -> Self {
-        let smooth: Vec<([f32; COMPARED], f32)> = spectra
+        let smooth: Vec<Frame> = spectra
             .bands
             .windows(SMOOTH)
             .map(|frames| {
@@ -56,7 +59,7 @@ impl Fingerprint {
             })
             .collect();
         let loudest = smooth.iter().map(|(_, power)| *power).fold(0.0, f32::max);
-        let frame = |(before, after): (&([f32; COMPARED], f32), &([f32; COMPARED], f32))| {
+        let frame = |(before, after): (&Frame, &Frame)| {
             let balance = |bands: &[f32; COMPARED], band: usize| bands[band] - bands[band + 1];
             let bit = |band: usize| u16::from(balance(&after.0, band) > balance(&before.0, band)) << band;
             let bits: u16 = (0..COMPARED - 1).map(bit).sum();

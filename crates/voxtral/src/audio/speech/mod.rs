@@ -167,7 +167,7 @@ impl SpeechActivity {
         let level = self.loudest_dbfs;
         Some(match self.instead? {
             Background::Silence => format!("silence: at most {level:.0} dBFS"),
-            Background::Constant => "only a constant value (DC offset)".to_owned(),
+            Background::Constant => "only a constant value, DC offset".to_owned(),
             Background::Hum => format!("hum of {level:.0} dBFS"),
             Background::Tone => format!("tones of {level:.0} dBFS"),
             Background::Noise => format!("noise of {level:.0} dBFS"),
