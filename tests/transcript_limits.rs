@@ -53,11 +53,11 @@ with = {{ audio = "clips", transcripts = "t.csv" }}
 [stage.learn]
 uses = "dataset"
 from = {{ clips = "up" }}
-with = {{ split = {{ train = 1.0, test = 0.0, validation = 0.0 }} }}
+with = {{ split = {{ train = 1.0, test = 0.0, validation = 0.0 }}, no_speech = "keep" }}
 [stage.test]
 uses = "dataset"
 from = {{ clips = "up" }}
-with = {{ split = {{ train = 0.0, test = 1.0, validation = 0.0 }} }}
+with = {{ split = {{ train = 0.0, test = 1.0, validation = 0.0 }}, no_speech = "keep" }}
 [stage.model]
 uses = "train"
 from = {{ data = "learn" }}

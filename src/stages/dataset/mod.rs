@@ -162,6 +162,7 @@ impl Stage for Dataset {
             listed.odd.extend(absence.chain(sound.oddities(&clip.record.text)).map(|what| (clip.shown.clone(), what)));
         }
 
+        tell_clips(cx, &listed, &findings, &kept);
         let rows: Vec<&ClipRow> = kept.iter().map(|(clip, _)| &clip.record).collect();
         let assigned = self.split.assign(cx.seed, &rows)?;
         let similar = leakage::near_duplicates(cx, &kept)?;
@@ -171,8 +172,8 @@ impl Stage for Dataset {
             LeakageAction::Drop => leakage.to_drop(&kept, &assigned.splits),
         };
         let leaking = leakage.json(&kept, &assigned.splits);
-        self.tell(cx, &listed, &findings, &leakage, &kept, dropped.len());
         assigned.notes.iter().for_each(|note| cx.note(note));
+        self.tell_leakage(cx, &leakage, &kept, dropped.len());
         dropped.iter().for_each(|(at, reason)| listed.reject(kept[*at].0, reason.clone()));
         let chosen: Vec<(&Clip, &Sound, &'static str)> = (0..kept.len())
             .filter(|at| !dropped.contains_key(at))
@@ -403,15 +404,8 @@ impl Dataset {
         (0..different.len()).filter(|at| !repeated.contains_key(at)).map(|at| different[at]).collect()
     }
 
-    /// Tells what was found.
-    fn tell(&self, cx: &Context, listed: &Listed, findings: &Findings, leakage: &Leakage, kept: &[(&Clip, &Sound)], dropped: usize) {
-        if !listed.rejected.is_empty() {
-            cx.warn(format!("{} rejected: {}", count(listed.rejected.len(), "clip"), first_few(&lines(&listed.rejected), 5)));
-        }
-        findings.lines().iter().for_each(|line| cx.warn(line));
-        if !listed.odd.is_empty() {
-            cx.warn(format!("suspicious audio: {}", first_few(&lines(&listed.odd), 5)));
-        }
+    /// Tells what is in several splits.
+    fn tell_leakage(&self, cx: &Context, leakage: &Leakage, kept: &[(&Clip, &Sound)], dropped: usize) {
         let by_speaker = self.split.by == "speaker";
         if dropped > 0 {
             cx.warn(format!("{} left out of `train`: their sentence or recording is held out", count(dropped, "clip")));
@@ -419,13 +413,24 @@ impl Dataset {
             leakage.warnings(kept, by_speaker).iter().for_each(|line| cx.warn(line));
         }
         leakage.notes(by_speaker).iter().for_each(|line| cx.note(line));
-        let telephone = kept.iter().filter(|(_, sound)| sound.telephone).count();
-        if telephone > 0 {
-            cx.note(format!("{} of telephone quality (nothing above 3.6 kHz)", count(telephone, "clip")));
-        }
-        let without_language = kept.iter().filter(|(clip, _)| clip.record.language.is_none()).count();
-        if without_language > 0 {
-            cx.note(format!("{} without a language; the model detects it automatically", count(without_language, "clip")));
-        }
+    }
+}
+
+/// Tells which clips were left out or are suspicious.
+fn tell_clips(cx: &Context, listed: &Listed, findings: &Findings, kept: &[(&Clip, &Sound)]) {
+    if !listed.rejected.is_empty() {
+        cx.warn(format!("{} rejected: {}", count(listed.rejected.len(), "clip"), first_few(&lines(&listed.rejected), 5)));
+    }
+    findings.lines().iter().for_each(|line| cx.warn(line));
+    if !listed.odd.is_empty() {
+        cx.warn(format!("suspicious audio: {}", first_few(&lines(&listed.odd), 5)));
+    }
+    let telephone = kept.iter().filter(|(_, sound)| sound.telephone).count();
+    if telephone > 0 {
+        cx.note(format!("{} of telephone quality (nothing above 3.6 kHz)", count(telephone, "clip")));
+    }
+    let without_language = kept.iter().filter(|(clip, _)| clip.record.language.is_none()).count();
+    if without_language > 0 {
+        cx.note(format!("{} without a language; the model detects it automatically", count(without_language, "clip")));
     }
 }
