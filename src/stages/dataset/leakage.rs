@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use voxtral::audio::fingerprint::{SimilarClips, same_recording, similar_clips};
+use voxtral::audio::speech::fingerprint::{SimilarClips, same_recording, similar_clips};
 use voxtral::audio::read_wav16k;
 
 /// What to do with training clips whose sentence or recording is held out.

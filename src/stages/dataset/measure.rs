@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use voxpipe_io::digest::Digest;
 use voxtral::audio;
-use voxtral::audio::fingerprint::Fingerprint;
+use voxtral::audio::speech::fingerprint::AudioFingerprint;
 use voxtral::audio::quality::{LIMITS, Measurements};
 use voxtral::audio::speech::Background;
 
@@ -32,7 +32,7 @@ pub(super) struct Sound {
     spoken: f64,
     /// Digest of the samples, to find duplicates.
     pub(super) digest: Digest,
-    pub(super) fingerprint: Fingerprint,
+    pub(super) fingerprint: AudioFingerprint,
 }
 
 impl Sound {

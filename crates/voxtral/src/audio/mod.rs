@@ -9,7 +9,6 @@ pub mod augment;
 pub mod channel;
 pub mod decode;
 mod fft;
-pub mod fingerprint;
 pub mod formats;
 pub mod load;
 pub mod log_mel;

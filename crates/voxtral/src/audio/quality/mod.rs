@@ -5,6 +5,7 @@
 
 mod waveform;
 
+use super::speech::fingerprint::AudioFingerprint;
 use super::speech::spectra::Spectra;
 use super::speech::{FRAME, SpeechActivity, mean, power};
 use super::{SAMPLE_RATE, resample};
@@ -105,7 +106,7 @@ pub struct Measurements {
     /// Where the speech is, or what there is instead.
     pub speech: SpeechActivity,
     /// Fingerprint by which the same recording is found again.
-    pub fingerprint: super::fingerprint::Fingerprint,
+    pub fingerprint: AudioFingerprint,
 }
 
 impl Measurements {
@@ -150,7 +151,7 @@ impl Measurements {
             telephone: rate <= 8_000 || spectra.telephone(),
             lead_silence: lead,
             trail_silence: trail,
-            fingerprint: super::fingerprint::Fingerprint::of(&spectra),
+            fingerprint: AudioFingerprint::of(&spectra),
             speech,
         }
     }

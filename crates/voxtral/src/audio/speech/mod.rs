@@ -5,6 +5,7 @@
 //! spectrum of a few lines, and noise whose spectrum never changes. The limits were chosen on labelled takes such that none with speech is
 //! refused; music may pass (`a_word_is_found_and_a_noise_is_none` below has some of them).
 
+pub mod fingerprint;
 pub(super) mod spectra;
 #[cfg(test)]
 pub(super) mod speech_like;

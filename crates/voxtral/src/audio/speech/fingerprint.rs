@@ -4,8 +4,8 @@
 //! 80 ms apart are one key; clips that share several keys at one time shift are candidates, found by sorting all keys. Whether a candidate
 //! is the same recording is decided by the correlation of the samples: another reading of the same words never repeats the waveform.
 
-use super::SAMPLE_RATE;
-use super::speech::spectra::Spectra;
+use super::super::SAMPLE_RATE;
+use super::spectra::Spectra;
 
 /// Frames averaged, so that a shift of half a frame changes little.
 const SMOOTH: usize = 5;
@@ -35,7 +35,7 @@ type Frame = ([f32; COMPARED], f32);
 
 /// The fingerprint of a clip: two bytes for each 10 ms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint(Vec<u16>);
+pub struct AudioFingerprint(Vec<u16>);
 
 /// Two clips that may be the same recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,8 +48,8 @@ pub struct SimilarClips {
     pub shift: isize,
 }
 
-impl Fingerprint {
-    pub(super) fn of(spectra: &Spectra) -> Self {
+impl AudioFingerprint {
+    pub(in crate::audio) fn of(spectra: &Spectra) -> Self {
         let smooth: Vec<Frame> = spectra
             .bands
             .windows(SMOOTH)
@@ -79,7 +79,7 @@ impl Fingerprint {
 }
 
 /// Pairs of clips that may be the same recording, in order; [`same_recording`] decides. Of many copies of a clip, each is paired with a few.
-pub fn similar_clips<'a>(fingerprints: impl IntoIterator<Item = &'a Fingerprint>) -> Vec<SimilarClips> {
+pub fn similar_clips<'a>(fingerprints: impl IntoIterator<Item = &'a AudioFingerprint>) -> Vec<SimilarClips> {
     let mut keys: Vec<(u32, u32, u16)> = Vec::new();
     for (clip, fingerprint) in (0..).zip(fingerprints) {
         let mut own: Vec<(u32, u32, u16)> = fingerprint.keys().map(|(key, at)| (key, clip, at)).collect();
@@ -106,7 +106,7 @@ pub fn similar_clips<'a>(fingerprints: impl IntoIterator<Item = &'a Fingerprint>
         let near = |shift: i32| pair.iter().filter(|vote| (vote.2 - shift).abs() <= 1).count();
         let Some(best) = pair.iter().map(|vote| vote.2).max_by_key(|shift| (near(*shift), -shift.abs())) else { continue };
         if near(best) >= VOTES {
-            let shift = best as isize * super::log_mel::HOP as isize;
+            let shift = best as isize * super::super::log_mel::HOP as isize;
             found.push(SimilarClips { first: pair[0].0 as usize, second: pair[0].1 as usize, shift });
         }
     }
@@ -125,7 +125,7 @@ pub fn same_recording(first: &[f32], second: &[f32], shift: isize) -> bool {
 
 /// Every fourth sample, without DC offset and with what is above 2 kHz mostly removed.
 fn coarse(samples: &[f32]) -> Vec<f32> {
-    let offset = super::speech::mean(samples);
+    let offset = super::mean(samples);
     samples.chunks_exact(COARSE).map(|four| four.iter().map(|sample| sample - offset).sum()).collect()
 }
 
@@ -164,7 +164,7 @@ mod tests {
     use std::path::Path;
 
     fn pairs(clips: &[Vec<f32>]) -> Vec<(usize, usize)> {
-        let prints: Vec<Fingerprint> = clips.iter().map(|clip| Fingerprint::of(&Spectra::of(clip))).collect();
+        let prints: Vec<AudioFingerprint> = clips.iter().map(|clip| AudioFingerprint::of(&Spectra::of(clip))).collect();
         similar_clips(&prints)
             .into_iter()
             .filter(|pair| same_recording(&clips[pair.first], &clips[pair.second], pair.shift))
