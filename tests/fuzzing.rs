@@ -123,3 +123,15 @@ fn checkpoints_are_survived() {
 fn timed_texts_are_survived() {
     survives("cues", targets::cues, 300, "labels.txt long.TextGrid talk.eaf talk.srt talk.vtt");
 }
+
+#[test]
+fn tables_are_survived() {
+    let whole =
+        "array.json comma.csv conversation.jsonl headerless.csv labels.json lines.jsonl quoted.tsv semicolon.csv sheet.xlsx utf16.csv";
+    survives("table", targets::table, 300, whole);
+}
+
+#[test]
+fn layouts_are_survived() {
+    survives("layout", targets::layout, 300, "beside kaldi webdataset");
+}

@@ -56,7 +56,9 @@ impl StudioProject {
         let (edits, done) = (self.edits(), self.rows("dataset", "data.jsonl"));
         let name = |row: &Value| row["source"].as_str().or(row["audio_path"].as_str()).unwrap_or_default().to_owned();
         let done: BTreeSet<String> = done.iter().map(name).collect();
-        let open = |row: &Value| row["draft"] == true && !done.contains(&name(row)) && edits.get(&name(row)).is_none_or(|edit| edit["exclude"] != true);
+        let open = |row: &Value| {
+            row["draft"] == true && !done.contains(&name(row)) && edits.get(&name(row)).is_none_or(|edit| edit["exclude"] != true)
+        };
         self.rows("uploads", "clips.jsonl").into_iter().filter(open).collect()
     }
 

@@ -55,6 +55,7 @@ async function refresh() {
   const report = list.report;
   // The keys of report.json, which the `uploads` stage writes. A rejection reason starts with the file name.
   const problems = [
+    ...(report?.bad_rows || []).map((entry) => `${entry.row}: ${entry.reason}`),
     ...(report?.rejected || []).map((entry) => entry.reason),
     ...(report?.files_without_text || []).map((name) => `${name}: no transcript`),
     ...(report?.texts_without_file || []).map((entry) => `${entry.name}${entry.place === entry.name ? "" : ` (${entry.place})`}: no recording (${entry.reason})`),

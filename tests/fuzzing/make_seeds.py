@@ -6,9 +6,11 @@
 Files named `found-*` are not generated here: they are inputs found by the fuzzer, kept as regression tests.
 """
 import base64
+import io
 import json
 import struct
 import subprocess
+import zipfile
 from pathlib import Path
 
 SEEDS = Path(__file__).parent / "seeds"
@@ -207,8 +209,48 @@ def sounds():
         put("audio", name, short[:at] + number + short[at + len(number):])
 
 
+def tables():
+    def table(name, ending, data):
+        put("table", name, bytes([ending]) + data)
+
+    def layout(name, *parts):
+        put("layout", name, b"\0".join(parts))
+
+    # The first byte chooses the ending: csv, tsv, jsonl, json, xlsx, txt.
+    table("comma.csv", 0, b'file,text,start,end,language,split\na.wav,"Hi, ""you""",0:01,2.5,en-GB,dev\nb.wav,"Two\nlines",,,German,test\n')
+    table("semicolon.csv", 0, b"sep=;\nfile;text;;\na.wav;Hi, you;;\n")
+    table("headerless.csv", 0, b"a|Hi you.|Hi you.\nb|No 5.|No five.\n")
+    table("utf16.csv", 0, "file;text\na.wav;H\u00e9\n".encode("utf-16"))
+    table("quoted.tsv", 1, b'path\tsentence\na.wav\t"""Good-bye,"" said he."\nb.wav\tHi\n')
+    table("lines.jsonl", 2, b'{"audio":"a.wav","text":"Hi","duration":1.5}\n{"audio":\n{"audio":{"path":"b.wav"},"text":["x"]}\n')
+    table("conversation.jsonl", 2, b'{"messages":[{"role":"user","content":[{"type":"audio","path":"a.wav"}]},{"role":"assistant","content":"language English<asr_text>Hi"}]}\n')
+    table("array.json", 3, b'[{"audio": "a.wav", "text": "x,]"},\n {"audio": },\n {"audio": "b.wav", "text": "y"}]')
+    region = {"start": 0.5, "end": 2}
+    results = [{"id": "x", "type": "labels", "value": region | {"labels": ["Speaker 1"]}}, {"id": "x", "type": "textarea", "value": region | {"text": ["Hi"]}}]
+    table("labels.json", 3, json.dumps([{"data": {"audio": "/data/upload/1/0a1b2c3d-a.wav"}, "annotations": [{"result": results}]}]).encode())
+    main, links = "http://schemas.openxmlformats.org/spreadsheetml/2006/main", "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    cell = lambda text: f'<c t="inlineStr"><is><t>{text}</t></is></c>'
+    book = io.BytesIO()
+    with zipfile.ZipFile(book, "w", zipfile.ZIP_STORED) as archive:
+        for name, text in {
+            "[Content_Types].xml": f'<Types xmlns="{package}/content-types"/>',
+            "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r" Type="{links}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+            "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{links}"><sheets><sheet name="S" sheetId="1" r:id="s"/></sheets></workbook>',
+            "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="s" Type="{links}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+            "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData><row>{cell("file")}{cell("text")}</row><row>{cell("a.wav")}{cell("Hi")}</row></sheetData></worksheet>',
+        }.items():
+            archive.writestr(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), text)
+    table("sheet.xlsx", 4, book.getvalue())
+
+    layout("kaldi", b"u1 HI YOU\nu2 YO\n", b"rec a.wav\n", b"u1 rec 0 1.5\nu2 rec 1.5 -1\n")
+    layout("beside", b"", b"", b"", b"Hi you.\n")
+    layout("webdataset", b"", b"", b"", b"Hi.", b'{"speaker": "ann", "duration": 2}')
+
+
 if __name__ == "__main__":
     configs()
     tokenizers()
     weights()
     sounds()
+    tables()

@@ -8,8 +8,11 @@
 
 use std::fs;
 use std::path::Path;
+use voxpipe::data::columns::{Columns, TableClip};
 use voxpipe::data::cues::merge::{CueSettings, merged};
 use voxpipe::data::cues::{self, Cue, CueFormat};
+use voxpipe::data::dataset_card::read_configs;
+use voxpipe::data::table::{BadRow, CueReading, LocalFiles, TableFiles, TableOptions, TableRow, read_beside, read_bytes, read_kaldi};
 use voxpipe::error::Error;
 use voxtral::audio::{decode_built_in, read_wav16k, resample};
 use voxtral::model::config::VoxtralConfig;
@@ -137,4 +140,49 @@ pub fn audio(bytes: &[u8], folder: &Path) -> bool {
         }
     }
     taken
+}
+
+/// Endings of tables, by the first byte of an input.
+const TABLES: [&str; 6] = ["csv", "tsv", "jsonl", "json", "xlsx", "txt"];
+
+/// A table of any form. The first byte chooses the ending of its name, the rest is the file.
+pub fn table(bytes: &[u8], _: &Path) -> bool {
+    let Some((first, bytes)) = bytes.split_first() else { return false };
+    let name = format!("t.{}", TABLES[usize::from(*first) % TABLES.len()]);
+    let columns = Columns::default();
+    let options = TableOptions { columns: &columns, clips: true, known_file: &|name| name.len() == 1 };
+    let mut rows = 0;
+    let read = read_bytes(&name, bytes, &options, &mut |row| {
+        match row {
+            Ok(row) => rows += usize::from(TableClip::read(&row, &columns).is_ok()),
+            Err(bad) => assert!(bad.place.starts_with(&name), "{bad:?} has no place"),
+        }
+        Ok(true)
+    });
+    if let Err(error) = read {
+        names(&error, &name);
+    }
+    read_configs(&String::from_utf8_lossy(bytes));
+    rows > 0
+}
+
+/// Kaldi's files and texts beside a recording, divided by zero bytes: `text`, `wav.scp`, `segments`, `a.txt`, `a.json`.
+pub fn layout(bytes: &[u8], folder: &Path) -> bool {
+    let mut files = LocalFiles::new("set");
+    for (name, content) in ["text", "wav.scp", "segments", "a.txt", "a.json"].iter().zip(bytes.split(|byte| *byte == 0)) {
+        put(folder, name, content);
+        files.add((*name).to_owned(), folder.join(name));
+    }
+    let mut rows = 0;
+    let mut take = |row: Result<TableRow, BadRow>| {
+        rows += usize::from(row.is_ok_and(|row| TableClip::read(&row, &Columns::default()).is_ok()));
+        Ok(true)
+    };
+    let settings = CueSettings::default();
+    let how = CueReading { settings: &settings, longest: 30.0 };
+    if files.contains("text") {
+        read_kaldi(&files, "text", &mut take).expect("bad lines are bad rows");
+    }
+    read_beside(&files, &["a.wav"], how, &mut take).expect("bad texts are bad rows");
+    rows > 0
 }

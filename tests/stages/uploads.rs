@@ -231,5 +231,8 @@ fn settings_that_cannot_work_are_complained_about() {
     let error = serde_json::from_value::<Uploads>(json!({"audio": 3, "transcripts": "txt"})).unwrap_err();
     assert!(error.to_string().contains("expected a string or a list of strings"), "{error}");
     let sources = stage::<Uploads>(json!({"audio": ["in/*.wav", "x/y.wav", "*.mp3"], "transcripts": "txt"})).sources();
-    assert_eq!(sources, [".", "in", "x/y.txt", "x/y.wav"].map(PathBuf::from));
+    assert_eq!(
+        sources,
+        [".", "in", "x/y.TextGrid", "x/y.eaf", "x/y.srt", "x/y.textgrid", "x/y.txt", "x/y.vtt", "x/y.wav"].map(PathBuf::from)
+    );
 }

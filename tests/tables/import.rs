@@ -180,7 +180,7 @@ fn a_dataset_that_was_published_here_comes_back_as_it_was() {
     bench.file("in/metadata.csv", table);
     let clips = bench.artifact::<Import>(json!({"folder": "in", "language": "en"}));
     bench.give("clips", clips);
-    let dataset = bench.artifact::<Dataset>(json!({"split": {"train": 0.6, "test": 0.4}}));
+    let dataset = bench.artifact::<Dataset>(json!({"split": {"train": 0.6, "test": 0.4}, "no_speech": "keep"}));
     let count = |bench: &Bench, name: &str| bench.out(name).lines().count();
     let (train, test) = (count(&bench, "train.jsonl"), count(&bench, "test.jsonl"));
     bench.give("dataset", dataset);

@@ -36,6 +36,7 @@ pub trait TableFiles {
 #[derive(Default)]
 pub struct LocalFiles {
     name: String,
+    /// With the size of those in archives.
     files: BTreeMap<String, (Content, u64)>,
 }
 
@@ -86,8 +87,7 @@ impl LocalFiles {
 
     /// Adds a file under a relative path.
     pub fn add(&mut self, path: String, file: PathBuf) {
-        let size = fs::metadata(&file).map_or(0, |found| found.len());
-        self.files.insert(path, (Content::Disk(file), size));
+        self.files.insert(path, (Content::Disk(file), 0));
     }
 
     /// Adds the files in a tar or zip archive, their paths preceded by `before`.
@@ -163,7 +163,12 @@ impl TableFiles for LocalFiles {
     }
 
     fn size(&self, path: &str) -> u64 {
-        self.files.get(path).map_or(0, |(_, size)| *size)
+        match self.files.get(path) {
+            // Asked for when needed: most files of a dataset are recordings, whose size nobody asks.
+            Some((Content::Disk(file), _)) => fs::metadata(file).map_or(0, |found| found.len()),
+            Some((_, size)) => *size,
+            None => 0,
+        }
     }
 
     fn part(&self, path: &str, from: u64, length: u64) -> Result<Vec<u8>> {

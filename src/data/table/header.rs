@@ -43,7 +43,9 @@ impl Header {
             .collect();
         let role = |name: &String| options.columns.role(name).map(|(role, ..)| role);
         let is_file = |cell: &String| is_file(cell, options);
-        if options.clips && (first.iter().any(is_file) || !names.iter().any(|name| role(name).is_some())) {
+        // Recordings may be called `file.wav` and `text.wav`: a row with both columns is a header, whatever files there are.
+        let is_header = [ColumnRole::Audio, ColumnRole::Text].iter().all(|wanted| names.iter().any(|name| role(name) == Some(*wanted)));
+        if options.clips && !is_header && (first.iter().any(is_file) || !names.iter().any(|name| role(name).is_some())) {
             match Self::by_content(rows, options) {
                 Some(found) => return Ok(Some(found)),
                 None if first.iter().any(is_file) => return Err(missing("text", "text", &names)),

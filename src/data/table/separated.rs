@@ -129,9 +129,10 @@ impl Records<'_> {
             let (end, next) = self.line_end(at);
             let lines = self.slice(begin, end).matches('\n').count() + 1;
             let whole = self.slice(begin, end);
-            let swallows = lines > 1
-                && (lines > CELL_LINES
-                    || whole.lines().skip(1).any(|line| line.split(char::from(self.separator)).any(|cell| (self.is_file)(cell))));
+            let is_row = |line: &str| {
+                line.contains(char::from(self.separator)) && line.split(char::from(self.separator)).any(|cell| (self.is_file)(cell))
+            };
+            let swallows = lines > 1 && (lines > CELL_LINES || whole.lines().skip(1).any(is_row));
             if swallows {
                 return self.unclosed(begin, line);
             }
@@ -393,6 +394,7 @@ mod tests {
                 &["1 audio=a speaker=ann text=Hi you there.", "2 audio=b speaker=bob text=Yo ho."],
             ),
             ("a.wav|Hi you.\n", &[], &["1 audio=a.wav text=Hi you."]),
+            ("file,text\nfile,Hi you.\n", &["file", "text"], &["2 file=file text=Hi you."]),
             ("Hi, you.\ta.wav\n", &[], &["1 text=Hi, you. audio=a.wav"]),
             ("wavs/a.wav|ann|EN|Hi you.\n", &[], &["1 audio=wavs/a.wav speaker=ann language=EN text=Hi you."]),
             (

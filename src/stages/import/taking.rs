@@ -412,7 +412,7 @@ impl<'a> Taking<'a> {
             }
             None => {
                 let found = waiting.file.map_or(named, |file| self.index.path(file).to_owned());
-                if self.audio.size(&found) > LARGEST && self.audio.reader().is_some() {
+                if self.audio.size(&found) > LARGEST && self.audio.on_disk(&found).is_none() {
                     return Ok(Err(format!("its file `{found}` has more than {} MiB", LARGEST >> 20)));
                 }
                 let path = match fetched.get(&found) {

@@ -6,6 +6,8 @@ use crate::error::Result;
 
 /// Samples (of all channels) that are kept to mix them without decoding twice: 16 MB.
 const KEPT: usize = 1 << 22;
+/// Seconds after which levels are no longer measured: more than the longest recording that is read.
+const LONGEST: f64 = 25.0 * 3600.0;
 /// A channel whose power is below this share of the loudest one's is silent: 60 dB.
 const SILENT: f64 = 1e-6;
 /// A channel of dither only: less than two steps of 16 bits, and 30 dB below the loudest one.
@@ -64,7 +66,9 @@ pub(super) fn mixed(input: &Input, channel: Channel, sink: &mut dyn FnMut(u32, &
                 } else {
                     kept = Vec::new();
                 }
-                if reader.next(&mut block)?.is_none() {
+                // Longer than anything that is read: `sink` says so in the second pass.
+                let endless = levels.frames > LONGEST * f64::from(rate);
+                if endless || reader.next(&mut block)?.is_none() {
                     break;
                 }
             }

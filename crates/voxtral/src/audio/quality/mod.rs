@@ -67,7 +67,7 @@ pub const LIMITS: QualityLimits = QualityLimits {
     far_too_loud: QualityLimit { value: 0.01, why: "it is heard as distortion in all loud vowels" },
     dc_offset: QualityLimit { value: 0.01, why: "-40 dBFS: a fault of the device, inaudible, but it takes headroom" },
     snr_db: QualityLimit { value: 20.0, why: "below it, faint consonants are at the level of the noise" },
-    dropouts: QualityLimit { value: 1.0, why: "a gap of 5 ms within a sound is heard as a click, and no microphone makes one" },
+    dropouts: QualityLimit { value: 1.0, why: "a gap of 12 ms within a sound is heard as a click, and no microphone makes one" },
     telephone_hz: QualityLimit { value: 3600.0, why: "s and f, which differ above it, sound alike" },
     cut_off_seconds: QualityLimit { value: 0.02, why: "a plosive is that long" },
     lead_seconds: QualityLimit { value: 2.0, why: "a third of a second is needed; the rest is trained on as silence" },

@@ -67,8 +67,8 @@ fn clipped(samples: &[f32], offset: f32, peak: f32, sign: f32) -> usize {
 /// noise gate silenced is none, since the sound around it has faded.
 fn dropouts(samples: &[f32], offset: f32, rms: f64, rate: u32) -> Vec<f64> {
     let rate = rate.max(1) as usize;
-    // 5 ms to half a second; 2 ms around it are compared.
-    let (shortest, longest, around) = ((rate / 200).max(8), rate / 2, (rate / 500).max(4));
+    // 12 ms, which no plosive of a synthetic voice has without noise, to half a second; 2 ms around it are compared.
+    let (shortest, longest, around) = ((rate / 83).max(8), rate / 2, (rate / 500).max(4));
     let loud = |part: &[f32]| power(part, offset).sqrt() > 0.3 * rms;
     let mut found = Vec::new();
     let mut start = 0;
