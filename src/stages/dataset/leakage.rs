@@ -3,6 +3,7 @@
 use super::{Clip, Sound};
 use crate::data::text::{count, first_few, normalized};
 use crate::error::{Error, ErrorKind, Result};
+use petgraph::unionfind::UnionFind;
 use pipeline::stage::Context;
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -52,18 +53,36 @@ pub(super) struct Leakage {
 /// Pairs of clips that are the same recording: louder, cut, padded or encoded another way.
 pub(super) fn near_duplicates(cx: &Context, clips: &[(&Clip, &Sound)]) -> Result<Vec<SimilarClips>> {
     let candidates = similar_clips(clips.iter().map(|(_, sound)| &sound.fingerprint));
-    let verified: Vec<Result<Option<SimilarClips>>> = candidates
-        .into_par_iter()
-        .map(|pair| {
-            if cx.stopping() {
-                return Err(Error::new("interrupted while comparing the clips").kind(ErrorKind::Interrupted).hint("run again to continue"));
-            }
-            let [first, second] = [pair.first, pair.second].map(|at| read_wav16k(&clips[at].0.path));
-            Ok(same_recording(&first?, &second?, pair.shift).then_some(pair))
-        })
-        .collect();
-    verified.into_iter().filter_map(Result::transpose).collect()
+    // Clips that are linked already need not be compared: of many copies, each is compared with about one.
+    let mut linked = UnionFind::new(clips.len());
+    let mut found = Vec::new();
+    for some in candidates.chunks(AT_ONCE) {
+        let open: Vec<SimilarClips> = some.iter().copied().filter(|pair| !linked.equiv(pair.first, pair.second)).collect();
+        // The pairs of one clip follow each other: it is read once for all of them.
+        let groups: Vec<&[SimilarClips]> = open.chunk_by(|one, next| one.first == next.first).collect();
+        let verified: Vec<Result<Vec<SimilarClips>>> = groups
+            .into_par_iter()
+            .map(|pairs| {
+                if cx.stopping() {
+                    let error = Error::new("interrupted while comparing the clips");
+                    return Err(error.kind(ErrorKind::Interrupted).hint("run again to continue"));
+                }
+                let read = |at: usize| read_wav16k(&clips[at].0.path);
+                let first = read(pairs[0].first)?;
+                let same = |pair: &&SimilarClips| -> Result<bool> { Ok(same_recording(&first, &read(pair.second)?, pair.shift)) };
+                pairs.iter().filter_map(|pair| same(&pair).map(|same| same.then_some(*pair)).transpose()).collect()
+            })
+            .collect();
+        for pair in verified.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+            linked.union(pair.first, pair.second);
+            found.push(pair);
+        }
+    }
+    Ok(found)
 }
+
+/// Pairs that are compared in parallel before the links among them count.
+const AT_ONCE: usize = 512;
 
 impl Leakage {
     pub(super) fn of(clips: &[(&Clip, &Sound)], splits: &[&'static str], similar: &[SimilarClips]) -> Self {
@@ -87,17 +106,20 @@ impl Leakage {
             }
         }
         leakage.texts = (0..clips.len()).filter(|at| !held_out(*at)).filter_map(|at| Some((at, *held.get(&texts[at])?))).collect();
+        // Of many copies only some pairs were compared; all that are linked are copies of each other.
+        let mut linked = UnionFind::<usize>::new(clips.len());
         for SimilarClips { first, second, .. } in similar {
-            let (first, second) = (*first, *second);
-            match (held_out(first), held_out(second)) {
-                (false, true) => leakage.recordings.push((first, second)),
-                (true, false) => leakage.recordings.push((second, first)),
-                _ => leakage.copies.push((first, second)),
+            linked.union(*first, *second);
+            if held_out(*first) == held_out(*second) {
+                leakage.copies.push((*first, *second));
             }
-            if texts[first] != texts[second] {
-                leakage.conflicts.push((first, second));
+            if texts[*first] != texts[*second] {
+                leakage.conflicts.push((*first, *second));
             }
         }
+        let held: BTreeMap<usize, usize> = (0..clips.len()).rev().filter(|at| held_out(*at)).map(|at| (linked.find(at), at)).collect();
+        let copied = |at: usize| Some((at, *held.get(&linked.find(at))?));
+        leakage.recordings = (0..clips.len()).filter(|at| !held_out(*at)).filter_map(copied).collect();
         leakage.recordings.sort_unstable();
         leakage.recordings.dedup_by_key(|(train, _)| *train);
         leakage

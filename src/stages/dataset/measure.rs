@@ -37,7 +37,7 @@ pub(super) struct Sound {
 
 impl Sound {
     fn of(samples: &[f32]) -> Self {
-        let measured = Measurements::of(samples);
+        let measured = Measurements::quick(samples);
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         Self {
             seconds: measured.seconds,

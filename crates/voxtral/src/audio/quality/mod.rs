@@ -112,7 +112,13 @@ pub struct Measurements {
 impl Measurements {
     /// Measures a dataset clip: 16 kHz samples.
     pub fn of(samples: &[f32]) -> Self {
-        Self::with(&Waveform::of(samples, SAMPLE_RATE), samples, samples.len(), SAMPLE_RATE)
+        Self::with(&Waveform::of(samples, SAMPLE_RATE), samples, (samples.len(), SAMPLE_RATE), false)
+    }
+
+    /// Measures a dataset clip as [`Measurements::of`], in about half the time: once it is certain that a clip has speech, where the rest of it
+    /// is, is told by levels. The signal-to-noise ratio may differ by some dB.
+    pub fn quick(samples: &[f32]) -> Self {
+        Self::with(&Waveform::of(samples, SAMPLE_RATE), samples, (samples.len(), SAMPLE_RATE), true)
     }
 
     /// Measures a recording at its own sample rate in Hz: levels, clipping and gaps before it is resampled.
@@ -120,12 +126,12 @@ impl Measurements {
         let waveform = Waveform::of(samples, rate);
         let offset = waveform.dc_offset as f32;
         let at_16k = resample(samples.iter().map(|sample| sample - offset).collect(), rate)?;
-        Ok(Self::with(&waveform, &at_16k, samples.len(), rate))
+        Ok(Self::with(&waveform, &at_16k, (samples.len(), rate), false))
     }
 
-    fn with(waveform: &Waveform, samples: &[f32], recorded: usize, rate: u32) -> Self {
+    fn with(waveform: &Waveform, samples: &[f32], (recorded, rate): (usize, u32), quick: bool) -> Self {
         let spectra = Spectra::of(samples);
-        let speech = SpeechActivity::with(samples, &spectra);
+        let speech = SpeechActivity::with(samples, &spectra, quick);
         let seconds = recorded as f64 / f64::from(rate);
         let offset = mean(samples);
         let (sum, number) = samples

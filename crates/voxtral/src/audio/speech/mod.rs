@@ -81,12 +81,15 @@ pub struct SpeechActivity {
 impl SpeechActivity {
     /// Looks for speech in 16 kHz samples.
     pub fn of(samples: &[f32]) -> Self {
-        Self::with(samples, &Spectra::of(samples))
+        Self::with(samples, &Spectra::of(samples), false)
     }
 
-    pub(in crate::audio) fn with(samples: &[f32], spectra: &Spectra) -> Self {
+    /// With `quick`, the network stops when its verdict is certain, and where the rest of the speech is, is told by levels: the verdict is the
+    /// same, and the frames nearly so.
+    pub(in crate::audio) fn with(samples: &[f32], spectra: &Spectra, quick: bool) -> Self {
         let mean = mean(samples);
-        let mut levels: Vec<f64> = samples.chunks(FRAME).map(|frame| power(frame, mean)).collect();
+        let powers: Vec<f64> = samples.chunks(FRAME).map(|frame| power(frame, mean)).collect();
+        let mut levels = powers.clone();
         levels.sort_by(|a, b| b.total_cmp(a));
         let loudest = levels.get(4).or(levels.last()).copied().unwrap_or(0.0);
         let loudest_dbfs = (10.0 * loudest.log10()).max(-120.0);
@@ -94,8 +97,14 @@ impl SpeechActivity {
             let instead = if f64::from(mean).abs() > 0.001 { Background::Constant } else { Background::Silence };
             return Self { frames: vec![false; levels.len()], score: 0.0, instead: Some(instead), loudest_dbfs };
         }
-        let scores = scores(samples, mean, (NOMINAL - loudest_dbfs).min(MOST_GAIN));
+        let mut scores = scores(samples, mean, (NOMINAL - loudest_dbfs).min(MOST_GAIN), quick);
         let score = sliding(&scores, WORD).fold(0.0, f32::max);
+        if scores.len() < powers.len() {
+            // Half way, in dB, between the noise and the loudest frames.
+            let noise = levels.get(levels.len() * 9 / 10).copied().unwrap_or(0.0).max(loudest * 1e-6);
+            let border = (noise * loudest).sqrt();
+            scores.extend(powers.iter().skip(scores.len()).map(|power| if *power > border { score } else { 0.0 }));
+        }
         let changes = Changes::of(spectra);
         let long = samples.len() >= SAMPLE_RATE as usize / 2;
         let tones = changes.lines <= LINES && score < SURE;
@@ -186,17 +195,22 @@ pub(in crate::audio) fn power(samples: &[f32], offset: f32) -> f64 {
     samples.iter().map(|sample| f64::from(sample - offset).powi(2)).sum::<f64>() / samples.len().max(1) as f64
 }
 
-/// The network's score of each frame, with the level changed by `gain` dB.
-fn scores(samples: &[f32], offset: f32, gain: f64) -> Vec<f32> {
+/// The network's score of each frame, with the level changed by `gain` dB. With `quick`, the scores end where a word is certain.
+fn scores(samples: &[f32], offset: f32, gain: f64, quick: bool) -> Vec<f32> {
     let gain = 10_f64.powf(gain / 20.0) as f32;
     let mut detector = Detector::default();
     let mut input = [0.0; FRAME];
-    let score = |frame: &[f32]| {
+    let mut scores: Vec<f32> = Vec::with_capacity(samples.len() / FRAME + 1);
+    for frame in samples.chunks(FRAME) {
         input.fill(0.0);
         input.iter_mut().zip(frame).for_each(|(input, sample)| *input = ((sample - offset) * gain).clamp(-1.0, 1.0));
-        detector.predict_f32(&input)
-    };
-    samples.chunks(FRAME).map(score).collect()
+        scores.push(detector.predict_f32(&input));
+        // A clip that is surely speech is refused for no score that follows.
+        if quick && scores.len() >= WORD && scores[scores.len() - WORD..].iter().sum::<f32>() >= SURE * WORD as f32 {
+            break;
+        }
+    }
+    scores
 }
 
 /// Means of `width` consecutive values, or of all if there are fewer.
@@ -414,6 +428,20 @@ mod tests {
                 assert!(found.instead.is_none(), "{name} in noise at {decibel} dB: {:?} {}", found.absence(), found.score);
             }
         }
+    }
+
+    #[test]
+    fn a_quick_look_gives_the_same_verdict() {
+        let mut sure = 0;
+        for (number, (name, word)) in words().iter().enumerate() {
+            let noise = coloured(word.len() as f64 / 16_000.0, 0.02 * (number % 7) as f64, number % 2 == 0);
+            let take = mixed(word, &noise);
+            let (quick, thorough) = (SpeechActivity::with(&take, &Spectra::of(&take), true), SpeechActivity::of(&take));
+            assert_eq!((quick.instead, quick.frames.len()), (thorough.instead, thorough.frames.len()), "{name}");
+            assert!(quick.score == thorough.score || quick.score >= SURE, "{name}");
+            sure += usize::from(quick.score != thorough.score);
+        }
+        assert!(sure > 20, "{sure}: it was quick for some");
     }
 
     #[test]
