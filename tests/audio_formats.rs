@@ -289,6 +289,68 @@ fn uncompressed_files_need_no_library() {
     refused("cut.caf", &caf(0, 16, s16.len() as i64 + 4, &s16[..1000]), "is truncated");
 }
 
+/// A QuickTime movie with samples of one channel and 16 kHz in its own encodings, which have the byte order in an atom of their own.
+fn movie(codec: &[u8; 4], order: Option<u8>, width: u32, data: &[u8]) -> Vec<u8> {
+    let atom = |kind: &[u8; 4], parts: &[&[u8]]| {
+        let body = parts.concat();
+        [&(8 + body.len() as u32).to_be_bytes(), kind.as_slice(), &body].concat()
+    };
+    let words = |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_be_bytes()).collect() };
+    let frames = data.len() as u32 / width;
+    let matrix = words(&[0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x4000_0000]);
+    let wave = order.map(|flag| atom(b"wave", &[&atom(b"frma", &[codec]), &atom(b"enda", &[&[0, flag]]), &words(&[8, 0])]));
+    let sizes = words(&[0x0001_0000, 0, 0x0001_0010, 0, 16_000 << 16, 1, width, width, 2]);
+    let entry = atom(codec, &[&[0, 0, 0, 0, 0, 0, 0, 1], &sizes, &wave.unwrap_or_default()]);
+    let table = [
+        atom(b"stsd", &[&words(&[0, 1]), &entry]),
+        atom(b"stts", &[&words(&[0, 1, frames, 1])]),
+        atom(b"stsc", &[&words(&[0, 1, 1, frames, 1])]),
+        atom(b"stsz", &[&words(&[0, width, frames])]),
+        atom(b"stco", &[&words(&[0, 1, 28])]),
+    ];
+    let data_place = atom(b"dinf", &[&atom(b"dref", &[&words(&[0, 1]), &atom(b"url ", &[&words(&[1])])])]);
+    let info = atom(b"minf", &[&atom(b"smhd", &[&words(&[0, 0])]), &data_place, &atom(b"stbl", &[&table.concat()])]);
+    let header = atom(b"mdhd", &[&words(&[0, 0, 0, 16_000, frames, 0x7fff_0000])]);
+    let media = atom(b"mdia", &[&header, &atom(b"hdlr", &[&words(&[0]), b"mhlrsoun", &[0; 13]]), &info]);
+    let track = atom(b"tkhd", &[&words(&[3, 0, 0, 1, 0, frames, 0, 0, 0, 0x0100_0000]), &matrix, &words(&[0, 0])]);
+    let movie = atom(b"mvhd", &[&words(&[0, 0, 0, 16_000, frames, 0x10000, 0x0100_0000, 0, 0]), &matrix, &words(&[0, 0, 0, 0, 0, 0, 2])]);
+    let moov = atom(b"moov", &[&movie, &atom(b"trak", &[&track, &media])]);
+    [atom(b"ftyp", &[b"qt  \0\0\x02\0qt  "]), atom(b"mdat", &[data]), moov].concat()
+}
+
+#[test]
+fn samples_of_quicktime_are_read_in_their_byte_order() {
+    let sound = read_wav16k(&fixture("speech.wav")).unwrap();
+    let ints: Vec<i32> = sound.iter().map(|sample| (sample * 32_768.0) as i32).collect();
+    let s24: Vec<u8> = ints.iter().flat_map(|value| (value << 16).to_be_bytes()[..3].to_vec()).collect();
+    let s32: Vec<u8> = ints.iter().flat_map(|value| (value << 16).to_be_bytes()).collect();
+    let f32s: Vec<u8> = sound.iter().flat_map(|sample| sample.to_be_bytes()).collect();
+    let f64s: Vec<u8> = sound.iter().flat_map(|sample| f64::from(*sample).to_be_bytes()).collect();
+    for (codec, width, data) in [(b"in24", 3, &s24), (b"in32", 4, &s32), (b"fl32", 4, &f32s), (b"fl64", 8, &f64s)] {
+        let little: Vec<u8> = data.chunks(width).flat_map(|bytes| bytes.iter().rev().copied()).collect();
+        for (order, data) in [(None, data), (Some(0), data), (Some(1), &little)] {
+            let found = loaded("voice.mov", &movie(codec, order, width as u32, data));
+            assert!(found.samples == sound, "{} {order:?}", String::from_utf8_lossy(codec));
+        }
+    }
+}
+
+/// A player skips what is damaged, and nobody hears that words are missing.
+#[test]
+fn pages_of_vorbis_are_all_there() {
+    let bytes = bytes_of("speech.ogg");
+    let pages: Vec<usize> = bytes.windows(4).enumerate().filter(|(_, name)| name == b"OggS").map(|(at, _)| at).collect();
+    let mut damaged = bytes.clone();
+    damaged[pages[2] + 500] ^= 1;
+    refused("damaged.ogg", &damaged, "does not match its checksum");
+    let twice = [&bytes[..pages[2]], &bytes[pages[1]..]].concat();
+    refused("twice.ogg", &twice, "an Ogg page is missing, or the pages are not in order");
+    let missing = [&bytes[..pages[1]], &bytes[pages[2]..]].concat();
+    refused("missing.ogg", &missing, "an Ogg page is missing, or the pages are not in order");
+    let sound = load(&fixture("speech.ogg")).unwrap();
+    assert!(loaded("tag.ogg", &[bytes.as_slice(), &[b'x'; 128]].concat()).samples == sound);
+}
+
 /// HE-AAC decoded as AAC has half its bandwidth, and nobody hears that it is wrong.
 #[test]
 fn spectral_band_replication_is_noticed() {

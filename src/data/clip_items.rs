@@ -6,7 +6,7 @@ use crate::data::file_index::{FileIndex, ForeignPrefix};
 use crate::data::one_text::{NamedSound, RowVerdict, one_text_each};
 use crate::data::split_name::{is_special, split_of};
 use crate::data::table::{PickedTable, RowOrBad, TableSource};
-use crate::data::time_bounds::are_milliseconds;
+use crate::data::time_bounds::UnitVotes;
 use crate::error::Result;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -25,8 +25,8 @@ pub struct ClipItem {
     pub unit: f64,
     /// The split of the row, or of its table, as it is written there.
     pub split: Option<String>,
-    /// Whether a model wrote the text, which nobody has corrected yet.
-    pub draft: bool,
+    /// Further fields of the clip's row.
+    pub extra: Map<String, Value>,
 }
 
 /// A row that is no clip, and why.
@@ -75,21 +75,31 @@ impl ClipItem {
         !self.clip.bounds.names_part()
     }
 
-    /// The fields `split` (`train`, `validation` or `test`), if the word says more `split_name`, and `draft` of the clip's row.
+    /// The fields `split` (`train`, `validation` or `test`), if the word says more or is no split `split_name`, and further ones of the clip's
+    /// row.
     pub fn row_fields(&self) -> Map<String, Value> {
-        let mut fields = Map::new();
-        if let Some(word) = &self.split
-            && let Some(split) = split_of(word)
-        {
-            fields.insert("split".to_owned(), split.into());
-            if is_special(word) {
+        let mut fields = self.extra.clone();
+        if let Some(word) = &self.split {
+            let split = split_of(word);
+            fields.extend(split.map(|split| ("split".to_owned(), split.into())));
+            if split.is_none() || is_special(word) {
                 fields.insert("split_name".to_owned(), word.as_str().into());
             }
         }
-        if self.draft {
-            fields.insert("draft".to_owned(), true.into());
-        }
         fields
+    }
+}
+
+/// Gives rows whose word is no split that word, where others of the data have a split: `dataset` leaves them out and lists them. Where none
+/// has one, the column is not about splits.
+pub fn keep_unknown_splits<'a>(rows: impl Iterator<Item = &'a mut Map<String, Value>>) {
+    let rows: Vec<&mut Map<String, Value>> = rows.collect();
+    if rows.iter().any(|row| row.contains_key("split")) {
+        for row in rows {
+            if let (None, Some(word)) = (row.get("split"), row.get("split_name").cloned()) {
+                row.insert("split".to_owned(), word);
+            }
+        }
     }
 }
 
@@ -110,7 +120,14 @@ impl TableItem {
             Ok(clip) => {
                 let of_row = clip.split.clone().filter(|word| split_of(word).is_some());
                 let split = of_row.or_else(|| table.split.clone()).or_else(|| clip.split.clone());
-                Self::Clip(Box::new(ClipItem { number, clip: TableClip { place, ..clip }, file: None, unit: 1.0, split, draft: false }))
+                Self::Clip(Box::new(ClipItem {
+                    number,
+                    clip: TableClip { place, ..clip },
+                    file: None,
+                    unit: 1.0,
+                    split,
+                    extra: Map::new(),
+                }))
             }
             Err(reason) => Self::Bad(LeftRow { row: place, reason }),
         }
@@ -161,15 +178,7 @@ pub fn resolve(
     for item in &mut *items {
         item.find(index, bases, prefix.as_ref(), has);
     }
-    // One unit for the whole table, decided by the row that reaches furthest.
-    let with_times = || items.iter().filter_map(TableItem::clip).filter(|item| !item.clip.bounds.is_empty());
-    let longest = with_times().filter(|item| item.file.is_some()).filter_map(|item| Some((item.clip.bounds.maybe_milliseconds()?, item)));
-    let longest = longest.max_by(|(a, _), (b, _)| a.total_cmp(b));
-    let fractions = with_times().any(|item| item.clip.bounds.has_fraction());
-    let mut milliseconds = false;
-    if let Some((last, item)) = longest.filter(|_| !fractions) {
-        milliseconds = length(item)?.is_some_and(|length| are_milliseconds(last, length));
-    }
+    let milliseconds = unit_votes(items, length)?.are_milliseconds();
     if milliseconds {
         for item in items {
             if let TableItem::Clip(item) = item {
@@ -178,6 +187,35 @@ pub fn resolve(
         }
     }
     Ok(TableSense { prefix, milliseconds })
+}
+
+/// Number of files of a table that are read to learn the unit of its times.
+const UNIT_FILES: usize = 5;
+
+/// What the rows of one table say about the unit of their times. `length` tells the seconds of a row's file.
+pub fn unit_votes(items: &[TableItem], length: &mut dyn FnMut(&ClipItem) -> Result<Option<f64>>) -> Result<UnitVotes> {
+    let mut votes = UnitVotes::default();
+    let mut open: BTreeMap<usize, Vec<(f64, &ClipItem)>> = BTreeMap::new();
+    let mut rows = 0;
+    for item in items.iter().filter_map(TableItem::clip).filter(|item| !item.clip.bounds.is_empty()) {
+        votes.add(&item.clip.bounds);
+        if let (Some(file), Some(last)) = (item.file, item.clip.bounds.maybe_milliseconds()) {
+            open.entry(file).or_default().push((last, item));
+            rows += 1;
+        }
+    }
+    if votes.outnumbered_by(rows) {
+        // Of these rows only some are asked, so the others do not count.
+        votes = UnitVotes::default();
+        let step = open.len().div_ceil(UNIT_FILES).max(1);
+        for of_file in open.into_values().step_by(step) {
+            let Some((_, first)) = of_file.first() else { continue };
+            if let Some(length) = length(first)? {
+                of_file.iter().for_each(|(last, _)| votes.add_length(*last, length));
+            }
+        }
+    }
+    Ok(votes)
 }
 
 /// Finds rows that repeat or contradict each other.

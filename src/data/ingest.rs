@@ -62,8 +62,8 @@ pub fn is_litter(name: &str) -> bool {
     name.starts_with('.') || name.starts_with("~$") || matches!(lower.as_str(), "thumbs.db" | "desktop.ini" | "__macosx" | "ehthumbs.db")
 }
 
-/// All files below a folder, except hidden ones and those that [`is_litter`], sorted by path. Links to folders are followed; a folder that is
-/// reached twice is read once, so the walk always ends.
+/// All regular files below a folder, except hidden ones and those that [`is_litter`], sorted by path. Links to folders are followed; a folder
+/// that is reached twice is read once, so the walk always ends. Links that lead nowhere or in a circle, pipes and devices are no files.
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -87,7 +87,8 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
             match () {
                 () if kind.is_dir() => folders.push(path),
                 () if kind.is_symlink() && path.is_dir() => links.push(path),
-                () => found.push(path),
+                () if kind.is_file() || kind.is_symlink() && path.is_file() => found.push(path),
+                () => {}
             }
         }
     }
@@ -325,6 +326,24 @@ pub fn rounded(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_left_out() {
+        use std::os::unix::{fs::symlink, net::UnixListener};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("real")).unwrap();
+        fs::write(at("real/a.wav"), "").unwrap();
+        for (to, from) in
+            [("real/a.wav", "alias.wav"), ("nowhere", "broken.wav"), ("round.wav", "round.wav"), ("..", "real/up"), ("real", "link")]
+        {
+            symlink(to, at(from)).unwrap();
+        }
+        let _socket = UnixListener::bind(at("pipe.wav")).unwrap();
+        let found = files(folder.path()).unwrap();
+        assert_eq!(found, [at("alias.wav"), at("real/a.wav")]);
+    }
 
     fn candidate(path: &Path, stem: &str, start: f64, end: Option<f64>) -> AudioCandidate {
         AudioCandidate {

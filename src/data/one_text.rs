@@ -41,6 +41,11 @@ pub fn one_text_each(rows: &[NamedSound]) -> Vec<RowVerdict> {
         for index in &indices {
             of_part.entry(rows[*index].part).or_default().push(*index);
         }
+        // Without an end, or without a start, rows of one recording overlap: a column was not understood.
+        let open: Vec<(u64, Option<u64>)> = of_part.keys().copied().flatten().collect();
+        let overlaps = |(start, end): (u64, Option<u64>)| {
+            open.iter().any(|(from, to)| (*from, *to) != (start, end) && (end.is_none() && *from > start || *from == start && start == 0))
+        };
         let parts = of_part.iter().find(|(part, _)| part.is_some()).map(|(_, same)| rows[same[0]].place.to_owned());
         for (part, same) in of_part {
             let first = &rows[same[0]];
@@ -49,6 +54,11 @@ pub fn one_text_each(rows: &[NamedSound]) -> Vec<RowVerdict> {
                 for index in same {
                     verdicts[index] =
                         RowVerdict::Contradicted(format!("it has the text of a whole recording, of which {other} names a part"));
+                }
+            } else if part.is_some_and(overlaps) {
+                for index in same {
+                    let reason = "its part of the recording overlaps those of other rows, as an end or a start is missing";
+                    verdicts[index] = RowVerdict::Contradicted(format!("{reason}: name their columns in `columns`"));
                 }
             } else if same.iter().all(|index| normalized(rows[*index].text) == words) {
                 for index in &same[1..] {

@@ -59,11 +59,6 @@ impl TimeBounds {
         self.start.is_none() && self.end.is_none() && self.duration.is_none()
     }
 
-    /// Whether a time without a unit has a fraction: such times are seconds.
-    pub fn has_fraction(&self) -> bool {
-        [self.start, self.end, self.duration].into_iter().flatten().any(|time| !time.sure && time.value.fract() != 0.0)
-    }
-
     /// The latest time that is written without a unit, if the row could be in milliseconds: all such times are whole numbers.
     pub fn maybe_milliseconds(&self) -> Option<f64> {
         let open = || [self.start, self.end, self.duration].into_iter().flatten().filter(|time| !time.sure).map(|time| time.value);
@@ -105,10 +100,43 @@ impl TimeBounds {
     }
 }
 
-/// Whether times up to `last` are milliseconds of a file of `length` seconds: they are outside it as seconds and inside as milliseconds.
-pub fn are_milliseconds(last: f64, length: f64) -> bool {
-    let slack = (length * 0.02).max(0.1);
-    last > length + slack && last / 1000.0 <= length + slack
+/// What the rows of a table say about the unit of its times: most of them decide, as one may have a typing error.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnitVotes {
+    /// Rows that are seconds whatever their file is.
+    sure: usize,
+    /// Rows that would be outside of their file in seconds, and are inside in milliseconds.
+    milliseconds: usize,
+    /// Rows that are inside of their file in seconds.
+    seconds: usize,
+}
+
+impl UnitVotes {
+    /// Counts a row without its file, if that says enough.
+    pub fn add(&mut self, bounds: &TimeBounds) {
+        let is_open = [bounds.start, bounds.end, bounds.duration].into_iter().flatten().any(|time| !time.sure && time.value > 0.0);
+        self.sure += usize::from(is_open && bounds.maybe_milliseconds().is_none());
+    }
+
+    /// Counts a row with times up to `last`, which its file of `length` seconds decides.
+    pub fn add_length(&mut self, last: f64, length: f64) {
+        let slack = (length * 0.02).max(0.1);
+        if last <= length + slack {
+            self.seconds += 1;
+        } else if last / 1000.0 <= length + slack {
+            self.milliseconds += 1;
+        }
+    }
+
+    /// Whether `rows` that a file decides are more than those that need none.
+    pub fn outnumbered_by(&self, rows: usize) -> bool {
+        rows > self.sure
+    }
+
+    /// Whether the times are milliseconds, by the rows so far.
+    pub fn are_milliseconds(&self) -> bool {
+        self.milliseconds > self.seconds + self.sure
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +187,21 @@ mod tests {
         assert!(bounds("1", "", "").names_part() && !bounds("0", "", "3").names_part() && bounds("", "3", "").names_part());
         assert_eq!(bounds("0", "2819", "").maybe_milliseconds(), Some(2819.0));
         assert_eq!(bounds("0.5", "2819", "").maybe_milliseconds(), None);
-        assert!(are_milliseconds(2819.0, 31.2) && !are_milliseconds(30.0, 31.2) && !are_milliseconds(90_000.0, 31.2));
+    }
+
+    #[test]
+    fn most_rows_decide_the_unit() {
+        for (lasts, expected) in [
+            (&[2819.0][..], true),
+            (&[30.0], false),
+            (&[90_000.0], false),
+            (&[2819.0, 30.0], false),
+            (&[2819.0, 30.0, 12_000.0], true),
+            (&[2819.0, 30.0, 20.0], false),
+        ] {
+            let mut votes = UnitVotes::default();
+            lasts.iter().for_each(|last| votes.add_length(*last, 31.2));
+            assert_eq!(votes.are_milliseconds(), expected, "{lasts:?}");
+        }
     }
 }

@@ -65,7 +65,7 @@ pub fn cues(bytes: &[u8], _: &Path) -> bool {
                     let possible = |cue: &Cue| cue.start.is_finite() && cue.start >= 0.0 && cue.end > cue.start && !cue.text.is_empty();
                     assert!(file.cues.iter().all(possible), "{file:?}");
                     let settings = CueSettings { padding: 0.2, merge_seconds: 5.0, ..CueSettings::default() };
-                    assert!(merged(&file.cues, &settings, 30.0).iter().all(possible));
+                    assert!(merged(&file.cues, &file.gaps, &settings, 30.0).iter().all(possible));
                 }
                 Err(error) => names(&error, "talk"),
             }

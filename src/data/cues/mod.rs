@@ -48,6 +48,8 @@ pub struct CueFile {
     pub audio: Option<String>,
     /// What was decided while reading, in sentences.
     pub notes: Vec<String>,
+    /// Parts in seconds that cues take which cannot be used: what is said there is not known, so no clip may reach into them.
+    pub gaps: Vec<(f64, f64)>,
 }
 
 impl CueFile {
@@ -58,17 +60,54 @@ impl CueFile {
     /// Adds a cue, or the reason why it is none.
     fn add(&mut self, cue: Cue) {
         let text = cue.text.split_whitespace().collect::<Vec<_>>().join(" ");
-        if text.is_empty() {
-            self.problem(cue.line, "has no text");
-        } else if !(cue.start.is_finite() && cue.end.is_finite() && cue.start >= 0.0) {
-            self.problem(cue.line, "has times that are not possible");
+        let possible = cue.start.is_finite() && cue.end.is_finite() && cue.start >= 0.0;
+        let reason = if text.is_empty() {
+            "has no text".to_owned()
+        } else if !possible {
+            "has times that are not possible".to_owned()
         } else if cue.end <= cue.start {
-            self.problem(cue.line, format!("ends at {} s, before it starts at {} s", cue.end, cue.start));
+            format!("ends at {} s, before it starts at {} s", cue.end, cue.start)
         } else if is_sound_mark(&text) {
-            self.problem(cue.line, format!("`{text}` names a sound, no speech"));
+            format!("`{text}` names a sound, no speech")
         } else {
             self.cues.push(Cue { text, ..cue });
+            return;
+        };
+        self.problem(cue.line, reason);
+        if possible {
+            self.gaps.push((cue.start.min(cue.end), cue.start.max(cue.end)));
         }
+    }
+}
+
+/// Finds the parts of cues whose times cannot be read: they lie between their neighbours.
+#[derive(Default)]
+struct LostParts {
+    /// Where the cue before ends.
+    ended: f64,
+    /// Where a part begins whose end is not known yet.
+    from: Option<f64>,
+    parts: Vec<(f64, f64)>,
+}
+
+impl LostParts {
+    /// A cue with these times follows.
+    fn cue(&mut self, (start, end): (f64, f64)) {
+        if let Some(from) = self.from.take() {
+            self.parts.push((from, start.max(from)));
+        }
+        self.ended = start.max(end);
+    }
+
+    /// One without times follows.
+    fn unknown(&mut self) {
+        self.from = self.from.or(Some(self.ended));
+    }
+
+    /// All parts; the last one may have no end.
+    fn finish(mut self) -> Vec<(f64, f64)> {
+        self.parts.extend(self.from.map(|from| (from, f64::INFINITY)));
+        self.parts
     }
 }
 
@@ -85,6 +124,8 @@ pub enum CueFormat {
     TextGrid,
     /// ELAN annotations.
     Elan,
+    /// Lines with a time in square brackets in front of the text: song texts (LRC) and transcripts of some programs. They are not read.
+    Bracketed,
 }
 
 impl CueFormat {
@@ -105,16 +146,21 @@ impl CueFormat {
     /// The format that the content shows.
     pub fn of_content(text: &str) -> Option<Self> {
         let head = text.trim_start_matches('\u{feff}').trim_start();
+        if head.contains('\r') && !head.contains('\n') {
+            return Self::of_content(&head.replace('\r', "\n"));
+        }
         if head.starts_with("WEBVTT") {
             Some(Self::Vtt)
         } else if head.starts_with("File type = \"ooTextFile\"") {
             Some(Self::TextGrid)
         } else if head.starts_with('<') && head.contains("<ANNOTATION_DOCUMENT") {
             Some(Self::Elan)
-        } else if labels::is_labels(head) {
-            Some(Self::Audacity)
         } else if srt::is_srt(head) {
             Some(Self::Srt)
+        } else if labels::is_labels(head) {
+            Some(Self::Audacity)
+        } else if labels::is_bracketed(head) {
+            Some(Self::Bracketed)
         } else {
             None
         }
@@ -128,6 +174,7 @@ impl CueFormat {
             Self::Audacity => "Audacity labels",
             Self::TextGrid => "Praat TextGrid",
             Self::Elan => "ELAN",
+            Self::Bracketed => "text with times in square brackets",
         }
     }
 }
@@ -136,12 +183,19 @@ impl CueFormat {
 /// leaves the choice to the rules of the format.
 pub fn parse(format: CueFormat, text: &str, shown: &str, tiers: &[String]) -> Result<CueFile> {
     let text = text.trim_start_matches('\u{feff}');
+    // Old programs end a line with a carriage return alone.
+    let replaced = (text.contains('\r') && !text.contains('\n')).then(|| text.replace('\r', "\n"));
+    let text = replaced.as_deref().unwrap_or(text);
     let mut file = match format {
         CueFormat::Srt => srt::parse(text),
         CueFormat::Vtt => vtt::parse(text),
         CueFormat::Audacity => labels::parse(text),
         CueFormat::TextGrid => textgrid::parse(text, shown, tiers)?,
         CueFormat::Elan => elan::parse(text, shown, tiers)?,
+        CueFormat::Bracketed => {
+            return Err(Error::new(format!("`{shown}` has times in square brackets in front of its lines, which are not read"))
+                .hint("convert it to SubRip (`.srt`), WebVTT (`.vtt`) or Audacity labels, or take the times away if they are not needed"));
+        }
     };
     if !tiers.is_empty() && !matches!(format, CueFormat::TextGrid | CueFormat::Elan) {
         return Err(Error::new(format!("`{shown}` is {}, which has no tiers", format.name())).hint("remove `tiers`"));
@@ -178,8 +232,11 @@ fn choose_tiers<'a>(names: &[&'a str], wanted: &[String], shown: &str) -> Result
     }
 }
 
-/// Whether a text only names a sound: `[music]`, `(laughs)`, `♪`.
+/// Whether a text only names a sound: `[music]`, `(laughs)`, `<unk>`, `♪`.
 fn is_sound_mark(text: &str) -> bool {
+    if text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).is_some_and(|inside| !inside.contains(['<', '>'])) {
+        return true;
+    }
     let mut depth = 0_usize;
     let outside = text.chars().filter(|character| {
         match character {
@@ -368,11 +425,32 @@ mod tests {
 
     #[test]
     fn marks_of_sounds_are_no_speech() {
-        for (text, mark) in
-            [("[music]", true), ("(laughs) (door)", true), ("♪ ♪", true), ("...", true), ("(softly) yes", false), ("3", false)]
-        {
+        for (text, mark) in [
+            ("[music]", true),
+            ("(laughs) (door)", true),
+            ("♪ ♪", true),
+            ("...", true),
+            ("<unk>", true),
+            ("<b>yes</b>", false),
+            ("(softly) yes", false),
+            ("3", false),
+        ] {
             assert_eq!(is_sound_mark(text), mark, "{text}");
         }
+    }
+
+    #[test]
+    fn a_carriage_return_ends_a_line() {
+        let text = "1\r00:00:01,000 --> 00:00:03,000\rOld mac\r\r2\r00:00:04,000 --> 00:00:06,000\rSecond one\r";
+        let file = parse(CueFormat::Srt, text, "a.srt", &[]).unwrap();
+        let found: Vec<_> = file.cues.iter().map(|cue| (cue.start, cue.end, cue.text.as_str(), cue.line)).collect();
+        assert_eq!((found.as_slice(), file.problems.len()), ([(1.0, 3.0, "Old mac", 2), (4.0, 6.0, "Second one", 6)].as_slice(), 0));
+    }
+
+    #[test]
+    fn times_in_square_brackets_are_told() {
+        let error = parse(CueFormat::Bracketed, "[00:01.00]Hello\n", "a.txt", &[]).unwrap_err();
+        assert_eq!(error.message, "`a.txt` has times in square brackets in front of its lines, which are not read");
     }
 
     #[test]
@@ -386,7 +464,20 @@ mod tests {
             ("<?xml version=\"1.0\"?>\n<ANNOTATION_DOCUMENT/>", Some(CueFormat::Elan)),
             ("Just a sentence.\n", None),
             ("1\n2\n3\n", None),
-            ("0.5\t1.5\tA\nand a line of prose\n", None),
+            ("0.5\t1.5\tA\nand a line of prose\n", Some(CueFormat::Audacity)),
+            ("0.5\t1.5\tA\nand two lines\nof prose\n", None),
+            ("Start\tEnd\tText\n1.0\t3.0\tA\n8.0\t10.0\tB\n", Some(CueFormat::Audacity)),
+            ("nr\tspeaker\tsentence\n1\t3\tA\n2\t3\tB\n", None),
+            ("1.0 3.0 Hello label\n8 10 Third\n", Some(CueFormat::Audacity)),
+            ("00:00:01.0\t00:00:03.0\tA\n", Some(CueFormat::Audacity)),
+            ("3 4 times he called\n", None),
+            ("20 10 is no time\n", None),
+            ("10 12 14 16\n", None),
+            ("[00:01.00]Hello\n[00:03.00]Second\n", Some(CueFormat::Bracketed)),
+            ("[ti:Song]\n[00:01.00] Hello\n", Some(CueFormat::Bracketed)),
+            ("[00:00:01 - 00:00:03] Hello\n[00:00:04 --> 00:00:06] you\n", Some(CueFormat::Bracketed)),
+            ("[music] Hello\n", None),
+            ("1\r00:00:01,000 --> 00:00:02,000\rA\r", Some(CueFormat::Srt)),
             ("", None),
         ];
         for (text, format) in table {

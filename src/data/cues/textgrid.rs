@@ -104,7 +104,7 @@ pub(super) fn parse(text: &str, shown: &str, wanted: &[String]) -> Result<CueFil
     let mut file = CueFile::default();
     for tier in tiers.iter().filter(|tier| chosen.contains(&tier.name.as_str())) {
         let speaker = (chosen.len() > 1).then(|| tier.name.clone());
-        for (start, end, text, line) in tier.intervals.iter().filter(|(_, _, text, _)| !text.trim().is_empty()) {
+        for (start, end, text, line) in tier.intervals.iter().filter(|(_, _, text, _)| !is_silence(text)) {
             file.add(Cue { start: *start, end: *end, text: text.clone(), speaker: speaker.clone(), line: *line });
         }
     }
@@ -113,6 +113,12 @@ pub(super) fn parse(text: &str, shown: &str, wanted: &[String]) -> Result<CueFil
         file.notes.push(format!("the tiers {} were not used", left.join(", ")));
     }
     Ok(file)
+}
+
+/// Whether an interval is empty or has only a mark of silence, as aligners and annotators write it.
+fn is_silence(text: &str) -> bool {
+    let text = text.trim().to_lowercase();
+    ["", "sil", "sp", "<sil>", "<sp>", "<p:>", "<p>", "#", "silence", "<silence>"].contains(&text.as_str())
 }
 
 fn tiers(values: &mut Values) -> std::result::Result<Vec<Tier>, String> {
@@ -175,6 +181,17 @@ mod tests {
         assert_eq!(error.message, "`b.TextGrid` has only tiers of words or sounds: `words`, `phones`");
         let file = parse(SHORT, "b.TextGrid", &["words".to_owned()]).unwrap();
         assert_eq!(file.cues.iter().map(|cue| cue.text.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+    }
+
+    #[test]
+    fn marks_of_silence_are_no_text() {
+        for mark in ["sil", "SIL", "<sil>", "sp", "<p:>", "#", " "] {
+            let file = parse(&SHORT.replace("\"one\"", &format!("\"{mark}\"")), "b.TextGrid", &["words".to_owned()]).unwrap();
+            assert_eq!((file.cues.len(), file.cues[0].text.as_str(), file.problems.len()), (1, "two", 0), "{mark}");
+        }
+        // What was said and not understood is no silence.
+        let file = parse(&SHORT.replace("\"one\"", "\"<unk>\""), "b.TextGrid", &["words".to_owned()]).unwrap();
+        assert_eq!((file.cues.len(), file.problems.len(), file.gaps.as_slice()), (1, 1, [(0.0, 1.0)].as_slice()));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! recommendation "WebVTT: The Web Video Text Tracks Format".
 
 use super::srt::{collect, times};
-use super::{CueFile, CueProblem};
+use super::{CueFile, CueProblem, LostParts};
 
 /// Reads all cues.
 pub(super) fn parse(text: &str) -> CueFile {
@@ -12,12 +12,14 @@ pub(super) fn parse(text: &str) -> CueFile {
     let (mut spans, mut texts) = (Vec::new(), Vec::<Vec<String>>::new());
     // The lines of the current block, with their numbers.
     let mut block: Vec<(usize, &str)> = Vec::new();
+    let mut lost = LostParts::default();
     let mut close = |block: &mut Vec<(usize, &str)>, problems: &mut Vec<CueProblem>| {
         let lines = std::mem::take(block);
         let Some((line, first)) = lines.first().copied() else { return };
         let Some(at) = lines.iter().position(|(_, line)| line.contains("-->")) else {
             let is_known = ["WEBVTT", "NOTE", "STYLE", "REGION", "X-TIMESTAMP-MAP"].iter().any(|known| first.starts_with(known));
             if !is_known {
+                lost.unknown();
                 problems.push(CueProblem { line, reason: format!("`{first}` belongs to no cue") });
             }
             return;
@@ -25,10 +27,14 @@ pub(super) fn parse(text: &str) -> CueFile {
         let (line, timing) = lines[at];
         match times(timing) {
             Some(times) => {
+                lost.cue(times);
                 spans.push((line, times));
                 texts.push(lines.iter().skip(at + 1).map(|(_, line)| (*line).to_owned()).collect());
             }
-            None => problems.push(CueProblem { line, reason: format!("`{timing}` is no line of times") }),
+            None => {
+                lost.unknown();
+                problems.push(CueProblem { line, reason: format!("`{timing}` is no line of times") });
+            }
         }
     };
     for (index, line) in text.lines().enumerate() {
@@ -43,6 +49,7 @@ pub(super) fn parse(text: &str) -> CueFile {
         }
     }
     close(&mut block, &mut file.problems);
+    file.gaps = lost.finish();
     collect(&mut file, &spans, texts);
     file
 }
@@ -59,6 +66,7 @@ mod tests {
         let found: Vec<_> = file.cues.iter().map(|cue| (cue.start, cue.end, cue.text.as_str(), cue.speaker.as_deref())).collect();
         let wanted = [(1.0, 2.5, "Good & bad", Some("Ben")), (3600.0, 3601.0, "two lines", None), (3602.0, 3603.0, "no blank line", None)];
         assert_eq!(found, wanted);
+        assert_eq!(file.gaps, [(3603.0, f64::INFINITY)], "nobody knows when the stray words are said");
         assert_eq!(file.problems, [CueProblem { line: 20, reason: "`stray words` belongs to no cue".to_owned() }]);
     }
 }

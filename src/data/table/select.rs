@@ -75,7 +75,7 @@ fn folder(path: &str) -> &str {
 type Form<'a> = &'a dyn Fn(&str) -> bool;
 
 /// The tables of the richest form among some paths.
-fn richest<'a>(files: &dyn TableFiles, paths: &[&'a str]) -> (TableSource, Vec<&'a str>) {
+fn richest<'a>(files: &dyn TableFiles, paths: &[&'a str], known_file: &dyn Fn(&str) -> bool) -> (TableSource, Vec<&'a str>) {
     let of = |is: &dyn Fn(&str) -> bool| -> Vec<&'a str> { paths.iter().copied().filter(|path| is(path)).collect() };
     let ends = |path: &str, endings: &[&str]| endings.contains(&ending(path).as_str());
     let name_has = |path: &str, part: &str| file_name(path).to_lowercase().contains(part);
@@ -104,7 +104,10 @@ fn richest<'a>(files: &dyn TableFiles, paths: &[&'a str]) -> (TableSource, Vec<&
                 && !matches!(file_name(path), "dataset_info.json" | "dataset_infos.json" | "state.json" | "config.json")
         }),
         (TableSource::Rows, &|path| {
-            ends(path, &["txt", "list", "lst"]) && alone(path) && !NOT_CLIPS.contains(&file_name(path)) && is_filelist(files, path)
+            ends(path, &["txt", "list", "lst"])
+                && alone(path)
+                && !NOT_CLIPS.contains(&file_name(path))
+                && is_filelist(files, path, known_file)
         }),
     ];
     for (source, form) in forms {
@@ -117,15 +120,61 @@ fn richest<'a>(files: &dyn TableFiles, paths: &[&'a str]) -> (TableSource, Vec<&
     (TableSource::Beside, if beside { vec![""] } else { Vec::new() })
 }
 
-/// Whether a text file lists recordings: its first line has a separator and names a sound.
-fn is_filelist(files: &dyn TableFiles, path: &str) -> bool {
+/// Whether a text file lists recordings: its first line has a separator and names a sound, or is a header, or its lines are cells with tabs
+/// that begin with recordings.
+fn is_filelist(files: &dyn TableFiles, path: &str, known_file: &dyn Fn(&str) -> bool) -> bool {
     let start = files.part(path, 0, files.size(path).min(4096)).unwrap_or_default();
     let text = super::decode(&start).text;
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let first = |line: &str| line.split('\t').next().is_some_and(|cell| known_file(cell.trim()));
     ['|', '\t', ';', ','].iter().any(|separator| {
         let mut cells = line.split(*separator);
         line.contains(*separator) && cells.any(|cell| is_audio(Path::new(cell.trim())))
+    }) || is_header(line)
+        || tabs_of(&text) > 0 && text.lines().take(TAB_LINES).any(first)
+}
+
+/// Lines that decide whether a text has cells with tabs.
+const TAB_LINES: usize = 50;
+
+/// Number of tabs that most lines of a text have; 0 if the numbers differ.
+fn tabs_of(text: &str) -> usize {
+    let mut numbers: BTreeMap<usize, usize> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()).take(TAB_LINES) {
+        *numbers.entry(line.matches('\t').count()).or_default() += 1;
+    }
+    let lines: usize = numbers.values().sum();
+    numbers.into_iter().find(|(_, number)| number * 2 > lines).map_or(0, |(tabs, _)| tabs)
+}
+
+/// Whether a line is the header of a table of clips.
+fn is_header(line: &str) -> bool {
+    use crate::data::columns::ColumnRole;
+    let columns = Columns::default();
+    ['|', '\t', ';', ','].iter().any(|separator| {
+        let roles: Vec<ColumnRole> =
+            line.split(*separator).filter_map(|name| Some(columns.role(name.trim().trim_matches('"'))?.0)).collect();
+        roles.contains(&ColumnRole::Audio) && roles.contains(&ColumnRole::Text)
     })
+}
+
+/// Whether the lines of a text are cells with tabs between them, not an id and its text as in Kaldi. `is_kaldi` says whether `wav.scp` or
+/// `segments` is beside it.
+pub fn has_tabbed_cells(text: &str, is_kaldi: bool, known_file: &dyn Fn(&str) -> bool) -> bool {
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    match tabs_of(text) {
+        0 => false,
+        1 if !is_header(first) => {
+            let is_id = |line: &str| {
+                let id = line.split('\t').next().unwrap_or_default().trim();
+                !id.contains(char::is_whitespace) && (is_kaldi || known_file(id))
+            };
+            // A recording may be missing.
+            let lines = || text.lines().filter(|line| !line.trim().is_empty()).take(TAB_LINES);
+            lines().filter(|line| is_id(line)).count() * 2 <= lines().count()
+        }
+        _ => true,
+    }
 }
 
 /// Whether a glob pattern of a card matches a path. `*` stays inside of a folder, `**` does not.
@@ -165,7 +214,7 @@ pub fn pick_tables(files: &dyn TableFiles, wish: TableWish, known_file: &dyn Fn(
             };
             let patterns: Vec<String> = patterns.iter().map(full).collect();
             let of_split: Vec<&str> = all.iter().copied().filter(|path| patterns.iter().any(|pattern| matches(pattern, path))).collect();
-            let (source, tables) = richest(files, &of_split);
+            let (source, tables) = richest(files, &of_split, known_file);
             for path in tables {
                 if found.iter().any(|other| other.path == path) {
                     notes.push(format!("`{path}` of `{}` is in several splits: it was read once", files.name()));
@@ -176,14 +225,14 @@ pub fn pick_tables(files: &dyn TableFiles, wish: TableWish, known_file: &dyn Fn(
         }
         if config.data_files.is_empty() {
             let inside: Vec<&str> = all.iter().copied().filter(inside).collect();
-            let (source, tables) = richest(files, &inside);
+            let (source, tables) = richest(files, &inside, known_file);
             found.extend(tables.into_iter().map(|path| table(path, source)));
         }
         if found.is_empty() {
             return wrong(format!("no files of the configuration `{}` of its card", config.name), "name the tables in `files`".to_owned());
         }
     } else {
-        let (source, tables) = richest(files, &all);
+        let (source, tables) = richest(files, &all, known_file);
         found.extend(tables.into_iter().map(|path| table(path, source)));
     }
     if found.is_empty() {
@@ -415,4 +464,27 @@ pub fn describe_tables(tables: &[PickedTable]) -> Vec<String> {
         format!("{}: {how}{split}", table.path)
     };
     tables.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_with_tabs_are_told_from_an_id_and_a_text() {
+        let known = |name: &str| ["a", "b", "a.wav", "b.wav"].contains(&name);
+        for (text, is_kaldi, cells) in [
+            ("a.wav\tHi you.\tann\nb.wav\tYo ho.\tbob\n", false, true),
+            ("id\ttext\tspeaker\tfile\r\n0\tHi you.\tann\ta.wav\r\n", false, true),
+            ("file\ttext\na.wav\tHi you.\nb.wav\tYo ho.\n", false, true),
+            ("Hi you.\ta.wav\nYo ho.\tb.wav\n", false, true),
+            ("x Hi you.\ta.wav\ny Yo ho.\tb.wav\n", true, true),
+            ("a\tHi you.\nb\tYo ho.\n", false, false),
+            ("u1\tHI YOU\nu2\tYO HO\n", true, false),
+            ("a Hi you.\nb Yo ho.\n", false, false),
+            ("a Hi\tyou.\nb Yo ho.\nc And\tso\ton.\n", false, false),
+        ] {
+            assert_eq!(has_tabbed_cells(text, is_kaldi, &known), cells, "{text}");
+        }
+    }
 }

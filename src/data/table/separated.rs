@@ -44,6 +44,7 @@ struct Record {
 }
 
 const UNCLOSED: &str = "probably an unclosed double quote: close it, or write it twice if it is part of the text";
+const LEFT_OVER: &str = "it is the rest of the row above, whose double quote is not closed";
 
 /// The records of a table.
 struct Records<'a> {
@@ -54,9 +55,27 @@ struct Records<'a> {
     quoting: Quoting,
     /// Whether a text is a file name, which no second line of a cell begins with.
     is_file: &'a dyn Fn(&str) -> bool,
+    /// Number of cells in the first row, without empty ones at its end.
+    width: usize,
+    /// What an unclosed row may have left on the lines after it.
+    left_over: LeftOver,
 }
 
-impl Records<'_> {
+/// The rest of a row whose quote is not closed.
+#[derive(Clone, Copy, Debug, Default)]
+struct LeftOver {
+    /// Place of the quotation mark that ends the cell, if it cannot begin one.
+    close: Option<usize>,
+    /// Number of cells the row has so far, if it has fewer than the first row.
+    cells: Option<usize>,
+}
+
+impl<'a> Records<'a> {
+    /// The records of a text whose first line has the number `line`.
+    fn new(text: &'a str, line: usize, separator: u8, quoting: Quoting, is_file: &'a dyn Fn(&str) -> bool) -> Self {
+        Self { text, at: 0, line, separator, quoting, is_file, width: 0, left_over: LeftOver::default() }
+    }
+
     /// The end of the line that begins at `from`, and the beginning of the next one.
     fn line_end(&self, from: usize) -> (usize, usize) {
         let rest = self.text.as_bytes().get(from..).unwrap_or_default();
@@ -86,10 +105,17 @@ impl Records<'_> {
 
     /// The record at the current place by the rules of CSV.
     fn quoted(&mut self) -> Record {
+        if let Some(rest) = self.rest_of_unclosed() {
+            return rest;
+        }
         let (begin, line) = (self.at, self.line);
         let bytes = self.text.as_bytes();
         let mut cells = Vec::new();
         let mut at = begin;
+        // A row within a cell shows that its quote was never closed. What follows the quote on its line is of the same row.
+        let is_row = |line: &str| {
+            line.contains(char::from(self.separator)) && line.split(char::from(self.separator)).any(|cell| (self.is_file)(cell))
+        };
         loop {
             let start = at;
             while bytes.get(at).is_some_and(|byte| *byte == b' ') {
@@ -97,17 +123,18 @@ impl Records<'_> {
             }
             let is_end = |at: usize| bytes.get(at).is_none_or(|byte| *byte == self.separator || matches!(byte, b'\n' | b'\r'));
             if bytes.get(at) == Some(&b'"') {
-                let Some(close) = closing(bytes, at + 1) else { return self.unclosed(begin, line) };
+                let Some(close) = closing(bytes, at + 1) else { return self.unclosed(begin, line, None) };
                 let inner = self.slice(at + 1, close);
                 let mut after = close + 1;
                 while bytes.get(after).is_some_and(|byte| *byte == b' ') {
                     after += 1;
                 }
-                if is_end(after) {
+                let spans = inner.contains('\n');
+                if spans && (!is_end(after) || inner.matches('\n').count() >= CELL_LINES || inner.lines().any(is_row)) {
+                    return self.unclosed(begin, line, Some(close));
+                } else if is_end(after) {
                     cells.push(inner.replace("\"\"", "\""));
                     at = after;
-                } else if inner.contains('\n') {
-                    return self.unclosed(begin, line);
                 } else {
                     // Quotes around the first words: they are part of the text.
                     at = after;
@@ -128,27 +155,48 @@ impl Records<'_> {
             }
             let (end, next) = self.line_end(at);
             let lines = self.slice(begin, end).matches('\n').count() + 1;
-            let whole = self.slice(begin, end);
-            let is_row = |line: &str| {
-                line.contains(char::from(self.separator)) && line.split(char::from(self.separator)).any(|cell| (self.is_file)(cell))
-            };
-            let swallows = lines > 1 && (lines > CELL_LINES || whole.lines().skip(1).any(is_row));
-            if swallows {
-                return self.unclosed(begin, line);
-            }
             self.at = next;
             self.line = line + lines;
             return Record { line, cells, lines, wrong: None };
         }
     }
 
-    /// A record with a quote that is not closed where it should be; the next record begins on the next line.
-    fn unclosed(&mut self, begin: usize, line: usize) -> Record {
+    /// A record with a quote that is not closed where it should be; the next record begins on the next line. `close` is the next
+    /// quotation mark.
+    fn unclosed(&mut self, begin: usize, line: usize, close: Option<usize>) -> Record {
         let (end, next) = self.line_end(begin);
-        let cells = self.slice(begin, end).split(char::from(self.separator)).map(str::to_owned).collect();
+        let cells: Vec<String> = self.slice(begin, end).split(char::from(self.separator)).map(str::to_owned).collect();
+        let begins_cell = |close: &usize| {
+            let before = self.slice(begin, *close).trim_end_matches(' ');
+            before.ends_with(['\n', '\r', char::from(self.separator)])
+        };
+        let close = close.filter(|close| *close >= next && !begins_cell(close));
+        self.left_over = LeftOver { close, cells: Some(cells.len()).filter(|cells| *cells < self.width) };
         self.at = next;
         self.line = line + 1;
         Record { line, cells, lines: 1, wrong: Some(UNCLOSED) }
+    }
+
+    /// The line at the current place, if it is the rest of an unclosed row: it must not pass for a row with half a text.
+    fn rest_of_unclosed(&mut self) -> Option<Record> {
+        let LeftOver { close, cells: before } = self.left_over;
+        if close.is_none() && before.is_none() {
+            return None;
+        }
+        let (end, next) = self.line_end(self.at);
+        let cells: Vec<String> = self.slice(self.at, end).split(char::from(self.separator)).map(str::to_owned).collect();
+        let starts_row = cells.first().is_some_and(|cell| (self.is_file)(cell));
+        let closes = close.is_some_and(|close| (self.at..end).contains(&close));
+        let together = before.map(|before| before + cells.len() - 1).filter(|cells| *cells <= self.width && !starts_row);
+        self.left_over =
+            LeftOver { close: close.filter(|close| *close >= next), cells: together.filter(|cells| *cells < self.width && !closes) };
+        if !closes && together.is_none() {
+            return None;
+        }
+        let record = Record { line: self.line, cells, lines: 1, wrong: Some(LEFT_OVER) };
+        self.at = next;
+        self.line += 1;
+        Some(record)
     }
 }
 
@@ -159,6 +207,9 @@ impl Iterator for Records<'_> {
         while self.at < self.text.len() {
             let record = if self.quoting == Quoting::Csv { self.quoted() } else { self.of_line() };
             if record.wrong.is_some() || record.cells.iter().any(|cell| !cell.trim().is_empty()) {
+                if self.width == 0 && record.wrong.is_none() {
+                    self.width = record.cells.iter().rposition(|cell| !cell.trim().is_empty()).map_or(0, |last| last + 1);
+                }
                 return Some(record);
             }
         }
@@ -206,7 +257,7 @@ pub(super) fn read(shown: &str, decoded: &DecodedText, options: &TableOptions, e
     let (body, line) = if skipped > 0 { (body.strip_prefix('\n').unwrap_or(body), 2) } else { (text.as_ref(), 1) };
     let separator = named.unwrap_or_else(|| separator(body, &ending(shown), options, &is_file));
     let quoting = quoting(body, separator, &is_file);
-    let records = || Records { text: body, at: 0, line, separator, quoting, is_file: &is_file };
+    let records = || Records::new(body, line, separator, quoting, &is_file);
 
     let sample: Vec<Record> = records().take(SAMPLE_ROWS).collect();
     let rows: Vec<&[String]> = sample.iter().filter(|record| record.wrong.is_none()).map(|record| record.cells.as_slice()).collect();
@@ -265,7 +316,7 @@ fn separator(text: &str, ending: &str, options: &TableOptions, is_file: &dyn Fn(
     };
     let score = |separator: u8| {
         let quoting = if matches!(separator, b'\t' | b'|') { Quoting::None } else { Quoting::Csv };
-        let records = Records { text: sample, at: 0, line: 1, separator, quoting, is_file };
+        let records = Records::new(sample, 1, separator, quoting, is_file);
         let records: Vec<Record> = records.take(SAMPLE_ROWS).collect();
         let head = records.first().map_or(&[][..], |record| &record.cells);
         let known = if head.len() > 1 { head.iter().filter(|cell| options.columns.is_read(cell.trim_matches('"'))).count() } else { 0 };
@@ -294,7 +345,7 @@ fn quoting(text: &str, separator: u8, is_file: &dyn Fn(&str) -> bool) -> Quoting
     let width = lines().next().map_or(0, cells);
     let uneven = lines().filter(|line| cells(line) != width).count();
     if uneven > 0 {
-        let records = Records { text, at: 0, line: 1, separator, quoting: Quoting::Csv, is_file };
+        let records = Records::new(text, 1, separator, Quoting::Csv, is_file);
         let wrong = records.filter(|record| record.wrong.is_some() || record.cells.len() != width).count();
         if wrong < uneven {
             return Quoting::Csv;
@@ -341,6 +392,18 @@ mod tests {
             ("t.csv", "file\ttext\na.wav\tHi\n", &["2 file=a.wav text=Hi"]),
             ("t.csv", "file,text,,\na.wav,Hi,,\nb.wav,Yo\n", &["2 file=a.wav text=Hi", "3 file=b.wav text=Yo"]),
             ("t.csv", "file,text\r\na.wav,\"Hi\r\nyou\"\r\nb.wav,Yo\r\n", &["2 file=a.wav text=Hi\r\nyou", "4 file=b.wav text=Yo"]),
+            // The broken text before the file, so that its second line names the file.
+            ("t.csv", "text;file\r\nHi;a.wav\r\n\"Yo\r\nho\";b.wav\r\n", &["2 text=Hi file=a.wav", "3 text=Yo\r\nho file=b.wav"]),
+            (
+                "t.csv",
+                "text;file\n\"Yo\nho\";\"b.wav\"\n\"Hi\n\nyou\";\"a.wav\"\n",
+                &["2 text=Yo\nho file=b.wav", "4 text=Hi\n\nyou file=a.wav"],
+            ),
+            (
+                "t.csv",
+                "\"text\"|\"file\"\n\"Hi, you\"|\"a.wav\"\n\"Yo\nho\"|\"b.wav\"\n",
+                &["2 text=Hi, you file=a.wav", "3 text=Yo\nho file=b.wav"],
+            ),
             ("t.csv", "file,text\ra.wav,Hi\rb.wav,Yo\r", &["2 file=a.wav text=Hi", "3 file=b.wav text=Yo"]),
             ("t.csv", "file , Text\na.wav, \"Hi, \"\"you\"\"\"\n", &["2 file=a.wav text=Hi, \"you\""]),
             (
@@ -348,6 +411,12 @@ mod tests {
                 "file,text\na.wav,\"Hi,\" he said\nb.wav,5\" long\n",
                 &["2 file=a.wav text=\"Hi,\" he said", "3 file=b.wav text=5\" long"],
             ),
+            (
+                "t.csv",
+                "file;text;from\na.wav;Hi;Berlin\nb.wav;Yo;Bonn\n",
+                &["2 file=a.wav text=Hi from (no times)=Berlin", "3 file=b.wav text=Yo from (no times)=Bonn"],
+            ),
+            ("t.csv", "file;text;start;end\na.wav;Hi;0.5;n/a\n", &["2 file=a.wav text=Hi start=0.5 end=n/a"]),
             ("t.csv", "file|text\na.wav|Hi, you; and\n", &["2 file=a.wav text=Hi, you; and"]),
             ("t.tsv", "file,text\na.wav,Hi\n", &["2 file=a.wav text=Hi"]),
             (
@@ -370,11 +439,17 @@ mod tests {
     #[test]
     fn bad_rows_are_passed_on_and_the_others_read() {
         let unclosed = format!("t.csv:2! {UNCLOSED}");
+        let [rest, later] = [3, 4].map(|line| format!("t.csv:{line}! {LEFT_OVER}"));
         for (text, expected) in [
             ("file,text\na,x,y\nb.wav,Yo\n", &["t.csv:2! the row has 3 columns, the header has 2", "3 file=b.wav text=Yo"][..]),
             ("file,text,mood\na.wav,x\nb.wav,Yo,\n", &["t.csv:2! the row has 2 columns, the header has 3", "3 file=b.wav text=Yo mood="]),
             ("file,text\na.wav,\"Hi\nb.wav,Yo\nc.wav,\"Ho\"\n", &[&unclosed, "3 file=b.wav text=Yo", "4 file=c.wav text=Ho"]),
             ("file,text\na.wav,\"Hi\nb.wav,Yo\nc.wav,Ho\n", &[&unclosed, "3 file=b.wav text=Yo", "4 file=c.wav text=Ho"]),
+            // The rest of an unclosed row is no row, although it has a file.
+            ("text,file\n\"Hi\nyou,a.wav\nYo,b.wav\n", &[&unclosed, &rest, "4 text=Yo file=b.wav"]),
+            ("text,file\n\"Hi\nyou\" he,a.wav\nYo,b.wav\n", &[&unclosed, &rest, "4 text=Yo file=b.wav"]),
+            ("text,file\n\"Hi,a.wav\nYo,b.wav\nHo\",c.wav\n", &[&unclosed, "3 text=Yo file=b.wav", &later]),
+            ("file,text,mood\na.wav,\"Hi\nyou,x\nb.wav,Yo,x\n", &[&unclosed, &rest, "4 file=b.wav text=Yo mood=x"]),
         ] {
             assert_eq!(rows("t.csv", text, &[]).unwrap(), expected, "{text}");
         }
@@ -405,6 +480,44 @@ mod tests {
         ] {
             assert_eq!(rows("t.csv", text, known).unwrap(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn running_numbers_are_neither_files_nor_speakers() {
+        let known = &["0", "1", "2"];
+        for (text, expected) in [
+            (
+                "0,1.wav,Hi you there.\n1,2.wav,Yo ho.\n",
+                &["1 column 1=0 audio=1.wav text=Hi you there.", "2 column 1=1 audio=2.wav text=Yo ho."][..],
+            ),
+            (
+                "1.wav,0,Hi you there.\n2.wav,1,Yo ho.\n",
+                &["1 audio=1.wav column 2=0 text=Hi you there.", "2 audio=2.wav column 2=1 text=Yo ho."],
+            ),
+            (
+                "Take,No,text\n1.wav,0,Hi you there.\n2.wav,1,Yo ho.\n",
+                &["2 audio=1.wav no=0 text=Hi you there.", "3 audio=2.wav no=1 text=Yo ho."],
+            ),
+        ] {
+            assert_eq!(rows("t.csv", text, known).unwrap(), expected, "{text}");
+        }
+        for (text, says) in [
+            ("0,2,Hi you there.\n1,0,Yo ho.\n", "t.csv:1: columns 1 and 2 both name recordings"),
+            ("1.wav,Hi you there.,2.wav\n2.wav,Yo ho.,0.wav\n", "t.csv:1: columns 1 and 3 both name recordings"),
+            (
+                "Nr,Aufnahme,Satz\n0,1.wav,Hi you there.\n1,2.wav,Yo ho.\n",
+                "t.csv:1: no column with the audio file; the columns are: nr, aufnahme, satz",
+            ),
+            ("Aufnahme;Satz\n0;Hi you there.\n1;Yo ho.\n", "t.csv:1: no column with the audio file; the columns are: aufnahme, satz"),
+        ] {
+            let error = rows("t.csv", text, known).unwrap_err();
+            assert_eq!((error.message.as_str(), error.hint.is_some()), (says, true));
+        }
+        let columns = Columns { audio: Some("column 2".to_owned()), ..Columns::default() };
+        let options = TableOptions { columns: &columns, clips: true, known_file: &|file| known.contains(&file) };
+        let rows = [["0", "2", "Hi you there."], ["1", "0", "Yo ho."]].map(|row| row.map(str::to_owned));
+        let rows: Vec<&[String]> = rows.iter().map(|row| row.as_slice()).collect();
+        assert_eq!(Header::find(&rows, &options).unwrap().unwrap().names, ["column 1", "column 2", "text"]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub fn read_cues(shown: &str, text: &str, format: CueFormat, sound: &str, how: C
             return Ok(Vec::new());
         }
     }
-    for cue in merged(&file.cues, how.settings, how.longest) {
+    for cue in merged(&file.cues, &file.gaps, how.settings, how.longest) {
         let cells = [Some(sound.clone()), Some(cue.text), Some(format!("{}s", cue.start)), Some(format!("{}s", cue.end)), cue.speaker];
         let cells = names.iter().zip(cells).filter_map(|(name, cell)| Some((Arc::clone(name), Cell::Text(cell?)))).collect();
         if !each(Ok(TableRow { table: Arc::clone(&table), line: cue.line, cells }))? {

@@ -106,6 +106,26 @@ fn whole_text(decoded: &DecodedText) -> String {
     decoded.text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+const TIMED_LABELS: &str =
+    "it has labels with times (`BEGIN END LABEL`, as HTK and TIMIT write them), not a transcript: save it as a TextGrid or as plain text";
+
+/// Whether a text is labels with times, as HTK and TIMIT write them: lines `BEGIN END LABEL`, one behind the other. Their units are samples or
+/// 100 ns, so the numbers tell them from a sentence that begins with two numbers.
+fn is_timed_labels(text: &str) -> bool {
+    let (mut last, mut number_of_lines) = (0_u64, 0_u64);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    // As seconds a label would have many minutes on average.
+    let ordered = lines.all(|line| {
+        let mut words = line.split_whitespace();
+        let mut number = || words.next().filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()))?.parse::<u64>().ok();
+        let (Some(begin), Some(end)) = (number(), number()) else { return false };
+        let follows = begin >= last && end > begin && words.next().is_some();
+        (last, number_of_lines) = (end, number_of_lines + 1);
+        follows
+    });
+    ordered && number_of_lines > 0 && last / number_of_lines >= 400
+}
+
 /// Reads the text or the cues beside each of `sounds`. A JSON file of that name (WebDataset) adds its fields. Rows are named after the text file.
 pub fn read_beside(files: &dyn TableFiles, sounds: &[&str], how: CueReading, each: &mut RowSink) -> Result<Vec<String>> {
     let mut notes = Vec::new();
@@ -127,6 +147,12 @@ pub fn read_beside(files: &dyn TableFiles, sounds: &[&str], how: CueReading, eac
         let decoded = decode(&files.whole(&path)?);
         if let Some(note) = &decoded.note {
             guessed.entry(note.clone()).or_default().push(path.clone());
+        }
+        if is_timed_labels(&decoded.text) {
+            if !each(Err(BadRow::new(&path, 1, TIMED_LABELS)))? {
+                break;
+            }
+            continue;
         }
         if let Some(format) = cue_format(&path, &decoded.text) {
             // A file of cues that cannot be read at all is a bad row like any other.
@@ -173,4 +199,28 @@ pub fn read_beside(files: &dyn TableFiles, sounds: &[&str], how: CueReading, eac
 fn is_sound(name: &str) -> bool {
     use crate::data::columns::{ColumnRole, Columns};
     Columns::default().role(name).is_some_and(|found| found.0 == ColumnRole::Audio)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_with_times_are_no_transcript() {
+        for text in ["0 5000000 sil\n5000000 9000000 hello\n", "0 46797 She had your dark suit.\n", "0 2260 h#\r\n2260 4149 sh\r\n"] {
+            assert!(is_timed_labels(text), "{text}");
+        }
+        for text in [
+            "",
+            "Hello there",
+            "10 20 people came",
+            "0 5000",
+            "1 2 three four",
+            "5000 400 people",
+            "0 5000 one\ntwo",
+            "0 500 a\n500 510 b\n",
+        ] {
+            assert!(!is_timed_labels(text), "{text}");
+        }
+    }
 }

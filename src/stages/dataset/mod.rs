@@ -22,10 +22,11 @@ use pipeline::artifact::ArtifactKind;
 use pipeline::stage::{Arity, Context, Port, SettingError, Stage, StageOutcome, StageResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use split::{GivenSplits, SPLITS, Split};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
 use text_checks::{CheckAction, Findings, TextChecks};
 use voxpipe_io::digest::Digest;
@@ -175,7 +176,11 @@ impl Stage for Dataset {
 
         tell_clips(cx, &listed, &findings, &kept);
         let rows: Vec<&ClipRow> = kept.iter().map(|(clip, _)| &clip.record).collect();
-        let assigned = self.split.assign(cx.seed, &rows)?;
+        let assigned = match self.split.assign(cx.seed, &rows) {
+            // What is missing are the drafts.
+            Err(_) if !drafts.is_empty() => return Ok(self.parked(drafts.len())),
+            assigned => assigned?,
+        };
         let similar = leakage::near_duplicates(cx, &kept)?;
         let leakage = Leakage::of(&kept, &assigned.splits, &similar);
         let dropped = match self.leakage {
@@ -215,18 +220,16 @@ impl Stage for Dataset {
         }
         let seconds = rounded(records.iter().filter_map(|record| record.duration).sum());
         let entry = |(clip, reason): &(String, String)| json!({"clip": clip, "reason": reason});
-        let sound = |((_, sound, _), record): (&(&Clip, &Sound, &str), &ClipRow)| {
-            json!({
-                "audio_path": record.audio_path,
-                "seconds": rounded(sound.seconds),
-                "speech_seconds": rounded(sound.speech_seconds),
-                "peak_dbfs": tenths(sound.peak_dbfs),
-                "rms_dbfs": tenths(sound.rms_dbfs),
-                "snr_db": sound.snr_db.map(tenths),
-                "clipped_share": (sound.clipped * 1e6).round() / 1e6,
-                "telephone": sound.telephone,
-                "chars_per_second": tenths(sound.rate(&record.text)),
-            })
+        let sound = |((_, sound, _), record): (&(&Clip, &Sound, &str), &ClipRow)| SoundEntry {
+            audio_path: record.audio_path.clone(),
+            seconds: rounded(sound.seconds),
+            speech_seconds: rounded(sound.speech_seconds),
+            peak_dbfs: tenths(sound.peak_dbfs),
+            rms_dbfs: tenths(sound.rms_dbfs),
+            snr_db: sound.snr_db.map(tenths),
+            clipped_share: (sound.clipped * 1e6).round() / 1e6,
+            telephone: sound.telephone,
+            chars_per_second: tenths(sound.rate(&record.text)),
         };
         let without_language: Vec<&str> =
             chosen.iter().filter(|(clip, ..)| clip.record.language.is_none()).map(|(clip, ..)| clip.shown.as_str()).collect();
@@ -241,9 +244,11 @@ impl Stage for Dataset {
             "checks": findings.json(),
             "leakage": leaking,
             "without_language": without_language,
-            "sound": chosen.iter().zip(&records).map(sound).collect::<Vec<_>>(),
         });
-        fs::write(cx.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
+        let report = DatasetReport { report, sound: chosen.iter().zip(&records).map(sound).collect() };
+        let mut file = BufWriter::new(fs::File::create(cx.out.join("report.json"))?);
+        serde_json::to_writer_pretty(&mut file, &report)?;
+        file.flush()?;
 
         if let Some(folder) = &self.folder {
             let (path, written) = (cx.path(folder), folder.display().to_string());
@@ -266,6 +271,28 @@ impl Stage for Dataset {
         }
         Ok(StageOutcome::Done(made))
     }
+}
+
+/// `report.json`. The measurements of tens of thousands of clips are written as they are, not as a tree of JSON values.
+#[derive(Serialize)]
+struct DatasetReport {
+    #[serde(flatten)]
+    report: Value,
+    sound: Vec<SoundEntry>,
+}
+
+/// What was measured on a clip.
+#[derive(Serialize)]
+struct SoundEntry {
+    audio_path: String,
+    seconds: f64,
+    speech_seconds: f64,
+    peak_dbfs: f64,
+    rms_dbfs: f64,
+    snr_db: Option<f64>,
+    clipped_share: f64,
+    telephone: bool,
+    chars_per_second: f64,
 }
 
 /// Clips that are told by name, with the reasons.
@@ -318,35 +345,25 @@ impl Dataset {
             None => "set `edits = \"corrections.jsonl\"` and write the right texts into that file".to_owned(),
         };
         let message = format!(
-            "all {} are drafts that a model wrote: {where_to}, one line a clip, as in `drafts.jsonl` of the stage that made them, or use the studio",
-            count(drafts, "clip")
+            "{} still drafts that a model wrote, and the others are too few: {where_to}, one line a clip, as in `drafts.jsonl` of the stage that made them, or use the studio",
+            if drafts == 1 { "1 clip is".to_owned() } else { format!("{drafts} clips are") }
         );
         StageOutcome::Parked { have: 0, need: drafts as u64, message }
     }
 
     /// Applies manual corrections to the clips. Returns the keys of excluded clips.
     fn apply_edits(&self, cx: &Context, clips: &mut [Clip]) -> Result<BTreeSet<String>> {
-        let mut excluded = BTreeSet::new();
         // The studio creates the file with the first correction.
-        let Some(file) = self.edits.as_deref().filter(|file| cx.path(file).exists()) else { return Ok(excluded) };
-        let mut edits = edits::read(&cx.path(file), file)?;
-        for clip in clips {
-            let names = [clip.record.source.clone(), Some(clip.record.audio_path.clone())];
-            let Some(edit) = names.iter().flatten().find_map(|name| edits.remove(name)) else { continue };
-            if let Some(text) = edit.text {
-                clip.record.text = text.trim().to_owned();
-                // Whoever wrote the text has heard the clip.
-                clip.record.rest.remove("draft");
-            }
-            if edit.exclude {
-                excluded.insert(clip.key.clone());
-            }
+        let Some(file) = self.edits.as_deref().filter(|file| cx.path(file).exists()) else { return Ok(BTreeSet::new()) };
+        let applied = edits::apply(edits::read(&cx.path(file), file)?, clips);
+        if !applied.unknown.is_empty() {
+            cx.warn(format!("`{}` has corrections for unknown clips: {}", file.display(), first_few(&applied.unknown, 3)));
         }
-        if !edits.is_empty() {
-            let unknown: Vec<&String> = edits.keys().collect();
-            cx.warn(format!("`{}` has corrections for unknown clips: {}", file.display(), first_few(&unknown, 3)));
+        if !applied.ambiguous.is_empty() {
+            let names = first_few(&applied.ambiguous, 3);
+            cx.warn(format!("`{}` has corrections that fit several clips; write the stage before the name: {names}", file.display()));
         }
-        Ok(excluded)
+        Ok(applied.excluded)
     }
 
     /// Reads the clips of all inputs.

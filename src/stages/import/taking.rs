@@ -4,13 +4,13 @@ use super::place::Place;
 use super::tables::Reading;
 use super::{Import, tables};
 use crate::data::bad_rows::{check_bad_rows, is_limit};
-use crate::data::clip_items::{ClipItem, LeftRow, Part, TableItem, compare, gather_parts, resolve};
+use crate::data::clip_items::{ClipItem, LeftRow, Part, TableItem, compare, gather_parts, keep_unknown_splits, resolve, unit_votes};
 use crate::data::clip_row::ClipRow;
 use crate::data::file_index::FileIndex;
 use crate::data::ingest::{self, AudioCandidate, IngestLimits, IngestedClip, ingest_audio, is_audio, rounded};
 use crate::data::table::{CueReading, PickedTable, TableFiles, TableSource, is_split};
 use crate::data::text::{count, first_few, safe_name};
-use crate::data::time_bounds::are_milliseconds;
+use crate::data::time_bounds::UnitVotes;
 use crate::data::transcript::is_digits;
 use crate::error::{Error, ErrorKind, Result};
 use pipeline::stage::{Context, StageOutcome, StageResult};
@@ -29,6 +29,9 @@ const BATCH: usize = 16;
 const LARGEST: u64 = 512 << 20;
 /// Rows of a streamed table that decide what its paths begin with.
 const SAMPLE: usize = 2000;
+
+/// Rows of a table with its sound whose length is asked to learn the unit of the times.
+const UNIT_ROWS: usize = 20;
 
 /// State of an import.
 pub(super) struct Taking<'a> {
@@ -202,6 +205,7 @@ impl<'a> Taking<'a> {
     fn stream(&mut self, place: &Place, table: &PickedTable, seed: Option<u64>) -> Result<bool> {
         let bases = self.bases(table);
         let mut prefix = None;
+        let mut votes = UnitVotes::default();
         if table.source != TableSource::Parquet {
             let mut first = Vec::new();
             let (notes, ignored) = (self.notes.len(), self.ignored.clone());
@@ -211,24 +215,31 @@ impl<'a> Taking<'a> {
             let paths: Vec<String> = first.iter().filter_map(|item: &TableItem| item.clip()?.clip.path.clone()).collect();
             prefix = self.index.foreign_prefix(paths.iter().map(String::as_str), &bases);
             self.prefixes.extend(prefix.iter().map(|prefix| (table.path.clone(), prefix.shown())));
+            for item in &mut first {
+                item.find(&self.index, &bases, prefix.as_ref(), &|path| self.audio.contains(path));
+            }
+            votes = unit_votes(&first, &mut |item| self.length(item))?;
         }
+        // The first rows decide; sound within a table is seen row by row.
+        let decided = table.source != TableSource::Parquet;
+        let mut asked = 0;
         let cues = CueReading { settings: &self.import.cues, longest: self.import.max_seconds };
-        let mut unit = None;
         let mut more = true;
         let (mut ignored, import) = (std::mem::take(&mut self.ignored), self.import);
         tables::each_row(place, table, &import.columns, &|_| false, Reading { cues, seed, only_first_block: false }, &mut |row| {
             let mut next = TableItem::read(row, &import.columns, table, self.seen + 1, &mut ignored);
             next.find(&self.index, &bases, prefix.as_ref(), &|path| self.audio.contains(path));
             if let TableItem::Clip(item) = &mut next {
-                if unit.is_none() && item.clip.bounds.has_fraction() {
-                    unit = Some(1.0);
-                } else if unit.is_none()
-                    && let Some(last) = item.clip.bounds.maybe_milliseconds()
-                    && let Some(length) = self.length(item)?
-                {
-                    unit = Some(if are_milliseconds(last, length) { 0.001 } else { 1.0 });
+                if !decided && asked < UNIT_ROWS {
+                    votes.add(&item.clip.bounds);
+                    if let Some(last) = item.clip.bounds.maybe_milliseconds()
+                        && let Some(length) = self.length(item)?
+                    {
+                        asked += 1;
+                        votes.add_length(last, length);
+                    }
                 }
-                item.unit = unit.unwrap_or(1.0);
+                item.unit = if votes.are_milliseconds() { 0.001 } else { 1.0 };
             }
             next = self.filtered(next);
             if let TableItem::Clip(item) = &next
@@ -467,6 +478,7 @@ impl<'a> Taking<'a> {
             cx.note(format!("`count` is {wanted}, but only {} were found: using all of them", self.records.len()));
         }
         self.records.sort_by_key(|(number, _)| *number);
+        keep_unknown_splits(self.records.iter_mut().map(|(_, record)| &mut record.rest));
         let records: Vec<ClipRow> = self.records.into_iter().map(|(_, record)| record).collect();
         let seconds = rounded(records.iter().filter_map(|record| record.duration).sum());
         let mut languages: BTreeMap<&str, usize> = BTreeMap::new();

@@ -13,7 +13,7 @@ use crate::data::time_bounds::{TimeBounds, WrittenTime};
 use crate::error::Result;
 use pipeline::stage::Context;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 use voxpipe_io::jsonl;
 
@@ -68,7 +68,12 @@ impl Uploads {
                     long.left_over.extend(heard.left_over.into_iter().map(|text| LeftOver { file: shown.clone(), text }));
                     clips.extend(heard.clips.into_iter().map(|part| {
                         let clip = TableClip { text: part.text, bounds: bounds(part.start, part.end), ..item.clip.clone() };
-                        ClipItem { clip, unit: 1.0, ..item.clone() }
+                        let mut extra = item.extra.clone();
+                        if part.confidence < 1.0 {
+                            extra.insert("confidence".to_owned(), part.confidence.into());
+                            extra.insert("heard".to_owned(), part.heard.into());
+                        }
+                        ClipItem { clip, unit: 1.0, extra, ..item.clone() }
                     }));
                 }
                 // A short recording is one clip, and a damaged one is told like all others.
@@ -139,7 +144,7 @@ fn draft(file: usize, shown: &str, text: String, bounds: TimeBounds) -> ClipItem
         bounds,
         split: None,
     };
-    ClipItem { number: 0, clip, file: Some(file), unit: 1.0, split: None, draft: true }
+    ClipItem { number: 0, clip, file: Some(file), unit: 1.0, split: None, extra: Map::from_iter([("draft".to_owned(), true.into())]) }
 }
 
 impl LongReport {

@@ -10,7 +10,7 @@ mod sounds;
 mod transcriber;
 
 use crate::data::bad_rows::{check_bad_rows, is_limit};
-use crate::data::clip_items::{ClipItem, LeftRow};
+use crate::data::clip_items::{ClipItem, LeftRow, keep_unknown_splits};
 use crate::data::clip_row::ClipRow;
 use crate::data::columns::Columns;
 use crate::data::cues::CueFormat;
@@ -242,12 +242,12 @@ impl Stage for Uploads {
         let mut candidates = Vec::new();
         let mut taking: Vec<(&ClipItem, String)> = Vec::new();
         let names = names(&clips, &sounds);
-        let stems = unique_stems(names.iter().map(|name| (name.shown.as_str(), name.stem.as_str())));
+        let stems = unique_stems(names.iter().map(|name| (name.key.as_str(), name.stem.as_str())));
         for (item, name) in clips.iter().zip(&names) {
             match item.clip.bounds.span(item.unit) {
                 Ok(span) => {
                     let path = sounds.local(name.file, &unpacked)?;
-                    let (shown, stem) = (sounds.shown(name.file), stems[&name.shown].clone());
+                    let (shown, stem) = (sounds.shown(name.file), stems[&name.key].clone());
                     candidates.push(AudioCandidate { path, shown, stem, span, channel: self.channel });
                     taking.push((item, name.shown.clone()));
                 }
@@ -302,6 +302,7 @@ impl Stage for Uploads {
             });
         }
 
+        keep_unknown_splits(records.iter_mut().map(|record: &mut ClipRow| &mut record.rest));
         let mut problems = Vec::new();
         let mut add_problem = |number: usize, what: String, list: &[String]| {
             if number > 0 {
@@ -394,6 +395,8 @@ struct ClipName {
     shown: String,
     /// File name without ending; clips of one file are numbered.
     stem: String,
+    /// The same as `shown` with the path as the file system has it: names may differ in their Unicode form alone.
+    key: String,
 }
 
 /// A name for each clip.
@@ -414,11 +417,13 @@ fn names(clips: &[ClipItem], sounds: &Sounds) -> Vec<ClipName> {
         let file = item.file.unwrap_or_default();
         let (shown, stem) = (sounds.shown(file), sounds.stem(file));
         match item.part().filter(|_| !item.is_whole()) {
-            None => ClipName { file, shown, stem },
+            None => ClipName { file, shown, stem, key: sounds.index.path(file).to_owned() },
             Some((start, end)) => {
                 let seconds = |milliseconds: u64| rounded(milliseconds as f64 / 1000.0);
                 let end = end.map(|end| format!(",{}", seconds(end))).unwrap_or_default();
-                ClipName { file, shown: format!("{shown}#t={}{end}", seconds(start)), stem: format!("{stem}-{number:04}") }
+                let part = format!("#t={}{end}", seconds(start));
+                let key = format!("{}{part}", sounds.index.path(file));
+                ClipName { file, shown: format!("{shown}{part}"), stem: format!("{stem}-{number:04}"), key }
             }
         }
     };

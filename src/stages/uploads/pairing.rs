@@ -6,7 +6,7 @@ use crate::data::clip_items::{ClipItem, LeftRow, TableItem, compare, resolve};
 use crate::data::cues::CueFormat;
 use crate::data::table::{
     CueReading, LocalFiles, PickedTable, RowOrBad, TableFiles, TableOptions, TableSource, TableWish, cue_format, decode, ending,
-    pick_tables, read_beside, read_bytes, read_cues, read_kaldi,
+    has_tabbed_cells, pick_tables, read_beside, read_bytes, read_cues, read_kaldi,
 };
 use crate::error::{Error, Result};
 use pipeline::stage::Context;
@@ -96,8 +96,8 @@ impl Uploads {
             }
             let source = match ending(&name).as_str() {
                 _ if name.ends_with(".trans.txt") => TableSource::Lines,
-                "" if !is_separated(&files, &name)? => TableSource::Lines,
-                "txt" | "list" | "lst" if !is_separated(&files, &name)? => TableSource::Lines,
+                "" if !is_separated(&files, &name, &|name| sounds.index.knows(name))? => TableSource::Lines,
+                "txt" | "list" | "lst" if !is_separated(&files, &name, &|name| sounds.index.knows(name))? => TableSource::Lines,
                 _ => TableSource::Rows,
             };
             self.table(&mut rows, cx, sounds, &files, &PickedTable { path: name, source, split: None }, written)?;
@@ -194,12 +194,15 @@ impl Uploads {
 }
 
 /// Whether the lines of a file are cells with a separator, not an id and a text.
-fn is_separated(files: &LocalFiles, name: &str) -> Result<bool> {
+fn is_separated(files: &LocalFiles, name: &str, known_file: &dyn Fn(&str) -> bool) -> Result<bool> {
     let text = crate::data::table::decode(&files.part(name, 0, files.size(name).min(1 << 16))?).text;
     let mut lines = text.lines().filter(|line| !line.trim().is_empty()).take(50).peekable();
     let separated = ['|', '\t', ';', ','];
     let Some(first) = lines.peek().map(|line| (*line).to_owned()) else { return Ok(false) };
     if first.starts_with(['{', '[']) {
+        return Ok(true);
+    }
+    if has_tabbed_cells(&text, ["wav.scp", "segments"].iter().any(|name| files.contains(name)), known_file) {
         return Ok(true);
     }
     // A text may have commas and tabs; an id has none.

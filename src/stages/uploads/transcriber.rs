@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
+use voxtral::audio::speech::SpeechActivity;
 use voxtral::audio::{Channel, SAMPLE_RATE, read_wav16k, write_wav16k};
 use voxtral::inference::alignment::{HeardPiece, align};
 use voxtral::inference::transcriber::{TokenLimit, TranscribeEvent, Transcriber, Utterance, WeightsFrom};
@@ -28,8 +29,8 @@ pub struct TranscriberSettings {
     pub precision: Precision,
     /// Maximum length of a clip in seconds; recordings are cut at pauses.
     pub segment_seconds: f64,
-    /// Confidence from 0 to 1 that a passage of the text needs to become a clip: 1 if the model hears the same words, lower the less
-    /// probable the words are to it. Others are left out and listed.
+    /// Confidence from 0 to 1 that a passage of the text needs to become a clip: 1 if the model hears the same words there and around it, lower
+    /// the less probable the words are to it. Others are left out and listed.
     pub confidence: f64,
 }
 
@@ -79,6 +80,10 @@ pub(super) struct FoundClip {
     /// End in seconds.
     pub(super) end: f64,
     pub(super) text: String,
+    /// What the model hears.
+    pub(super) heard: String,
+    /// From 0 to 1.
+    pub(super) confidence: f64,
 }
 
 /// A part of a recording that is left out.
@@ -164,6 +169,10 @@ impl<'a> PieceTranscriber<'a> {
         let longest = (self.settings.segment_seconds * f64::from(SAMPLE_RATE)) as usize;
         let mut places = Vec::new();
         let info = between_pauses(recording.path, recording.channel, longest, &mut |place, samples| {
+            // A model writes words for noise too.
+            if SpeechActivity::of(samples).instead.is_some() {
+                return Ok(());
+            }
             write_wav16k(&piece_path(&folder, places.len()), samples)?;
             places.push(place);
             Ok(())
@@ -177,8 +186,15 @@ impl<'a> PieceTranscriber<'a> {
         let mut found = FoundClips { seconds: info.samples as f64 / f64::from(SAMPLE_RATE), notes: info.notes, ..Default::default() };
         let Some(text) = recording.text else {
             let clips = places.iter().zip(heard).filter(|(_, heard)| !heard.text.is_empty());
-            found.clips =
-                clips.map(|(place, heard)| FoundClip { start: seconds(place.start), end: seconds(place.end), text: heard.text }).collect();
+            found.clips = clips
+                .map(|(place, heard)| FoundClip {
+                    start: seconds(place.start),
+                    end: seconds(place.end),
+                    text: heard.text.clone(),
+                    heard: heard.text,
+                    confidence: 1.0,
+                })
+                .collect();
             fs::remove_dir_all(&folder)?;
             return Ok(Some(found));
         };
@@ -191,10 +207,10 @@ impl<'a> PieceTranscriber<'a> {
         fs::remove_dir_all(&folder)?;
         for ((place, heard), piece) in places.iter().zip(heard).zip(aligned.pieces) {
             let (start, end) = (seconds(place.start), seconds(place.end));
+            let confidence = (piece.confidence * 1000.0).round() / 1000.0;
             if piece.confidence >= self.settings.confidence && !piece.text.is_empty() {
-                found.clips.push(FoundClip { start, end, text: piece.text });
+                found.clips.push(FoundClip { start, end, text: piece.text, heard: heard.text, confidence });
             } else {
-                let confidence = (piece.confidence * 1000.0).round() / 1000.0;
                 let file = recording.shown.to_owned();
                 found.uncertain.push(UncertainPart { file, start, end, text: piece.text, heard: heard.text, confidence });
             }

@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_OPUS};
+use symphonia::core::codecs::audio::well_known::{
+    CODEC_ID_AAC, CODEC_ID_OPUS, CODEC_ID_PCM_F32BE, CODEC_ID_PCM_F32LE, CODEC_ID_PCM_F64BE, CODEC_ID_PCM_F64LE, CODEC_ID_PCM_S24BE,
+    CODEC_ID_PCM_S24LE, CODEC_ID_PCM_S32BE, CODEC_ID_PCM_S32LE,
+};
 use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
 use symphonia::core::errors::Error as Refusal;
 use symphonia::core::formats::probe::Hint;
@@ -108,9 +111,19 @@ pub(super) fn open(path: &Path, mut file: Box<dyn MediaSource>, size: u64, head:
         };
     };
     let id = track.id;
-    let Some(params) = track.codec_params.as_ref().and_then(|params| params.audio()).cloned() else {
+    let Some(mut params) = track.codec_params.as_ref().and_then(|params| params.audio()).cloned() else {
         return Err(damaged(path, "does not declare its audio codec").hint(CONVERT));
     };
+    // Symphonia takes these samples of QuickTime for little-endian in any case.
+    if container == "isomp4" && mp4.tracks.iter().any(|track| track.id == id && track.big_endian) {
+        params.codec = match params.codec {
+            CODEC_ID_PCM_S24LE => CODEC_ID_PCM_S24BE,
+            CODEC_ID_PCM_S32LE => CODEC_ID_PCM_S32BE,
+            CODEC_ID_PCM_F32LE => CODEC_ID_PCM_F32BE,
+            CODEC_ID_PCM_F64LE => CODEC_ID_PCM_F64BE,
+            other => other,
+        };
+    }
     let mp3 = matches!(container, "mp1" | "mp2" | "mp3");
     let (mut before, mut after, mut after_is_certain) = match container {
         // An MP3 is trimmed here, because a declared length must be distinguished from an estimated one.

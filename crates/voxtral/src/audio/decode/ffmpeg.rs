@@ -20,6 +20,8 @@ struct FfmpegTrack {
     shape: Shape,
     bytes: Vec<u8>,
     what: String,
+    /// Whether it is AMR, of which ffmpeg does not know all frames.
+    amr: bool,
     notes: Vec<String>,
     done: bool,
     /// The file it reads, if the recording was in memory.
@@ -70,6 +72,7 @@ pub(super) fn open(input: &Input, foreign: &Foreign) -> Result<Box<dyn Decode>> 
         shape: (0, 0),
         bytes: Vec::new(),
         what: what.clone(),
+        amr: what.contains("AMR"),
         notes: vec![format!("{what} was decoded by the program ffmpeg")],
         done: false,
         _copy: copy,
@@ -82,6 +85,21 @@ pub(super) fn open(input: &Input, foreign: &Foreign) -> Result<Box<dyn Decode>> 
 }
 
 const CONVERSION: &str = "ffmpeg -i FILE -ac 1 -ar 16000 FILE.wav";
+
+/// A message of ffmpeg without the address in memory behind the name of its part, which differs each time.
+fn without_address(line: &str) -> String {
+    let parts = line.split_once(" @ 0x").and_then(|(name, rest)| Some((name, rest.split_once(']')?.1)));
+    parts.filter(|(name, _)| name.starts_with('[')).map_or_else(|| line.to_owned(), |(name, rest)| format!("{name}]{rest}"))
+}
+
+/// Whether a message is about no damage: AMR has frames of silence, without speech or with the parameters of the noise behind it, and ffmpeg
+/// knows neither.
+fn is_harmless(message: &str, amr: bool) -> bool {
+    let known = ["Error while decoding stream", "[amrnb] Corrupt bitstream", "[amrwb] Corrupt bitstream", "Last message repeated"];
+    let known = known.iter().any(|known| message.starts_with(known));
+    // Since version 6 a decoder has its own messages.
+    amr && (known || message.contains("Not yet implemented in FFmpeg") || message.contains("Error submitting packet to decoder"))
+}
 
 impl FfmpegTrack {
     /// Rate and channels, from the header of the WAV that is streamed.
@@ -106,22 +124,22 @@ impl FfmpegTrack {
         }
     }
 
-    /// The first lines that ffmpeg wrote, and the number of all.
-    fn messages(&mut self) -> (String, usize) {
+    /// The lines that ffmpeg wrote, without addresses in memory, which differ each time.
+    fn messages(&mut self) -> Vec<String> {
         let mut text = Vec::new();
         let read = self.messages.rewind().and_then(|()| Read::by_ref(&mut self.messages).take(1 << 16).read_to_end(&mut text));
         let text = String::from_utf8_lossy(if read.is_ok() { &text } else { b"" }).into_owned();
-        // The name stands in front already, and a message is one line.
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        (lines.iter().take(2).copied().collect::<Vec<_>>().join("; "), lines.len())
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(without_address).collect()
     }
 
     fn failed(&mut self) -> Error {
         self.done = true;
         let _ = self.child.wait();
-        let said = match self.messages() {
-            (_, 0) => "without saying why".to_owned(),
-            (said, _) => format!("which says: {said}"),
+        // The name stands in front already, and a message is one line.
+        let said = match self.messages().as_slice() {
+            [] => "without saying why".to_owned(),
+            [first] => format!("which says: {first}"),
+            [first, second, ..] => format!("which says: {first}; {second}"),
         };
         damaged(&self.path, format!("is {} that ffmpeg cannot decode, {said}", self.what)).hint(AGAIN)
     }
@@ -147,9 +165,15 @@ impl Decode for FfmpegTrack {
             return Err(self.failed());
         }
         self.done = true;
-        if let (said, count @ 1..) = self.messages() {
-            let errors = if count == 1 { "an error".to_owned() } else { format!("{count} errors") };
-            self.notes.push(format!("ffmpeg told {errors} while decoding, so parts may be missing: {said}"));
+        let messages = self.messages();
+        let faults: Vec<&String> = messages.iter().filter(|line| !is_harmless(line, self.amr)).collect();
+        if let Some(first) = faults.first() {
+            let more = if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
+            return Err(damaged(&self.path, format!("is damaged: ffmpeg says while decoding {}: {first}{more}", self.what)).hint(AGAIN));
+        }
+        if !messages.is_empty() {
+            let some = if messages.len() == 1 { "an error".to_owned() } else { format!("{} errors", messages.len()) };
+            self.notes.push(format!("ffmpeg told {some} of frames without speech, which some recorders write: {}", messages[0]));
         }
         Ok(None)
     }
@@ -164,6 +188,27 @@ impl Drop for FfmpegTrack {
         if !self.done {
             let _ = self.child.kill();
             let _ = self.child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_frames_of_silence_are_no_damage() {
+        assert_eq!(without_address("[amrnb @ 0x55af9a4e4780] Corrupt bitstream"), "[amrnb] Corrupt bitstream");
+        assert_eq!(without_address("see x @ 0x12]"), "see x @ 0x12]");
+        let table = [
+            ("[amrnb] Corrupt bitstream", true),
+            ("Error while decoding stream #0:0: Not yet implemented in FFmpeg, patches welcome", true),
+            ("[ogg] CRC mismatch!", false),
+            ("[mov,mp4] stream 0, offset 0x99: partial file", false),
+        ];
+        for (message, harmless) in table {
+            assert_eq!(is_harmless(message, true), harmless, "{message}");
+            assert!(!is_harmless(message, false), "{message}");
         }
     }
 }

@@ -148,8 +148,11 @@ fn open(input: &Input) -> Result<Opened> {
     if head.starts_with(b"OggS") {
         match ogg_opus::codec(&mut source).with_context(reading)? {
             OggCodec::Opus => return ogg_opus::open(path, source).map(Opened::Decoder),
-            OggCodec::Speex => return Ok(Opened::foreign("Speex", "ogg")),
-            OggCodec::Other => {}
+            OggCodec::Speex => {
+                ogg_opus::check_pages(path, &mut source, true)?;
+                return Ok(Opened::foreign("Speex", "ogg"));
+            }
+            OggCodec::Other => ogg_opus::check_pages(path, &mut source, false)?,
         }
     }
     if let Some((what, demuxer)) = formats::foreign(&head) {

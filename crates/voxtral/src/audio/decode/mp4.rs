@@ -17,6 +17,8 @@ pub(super) struct Mp4Track {
     /// Four-character codes of what it is (`soun`) and of its codec (`mp4a`).
     pub(super) kind: [u8; 4],
     pub(super) codec: [u8; 4],
+    /// Whether the samples of `in24`, `in32`, `fl32` or `fl64` have their most significant byte first.
+    pub(super) big_endian: bool,
     /// Parts of the track that are heard, in ticks and in order of play; `None` without an edit list.
     pub(super) edits: Option<Vec<Range<u64>>>,
 }
@@ -154,6 +156,7 @@ impl Mp4Track {
                     let table = atoms(body).find(|(kind, _)| kind == b"stbl").map_or(&[][..], |(_, body)| body);
                     let entry = atoms(table).find(|(kind, _)| kind == b"stsd").map_or(&[][..], |(_, body)| body);
                     self.codec = entry.get(12..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
+                    self.big_endian = matches!(&self.codec, b"in24" | b"in32" | b"fl32" | b"fl64") && !is_little_endian(entry);
                 }
                 _ => {}
             }
@@ -169,6 +172,22 @@ impl Mp4Track {
         let edits: Vec<Range<u64>> = self.edits.iter().flatten().map(|edit| frames(edit.start)..frames(edit.end)).collect();
         edits.windows(2).all(|pair| pair[0].end <= pair[1].start).then_some(edits)
     }
+}
+
+/// Whether an atom `enda` in a sample description of QuickTime says that the least significant byte comes first. Without one it is the last.
+fn is_little_endian(description: &[u8]) -> bool {
+    // The fields of a sound description are longer in its later versions; atoms follow them.
+    let fields = match description.get(24..26) {
+        Some([0, 1]) => 52,
+        Some([0, 2]) => 72,
+        _ => 36,
+    };
+    let size = number(description, 8).and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+    let end = size.saturating_add(8).min(description.len());
+    let inside = description.get(8 + fields..end).unwrap_or_default();
+    let wave = atoms(inside).find(|(kind, _)| kind == b"wave").map_or(&[][..], |(_, body)| body);
+    let order = atoms(inside).chain(atoms(wave)).find(|(kind, _)| kind == b"enda");
+    order.is_some_and(|(_, body)| body.get(..2).is_some_and(|flag| flag != [0, 0]))
 }
 
 /// The encoder delay in ` 00000000 DELAY PADDING LENGTH …`, which iTunes notes under the name `iTunSMPB`.
@@ -232,6 +251,24 @@ mod tests {
         for length in 0..whole.len() {
             assert!(read(&mut Cursor::new(&whole[..length])).unwrap().tracks.len() <= 1);
         }
+    }
+
+    #[test]
+    fn the_byte_order_of_samples_is_read() {
+        let order = |codec: &[u8; 4], version: u16, fields: usize, inside: &[u8]| {
+            let mut entry = [words(&[0, 1, (fields + inside.len()) as u32]), codec.to_vec(), vec![0; fields - 8]].concat();
+            entry[24..26].copy_from_slice(&version.to_be_bytes());
+            entry.extend_from_slice(inside);
+            let mut track = Mp4Track::default();
+            track.media(&atom(b"minf", &atom(b"stbl", &atom(b"stsd", &entry))));
+            track.big_endian
+        };
+        let enda = |flag: u8| atom(b"enda", &[0, flag]);
+        let wave = |flag: u8| atom(b"wave", &[atom(b"frma", b"in24"), enda(flag), vec![0; 8]].concat());
+        assert!(order(b"in24", 0, 36, &[]) && order(b"fl64", 1, 52, &[]) && order(b"in24", 1, 52, &wave(0)));
+        assert!(!order(b"in24", 1, 52, &wave(1)) && !order(b"fl32", 1, 52, &enda(1)) && !order(b"in32", 2, 72, &wave(1)));
+        // What has its order in its name needs no such atom.
+        assert!(!order(b"sowt", 0, 36, &[]) && !order(b"lpcm", 2, 72, &[]));
     }
 
     #[test]

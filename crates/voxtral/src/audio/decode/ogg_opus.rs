@@ -1,6 +1,6 @@
 //! Opus in Ogg (RFC 7845): the usual voice message. Pages are checked: none may be missing, damaged or cut short.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{BufReader, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ struct OggPage {
     sequence: u32,
     /// Pieces of packets, and whether each one is complete.
     pieces: Vec<(Vec<u8>, bool)>,
+    /// Bytes of the page.
+    size: u64,
 }
 
 /// What keeps a page from being read.
@@ -73,7 +75,16 @@ impl OggPage {
             pieces.push((page[from..at].to_vec(), false));
         }
         let granule = Some(granule).filter(|granule| *granule != u64::MAX);
-        Ok(Some(Self { continues: flags & 1 > 0, first: flags & 2 > 0, last: flags & 4 > 0, granule, serial, sequence, pieces }))
+        Ok(Some(Self {
+            continues: flags & 1 > 0,
+            first: flags & 2 > 0,
+            last: flags & 4 > 0,
+            granule,
+            serial,
+            sequence,
+            pieces,
+            size: at as u64,
+        }))
     }
 }
 
@@ -142,6 +153,35 @@ pub(super) fn codec<S: Read + Seek>(source: &mut S) -> std::io::Result<OggCodec>
     }
     source.rewind()?;
     Ok(found)
+}
+
+/// Checks the pages of an Ogg file whose packets another decoder reads, which skips pages that are damaged or missing; the source is
+/// rewound. A file that ends within a page is left to that decoder, unless `whole` asks for its end.
+pub(super) fn check_pages<S: Read + Seek + ?Sized>(path: &Path, source: &mut S, whole: bool) -> Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 16, &mut *source);
+    // The last page of each stream, and whether it marks the end.
+    let mut streams: HashMap<u32, (u32, bool)> = HashMap::new();
+    let mut at = 0;
+    loop {
+        let place = format!("at byte {at}");
+        let ended = !streams.is_empty() && streams.values().all(|(_, last)| *last);
+        let page = match OggPage::read(&mut reader) {
+            Ok(Some(page)) => page,
+            Ok(None) => break,
+            // What follows the end is no part of the recording, such as a tag.
+            Err(PageFault::NoPage | PageFault::Cut) if ended => break,
+            Err(PageFault::Cut) if !whole => break,
+            Err(fault) => return Err(broken(path, &fault, &place)),
+        };
+        at += page.size;
+        let before = streams.insert(page.serial, (page.sequence, page.last));
+        let follows = before.is_none_or(|(before, _)| page.sequence == before.wrapping_add(1));
+        if !page.first && !follows {
+            return Err(damaged(path, format!("is damaged {place}: an Ogg page is missing, or the pages are not in order")).hint(AGAIN));
+        }
+    }
+    drop(reader);
+    source.rewind().map_err(|error| broken(path, &PageFault::Io(error), "at its start"))
 }
 
 /// An Opus stream of an Ogg file.
@@ -298,5 +338,42 @@ impl OggOpus {
             self.end = Some(granule);
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    fn page(flags: u8, serial: u32, sequence: u32) -> Vec<u8> {
+        let mut page =
+            [b"OggS\0", [flags].as_slice(), &[0; 8], &serial.to_le_bytes(), &sequence.to_le_bytes(), &[0; 4], &[1, 2], b"ab"].concat();
+        let checksum = crc(&page);
+        page[22..26].copy_from_slice(&checksum.to_le_bytes());
+        page
+    }
+
+    #[test]
+    fn pages_are_whole_and_in_order() {
+        let (first, middle, last) = (page(2, 7, 0), page(0, 7, 1), page(4, 7, 2));
+        let check = |pages: &[&[u8]]| check_pages(Path::new("x"), &mut Cursor::new(pages.concat()), true).err().map(|error| error.message);
+        assert_eq!(check(&[&first, &middle, &last]), None);
+        assert_eq!(check(&[&first, &page(2, 8, 5), &middle, &page(0, 8, 6), &last]), None, "two streams");
+        assert_eq!(check(&[&first, &middle, &last, b"TAG and more"]), None, "a tag behind the end");
+        assert_eq!(check(&[&first, &middle, &last, &first]), None, "a second recording is told by the decoder");
+        let order = |at: u32| Some(format!("x is damaged at byte {at}: an Ogg page is missing, or the pages are not in order"));
+        assert_eq!(check(&[&first, &last]), order(30));
+        assert_eq!(check(&[&first, &middle, &middle, &last]), order(60));
+        assert_eq!(check(&[&first, &last, &middle]), order(30));
+        let mut bad = middle.clone();
+        bad[28] ^= 1;
+        assert_eq!(check(&[&first, &bad, &last]), Some("x is damaged at byte 30: an Ogg page does not match its checksum".to_owned()));
+        assert_eq!(
+            check(&[&first, b"junk that is longer than a page of it", &last]),
+            Some("x is damaged at byte 30: there is no Ogg page".to_owned())
+        );
+        assert_eq!(check(&[&first, &middle[..20]]), Some("x is truncated: it ends at byte 30, in the middle of the audio".to_owned()));
     }
 }

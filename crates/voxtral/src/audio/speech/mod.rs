@@ -47,6 +47,8 @@ const SOUND: usize = 7;
 const LINES: usize = 8;
 /// Score that neither chords and beeps nor bursts of noise have.
 const SURE: f32 = 0.85;
+/// Power of the loudest frames over that of the noise from which levels tell speech from noise: 35 dB.
+const CLEAR: f64 = 3162.0;
 /// Correlation of voiced sound with itself one pitch period later.
 const VOICED: f32 = 0.6;
 
@@ -97,13 +99,14 @@ impl SpeechActivity {
             let instead = if f64::from(mean).abs() > 0.001 { Background::Constant } else { Background::Silence };
             return Self { frames: vec![false; levels.len()], score: 0.0, instead: Some(instead), loudest_dbfs };
         }
+        // Where levels alone cannot tell speech from noise, only the network can.
+        let noise = levels.get(levels.len() * 9 / 10).copied().unwrap_or(0.0).max(loudest * 1e-6);
+        let quick = quick && loudest > noise * CLEAR;
         let mut scores = scores(samples, mean, (NOMINAL - loudest_dbfs).min(MOST_GAIN), quick);
         let score = sliding(&scores, WORD).fold(0.0, f32::max);
         if scores.len() < powers.len() {
-            // Half way, in dB, between the noise and the loudest frames.
-            let noise = levels.get(levels.len() * 9 / 10).copied().unwrap_or(0.0).max(loudest * 1e-6);
-            let border = (noise * loudest).sqrt();
-            scores.extend(powers.iter().skip(scores.len()).map(|power| if *power > border { score } else { 0.0 }));
+            // 10 dB above the noise.
+            scores.extend(powers.iter().skip(scores.len()).map(|power| if *power > 10.0 * noise { score } else { 0.0 }));
         }
         let changes = Changes::of(spectra);
         let long = samples.len() >= SAMPLE_RATE as usize / 2;

@@ -27,7 +27,7 @@ pub struct AlignedPiece {
     /// The part as it is written; empty if the text has nothing for this piece.
     pub text: String,
     /// From 0 to 1: `e^(d / 10)`, where `d` ≤ 0 is by how much the log-probability of `text` is below that of what the model heard; 1 if the
-    /// model heard the same words.
+    /// model heard the same words. Short passages are only as certain as what is around them: see [`supported`].
     pub confidence: f64,
 }
 
@@ -72,6 +72,7 @@ pub fn align(text: &str, heard: &[HeardPiece], score: &mut ScorePiece) -> Result
             pieces = again;
         }
     }
+    let pieces = supported(&aligner, &pieces);
     let mut left_over = Vec::new();
     let mut from = 0;
     for (range, _) in pieces.iter().filter(|(range, _)| !range.is_empty()).chain([&(aligner.given.len()..aligner.given.len(), 1.0)]) {
@@ -82,6 +83,32 @@ pub fn align(text: &str, heard: &[HeardPiece], score: &mut ScorePiece) -> Result
     }
     let pieces = pieces.into_iter().map(|(range, confidence)| AlignedPiece { text: aligner.text(range).to_owned(), confidence }).collect();
     Ok(TextAlignment { pieces, left_over })
+}
+
+/// Words in a row that agree by chance are hardly ever this many.
+const CONVINCING: usize = 3;
+/// Pieces on either side that support a short one.
+const AROUND: usize = 3;
+/// Part of its confidence that a short piece has if none of those around it was heard as it is given.
+const ALONE: f64 = 0.2;
+/// Share of the pieces around it that support a piece in full: a model mishears some.
+const ENOUGH: f64 = 0.75;
+
+/// Lowers the confidence of short pieces that nothing around them supports. One word may be heard by chance in a recording of another text, or
+/// be as probable as what was heard; that it stands between words that were heard as they are given is what makes it certain.
+fn supported(aligner: &Aligner, pieces: &[Placed]) -> Vec<Placed> {
+    let exact: Vec<bool> = pieces.iter().enumerate().map(|(piece, (range, _))| aligner.is_heard(piece, range)).collect();
+    let support = |piece: usize| {
+        let around = (piece.saturating_sub(AROUND)..(piece + AROUND + 1).min(exact.len())).filter(|other| *other != piece);
+        let (heard, number) = around.fold((0, 0), |(heard, number), other| (heard + usize::from(exact[other]), number + 1));
+        if number == 0 { 1.0 } else { ALONE + (1.0 - ALONE) * (heard as f64 / f64::from(number) / ENOUGH).min(1.0) }
+    };
+    let sure = |piece: usize, range: &Range<usize>| exact[piece] && range.len() >= CONVINCING;
+    let lowered = |(piece, (range, confidence)): (usize, &Placed)| {
+        let factor = if sure(piece, range) { 1.0 } else { support(piece) };
+        (range.clone(), confidence * factor)
+    };
+    pieces.iter().enumerate().map(lowered).collect()
 }
 
 struct Aligner<'a> {
