@@ -247,7 +247,10 @@ impl<'a> Cutter<'a> {
             let taken = self.write(candidate, Self::last(candidate).unwrap_or(end))?;
             self.done(index, taken, on_done)?;
         }
-        let overlong = |(_, candidate): &mut (usize, &AudioCandidate)| seconds_of(end - Self::first(candidate).min(end)) > max;
+        // Those with an end were refused before they were held, if they are too long.
+        let overlong = |(_, candidate): &mut (usize, &AudioCandidate)| {
+            Self::last(candidate).is_none() && seconds_of(end - Self::first(candidate).min(end)) > max
+        };
         self.overlong.extend(self.open.extract_if(.., overlong));
         let needed = self.open.iter().map(|(_, candidate)| Self::first(candidate)).min().unwrap_or(end).clamp(self.from, end);
         self.held.drain(..needed - self.from);
