@@ -74,7 +74,7 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Show what a run would do and why, without writing anything
     Plan(plan::Plan),
-    /// Validate the pipeline file and report every error; of a folder with recordings, say what would be read and how
+    /// Validate the pipeline file; of a folder of recordings, say what would be read
     Check(check::Check),
     /// Explain why a stage would run, file by file and setting by setting
     Why(why::Why),

@@ -71,9 +71,13 @@ mod tests {
         let path = folder.path().join("talk.wav");
         let samples = talk(25 * 60);
         audio::write_wav16k(&path, &samples).unwrap();
+        let samples = audio::read_wav16k(&path).unwrap();
         let (mut end, mut spoken) = (0, 0);
         between_pauses(&path, Channel::Mix, 4 * SAMPLE_RATE as usize, &mut |place, piece| {
             assert!(place.start >= end && place.len() == piece.len() && place.len() <= 4 * SAMPLE_RATE as usize, "{place:?} after {end}");
+            if let Some(lost) = samples.get(end..place.start).and_then(|gap| gap.iter().position(|sample| sample.abs() > 0.01)) {
+                panic!("sample {} is in no piece: {place:?} follows {end}", end + lost);
+            }
             end = place.end;
             spoken += piece.iter().filter(|sample| sample.abs() > 0.01).count();
             Ok(())
