@@ -58,7 +58,7 @@ pub enum TranscribeEvent {
 }
 
 impl Transcriber {
-    /// Transcribes a clip: 16 kHz mono samples, as [`audio::load`](crate::audio::load) returns them. The language is auto-detected.
+    /// Transcribes a clip: 16 kHz mono samples, as [`audio::load`](crate::audio::load()) returns them. The language is auto-detected.
     ///
     /// # Errors
     /// If the logits or the weights are not finite, or the device fails.

@@ -27,7 +27,7 @@ pub struct AlignedPiece {
     /// The part as it is written; empty if the text has nothing for this piece.
     pub text: String,
     /// From 0 to 1: `e^(d / 10)`, where `d` ≤ 0 is by how much the log-probability of `text` is below that of what the model heard; 1 if the
-    /// model heard the same words. Short passages are only as certain as what is around them: see [`supported`].
+    /// model heard the same words. Short passages are only as certain as what is around them.
     pub confidence: f64,
 }
 
