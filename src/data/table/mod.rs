@@ -17,7 +17,7 @@ mod words;
 pub use encoding::{DecodedText, decode};
 pub use files::{LocalFiles, TableFiles, is_archive};
 pub use json::JsonLines;
-pub use select::{PickedTable, TableSource, TableWish, describe_tables, has_tabbed_cells, is_split, pick_tables};
+pub use select::{PickedTable, TableSource, TableWish, has_tabbed_cells, is_split, pick_tables};
 pub use timed::{CueReading, cue_format, read_cues};
 pub use words::{read_beside, read_kaldi, text_beside};
 

@@ -24,6 +24,18 @@ pub enum TableSource {
     Beside,
 }
 
+impl TableSource {
+    /// How the rows are found, for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Rows => "a table",
+            Self::Parquet => "Parquet with its sound",
+            Self::Lines => "lines of an id and a text",
+            Self::Beside => "a text beside each recording",
+        }
+    }
+}
+
 /// A table that was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PickedTable {
@@ -449,21 +461,6 @@ fn one_of_each(
         }
     }
     Ok(())
-}
-
-/// What is read of a dataset, one line for each table.
-pub fn describe_tables(tables: &[PickedTable]) -> Vec<String> {
-    let line = |table: &PickedTable| {
-        let how = match table.source {
-            TableSource::Rows => "a table",
-            TableSource::Parquet => "Parquet with its sound",
-            TableSource::Lines => "lines of an id and a text",
-            TableSource::Beside => return "a text file beside each recording".to_owned(),
-        };
-        let split = table.split.as_ref().map(|split| format!(", split `{split}`")).unwrap_or_default();
-        format!("{}: {how}{split}", table.path)
-    };
-    tables.iter().map(line).collect()
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! What `import` and `uploads` would read in a folder, and how: everything but the sound.
 
 use super::place::Place;
-use super::tables::{Reading, each_row};
+use super::tables::{self, Reading, each_row};
 use crate::data::clip_items::{ClipItem, LeftRow, TableItem, compare, resolve};
 use crate::data::columns::Columns;
 use crate::data::cues::merge::CueSettings;
 use crate::data::file_index::FileIndex;
 use crate::data::ingest;
 use crate::data::split_name::split_of;
-use crate::data::table::{CueReading, PickedTable, TableFiles, TableSource, TableWish, pick_tables};
+use crate::data::table::{CueReading, PickedTable, TableFiles, TableWish, pick_tables};
 use crate::error::Result;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +91,8 @@ pub fn preview(folder: &Path, shown: &str) -> Result<FolderPreview> {
     for table in &tables {
         let first = items.len();
         let read = rows(&place, table, &index, &mut items, &mut found.ignored_columns);
-        let mut shown = PreviewTable { path: table.path.clone(), how: how(table), split: table.split.clone(), ..Default::default() };
+        let mut shown =
+            PreviewTable { path: table.path.clone(), how: table.source.describe(), split: table.split.clone(), ..Default::default() };
         match read {
             Ok((notes, columns)) => {
                 found.notes.extend(notes);
@@ -102,10 +103,7 @@ pub fn preview(folder: &Path, shown: &str) -> Result<FolderPreview> {
         shown.rows = items.len() - first;
         found.tables.push(shown);
         let Some(of_table) = items.get_mut(first..) else { continue };
-        let folder_of = table.path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
-        let below = |name: &str| if folder_of.is_empty() { name.to_owned() } else { format!("{folder_of}/{name}") };
-        let usual = ["clips", "wavs", "wav", "audio"].map(below).to_vec();
-        let bases = [vec![folder_of.clone()], vec![String::new()], usual];
+        let bases = tables::bases(table);
         let mut length = |item: &ClipItem| {
             let path = item.file.map(|file| index.path(file));
             Ok(path.and_then(|path| place.on_disk(path)).and_then(ingest::duration))
@@ -144,15 +142,6 @@ fn said(error: &crate::error::Error) -> String {
     match &error.hint {
         Some(hint) => format!("{}: {hint}", error.message),
         None => error.message.clone(),
-    }
-}
-
-fn how(table: &PickedTable) -> &'static str {
-    match table.source {
-        TableSource::Rows => "a table",
-        TableSource::Parquet => "Parquet with its sound",
-        TableSource::Lines => "lines of an id and a text",
-        TableSource::Beside => "a text beside each recording",
     }
 }
 

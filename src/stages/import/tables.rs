@@ -51,6 +51,13 @@ pub(super) fn shuffled<'a>(tables: impl Iterator<Item = &'a PickedTable>, seed: 
     tables
 }
 
+/// The folders that paths in a table may be relative to, the likeliest first: its own, that of the dataset, and those with the sound.
+pub(super) fn bases(table: &PickedTable) -> Vec<Vec<String>> {
+    let folder = if table.source == TableSource::Beside { "" } else { table.path.rsplit_once('/').map_or("", |(folder, _)| folder) };
+    let below = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+    vec![vec![folder.to_owned()], vec![String::new()], ["clips", "wavs", "wav", "audio"].map(below).to_vec()]
+}
+
 /// Passes the rows of a table to `each` until that returns `false`. Returns how the table was read, for people.
 pub(super) fn each_row(
     place: &Place,

@@ -152,13 +152,10 @@ impl<'a> Taking<'a> {
 
     /// The folders that paths in a table may be relative to.
     fn bases(&self, table: &PickedTable) -> Vec<Vec<String>> {
-        let folder = if table.source == TableSource::Beside { "" } else { table.path.rsplit_once('/').map_or("", |(folder, _)| folder) };
-        let below = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-        let mut bases = vec![vec![folder.to_owned()], vec![String::new()]];
+        let mut bases = tables::bases(table);
         if self.audio_is_apart {
-            bases.reverse();
+            bases.swap(0, 1);
         }
-        bases.push(["clips", "wavs", "wav", "audio"].map(below).to_vec());
         bases
     }
 

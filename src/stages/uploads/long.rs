@@ -14,6 +14,7 @@ use crate::error::Result;
 use pipeline::stage::Context;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use voxpipe_io::jsonl;
 
@@ -81,8 +82,9 @@ impl Uploads {
             }
         }
         if self.draft {
+            let files: BTreeMap<String, usize> = (0..sounds.len()).rev().map(|file| (sounds.shown(file), file)).collect();
             for shown in std::mem::take(&mut paired.files_without_text) {
-                let Some(file) = (0..sounds.len()).find(|file| sounds.shown(*file) == shown) else { continue };
+                let Some(file) = files.get(&shown).copied() else { continue };
                 let path = sounds.local(file, unpacked)?;
                 let language = self.language.as_deref();
                 let recording = LongRecording { path: &path, shown: &shown, channel: self.channel, text: None, language };

@@ -99,7 +99,7 @@ fn is_false(value: &bool) -> bool {
 
 /// Whether `transcripts` says that the texts are beside the recordings, by the ending they have.
 fn is_beside(transcripts: &str) -> bool {
-    ["txt", "srt", "vtt", "textgrid", "eaf"].contains(&transcripts.to_lowercase().as_str())
+    std::iter::once(&"txt").chain(CueFormat::ENDINGS).any(|ending| ending.eq_ignore_ascii_case(transcripts))
 }
 
 fn default_min_seconds() -> f64 {

@@ -1,5 +1,6 @@
 //! The audio files that the setting `audio` names.
 
+use crate::data::cues::CueFormat;
 use crate::data::file_index::FileIndex;
 use crate::data::ingest::{self, is_audio};
 use crate::data::table::{LocalFiles, TableFiles, is_archive};
@@ -127,7 +128,8 @@ impl Sounds {
 /// Whether a file may hold transcripts of the recordings beside it.
 fn is_text(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
-    ["txt", "lab", "transcription", "transcript", "json", "srt", "vtt", "textgrid", "eaf"].contains(&ending.as_str())
+    ["txt", "lab", "transcription", "transcript", "json"].contains(&ending.as_str())
+        || CueFormat::ENDINGS.iter().any(|cues| cues.eq_ignore_ascii_case(&ending))
 }
 
 /// The text files of the name of a recording.

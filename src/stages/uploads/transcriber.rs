@@ -110,8 +110,6 @@ pub(super) struct FoundClips {
     pub(super) uncertain: Vec<UncertainPart>,
     /// Passages of the text that were found nowhere.
     pub(super) left_over: Vec<String>,
-    /// Length of the recording in seconds.
-    pub(super) seconds: f64,
     pub(super) notes: Vec<String>,
 }
 
@@ -183,7 +181,7 @@ impl<'a> PieceTranscriber<'a> {
         }
         let heard = self.transcribe(&folder, places.len(), recording)?;
         let seconds = |samples: usize| samples as f64 / f64::from(SAMPLE_RATE);
-        let mut found = FoundClips { seconds: info.samples as f64 / f64::from(SAMPLE_RATE), notes: info.notes, ..Default::default() };
+        let mut found = FoundClips { notes: info.notes, ..Default::default() };
         let Some(text) = recording.text else {
             let clips = places.iter().zip(heard).filter(|(_, heard)| !heard.text.is_empty());
             found.clips = clips

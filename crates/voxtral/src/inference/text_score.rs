@@ -23,13 +23,6 @@ pub struct TextScore {
     pub tokens: usize,
 }
 
-impl TextScore {
-    /// Log-probability per token.
-    pub fn mean(&self) -> f64 {
-        self.log_probability / self.tokens.max(1) as f64
-    }
-}
-
 impl Transcriber {
     /// Scores texts as transcripts of a clip. The clip is encoded once.
     ///
